@@ -1,0 +1,18 @@
+from .access import ApiKey, AuditEntry
+from .inventory import Component, Device, DeviceCredential
+from .metadata import ComponentType, HardwareModel, Metric, Unit
+from .presence import DeviceStatus, StatusChange
+
+__all__ = [
+    "ApiKey",
+    "AuditEntry",
+    "Component",
+    "ComponentType",
+    "Device",
+    "DeviceCredential",
+    "DeviceStatus",
+    "HardwareModel",
+    "Metric",
+    "StatusChange",
+    "Unit",
+]

@@ -1,0 +1,68 @@
+"""Who reaches a tenant without a password, and who changed what."""
+
+from typing import ClassVar
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+
+class ApiKey(models.Model):
+    """An API key. Only its SHA-256 is kept; it lives in the tenant's schema, so no other tenant finds it."""
+
+    class Scope(models.TextChoices):
+        READ = "read", _("read")
+        WRITE = "write", _("read and write")
+
+    name = models.CharField(_("name"), max_length=120)
+    prefix = models.CharField(_("begins with"), max_length=24, unique=True, editable=False)
+    digest = models.CharField(max_length=64, editable=False)
+    scope = models.CharField(_("may"), max_length=5, choices=Scope.choices, default=Scope.READ)
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    created_by_id = models.BigIntegerField(null=True, editable=False)
+    created_by_label = models.CharField(_("created by"), max_length=150, blank=True, editable=False)
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
+    revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True, editable=False)
+    last_used_at = models.DateTimeField(_("last used"), null=True, blank=True, editable=False)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+        verbose_name = _("API key")
+        verbose_name_plural = _("API keys")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Django REST framework asks this of whoever made the request."""
+        return True
+
+    def is_valid(self) -> bool:
+        """Neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
+
+
+class AuditEntry(models.Model):
+    """Who did what in this tenant. The person is named by id and label: users live in the public schema."""
+
+    at = models.DateTimeField(_("at"), auto_now_add=True)
+    user_id = models.BigIntegerField(null=True)
+    user_label = models.CharField(_("who"), max_length=150)
+    action = models.CharField(_("action"), max_length=40)
+    object_type = models.CharField(_("of"), max_length=80)
+    object_id = models.CharField(max_length=64)
+    object_label = models.CharField(_("what"), max_length=200)
+    detail = models.TextField(_("detail"), blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        indexes: ClassVar = [
+            # The history page of one object.
+            models.Index(fields=["object_type", "object_id"], name="audit_of_object"),
+        ]
+        verbose_name = _("audit entry")
+        verbose_name_plural = _("audit entries")
+
+    def __str__(self) -> str:
+        return f"{self.user_label}: {self.action} {self.object_label}"

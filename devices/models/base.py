@@ -1,0 +1,37 @@
+"""What the models share that the listener keeps a snapshot of."""
+
+from typing import Any
+
+from django.core.validators import RegexValidator
+from django.db import connection, models, transaction
+from django.utils.translation import gettext_lazy as _
+
+from devices.services import spec_changes
+
+# Keys stand in topics and in the API's query strings.
+validate_key = RegexValidator(
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+    _("Use letters, digits, hyphens, underscores and dots (63 at most), beginning with a letter or digit."),
+)
+
+
+class SpecInput(models.Model):
+    """A row that device specifications are made of: saving it makes listeners read them again."""
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        super().save(*args, **kwargs)
+        announce_change()
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        deleted = super().delete(*args, **kwargs)
+        announce_change()
+        return deleted
+
+
+def announce_change() -> None:
+    """After commit, tell every listener that the current tenant's specifications changed."""
+    schema = connection.schema_name
+    transaction.on_commit(lambda: spec_changes.announce(schema))

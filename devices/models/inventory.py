@@ -1,0 +1,94 @@
+"""What a tenant has in the field: devices, what is attached to them, and the keys they sign with."""
+
+import uuid
+from typing import ClassVar
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from .base import SpecInput, validate_key
+from .metadata import ComponentType, HardwareModel
+
+
+class Device(SpecInput):
+    """One board in the field. Registered and removed by `devices.services.registration` only."""
+
+    class Signature(models.IntegerChoices):
+        V1 = 1, _("version 1 or 2")
+        V2 = 2, _("version 2 only")
+
+    uuid = models.UUIDField(_("UUID"), unique=True, default=uuid.uuid4)
+    name = models.CharField(_("name"), max_length=120)
+    cpu_serial = models.CharField(
+        _("CPU serial"), max_length=64, blank=True, help_text=_("Where given, every message must carry it.")
+    )
+    hardware_model = models.ForeignKey(
+        HardwareModel,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="devices",
+        verbose_name=_("hardware model"),
+    )
+    active = models.BooleanField(_("active"), default=True)
+    # Rises to 2 at the first valid version 2 message and never falls by itself (no downgrade).
+    signature_floor = models.PositiveSmallIntegerField(
+        _("accepted signatures"), choices=Signature.choices, default=Signature.V1
+    )
+    created_at = models.DateTimeField(_("registered"), auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["name", "id"]
+        verbose_name = _("device")
+        verbose_name_plural = _("devices")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Component(SpecInput):
+    """A sensor or actuator on a device; its key stands in the topic."""
+
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="components", verbose_name=_("device"))
+    component_type = models.ForeignKey(
+        ComponentType, on_delete=models.PROTECT, related_name="components", verbose_name=_("component type")
+    )
+    key = models.CharField(_("key"), max_length=63, validators=[validate_key], help_text=_("For example dht22-2."))
+    name = models.CharField(_("name"), max_length=120, blank=True)
+    attached = models.BooleanField(_("attached"), default=True)
+
+    class Meta:
+        ordering: ClassVar = ["device", "key"]
+        constraints: ClassVar = [
+            # The topic's last segment names exactly one component.
+            models.UniqueConstraint(fields=["device", "key"], name="component_key_once_per_device"),
+        ]
+        verbose_name = _("component")
+        verbose_name_plural = _("components")
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class DeviceCredential(SpecInput):
+    """A key of a device: what Vault holds and until when it is valid. The secret itself is never here."""
+
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="credentials", verbose_name=_("device"))
+    version = models.PositiveIntegerField(_("version (key id)"))
+    created_at = models.DateTimeField(_("issued"), auto_now_add=True)
+    not_after = models.DateTimeField(
+        _("valid until"), null=True, blank=True, help_text=_("Set when a newer key takes over.")
+    )
+    revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["device", "-version"]
+        constraints: ClassVar = [
+            # The version is the key id in a message's signature.
+            models.UniqueConstraint(fields=["device", "version"], name="credential_version_once"),
+        ]
+        verbose_name = _("device key")
+        verbose_name_plural = _("device keys")
+
+    def __str__(self) -> str:
+        return f"{self.device} · {self.version}"

@@ -1,0 +1,130 @@
+"""Devices' accounts at the broker, kept through Mosquitto's dynamic security topic.
+
+The account's name is the device's UUID and so is its only client id; the role `device` says what may be
+subscribed, the broker's topic patterns what may be published. Where no administrator is configured
+(`MQTT_ADMIN_URL`), the broker is expected to ask elsewhere, and nothing is done here.
+"""
+
+import json
+import logging
+import queue
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from uuid import UUID, uuid4
+
+import paho.mqtt.client as mqtt
+from django.conf import settings
+from paho.mqtt.enums import CallbackAPIVersion
+
+logger = logging.getLogger(__name__)
+
+TOPIC = "$CONTROL/dynamic-security/v1"
+DEVICE_ROLE = "device"
+_WAIT_SECONDS = 5.0
+_BATCH = 100
+
+
+class BrokerUnavailable(Exception):
+    """The broker did not answer; `manage.py sync_broker` brings its accounts in step later."""
+
+
+def grant_devices(accounts: Iterable[tuple[UUID, str]]) -> None:
+    """Create the devices' accounts (UUID, password), or set the passwords of those that exist."""
+    commands: list[dict[str, Any]] = []
+    for uuid, password in accounts:
+        name = str(uuid)
+        commands += [
+            {
+                "command": "createClient",
+                "username": name,
+                "clientid": name,
+                "password": password,
+                "roles": [{"rolename": DEVICE_ROLE}],
+            },
+            {"command": "setClientPassword", "username": name, "password": password},
+            {"command": "enableClient", "username": name},
+        ]
+    _run(commands, tolerated=("Client already exists",))
+
+
+def revoke_devices(uuids: Iterable[UUID]) -> None:
+    """Remove the accounts; a live session is closed by the broker at once."""
+    commands: list[dict[str, Any]] = []
+    for uuid in uuids:
+        commands += [
+            {"command": "disableClient", "username": str(uuid)},
+            {"command": "deleteClient", "username": str(uuid)},
+        ]
+    _run(commands, tolerated=("Client not found",))
+
+
+def accounts() -> set[str]:
+    """The names of all accounts at the broker."""
+    answers = _run([{"command": "listClients", "verbose": False}])
+    return set(answers[0]["data"]["clients"]) if answers else set()
+
+
+def is_managed() -> bool:
+    """Whether this platform keeps the broker's accounts."""
+    return bool(settings.MQTT_ADMIN_URL)
+
+
+def _run(commands: Sequence[dict[str, Any]], tolerated: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The broker's answers to the commands. Raises BrokerUnavailable, or RuntimeError for a refused command."""
+    if not commands or not is_managed():
+        return []
+    answers: list[dict[str, Any]] = []
+    with _Session() as session:
+        for start in range(0, len(commands), _BATCH):
+            answers += session.ask(commands[start : start + _BATCH])
+    for answer in answers:
+        if "error" in answer and answer["error"] not in tolerated:
+            raise RuntimeError(f"The broker refused {answer['command']}: {answer['error']}")
+    return answers
+
+
+class _Session:
+    """A connection of the broker's administrator, for one exchange."""
+
+    def __init__(self) -> None:
+        url = urlsplit(settings.MQTT_ADMIN_URL)
+        self._answers: queue.Queue[Any] = queue.Queue()
+        self._ready: queue.Queue[str] = queue.Queue()
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"gwanje-admin-{uuid4().hex[:12]}")
+        self._client.username_pw_set(unquote(url.username or ""), unquote(url.password or ""))
+        self._client.on_connect = self._on_connect
+        self._client.on_subscribe = lambda *_: self._ready.put("")
+        self._client.on_message = lambda _client, _userdata, message: self._answers.put(message.payload)
+        self._address = (url.hostname or "localhost", url.port or 1883)
+
+    def __enter__(self) -> "_Session":
+        try:
+            self._client.connect(*self._address, keepalive=30)
+            self._client.loop_start()
+            refusal = self._ready.get(timeout=_WAIT_SECONDS)
+        except (OSError, queue.Empty) as error:
+            self.__exit__()
+            raise BrokerUnavailable(f"The broker at {self._address[0]}:{self._address[1]} does not answer.") from error
+        if refusal:
+            self.__exit__()
+            raise BrokerUnavailable(f"The broker refuses its administrator: {refusal}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _on_connect(self, client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._ready.put(str(reason))
+        else:
+            client.subscribe(f"{TOPIC}/response", qos=1)
+
+    def ask(self, commands: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """One exchange: the answers in the order of the commands."""
+        self._client.publish(TOPIC, json.dumps({"commands": list(commands)}), qos=1)
+        try:
+            return list(json.loads(self._answers.get(timeout=_WAIT_SECONDS + 0.1 * len(commands)))["responses"])
+        except queue.Empty as error:
+            raise BrokerUnavailable("The broker did not answer its administrator in time.") from error

@@ -1,0 +1,20 @@
+#!/usr/bin/env python
+"""Django's command line, with `platform/` as a source root."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    # platform/ holds config/ and is never a package: as one it would shadow the standard library's module.
+    sys.path.insert(1, str(Path(__file__).resolve().parent / "platform"))
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+    from django.core.management import execute_from_command_line
+
+    execute_from_command_line(sys.argv)
+
+
+if __name__ == "__main__":
+    main()

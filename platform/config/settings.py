@@ -1,0 +1,250 @@
+"""Settings of every process. One file; what differs between machines comes from the environment."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from django.utils.translation import gettext_lazy as _
+
+from . import environment
+
+env = environment.load()
+
+BASE_DIR: Path = environment.BASE_DIR
+VAR_DIR: Path = environment.var_dir()
+
+DEBUG: bool = env.bool("DEBUG", default=False)
+SECRET_KEY: str = environment.required(env, "SECRET_KEY", "give it a long random string.")
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]", ".localhost"])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+# --- Applications and tenancy -------------------------------------------------------------------------------
+
+SHARED_APPS = [
+    "django_tenants",
+    "tenants",
+    "unfold",
+    "unfold.contrib.filters",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.humanize",
+    "django.contrib.staticfiles",
+    "django.contrib.admin",
+    "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "drf_standardized_errors",
+    "django_q",
+    "management",
+]
+TENANT_APPS = ["devices", "telemetry"]
+INSTALLED_APPS = SHARED_APPS + TENANT_APPS
+
+TENANT_MODEL = "tenants.Tenant"
+TENANT_DOMAIN_MODEL = "tenants.Domain"
+PUBLIC_SCHEMA_NAME = "public"
+PUBLIC_SCHEMA_URLCONF = "config.urls_public"
+ROOT_URLCONF = "config.urls"
+DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
+TENANT_LIMIT_SET_CALLS = False
+# What a new tenant's schema is filled with, each a function without arguments called inside it.
+TENANT_INSTALLERS = ["devices.services.catalogue.install_units"]
+
+AUTH_USER_MODEL = "tenants.User"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
+    "tenants.middleware.TenantMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+ASGI_APPLICATION = "config.asgi.application"
+WSGI_APPLICATION = "config.wsgi.application"
+
+# --- PostgreSQL ---------------------------------------------------------------------------------------------
+
+environment.required(env, "DATABASE_URL", "for example postgres://user:password@host:5432/gwanje.")
+_database = env.db_url("DATABASE_URL", engine="django_tenants.postgresql_backend")
+_database["OPTIONS"] = {**_database.get("OPTIONS", {}), "connect_timeout": 5}
+if env.bool("DATABASE_POOL", default=False):
+    # For the web server only: a pool does not survive the worker's fork. Each connection is given back with
+    # the search path of no tenant.
+    from .pool import reset_search_path
+
+    _database["CONN_MAX_AGE"] = 0
+    _database["OPTIONS"]["pool"] = {
+        "min_size": 1,
+        "max_size": env.int("DATABASE_POOL_SIZE", default=8),
+        "timeout": 10,
+        "reset": reset_search_path,
+    }
+else:
+    _database["CONN_MAX_AGE"] = 60
+    _database["CONN_HEALTH_CHECKS"] = True
+DATABASES = {"default": _database}
+
+# --- Redis --------------------------------------------------------------------------------------------------
+
+REDIS_URL: str = environment.required(env, "REDIS_URL", "for example redis://host:6379/0.")
+CACHES = {
+    "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_FUNCTION": "django_tenants.cache.make_key",
+        "REVERSE_KEY_FUNCTION": "django_tenants.cache.reverse_key",
+        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 0.5, "SOCKET_TIMEOUT": 0.5},
+    }
+}
+
+# --- Vault --------------------------------------------------------------------------------------------------
+
+VAULT_ADDR: str = env.str("VAULT_ADDR", default="")
+VAULT_MOUNT: str = env.str("VAULT_MOUNT", default="gwanje")
+# One JSON file a role ({"role_id", "secret_id"}): listener.json and provisioner.json.
+VAULT_APPROLE_DIR: str = env.str("VAULT_APPROLE_DIR", default="")
+VAULT_TIMEOUT: float = env.float("VAULT_TIMEOUT", default=2.0)
+KEY_CACHE_SOFT_TTL: float = env.float("KEY_CACHE_SOFT_TTL", default=300.0)
+KEY_CACHE_HARD_TTL: float = env.float("KEY_CACHE_HARD_TTL", default=86400.0)
+
+# --- MQTT ---------------------------------------------------------------------------------------------------
+
+MQTT_URL: str = env.str("MQTT_URL", default="")
+MQTT_ADMIN_URL: str = env.str("MQTT_ADMIN_URL", default="")
+MQTT_BRIDGE_URL: str = env.str("MQTT_BRIDGE_URL", default="")
+# What devices are told to connect to; by default where the platform itself connects.
+MQTT_HOST: str = env.str("MQTT_HOST", default=urlsplit(MQTT_URL).hostname or "localhost")
+MQTT_PORT: int = env.int("MQTT_PORT", default=urlsplit(MQTT_URL).port or 1883)
+MQTT_CLIENT_ID: str = env.str("MQTT_CLIENT_ID", default="gwanje-listener")
+
+# --- Ingest -------------------------------------------------------------------------------------------------
+
+INGEST_BATCH_MESSAGES: int = env.int("INGEST_BATCH_MESSAGES", default=200)
+INGEST_BATCH_SECONDS: float = env.float("INGEST_BATCH_SECONDS", default=0.01)
+INGEST_MAX_PAYLOAD: int = env.int("INGEST_MAX_PAYLOAD", default=64 * 1024)
+INGEST_LIVE_SECONDS: float = env.float("INGEST_LIVE_SECONDS", default=300.0)
+INGEST_FUTURE_SECONDS: float = env.float("INGEST_FUTURE_SECONDS", default=300.0)
+INGEST_SPEC_TTL: float = env.float("INGEST_SPEC_TTL", default=30.0)
+INGEST_WATCHDOG_SECONDS: float = env.float("INGEST_WATCHDOG_SECONDS", default=120.0)
+
+# --- Presence -----------------------------------------------------------------------------------------------
+
+PRESENCE_TIMEOUT_SECONDS: float = env.float("PRESENCE_TIMEOUT_SECONDS", default=60.0)
+PRESENCE_WILL_GRACE_SECONDS: float = env.float("PRESENCE_WILL_GRACE_SECONDS", default=2.0)
+
+# --- Web ----------------------------------------------------------------------------------------------------
+
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", _("English")), ("ko", _("Korean"))]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+STATIC_URL = "/static/"
+STATIC_ROOT = VAR_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+SERVESTATIC_USE_FINDERS = True
+SERVESTATIC_AUTOREFRESH = DEBUG
+
+PUBLIC_URL: str = env.str("PUBLIC_URL", default=f"http://localhost:{env.int('HTTP_PORT', default=8000)}")
+LOGIN_URL = "admin:login"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+# Behind TLS set SECURE_COOKIES=1; the development server on localhost speaks plain HTTP.
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.bool("SECURE_COOKIES", default=False)
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "devices.api.authentication.ApiKeyAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["devices.api.permissions.TenantAccess"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PAGINATION_CLASS": "devices.api.pagination.Page",
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_SCHEMA_CLASS": "drf_standardized_errors.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Gwanje API",
+    "DESCRIPTION": "Devices, their components and metrics, their readings, and what was refused and why.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": r"/api/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+# --- Background work ----------------------------------------------------------------------------------------
+
+# On PostgreSQL: the Redis broker loses the tasks of a worker that dies.
+Q_CLUSTER = {
+    "name": "gwanje",
+    "orm": "default",
+    "workers": 2,
+    "timeout": 300,
+    "retry": 360,
+    "max_attempts": 5,
+    "ack_failures": True,
+    "catch_up": False,
+    "label": _("Background tasks"),
+}
+
+# --- Logging ------------------------------------------------------------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"tenant": {"()": "django_tenants.log.TenantContextFilter"}},
+    "formatters": {
+        "line": {"format": "%(asctime)s %(levelname)s %(name)s [%(schema_name)s] %(message)s"},
+    },
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "filters": ["tenant"], "formatter": "line"},
+    },
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
+}
+
+UNFOLD = {
+    "SITE_TITLE": "Gwanje",
+    "SITE_HEADER": "Gwanje",
+    "SHOW_LANGUAGES": True,
+}

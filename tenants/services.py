@@ -1,0 +1,109 @@
+"""What is done to tenants: create, resume or discard a half-made one, suspend."""
+
+import logging
+from collections.abc import Callable
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import connection, transaction
+from django.utils.module_loading import import_string
+from django_tenants.utils import schema_context, schema_exists
+
+from .models import Domain, Membership, Tenant, User, validate_slug
+
+logger = logging.getLogger(__name__)
+
+
+def create_tenant(*, slug: str, name: str, domain: str = "", owner: User | None = None) -> Tenant:
+    """Create a tenant with its schema and the catalogue that a new tenant gets, or resume a half-made one.
+
+    `domain` is an optional host name; `owner` becomes the tenant's administrator. Takes about a second.
+    Raises ValidationError when the slug is not usable or belongs to a tenant that is complete; any other
+    error leaves the tenant `failed`, with the error in `state_detail`, and the same call tries again.
+    """
+    validate_slug(slug)
+    tenant = _begin(slug, name)
+    try:
+        _build(tenant)
+        _finish(tenant, domain, owner)
+    except Exception as error:
+        Tenant.objects.filter(pk=tenant.pk).update(state=Tenant.State.FAILED, state_detail=f"{error}"[:2000])
+        logger.exception("Creating the tenant %s failed; create it again to resume", slug)
+        raise
+    return tenant
+
+
+def discard_half_made_tenant(tenant: Tenant) -> None:
+    """Remove a tenant whose creation did not finish, with what there is of its schema.
+
+    Raises ValidationError for a tenant that is complete: its data is not removed by this.
+    """
+    with transaction.atomic():
+        locked = Tenant.objects.select_for_update().get(pk=tenant.pk)
+        if locked.state not in (Tenant.State.CREATING, Tenant.State.FAILED):
+            raise ValidationError(
+                f"Tenant {tenant.slug} is {locked.get_state_display()}: only a half-made one is discarded."
+            )
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP SCHEMA IF EXISTS {connection.ops.quote_name(locked.schema_name)} CASCADE")
+        locked.delete()
+
+
+def suspend_tenant(tenant: Tenant, *, reason: str) -> bool:
+    """Close an active tenant's addresses; its devices' messages are quarantined. False when it was not active."""
+    return bool(
+        Tenant.objects.filter(pk=tenant.pk, state=Tenant.State.ACTIVE).update(
+            state=Tenant.State.SUSPENDED, state_detail=reason
+        )
+    )
+
+
+def resume_tenant(tenant: Tenant) -> bool:
+    """Open a suspended tenant again. False when it was not suspended."""
+    return bool(
+        Tenant.objects.filter(pk=tenant.pk, state=Tenant.State.SUSPENDED).update(
+            state=Tenant.State.ACTIVE, state_detail=""
+        )
+    )
+
+
+def _begin(slug: str, name: str) -> Tenant:
+    """The tenant's row in state `creating`; a second creator at the same time waits here and is refused."""
+    with transaction.atomic():
+        tenant, created = Tenant.objects.select_for_update().get_or_create(
+            slug=slug, defaults={"name": name, "schema_name": schema_name_of(slug)}
+        )
+        if not created and tenant.state not in (Tenant.State.FAILED, Tenant.State.CREATING):
+            raise ValidationError({"slug": f"There is a tenant with the slug {slug!r} already."})
+        tenant.state, tenant.state_detail = Tenant.State.CREATING, "making the schema"
+        tenant.save(update_fields=["state", "state_detail"])
+    return tenant
+
+
+def schema_name_of(slug: str) -> str:
+    """The slug as a PostgreSQL schema name; the prefix keeps it apart from public and pg_*."""
+    return "t_" + slug.replace("-", "_")
+
+
+def _build(tenant: Tenant) -> None:
+    """Schema, tables and catalogue. Each step may be done again."""
+    tenant.create_schema(check_if_exists=True, verbosity=0)
+    if schema_exists(tenant.schema_name):
+        # create_schema() leaves an existing schema as it is; one left half-migrated is completed here.
+        from django.core.management import call_command
+
+        call_command("migrate_schemas", tenant=True, schema_name=tenant.schema_name, interactive=False, verbosity=0)
+    with schema_context(tenant.schema_name), transaction.atomic():
+        for path in settings.TENANT_INSTALLERS:
+            install: Callable[[], None] = import_string(path)
+            install()
+
+
+def _finish(tenant: Tenant, domain: str, owner: User | None) -> None:
+    with transaction.atomic():
+        if domain:
+            Domain.objects.get_or_create(domain=domain.lower(), defaults={"tenant": tenant, "is_primary": True})
+        if owner is not None:
+            Membership.objects.update_or_create(user=owner, tenant=tenant, defaults={"role": Membership.Role.ADMIN})
+        tenant.state, tenant.state_detail = Tenant.State.ACTIVE, ""
+        tenant.save(update_fields=["state", "state_detail"])
