@@ -1,0 +1,496 @@
+"""The device module against a real broker: will, birth, buffer, numbers, commands, and its signatures."""
+
+import ast
+import base64
+import hashlib
+import hmac
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from management.simulator import gwanje_device
+from management.simulator.gwanje_device import GwanjeDevice, Outbox, iso_timestamp, sign_v1, sign_v2
+
+from .broker import Broker, Heard, Listener, broker, listener, wait_for  # noqa: F401 (fixtures)
+from .proxy import LossyProxy
+
+UUID = "0d0b2a52-6a9e-4a55-9d68-0a6f0c8a1f11"
+SECRET = "s3cr3t-of-the-device"
+VECTORS = json.loads((Path(__file__).parents[1] / "data" / "signatures.json").read_text(encoding="utf-8"))
+MODULE = Path(gwanje_device.__file__)
+
+MakeDevice = Callable[..., GwanjeDevice]
+
+
+def decode_token(token: bytes) -> dict[str, Any]:
+    """Return the payload of a JWS after checking its signature with the test's secret."""
+    signed, _, signature = token.rpartition(b".")
+    digest = hmac.new(SECRET.encode(), signed, hashlib.sha256).digest()
+    assert base64.urlsafe_b64encode(digest).rstrip(b"=") == signature
+    body = signed.split(b".")[1]
+    return json.loads(base64.urlsafe_b64decode(body + b"=" * (-len(body) % 4)))
+
+
+def numbers(messages: list[Heard]) -> list[tuple[int, int]]:
+    """Return (boot, seq) of version 2 messages, each where it was first heard."""
+    decoded = [decode_token(message.payload) for message in messages]
+    return list(dict.fromkeys((message["boot"], message["seq"]) for message in decoded))
+
+
+@pytest.fixture
+def device(broker: Broker, tmp_path: Path) -> Iterator[MakeDevice]:  # noqa: F811
+    """Make devices of one identity and one state directory, and end them after the test."""
+    made: list[GwanjeDevice] = []
+
+    def make(**options: Any) -> GwanjeDevice:
+        options = {"state_dir": tmp_path / "state", "reconnect_delay": (0.05, 0.2), **options}
+        port = options.pop("port", broker.port)
+        one = GwanjeDevice(UUID, SECRET, "127.0.0.1", port, "demo", "pw", **options)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()
+
+
+# --- signatures
+
+
+@pytest.mark.parametrize("vector", [v for v in VECTORS if v["scheme"] == "v1" and v["valid"]], ids=lambda v: v["name"])
+def test_version_1_makes_the_hmac_of_every_valid_vector(vector: dict[str, Any]) -> None:
+    unsigned = {key: value for key, value in vector["message"].items() if key != "hmac"}
+    assert sign_v1(unsigned, vector["secret"])["hmac"] == vector["message"]["hmac"]
+
+
+@pytest.mark.parametrize(
+    "vector", [v for v in VECTORS if v["scheme"] == "v2" and v["valid"] and "payload" in v], ids=lambda v: v["name"]
+)
+def test_version_2_makes_the_token_of_every_valid_vector(vector: dict[str, Any]) -> None:
+    assert sign_v2(vector["payload"], vector["secret"], "3") == vector["token"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    members=st.dictionaries(st.text(), JSON, max_size=6),
+    timestamp=st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
+    secret=st.text(),
+)
+def test_version_1_is_the_formula_over_what_arrives(
+    members: dict[str, Any], timestamp: str | float, secret: str
+) -> None:
+    arrived = json.loads(json.dumps(sign_v1({**members, "timestamp": timestamp}, secret)))
+    claimed = arrived.pop("hmac")
+    text = str(arrived["timestamp"]) + "|" + json.dumps(arrived, sort_keys=True)
+    assert base64.b64decode(claimed) == hmac.digest(secret.encode(), text.encode(), "sha256")
+
+
+@given(members=st.dictionaries(st.text(), JSON, max_size=6))
+def test_version_2_carries_the_message_unchanged(members: dict[str, Any]) -> None:
+    assert decode_token(sign_v2(members, SECRET, "1").encode()) == members
+
+
+def test_a_signer_leaves_the_message_alone() -> None:
+    message = {"timestamp": "2026-11-22T09:30:00Z", "value": {"temp": 1}}
+    sign_v1(message, SECRET)
+    assert message == {"timestamp": "2026-11-22T09:30:00Z", "value": {"temp": 1}}
+
+
+# --- messages
+
+
+def test_a_version_2_message_has_the_members_of_the_protocol(device: MakeDevice) -> None:
+    one = device(cpu_serial="10000000a1b2c3d4", hardware_version="rev-2")
+    message = one.compose("dht22", {"value": {"temp": 21.5}}, datetime(2026, 11, 22, 9, 30, tzinfo=UTC))
+    assert message == {
+        "timestamp": "2026-11-22T09:30:00+00:00",
+        "device_uuid": UUID,
+        "component": "dht22",
+        "boot": one.boot,
+        "seq": 1,
+        "cpu_serial": "10000000a1b2c3d4",
+        "hardware_version": "rev-2",
+        "value": {"temp": 21.5},
+    }
+
+
+def test_a_version_1_message_is_as_the_old_firmware_sends_it(device: MakeDevice) -> None:
+    one = device(signature="v1", cpu_serial="10000000a1b2c3d4")
+    message = one.compose("dht22", {"value": {"temp": 25.5, "humidity": 45.1}}, "2026-11-22T09:30:00+00:00")
+    payloads = json.loads((Path(__file__).parents[1] / "data" / "payloads.json").read_text(encoding="utf-8"))
+    assert message in [case["payload"] for case in payloads]
+    assert json.loads(one.encode(message)) == sign_v1(message, SECRET)
+
+
+@pytest.mark.parametrize(
+    ("component", "values", "complaint"),
+    [
+        ("dht22/status", {"value": 1}, "level of a topic"),
+        ("", {"value": 1}, "level of a topic"),
+        ("dht22", {"seq": 1}, "reserved names"),
+        ("dht22", {"value": float("nan")}, "not JSON compliant"),
+        ("dht22", {"value": "x" * 70_000}, "65536 bytes"),
+    ],
+)
+@pytest.mark.parametrize("signature", ["v1", "v2"])
+def test_what_cannot_be_sent_is_refused_and_uses_no_number(
+    device: MakeDevice, signature: str, component: str, values: dict[str, Any], complaint: str
+) -> None:
+    one = device(signature=signature)
+    with pytest.raises(ValueError, match=complaint):
+        one.send(component, values)
+    assert (one.seq, one.pending) == (0, 0)
+
+
+def test_a_timestamp_without_an_offset_is_refused() -> None:
+    with pytest.raises(ValueError, match="offset"):
+        iso_timestamp(datetime(2026, 11, 22, 9, 30))  # noqa: DTZ001 (that is the point)
+
+
+# --- connection
+
+
+@pytest.mark.parametrize("mqtt_version", ["3.1.1", "5"])
+def test_birth_and_measurements_arrive_signed(device: MakeDevice, listener: Listener, mqtt_version: str) -> None:  # noqa: F811
+    one = device(mqtt_version=mqtt_version, hardware_version="rev-2", firmware_version="1.4").start()
+    for temperature in range(50):
+        one.send("dht22", {"value": {"temp": temperature}})
+    heard = listener.wait(f"telemetry/demo/{UUID}/dht22", 50)
+    assert [decode_token(message.payload)["value"]["temp"] for message in heard] == list(range(50))
+    birth = decode_token(listener.on(f"device/birth/{UUID}")[0].payload)
+    timestamp = datetime.fromisoformat(birth.pop("timestamp"))
+    assert abs((datetime.now(UTC) - timestamp).total_seconds()) < 10
+    assert birth == {
+        "device_uuid": UUID,
+        "session": one.session,
+        "hardware_version": "rev-2",
+        "firmware_version": "1.4",
+    }
+    assert listener.heard.index(listener.on("device/birth")[0]) < listener.heard.index(heard[0])
+    assert one.flush(5)
+
+
+def test_a_dropped_connection_publishes_its_will_and_the_next_has_a_new_session(
+    device: MakeDevice,
+    listener: Listener,  # noqa: F811
+) -> None:
+    one = device().start()
+    sessions = []
+    for count in (1, 2, 3):
+        births = listener.wait(f"device/birth/{UUID}", count)
+        sessions.append(decode_token(births[-1].payload)["session"])
+        one.drop()
+        wills = listener.wait(f"device/lwt/{UUID}", count)
+        assert wills[-1].json() == {"device_uuid": UUID, "status": "OFFLINE", "session": sessions[-1]}
+    assert len(set(sessions)) == 3
+
+
+def test_a_killed_process_leaves_its_will(broker: Broker, listener: Listener, tmp_path: Path) -> None:  # noqa: F811
+    with run_program(broker, tmp_path) as process:
+        birth = listener.wait(f"device/birth/{UUID}", 1)[0].json()
+        os.kill(process.pid, signal.SIGKILL)
+        assert listener.wait(f"device/lwt/{UUID}", 1)[0].json()["session"] == birth["session"]
+
+
+def test_a_clean_end_says_offline_once(device: MakeDevice, listener: Listener) -> None:  # noqa: F811
+    one = device().start()
+    listener.wait(f"device/birth/{UUID}", 1)
+    one.send("dht22", {"value": {"temp": 1}})
+    assert one.flush(5)
+    one.close()
+    listener.wait(f"device/lwt/{UUID}", 1)
+    time.sleep(0.3)  # a will, were there one, comes within milliseconds
+    (offline,) = listener.on(f"device/lwt/{UUID}")
+    assert offline.json() == {"device_uuid": UUID, "status": "OFFLINE", "session": one.session}
+    assert listener.heard[-1] == offline
+
+
+def test_a_wrong_password_is_tried_again_and_not_fatal(broker: Broker, device: MakeDevice) -> None:  # noqa: F811
+    conf = broker.directory / "mosquitto.conf"
+    passwords = broker.directory / "passwords"
+    broker.stop()
+    anonymous = conf.read_text()
+    passwords.touch(mode=0o600)
+    conf.write_text(anonymous.replace("allow_anonymous true", f"password_file {passwords}"))
+    broker.start()
+    one = device().start()
+    one.send("dht22", {"value": {"temp": 1}})
+    wait_for(lambda: broker.log.read_text().count("not authorised") >= 2, "two refused connections")
+    assert one.pending == 1
+    broker.stop()
+    conf.write_text(anonymous)
+    broker.start()
+    assert one.flush(10)
+
+
+# --- buffer
+
+
+def test_the_buffer_bridges_a_restart_of_the_broker(
+    broker: Broker,  # noqa: F811
+    device: MakeDevice,
+    listener: Listener,  # noqa: F811
+) -> None:
+    one = device().start()
+    for number in range(150):
+        if number == 50:
+            broker.stop()
+        if number == 100:
+            broker.start()
+        one.send("dht22", {"value": {"temp": number}})
+        time.sleep(0.005)
+    assert one.flush(15)
+    expected = [(one.boot, seq) for seq in range(1, 151)]
+    heard = wait_for(
+        lambda: found if len(found := numbers(listener.on("telemetry/"))) >= 150 else None, "150 messages", 15
+    )
+    assert heard == expected
+
+
+@pytest.fixture
+def proxy(broker: Broker) -> Iterator[LossyProxy]:  # noqa: F811
+    """A connection to the broker that can lose bytes."""
+    between = LossyProxy(broker.port)
+    yield between
+    between.close()
+
+
+def test_what_was_sent_but_not_acknowledged_is_sent_again(
+    proxy: LossyProxy,
+    device: MakeDevice,
+    listener: Listener,  # noqa: F811
+) -> None:
+    one = device(port=proxy.port).start()
+    listener.wait("device/birth/", 1)
+    proxy.losing.set()
+    for number in range(30):
+        one.send("dht22", {"value": {"temp": number}})
+    wait_for(lambda: len(one._inflight) >= 20, "a full window")
+    time.sleep(gwanje_device.FORGET_EVERY + 0.6)  # long enough for a wrong removal to reach the disk
+    assert (one.pending, len(one.outbox), one.acknowledged) == (30, 30, 0)
+    proxy.losing.clear()
+    proxy.cut()
+    assert one.flush(10)
+    listener.wait("telemetry/", 30)
+    assert numbers(listener.on("telemetry/")) == [(one.boot, seq) for seq in range(1, 31)]
+
+
+def test_a_silent_connection_is_given_up_after_the_keep_alive(
+    proxy: LossyProxy,
+    device: MakeDevice,
+    listener: Listener,  # noqa: F811
+) -> None:
+    one = device(port=proxy.port, keepalive=1).start()
+    listener.wait("device/birth/", 1)
+    proxy.losing.set()
+    wait_for(lambda: not one.connected, "the device to notice")
+    proxy.losing.clear()
+    one.send("dht22", {"value": {"temp": 1}})
+    listener.wait("device/birth/", 2)
+    assert one.flush(10)
+
+
+SENDS_AND_WAITS = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from gwanje_device import GwanjeDevice
+device = GwanjeDevice(sys.argv[2], sys.argv[3], "127.0.0.1", int(sys.argv[4]), "demo", "pw", state_dir=sys.argv[5])
+device.start()
+for number in range(40):
+    device.send("dht22", {"value": {"temp": number}})
+assert "django" not in sys.modules
+sys.stdout.write(f"{device.boot}\\n")
+sys.stdout.flush()
+time.sleep(60)
+"""
+
+
+def test_the_buffer_survives_a_killed_process(
+    broker: Broker,  # noqa: F811
+    device: MakeDevice,
+    listener: Listener,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    broker.stop()
+    arguments = [str(MODULE.parent), UUID, SECRET, str(broker.port), str(tmp_path / "state")]
+    with subprocess.Popen(
+        [sys.executable, "-c", SENDS_AND_WAITS, *arguments], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        boot = int(process.stdout.readline())
+        process.kill()
+    broker.start()
+    one = device()
+    assert (one.boot, one.pending) == (boot + 1, 40)
+    one.send("dht22", {"value": {"temp": 40}})
+    one.start()
+    assert one.flush(10)
+    listener.wait("telemetry/", 41)
+    assert numbers(listener.on("telemetry/")) == [*((boot, seq) for seq in range(1, 41)), (boot + 1, 1)]
+
+
+def test_boot_and_seq_only_rise_over_restarts(device: MakeDevice, listener: Listener) -> None:  # noqa: F811
+    for _ in range(3):
+        one = device().start()
+        for number in range(5):
+            one.send("dht22", {"value": {"temp": number}})
+        assert one.flush(5)
+        one.close()
+    listener.wait("telemetry/", 15)
+    named = [decode_token(message.payload) for message in listener.on("telemetry/")]
+    pairs = [(message["boot"], message["seq"]) for message in named]
+    assert pairs == sorted(set(pairs))
+    assert len({boot for boot, _ in pairs}) == 3
+
+
+def test_messages_leave_the_buffer_only_when_they_are_acknowledged(device: MakeDevice, tmp_path: Path) -> None:
+    one = device()
+    for number in range(5):
+        one.send("dht22", {"value": {"temp": number}})
+    one.close()
+    again = device()
+    assert again.pending == 5
+    again.start()
+    assert again.flush(5)
+    again.close()
+    assert device().pending == 0
+
+
+def test_a_full_buffer_gives_up_the_oldest(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "box.sqlite3", limit=3)
+    for number in range(5):
+        outbox.put("t", str(number).encode())
+    assert [payload for _, _, payload in outbox.after(0, 10)] == [b"2", b"3", b"4"]
+    assert (len(outbox), outbox.dropped) == (3, 2)
+    outbox.close()
+
+
+def test_two_processes_cannot_share_a_buffer(tmp_path: Path) -> None:
+    first = Outbox(tmp_path / "box.sqlite3")
+    with pytest.raises(RuntimeError, match="does another process"):
+        Outbox(tmp_path / "box.sqlite3")
+    first.close()
+
+
+def test_a_damaged_buffer_is_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "box.sqlite3"
+    path.write_bytes(b"this was a database before the power went" * 100)
+    outbox = Outbox(path)
+    outbox.put("t", b"1")
+    assert len(outbox) == 1
+    assert len(list(tmp_path.glob("box.damaged-*"))) == 1
+    outbox.close()
+
+
+def test_every_message_is_on_the_disk_before_send_returns(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "box.sqlite3")
+    assert outbox._db.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL: fsync at every commit
+    outbox.put("t", b"1")
+    assert not outbox._db.in_transaction
+    outbox.close()
+
+
+def test_a_new_card_does_not_repeat_the_numbers_of_the_old_one(tmp_path: Path) -> None:
+    old, new = Outbox(tmp_path / "old.sqlite3"), Outbox(tmp_path / "new.sqlite3")
+    boots = [old.next_boot(), old.next_boot()]
+    assert boots[1] == boots[0] + 1
+    assert new.next_boot() >= boots[0] >= time.time() - 60
+    old.close()
+    new.close()
+
+
+# --- commands
+
+
+@pytest.mark.parametrize("signature", ["v1", "v2"])
+def test_a_command_is_handled_and_answered(
+    broker: Broker,  # noqa: F811
+    device: MakeDevice,
+    listener: Listener,  # noqa: F811
+    signature: str,
+) -> None:
+    commands: list[dict[str, Any]] = []
+
+    def handle(command: dict[str, Any]) -> dict[str, Any]:
+        commands.append(command)
+        return {"state": command["state"]}
+
+    device(signature=signature, on_command=handle).start()
+    listener.wait(f"device/birth/{UUID}", 1)
+    topic = f"command/demo/{UUID}"
+    broker.publish(f"{topic}/request", b'{"id": "c1", "state": "ON"}')
+    broker.publish(f"{topic}/request", b'{"id": "c2"}')
+    broker.publish(f"{topic}/request", b"not JSON")
+    responses = listener.wait(f"{topic}/response", 3)
+    decode = Heard.json if signature == "v1" else lambda message: decode_token(message.payload)
+    answers = [decode(response) for response in responses]
+    assert [(answer["id"], answer["status"]) for answer in answers] == [("c1", "ok"), ("c2", "error"), (None, "error")]
+    assert answers[0]["result"] == {"state": "ON"}
+    assert answers[1]["detail"] == "KeyError: 'state'"
+    assert commands == [{"id": "c1", "state": "ON"}, {"id": "c2"}]
+
+
+# --- as a program
+
+
+def run_program(broker: Broker, tmp_path: Path) -> "subprocess.Popen[bytes]":  # noqa: F811
+    """Start the copied module as `python gwanje_device.py config.json`, as one does on a Pi."""
+    copied = tmp_path / "gwanje_device.py"
+    copied.write_bytes(MODULE.read_bytes())
+    config = {"uuid": UUID, "secret": SECRET, "host": "127.0.0.1", "port": broker.port, "tenant": "demo"}
+    config |= {"mqtt_password": "pw", "signature": "v1", "components": ["dht22-2"], "interval": 0.1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return subprocess.Popen([sys.executable, "gwanje_device.py", "config.json"], cwd=tmp_path, stderr=subprocess.PIPE)
+
+
+def test_the_module_alone_is_a_program_that_ends_cleanly(
+    broker: Broker,  # noqa: F811
+    listener: Listener,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    with run_program(broker, tmp_path) as process:
+        heard = listener.wait(f"telemetry/demo/{UUID}/dht22-2", 3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    message = heard[0].json()
+    assert sign_v1(message, SECRET) == message
+    assert -20 < message["value"]["temp"] < 50
+    assert 0 < message["value"]["humidity"] < 100
+    assert listener.wait(f"device/lwt/{UUID}", 1)[0].json()["status"] == "OFFLINE"
+    with sqlite3.connect(tmp_path / "state" / f"{UUID}.sqlite3") as db:
+        assert db.execute("SELECT COUNT(*) FROM outbox").fetchone() == (0,)
+
+
+def test_a_config_that_lacks_something_says_what(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"uuid": "x", "secret": "y", "host": "h", "port": 1}')
+    done = subprocess.run(
+        [sys.executable, str(MODULE), str(tmp_path / "config.json")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "missing tenant, mqtt_password" in done.stderr
+
+
+def test_the_module_stays_within_python_3_9_and_one_dependency() -> None:
+    tree = ast.parse(MODULE.read_text(encoding="utf-8"), feature_version=(3, 9))
+    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    roots = {name.split(".")[0] for name in imported}
+    assert roots - sys.stdlib_module_names == {"paho"}
