@@ -1,6 +1,6 @@
 """Which tenants' device specifications changed, told through Redis to every listener.
 
-One sorted set: member schema, score Redis' own time in milliseconds, so that no two machines' clocks are
+One sorted set: member schema, score Redis' own time in microseconds, so that no two machines' clocks are
 compared. A listener that misses a change (Redis away) still reads specifications again after a time limit.
 """
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 KEY = "gwanje:spec_changes"
 _ANNOUNCE = """
 local t = redis.call('TIME')
-return redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000), ARGV[1])
+return redis.call('ZADD', KEYS[1], string.format('%.0f', t[1] * 1000000 + t[2]), ARGV[1])
 """
 
 
@@ -27,6 +27,6 @@ def announce(schema: str) -> None:
 
 
 def changed_since(score: int) -> dict[str, int]:
-    """Schemas that changed at or after `score` (ms), with their scores. Raises RedisError."""
+    """Schemas that changed at or after `score` (µs), with their scores. Raises RedisError."""
     rows = get_redis_connection("default").zrangebyscore(KEY, score, "+inf", withscores=True)
     return {schema.decode(): int(at) for schema, at in rows}

@@ -1,0 +1,176 @@
+"""One message through the stages: envelope → routing → signature → validation → normalization. No I/O here.
+
+`judge` takes what routing found (the device's specification) and a way to get its keys, and says what the
+message is: Accepted, or Refused with the reason.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from devices.services.specs import DeviceSpec, KeySpec
+
+from . import envelope, normalization, signature, validation
+from .envelope import Kind, Topic
+from .normalization import Measurement
+from .refusal import Refused, quote
+
+# (version) → the key's bytes, None where there is none; may raise KeyUnavailable.
+KeySource = Callable[[int], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message that is what it claims to be. `measurements` are empty for births and wills."""
+
+    topic: Topic
+    component: str
+    time: datetime
+    late: bool
+    signature: int  # 0: a will, which nobody can sign in advance
+    key_version: int
+    fingerprint: UUID
+    measurements: list[Measurement] = field(default_factory=list)
+    session: str = ""
+    counter: tuple[int, int] | None = None  # (boot, seq)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    message: dict[str, Any]
+    content: bytes
+    version: int
+    key_version: int
+
+
+def judge(
+    topic: Topic,
+    text_topic: str,
+    payload: bytes,
+    spec: DeviceSpec,
+    keys: KeySource,
+    received_at: datetime,
+    clock: validation.Clock,
+) -> Accepted:
+    """What the message is. Raises Refused, or whatever `keys` raises when no key can be had."""
+    validation.check_routing(topic, spec)
+    if topic.kind is Kind.WILL:
+        return _will(topic, text_topic, payload, received_at)
+    signed = _verify(payload, spec, keys, received_at)
+    counter = validation.check_binding(topic, signed.message) if signed.version == 2 else None
+    moment, late = validation.check_time(signed.message, received_at, clock)
+    validation.check_board(signed.message, spec)
+    component, measurements = "", []
+    if topic.kind is Kind.TELEMETRY:
+        registered = validation.check_component(topic, signed.message, spec)
+        component, measurements = registered.key, normalization.normalize(signed.message, registered.metrics)
+    return Accepted(
+        topic=topic,
+        component=component,
+        time=moment,
+        late=late,
+        signature=signed.version,
+        key_version=signed.key_version,
+        fingerprint=fingerprint(text_topic, signed.content),
+        measurements=measurements,
+        session=_session(signed.message) if topic.kind is Kind.BIRTH else "",
+        counter=counter,
+    )
+
+
+def fingerprint(*parts: str | bytes) -> UUID:
+    """The first 16 bytes of SHA-256 over the parts with NUL between them."""
+    joined = b"\x00".join(part.encode() if isinstance(part, str) else part for part in parts)
+    return UUID(bytes=hashlib.sha256(joined).digest()[:16])
+
+
+def _verify(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime) -> _Signed:
+    if envelope.is_token(payload):
+        return _verify_v2(payload, spec, keys, now)
+    message = envelope.parse_object(payload)
+    if spec.signature_floor > 1:
+        raise Refused(
+            "downgraded_signature",
+            "The device has signed with version 2 before, so version 1 is not taken until staff allow it.",
+        )
+    return _verify_v1(message, payload, spec, keys, now)
+
+
+def _verify_v1(message: dict[str, Any], payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime) -> _Signed:
+    given = message.get("hmac")
+    if not isinstance(given, str):
+        raise Refused("bad_signature", "The message has no hmac member, which holds the version 1 signature.")
+    valid = [key for key in spec.keys if _is_valid(key, now)]
+    try:
+        for key in valid:
+            secret = keys(key.version)
+            if secret is not None and _matches(message, payload, secret.decode(), given):
+                return _Signed(message, payload, 1, key.version)
+    except RecursionError as error:
+        raise Refused("malformed", "The payload is nested too deeply.") from error
+    tried = ", ".join(str(key.version) for key in valid) or "none"
+    raise Refused("bad_signature", f"The hmac does not match under any valid key of the device (tried: {tried}).")
+
+
+def _matches(message: dict[str, Any], payload: bytes, secret: str, given: str) -> bool:
+    if signature.verify_hmac(message, secret, given):
+        return True
+    # The fast parser reads whole numbers beyond 64 bits as floats, which print differently.
+    try:
+        exact = json.loads(payload)
+    except ValueError:  # a number of thousands of digits
+        return False
+    return signature.verify_hmac(exact, secret, given)
+
+
+def _verify_v2(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime) -> _Signed:
+    try:
+        kid = signature.key_id(payload)
+        key = next((key for key in spec.keys if str(key.version) == kid), None)
+        if key is None:
+            raise Refused("bad_signature", f"The device has no key {quote(kid)}, or it was revoked.")
+        if not _is_valid(key, now):
+            raise Refused("bad_signature", f"Key {key.version} of the device ended at {key.not_after}.")
+        secret = keys(key.version)
+        if secret is None:
+            raise Refused("bad_signature", f"Key {key.version} of the device does not exist any more.")
+        content = signature.verified_payload(payload, secret)
+    except signature.BadToken as error:
+        raise Refused("bad_signature", f"Version 2: {error}.") from error
+    return _Signed(envelope.parse_object(content), content, 2, key.version)
+
+
+def _is_valid(key: KeySpec, now: datetime) -> bool:
+    return key.not_after is None or now < key.not_after
+
+
+def _will(topic: Topic, text_topic: str, payload: bytes, received_at: datetime) -> Accepted:
+    """A will is bound to its device by the broker, not signed: only its form is checked.
+
+    It carries no time, so that a redelivery is told from another will by its session and the second alone.
+    """
+    message = envelope.parse_object(payload)
+    if str(message.get("device_uuid", topic.uuid)).lower() != str(topic.uuid):
+        raise Refused("malformed", "The device_uuid in the payload is not the topic's.")
+    moment = received_at.replace(microsecond=0)
+    return Accepted(
+        topic=topic,
+        component="",
+        time=moment,
+        late=False,
+        signature=0,
+        key_version=0,
+        fingerprint=fingerprint(text_topic, payload),
+        session=_session(message),
+    )
+
+
+def _session(message: dict[str, Any]) -> str:
+    session = message.get("session", "")
+    if not isinstance(session, str) or len(session) > 64 or "\x00" in session:
+        raise Refused("malformed", f"The session {quote(session)} is not a text of at most 64 characters.")
+    return session
