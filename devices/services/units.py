@@ -17,10 +17,12 @@ class Incompatible(ValueError):
 @cache
 def _registry() -> Any:
     # Half a second to load: only where somebody edits metadata, never in the listener.
+    import pint
     from ucumvert import PintUcumRegistry
 
     registry = PintUcumRegistry()
     registry.define("pH_value = [acidity]")  # UCUM has [pH]; pint's registry has no such unit
+    pint.set_application_registry(registry)  # the one that UCUM codes are looked up in
     return registry
 
 

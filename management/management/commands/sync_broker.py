@@ -1,0 +1,23 @@
+"""`manage.py sync_broker`: the broker's accounts in step with the registered devices."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from devices.services.broker_access import BrokerUnavailable
+from devices.services.broker_sync import sync_broker
+from devices.services.secrets import SecretsUnavailable
+
+
+class Command(BaseCommand):
+    help = "Makes the broker accounts that registered devices lack, and removes those of devices that are gone."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            changes = sync_broker()
+        except (BrokerUnavailable, SecretsUnavailable) as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(
+            f"{changes.granted} accounts made, {changes.revoked} removed, "
+            f"{changes.without_secret} devices without a secret."
+        )

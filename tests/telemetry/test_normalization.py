@@ -1,0 +1,162 @@
+"""Nested JSON to flat values with units: the messages of real devices, and what no message may do."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devices.services import paths, units
+from devices.services.catalogue import UNITS
+from devices.services.specs import MetricSpec
+from telemetry.services.normalization import normalize, read_timestamp
+from telemetry.services.refusal import Refused
+
+CASES: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data" / "payloads.json").read_text())
+UCUM = {symbol: ucum for symbol, _, _, ucum in UNITS}
+
+
+def _spec(metric: dict[str, Any]) -> MetricSpec:
+    factor, offset = 1.0, 0.0
+    if "sent_unit" in metric:
+        factor, offset = units.conversion(UCUM[metric["sent_unit"]], UCUM[metric["unit"]])
+    return MetricSpec(
+        key=metric["key"],
+        path=paths.parse(metric["path"]),
+        value_type=metric.get("value_type", "number"),
+        unit=metric.get("unit", ""),
+        factor=factor,
+        offset=offset,
+        true_value=metric.get("true_value", ""),
+        false_value=metric.get("false_value", ""),
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_messages_of_real_devices(case: dict[str, Any]) -> None:
+    measured = normalize(case["payload"], [_spec(metric) for metric in case["metrics"]])
+    assert {m.metric: [m.value, m.unit] for m in measured} == case["readings"]
+
+
+def test_a_value_that_is_missing_or_null_gives_no_reading() -> None:
+    metrics = [MetricSpec(key, paths.parse(path), "number", "°C") for key, path in (("a", "v.a"), ("b", "v.b.c"))]
+    assert normalize({"v": {"a": None, "b": 3}}, metrics) == []
+
+
+@pytest.mark.parametrize(
+    ("value_type", "raw", "reason"),
+    [
+        ("number", "21.5", "wrong_type"),
+        ("number", True, "wrong_type"),
+        ("number", [1], "wrong_type"),
+        ("number", 10**400, "wrong_type"),
+        ("number", 81, "out_of_range"),
+        ("number", -40.1, "out_of_range"),
+        ("boolean", "on", "wrong_type"),
+        ("boolean", 2, "wrong_type"),
+        ("text", 5, "wrong_type"),
+        ("text", "a\x00b", "wrong_type"),
+    ],
+)
+def test_values_that_are_refused(value_type: str, raw: Any, reason: str) -> None:
+    low, high = (-40, 80) if value_type == "number" else (None, None)
+    metric = MetricSpec("t", ("t",), value_type, "°C", minimum=low, maximum=high)
+    with pytest.raises(Refused) as refusal:
+        normalize({"t": raw}, [metric])
+    assert refusal.value.reason == reason
+    assert "Metric t at t" in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("value.temp", ("value", "temp")),
+        ("/probes/0/t", ("probes", "0", "t")),
+        ("/a~1b/c~0d", ("a/b", "c~d")),
+        ("/", ("",)),
+        ("x", ("x",)),
+    ],
+)
+def test_paths(path: str, expected: tuple[str, ...]) -> None:
+    assert paths.parse(path) == expected
+
+
+@pytest.mark.parametrize("path", ["", ".", "a..b", "a.", "/a~2", "/a~"])
+def test_bad_paths(path: str) -> None:
+    with pytest.raises(ValueError, match="is no"):
+        paths.parse(path)
+
+
+@pytest.mark.parametrize("token", ["01", "-1", "1e0", "+1", "9999999999", "x"])
+def test_an_array_is_indexed_by_plain_numbers_only(token: str) -> None:
+    assert paths.find([10, 20], (token,)) is paths.MISSING
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["a", "b", "0", ""]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    JSON_VALUES, st.sampled_from(["a", "a.b", "/0", "/a/0/b", "b.a.0"]), st.sampled_from(["number", "boolean", "text"])
+)
+def test_normalization_gives_values_or_refuses_and_nothing_else(document: Any, path: str, value_type: str) -> None:
+    metric = MetricSpec("m", paths.parse(path), value_type, "", factor=1.8, offset=32.0)
+    try:
+        found = normalize(document, [metric])
+    except Refused as refusal:
+        assert refusal.reason in ("wrong_type", "out_of_range")
+    else:
+        assert len(found) <= 1
+
+
+@given(
+    st.floats(-1e6, 1e6),
+    st.sampled_from([("[degF]", "Cel"), ("mV", "V"), ("kW.h", "J"), ("mm[Hg]", "hPa"), ("K", "Cel")]),
+)
+def test_conversions_agree_with_the_units_library(value: float, pair: tuple[str, str]) -> None:
+    factor, offset = units.conversion(*pair)
+    metric = MetricSpec("m", ("v",), "number", "", factor=factor, offset=offset)
+    expected = units._registry().Quantity(value, units.parse(pair[0])).to(units.parse(pair[1])).magnitude
+    assert normalize({"v": value}, [metric])[0].value == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_units_that_do_not_convert() -> None:
+    with pytest.raises(units.Incompatible):
+        units.conversion("Cel", "hPa")
+
+
+@pytest.mark.parametrize(("symbol", "ucum"), UCUM.items())
+def test_every_unit_of_the_catalogue_is_ucum(symbol: str, ucum: str) -> None:
+    units.parse(ucum)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("2026-11-22T09:30:00+00:00", datetime(2026, 11, 22, 9, 30, tzinfo=UTC)),
+        ("2026-11-22T09:30:00Z", datetime(2026, 11, 22, 9, 30, tzinfo=UTC)),
+        ("2026-11-22T18:30:00.123456+09:00", datetime(2026, 11, 22, 9, 30, 0, 123456, tzinfo=UTC)),
+        (1795339800, datetime(2026, 11, 22, 9, 30, tzinfo=UTC)),
+        (1795339800.5, datetime(2026, 11, 22, 9, 30, 0, 500000, tzinfo=UTC)),
+        (1795339800500, datetime(2026, 11, 22, 9, 30, 0, 500000, tzinfo=UTC)),
+    ],
+)
+def test_timestamps(value: Any, expected: datetime) -> None:
+    assert read_timestamp(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", "yesterday", "2026-11-22T09:30:00", True, [], {}, 1e300, "0000-01-01T00:00Z"]
+)
+def test_bad_timestamps(value: Any) -> None:
+    with pytest.raises(Refused) as refusal:
+        read_timestamp(value)
+    assert refusal.value.reason == "malformed"

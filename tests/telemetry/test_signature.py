@@ -1,0 +1,99 @@
+"""Both signature versions against the vectors, and against every small change."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry.services import signature
+
+VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data" / "signatures.json").read_text())
+V1 = [vector for vector in VECTORS if vector["scheme"] == "v1"]
+V2 = [vector for vector in VECTORS if vector["scheme"] == "v2"]
+
+
+def _name(vector: dict[str, Any]) -> str:
+    return str(vector["name"])
+
+
+def _key(vector: dict[str, Any]) -> bytes:
+    encoded = vector.get("secret_base64url")
+    if encoded is None:
+        return str(vector["secret"]).encode()
+    return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+
+
+def test_no_vector_is_left_out() -> None:
+    assert len(V1) + len(V2) == len(VECTORS) == 35
+
+
+@pytest.mark.parametrize("vector", V1, ids=_name)
+def test_version_1_vector(vector: dict[str, Any]) -> None:
+    message = vector["message"]
+    assert signature.verify_hmac(message, vector["secret"], message["hmac"]) is vector["valid"]
+    without = {key: value for key, value in message.items() if key != "hmac"}
+    assert signature.verify_hmac(without, vector["secret"], message["hmac"]) is vector["valid"]
+
+
+@pytest.mark.parametrize("vector", V2, ids=_name)
+def test_version_2_vector(vector: dict[str, Any]) -> None:
+    token = vector["token"].encode()
+    if not vector["valid"]:
+        with pytest.raises(signature.BadToken):
+            signature.verify_jws(token, _key(vector))
+        return
+    claims = signature.verify_jws(token, _key(vector))
+    if "payload" in vector:
+        assert claims == vector["payload"]
+
+
+def test_every_single_byte_change_of_a_token_is_refused() -> None:
+    vector = next(v for v in V2 if v["valid"] and "payload" in v)
+    token, key = vector["token"].encode(), _key(vector)
+    for position in range(len(token)):
+        for replacement in (token[position] ^ 1, token[position] ^ 0x20, ord("A"), ord("_"), ord("."), 0, 255):
+            if replacement != token[position]:
+                changed = token[:position] + bytes([replacement]) + token[position + 1 :]
+                with pytest.raises(signature.BadToken):
+                    signature.verify_jws(changed, key)
+
+
+@pytest.mark.parametrize("token", [b"", b".", b"..", b"a.b", b"a.b.c.d", b"e30..", b"bnVsbA.e30.AA", b"\xff.\xff.\xff"])
+def test_what_is_no_token_is_refused(token: bytes) -> None:
+    with pytest.raises(signature.BadToken):
+        signature.verify_jws(token, b"key")
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=5),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text(max_size=8),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+            max_leaves=8,
+        ),
+        max_size=4,
+    ),
+    st.text(max_size=20),
+)
+def test_version_1_signs_what_python_prints(message: dict[str, Any], secret: str) -> None:
+    """The round trip over the wire: what a device signs with json.dumps is verified after json.loads."""
+    secret = secret.encode("utf-8", "replace").decode()
+    message.pop("hmac", None)
+    signed = signature.sign_hmac(message, secret)
+    received = json.loads(json.dumps({**message, "hmac": signed}))
+    assert signature.verify_hmac(received, secret, received["hmac"])
+    assert not signature.verify_hmac({**received, "extra": 1}, secret, received["hmac"]) or "extra" in message
+
+
+@pytest.mark.parametrize("given_signature", ["", "é", "\ud800", "AAAA", 7, None, []])
+def test_a_signature_that_is_none_is_false_and_never_raises(given_signature: Any) -> None:
+    assert signature.verify_hmac({"timestamp": 1}, "secret", given_signature) is False
