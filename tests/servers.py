@@ -7,6 +7,7 @@ themselves when the run is killed.
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
@@ -21,11 +22,12 @@ for _name in ("DATABASE_URL", "REDIS_URL", "MQTT_URL", "MQTT_ADMIN_URL", "MQTT_B
     os.environ.pop(_name, None)
 os.environ["GWANJE_VAR"] = str(VAR)
 
-STACK = EmbeddedStack(VAR, mqtt_port=0, fsync=False)
-os.environ.update(STACK.start())
-# A time-out that a test waits for.
-os.environ.setdefault("PRESENCE_TIMEOUT_SECONDS", "60")
+with socket.socket() as _probe:
+    _probe.bind(("127.0.0.1", 0))
+    _MQTT_PORT = _probe.getsockname()[1]
 
+STACK = EmbeddedStack(VAR, mqtt_port=_MQTT_PORT, fsync=False)
+os.environ.update(STACK.start())
 
 @atexit.register
 def _stop() -> None:
