@@ -384,6 +384,7 @@ class Link:
             return
         self.connected, self._delay = True, self._delay_range[0]
         self.connections += 1
+        self._forget_acknowledged(now=True)  # before the buffer is read from its beginning again
         self._inflight, self._cursor = {}, 0
         # more than the broker's Receive Maximum (MQTT 5) would end the connection
         self._room = min(self.window, getattr(properties, "ReceiveMaximum", self.window))

@@ -138,8 +138,8 @@ class Listener:
         self._client.loop_stop()
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
+@pytest.fixture(name="broker")
+def broker_fixture(tmp_path: Path) -> Iterator[Broker]:
     """A running broker that allows everybody everything."""
     directory = tmp_path / "broker"
     directory.mkdir()
@@ -150,8 +150,8 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
         server.stop()
 
 
-@pytest.fixture
-def listener(broker: Broker) -> Iterator[Listener]:
+@pytest.fixture(name="listener")
+def listener_fixture(broker: Broker) -> Iterator[Listener]:
     """Somebody who hears everything that goes over `broker`."""
     ear = Listener(broker.port)
     yield ear

@@ -2,7 +2,6 @@
 
 import ast
 import base64
-import hashlib
 import hmac
 import json
 import os
@@ -23,8 +22,9 @@ from hypothesis import strategies as st
 from management.simulator import gwanje_device
 from management.simulator.gwanje_device import GwanjeDevice, Outbox, iso_timestamp, sign_v1, sign_v2
 
-from .broker import Broker, Heard, Listener, broker, listener, wait_for  # noqa: F401 (fixtures)
+from .broker import Broker, Heard, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
 from .proxy import LossyProxy
+from .signed import is_signed, opened
 
 UUID = "0d0b2a52-6a9e-4a55-9d68-0a6f0c8a1f11"
 SECRET = "s3cr3t-of-the-device"
@@ -34,23 +34,20 @@ MODULE = Path(gwanje_device.__file__)
 MakeDevice = Callable[..., GwanjeDevice]
 
 
-def decode_token(token: bytes) -> dict[str, Any]:
-    """Return the payload of a JWS after checking its signature with the test's secret."""
-    signed, _, signature = token.rpartition(b".")
-    digest = hmac.new(SECRET.encode(), signed, hashlib.sha256).digest()
-    assert base64.urlsafe_b64encode(digest).rstrip(b"=") == signature
-    body = signed.split(b".")[1]
-    return json.loads(base64.urlsafe_b64decode(body + b"=" * (-len(body) % 4)))
+def verified(token: bytes) -> dict[str, Any]:
+    """Return the payload of a message after checking its signature with the test's secret."""
+    assert is_signed(token, SECRET)
+    return opened(token)
 
 
 def numbers(messages: list[Heard]) -> list[tuple[int, int]]:
     """Return (boot, seq) of version 2 messages, each where it was first heard."""
-    decoded = [decode_token(message.payload) for message in messages]
+    decoded = [verified(message.payload) for message in messages]
     return list(dict.fromkeys((message["boot"], message["seq"]) for message in decoded))
 
 
 @pytest.fixture
-def device(broker: Broker, tmp_path: Path) -> Iterator[MakeDevice]:  # noqa: F811
+def device(broker: Broker, tmp_path: Path) -> Iterator[MakeDevice]:
     """Make devices of one identity and one state directory, and end them after the test."""
     made: list[GwanjeDevice] = []
 
@@ -105,7 +102,7 @@ def test_version_1_is_the_formula_over_what_arrives(
 
 @given(members=st.dictionaries(st.text(), JSON, max_size=6))
 def test_version_2_carries_the_message_unchanged(members: dict[str, Any]) -> None:
-    assert decode_token(sign_v2(members, SECRET, "1").encode()) == members
+    assert verified(sign_v2(members, SECRET, "1").encode()) == members
 
 
 def test_a_signer_leaves_the_message_alone() -> None:
@@ -169,13 +166,13 @@ def test_a_timestamp_without_an_offset_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mqtt_version", ["3.1.1", "5"])
-def test_birth_and_measurements_arrive_signed(device: MakeDevice, listener: Listener, mqtt_version: str) -> None:  # noqa: F811
+def test_birth_and_measurements_arrive_signed(device: MakeDevice, listener: Listener, mqtt_version: str) -> None:
     one = device(mqtt_version=mqtt_version, hardware_version="rev-2", firmware_version="1.4").start()
     for temperature in range(50):
         one.send("dht22", {"value": {"temp": temperature}})
     heard = listener.wait(f"telemetry/demo/{UUID}/dht22", 50)
-    assert [decode_token(message.payload)["value"]["temp"] for message in heard] == list(range(50))
-    birth = decode_token(listener.on(f"device/birth/{UUID}")[0].payload)
+    assert [verified(message.payload)["value"]["temp"] for message in heard] == list(range(50))
+    birth = verified(listener.on(f"device/birth/{UUID}")[0].payload)
     timestamp = datetime.fromisoformat(birth.pop("timestamp"))
     assert abs((datetime.now(UTC) - timestamp).total_seconds()) < 10
     assert birth == {
@@ -189,28 +186,27 @@ def test_birth_and_measurements_arrive_signed(device: MakeDevice, listener: List
 
 
 def test_a_dropped_connection_publishes_its_will_and_the_next_has_a_new_session(
-    device: MakeDevice,
-    listener: Listener,  # noqa: F811
+    device: MakeDevice, listener: Listener
 ) -> None:
     one = device().start()
     sessions = []
     for count in (1, 2, 3):
         births = listener.wait(f"device/birth/{UUID}", count)
-        sessions.append(decode_token(births[-1].payload)["session"])
+        sessions.append(verified(births[-1].payload)["session"])
         one.drop()
         wills = listener.wait(f"device/lwt/{UUID}", count)
         assert wills[-1].json() == {"device_uuid": UUID, "status": "OFFLINE", "session": sessions[-1]}
     assert len(set(sessions)) == 3
 
 
-def test_a_killed_process_leaves_its_will(broker: Broker, listener: Listener, tmp_path: Path) -> None:  # noqa: F811
+def test_a_killed_process_leaves_its_will(broker: Broker, listener: Listener, tmp_path: Path) -> None:
     with run_program(broker, tmp_path) as process:
         birth = listener.wait(f"device/birth/{UUID}", 1)[0].json()
         os.kill(process.pid, signal.SIGKILL)
         assert listener.wait(f"device/lwt/{UUID}", 1)[0].json()["session"] == birth["session"]
 
 
-def test_a_clean_end_says_offline_once(device: MakeDevice, listener: Listener) -> None:  # noqa: F811
+def test_a_clean_end_says_offline_once(device: MakeDevice, listener: Listener) -> None:
     one = device().start()
     listener.wait(f"device/birth/{UUID}", 1)
     one.send("dht22", {"value": {"temp": 1}})
@@ -223,7 +219,7 @@ def test_a_clean_end_says_offline_once(device: MakeDevice, listener: Listener) -
     assert listener.heard[-1] == offline
 
 
-def test_a_wrong_password_is_tried_again_and_not_fatal(broker: Broker, device: MakeDevice) -> None:  # noqa: F811
+def test_a_wrong_password_is_tried_again_and_not_fatal(broker: Broker, device: MakeDevice) -> None:
     conf = broker.directory / "mosquitto.conf"
     passwords = broker.directory / "passwords"
     broker.stop()
@@ -244,11 +240,7 @@ def test_a_wrong_password_is_tried_again_and_not_fatal(broker: Broker, device: M
 # --- buffer
 
 
-def test_the_buffer_bridges_a_restart_of_the_broker(
-    broker: Broker,  # noqa: F811
-    device: MakeDevice,
-    listener: Listener,  # noqa: F811
-) -> None:
+def test_the_buffer_bridges_a_restart_of_the_broker(broker: Broker, device: MakeDevice, listener: Listener) -> None:
     one = device().start()
     for number in range(150):
         if number == 50:
@@ -266,7 +258,7 @@ def test_the_buffer_bridges_a_restart_of_the_broker(
 
 
 @pytest.fixture
-def proxy(broker: Broker) -> Iterator[LossyProxy]:  # noqa: F811
+def proxy(broker: Broker) -> Iterator[LossyProxy]:
     """A connection to the broker that can lose bytes."""
     between = LossyProxy(broker.port)
     yield between
@@ -274,9 +266,7 @@ def proxy(broker: Broker) -> Iterator[LossyProxy]:  # noqa: F811
 
 
 def test_what_was_sent_but_not_acknowledged_is_sent_again(
-    proxy: LossyProxy,
-    device: MakeDevice,
-    listener: Listener,  # noqa: F811
+    proxy: LossyProxy, device: MakeDevice, listener: Listener
 ) -> None:
     one = device(port=proxy.port).start()
     listener.wait("device/birth/", 1)
@@ -293,10 +283,21 @@ def test_what_was_sent_but_not_acknowledged_is_sent_again(
     assert numbers(listener.on("telemetry/")) == [(one.boot, seq) for seq in range(1, 31)]
 
 
+def test_what_was_acknowledged_is_not_sent_again(device: MakeDevice, listener: Listener) -> None:
+    one = device().start()
+    for number in range(10):
+        one.send("dht22", {"value": {"temp": number}})
+    assert one.flush(5)
+    one.drop()
+    listener.wait("device/birth/", 2)
+    one.send("dht22", {"value": {"temp": 10}})
+    assert one.flush(5)
+    assert len(listener.wait("telemetry/", 11)) == 11
+    assert one.acknowledged == 11
+
+
 def test_a_silent_connection_is_given_up_after_the_keep_alive(
-    proxy: LossyProxy,
-    device: MakeDevice,
-    listener: Listener,  # noqa: F811
+    proxy: LossyProxy, device: MakeDevice, listener: Listener
 ) -> None:
     one = device(port=proxy.port, keepalive=1).start()
     listener.wait("device/birth/", 1)
@@ -324,10 +325,7 @@ time.sleep(60)
 
 
 def test_the_buffer_survives_a_killed_process(
-    broker: Broker,  # noqa: F811
-    device: MakeDevice,
-    listener: Listener,  # noqa: F811
-    tmp_path: Path,
+    broker: Broker, device: MakeDevice, listener: Listener, tmp_path: Path
 ) -> None:
     broker.stop()
     arguments = [str(MODULE.parent), UUID, SECRET, str(broker.port), str(tmp_path / "state")]
@@ -347,7 +345,7 @@ def test_the_buffer_survives_a_killed_process(
     assert numbers(listener.on("telemetry/")) == [*((boot, seq) for seq in range(1, 41)), (boot + 1, 1)]
 
 
-def test_boot_and_seq_only_rise_over_restarts(device: MakeDevice, listener: Listener) -> None:  # noqa: F811
+def test_boot_and_seq_only_rise_over_restarts(device: MakeDevice, listener: Listener) -> None:
     for _ in range(3):
         one = device().start()
         for number in range(5):
@@ -355,7 +353,7 @@ def test_boot_and_seq_only_rise_over_restarts(device: MakeDevice, listener: List
         assert one.flush(5)
         one.close()
     listener.wait("telemetry/", 15)
-    named = [decode_token(message.payload) for message in listener.on("telemetry/")]
+    named = [verified(message.payload) for message in listener.on("telemetry/")]
     pairs = [(message["boot"], message["seq"]) for message in named]
     assert pairs == sorted(set(pairs))
     assert len({boot for boot, _ in pairs}) == 3
@@ -422,10 +420,7 @@ def test_a_new_card_does_not_repeat_the_numbers_of_the_old_one(tmp_path: Path) -
 
 @pytest.mark.parametrize("signature", ["v1", "v2"])
 def test_a_command_is_handled_and_answered(
-    broker: Broker,  # noqa: F811
-    device: MakeDevice,
-    listener: Listener,  # noqa: F811
-    signature: str,
+    broker: Broker, device: MakeDevice, listener: Listener, signature: str
 ) -> None:
     commands: list[dict[str, Any]] = []
 
@@ -440,8 +435,7 @@ def test_a_command_is_handled_and_answered(
     broker.publish(f"{topic}/request", b'{"id": "c2"}')
     broker.publish(f"{topic}/request", b"not JSON")
     responses = listener.wait(f"{topic}/response", 3)
-    decode = Heard.json if signature == "v1" else lambda message: decode_token(message.payload)
-    answers = [decode(response) for response in responses]
+    answers = [verified(response.payload) for response in responses]
     assert [(answer["id"], answer["status"]) for answer in answers] == [("c1", "ok"), ("c2", "error"), (None, "error")]
     assert answers[0]["result"] == {"state": "ON"}
     assert answers[1]["detail"] == "KeyError: 'state'"
@@ -451,7 +445,7 @@ def test_a_command_is_handled_and_answered(
 # --- as a program
 
 
-def run_program(broker: Broker, tmp_path: Path) -> "subprocess.Popen[bytes]":  # noqa: F811
+def run_program(broker: Broker, tmp_path: Path) -> "subprocess.Popen[bytes]":
     """Start the copied module as `python gwanje_device.py config.json`, as one does on a Pi."""
     copied = tmp_path / "gwanje_device.py"
     copied.write_bytes(MODULE.read_bytes())
@@ -461,11 +455,7 @@ def run_program(broker: Broker, tmp_path: Path) -> "subprocess.Popen[bytes]":  #
     return subprocess.Popen([sys.executable, "gwanje_device.py", "config.json"], cwd=tmp_path, stderr=subprocess.PIPE)
 
 
-def test_the_module_alone_is_a_program_that_ends_cleanly(
-    broker: Broker,  # noqa: F811
-    listener: Listener,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_the_module_alone_is_a_program_that_ends_cleanly(broker: Broker, listener: Listener, tmp_path: Path) -> None:
     with run_program(broker, tmp_path) as process:
         heard = listener.wait(f"telemetry/demo/{UUID}/dht22-2", 3)
         process.send_signal(signal.SIGTERM)

@@ -1,0 +1,42 @@
+"""One connection that speaks for many devices, to put load on a platform without as many connections."""
+
+from collections.abc import Sequence
+
+from .gwanje_device import GwanjeDevice, Link, Outbox
+
+WINDOW = 500  # unacknowledged messages at once
+BUFFER_LIMIT = 100_000  # messages, in memory
+
+
+class BridgeLink(Link):
+    """A connection with the bridge account. It has no will: that it goes away says nothing of its devices."""
+
+    def __init__(
+        self,
+        username: str,
+        password: str,
+        host: str,
+        port: int,
+        devices: Sequence[GwanjeDevice],
+        reconnect_delay: tuple[float, float],
+    ) -> None:
+        super().__init__(
+            username,
+            password,
+            host,
+            port,
+            outbox=Outbox(limit=BUFFER_LIMIT),
+            window=WINDOW,
+            reconnect_delay=reconnect_delay,
+        )
+        self.devices = devices
+
+    def on_connected(self) -> None:
+        """Publish a birth, with a new session, for each device."""
+        for device in self.devices:
+            device.will()  # the will itself is not registered, but making it begins the session
+            self.publish_now(*device.birth())
+
+    def goodbyes(self) -> list[tuple[str, bytes]]:
+        """Return the OFFLINE messages of all devices."""
+        return [goodbye for device in self.devices for goodbye in device.goodbyes()]
