@@ -507,14 +507,21 @@ class GwanjeDevice(Link):
         _check_topic_level(component)
         if RESERVED & values.keys():
             raise ValueError(f"reserved names in values: {sorted(RESERVED & values.keys())}")
-        message: dict[str, Any] = {"timestamp": iso_timestamp(timestamp)}
+        message: dict[str, Any] = {"timestamp": iso_timestamp(timestamp), **self._identity()}
         if self.signature == "v2":
-            message.update(device_uuid=self.uuid, component=component, boot=self.boot, seq=self.seq + 1)
-        if self.cpu_serial is not None:
-            message["cpu_serial"] = self.cpu_serial
-        if self.hardware_version is not None:
-            message["hardware_version"] = self.hardware_version
+            message["component"] = component
         return {**message, **values}
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what every message says of its sender; in version 2 with the next number, which is to be claimed."""
+        identity: dict[str, Any] = {}
+        if self.signature == "v2":
+            identity.update(device_uuid=self.uuid, boot=self.boot, seq=self.seq + 1)
+        if self.cpu_serial:
+            identity["cpu_serial"] = self.cpu_serial
+        if self.hardware_version:
+            identity["hardware_version"] = self.hardware_version
+        return identity
 
     def encode(self, message: dict[str, Any]) -> bytes:
         """Sign and serialize; ValueError for what is not JSON (NaN, infinity) or too large."""
@@ -547,11 +554,16 @@ class GwanjeDevice(Link):
         return self._offline()
 
     def birth(self) -> tuple[str, bytes]:
-        """Return topic and payload of the signed 'I am connected' of the current session."""
-        message = {"device_uuid": self.uuid, "session": self.session, "timestamp": iso_timestamp()}
-        if self.hardware_version is not None:
-            message["hardware_version"] = self.hardware_version
-        if self.firmware_version is not None:
+        """Return topic and payload of the signed 'I am connected' of the current session.
+
+        It has a number of its own, like a measurement, but does not go through the buffer: after the connection
+        is lost it would announce a session that is over.
+        """
+        with self._lock:
+            message = {"device_uuid": self.uuid, "session": self.session, "timestamp": iso_timestamp()}
+            message.update(self._identity())
+            self.seq += 1
+        if self.firmware_version:
             message["firmware_version"] = self.firmware_version
         return f"device/birth/{self.uuid}", self.encode(message)
 

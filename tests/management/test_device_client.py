@@ -46,6 +46,17 @@ def numbers(messages: list[Heard]) -> list[tuple[int, int]]:
     return list(dict.fromkeys((message["boot"], message["seq"]) for message in decoded))
 
 
+def temperatures(listener: Listener, count: int, seconds: float = 10) -> list[float]:
+    """Wait for `count` different measurements and return them, each where it was first heard."""
+
+    def heard() -> list[float]:
+        payloads = [verified(message.payload) for message in listener.on("telemetry/")]
+        return list({(p["boot"], p["seq"]): p["value"]["temp"] for p in payloads}.values())
+
+    wait_for(lambda: len(heard()) >= count, f"{count} measurements", seconds)
+    return heard()
+
+
 @pytest.fixture
 def device(broker: Broker, tmp_path: Path) -> Iterator[MakeDevice]:
     """Make devices of one identity and one state directory, and end them after the test."""
@@ -180,6 +191,8 @@ def test_birth_and_measurements_arrive_signed(device: MakeDevice, listener: List
         "session": one.session,
         "hardware_version": "rev-2",
         "firmware_version": "1.4",
+        "boot": one.boot,
+        "seq": birth["seq"],
     }
     assert listener.heard.index(listener.on("device/birth")[0]) < listener.heard.index(heard[0])
     assert one.flush(5)
@@ -250,11 +263,7 @@ def test_the_buffer_bridges_a_restart_of_the_broker(broker: Broker, device: Make
         one.send("dht22", {"value": {"temp": number}})
         time.sleep(0.005)
     assert one.flush(15)
-    expected = [(one.boot, seq) for seq in range(1, 151)]
-    heard = wait_for(
-        lambda: found if len(found := numbers(listener.on("telemetry/"))) >= 150 else None, "150 messages", 15
-    )
-    assert heard == expected
+    assert temperatures(listener, 150, 15) == list(range(150))
 
 
 @pytest.fixture
@@ -279,8 +288,7 @@ def test_what_was_sent_but_not_acknowledged_is_sent_again(
     proxy.losing.clear()
     proxy.cut()
     assert one.flush(10)
-    listener.wait("telemetry/", 30)
-    assert numbers(listener.on("telemetry/")) == [(one.boot, seq) for seq in range(1, 31)]
+    assert temperatures(listener, 30) == list(range(30))
 
 
 def test_what_was_acknowledged_is_not_sent_again(device: MakeDevice, listener: Listener) -> None:
@@ -341,7 +349,7 @@ def test_the_buffer_survives_a_killed_process(
     one.send("dht22", {"value": {"temp": 40}})
     one.start()
     assert one.flush(10)
-    listener.wait("telemetry/", 41)
+    assert temperatures(listener, 41) == list(range(41))
     assert numbers(listener.on("telemetry/")) == [*((boot, seq) for seq in range(1, 41)), (boot + 1, 1)]
 
 
@@ -353,10 +361,14 @@ def test_boot_and_seq_only_rise_over_restarts(device: MakeDevice, listener: List
         assert one.flush(5)
         one.close()
     listener.wait("telemetry/", 15)
-    named = [verified(message.payload) for message in listener.on("telemetry/")]
-    pairs = [(message["boot"], message["seq"]) for message in named]
-    assert pairs == sorted(set(pairs))
-    assert len({boot for boot, _ in pairs}) == 3
+    pairs = numbers(listener.on("telemetry/"))
+    assert len(pairs) == 15
+    assert pairs == sorted(pairs)
+    boots = sorted({boot for boot, _ in pairs})
+    assert boots == [boots[0], boots[0] + 1, boots[0] + 2]
+    # births have numbers too, and none is missing or used twice
+    all_pairs = numbers([*listener.on("telemetry/"), *listener.on("device/birth/")])
+    assert sorted(all_pairs) == [(boot, seq) for boot in boots for seq in range(1, 7)]
 
 
 def test_messages_leave_the_buffer_only_when_they_are_acknowledged(device: MakeDevice, tmp_path: Path) -> None:
