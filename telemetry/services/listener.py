@@ -21,6 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from .ingest import Ingest
 from .storage import Incoming
@@ -151,7 +152,9 @@ class Listener:
         self._epoch += 1
         self._reconnect_after = _RETRY_SECONDS[0]
         # Whatever the broker says it remembers: a shared subscription may be gone after its restart.
-        client.subscribe([(topic, 1) for topic in self._topics])
+        # Retained messages are not asked for: a retained will would put its device OFFLINE at every reconnect.
+        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        client.subscribe([(topic, options) for topic in self._topics])
         logger.info("Connected to the broker (session present: %s)", flags.session_present)
 
     def _on_disconnect(self, _client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _props: Any) -> None:

@@ -1,0 +1,82 @@
+"""The lines of a device's last day, thinned out for drawing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import connection
+
+from devices.models import Device, Metric
+from telemetry.models import Series
+
+DAY = timedelta(days=1)
+_POINTS = 288  # five minutes each over a whole day
+_MOST_CHARTS = 24
+# A silence longer than this many points (and this long) is shown as a gap, not as a line across it.
+_GAP_POINTS = 6
+_GAP_SECONDS = 60
+
+_OLDEST = """
+SELECT min(r.time) FROM unnest(%(series)s::bigint[]) AS s(id) CROSS JOIN LATERAL (
+    SELECT time FROM telemetry_reading
+    WHERE series_id = s.id AND text IS NULL AND time >= %(start)s AND time <= %(stop)s ORDER BY time LIMIT 1
+) AS r
+"""
+_MEANS = """
+SELECT series_id, extract(epoch FROM date_bin(%(width)s, time, %(start)s))::float8 AS bin, avg(value)
+FROM telemetry_reading
+WHERE series_id = ANY(%(series)s) AND text IS NULL AND time >= %(start)s AND time <= %(stop)s
+GROUP BY series_id, bin ORDER BY series_id, bin
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One line: Unix times in seconds, and the mean value at each (None: nothing came for a while)."""
+
+    series: Series
+    start: float
+    stop: float
+    times: list[float] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
+
+
+def last_day(device: Device, now: datetime) -> list[Chart]:
+    """A chart for each series of numbers that has readings in the 24 hours before `now`; three queries at most.
+
+    The charts begin at the oldest reading shown, so that a device of ten minutes fills its charts too.
+    """
+    numbers = device.series.filter(value_type=Metric.ValueType.NUMBER).order_by("component", "metric", "id")
+    listed = {one.pk: one for one in numbers[:_MOST_CHARTS]}
+    start = _oldest(list(listed), now - DAY, now)
+    if start is None:
+        return []
+    width = max(timedelta(seconds=1), (now - start) / _POINTS)
+    charts = {pk: Chart(one, start.timestamp(), now.timestamp()) for pk, one in listed.items()}
+    for pk, at, mean in _means(list(listed), start, now, width):
+        _add(charts[pk], at, mean, gap=max(_GAP_SECONDS, _GAP_POINTS * width.total_seconds()))
+    return [chart for chart in charts.values() if chart.times]
+
+
+def _add(chart: Chart, at: float, mean: float, *, gap: float) -> None:
+    if chart.times and at - chart.times[-1] > gap:
+        chart.times.append((at + chart.times[-1]) / 2)
+        chart.values.append(None)
+    chart.times.append(at)
+    chart.values.append(mean)
+
+
+def _oldest(series: Sequence[int], start: datetime, stop: datetime) -> datetime | None:
+    if not series:
+        return None
+    with connection.cursor() as cursor:
+        cursor.execute(_OLDEST, {"series": series, "start": start, "stop": stop})
+        return cursor.fetchone()[0]
+
+
+def _means(
+    series: Sequence[int], start: datetime, stop: datetime, width: timedelta
+) -> list[tuple[int, float, float]]:
+    with connection.cursor() as cursor:
+        cursor.execute(_MEANS, {"series": series, "start": start, "stop": stop, "width": width})
+        return cursor.fetchall()

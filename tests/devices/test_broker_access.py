@@ -1,0 +1,200 @@
+"""Who may do what at the broker: a raw client tries everything, on Mosquitto."""
+
+import json
+import os
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.conftest import Registered, wait_until
+from tests.mqtt import RawClient
+
+
+@pytest.fixture
+def mark() -> bytes:
+    """What this test's payloads begin with: a broker remembers retained messages of the tests before."""
+    return os.urandom(4).hex().encode() + b"-"
+
+
+@pytest.fixture
+def devices(register: Any, tenant_b: Any) -> dict[str, Registered]:
+    return {"own": register(), "other": register(), "foreign": register(tenant=tenant_b)}
+
+
+def connect(device: Registered, **kwargs: Any) -> RawClient:
+    return RawClient(device.uuid, device.mqtt_password, **kwargs)
+
+
+def published_topics(device: Registered) -> list[str]:
+    slug = device.tenant.slug
+    return [
+        f"telemetry/{slug}/{device.uuid}/dht22",
+        f"device/birth/{device.uuid}",
+        f"device/lwt/{device.uuid}",
+        f"device/lwt/status/{device.uuid}",
+        f"command/{slug}/{device.uuid}/response",
+    ]
+
+
+ELSEWHERE = ["telemetry/alpha", "client/state/alpha/x", "$CONTROL/dynamic-security/v1", "$SYS/broker/x", "anything"]
+
+
+@pytest.mark.parametrize("retain", [False, True], ids=["publish", "retained"])
+def test_a_device_publishes_on_its_own_topics_only(devices: dict[str, Registered], mark: bytes, retain: bool) -> None:
+    with RawClient.of_url("MQTT_URL") as platform, connect(devices["own"]) as device:
+        for pattern in ("telemetry/#", "device/#", "command/+/+/response"):
+            assert platform.subscribe(pattern)
+        for name in ("other", "foreign"):
+            for topic in published_topics(devices[name]):
+                device.publish_acknowledged(topic, mark + name.encode(), retain=retain)
+        for topic in ELSEWHERE:
+            device.publish_acknowledged(topic, mark, retain=retain)
+        for topic in published_topics(devices["own"]):
+            device.publish_acknowledged(topic, mark + b"own", retain=retain)
+        mine = wait_until(lambda: len([1 for _, p in platform.received if p == mark + b"own"]) == 5)
+        assert mine
+        assert [(t, p) for t, p in platform.settle() if p.startswith(mark) and p != mark + b"own"] == []
+    if retain:
+        with RawClient.of_url("MQTT_URL") as late:
+            assert late.subscribe("telemetry/#")
+            topics = {topic for topic, payload in late.settle() if payload.startswith(mark)}
+            assert not any(devices[name].uuid in topic for topic in topics for name in ("other", "foreign"))
+
+
+@pytest.mark.parametrize("retain", [False, True], ids=["will", "retained will"])
+@pytest.mark.parametrize("whose", ["own", "other", "foreign"])
+def test_a_will_is_published_on_the_devices_own_topic_only(
+    devices: dict[str, Registered], mark: bytes, whose: str, retain: bool
+) -> None:
+    topic = f"device/lwt/{devices[whose].uuid}"
+    with RawClient.of_url("MQTT_URL") as platform:
+        assert platform.subscribe("device/lwt/+")
+        dying = connect(devices["own"], will=(topic, mark + whose.encode(), retain))
+        dying.__enter__()
+        dying.drop()
+        if whose == "own":
+            wait_until(lambda: (topic, mark + b"own") in platform.received, 5)
+        else:
+            assert [t for t, p in platform.settle(0.5) if p.startswith(mark)] == []
+
+
+def test_a_device_is_delivered_its_own_commands_only(devices: dict[str, Registered], mark: bytes) -> None:
+    own = devices["own"]
+    request = f"command/{own.tenant.slug}/{own.uuid}/request"
+    with RawClient.of_url("MQTT_URL") as platform, connect(own) as device:
+        assert device.subscribe(request)
+        for name in ("other", "foreign"):
+            # Granted or not, nothing may be delivered through it.
+            device.subscribe(f"command/{devices[name].tenant.slug}/{devices[name].uuid}/request")
+        device.subscribe("command/+/+/request")
+        for victim in devices.values():
+            target = f"command/{victim.tenant.slug}/{victim.uuid}/request"
+            platform.publish_acknowledged(target, mark, retain=False)
+        wait_until(lambda: device.received, 5)
+        assert {topic for topic, _ in device.settle()} == {request}
+
+
+PATTERNS = [
+    "#",
+    "+/#",
+    "telemetry/#",
+    "telemetry/+/{own}/#",
+    "telemetry/+/{other}/dht22",
+    "device/#",
+    "device/lwt/{other}",
+    "command/#",
+    "command/+/{other}/response",
+    "client/state/#",
+    "client/state/alpha/{own}",
+    "$SYS/#",
+    "$CONTROL/dynamic-security/v1/response",
+    "$share/ingest/telemetry/#",
+    "$share/ingest/device/lwt/#",
+    "$share/x/#",
+    "$share/x/command/#",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_subscriptions_that_reach_further_are_refused(devices: dict[str, Registered], pattern: str) -> None:
+    with connect(devices["own"]) as device:
+        named = pattern.format(own=devices["own"].uuid, other=devices["other"].uuid)
+        assert not device.subscribe(named), f"{named} was granted"
+
+
+def test_a_shared_subscription_of_a_device_takes_nothing_away(devices: dict[str, Registered], mark: bytes) -> None:
+    """A broker that grants it and then delivers nothing would lose every second message of the group."""
+    own, other = devices["own"], devices["other"]
+    with RawClient.of_url("MQTT_URL") as platform, connect(own) as thief, connect(other) as sender:
+        assert platform.subscribe("$share/ingest/telemetry/#")
+        assert not thief.subscribe("$share/ingest/telemetry/#")
+        for number in range(20):
+            sender.publish_acknowledged(published_topics(other)[0], mark + str(number).encode())
+        assert len([1 for _, payload in platform.settle() if payload.startswith(mark)]) == 20
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: RawClient("", "", client_id="anonymous"),
+        lambda d: RawClient(d["own"].uuid, "wrong"),
+        lambda d: RawClient(d["own"].uuid, d["other"].mqtt_password),
+        lambda d: RawClient(d["own"].uuid, d["own"].mqtt_password, client_id=d["other"].uuid),
+        lambda d: RawClient(d["own"].uuid, d["own"].mqtt_password, client_id=str(uuid.uuid4())),
+        lambda d: RawClient(str(uuid.uuid4()), "x"),
+    ],
+    ids=["anonymous", "wrong password", "another's password", "another's client id", "some client id", "unknown"],
+)
+def test_who_is_not_the_device_is_refused_and_disturbs_nobody(
+    devices: dict[str, Registered], mark: bytes, make: Any
+) -> None:
+    with connect(devices["own"]) as own, connect(devices["other"]) as other:
+        with make(devices) as intruder:
+            assert intruder.refusal is not None
+        for client, name in ((own, "own"), (other, "other")):
+            client.publish_acknowledged(published_topics(devices[name])[0], mark)
+            assert client.client.is_connected()
+
+
+def test_a_removed_devices_session_is_closed(register: Any) -> None:
+    from django_tenants.utils import schema_context
+
+    from devices.services.registration import remove_device
+
+    device = register()
+    with connect(device) as client:
+        with schema_context(device.tenant.schema_name):
+            remove_device(device.device)
+        wait_until(lambda: not client.client.is_connected() or client.refusal, 5)
+        wait_until(lambda: client.refusal, 5)
+
+
+def test_accounts_are_brought_in_step(register: Any) -> None:
+    from devices.services import broker_access
+    from devices.services.broker_sync import sync_broker
+
+    device = register()
+    stranger = uuid.uuid4()
+    broker_access.revoke_devices([device.device.uuid])
+    broker_access.grant_devices([(stranger, "password")])
+    changes = sync_broker()
+    assert (changes.granted, changes.revoked, changes.without_secret) == (1, 1, 0)
+    assert device.uuid in broker_access.accounts()
+    assert str(stranger) not in broker_access.accounts()
+    with connect(device) as client:
+        assert client.refusal is None
+
+
+def test_no_password_of_a_device_is_in_the_brokers_file(register: Any) -> None:
+    device = register()
+    text = (servers_var() / "mosquitto" / "dynamic-security.json").read_text()
+    accounts = {row["username"]: row for row in json.loads(text)["clients"]}
+    assert accounts[device.uuid]["clientid"] == device.uuid
+    assert device.mqtt_password not in text
+
+
+def servers_var() -> Any:
+    from pathlib import Path
+
+    return Path(os.environ["GWANJE_VAR"])
