@@ -74,9 +74,7 @@ def _oldest(series: Sequence[int], start: datetime, stop: datetime) -> datetime 
         return cursor.fetchone()[0]
 
 
-def _means(
-    series: Sequence[int], start: datetime, stop: datetime, width: timedelta
-) -> list[tuple[int, float, float]]:
+def _means(series: Sequence[int], start: datetime, stop: datetime, width: timedelta) -> list[tuple[int, float, float]]:
     with connection.cursor() as cursor:
         cursor.execute(_MEANS, {"series": series, "start": start, "stop": stop, "width": width})
         return cursor.fetchall()

@@ -53,8 +53,8 @@ class Ingest:
         # Tenants with messages that this process parked for want of a key.
         self.parked: set[str] = set()
 
-    def process(self, batch: Sequence[Incoming]) -> Tally:
-        """Judge, store, and take note of presence.
+    def process(self, batch: Sequence[Incoming], *, live: bool = True) -> Tally:
+        """Judge, store, and (where the batch is `live`) take note of presence.
 
         Raises what a lost database raises; nothing may be acknowledged then, and the same batch is tried again.
         """
@@ -67,7 +67,7 @@ class Ingest:
                 self.storage.store_unrouted(items)
                 tally.unrouted += len(items)
             else:
-                self._settle(schema, items, tally)
+                self._settle(schema, items, tally, live)
         return tally
 
     def _judge_all(self, batch: Sequence[Incoming]) -> list[Judged]:
@@ -117,12 +117,13 @@ class Ingest:
         tenant = self.router.tenant_named(envelope.segment_of(item.incoming.topic))
         return tenant.schema if tenant else None
 
-    def _settle(self, schema: str, items: list[Judged], tally: Tally) -> None:
+    def _settle(self, schema: str, items: list[Judged], tally: Tally, live: bool) -> None:
         for outcome in self._store(schema, items):
             tally.stored += len(outcome.stored)
             tally.duplicates += len(outcome.duplicates)
             tally.quarantined += len(outcome.quarantined)
-            self._presence.record([sign for item in outcome.stored + outcome.duplicates if (sign := _sign(item))])
+            if live:
+                self._presence.record([sign for item in outcome.stored + outcome.duplicates if (sign := _sign(item))])
 
     def _store(self, schema: str, items: list[Judged]) -> list[Outcome]:
         """The tenant's messages stored together, or, where one of them cannot be, one by one."""

@@ -23,6 +23,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from . import parked
 from .ingest import Ingest
 from .storage import Incoming
 
@@ -32,6 +33,7 @@ TOPICS = ("telemetry/#", "device/birth/+", "device/lwt/#")
 KEEPALIVE_SECONDS = 60
 _SESSION_SECONDS = 7 * 24 * 3600
 _RETRY_SECONDS = (0.2, 5.0)
+_REPLAY_SECONDS = 5.0
 # What a lost database raises, from Django's connection and from our own.
 LOST = (
     django.db.OperationalError,
@@ -74,6 +76,8 @@ class Listener:
         self._retry_after = _RETRY_SECONDS[0]
         self._reconnect_at = 0.0
         self._reconnect_after = _RETRY_SECONDS[0]
+        self._replay_at = 0.0
+        self._sought_parked = False
         self._client = self._make_client()
 
     @property
@@ -90,6 +94,7 @@ class Listener:
         if self._client.socket() is None:
             self._connect()
         self._exchange(timeout)
+        self._replay_parked()
         if not self._is_due():
             return 0
         return self._process(settings.INGEST_BATCH_MESSAGES)
@@ -225,6 +230,20 @@ class Listener:
         self._on_progress()
         logger.debug("%s", tally)
         return len(batch)
+
+    def _replay_parked(self) -> None:
+        """Every few seconds, judge again what waits for its key, when Vault can be asked."""
+        now = time.monotonic()
+        if now < max(self._replay_at, self._retry_at) or self._ingest.keyring.is_paused:
+            return
+        self._replay_at = now + _REPLAY_SECONDS
+        try:
+            if not self._sought_parked:
+                self._ingest.parked |= parked.find_parked()
+                self._sought_parked = True
+            parked.replay(self._ingest)
+        except LOST as error:
+            self._hold(error)
 
     def _hold(self, error: Exception) -> None:
         """The database is away: keep the batch, acknowledge nothing, try again later."""

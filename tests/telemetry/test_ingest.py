@@ -349,6 +349,16 @@ def test_vault_away_parks_messages_and_spares_known_devices(register: Any, send:
     assert (tally.stored, tally.quarantined) == (1, 1)
     assert refused(unknown) == [("key_unavailable", 1)]
     assert ingest.parked == {unknown.tenant.schema_name}
+    import time
+
+    from telemetry.services import parked
+
+    time.sleep(1)  # Vault is left alone for a moment after a failure
+    assert parked.find_parked() == {unknown.tenant.schema_name}
+    assert parked.replay(ingest) == 1
+    assert (refused(unknown), readings(unknown)) == ([], READ)
+    assert status(unknown)[0] == "UNKNOWN", "a replay is no sign of life"
+    assert parked.replay(ingest) == 0
 
 
 def test_birth_and_will(register: Any, send: Send) -> None:
