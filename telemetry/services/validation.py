@@ -6,7 +6,7 @@ from typing import Any
 
 from devices.services.specs import ComponentSpec, DeviceSpec
 
-from .envelope import Topic
+from .envelope import Kind, Topic
 from .normalization import read_timestamp
 from .refusal import Refused, quote
 
@@ -67,12 +67,14 @@ def check_component(topic: Topic, message: dict[str, Any], spec: DeviceSpec) -> 
     return component
 
 
-def check_binding(topic: Topic, message: dict[str, Any]) -> tuple[int, int]:
-    """Version 2: the signed members must equal the topic's. Returns (boot, seq)."""
+def check_binding(topic: Topic, message: dict[str, Any]) -> tuple[int, int] | None:
+    """Version 2: the signed members must equal the topic's. Returns (boot, seq), which a birth may leave out."""
     if str(message.get("device_uuid", "")).lower() != str(topic.uuid):
         raise Refused("bad_signature", "The signed device_uuid is not the topic's.")
     if topic.component and message.get("component") != topic.component:
         raise Refused("bad_signature", f"The signed component {quote(message.get('component'))} is not the topic's.")
+    if topic.kind is Kind.BIRTH and "boot" not in message and "seq" not in message:
+        return None
     boot, seq = message.get("boot"), message.get("seq")
     for name, value in (("boot", boot), ("seq", seq)):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_COUNTER:

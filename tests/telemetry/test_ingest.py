@@ -361,6 +361,15 @@ def test_vault_away_parks_messages_and_spares_known_devices(register: Any, send:
     assert parked.replay(ingest) == 0
 
 
+def test_a_birth_needs_neither_counter_nor_board(register: Any, send: Send) -> None:
+    device = register()
+    members = {"device_uuid": device.uuid, "session": "s", "timestamp": wire.timestamp()}
+    assert send((f"device/birth/{device.uuid}", wire.token(members, device.secret, device.kid))).stored == 1
+    moved = wire.token({**members, "cpu_serial": "moved"}, device.secret, device.kid)
+    send((f"device/birth/{device.uuid}", moved))
+    assert refused(device) == [("cpu_serial_mismatch", 1)]
+
+
 def test_birth_and_will(register: Any, send: Send) -> None:
     device = register()
     birth = v1(device, None, session="s1", device_uuid=device.uuid)
