@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +15,8 @@ from typing import Any, NamedTuple
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
+
+from management.embedded.mosquitto_package import Mosquitto, find_installed, find_unpacked
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -37,12 +38,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def find_mosquitto() -> str:
-    """Return the path of the broker; fails the test where there is none, as there is no test without it."""
-    path = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-    if path is None:
+def find_mosquitto() -> Mosquitto:
+    """Return the broker of this machine, or the one that the run's own servers have unpacked.
+
+    Fails the test where there is none, as there is no test without it.
+    """
+    var = Path(os.environ.get("GWANJE_VAR", "var"))
+    unpacked = (find_unpacked(directory) for directory in var.glob("*/dist"))
+    found = find_installed() or next((package for package in unpacked if package), None)
+    if found is None:
         pytest.fail("mosquitto is not on the PATH: install it (apt-get install mosquitto) and run again")
-    return path
+    return found
 
 
 def _end_with_parent() -> None:
@@ -70,8 +76,9 @@ class Broker:
         (directory / "mosquitto.conf").write_text("\n".join(lines) + "\n")
 
     def start(self) -> "Broker":
-        command = [find_mosquitto(), "-c", str(self.directory / "mosquitto.conf")]
-        self._process = subprocess.Popen(command, preexec_fn=_end_with_parent)
+        package = find_mosquitto()
+        command = [str(package.program), "-c", str(self.directory / "mosquitto.conf")]
+        self._process = subprocess.Popen(command, env={**os.environ, **package.env}, preexec_fn=_end_with_parent)
         wait_for(self._answers, f"mosquitto on port {self.port}")
         return self
 

@@ -1,0 +1,158 @@
+"""The device guide says what is so, and its examples run."""
+
+import base64
+import hmac
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from management.management.commands.simulate_devices import Command
+from management.simulator.faults import FAULTS
+from management.simulator.gwanje_device import GwanjeDevice, device_from_config
+from telemetry.models import Reason
+
+from .broker import Broker, Listener, broker_fixture, listener_fixture  # noqa: F401 (fixtures)
+from .signed import is_signed, opened
+
+DOCS = Path(__file__).parents[2] / "docs"
+GUIDE = (DOCS / "device-guide.md").read_text(encoding="utf-8")
+SCRIPT = DOCS / "examples" / "send_v1.sh"
+UUID = "0d0b2a52-6a9e-4a55-9d68-0a6f0c8a1f11"
+
+
+def section(title: str) -> str:
+    """Return the text under a heading of the guide."""
+    return GUIDE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def blocks(language: str, title: str) -> list[str]:
+    """Return the code blocks of a language in a section."""
+    return re.findall(rf"```{language}\n(.*?)```", section(title), re.DOTALL)
+
+
+def first_column(title: str) -> list[str]:
+    """Return the names in backticks in the first column of a section's table."""
+    rows = [line for line in section(title).splitlines() if line.startswith("| `")]
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+
+
+def test_every_reason_is_explained_once() -> None:
+    assert sorted(first_column("When a message is not right")) == sorted(Reason.values)
+
+
+def test_every_option_and_fault_of_the_simulator_is_explained() -> None:
+    parser = Command().create_parser("manage.py", "simulate_devices")
+    inherited = {"--help", "--version", "--verbosity", "--settings", "--pythonpath", "--traceback"}
+    inherited |= {"--no-color", "--force-color", "--skip-checks"}
+    options = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    assert set(first_column("A fleet without hardware")) == options - inherited
+    for fault in FAULTS:
+        assert f"`{fault}`" in section("A fleet without hardware")
+
+
+def test_the_simulator_takes_the_commands_of_the_guide() -> None:
+    parser = Command().create_parser("manage.py", "simulate_devices")
+    commands = [line.split() for line in blocks("sh", "A fleet without hardware")[0].splitlines()]
+    assert len(commands) == 2
+    for command in commands:
+        assert command[1:3] == ["manage.py", "simulate_devices"]
+        parser.parse_args(command[3:])
+
+
+def test_the_configuration_of_the_guide_makes_a_device(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(blocks("json", "On a Raspberry Pi")[0])
+    device, _config = device_from_config(path)
+    assert (device.uuid, device.signature, device.kid) == (UUID, "v2", "1")
+    device.close()
+
+
+def test_the_program_of_the_guide_runs(broker: Broker, listener: Listener, tmp_path: Path) -> None:
+    (program,) = blocks("python", "On a Raspberry Pi")
+    program = program.replace("gwanje.example.com", "127.0.0.1").replace("1883", str(broker.port))
+    shutil.copy(Path(sys.modules[GwanjeDevice.__module__].__file__ or ""), tmp_path)
+    (tmp_path / "program.py").write_text(program)
+    with subprocess.Popen([sys.executable, "program.py"], cwd=tmp_path) as process:
+        heard = listener.wait(f"telemetry/demo/{UUID}/dht22", 1)
+        broker.publish(f"command/demo/{UUID}/request", b'{"id": 7, "state": "ON"}')
+        response = listener.wait(f"command/demo/{UUID}/response", 1)[0]
+        process.kill()
+    assert is_signed(heard[0].payload, "the device's secret")
+    assert opened(heard[0].payload)["value"] == {"temp": 21.5, "humidity": 44.0}
+    answer = opened(response.payload)
+    assert (answer["id"], answer["status"], answer["result"]) == (7, "ok", {"state": "ON"})
+
+
+def test_the_guide_shows_the_script_as_it_is() -> None:
+    assert SCRIPT.read_text(encoding="utf-8") in blocks("sh", "With mosquitto_pub")
+
+
+def signing_lines() -> str:
+    """Return the Python of the script that signs."""
+    return SCRIPT.read_text(encoding="utf-8").split("<<'PYTHON'\n")[2].split("PYTHON\n")[0]
+
+
+def test_ten_lines_of_standard_python_sign() -> None:
+    lines = signing_lines()
+    assert len(lines.splitlines()) <= 10
+    environment = {"SECRET": "s3cr3t", "CPU_SERIAL": "10000000a1b2c3d4"}
+    command = [sys.executable, "-I", "-S", "-c", lines]  # without installed packages
+    message = json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+    claimed = message.pop("hmac")
+    text = f"{message['timestamp']}|{json.dumps(message, sort_keys=True)}"
+    assert base64.b64decode(claimed) == hmac.digest(b"s3cr3t", text.encode(), "sha256")
+    assert message["cpu_serial"] == "10000000a1b2c3d4"
+
+
+@pytest.fixture
+def asked() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """An address that notes (path, Authorization) of what it is asked for."""
+    requests: list[tuple[str, str | None]] = []
+
+    class Notes(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append((self.path, self.headers["Authorization"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"results": []}')
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Notes) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/t/demo/", requests
+        server.shutdown()
+
+
+@pytest.mark.skipif(not shutil.which("mosquitto_pub"), reason="mosquitto_pub is of the package mosquitto-clients")
+def test_the_script_sends_a_signed_message_and_asks_for_the_latest_values(
+    broker: Broker,
+    listener: Listener,
+    asked: tuple[str, list[tuple[str, str | None]]],
+    tmp_path: Path,
+) -> None:
+    url, requests = asked
+    device = {"uuid": UUID, "mqtt_password": "it's secret", "secret": 's3 "cr3t', "cpu_serial": "1000", "kid": "1"}
+    others = [
+        {**device, "uuid": "simulated", "signature": "v1", "simulated": True},
+        {**device, "uuid": "version-2", "signature": "v2", "simulated": False},
+    ]
+    tenant = {"slug": "demo", "url": url, "api_key": "key-1"}
+    tenant["devices"] = [*others, {**device, "signature": "v1", "simulated": False}]
+    quickstart = tmp_path / "quickstart.json"
+    quickstart.write_text(json.dumps({"mqtt": {"host": "127.0.0.1", "port": broker.port}, "tenants": [tenant]}))
+    done = subprocess.run([SCRIPT, quickstart], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    (heard,) = listener.wait("telemetry/", 1)
+    assert heard.topic == f"telemetry/demo/{UUID}/dht22"
+    assert is_signed(heard.payload, 's3 "cr3t')
+    assert requests == [(f"/t/demo/api/v1/devices/{UUID}/latest/", "Bearer key-1")]
+    assert '{"results": []}' in done.stdout
