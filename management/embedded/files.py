@@ -1,0 +1,63 @@
+"""Files of the embedded servers: written whole or not at all, secrets readable by their owner only."""
+
+import json
+import os
+import secrets
+import threading
+from pathlib import Path
+from typing import Any
+
+
+def write_file(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace the file's content at once, so that a crash leaves the old content or the new, and sync it."""
+    new = path.with_name(f".{path.name}.new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, mode)
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    new.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file's content by the value as JSON, readable by the owner only."""
+    write_file(path, json.dumps(value, indent=2) + "\n")
+
+
+def private_directory(path: Path) -> Path:
+    """Make the directory, with its parents, for the owner only; an existing one stays as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def tail(path: Path, *, offset: int = 0, lines: int = 12) -> str:
+    """The last lines of a log file, of what was written after `offset`; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            # A log that was rotated meanwhile is shorter than the offset: all of it is new.
+            start = offset if offset <= size else 0
+            file.seek(max(start, size - 16_384))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+class Secrets:
+    """Passwords of the embedded servers, each made once and kept in one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()  # the servers prepare themselves side by side
+        self._values: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+
+    def get(self, name: str) -> str:
+        """The secret of that name: 43 characters of the URL-safe alphabet."""
+        with self._lock:
+            if name not in self._values:
+                self._values[name] = secrets.token_urlsafe(32)
+                write_json(self._path, self._values)
+        return self._values[name]

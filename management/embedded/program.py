@@ -1,0 +1,65 @@
+"""What the supervisor is told about one program."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_LOG_BYTES = 10 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A process kept running by the supervisor, and started again when it ends by itself.
+
+    Programs of a lower priority are started first and stopped last. With `group` the whole process group is
+    killed when the program does not stop within `stopwaitsecs`.
+    """
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    directory: Path | None = None
+    stopsignal: str = "TERM"
+    stopwaitsecs: int = 10
+    autorestart: bool = True
+    priority: int = 500
+    group: bool = False
+
+    def section(self) -> str:
+        """The program's section of supervisord.conf; started on request only. Raises ValueError."""
+        values = {
+            "command": shlex.join(self.command),
+            "autostart": "false",
+            "autorestart": str(self.autorestart).lower(),
+            "startsecs": "1",
+            "startretries": "20",
+            "stopsignal": self.stopsignal,
+            "stopwaitsecs": str(self.stopwaitsecs),
+            "killasgroup": str(self.group).lower(),
+            "priority": str(self.priority),
+            "redirect_stderr": "true",
+            "stdout_logfile": str(self.log),
+            "stdout_logfile_maxbytes": str(_LOG_BYTES),
+            "stdout_logfile_backups": "1",
+        }
+        if self.env:
+            values["environment"] = ",".join(f"{key}={_quoted(value)}" for key, value in self.env.items())
+        if self.directory:
+            values["directory"] = str(self.directory)
+        lines = [f"{key}={_ini(value)}" for key, value in values.items()]
+        return "\n".join([f"[program:{self.name}]", *lines, ""])
+
+
+def _quoted(value: str) -> str:
+    if '"' in value:
+        raise ValueError("the supervisor's configuration cannot hold a variable with a double quote")
+    return f'"{value}"'
+
+
+def _ini(value: str) -> str:
+    """The value as supervisord.conf wants it: no expansions, no comments, one line."""
+    if "\n" in value or " ;" in value or " #" in value:
+        raise ValueError(f"the supervisor's configuration cannot hold {value!r}: a line end or a comment sign")
+    return value.replace("%", "%%")
