@@ -1,0 +1,203 @@
+"""supervisord as a child of this process: it runs every server and every program, and is spoken to over a socket."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supervisor.xmlrpc import Faults, SupervisorTransport
+
+from .errors import ServerFailed
+from .files import private_directory, tail, write_file
+from .program import Program
+
+logger = logging.getLogger(__name__)
+
+_CHILD = Path(__file__).with_name("supervisord_child.py")
+# sun_path holds 107 characters, and supervisord appends its process id while it makes the socket.
+_LONGEST_SOCKET = 90
+_START_SECONDS = 15.0
+# Variables that would change what the servers do behind their configuration's back.
+_FOREIGN = ("PG", "BAO_", "VAULT_", "SUPERVISOR_", "PYTHON")
+STOPPED = frozenset({"STOPPED", "EXITED", "FATAL"})
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramState:
+    """What the supervisor says of a program: its state's name, process id (0: none), start, and a few words."""
+
+    name: str
+    state: str
+    pid: int
+    started_at: int
+    exit_status: int
+    description: str
+
+
+class Supervisor:
+    """One supervisord and its configuration under `directory`. `start` belongs to a thread that stays alive."""
+
+    def __init__(self, directory: Path, logs: Path, lock: int) -> None:
+        self._directory = private_directory(directory)
+        self._programs = private_directory(directory / "programs")
+        self._logs = logs
+        self._lock = lock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket_directory: Path | None = None
+        self._socket = directory / "supervisor.sock"
+
+    def start(self, programs: Iterable[Program]) -> None:
+        """Start supervisord with these programs, none of them running yet. Raises ServerFailed."""
+        if len(str(self._socket)) > _LONGEST_SOCKET:
+            self._socket_directory = Path(tempfile.mkdtemp(prefix="gwanje-"))
+            self._socket = self._socket_directory / "supervisor.sock"
+        for stale in self._programs.glob("*.conf"):
+            stale.unlink()
+        self._write(programs)
+        write_file(self._directory / "supervisord.conf", self._configuration())
+        # supervisord inherits the lock: it is free only when the servers have stopped too.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", str(_CHILD), str(os.getpid()), "-c", str(self._directory / "supervisord.conf")],
+            stdin=subprocess.DEVNULL,
+            stdout=(self._logs / "supervisord.out").open("wb"),
+            stderr=subprocess.STDOUT,
+            env={key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)},
+            pass_fds=[self._lock],
+            start_new_session=True,  # Ctrl-C in the terminal is ours to handle
+        )
+        self._wait_for_socket()
+
+    def _wait_for_socket(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
+                said = tail(self._logs / "supervisord.out") or tail(self._logs / "supervisord.log")
+                raise ServerFailed(f"The process supervisor did not come up. It says:\n{said}")
+            time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._call("getState")["statename"] == "RUNNING")
+        except (OSError, xmlrpc.client.Error):
+            return False
+
+    def _configuration(self) -> str:
+        user = "user=root" if os.geteuid() == 0 else ""
+        return f"""[unix_http_server]
+file={self._socket}
+chmod=0700
+
+[supervisord]
+nodaemon=true
+silent=true
+{user}
+logfile={self._logs / "supervisord.log"}
+logfile_maxbytes=5MB
+logfile_backups=1
+pidfile={self._directory / "supervisord.pid"}
+childlogdir={self._logs}
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+
+[include]
+files = {self._programs}/*.conf
+""".replace("%", "%%")
+
+    def _write(self, programs: Iterable[Program]) -> None:
+        for program in programs:
+            write_file(self._programs / f"{program.name}.conf", program.section())
+
+    def add(self, programs: Sequence[Program]) -> None:
+        """Make more programs known to the running supervisord, not started."""
+        self._write(programs)
+        self._call("reloadConfig")
+        for program in programs:
+            self._call("addProcessGroup", program.name)
+
+    def start_program(self, name: str) -> None:
+        """Start the program; nothing happens where it runs."""
+        self._call("startProcess", name, False, tolerated=Faults.ALREADY_STARTED)
+
+    def stop_programs(self, names: Iterable[str], seconds: float = 40.0) -> None:
+        """Stop the programs together and wait for it; what does not obey was killed by supervisord."""
+        waiting = set(names)
+        for name in waiting:
+            self._call("stopProcess", name, False, tolerated=Faults.NOT_RUNNING)
+        _wait(lambda: all(state.state in STOPPED for state in self.states() if state.name in waiting), seconds)
+
+    def states(self) -> list[ProgramState]:
+        """Every program's state."""
+        return [
+            ProgramState(row["name"], row["statename"], row["pid"], row["start"], row["exitstatus"], row["description"])
+            for row in self._call("getAllProcessInfo")
+        ]
+
+    def state(self, name: str) -> ProgramState:
+        """One program's state. Raises KeyError for a program that is not known."""
+        for state in self.states():
+            if state.name == name:
+                return state
+        raise KeyError(name)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self, seconds: float = 60.0) -> None:
+        """Stop supervisord, which stops what still runs in the order of the priorities."""
+        if self._process is not None:
+            self._ask_to_stop(self._process)
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                logger.warning("The process supervisor did not stop within %s s and is killed", seconds)
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._socket_directory is not None:
+            shutil.rmtree(self._socket_directory, ignore_errors=True)
+            self._socket_directory = None
+
+    def _ask_to_stop(self, process: "subprocess.Popen[bytes]") -> None:
+        try:
+            self._call("shutdown")  # it acts on this at once, on a signal within a second
+        except (OSError, xmlrpc.client.Error):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+
+    def _call(self, method: str, *arguments: Any, tolerated: int | None = None) -> Any:
+        """The answer of supervisord's method. Raises OSError where it is gone, xmlrpc.client.Fault."""
+        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
+        with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as proxy:
+            try:
+                return getattr(proxy.supervisor, method)(*arguments)
+            except xmlrpc.client.Fault as fault:
+                if fault.faultCode != tolerated:
+                    raise
+                return None
+
+
+def ends_with_parent(stopsignal: str) -> list[str]:
+    """Words before a command that have the kernel send it the signal when supervisord itself is killed."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", stopsignal, "--"] if setpriv else []
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until the condition holds; False when it did not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.03)
+    return True
