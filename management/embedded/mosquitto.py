@@ -1,0 +1,129 @@
+"""Mosquitto 2, the MQTT broker: a password for each account, and rules for every topic."""
+
+import os
+import secrets
+import threading
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from . import ports
+from .dynsec import ADMIN, BRIDGE, PLATFORM, account, write_configuration
+from .files import private_directory, write_file
+from .mosquitto_package import obtain
+from .program import Program
+from .server import Server, Site
+from .supervisor import ends_with_parent
+
+# %u is the account's name, which for a device is its UUID.
+TOPIC_PATTERNS = """pattern write telemetry/+/%u/#
+pattern write device/birth/%u
+pattern write device/lwt/%u
+pattern write device/lwt/status/%u
+pattern write command/+/%u/response
+pattern read command/+/%u/request
+"""
+ACCOUNTS = (PLATFORM, ADMIN, BRIDGE)
+_LONGEST_MESSAGE = 2 * 1024 * 1024
+# As good as unlimited: what does not fit into a queue is acknowledged and thrown away. The broker's own word for
+# unlimited, 0, makes it close the connection of who publishes where it may not (from 2.0.16, and Debian's 2.0.11).
+_QUEUE = 1_000_000_000
+
+
+class MosquittoServer(Server):
+    """The broker, on the loopback unless `MQTT_BIND` says otherwise."""
+
+    name = "mosquitto"
+    label = "MQTT broker"
+
+    def __init__(self, site: Site, port: int | None) -> None:
+        super().__init__(site)
+        self._requested = port
+        self.bind = os.environ.get("MQTT_BIND") or ports.LOOPBACK
+
+    def prepare(self) -> None:
+        self.port = self._take_port()
+        private_directory(self.directory)
+        self.package = obtain(self.directory / "dist", self.site.logs / "mosquitto-install.log", self.site.progress)
+        accounts = [account(f"gwanje-{role}", self._password(role), role) for role in ACCOUNTS]
+        write_configuration(self.directory / "dynamic-security.json", accounts)
+        write_file(self.directory / "topics.acl", TOPIC_PATTERNS)
+        write_file(self.directory / "mosquitto.conf", self._configuration())
+
+    def _take_port(self) -> int:
+        if self._requested is None:
+            return self.site.ports.kept(self.name, self.label)
+        return ports.require(self._requested, self.label, "MQTT_PORT", self.bind)
+
+    def _password(self, role: str) -> str:
+        return self.site.secrets.get(f"mqtt_{role}")
+
+    def _configuration(self) -> str:
+        # A message above the protocol's size reaches the platform, which quarantines it; one above this size
+        # vanishes at the broker.
+        user = "user root" if os.geteuid() == 0 else ""
+        return f"""{user}
+listener {self.port} {self.bind}
+set_tcp_nodelay true
+allow_anonymous false
+plugin {self.package.plugin}
+plugin_opt_config_file {self.directory / "dynamic-security.json"}
+acl_file {self.directory / "topics.acl"}
+
+persistence true
+persistence_location {self.directory}/
+autosave_interval 30
+max_queued_messages {_QUEUE}
+max_inflight_messages 1000
+message_size_limit {_LONGEST_MESSAGE}
+max_keepalive 3600
+
+log_dest stderr
+log_timestamp_format %Y-%m-%dT%H:%M:%S
+log_type error
+log_type warning
+log_type notice
+"""
+
+    def program(self) -> Program:
+        command = [*ends_with_parent("TERM"), str(self.package.program), "-c", str(self.directory / "mosquitto.conf")]
+        return Program(self.name, command, self.log, env=self.package.env, stopwaitsecs=20, priority=30)
+
+    def is_ready(self) -> bool:
+        """Whether the broker accepts the platform's login."""
+        answered, accepted = threading.Event(), threading.Event()
+
+        def on_connect(_client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+            if not reason.is_failure:
+                accepted.set()
+            answered.set()
+
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"gwanje-check-{secrets.token_hex(4)}")
+        client.username_pw_set(f"gwanje-{PLATFORM}", self._password(PLATFORM))
+        client.on_connect = on_connect
+        try:
+            client.connect(self._host, self.port, keepalive=10)
+        except OSError:
+            return False
+        client.loop_start()
+        answered.wait(2)
+        client.disconnect()
+        client.loop_stop()
+        return accepted.is_set()
+
+    @property
+    def _host(self) -> str:
+        """Where this machine's own processes reach the broker."""
+        return ports.LOOPBACK if self.bind in ("0.0.0.0", "::") else self.bind  # noqa: S104 - compared, not bound
+
+    def environment(self) -> dict[str, str]:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        urls = {role: f"mqtt://gwanje-{role}:{self._password(role)}@{host}:{self.port}" for role in ACCOUNTS}
+        return {
+            "MQTT_URL": urls[PLATFORM],
+            "MQTT_ADMIN_URL": urls[ADMIN],
+            "MQTT_BRIDGE_URL": urls[BRIDGE],
+            "MQTT_HOST": self._host,
+            "MQTT_PORT": str(self.port),
+        }
