@@ -1,0 +1,244 @@
+"""The embedded servers together: prepared, started, checked, configured, watched and stopped."""
+
+import logging
+import os
+import signal as signals
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from . import ports
+from .errors import EmbeddedError, ServerFailed
+from .files import Secrets, private_directory, tail, write_file
+from .locks import Locks
+from .mosquitto import MosquittoServer
+from .openbao import OpenBaoServer
+from .ports import PortBook
+from .postgres import PostgresServer
+from .program import Program
+from .server import Server, Site
+from .supervisor import ProgramState, Supervisor
+from .valkey import ValkeyServer
+
+logger = logging.getLogger(__name__)
+
+ALL: frozenset[str] = frozenset({"postgres", "valkey", "openbao", "mosquitto"})
+_READY_SECONDS = 60.0
+_FAILURES = 2
+_REACHES_CHILDREN = (signals.SIGSTOP, signals.SIGCONT)
+
+
+class EmbeddedStack:
+    """Real servers for development, tests and small installations; everything they keep is under `var`.
+
+    `start` belongs to a thread that lives as long as the servers shall: the kernel stops them when it ends.
+    Without `mqtt_port` a free port is chosen once and kept; `http_port` is only checked to be free. With
+    `fsync=False` PostgreSQL does not survive a crash of the machine, and is faster: for tests.
+    """
+
+    def __init__(
+        self,
+        var: Path,
+        *,
+        http_port: int | None = None,
+        mqtt_port: int | None = None,
+        use: Iterable[str] = ALL,
+        fsync: bool = True,
+        on_progress: Callable[[str], None] = logger.info,
+    ) -> None:
+        unknown = set(use) - ALL
+        if unknown:
+            raise ValueError(f"no such embedded server: {', '.join(sorted(unknown))}")
+        self.var = var.resolve()
+        self._use, self._fsync, self._progress = frozenset(use), fsync, on_progress
+        self._http_port, self._mqtt_port = http_port, mqtt_port
+        self._servers: dict[str, Server] = {}
+        self._offsets: dict[str, int] = {}
+        self._supervisor: Supervisor | None = None
+        self._locks: Locks | None = None
+
+    # --- The whole ----------------------------------------------------------------------------------------
+
+    def start(self) -> dict[str, str]:
+        """Start every server and return the variables under which the platform finds them.
+
+        Also written to `var/embedded.env`. Raises EmbeddedError; nothing is left running then.
+        """
+        try:
+            return self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> dict[str, str]:
+        for directory in (self.var, self.var / "log"):
+            directory.mkdir(parents=True, exist_ok=True)
+        run = private_directory(self.var / "run")
+        self._locks = Locks(run)
+        lock = self._locks.take(self._progress)
+        if self._http_port is not None:
+            ports.require(self._http_port, "web server", "HTTP_PORT")
+        site = self._site()
+        self._servers = {server.name: server for server in self._make(site) if server.name in self._use}
+        self._together(lambda server: server.prepare())
+        self._supervisor = Supervisor(run, site.logs, lock)
+        self._supervisor.start(server.program() for server in self._servers.values())
+        self._together(self._bring_up)
+        return self._publish(site)
+
+    def _site(self) -> Site:
+        book, secrets = PortBook(self.var / "ports.json"), Secrets(self.var / "secrets.json")
+        return Site(self.var, book, secrets, self._fsync, self._progress)
+
+    def _make(self, site: Site) -> list[Server]:
+        return [PostgresServer(site), ValkeyServer(site), OpenBaoServer(site), MosquittoServer(site, self._mqtt_port)]
+
+    def _together(self, work: Callable[[Server], None]) -> None:
+        """Do the same for every server at a time; the first error is raised when all have ended."""
+        with ThreadPoolExecutor(max(1, len(self._servers))) as pool:
+            for future in [pool.submit(work, server) for server in self._servers.values()]:
+                future.result()
+
+    def _bring_up(self, server: Server) -> None:
+        began = time.monotonic()
+        self._start_supervised(server.name)
+        self._await(server, _READY_SECONDS, failures=_FAILURES)
+        server.configure()
+        self._progress(f"{server.label} is ready ({time.monotonic() - began:.1f} s)")
+
+    def _publish(self, site: Site) -> dict[str, str]:
+        env: dict[str, str] = {"SECRET_KEY": site.secrets.get("secret_key")}
+        for server in self._servers.values():
+            env |= server.environment()
+        write_file(self.var / "embedded.env", "".join(f"{key}={value}\n" for key, value in env.items()))
+        return env
+
+    def stop(self) -> None:
+        """Stop the programs that were added, then the servers, then the supervisor; safe to repeat."""
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            try:
+                if supervisor.is_running:
+                    running = {state.name for state in supervisor.states()}
+                    supervisor.stop_programs(running - set(self._servers))
+                    supervisor.stop_programs(running & set(self._servers))
+            except (OSError, xmlrpc.client.Error):
+                logger.warning("The process supervisor does not answer; it is told to stop everything itself")
+            supervisor.stop()
+        if self._locks is not None:
+            self._locks.release()
+            self._locks = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # --- One server ---------------------------------------------------------------------------------------
+
+    def server(self, name: str) -> Server:
+        """The server of that name, one of `use`."""
+        return self._servers[name]
+
+    def pid(self, name: str) -> int:
+        """The process id of the server or program, the server's own; 0 while it is not running."""
+        return self._running.state(name).pid
+
+    def start_server(self, name: str, timeout: float = _READY_SECONDS) -> None:
+        """Start a stopped server and wait until it serves. Raises ServerFailed."""
+        self._start_supervised(name)
+        self.wait_ready(name, timeout)
+
+    def stop_server(self, name: str) -> None:
+        """Stop the server cleanly; it stays stopped."""
+        self._running.stop_programs([name])
+
+    def restart(self, name: str, timeout: float = _READY_SECONDS) -> None:
+        """Stop the server cleanly, start it, and wait until it serves. Raises ServerFailed."""
+        self.stop_server(name)
+        self.start_server(name, timeout)
+
+    def kill(self, name: str) -> None:
+        """End the server or program without warning (SIGKILL); the supervisor starts it again by itself."""
+        pid = self._live_pid(name)
+        os.kill(pid, signals.SIGKILL)
+        # Until it is gone for certain, a check might still be answered by it.
+        while Path(f"/proc/{pid}").exists() and self.pid(name) == pid:
+            time.sleep(0.01)
+
+    def signal(self, name: str, number: int) -> None:
+        """Send the server or program a signal; SIGSTOP and SIGCONT reach PostgreSQL's backends too."""
+        pid = self._live_pid(name)
+        server = self._servers.get(name)
+        reached = server.pids_to_signal(pid) if server and number in _REACHES_CHILDREN else [pid]
+        for one in reached:
+            os.kill(one, number)
+
+    def wait_ready(self, name: str, timeout: float = _READY_SECONDS) -> None:
+        """Wait until the server itself answers over its protocol. Raises ServerFailed."""
+        self._await(self._servers[name], timeout)
+
+    def _live_pid(self, name: str) -> int:
+        pid = self.pid(name)
+        if not pid:
+            raise ServerFailed(f"{name} is not running.")
+        return pid
+
+    # --- Programs beside the servers ----------------------------------------------------------------------
+
+    def add_programs(self, programs: Sequence[Program]) -> None:
+        """Make programs known to the same supervisor; they are started one by one and stopped by `stop`."""
+        self._running.add(programs)
+
+    def start_program(self, name: str) -> None:
+        """Start a program that was added. Raises ServerFailed where it cannot be started at all."""
+        self._start_supervised(name)
+
+    def stop_programs(self, names: Iterable[str]) -> None:
+        """Stop programs together, each by its own signal."""
+        self._running.stop_programs(names)
+
+    def program_states(self) -> dict[str, ProgramState]:
+        """The state of every server and program, by name."""
+        return {state.name: state for state in self._running.states()}
+
+    # --- Inside -------------------------------------------------------------------------------------------
+
+    @property
+    def _running(self) -> Supervisor:
+        if self._supervisor is None or not self._supervisor.is_running:
+            raise EmbeddedError("The embedded servers are not running.")
+        return self._supervisor
+
+    def _start_supervised(self, name: str) -> None:
+        log = self.var / "log" / f"{name}.log"
+        self._offsets[name] = log.stat().st_size if log.exists() else 0
+        try:
+            self._running.start_program(name)
+        except xmlrpc.client.Fault as fault:
+            raise ServerFailed(f"{name} could not be started: {fault.faultString}") from fault
+
+    def _await(self, server: Server, timeout: float, failures: int | None = None) -> None:
+        """Wait until the server serves; `failures`: how often it may end by itself meanwhile."""
+        deadline, ended, before = time.monotonic() + timeout, 0, ""
+        while not server.is_ready():
+            state = self._running.state(server.name).state
+            ended += state != before and state in ("BACKOFF", "EXITED", "FATAL")
+            before = state
+            if state == "FATAL" or (failures is not None and ended >= failures):
+                raise self._failure(server, "It ends right after its start.")
+            if time.monotonic() > deadline:
+                raise self._failure(server, f"It does not answer after {timeout:.0f} s.")
+            time.sleep(0.05)
+
+    def _failure(self, server: Server, what: str) -> ServerFailed:
+        said = tail(server.log, offset=self._offsets.get(server.name, 0))
+        return ServerFailed(f"{server.label} did not come up. {what} The end of {server.log}:\n{said}")
