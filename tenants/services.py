@@ -1,7 +1,8 @@
 """What is done to tenants: create, resume or discard a half-made one, suspend."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -22,14 +23,15 @@ def create_tenant(*, slug: str, name: str, domain: str = "", owner: User | None 
     error leaves the tenant `failed`, with the error in `state_detail`, and the same call tries again.
     """
     validate_slug(slug)
-    tenant = _begin(slug, name)
-    try:
-        _build(tenant)
-        _finish(tenant, domain, owner)
-    except Exception as error:
-        Tenant.objects.filter(pk=tenant.pk).update(state=Tenant.State.FAILED, state_detail=f"{error}"[:2000])
-        logger.exception("Creating the tenant %s failed; create it again to resume", slug)
-        raise
+    with _only_one_creator(slug):
+        tenant = _begin(slug, name)
+        try:
+            _build(tenant)
+            _finish(tenant, domain, owner)
+        except Exception as error:
+            Tenant.objects.filter(pk=tenant.pk).update(state=Tenant.State.FAILED, state_detail=f"{error}"[:2000])
+            logger.exception("Creating the tenant %s failed; create it again to resume", slug)
+            raise
     return tenant
 
 
@@ -67,8 +69,23 @@ def resume_tenant(tenant: Tenant) -> bool:
     )
 
 
+@contextmanager
+def _only_one_creator(slug: str) -> Iterator[None]:
+    """Hold the slug against another creator, in whichever process; released by itself when this one dies."""
+    name = f"create_tenant:{slug}"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [name])
+        if not cursor.fetchone()[0]:
+            raise ValidationError({"slug": f"The tenant {slug!r} is being created right now."})
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(hashtext(%s))", [name])
+
+
 def _begin(slug: str, name: str) -> Tenant:
-    """The tenant's row in state `creating`; a second creator at the same time waits here and is refused."""
+    """The tenant's row in state `creating`, new or of an attempt before."""
     with transaction.atomic():
         tenant, created = Tenant.objects.select_for_update().get_or_create(
             slug=slug, defaults={"name": name, "schema_name": schema_name_of(slug)}

@@ -1,0 +1,14 @@
+"""`manage.py install_schedules`: what the workers do at fixed times."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from management.schedules import install_schedules
+
+
+class Command(BaseCommand):
+    help = "Installs the workers' schedules. Run it after every upgrade; it may run any number of times."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.stdout.write(f"{install_schedules()} schedules are installed.")

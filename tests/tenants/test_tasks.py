@@ -1,0 +1,49 @@
+"""Tasks run in the schema they were queued in, in a real worker, one after the other."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db import connection
+from django_tenants.utils import schema_context
+
+from tests.conftest import Process, wait_until
+
+
+def whoami() -> str:
+    """The task: which schema it finds itself in, by asking the server."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_schema()")
+        return str(cursor.fetchone()[0])
+
+
+def break_down() -> None:
+    raise ValueError("on purpose")
+
+
+def test_tasks_of_two_tenants_in_turn(
+    live_db: None, tenant_a: Any, tenant_b: Any, start: Callable[..., Process]
+) -> None:
+    from django_q.models import Success, Task
+
+    from tenants.tasks import enqueue
+
+    queued = []
+    for tenant in (tenant_a, tenant_b) * 3:
+        with schema_context(tenant.schema_name):
+            queued.append((enqueue("tests.tenants.test_tasks.whoami"), tenant.schema_name))
+            enqueue("tests.tenants.test_tasks.break_down")
+    worker = start("manage.py", "qcluster")
+    ids = [task for task, _ in queued]
+    wait_until(lambda: Success.objects.filter(id__in=ids).count() == 6, 30, lambda: worker.log.read_text()[-1500:])
+    found = {task.id: task.result for task in Task.objects.filter(id__in=ids)}
+    assert [found[task] for task, _ in queued] == [schema for _, schema in queued]
+
+
+def test_schedules_are_installed_once(live_db: None) -> None:
+    from django_q.models import Schedule
+
+    from management.schedules import SCHEDULES, install_schedules
+
+    for _ in range(2):
+        assert install_schedules() == len(SCHEDULES)
+    assert Schedule.objects.count() == len(SCHEDULES)
