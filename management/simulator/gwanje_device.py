@@ -507,21 +507,15 @@ class GwanjeDevice(Link):
         _check_topic_level(component)
         if RESERVED & values.keys():
             raise ValueError(f"reserved names in values: {sorted(RESERVED & values.keys())}")
-        message: dict[str, Any] = {"timestamp": iso_timestamp(timestamp), **self._identity()}
+        message: dict[str, Any] = {"timestamp": iso_timestamp(timestamp)}
         if self.signature == "v2":
-            message["component"] = component
-        return {**message, **values}
+            message.update(device_uuid=self.uuid, component=component, boot=self.boot, seq=self.seq + 1)
+        return {**message, **self._board(), **values}
 
-    def _identity(self) -> dict[str, Any]:
-        """Return what every message says of its sender; in version 2 with the next number, which is to be claimed."""
-        identity: dict[str, Any] = {}
-        if self.signature == "v2":
-            identity.update(device_uuid=self.uuid, boot=self.boot, seq=self.seq + 1)
-        if self.cpu_serial:
-            identity["cpu_serial"] = self.cpu_serial
-        if self.hardware_version:
-            identity["hardware_version"] = self.hardware_version
-        return identity
+    def _board(self) -> dict[str, str]:
+        """Return what is known of the hardware."""
+        known = {"cpu_serial": self.cpu_serial, "hardware_version": self.hardware_version}
+        return {name: value for name, value in known.items() if value}
 
     def encode(self, message: dict[str, Any]) -> bytes:
         """Sign and serialize; ValueError for what is not JSON (NaN, infinity) or too large."""
@@ -556,13 +550,10 @@ class GwanjeDevice(Link):
     def birth(self) -> tuple[str, bytes]:
         """Return topic and payload of the signed 'I am connected' of the current session.
 
-        It has a number of its own, like a measurement, but does not go through the buffer: after the connection
-        is lost it would announce a session that is over.
+        It has no number, and does not go through the buffer: one that is lost with its connection must not be
+        sent again, as it would announce a session that is over.
         """
-        with self._lock:
-            message = {"device_uuid": self.uuid, "session": self.session, "timestamp": iso_timestamp()}
-            message.update(self._identity())
-            self.seq += 1
+        message = {"device_uuid": self.uuid, "session": self.session, "timestamp": iso_timestamp(), **self._board()}
         if self.firmware_version:
             message["firmware_version"] = self.firmware_version
         return f"device/birth/{self.uuid}", self.encode(message)
