@@ -1,20 +1,26 @@
 """Which tenant a request is for: by host name, or under `/t/{slug}/`."""
 
 import re
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
-from django.db import connection
-from django.http import HttpRequest, HttpResponse, HttpResponseNotFound
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import set_script_prefix
 from django_tenants.middleware.main import TenantMainMiddleware
 from django_tenants.utils import get_public_schema_name, get_tenant_domain_model
 
+from .api.errors import body, is_for_api
 from .models import SLUG_PATTERN, Tenant
+from .schemas import enter_schema_of, leave_schema
 
 _PREFIX = re.compile(r"^/t/(?P<slug>[^/]+)(?P<rest>/.*)?$")
 _SLUG = re.compile(SLUG_PATTERN)
+# Asked by whoever watches the process, under any host name and with the database away.
+_PROBES = ("/healthz", "/readyz")
+_CODES = {404: "not_found", 503: "unavailable"}
+_REFUSALS = {404: "There is no tenant {slug!r} here.", 503: "The tenant {slug!r} is not in service at the moment."}
 
 
 class TenantMiddleware(TenantMainMiddleware):
@@ -25,33 +31,31 @@ class TenantMiddleware(TenantMainMiddleware):
     """
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
-        connection.set_schema_to_public()
+        leave_schema()
         # The handler restores it, the test client does not: a stale prefix would make links of another tenant.
         set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
+        self._stay_public(request)
+        if request.path_info in _PROBES:
+            return None
         try:
             hostname = self.hostname_from_request(request).lower()
         except DisallowedHost:
-            return HttpResponseNotFound("No such host.", content_type="text/plain")
-        tenant, rest = self._by_prefix(request), None
-        if tenant is None and (match := _PREFIX.match(request.path_info)):
-            return self._refuse(request, 404, match["slug"])
-        if tenant is not None:
-            rest = (_PREFIX.match(request.path_info) or {})["rest"] or "/"
-        else:
-            tenant = self._by_host(hostname)
+            return self._answer(request, 404, "This host name is not served here.")
+        match = _PREFIX.match(request.path_info)
+        tenant = self._by_slug(match["slug"]) if match else self._by_host(hostname)
         if tenant is None:
-            return self._public(request)
+            return self._refuse(request, 404, match["slug"]) if match else None
         if tenant.state != Tenant.State.ACTIVE:
             return self._refuse(request, 404 if tenant.state == Tenant.State.FAILED else 503, tenant.slug)
-        if rest is not None:
-            self._move_prefix(request, f"/t/{tenant.slug}", rest)
-        return self._enter(request, tenant)
+        if match:
+            self._move_prefix(request, f"/t/{tenant.slug}", match["rest"] or "/")
+        self._enter(request, tenant)
+        return None
 
-    def _by_prefix(self, request: HttpRequest) -> Tenant | None:
-        match = _PREFIX.match(request.path_info)
-        if match is None or not _SLUG.match(match["slug"]):
+    def _by_slug(self, slug: str) -> Tenant | None:
+        if not _SLUG.match(slug):
             return None
-        return Tenant.objects.exclude(schema_name=get_public_schema_name()).filter(slug=match["slug"]).first()
+        return Tenant.objects.exclude(schema_name=get_public_schema_name()).filter(slug=slug).first()
 
     def _by_host(self, hostname: str) -> Tenant | None:
         domain = get_tenant_domain_model().objects.select_related("tenant").filter(domain=hostname).first()
@@ -67,17 +71,21 @@ class TenantMiddleware(TenantMainMiddleware):
         request.path = script_name + rest
         set_script_prefix(script_name + "/")
 
-    def _enter(self, request: HttpRequest, tenant: Tenant) -> None:
-        tenant.domain_url = request.get_host()
+    def _enter(self, request: Any, tenant: Tenant) -> None:
         request.tenant = tenant
-        connection.set_tenant(tenant)
+        enter_schema_of(tenant)
         request.urlconf = settings.ROOT_URLCONF
 
-    def _public(self, request: HttpRequest) -> None:
+    def _stay_public(self, request: Any) -> None:
         request.tenant = None
         request.urlconf = settings.PUBLIC_SCHEMA_URLCONF
 
     def _refuse(self, request: HttpRequest, status: int, slug: str) -> HttpResponse:
-        request.tenant = None
-        request.urlconf = settings.PUBLIC_SCHEMA_URLCONF
+        if is_for_api(request):
+            return self._answer(request, status, _REFUSALS[status].format(slug=slug))
         return render(request, "tenants/unavailable.html", {"slug": slug, "status": status}, status=status)
+
+    def _answer(self, request: HttpRequest, status: int, text: str) -> HttpResponse:
+        if is_for_api(request):
+            return JsonResponse(body(status, _CODES[status], text), status=status)
+        return HttpResponse(text, status=status, content_type="text/plain")

@@ -6,15 +6,16 @@ A worker's connection outlives its tasks, so a task that set the schema itself w
 from collections.abc import Callable
 from typing import Any
 
-from django.db import connection
 from django.utils.module_loading import import_string
 from django_q.tasks import async_task
 from django_tenants.utils import schema_context
 
+from .schemas import current_schema
+
 
 def enqueue(function: str, *args: Any, **kwargs: Any) -> str:
     """Queue the function (by its dotted path) for the current schema; returns the task's id."""
-    return str(async_task("tenants.tasks.run", connection.schema_name, function, args, kwargs, task_name=function))
+    return str(async_task("tenants.tasks.run", current_schema(), function, args, kwargs, task_name=function))
 
 
 def run(schema: str, function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -3,10 +3,11 @@
 from typing import Any
 
 from django.core.validators import RegexValidator
-from django.db import connection, models, transaction
+from django.db import models, transaction
 from django.utils.translation import gettext_lazy as _
 
 from devices.services import spec_changes
+from tenants.schemas import current_schema
 
 # Keys stand in topics and in the API's query strings.
 validate_key = RegexValidator(
@@ -33,5 +34,5 @@ class SpecInput(models.Model):
 
 def announce_change() -> None:
     """After commit, tell every listener that the current tenant's specifications changed."""
-    schema = connection.schema_name
+    schema = current_schema()
     transaction.on_commit(lambda: spec_changes.announce(schema))

@@ -39,7 +39,7 @@ class HardwareModel(SpecInput):
 
     name = models.CharField(_("name"), max_length=80)
     version = models.CharField(_("version"), max_length=40, help_text=_("What the device sends as hardware_version."))
-    allowed_component_types = models.ManyToManyField(
+    allowed_component_types: models.ManyToManyField = models.ManyToManyField(
         "ComponentType",
         blank=True,
         related_name="hardware_models",

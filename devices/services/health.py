@@ -8,13 +8,13 @@ import logging
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from devices.models import DeviceStatus
 from devices.services import presence
 from tenants.models import Tenant
+from tenants.schemas import leave_schema
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def check_once(limit: int = 1000) -> tuple[int, int]:
 def reconcile() -> int:
     """Give every ONLINE device that has no deadline in Redis a new one. Returns how many were missing."""
     redis = get_redis_connection("default")
-    connection.set_schema_to_public()
+    leave_schema()
     missing = 0
     for schema in Tenant.objects.filter(state=Tenant.State.ACTIVE).values_list("schema_name", flat=True):
         with schema_context(schema):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from django.conf import settings
@@ -113,7 +113,7 @@ class PresenceRecorder:
 def set_online(schema: str, signs: Sequence[Sign]) -> None:
     """ONLINE for the devices that are not, with a ledger row each; and when each was seen, for all of them."""
     quoted = connection.ops.quote_name(schema)
-    columns = [
+    columns: list[Any] = [
         [sign.device_id for sign in signs],
         [Cause.BIRTH if sign.kind == "birth" else Cause.TELEMETRY for sign in signs],
         [sign.session for sign in signs],
@@ -221,13 +221,13 @@ def _forget_deadline(devices: Sequence[Device]) -> None:
 
 
 def _change(
-    cursor: object, quoted: str, device_id: int, old: str, new: str, cause: str, session: str, at: datetime
+    cursor: Any, quoted: str, device_id: int, old: str, new: str, cause: str, session: str, at: datetime
 ) -> None:
-    cursor.execute(  # type: ignore[attr-defined]  # Django's cursor wrapper
+    cursor.execute(
         f"UPDATE {quoted}.devices_devicestatus SET status = %s, reason = %s, since = %s WHERE device_id = %s",  # noqa: S608
         [new, cause, at, device_id],
     )
-    cursor.execute(  # type: ignore[attr-defined]
+    cursor.execute(
         f"INSERT INTO {quoted}.devices_statuschange"  # noqa: S608
         " (device_id, from_status, to_status, cause, session, evidence_at, at)"
         " VALUES (%s, %s, %s, %s, %s, %s, clock_timestamp())",

@@ -12,13 +12,14 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 from django.core.exceptions import ValidationError
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from devices.models import Component, ComponentType, Device, DeviceCredential, DeviceStatus, HardwareModel
 from devices.services import audit, broker_access
 from devices.services.secrets import SecretMissing, provisioner
 from tenants.models import DeviceRoute, Tenant
+from tenants.schemas import current_schema
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def rotate_key(
     """Issue the device's next key; the ones before it stay valid for `overlap`."""
     with transaction.atomic():
         Device.objects.select_for_update().get(pk=device.pk)
-        mqtt_password = provisioner().read(connection.schema_name, device.uuid).mqtt_password
+        mqtt_password = provisioner().read(current_schema(), device.uuid).mqtt_password
         device.credentials.filter(not_after=None, revoked_at=None).update(not_after=timezone.now() + overlap)
         issued = _issue_key(device, mqtt_password=mqtt_password)
         audit.record(acting_user, "rotate key", device, f"key {issued.key_version}")
@@ -91,7 +92,7 @@ def revoke_key(credential: DeviceCredential, *, acting_user: audit.Actor = None)
 
 def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
     """Remove a device that has no readings; raises ValidationError for one that has (deactivate it instead)."""
-    schema, uuid = connection.schema_name, device.uuid
+    schema, uuid = current_schema(), device.uuid
     with transaction.atomic():
         if _has_telemetry(device):
             raise ValidationError(
@@ -104,7 +105,7 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
 
 
 def _claim_route(uuid: UUID) -> None:
-    tenant = Tenant.objects.get(schema_name=connection.schema_name)
+    tenant = Tenant.objects.get(schema_name=current_schema())
     _, created = DeviceRoute.objects.get_or_create(device_uuid=uuid, defaults={"tenant": tenant})
     if not created:
         raise ValidationError({"uuid": f"The device UUID {uuid} is registered already."})
@@ -112,7 +113,7 @@ def _claim_route(uuid: UUID) -> None:
 
 def _issue_key(device: Device, *, mqtt_password: str) -> IssuedCredentials:
     secret = secrets.token_urlsafe(32)
-    version = provisioner().write(connection.schema_name, device.uuid, secret=secret, mqtt_password=mqtt_password)
+    version = provisioner().write(current_schema(), device.uuid, secret=secret, mqtt_password=mqtt_password)
     DeviceCredential(device=device, version=version).save()
     transaction.on_commit(lambda: _grant(device.uuid, mqtt_password))
     return IssuedCredentials(device.uuid, secret, version, mqtt_password)

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
-from django.db import connection
 from django_tenants.utils import schema_context
 
 from devices.models import ApiKey, Device
@@ -16,6 +15,7 @@ from devices.services.api_keys import issue_api_key
 from devices.services.registration import register_device
 from devices.services.secrets import provisioner
 from tenants.models import Tenant, User
+from tenants.schemas import current_schema
 from tenants.services import create_tenant
 
 from .hardware import install_hardware
@@ -37,7 +37,7 @@ def seed(path: Path) -> dict[str, Any]:
     """Make what is missing and write the file (mode 0600); run again, nothing is made twice. Returns its content."""
     known = _read(path)
     staff = _person("staff", known.get("staff", {}).get("password"), is_superuser=True, is_staff=True)
-    known_tenant = next((t for t in known.get("tenants", []) if t["slug"] == SLUG), {})
+    known_tenant: dict[str, Any] = next((t for t in known.get("tenants", []) if t["slug"] == SLUG), {})
     grower = _person("grower", known_tenant.get("password"))
     tenant = Tenant.objects.filter(slug=SLUG, state=Tenant.State.ACTIVE).first()
     if tenant is None:
@@ -75,7 +75,7 @@ def _fill(tenant: Tenant, known: dict[str, Any]) -> dict[str, Any]:
 
 def _entry(device: Device, signature: str, simulated: bool) -> dict[str, Any]:
     """What a script needs to speak as the device. The secrets come from Vault each time."""
-    held = provisioner().read(connection.schema_name, device.uuid)
+    held = provisioner().read(current_schema(), device.uuid)
     return {
         "name": device.name,
         "uuid": str(device.uuid),

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import django.db
@@ -173,7 +173,7 @@ class Listener:
             Incoming(
                 # Not message.topic: it raises on bytes that are not UTF-8.
                 topic=message._topic.decode("utf-8", "backslashreplace"),
-                payload=message.payload,
+                payload=bytes(message.payload),
                 received_at=datetime.now(UTC),
                 mid=message.mid,
                 qos=message.qos,
@@ -183,7 +183,7 @@ class Listener:
 
     def _exchange(self, timeout: float) -> None:
         """One turn of the client's own loop. Reading stops while more than a window of messages waits."""
-        sock = self._client.socket()
+        sock = cast(Any, self._client.socket())
         if sock is None:
             time.sleep(timeout)
             return
