@@ -145,8 +145,8 @@ def test_the_script_sends_a_signed_message_and_asks_for_the_latest_values(
         {**device, "uuid": "simulated", "signature": "v1", "simulated": True},
         {**device, "uuid": "version-2", "signature": "v2", "simulated": False},
     ]
-    tenant = {"slug": "demo", "url": url, "api_key": "key-1"}
-    tenant["devices"] = [*others, {**device, "signature": "v1", "simulated": False}]
+    devices = [*others, {**device, "signature": "v1", "simulated": False}]
+    tenant = {"slug": "demo", "url": url, "api_key": "key-1", "devices": devices}
     quickstart = tmp_path / "quickstart.json"
     quickstart.write_text(json.dumps({"mqtt": {"host": "127.0.0.1", "port": broker.port}, "tenants": [tenant]}))
     done = subprocess.run([SCRIPT, quickstart], capture_output=True, text=True, timeout=30, check=False)

@@ -107,7 +107,7 @@ def stopping_on_signals(fleet: Fleet) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in numbers}
 
     def stop(number: int, _frame: object) -> None:
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
         fleet.stop()
 
     for number in numbers:
