@@ -199,7 +199,7 @@ class Listener:
     def _read_all(self, sock: Any) -> None:
         """Read packets while there are any, up to a batch."""
         for _ in range(settings.INGEST_BATCH_MESSAGES):
-            if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or self._client.socket() is not sock:
+            if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or self._client.socket() is None:
                 return
             pending = getattr(sock, "pending", None)
             if not (pending and pending()) and not select.select([sock], [], [], 0)[0]:
