@@ -1,0 +1,64 @@
+"""The figures on the console's first page."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Count
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.text import capfirst
+from django.utils.translation import gettext as _
+from django_q.models import Failure, OrmQ
+
+from tenants.models import Tenant, UnroutedMessage
+
+STATE_COLOURS: dict[str, str] = {
+    Tenant.State.CREATING: "info",
+    Tenant.State.ACTIVE: "success",
+    Tenant.State.SUSPENDED: "warning",
+    Tenant.State.FAILED: "danger",
+}
+
+
+_UNROUTED_SHOWN = 8
+
+
+def context() -> dict[str, Any]:
+    """What the first page shows."""
+    return {"cards": cards(), "unrouted": UnroutedMessage.objects.all()[:_UNROUTED_SHOWN]}
+
+
+def cards() -> list[dict[str, Any]]:
+    """Tenants by state, messages of nobody in the last day, and how the background work does."""
+    return [*_tenants_by_state(), *_attention()]
+
+
+def _tenants_by_state() -> list[dict[str, Any]]:
+    counts = dict(Tenant.objects.values_list("state").annotate(n=Count("pk")).order_by())
+    url = reverse("admin:tenants_tenant_changelist")
+    return [
+        {
+            "title": _("Tenants: %(state)s") % {"state": label},
+            "value": counts.get(state, 0),
+            "colour": STATE_COLOURS[state] if counts.get(state) else "",
+            "url": f"{url}?state__exact={state}",
+        }
+        for state, label in Tenant.State.choices
+        if counts.get(state) or state == Tenant.State.ACTIVE
+    ]
+
+
+def _attention() -> list[dict[str, Any]]:
+    yesterday = timezone.now() - timedelta(days=1)
+    unrouted = UnroutedMessage.objects.filter(last_received_at__gte=yesterday).count()
+    failed, waiting = Failure.objects.count(), OrmQ.objects.count()
+    return [
+        _card(_("messages of no tenant, last 24 hours"), unrouted, "tenants_unroutedmessage", warn=bool(unrouted)),
+        _card(_("failed background tasks"), failed, "django_q_failure", warn=bool(failed)),
+        _card(_("waiting background tasks"), waiting, "django_q_ormq"),
+    ]
+
+
+def _card(title: str, value: int, model: str, *, warn: bool = False) -> dict[str, Any]:
+    url = reverse(f"admin:{model}_changelist")
+    return {"title": capfirst(title), "value": value, "colour": "warning" if warn else "", "url": url}

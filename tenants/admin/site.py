@@ -1,0 +1,69 @@
+"""The admin site of the platform's staff, on the public side. Nothing of a tenant's schema is on it."""
+
+from typing import Any
+
+from django.contrib.auth.forms import AuthenticationForm as BaseAuthenticationForm
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
+from unfold.forms import AuthenticationForm
+from unfold.sites import UnfoldAdminSite
+
+from tenants.models import Tenant, User
+
+from . import overview
+from .navigation import Group, sidebar
+
+
+class ConsoleAuthenticationForm(AuthenticationForm):
+    """Signs in staff, and says plainly to everybody else that this is not their door."""
+
+    def confirm_login_allowed(self, user: User) -> None:
+        BaseAuthenticationForm.confirm_login_allowed(self, user)
+        if not is_staff(user):
+            raise ValidationError(
+                _("This account is not one of the platform's staff. Sign in on the first page instead."),
+                code="not_staff",
+            )
+
+
+def is_staff(user: Any) -> bool:
+    """Whether the user may enter the console."""
+    return bool(user.is_active and (user.is_staff or user.is_superuser))
+
+
+class Console(UnfoldAdminSite):
+    """Staff's console. What a person of staff may do in it is said by Django's permissions."""
+
+    login_form = ConsoleAuthenticationForm
+    login_template = "gwanje/login.html"
+    index_template = "tenants/console_index.html"
+    index_title = _("Overview")
+    groups: list[Group]
+
+    def __init__(self, name: str = "admin") -> None:
+        super().__init__(name)
+        self.groups = []
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return is_staff(request.user)
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        return super().each_context(request) | {
+            "site_title": _("Gwanje console"),
+            "site_header": _("Gwanje console"),
+            "site_url": reverse("home"),
+        }
+
+    def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:
+        return sidebar(self, request)
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        shown = overview.context() if self.get_model_admin(Tenant).has_view_permission(request) else {}
+        return super().index(request, {**shown, **(extra_context or {})})
+
+
+# The two sites are never in one set of URLs, so both bear the name that Django's templates ask for.
+console = Console(name="admin")

@@ -1,0 +1,50 @@
+"""The background work, as django-q records it; looked at here, changed nowhere."""
+
+from typing import ClassVar
+
+from django.contrib import admin
+from django.utils.translation import gettext_lazy as _
+from django_q.models import Failure, OrmQ, Schedule, Success
+from unfold.admin import ModelAdmin
+
+from .base import LongList, ReadOnly
+from .navigation import Group
+from .site import console
+
+
+@admin.register(Success, Failure, site=console)
+class TaskAdmin(ReadOnly, LongList, ModelAdmin):
+    """Tasks that ended, well or not. `Success` and `Failure` are proxies that differ in a filter only."""
+
+    list_display: ClassVar = ["name", "func", "started", "stopped", "attempt_count"]
+    search_fields: ClassVar = ["name", "func"]
+    list_filter: ClassVar = ["func"]
+    fields: ClassVar = ["id", "name", "func", "args", "kwargs", "started", "stopped", "attempt_count", "result"]
+    readonly_fields: ClassVar = fields
+
+
+@admin.register(Schedule, site=console)
+class ScheduleAdmin(ReadOnly, ModelAdmin):
+    """What is run again and again."""
+
+    list_display: ClassVar = ["__str__", "func", "schedule_type", "repeats", "next_run"]
+    fields: ClassVar = ["name", "func", "args", "kwargs", "schedule_type", "minutes", "repeats", "next_run"]
+    readonly_fields: ClassVar = fields
+
+
+@admin.register(OrmQ, site=console)
+class WaitingTaskAdmin(ReadOnly, ModelAdmin):
+    """Tasks that wait for a worker."""
+
+    list_display: ClassVar = ["id", "key", "name", "func", "lock"]
+    fields: ClassVar = ["id", "key", "name", "func", "lock"]
+    readonly_fields: ClassVar = fields
+
+
+console.groups.append(
+    Group(
+        30,
+        _("Background work"),
+        ((OrmQ, "pending_actions"), (Success, "task_alt"), (Failure, "error"), (Schedule, "schedule")),
+    )
+)

@@ -1,0 +1,100 @@
+"""The forms with which staff make and suspend tenants."""
+
+import re
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.utils.translation import gettext_lazy as _
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from tenants.models import Domain, Tenant, User, validate_slug
+
+_HOST = re.compile(r"^(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*$")
+validate_host = RegexValidator(_HOST, _("Give a host name alone, for example greenhouse.example.com."))
+
+
+def clean_host(value: str) -> str:
+    """The host name as requests are compared with it: in lower case. Raises ValidationError."""
+    host = value.strip().lower()
+    if host:
+        validate_host(host)
+    return host
+
+
+class OwnerAndHostForm(forms.Form):
+    """What a tenant may be given besides its schema; asked again when its creation is tried again."""
+
+    owner = forms.CharField(
+        label=_("Owner"),
+        required=False,
+        help_text=_("User name of an existing account, which becomes the tenant's administrator."),
+        widget=UnfoldAdminTextInputWidget,
+    )
+    domain = forms.CharField(
+        label=_("Host name"),
+        required=False,
+        help_text=_("Besides the address /t/slug/, which every tenant has."),
+        widget=UnfoldAdminTextInputWidget,
+    )
+
+    def clean_owner(self) -> User | None:
+        name = self.cleaned_data["owner"].strip()
+        owner = User.objects.filter(username=name).first() if name else None
+        if name and owner is None:
+            raise ValidationError(_("There is no account with this user name."))
+        return owner
+
+    def clean_domain(self) -> str:
+        host = clean_host(self.cleaned_data["domain"])
+        if host and Domain.objects.filter(domain=host).exclude(tenant__slug=self.slug()).exists():
+            raise ValidationError(_("This host name belongs to another tenant."))
+        return host
+
+    def slug(self) -> str:
+        """The slug of the tenant that the form is about."""
+        return str(self.initial["slug"])
+
+
+class CreateTenantForm(OwnerAndHostForm):
+    """A new tenant."""
+
+    slug_field = forms.CharField(
+        label=_("Slug"),
+        max_length=48,
+        validators=[validate_slug],
+        help_text=_("Stands in addresses and topics, and is never changed. For example demo."),
+        widget=UnfoldAdminTextInputWidget,
+    )
+    name = forms.CharField(label=_("Name"), max_length=120, widget=UnfoldAdminTextInputWidget)
+    field_order = ("name", "slug_field", "owner", "domain")
+
+    def clean_slug_field(self) -> str:
+        slug = str(self.cleaned_data["slug_field"])
+        if Tenant.objects.filter(slug=slug).exists():
+            raise ValidationError(_("There is a tenant with this slug already."))
+        return slug
+
+    def slug(self) -> str:
+        return str(self.cleaned_data.get("slug_field", ""))
+
+
+class SuspendTenantForm(forms.Form):
+    """Why a tenant is suspended."""
+
+    reason = forms.CharField(
+        label=_("Reason"), max_length=500, help_text=_("For staff."), widget=UnfoldAdminTextInputWidget
+    )
+
+
+class DomainForm(forms.ModelForm):
+    """A host name in a tenant's form."""
+
+    class Meta:
+        model = Domain
+        fields = ("domain", "is_primary")
+        labels = {"domain": _("Host name"), "is_primary": _("Main one")}  # noqa: RUF012 (as ModelForm declares it)
+
+    def clean_domain(self) -> Any:
+        return clean_host(self.cleaned_data["domain"])

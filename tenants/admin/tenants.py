@@ -1,0 +1,245 @@
+"""The tenants on the console: made, suspended, resumed, and the half-made tried again or discarded."""
+
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from django_tenants.utils import get_public_schema_name
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+
+from tenants import services
+from tenants.models import Domain, Membership, Tenant, TenantAlias
+
+from .base import add_errors, coloured, form_page
+from .navigation import Group
+from .overview import STATE_COLOURS
+from .site import console
+from .tenant_forms import CreateTenantForm, DomainForm, OwnerAndHostForm, SuspendTenantForm
+
+# Which of the actions make sense in which state.
+ACTIONS = {
+    Tenant.State.ACTIVE: {"suspend"},
+    Tenant.State.SUSPENDED: {"resume"},
+    Tenant.State.CREATING: {"try_again", "discard"},
+    Tenant.State.FAILED: {"try_again", "discard"},
+}
+
+
+class DomainInline(TabularInline):
+    model = Domain
+    form = DomainForm
+    extra = 0
+    hide_title = True
+
+
+class AliasInline(TabularInline):
+    model = TenantAlias
+    extra = 0
+    hide_title = True
+
+
+class MembershipInline(TabularInline):
+    model = Membership
+    autocomplete_fields: ClassVar = ["user"]
+    extra = 0
+    hide_title = True
+
+
+@admin.register(Tenant, site=console)
+class TenantAdmin(ModelAdmin):
+    """Tenants. Each is made by `tenants.services.create_tenant`; none is deleted here once it is complete."""
+
+    list_display: ClassVar = ["name", "slug", "state_label", "state_detail", "address", "created_at"]
+    list_filter: ClassVar = ["state"]
+    search_fields: ClassVar = ["name", "slug", "domains__domain", "aliases__address"]
+    search_help_text = _("name, slug, host name or topic alias")
+    fields: ClassVar = ["name", "slug", "address", "schema_name", "state_label", "state_detail", "created_at"]
+    readonly_fields: ClassVar = ["slug", "address", "schema_name", "state_label", "state_detail", "created_at"]
+    inlines: ClassVar = [MembershipInline, DomainInline, AliasInline]
+    actions_detail: ClassVar = ["suspend", "resume", "try_again", "discard"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Tenant]:
+        return super().get_queryset(request).exclude(schema_name=get_public_schema_name())
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_create_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.has_add_permission(request)
+
+    @display(description=_("state"), ordering="state")
+    def state_label(self, tenant: Tenant) -> SafeString:
+        return coloured(tenant.get_state_display(), STATE_COLOURS[Tenant.State(tenant.state)])
+
+    @display(description=_("address"))
+    def address(self, tenant: Tenant) -> SafeString:
+        path = f"{reverse('home')}t/{tenant.slug}/"
+        if tenant.state != Tenant.State.ACTIVE:
+            return format_html("{}", path)
+        return format_html('<a class="gw-link" href="{}">{}</a>', path, path)
+
+    def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm, change: bool) -> None:
+        # Not the whole row: its state may have been changed meanwhile.
+        Tenant.objects.filter(pk=obj.pk).update(name=obj.name)
+
+    # --- making one ---------------------------------------------------------------------------------------
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """Outside of a transaction: how far the creation came stays recorded when it fails."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        form = CreateTenantForm(request.POST or None)
+        if form.is_valid():
+            answer = self._create(request, form, slug=form.slug(), name=form.cleaned_data["name"])
+            if answer is not None:
+                return answer
+        return form_page(
+            self,
+            request,
+            form,
+            title=_("Add a tenant"),
+            lead=_("Makes a schema of its own with all tables in it. This takes a few seconds."),
+            submit=_("Create"),
+            back=self._list_url(),
+        )
+
+    def _create(self, request: HttpRequest, form: OwnerAndHostForm, *, slug: str, name: str) -> HttpResponse | None:
+        """To the tenant's page, made or half-made; None when the form says what to mend."""
+        values = form.cleaned_data
+        try:
+            tenant = services.create_tenant(slug=slug, name=name, domain=values["domain"], owner=values["owner"])
+        except ValidationError as error:
+            add_errors(form, error)
+            return None
+        except Exception as error:  # noqa: BLE001 (of any kind; the service has logged and recorded it)
+            return self._half_made(request, form, slug, error)
+        self.log_addition(request, tenant, "Created.")
+        messages.success(request, _t("The tenant %(name)s is ready.") % {"name": tenant.name})
+        return redirect(self._page_url(tenant))
+
+    def _half_made(
+        self, request: HttpRequest, form: OwnerAndHostForm, slug: str, error: Exception
+    ) -> HttpResponse | None:
+        tenant = Tenant.objects.filter(slug=slug).first()
+        text = _t("The tenant could not be made: %(error)s") % {"error": f"{error}"[:300]}
+        if tenant is None:
+            form.add_error(None, text)
+            return None
+        messages.error(request, text + " " + _t("It is half-made: try again, or discard it."))
+        return redirect(self._page_url(tenant))
+
+    # --- actions on one -----------------------------------------------------------------------------------
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        state = Tenant.objects.filter(pk=object_id).values_list("state", flat=True).first()
+        allowed = {f"tenants_tenant_{name}" for name in ACTIONS.get(Tenant.State(state), set())} if state else set()
+        return [item for item in super().get_actions_detail(request, object_id) if item.action_name in allowed]
+
+    @action(description=_("Suspend"), icon="pause", permissions=["change"])
+    def suspend(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        tenant = self._tenant(request, object_id)
+        form = SuspendTenantForm(request.POST or None)
+        if form.is_valid():
+            reason = form.cleaned_data["reason"]
+            done = services.suspend_tenant(tenant, reason=reason)
+            return self._done(request, tenant, done, f"Suspended: {reason}", _t("The tenant is suspended."))
+        return self._ask(
+            request,
+            tenant,
+            form,
+            title=_("Suspend %(tenant)s"),
+            lead=_("Its addresses are closed, and what its devices send is quarantined, until it is resumed."),
+            submit=_("Suspend"),
+            danger=True,
+        )
+
+    @action(description=_("Resume"), icon="play_arrow", permissions=["change"], variant=ActionVariant.PRIMARY)
+    def resume(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        tenant = self._tenant(request, object_id)
+        if request.method == "POST":
+            done = services.resume_tenant(tenant)
+            return self._done(request, tenant, done, "Resumed.", _t("The tenant is active again."))
+        return self._ask(request, tenant, None, title=_("Resume %(tenant)s"), submit=_("Resume"))
+
+    @action(description=_("Try again"), icon="refresh", permissions=["create"], variant=ActionVariant.PRIMARY)
+    def try_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        tenant = self._tenant(request, object_id)
+        form = OwnerAndHostForm(request.POST or None, initial={"slug": tenant.slug})
+        if request.method == "POST" and form.is_valid():
+            answer = self._create(request, form, slug=tenant.slug, name=tenant.name)
+            if answer is not None:
+                return answer
+        return self._ask(
+            request,
+            tenant,
+            form,
+            title=_("Try again to make %(tenant)s"),
+            lead=_("Goes on where the creation stopped."),
+            submit=_("Try again"),
+        )
+
+    @action(description=_("Discard"), icon="delete", permissions=["create"], variant=ActionVariant.DANGER)
+    def discard(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        tenant = self._tenant(request, object_id)
+        if request.method == "POST":
+            return self._run_discard(request, tenant)
+        return self._ask(
+            request,
+            tenant,
+            None,
+            title=_("Discard %(tenant)s"),
+            lead=_("Removes the half-made tenant with what there is of its schema. It never held any data."),
+            submit=_("Discard"),
+            danger=True,
+        )
+
+    def _run_discard(self, request: HttpRequest, tenant: Tenant) -> HttpResponse:
+        name = str(tenant)
+        try:
+            services.discard_half_made_tenant(tenant)
+        except ValidationError as error:
+            messages.error(request, " ".join(error.messages))
+            return redirect(self._page_url(tenant))
+        self.log_deletions(request, [tenant])
+        messages.success(request, _t("%(tenant)s is discarded.") % {"tenant": name})
+        return redirect(self._list_url())
+
+    def _tenant(self, request: HttpRequest, object_id: str) -> Tenant:
+        tenant = self.get_object(request, object_id)
+        if tenant is None:
+            raise Http404
+        return tenant
+
+    def _done(self, request: HttpRequest, tenant: Tenant, done: bool, log: str, text: str) -> HttpResponse:
+        if done:
+            self.log_change(request, tenant, log)
+            messages.success(request, text)
+        else:
+            messages.warning(request, _t("Nothing was done: the tenant's state had changed already."))
+        return redirect(self._page_url(tenant))
+
+    def _ask(
+        self, request: HttpRequest, tenant: Tenant, form: forms.Form | None, *, title: Any, **options: Any
+    ) -> HttpResponse:
+        title = title % {"tenant": tenant}
+        return form_page(self, request, form, title=title, obj=tenant, back=self._page_url(tenant), **options)
+
+    def _page_url(self, tenant: Tenant) -> str:
+        return reverse("admin:tenants_tenant_change", args=[tenant.pk])
+
+    def _list_url(self) -> str:
+        return reverse("admin:tenants_tenant_changelist")
+
+
+console.groups.append(Group(10, _("Tenants"), ((Tenant, "domain"),)))

@@ -1,0 +1,99 @@
+"""The people: their accounts, and their roles in tenants."""
+
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group as PermissionGroup
+from django.db.models import Model
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+
+from tenants.models import Membership, User
+
+from .navigation import Group
+from .site import console
+
+
+class AddUserForm(UserCreationForm):
+    class Meta(UserCreationForm.Meta):
+        model = User
+
+
+class ChangeUserForm(UserChangeForm):
+    class Meta(UserChangeForm.Meta):
+        model = User
+
+
+class UserMembershipInline(TabularInline):
+    """The tenants that the person may enter, with the role in each."""
+
+    model = Membership
+    fields: ClassVar = ["tenant", "role"]
+    autocomplete_fields: ClassVar = ["tenant"]
+    extra = 0
+    hide_title = True
+
+
+@admin.register(User, site=console)
+class UserAdmin(DjangoUserAdmin, ModelAdmin):
+    """Accounts. Who is staff, and who may do what on the console, only superusers say."""
+
+    form = ChangeUserForm
+    add_form = AddUserForm
+    change_password_form = AdminPasswordChangeForm
+    inlines: ClassVar = [UserMembershipInline]
+    list_display = ("username", "email", "is_active", "is_staff", "is_superuser", "last_login")
+    list_filter = ("is_active", "is_staff", "is_superuser")
+    filter_horizontal = ()
+    autocomplete_fields: ClassVar = ["groups"]
+    fieldsets: ClassVar = [
+        (None, {"fields": ["username", "password"]}),
+        (_("Person"), {"fields": [("first_name", "last_name"), "email"]}),
+        (_("Staff"), {"fields": ["is_active", "is_staff", "is_superuser", "groups"]}),
+        (_("Dates"), {"fields": [("last_login", "date_joined")]}),
+    ]
+    readonly_fields = ("last_login", "date_joined")
+
+    def get_inlines(self, request: HttpRequest, obj: Model | None) -> list[Any]:
+        return self.inlines if obj else []
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
+        powers = [] if request.user.is_superuser else ["is_staff", "is_superuser", "groups"]
+        return [*super().get_readonly_fields(request, obj), *powers]
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return super().has_change_permission(request, obj) and self._may_touch(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
+
+    def _may_touch(self, request: HttpRequest, obj: Model | None) -> bool:
+        # Setting a superuser's password is becoming one.
+        return request.user.is_superuser or not (isinstance(obj, User) and (obj.is_superuser or obj.is_staff))
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions = super().get_actions(request)
+        if not request.user.is_superuser:
+            actions.pop("delete_selected", None)  # it asks about no single object
+        return actions
+
+
+@admin.register(PermissionGroup, site=console)
+class PermissionGroupAdmin(DjangoGroupAdmin, ModelAdmin):
+    """What groups of staff may do on the console. Superusers' business alone, or anybody could rise."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return bool(request.user.is_superuser)
+
+
+console.groups.append(Group(15, _("People"), ((User, "person"), (PermissionGroup, "group"))))

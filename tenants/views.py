@@ -1,0 +1,42 @@
+"""The first page of the public side."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib.auth.views import LoginView
+from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
+from django_tenants.utils import get_public_schema_name
+
+from .admin.site import is_staff
+from .models import Membership, Tenant, User
+
+_MOST_SHOWN = 200
+
+
+class LandingPage(LoginView):
+    """What this is, a form to sign in, and for whoever has done so the tenants that one may enter."""
+
+    template_name = "tenants/landing.html"
+    next_page = "home"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        user = self.request.user
+        if isinstance(user, User):
+            context |= {"entries": _entries(user), "may_console": is_staff(user)}
+        return context
+
+
+def _entries(user: User) -> list[dict[str, Any]]:
+    """Name, address, and role in words of each tenant that the user may enter."""
+    home = reverse("home")
+    return [{"name": name, "url": f"{home}t/{slug}/", "role": role} for name, slug, role in _tenants_of(user)]
+
+
+def _tenants_of(user: User) -> Iterable[tuple[str, str, Any]]:
+    active = Tenant.objects.filter(state=Tenant.State.ACTIVE).exclude(schema_name=get_public_schema_name())
+    if user.is_superuser:
+        return [(tenant.name, tenant.slug, _("staff")) for tenant in active[:_MOST_SHOWN]]
+    rows = Membership.objects.filter(user=user, tenant__in=active).select_related("tenant").order_by("tenant__name")
+    return [(row.tenant.name, row.tenant.slug, row.get_role_display()) for row in rows[:_MOST_SHOWN]]
