@@ -1,0 +1,142 @@
+"""API keys, and the audit of what was done in the tenant."""
+
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import Model
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+
+from devices.models import ApiKey, AuditEntry
+from devices.services.api_keys import issue_api_key, revoke_api_key
+from tenants.access import Role
+from tenants.admin.base import ReadOnly, coloured, form_page, render_page
+from tenants.admin.navigation import Group
+
+from .base import TenantModelAdmin
+from .roles import may, person
+from .site import tenant_admin
+
+
+class ApiKeyForm(forms.ModelForm):
+    """A new key."""
+
+    class Meta:
+        model = ApiKey
+        fields = ("name", "scope", "expires_at")
+
+    def clean_expires_at(self) -> Any:
+        expires_at = self.cleaned_data["expires_at"]
+        if expires_at is not None and expires_at <= timezone.now():
+            raise ValidationError(_("This is in the past."))
+        return expires_at
+
+
+@admin.register(ApiKey, site=tenant_admin)
+class ApiKeyAdmin(TenantModelAdmin):
+    """API keys. Their text is shown once, when they are issued; afterwards they are revoked and nothing else."""
+
+    form = ApiKeyForm
+    list_display: ClassVar = ["name", "prefix", "scope", "state", "created_by_label", "expires_at", "last_used_at"]
+    list_filter: ClassVar = ["scope"]
+    search_fields: ClassVar = ["name", "prefix"]
+    add_fieldsets: ClassVar = [(None, {"fields": ["name", "scope", "expires_at"]})]
+    fields: ClassVar = [
+        ("name", "prefix"),
+        ("scope", "state"),
+        ("created_at", "created_by_label"),
+        ("expires_at", "last_used_at"),
+    ]
+    readonly_fields: ClassVar = ["prefix", "state", "created_at", "created_by_label", "last_used_at"]
+    actions_detail: ClassVar = ["revoke"]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_revoke_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, Role.ADMIN)
+
+    @display(description=_("state"))
+    def state(self, key: ApiKey) -> SafeString:
+        if key.revoked_at is not None:
+            return coloured(_("revoked"), "danger")
+        return coloured(_("valid"), "success") if key.is_valid() else coloured(_("expired"), "warning")
+
+    def save_model(self, request: HttpRequest, obj: ApiKey, form: forms.ModelForm, change: bool) -> None:
+        values = form.cleaned_data
+        key, text = issue_api_key(
+            name=values["name"], scope=values["scope"], expires_at=values["expires_at"], acting_user=person(request)
+        )
+        obj.__dict__.update(key.__dict__)
+        request.issued_api_key = text  # type: ignore[attr-defined]
+
+    def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> None:
+        """The service that issues the key has recorded it."""
+
+    def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:
+        return render_page(
+            self,
+            request,
+            "devices/admin/api_key_issued.html",
+            title=_("API key %(name)s") % {"name": obj.name},
+            obj=obj,
+            text=request.issued_api_key,  # type: ignore[attr-defined]
+            api_url=request.build_absolute_uri(reverse("home") + "api/v1/"),
+            back=self._page_url(obj),
+        )
+
+    @action(description=_("Revoke"), icon="block", permissions=["revoke"], variant=ActionVariant.DANGER)
+    def revoke(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        key = self.get_object(request, object_id)
+        if key is None:
+            raise Http404
+        if request.method == "POST":
+            if revoke_api_key(key, acting_user=person(request)):
+                messages.success(request, _t("The key is revoked."))
+            else:
+                messages.warning(request, _t("The key was revoked before."))
+            return redirect(self._page_url(key))
+        return form_page(
+            self,
+            request,
+            None,
+            title=_t("Revoke %(key)s") % {"key": key},
+            lead=_("Whoever uses it is refused from now on. This cannot be undone."),
+            submit=_("Revoke"),
+            danger=True,
+            back=self._page_url(key),
+            obj=key,
+        )
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        key = self.get_object(request, object_id)
+        return super().get_actions_detail(request, object_id) if key and key.revoked_at is None else []
+
+    def _page_url(self, key: ApiKey) -> str:
+        return reverse("admin:devices_apikey_change", args=[key.pk])
+
+
+@admin.register(AuditEntry, site=tenant_admin)
+class AuditEntryAdmin(ReadOnly, TenantModelAdmin):
+    """Who did what in this tenant."""
+
+    list_display: ClassVar = ["at", "user_label", "action", "object_type", "object_label", "detail"]
+    list_filter: ClassVar = ["action", "object_type"]
+    search_fields: ClassVar = ["user_label", "object_label", "detail"]
+    fields: ClassVar = ["at", "user_label", "action", "object_type", "object_label", "detail"]
+    readonly_fields: ClassVar = fields
+
+
+tenant_admin.groups.append(Group(40, _("Access"), ((ApiKey, "key"), (AuditEntry, "history"))))

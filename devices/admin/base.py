@@ -1,0 +1,97 @@
+"""What every model of the tenant's admin has: permissions by role, and the tenant's own audit for a history."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from django.contrib.admin.models import LogEntry
+from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import PAGE_VAR
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils import translation
+from django.utils.translation import gettext as _
+from unfold.admin import ModelAdmin, StackedInline, TabularInline
+
+from devices.models import AuditEntry
+from devices.models.base import SpecInput, announce_change
+from devices.services import audit
+from tenants.access import Role
+from tenants.admin.base import LongList, render_page
+
+from .roles import may, person
+
+
+class RolePermissions:
+    """Django's permissions play no part: everybody with a role sees, `changed_by` and above change."""
+
+    changed_by: ClassVar[Role] = Role.ADMIN
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, Role.VIEWER)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return may(request, Role.VIEWER)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, self.changed_by)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, self.changed_by)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, self.changed_by)
+
+
+class TenantTabularInline(RolePermissions, TabularInline):
+    """An inline in a table."""
+
+
+class TenantStackedInline(RolePermissions, StackedInline):
+    """An inline with a form for each row."""
+
+
+class TenantModelAdmin(RolePermissions, LongList, ModelAdmin):
+    """A model of the tenant's schema.
+
+    Django's own log is in the public schema, where the ids of all tenants' objects would mix: what is done
+    here is written to the tenant's audit entries instead, and the history is read from there.
+    """
+
+    object_history_template = "devices/admin/history.html"
+
+    def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> None:
+        audit.record(person(request), "add", obj)
+
+    def log_change(self, request: HttpRequest, obj: Model, message: Any) -> None:
+        if message:  # saving a form in which nothing was changed is nothing to tell
+            audit.record(person(request), "change", obj, _in_words(message))
+
+    def log_deletions(self, request: HttpRequest, queryset: Iterable[Model]) -> None:
+        for obj in queryset:
+            audit.record(person(request), "delete", obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
+        super().delete_queryset(request, queryset)
+        if issubclass(self.model, SpecInput):
+            announce_change()  # deleting many at once passes by the model's own delete()
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        obj = self.get_object(request, unquote(object_id))
+        if obj is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        if not self.has_view_or_change_permission(request, obj):
+            raise PermissionDenied
+        entries = AuditEntry.objects.filter(object_type=self.opts.label_lower, object_id=str(obj.pk))
+        page = self.get_paginator(request, entries, 100).get_page(request.GET.get(PAGE_VAR))
+        title = _("History of %(object)s") % {"object": obj}
+        return render_page(self, request, self.object_history_template, title=title, obj=obj, page=page)
+
+
+def _in_words(message: Any) -> str:
+    """Django's change message as text, in the platform's language whatever the person's is."""
+    if isinstance(message, str):
+        return message
+    with translation.override("en"):
+        return LogEntry(change_message=json.dumps(message)).get_change_message()

@@ -1,0 +1,40 @@
+"""The sensors and actuators on devices: on the device's page, and in a list of their own."""
+
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from devices.models import Component
+from tenants.access import Role
+
+from .base import TenantModelAdmin, TenantTabularInline
+from .site import tenant_admin
+
+
+class ComponentInline(TenantTabularInline):
+    """What is attached to a device."""
+
+    model = Component
+    changed_by: ClassVar = Role.OPERATOR
+    extra = 0
+    hide_title = True
+    fields: ClassVar = ["component_type", "key", "name", "attached"]
+    autocomplete_fields: ClassVar = ["component_type"]
+
+
+@admin.register(Component, site=tenant_admin)
+class ComponentAdmin(TenantModelAdmin):
+    """All components of the tenant."""
+
+    changed_by: ClassVar = Role.OPERATOR
+    list_display: ClassVar = ["key", "name", "component_type", "device", "attached"]
+    list_filter: ClassVar = ["component_type", "attached"]
+    list_select_related: ClassVar = ["component_type", "device"]
+    search_fields: ClassVar = ["key", "name", "device__name", "device__uuid"]
+    fields: ClassVar = ["device", ("component_type", "key"), ("name", "attached")]
+    autocomplete_fields: ClassVar = ["device", "component_type"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        # Its readings are the device's: a component moves by being added to the other device.
+        return ["device"] if obj else []

@@ -1,0 +1,162 @@
+"""The devices of the tenant."""
+
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.contrib.humanize.templatetags.humanize import naturaltime
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from unfold.decorators import display
+
+from devices.models import Component, Device, StatusChange
+from devices.services.registration import register_device
+from tenants.access import Role
+from tenants.admin.base import LongChangeList, add_errors, form_page
+from tenants.admin.navigation import Group
+
+from . import panels, presence
+from .components import ComponentInline
+from .keys import NOT_AVAILABLE, DeviceActions, unavailable_text
+from .registration import ComponentRows, RegisterDeviceForm
+from .roles import person
+from .site import tenant_admin
+
+
+class DeviceChangeList(LongChangeList):
+    """The list, with when each device on the page was last seen: one question to Redis for all of them."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        devices: list[Any] = list(self.result_list)  # type: ignore[has-type]
+        seen = presence.last_seen(devices)
+        for device in devices:
+            device.seen_at = seen[device.pk]
+        self.result_list = devices
+
+
+@admin.register(Device, site=tenant_admin)
+class DeviceAdmin(DeviceActions):
+    """Devices, registered and removed by `devices.services.registration` alone."""
+
+    changed_by: ClassVar = Role.OPERATOR
+    list_display: ClassVar = ["name", "status", "seen", "hardware_model", "uuid", "active"]
+    list_filter: ClassVar = ["presence__status", "active", "hardware_model", "components__component_type"]
+    list_select_related: ClassVar = ["hardware_model", "presence"]
+    search_fields: ClassVar = ["name", "uuid", "cpu_serial"]
+    search_help_text = _("name, UUID or CPU serial")
+    fields: ClassVar = [
+        ("name", "hardware_model"),
+        ("uuid", "cpu_serial"),
+        ("active", "signature_floor"),
+        "created_at",
+    ]
+    # `active` and the accepted signatures are changed by actions, which say what they do.
+    readonly_fields: ClassVar = ["uuid", "active", "signature_floor", "created_at"]
+    inlines: ClassVar = [ComponentInline]
+    change_form_outer_before_template = "devices/admin/panels_above.html"
+    change_form_outer_after_template = "devices/admin/panels_below.html"
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # see the action "Remove"
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return DeviceChangeList
+
+    @display(description=_("status"), ordering="presence__status")
+    def status(self, device: Device) -> SafeString:
+        status = presence.status_of(device)
+        label = presence.label_of(status.status)
+        if status.since is None:
+            return label
+        since = _t("since %(when)s") % {"when": naturaltime(status.since)}
+        return format_html('{} <span class="gw-muted gw-nowrap">{}</span>', label, since)
+
+    @display(description=_("last seen"))
+    def seen(self, device: Any) -> str:
+        return str(naturaltime(device.seen_at)) if device.seen_at else "–"
+
+    def save_model(self, request: HttpRequest, obj: Device, form: forms.ModelForm, change: bool) -> None:
+        # Not the whole row: a listener may have raised the accepted signatures meanwhile.
+        obj.save(update_fields=[name for name in form.changed_data if name in form.cleaned_data])
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        device = kwargs.get("obj")
+        if isinstance(device, Device):
+            context["panels_above"] = [panel(request, device) for panel in panels.above()]
+            context["panels_below"] = [panel(request, device) for panel in panels.below()]
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """Those that change something for the device as it is."""
+        device = Device.objects.filter(pk=object_id).only("active", "signature_floor").first()
+        useless = {"devices_device_activate" if device and device.active else "devices_device_deactivate"}
+        if device and device.signature_floor == Device.Signature.V1:
+            useless.add("devices_device_allow_v1")
+        return [item for item in super().get_actions_detail(request, object_id) if item.action_name not in useless]
+
+    # --- registering --------------------------------------------------------------------------------------
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """A form of its own: what is saved is not a row, but a row, a route, a secret and an account."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        form, rows = RegisterDeviceForm(request.POST or None), ComponentRows(request.POST or None, prefix="components")
+        if form.is_valid() and rows.is_valid():
+            answer = self._register(request, form, rows)
+            if answer is not None:
+                return answer
+        return form_page(
+            self,
+            request,
+            form,
+            template="devices/admin/register.html",
+            rows=rows,
+            title=_("Register a device"),
+            submit=_("Register"),
+            back=reverse("admin:devices_device_changelist"),
+        )
+
+    def _register(self, request: HttpRequest, form: forms.Form, rows: Any) -> HttpResponse | None:
+        """The page with the credentials, or None when the form says what to mend."""
+        try:
+            device, issued = register_device(
+                **form.cleaned_data, components=rows.components(), acting_user=person(request)
+            )
+        except ValidationError as error:
+            add_errors(form, error)
+        except NOT_AVAILABLE as error:
+            form.add_error(None, unavailable_text(error))
+        else:
+            return self.show_credentials(request, device, issued)
+        return None
+
+    # --- pages of other apps ------------------------------------------------------------------------------
+
+    def get_urls(self) -> list[URLPattern]:
+        own = [
+            path(
+                "<path:object_id>/revoke-key/",
+                self.admin_site.admin_view(self.revoke_key),
+                name="devices_device_revoke_key",
+            )
+        ]
+        return [*own, *(self._page_url(page) for page in panels.device_pages()), *super().get_urls()]
+
+    def _page_url(self, page: panels.DevicePage) -> URLPattern:
+        def view(request: HttpRequest, object_id: str) -> HttpResponse:
+            return page.view(request, self.device(request, object_id))
+
+        name = f"devices_device_{page.name}"
+        return path(f"<path:object_id>/{page.path}/", self.admin_site.admin_view(view), name=name)
+
+
+tenant_admin.groups.append(
+    Group(10, _("Fleet"), ((Device, "sensors"), (Component, "memory"), (StatusChange, "monitor_heart")))
+)

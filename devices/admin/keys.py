@@ -1,0 +1,217 @@
+"""What is done to a device's keys and to the device itself, each asked first and then said in a message."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from django.contrib import messages
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from unfold.decorators import action
+from unfold.enums import ActionVariant
+
+from devices.models import Device, DeviceCredential
+from devices.services import audit, registration
+from devices.services.secrets import SecretMissing, SecretsUnavailable
+from tenants.access import Role
+from tenants.admin.base import coloured, form_page, render_page
+
+from . import panels
+from .base import TenantModelAdmin
+from .registration import credentials_context
+from .roles import may, person
+from .site import page_of
+
+NOT_AVAILABLE = (SecretsUnavailable, SecretMissing, ImproperlyConfigured)
+
+
+def unavailable_text(error: Exception) -> str:
+    """What a person is told when Vault does not do its part."""
+    return _t("Nothing was done, because the store of secrets does not answer as it should: %(error)s") % {
+        "error": error
+    }
+
+
+@contextmanager
+def errors_as_messages(request: HttpRequest) -> Iterator[None]:
+    """What a person can understand becomes a message instead of a traceback."""
+    try:
+        yield
+    except ValidationError as error:
+        messages.error(request, " ".join(error.messages))
+    except NOT_AVAILABLE as error:
+        messages.error(request, unavailable_text(error))
+
+
+class DeviceActions(TenantModelAdmin):
+    """The actions on a device's page. A GET asks, a POST does."""
+
+    actions_detail: ClassVar = [
+        "rotate_key",
+        {"title": _("More"), "items": ["deactivate", "activate", "allow_v1", "remove"]},
+    ]
+
+    @action(description=_("New key"), icon="key", permissions=["change"], url_path="rotate-key")
+    def rotate_key(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        device = self.device(request, object_id)
+        if request.method != "POST":
+            return self._ask(
+                request,
+                device,
+                title=_t("New key for %(device)s") % {"device": device},
+                lead=_t("The keys that it has now stay valid for %(days)d days.")
+                % {"days": registration.ROTATION_OVERLAP.days},
+                submit=_("Issue a key"),
+            )
+        with errors_as_messages(request):
+            issued = registration.rotate_key(device, acting_user=person(request))
+            return self.show_credentials(request, device, issued)
+        return redirect(page_of(device.pk))
+
+    def show_credentials(
+        self, request: HttpRequest, device: Device, issued: registration.IssuedCredentials
+    ) -> HttpResponse:
+        """The answer to the request that issued them, and never shown again."""
+        return render_page(
+            self,
+            request,
+            "devices/admin/credentials.html",
+            title=_("Credentials"),
+            obj=device,
+            back=page_of(device.pk),
+            **credentials_context(request, device, issued),
+        )
+
+    @action(description=_("Deactivate"), icon="pause", permissions=["change"])
+    def deactivate(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._change(
+            request,
+            object_id,
+            {"active": False},
+            title=_("Deactivate %(device)s"),
+            lead=_("What it sends is quarantined until it is activated again."),
+            submit=_("Deactivate"),
+            danger=True,
+        )
+
+    @action(description=_("Activate"), icon="play_arrow", permissions=["change"])
+    def activate(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._change(request, object_id, {"active": True}, title=_("Activate %(device)s"), submit=_("Activate"))
+
+    @action(description=_("Allow version 1"), icon="undo", permissions=["change"], url_path="allow-version-1")
+    def allow_v1(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._change(
+            request,
+            object_id,
+            {"signature_floor": Device.Signature.V1},
+            title=_("Allow version 1 signatures of %(device)s again"),
+            lead=_("For a device that went back to old firmware. It is closed again by its next version 2 message."),
+            submit=_("Allow version 1"),
+            danger=True,
+        )
+
+    @action(description=_("Remove"), icon="delete", permissions=["change"], variant=ActionVariant.DANGER)
+    def remove(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        device = self.device(request, object_id)
+        if request.method != "POST":
+            return self._ask(
+                request,
+                device,
+                title=_t("Remove %(device)s") % {"device": device},
+                lead=_("Only a device without readings is removed; its keys and its account at the broker go with it."),
+                submit=_("Remove"),
+                danger=True,
+            )
+        name, page = str(device), page_of(device.pk)
+        with errors_as_messages(request):
+            registration.remove_device(device, acting_user=person(request))
+            messages.success(request, _t("%(device)s is removed.") % {"device": name})
+            return redirect("admin:devices_device_changelist")
+        return redirect(page)
+
+    @action(description=_("Revoke a key"), permissions=["change"], url_path="revoke-key")
+    def revoke_key(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        device = self.device(request, object_id)
+        key = _key_of(device, request.GET.get("version", ""))
+        if request.method != "POST":
+            return self._ask(
+                request,
+                device,
+                title=_t("Revoke key %(version)d of %(device)s") % {"version": key.version, "device": device},
+                lead=_("Messages signed with it are refused from now on. This cannot be undone."),
+                submit=_("Revoke"),
+                danger=True,
+            )
+        registration.revoke_key(key, acting_user=person(request))
+        messages.success(request, _t("Key %(version)d is revoked.") % {"version": key.version})
+        return redirect(page_of(device.pk))
+
+    def device(self, request: HttpRequest, object_id: str) -> Device:
+        """The device; raises Http404."""
+        device = self.get_object(request, object_id)
+        if device is None:
+            raise Http404
+        return device
+
+    def _change(
+        self, request: HttpRequest, object_id: str, values: dict[str, Any], *, title: Any, **options: Any
+    ) -> HttpResponse:
+        device = self.device(request, object_id)
+        if request.method != "POST":
+            return self._ask(request, device, title=title % {"device": device}, **options)
+        for name, value in values.items():
+            setattr(device, name, value)
+        device.save(update_fields=list(values))
+        audit.record(person(request), "change", device, ", ".join(f"{name}: {value}" for name, value in values.items()))
+        messages.success(request, _t("%(device)s is changed.") % {"device": device})
+        return redirect(page_of(device.pk))
+
+    def _ask(self, request: HttpRequest, device: Device, **options: Any) -> HttpResponse:
+        return form_page(self, request, None, obj=device, back=page_of(device.pk), **options)
+
+
+def _key_of(device: Device, version: str) -> DeviceCredential:
+    key = device.credentials.filter(version=version).first() if version.isdecimal() else None
+    if key is None:
+        raise Http404
+    return key
+
+
+_STATES = {
+    "valid": (_("valid"), "success"),
+    "overlapping": (_("still valid"), "info"),
+    "ended": (_("ended"), "neutral"),
+    "revoked": (_("revoked"), "danger"),
+}
+
+
+@panels.below_device(50)
+def keys(request: HttpRequest, device: Device) -> SafeString:
+    """The device's keys: which are valid, and until when. Never a secret."""
+    revoke = reverse("admin:devices_device_revoke_key", args=[device.pk])
+    rows = [
+        {
+            "key": key,
+            "label": coloured(*_STATES[state]),
+            "revoke_url": f"{revoke}?version={key.version}" if state in ("valid", "overlapping") else "",
+        }
+        for key in device.credentials.all()
+        for state in [_state_of(key)]
+    ]
+    context = {"rows": rows, "may_change": may(request, Role.OPERATOR)}
+    return render_to_string("devices/admin/keys.html", context, request)
+
+
+def _state_of(key: DeviceCredential) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    if key.not_after is None:
+        return "valid"
+    return "overlapping" if key.not_after > timezone.now() else "ended"

@@ -1,0 +1,85 @@
+"""Units, hardware models, and component types with their metrics."""
+
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+from unfold.decorators import display
+
+from devices.models import ComponentType, HardwareModel, Metric, Unit
+from devices.models.base import announce_change
+from tenants.admin.navigation import Group
+
+from .base import TenantModelAdmin, TenantStackedInline
+from .site import tenant_admin
+
+
+@admin.register(Unit, site=tenant_admin)
+class UnitAdmin(TenantModelAdmin):
+    """Units of measurement."""
+
+    list_display: ClassVar = ["symbol", "name", "quantity", "ucum"]
+    list_filter: ClassVar = ["quantity"]
+    search_fields: ClassVar = ["symbol", "name", "quantity", "ucum"]
+    fields: ClassVar = [("symbol", "name"), ("quantity", "ucum")]
+
+
+class MetricInline(TenantStackedInline):
+    """What a component type's messages hold. The model's own checks are shown at the fields they are about."""
+
+    model = Metric
+    extra = 0
+    fields: ClassVar = [
+        ("key", "name"),
+        ("path", "value_type"),
+        ("unit", "sent_unit"),
+        ("minimum", "maximum"),
+        ("true_value", "false_value"),
+    ]
+    autocomplete_fields: ClassVar = ["unit", "sent_unit"]
+
+
+@admin.register(ComponentType, site=tenant_admin)
+class ComponentTypeAdmin(TenantModelAdmin):
+    """Kinds of sensors and actuators."""
+
+    list_display: ClassVar = ["key", "name", "metric_count"]
+    search_fields: ClassVar = ["key", "name"]
+    fields: ClassVar = [("key", "name"), "description"]
+    inlines: ClassVar = [MetricInline]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ComponentType]:
+        return super().get_queryset(request).annotate(metric_total=Count("metrics"))
+
+    @display(description=_("metrics"), ordering="metric_total")
+    def metric_count(self, component_type: Any) -> int:
+        return int(component_type.metric_total)
+
+
+@admin.register(HardwareModel, site=tenant_admin)
+class HardwareModelAdmin(TenantModelAdmin):
+    """Boards, and what may be attached to them."""
+
+    list_display: ClassVar = ["name", "version", "device_count"]
+    search_fields: ClassVar = ["name", "version"]
+    fields: ClassVar = [("name", "version"), "allowed_component_types"]
+    autocomplete_fields: ClassVar = ["allowed_component_types"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[HardwareModel]:
+        return super().get_queryset(request).annotate(device_total=Count("devices"))
+
+    @display(description=_("devices"), ordering="device_total")
+    def device_count(self, model: Any) -> int:
+        return int(model.device_total)
+
+    def save_related(self, request: HttpRequest, form: forms.ModelForm, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        announce_change()  # the allowed types are rows of their own, which announce nothing
+
+
+tenant_admin.groups.append(
+    Group(20, _("Hardware"), ((HardwareModel, "developer_board"), (ComponentType, "extension"), (Unit, "straighten"))),
+)

@@ -1,0 +1,156 @@
+"""The form that registers a device, and the page that shows its credentials, once."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from django import forms
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldAdminUUIDInputWidget
+
+from devices.models import ComponentType, Device, HardwareModel
+from devices.models.base import validate_key
+from devices.services.registration import IssuedCredentials
+from tenants.models import DeviceRoute
+
+_ROWS = 3
+_MOST_ROWS = 50
+
+
+class RegisterDeviceForm(forms.Form):
+    """What a device is. The UUID is made when the form is shown, so that sending it twice registers one device."""
+
+    name = forms.CharField(label=_("Name"), max_length=120, widget=UnfoldAdminTextInputWidget)
+    uuid = forms.UUIDField(
+        label=_("UUID"),
+        required=False,
+        initial=uuid4,
+        help_text=_("Made for you; put the device's own here if it has one already."),
+        widget=UnfoldAdminUUIDInputWidget,
+    )
+    cpu_serial = forms.CharField(
+        label=_("CPU serial"),
+        required=False,
+        max_length=64,
+        help_text=_("Where given, every message must carry it."),
+        widget=UnfoldAdminTextInputWidget,
+    )
+    hardware_model = forms.ModelChoiceField(
+        label=_("Hardware model"),
+        queryset=HardwareModel.objects.all(),
+        required=False,
+        empty_label=_("not checked"),
+        widget=UnfoldAdminSelectWidget,
+    )
+
+    def clean_uuid(self) -> UUID | None:
+        uuid = self.cleaned_data["uuid"]
+        if uuid is not None and DeviceRoute.objects.filter(device_uuid=uuid).exists():
+            raise ValidationError(_("This UUID is registered already."))
+        return uuid
+
+
+class ComponentRow(forms.Form):
+    """One component: its type, and its key, which is the type's where none is given."""
+
+    component_type = forms.ModelChoiceField(
+        label=_("Component type"),
+        queryset=ComponentType.objects.all(),
+        required=False,
+        empty_label=_("none"),
+        widget=UnfoldAdminSelectWidget,
+    )
+    key = forms.CharField(
+        label=_("Key"), required=False, max_length=63, validators=[validate_key], widget=UnfoldAdminTextInputWidget
+    )
+
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or {}
+        if values.get("key") and not values.get("component_type") and "component_type" not in self.errors:
+            self.add_error("component_type", _("Choose the type of this component."))
+        return values
+
+
+class BaseComponentRows(forms.BaseFormSet):
+    """The components of a new device."""
+
+    def clean(self) -> None:
+        keys = [form.cleaned_data.get("key") for form in self.forms if form.is_valid()]
+        given = [key for key in keys if key]
+        if len(given) != len(set(given)):
+            raise ValidationError(_("Two components have the same key."))
+
+    def components(self) -> dict[str, ComponentType]:
+        """Key → type, in the order of the rows; `dht22`, `dht22-2`, … where no key was given."""
+        rows = [form.cleaned_data for form in self.forms if form.cleaned_data.get("component_type")]
+        taken = {row["key"] for row in rows if row["key"]}
+        result = {}
+        for row in rows:
+            key = row["key"] or _free_key(row["component_type"].key, taken)
+            taken.add(key)
+            result[key] = row["component_type"]
+        return result
+
+
+ComponentRows = forms.formset_factory(
+    ComponentRow, formset=BaseComponentRows, extra=_ROWS, max_num=_MOST_ROWS, absolute_max=_MOST_ROWS
+)
+
+
+def _free_key(wanted: str, taken: set[str]) -> str:
+    key, number = wanted, 1
+    while key in taken:
+        number += 1
+        key = f"{wanted}-{number}"
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing to copy."""
+
+    label: Any
+    value: str
+
+
+def credentials_context(request: HttpRequest, device: Device, issued: IssuedCredentials) -> dict[str, Any]:
+    """What the page shows once: lines to copy, and a configuration file that `gwanje_device.py` runs with."""
+    config = device_config(request.tenant.slug, device, issued)  # type: ignore[attr-defined]
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    lines = [
+        Line(_("Device UUID, also the MQTT user name and client id"), str(device.uuid)),
+        Line(_("Secret"), issued.secret),
+        Line(_("Key id (kid)"), str(issued.key_version)),
+        Line(_("MQTT password"), issued.mqtt_password),
+        Line(_("MQTT address"), f"{settings.MQTT_HOST}:{settings.MQTT_PORT}"),
+    ]
+    return {
+        "lines": lines,
+        "config": text,
+        # In the page itself: the server keeps no copy that a second request could fetch.
+        "config_url": "data:application/json;base64," + base64.b64encode(text.encode()).decode(),
+        "config_name": f"gwanje-{device.uuid}.json",
+    }
+
+
+def device_config(slug: str, device: Device, issued: IssuedCredentials) -> Mapping[str, Any]:
+    """The JSON file that `gwanje_device.py` is started with."""
+    return {
+        "uuid": str(device.uuid),
+        "secret": issued.secret,
+        "kid": str(issued.key_version),
+        "signature": "v2",
+        "host": settings.MQTT_HOST,
+        "port": settings.MQTT_PORT,
+        "mqtt_password": issued.mqtt_password,
+        "tenant": slug,
+        **({"cpu_serial": device.cpu_serial} if device.cpu_serial else {}),
+        **({"hardware_version": device.hardware_model.version} if device.hardware_model else {}),
+        "components": [component.key for component in device.components.all() if component.attached],
+    }

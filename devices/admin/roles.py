@@ -1,0 +1,28 @@
+"""The role of a request's person in its tenant, asked once a request."""
+
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest
+
+from tenants.access import Role, reaches, role_of
+from tenants.models import User
+
+
+def role(request: HttpRequest) -> Role | None:
+    """The person's role in the request's tenant, or None."""
+    known = getattr(request, "_tenant_role", None)
+    if known is None or known[0] != request.user.pk:
+        known = (request.user.pk, role_of(request.user, getattr(request, "tenant", None)))
+        request._tenant_role = known  # type: ignore[attr-defined]
+    return known[1]
+
+
+def may(request: HttpRequest, needed: Role) -> bool:
+    """Whether the person's role reaches the needed one."""
+    return reaches(role(request), needed)
+
+
+def person(request: HttpRequest) -> User:
+    """Who is signed in; raises PermissionDenied for nobody."""
+    if not isinstance(request.user, User):
+        raise PermissionDenied
+    return request.user

@@ -1,0 +1,65 @@
+"""The admin site inside a tenant. Who may enter, and do what, is said by the membership's role alone."""
+
+from typing import Any
+
+from django.contrib.auth.forms import AuthenticationForm as BaseAuthenticationForm
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
+from unfold.forms import AuthenticationForm
+from unfold.sites import UnfoldAdminSite
+
+from tenants.access import role_of
+from tenants.admin.navigation import Group, sidebar
+from tenants.models import User
+
+from . import panels
+from .roles import role
+
+
+class TenantAuthenticationForm(AuthenticationForm):
+    """Signs in whoever has a role in the tenant of the request."""
+
+    def confirm_login_allowed(self, user: User) -> None:
+        BaseAuthenticationForm.confirm_login_allowed(self, user)
+        if role_of(user, getattr(self.request, "tenant", None)) is None:
+            raise ValidationError(_("This account has no role in this tenant."), code="no_role")
+
+
+class TenantAdminSite(UnfoldAdminSite):
+    """A tenant's admin. Its pages bear the tenant's name."""
+
+    login_form = TenantAuthenticationForm
+    login_template = "gwanje/login.html"
+    index_template = "devices/admin/dashboard.html"
+    index_title = _("Overview")
+    groups: list[Group]
+
+    def __init__(self, name: str = "admin") -> None:
+        super().__init__(name)
+        self.groups = []
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return role(request) is not None
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        name = str(getattr(request, "tenant", ""))
+        return super().each_context(request) | {"site_title": name, "site_header": name, "site_url": None}
+
+    def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:
+        return sidebar(self, request)
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        rendered = [panel(request) for panel in panels.dashboard()]
+        return super().index(request, {"panels": rendered, **(extra_context or {})})
+
+
+def page_of(device_pk: object) -> str:
+    """The address of a device's page."""
+    return reverse("admin:devices_device_change", args=[device_pk])
+
+
+# The two sites are never in one set of URLs, so both bear the name that Django's templates ask for.
+tenant_admin = TenantAdminSite(name="admin")
