@@ -23,7 +23,8 @@ SELECT min(r.time) FROM unnest(%(series)s::bigint[]) AS s(id) CROSS JOIN LATERAL
 ) AS r
 """
 _MEANS = """
-SELECT series_id, extract(epoch FROM date_bin(%(width)s, time, %(start)s))::float8 AS bin, avg(value)
+SELECT series_id, avg(value),
+    extract(epoch FROM date_bin(make_interval(secs => %(seconds)s), time, %(start)s))::float8 AS bin
 FROM telemetry_reading
 WHERE series_id = ANY(%(series)s) AND text IS NULL AND time >= %(start)s AND time <= %(stop)s
 GROUP BY series_id, bin ORDER BY series_id, bin
@@ -53,7 +54,7 @@ def last_day(device: Device, now: datetime) -> list[Chart]:
         return []
     width = max(timedelta(seconds=1), (now - start) / _POINTS)
     charts = {pk: Chart(one, start.timestamp(), now.timestamp()) for pk, one in listed.items()}
-    for pk, at, mean in _means(list(listed), start, now, width):
+    for pk, mean, at in _means(list(listed), start, now, width):
         _add(charts[pk], at, mean, gap=max(_GAP_SECONDS, _GAP_POINTS * width.total_seconds()))
     return [chart for chart in charts.values() if chart.times]
 
@@ -70,11 +71,11 @@ def _oldest(series: Sequence[int], start: datetime, stop: datetime) -> datetime 
     if not series:
         return None
     with connection.cursor() as cursor:
-        cursor.execute(_OLDEST, {"series": series, "start": start, "stop": stop})
+        cursor.execute(_OLDEST, {"series": list(series), "start": start, "stop": stop})
         return cursor.fetchone()[0]
 
 
 def _means(series: Sequence[int], start: datetime, stop: datetime, width: timedelta) -> list[tuple[int, float, float]]:
     with connection.cursor() as cursor:
-        cursor.execute(_MEANS, {"series": series, "start": start, "stop": stop, "width": width})
+        cursor.execute(_MEANS, {"series": list(series), "start": start, "stop": stop, "seconds": width.total_seconds()})
         return cursor.fetchall()

@@ -1,0 +1,63 @@
+"""What telemetry shows on a device's page: the last values, the last day, and what was refused."""
+
+from typing import Any
+
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from devices.admin import panels
+from devices.models import Device
+from telemetry.models import Quarantined
+from telemetry.services import queries
+from telemetry.services.charts import Chart, last_day
+
+_REFUSED_SHOWN = 5
+
+
+@panels.above_device(10)
+def last_values(request: HttpRequest, device: Device) -> SafeString:
+    """The newest value of every metric, with its unit as it was measured."""
+    rows = [{"latest": latest, "value": in_words(latest.value)} for latest in queries.latest_values(device)]
+    context = {"rows": rows, "messages_url": reverse("admin:devices_device_messages", args=[device.pk])}
+    return render_to_string("telemetry/admin/last_values.html", context, request)
+
+
+@panels.above_device(20)
+def charts(request: HttpRequest, device: Device) -> SafeString:
+    """A line for each series of numbers over the last 24 hours."""
+    drawn = [{"series": chart.series, "data": _data(chart)} for chart in last_day(device, timezone.now())]
+    return render_to_string("telemetry/admin/charts.html", {"charts": drawn}, request)
+
+
+@panels.below_device(70)
+def refused(request: HttpRequest, device: Device) -> SafeString:
+    """The newest of the device's messages that were refused."""
+    rows = Quarantined.objects.filter(device=device)[:_REFUSED_SHOWN]
+    url = f"{reverse('admin:telemetry_quarantined_changelist')}?device__id__exact={device.pk}"
+    context = {"rows": rows, "more_url": url, "title": _("Refused messages"), "with_device": False}
+    return render_to_string("telemetry/admin/refused.html", context, request)
+
+
+def in_words(value: queries.Value) -> str:
+    """A value as a person reads it: no more digits than a sensor has, words for booleans."""
+    if isinstance(value, bool):
+        return _("true") if value else _("false")
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return value
+
+
+def _data(chart: Chart) -> dict[str, Any]:
+    return {
+        "times": chart.times,
+        "values": chart.values,
+        "from": chart.start,
+        "to": chart.stop,
+        "unit": chart.series.unit,
+        "time_label": _("time"),
+        "value_label": chart.series.metric,
+    }
