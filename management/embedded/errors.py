@@ -19,3 +19,7 @@ class ServerMissing(EmbeddedError):
 
 class ServerFailed(EmbeddedError):
     """A server was started and did not come up; the message ends with the last lines of its log."""
+
+
+class SupervisorGone(EmbeddedError):
+    """The process that runs the servers does not answer: it has ended, or is ending."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from . import ports
-from .errors import EmbeddedError, ServerFailed
+from .errors import EmbeddedError, ServerFailed, SupervisorGone
 from .files import Secrets, private_directory, tail, write_file
 from .locks import Locks
 from .mosquitto import MosquittoServer
@@ -98,10 +98,16 @@ class EmbeddedStack:
         return [PostgresServer(site), ValkeyServer(site), OpenBaoServer(site), MosquittoServer(site, self._mqtt_port)]
 
     def _together(self, work: Callable[[Server], None]) -> None:
-        """Do the same for every server at a time; the first error is raised when all have ended."""
-        with ThreadPoolExecutor(max(1, len(self._servers))) as pool:
+        """Do the same for every server at a time. Raises the first error, when all have ended."""
+        pool = ThreadPoolExecutor(max(1, len(self._servers)))
+        try:
             for future in [pool.submit(work, server) for server in self._servers.values()]:
                 future.result()
+        except BaseException:
+            self._stop_supervisor()  # so that nobody goes on waiting for a server
+            raise
+        finally:
+            pool.shutdown()
 
     def _bring_up(self, server: Server) -> None:
         began = time.monotonic()
@@ -119,19 +125,23 @@ class EmbeddedStack:
 
     def stop(self) -> None:
         """Stop the programs that were added, then the servers, then the supervisor; safe to repeat."""
-        supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None:
-            try:
-                if supervisor.is_running:
-                    running = {state.name for state in supervisor.states()}
-                    supervisor.stop_programs(running - set(self._servers))
-                    supervisor.stop_programs(running & set(self._servers))
-            except (OSError, xmlrpc.client.Error):
-                logger.warning("The process supervisor does not answer; it is told to stop everything itself")
-            supervisor.stop()
+        self._stop_supervisor()
         if self._locks is not None:
             self._locks.release()
             self._locks = None
+
+    def _stop_supervisor(self) -> None:
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is None:
+            return
+        try:
+            if supervisor.is_running:
+                running = {state.name for state in supervisor.states()}
+                supervisor.stop_programs(running - set(self._servers))
+                supervisor.stop_programs(running & set(self._servers))
+        except (SupervisorGone, xmlrpc.client.Error):
+            logger.warning("The process supervisor does not answer; it is told to stop everything itself")
+        supervisor.stop()
 
     def __enter__(self) -> Self:
         self.start()
@@ -201,6 +211,11 @@ class EmbeddedStack:
     def start_program(self, name: str) -> None:
         """Start a program that was added. Raises ServerFailed where it cannot be started at all."""
         self._start_supervised(name)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the supervisor of the servers and programs runs."""
+        return self._supervisor is not None and self._supervisor.is_running
 
     def stop_programs(self, names: Iterable[str]) -> None:
         """Stop programs together, each by its own signal."""

@@ -1,5 +1,6 @@
 """supervisord as a child of this process: it runs every server and every program, and is spoken to over a socket."""
 
+import http.client
 import logging
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
-from .errors import ServerFailed
+from .errors import ServerFailed, SupervisorGone
 from .files import private_directory, tail, write_file
 from .program import Program
 
@@ -27,7 +28,7 @@ _CHILD = Path(__file__).with_name("supervisord_child.py")
 _LONGEST_SOCKET = 90
 _START_SECONDS = 15.0
 # Variables that would change what the servers do behind their configuration's back.
-_FOREIGN = ("PG", "BAO_", "VAULT_", "SUPERVISOR_", "PYTHON")
+FOREIGN = ("PG", "BAO_", "VAULT_", "SUPERVISOR_", "PYTHON")
 STOPPED = frozenset({"STOPPED", "EXITED", "FATAL"})
 
 
@@ -70,7 +71,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=(self._logs / "supervisord.out").open("wb"),
             stderr=subprocess.STDOUT,
-            env={key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)},
+            env={key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)},
             pass_fds=[self._lock],
             start_new_session=True,  # Ctrl-C in the terminal is ours to handle
         )
@@ -87,7 +88,7 @@ class Supervisor:
     def _answers(self) -> bool:
         try:
             return bool(self._call("getState")["statename"] == "RUNNING")
-        except (OSError, xmlrpc.client.Error):
+        except (SupervisorGone, xmlrpc.client.Error):
             return False
 
     def _configuration(self) -> str:
@@ -171,12 +172,12 @@ files = {self._programs}/*.conf
     def _ask_to_stop(self, process: "subprocess.Popen[bytes]") -> None:
         try:
             self._call("shutdown")  # it acts on this at once, on a signal within a second
-        except (OSError, xmlrpc.client.Error):
+        except (SupervisorGone, xmlrpc.client.Error):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
 
     def _call(self, method: str, *arguments: Any, tolerated: int | None = None) -> Any:
-        """The answer of supervisord's method. Raises OSError where it is gone, xmlrpc.client.Fault."""
+        """The answer of supervisord's method. Raises SupervisorGone, xmlrpc.client.Fault."""
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
         with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as proxy:
             try:
@@ -185,6 +186,8 @@ files = {self._programs}/*.conf
                 if fault.faultCode != tolerated:
                     raise
                 return None
+            except (OSError, http.client.HTTPException) as error:
+                raise SupervisorGone("The process that runs the servers does not answer.") from error
 
 
 def ends_with_parent(stopsignal: str) -> list[str]:

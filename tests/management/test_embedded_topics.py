@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from management.embedded.stack import EmbeddedStack
 
 OWN = "6d1f0c1e-0000-4000-8000-000000000001"
 OTHER = "6d1f0c1e-0000-4000-8000-000000000002"
+VERSIONS = [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5]
 CONTROL = "$CONTROL/dynamic-security/v1"
 
 
@@ -23,7 +24,13 @@ class Client:
     """A connection, with what the broker answered and delivered."""
 
     def __init__(
-        self, env: dict[str, str], name: str, password: str, client_id: str = "", will: str = "", version: int = 4
+        self,
+        env: dict[str, str],
+        name: str,
+        password: str,
+        client_id: str = "",
+        will: str = "",
+        version: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv311,
     ) -> None:
         self.delivered: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self.answers: queue.Queue[Any] = queue.Queue()
@@ -34,7 +41,7 @@ class Client:
         self._client.on_connect = lambda _c, _u, _f, reason, _p: self.answers.put(not reason.is_failure)
         self._client.on_subscribe = lambda _c, _u, _m, reasons, _p: self.answers.put(not reasons[0].is_failure)
         self._client.on_publish = lambda *_: self.answers.put(True)
-        self._client.on_message = lambda _c, _u, message: self.delivered.put((message.topic, message.payload))
+        self._client.on_message = lambda _c, _u, message: self.delivered.put((message.topic, bytes(message.payload)))
         self._client.connect(env["MQTT_HOST"], int(env["MQTT_PORT"]), keepalive=30)
         self._client.loop_start()
         self.is_connected = self.answers.get(timeout=5)
@@ -61,7 +68,7 @@ class Client:
     def break_off(self) -> None:
         """Close the connection without a word, so that the broker publishes the will."""
         connection = self._client.socket()
-        assert connection is not None
+        assert isinstance(connection, socket.socket)
         self._client.loop_stop()
         connection.shutdown(socket.SHUT_RDWR)
 
@@ -183,8 +190,8 @@ SUBSCRIPTIONS = {
 }
 
 
-@pytest.mark.parametrize("version", [mqtt.MQTTv311, mqtt.MQTTv5])
-def test_a_device_subscribes_to_its_commands_only(broker: Broker, version: int) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_device_subscribes_to_its_commands_only(broker: Broker, version: MQTTProtocolVersion) -> None:
     device = broker.device(OWN, version=version)
     assert {topic: device.subscribe(topic) for topic in SUBSCRIPTIONS} == SUBSCRIPTIONS
 
@@ -225,8 +232,8 @@ END = f"device/birth/{OTHER}"
 
 
 @pytest.mark.parametrize("retain", [False, True])
-@pytest.mark.parametrize("version", [mqtt.MQTTv311, mqtt.MQTTv5])
-def test_a_device_publishes_to_its_own_topics_only(broker: Broker, version: int, retain: bool) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_device_publishes_to_its_own_topics_only(broker: Broker, version: MQTTProtocolVersion, retain: bool) -> None:
     platform = broker.account("MQTT_URL")
     for topic in ("telemetry/#", "device/#", "command/+/+/response", "client/request_state/#"):
         assert platform.subscribe(topic)
@@ -322,7 +329,7 @@ def test_accounts_and_queued_messages_survive_a_restart(broker: Broker, stack: E
     subscribed: queue.Queue[None] = queue.Queue()
     kept.on_connect = lambda client, *_: client.subscribe("telemetry/#", qos=1)
     kept.on_subscribe = lambda *_: subscribed.put(None)
-    kept.on_message = lambda _c, _u, message: delivered.put(message.payload)
+    kept.on_message = lambda _c, _u, message: delivered.put(bytes(message.payload))
     kept.connect(str(url.hostname), url.port or 0)
     kept.loop_start()
     subscribed.get(timeout=5)
