@@ -11,6 +11,13 @@ def main() -> None:
     sys.path.insert(1, str(Path(__file__).resolve().parent / "platform"))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
+    if sys.argv[1:2] == ["up"]:
+        # It starts the servers that the settings ask for, so it comes before the settings.
+        from management.management.commands.up import Command
+
+        Command().run_from_argv(sys.argv)
+        return
+
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(sys.argv)

@@ -1,0 +1,73 @@
+"""The platform's own processes, as the supervisor of the embedded servers runs them."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from management.embedded.program import Program
+from management.embedded.server import BASE_DIR
+from management.embedded.supervisor import FOREIGN
+
+# Which servers of somebody else's replace which embedded one.
+SERVER_VARIABLES = {
+    "DATABASE_URL": "postgres",
+    "REDIS_URL": "valkey",
+    "VAULT_ADDR": "openbao",
+    "MQTT_URL": "mosquitto",
+}
+# What a person may set beside the embedded servers' variables.
+_KEPT = ("SECRET_KEY", "MQTT_HOST")
+
+
+def servers_to_embed() -> frozenset[str]:
+    """The embedded servers that are needed: those whose variable is not set."""
+    return frozenset(server for variable, server in SERVER_VARIABLES.items() if not os.environ.get(variable))
+
+
+def environment(embedded: Mapping[str, str], var: Path, http_port: int) -> dict[str, str]:
+    """The variables of the platform's processes: ours over those of this process, which they replace."""
+    kept = {name: os.environ[name] for name in _KEPT if os.environ.get(name)}
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        **embedded,
+        **kept,
+        "GWANJE_VAR": str(var),
+        "HTTP_PORT": str(http_port),
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "PYTHONPATH": f"{BASE_DIR / 'platform'}:{BASE_DIR}",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def manage(*arguments: str) -> list[str]:
+    """The command line of a management command."""
+    return [sys.executable, str(BASE_DIR / "manage.py"), *arguments]
+
+
+def programs(env: Mapping[str, str], logs: Path, http_port: int, *, simulator: bool) -> list[Program]:
+    """The processes that make up the platform, in the order in which they are started."""
+    web = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", str(http_port)]
+    commands = {
+        "web": web,
+        "listener": manage("run_mqtt_listener"),
+        "checker": manage("check_device_health"),
+        "worker": manage("qcluster"),
+    }
+    if simulator:
+        commands["simulator"] = manage("simulate_devices")
+    own = {name: value for name, value in env.items() if os.environ.get(name) != value or name.startswith(FOREIGN)}
+    return [
+        Program(
+            name,
+            command,
+            logs / f"{name}.log",
+            # Only the web server may have a pool of connections: one does not survive the worker's fork.
+            env={**own, "DATABASE_POOL": "1" if name == "web" else "0"},
+            directory=BASE_DIR,
+            stopwaitsecs=15,
+            priority=100,
+            group=True,
+        )
+        for name, command in commands.items()
+    ]

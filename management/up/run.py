@@ -1,0 +1,132 @@
+"""The order of things: servers, set-up, processes, watching, and the way back."""
+
+import json
+import signal
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.table import Table
+
+from management.embedded.errors import ServerFailed, SupervisorGone
+from management.embedded.files import tail
+from management.embedded.stack import EmbeddedStack
+
+from .programs import environment, programs, servers_to_embed
+from .setup import prepare
+from .watch import Watch
+
+_WEB_SECONDS = 60.0
+_LOOK_SECONDS = 0.5
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Up:
+    """The whole platform under `var`, shown on a console."""
+
+    def __init__(self, var: Path, console: Console, *, http_port: int, mqtt_port: int, simulator: bool) -> None:
+        self._var, self._console, self._http_port, self._simulator = var, console, http_port, simulator
+        self._logs = var / "log"
+        self._stack = EmbeddedStack(
+            var, http_port=http_port, mqtt_port=mqtt_port, use=servers_to_embed(), on_progress=self._say
+        )
+
+    def run(self) -> None:
+        """Run until SIGINT, SIGTERM or SIGHUP. Raises EmbeddedError or SetupFailed, with everything stopped."""
+        for number in _STOP_SIGNALS:
+            signal.signal(number, _interrupt)
+        began = time.monotonic()
+        try:
+            self._start()
+            self._say(f"Up after {time.monotonic() - began:.0f} s. Ctrl-C stops everything.")
+            self._show_where_to_look()
+            self._watch()
+        except KeyboardInterrupt:
+            self._say("Stopping everything…")
+        finally:
+            self._stop()
+
+    def _start(self) -> None:
+        self._say("Starting the servers")
+        embedded = self._stack.start()
+        env = environment(embedded, self._var, self._http_port)
+        prepare(env, self._logs, self._say)
+        processes = programs(env, self._logs, self._http_port, simulator=self._simulator)
+        self._say(f"Starting {', '.join(process.name for process in processes)}")
+        self._stack.add_programs(processes)
+        self._processes = [process.name for process in processes]
+        self._watching = Watch(self._logs / "supervisord.log")
+        for name in self._processes:
+            self._stack.start_program(name)
+        self._wait_for_web()
+
+    def _wait_for_web(self) -> None:
+        deadline = time.monotonic() + _WEB_SECONDS
+        while not _answers(f"http://127.0.0.1:{self._http_port}/healthz"):
+            given_up = self._stack.program_states()["web"].state == "FATAL"
+            if given_up or time.monotonic() > deadline:
+                log = self._logs / "web.log"
+                raise ServerFailed(f"The web server did not come up. The end of {log}:\n{tail(log)}")
+            self._report_endings()
+            time.sleep(0.1)
+
+    def _watch(self) -> None:
+        while self._stack.is_running:
+            self._report_endings()
+            time.sleep(_LOOK_SECONDS)
+        raise SupervisorGone(f"The process that runs everything has ended. See {self._logs / 'supervisord.log'}.")
+
+    def _report_endings(self) -> None:
+        for ending in self._watching.endings():
+            self._say(f"{ending}. The end of {self._logs / ending.name}.log:", style="yellow")
+            self._console.print(
+                tail(self._logs / f"{ending.name}.log"), style="dim", markup=False, highlight=False, soft_wrap=True
+            )
+
+    def _stop(self) -> None:
+        """Processes first, then servers; signals that come meanwhile change nothing."""
+        _ignore_signals()
+        was_running = self._stack.is_running
+        self._stack.stop()
+        if was_running:
+            self._say("Everything is stopped.")
+
+    def _say(self, text: str, style: str = "") -> None:
+        clock = time.strftime("%H:%M:%S")
+        self._console.print(f"{clock}  {text}", style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def _show_where_to_look(self) -> None:
+        base = f"http://localhost:{self._http_port}"
+        quickstart = self._var / "quickstart.json"
+        table = Table.grid(padding=(0, 2))
+        table.add_row("Staff's console", f"{base}/admin/")
+        for tenant in json.loads(quickstart.read_text())["tenants"]:
+            table.add_row(f"Tenant {tenant['slug']}", f"{tenant['url']}admin/")
+            table.add_row("", f"{tenant['url']}api/docs/")
+        table.add_row("Names and passwords", str(quickstart))
+        table.add_row("Logs", f"{self._logs}/")
+        self._console.print(table)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """The first signal ends everything; a second one must not end that."""
+    _ignore_signals()
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _answers(url: str) -> bool:
+    """Whether the address answers 200; no proxy is asked."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

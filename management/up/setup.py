@@ -1,0 +1,34 @@
+"""What is done to the servers before the platform's processes start: migrations, schedules, the demonstration."""
+
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from management.embedded.files import tail
+from management.embedded.server import BASE_DIR
+
+from .programs import manage
+
+STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Bringing the database's tables up to date", ("migrate_schemas", "--shared")),
+    ("Bringing the tenants' tables up to date", ("migrate_schemas", "--tenant")),
+    ("Installing the workers' schedules", ("install_schedules",)),
+    ("Making staff, the tenant demo and its devices, where they are missing", ("quickstart",)),
+)
+
+
+class SetupFailed(Exception):
+    """A step did not succeed; the message ends with the last lines it said."""
+
+
+def prepare(env: Mapping[str, str], logs: Path, progress: Callable[[str], None]) -> None:
+    """Take every step, each a process of its own, with what it says in `setup.log`. Raises SetupFailed."""
+    log = logs / "setup.log"
+    for what, arguments in STEPS:
+        progress(what)
+        offset = log.stat().st_size if log.exists() else 0
+        with log.open("ab") as file:
+            done = subprocess.run(manage(*arguments), cwd=BASE_DIR, env=dict(env), stdout=file, stderr=file)
+        if done.returncode:
+            said = tail(log, offset=offset, lines=25)
+            raise SetupFailed(f"`manage.py {' '.join(arguments)}` failed. The end of {log}:\n{said}")
