@@ -1,0 +1,65 @@
+# make run: the whole platform on this machine.  make test: the whole suite, on real servers of its own.
+
+HTTP_PORT ?= 8000
+MQTT_PORT ?= 1883
+VAR ?= var
+ARGS ?=
+UV_VERSION := 0.13.9
+
+PYTHON_NAMES := python3 python3.13 python3.12 python3.11
+PYTHON ?= $(shell for name in $(PYTHON_NAMES); do \
+	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$name && break; done)
+VENV_PYTHON := .venv/bin/python
+UV := .venv/bin/uv
+
+# Where there is no home to keep downloads in, they are kept here.
+ifneq ($(shell test -w "$$HOME" && echo yes),yes)
+export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
+endif
+
+.PHONY: run test lint lock
+
+run: .venv/run.stamp
+	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
+
+test: .venv/test.stamp
+	$(VENV_PYTHON) -m pytest $(ARGS)
+
+# The settings must be complete to be read, and nothing of them is used.
+lint: export SECRET_KEY = lint
+lint: export DATABASE_URL = postgres://lint@127.0.0.1:1/lint
+lint: export REDIS_URL = redis://127.0.0.1:1/0
+lint: .venv/test.stamp
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy .
+	.venv/bin/lint-imports
+	$(VENV_PYTHON) -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+
+LOCKING := make lock   (uv pip compile --universal --python-version 3.11 pyproject.toml; the whole tree, exact, for Python 3.11 to 3.13)
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --custom-compile-command "$(LOCKING)"
+
+# Keeps the versions that are locked where they still fit; to take newer ones: make lock ARGS=--upgrade
+lock: $(UV)
+	$(COMPILE) $(ARGS) pyproject.toml --output-file requirements.txt
+	$(COMPILE) $(ARGS) pyproject.toml --extra dev --constraints requirements.txt --output-file requirements-dev.txt
+
+.venv/run.stamp: requirements.txt | $(UV)
+	@echo "Installing what the platform needs"
+	@$(UV) pip install --quiet --python $(VENV_PYTHON) -r requirements.txt
+	@touch $@
+
+.venv/test.stamp: requirements-dev.txt .venv/run.stamp | $(UV)
+	@echo "Installing what the tests need"
+	@$(UV) pip install --quiet --python $(VENV_PYTHON) -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+$(UV):
+	@test -n "$(PYTHON)" || { \
+		echo "Python 3.11, 3.12 or 3.13 is needed, and none of $(PYTHON_NAMES) is one." >&2; \
+		echo "Install one, or name yours: make run PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making the virtual environment .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
