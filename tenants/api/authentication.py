@@ -1,0 +1,35 @@
+"""HTTP Basic for the public side, with a brake on guessing."""
+
+from drf_spectacular.authentication import BasicScheme
+from rest_framework.authentication import BasicAuthentication
+from rest_framework.exceptions import AuthenticationFailed, Throttled
+from rest_framework.request import Request
+
+from tenants.models import User
+
+from . import limits
+
+_FAILURES = 10
+_WINDOW_SECONDS = 60
+
+
+class CarefulBasicAuthentication(BasicAuthentication):
+    """Username and password; after ten wrong ones in a minute, an account is not asked for from that address."""
+
+    def authenticate_credentials(self, userid: str, password: str, request: Request | None = None) -> tuple[User, None]:
+        address = request.META.get("REMOTE_ADDR", "") if request is not None else ""
+        key = f"public:basic:{address}:{userid}"
+        failures, wait = limits.count(key, seconds=_WINDOW_SECONDS, add=0)
+        if failures >= _FAILURES:
+            raise Throttled(wait, "Too many wrong passwords.")
+        try:
+            return super().authenticate_credentials(userid, password, request)
+        except AuthenticationFailed:
+            limits.count(key, seconds=_WINDOW_SECONDS)
+            raise
+
+
+class CarefulBasicScheme(BasicScheme):
+    """The same in the OpenAPI document as REST framework's own."""
+
+    target_class = "tenants.api.authentication.CarefulBasicAuthentication"

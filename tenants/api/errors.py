@@ -1,0 +1,116 @@
+"""What the API answers when something is wrong: one shape, and a text that says what to mend.
+
+`{"type": "validation_error" | "client_error" | "server_error", "errors": [{"code", "detail", "attr"}]}`; `attr`
+names the member or parameter that is wrong, where it is one.
+"""
+
+import logging
+import sys
+
+from django.conf import settings
+from django.core.exceptions import NON_FIELD_ERRORS, ObjectDoesNotExist, RequestDataTooBig
+from django.core.exceptions import ValidationError as ModelError
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError
+from django.db.models import ProtectedError
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
+from drf_standardized_errors.handler import ExceptionHandler
+from rest_framework import exceptions, serializers
+from rest_framework.fields import get_error_detail
+from rest_framework.response import Response
+
+from .exceptions import Conflict, TooLarge, Unavailable
+
+logger = logging.getLogger(__name__)
+
+DATABASE_AWAY = (OperationalError, InterfaceError)
+
+
+class Handler(ExceptionHandler):
+    """Turns what models, the database and services raise into answers."""
+
+    def convert_known_exceptions(self, exc: Exception) -> Exception:
+        if isinstance(exc, ModelError):
+            return exceptions.ValidationError(model_error_detail(exc))
+        if isinstance(exc, ProtectedError):
+            return Conflict(_in_use(exc))
+        if isinstance(exc, RequestDataTooBig):
+            return TooLarge(f"A request holds at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes: send it in parts.")
+        if isinstance(exc, IntegrityError):
+            return Conflict()
+        if isinstance(exc, DataError):
+            # A NUL in the name of something that is looked up: all the rest is refused by the serializers.
+            return exceptions.ValidationError("The request holds a text or number that the database cannot keep.")
+        if isinstance(exc, DATABASE_AWAY):
+            return Unavailable()
+        if isinstance(exc, ObjectDoesNotExist):
+            return exceptions.NotFound()
+        return super().convert_known_exceptions(exc)
+
+    def report_exception(self, exc: exceptions.APIException, response: Response) -> None:
+        if isinstance(exc, Unavailable):
+            # Expected, and soon over: a line for each request, not a traceback.
+            logger.warning("Answered 503: %s: %s", type(self.exc).__name__, self.exc)
+        else:
+            super().report_exception(exc, response)
+
+
+class ErrorItemSerializer(serializers.Serializer):
+    """One thing that is wrong."""
+
+    code = serializers.CharField(help_text="A short word for programs, for example `invalid` or `not_found`.")
+    detail = serializers.CharField(help_text="What is wrong and what to mend, for people.")
+    attr = serializers.CharField(
+        allow_null=True, help_text="The member or parameter that is wrong, with dots between levels; else null."
+    )
+
+
+class ErrorSerializer(serializers.Serializer):
+    """What every 4xx and 5xx answer holds."""
+
+    type = serializers.CharField(help_text="`validation_error`, `client_error` or `server_error`.")
+    errors = ErrorItemSerializer(many=True)  # type: ignore[assignment]  # the member's name
+
+
+def model_error_detail(error: ModelError) -> list[exceptions.ErrorDetail] | dict[str, list[exceptions.ErrorDetail]]:
+    """A model's ValidationError as REST framework's detail; what belongs to no field is `non_field_errors`."""
+    detail = get_error_detail(error)
+    if isinstance(detail, dict) and NON_FIELD_ERRORS in detail:
+        detail["non_field_errors"] = detail.pop(NON_FIELD_ERRORS)
+    return detail
+
+
+def body(status: int, code: str, detail: str) -> dict[str, object]:
+    """The error shape, for answers that are given before a view is reached."""
+    kind = "client_error" if status < 500 else "server_error"
+    return {"type": kind, "errors": [{"code": code, "detail": detail, "attr": None}]}
+
+
+def is_for_api(request: HttpRequest) -> bool:
+    """Whether the client expects JSON, told from the address alone."""
+    return "/api/" in request.path_info
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Django's handler400: JSON for the API."""
+    if not is_for_api(request):
+        return defaults.bad_request(request, exception)
+    return JsonResponse(body(400, "bad_request", "The request cannot be read."), status=400)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Django's handler500: JSON for the API, and 503 where it is the database that is away."""
+    if not is_for_api(request):
+        return defaults.server_error(request)
+    if isinstance(sys.exc_info()[1], DATABASE_AWAY):
+        answer = JsonResponse(body(503, "unavailable", Unavailable.default_detail), status=503)
+        answer["Retry-After"] = str(Unavailable.wait)
+        return answer
+    return JsonResponse(body(500, "error", "The platform failed; the error is in its log."), status=500)
+
+
+def _in_use(error: ProtectedError) -> str:
+    holders = sorted(error.protected_objects, key=str)
+    names = ", ".join(str(holder) for holder in holders[:5]) + (", …" if len(holders) > 5 else "")
+    kind = holders[0]._meta.verbose_name_plural if holders else "others"
+    return f"It is in use by {len(holders)} {kind} ({names}): change or remove them first."

@@ -1,0 +1,28 @@
+"""Counting requests in Redis, in fixed windows of time."""
+
+import logging
+import time
+
+from django_redis import get_redis_connection
+from redis.exceptions import RedisError
+
+logger = logging.getLogger(__name__)
+
+
+def count(key: str, *, seconds: int, add: int = 1) -> tuple[int, int]:
+    """Add to the window's count; returns (count, seconds until the window ends).
+
+    `key` names the tenant, since it is used as it is. Redis being away counts as nothing: a request is not
+    refused because it could not be counted.
+    """
+    window, elapsed = divmod(int(time.time()), seconds)
+    name = f"gwanje:count:{key}:{window}"
+    try:
+        pipeline = get_redis_connection("default").pipeline(transaction=False)
+        pipeline.incrby(name, add)
+        pipeline.expire(name, seconds + 1)
+        counted = int(pipeline.execute()[0])
+    except RedisError as error:
+        logger.warning("Requests are not being counted: %s", error)
+        return 0, seconds - elapsed
+    return counted, seconds - elapsed

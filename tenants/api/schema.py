@@ -1,0 +1,43 @@
+"""The OpenAPI document and its pages. They hold no data, so everybody may read them."""
+
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.urls import get_script_prefix
+from django.utils.translation import get_language
+from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.renderers import OpenApiJsonRenderer, OpenApiYamlRenderer
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+
+class SchemaView(SpectacularAPIView):
+    """The OpenAPI document of the addresses that the request came in by."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    throttle_classes = ()
+    renderer_classes = [OpenApiJsonRenderer, OpenApiYamlRenderer]  # noqa: RUF012 (a list is what the base class has)
+
+    def _get_schema_response(self, request: Request) -> Response:
+        urlconf = getattr(request, "urlconf", None) or settings.ROOT_URLCONF
+        server = {"url": get_script_prefix().rstrip("/") or "/"}
+        return Response(_document(urlconf, get_language() or settings.LANGUAGE_CODE) | {"servers": [server]})
+
+
+class DocsView(SpectacularSwaggerView):
+    """The document as a page to read and try, with nothing from other hosts."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    throttle_classes = ()
+    url_name = "api-schema"
+
+
+@cache
+def _document(urlconf: str, language: str) -> dict[str, Any]:
+    """The document, which is the same for everybody and takes a second to make."""
+    return SchemaGenerator(urlconf=urlconf).get_schema(request=None, public=True)
