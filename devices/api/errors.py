@@ -1,0 +1,15 @@
+"""What the services of devices raise, as answers of the API."""
+
+from devices.services.secrets import SecretsUnavailable
+from tenants.api import errors
+from tenants.api.exceptions import Unavailable
+
+
+class Handler(errors.Handler):
+    """The handler of all views (`DRF_STANDARDIZED_ERRORS`)."""
+
+    def convert_known_exceptions(self, exc: Exception) -> Exception:
+        if isinstance(exc, SecretsUnavailable):
+            # The exception's own text holds addresses and paths: it is for the log.
+            return Unavailable("The store of device keys does not answer. Try again in a few seconds.")
+        return super().convert_known_exceptions(exc)

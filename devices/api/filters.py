@@ -1,0 +1,98 @@
+"""What the lists can be narrowed by. A value that cannot be is refused, never ignored."""
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Model, Q, QuerySet
+from django_filters import rest_framework as filters
+from rest_framework.exceptions import NotFound
+
+from devices.models import Component, ComponentType, Device, DeviceStatus, HardwareModel, Metric, Unit
+
+_NO_SUCH_TYPE = "There is no component type with this key: component-types/ lists those there are."
+_BOOLEANS = {"true": True, "false": False}
+
+
+def device_by_uuid(uuid: UUID) -> Device:
+    """The current tenant's device. Raises NotFound, in the same words for a device of another tenant."""
+    device = Device.objects.filter(uuid=uuid).first()
+    if device is None:
+        raise NotFound(f"There is no device with the UUID {uuid}: devices/ lists those there are.")
+    return device
+
+
+def boolean(**options: Any) -> filters.TypedChoiceFilter:
+    """`true` or `false`; the library's own takes anything else for 'not given'."""
+    return filters.TypedChoiceFilter(
+        choices=[(text, text) for text in _BOOLEANS], coerce=lambda text: _BOOLEANS[text], **options
+    )
+
+
+def one_of(model: type[Model], refusal: str, **options: Any) -> filters.ModelChoiceFilter:
+    """An object by its id or key, which must exist."""
+    return filters.ModelChoiceFilter(
+        queryset=model._default_manager.all(), error_messages={"invalid_choice": refusal}, **options
+    )
+
+
+class DeviceFilter(filters.FilterSet):
+    status = filters.ChoiceFilter(field_name="presence__status", choices=DeviceStatus.Status.choices)
+    active = boolean(field_name="active")
+    hardware_model = one_of(HardwareModel, "There is no hardware model with this id.", label="A hardware model's id.")
+    search = filters.CharFilter(method="in_name_or_numbers", label="Part of the name, UUID or CPU serial.")
+
+    class Meta:
+        model = Device
+        fields: tuple[str, ...] = ()
+
+    def in_name_or_numbers(self, queryset: QuerySet[Device], _name: str, text: str) -> QuerySet[Device]:
+        words = text.strip()
+        return queryset.filter(Q(name__icontains=words) | Q(cpu_serial__icontains=words) | Q(uuid__icontains=words))
+
+
+class ComponentFilter(filters.FilterSet):
+    device = filters.UUIDFilter(method="of_device", label="A device's UUID.")
+    component_type = one_of(ComponentType, _NO_SUCH_TYPE, to_field_name="key", label="A component type's key.")
+    attached = boolean(field_name="attached")
+
+    class Meta:
+        model = Component
+        fields: tuple[str, ...] = ()
+
+    def of_device(self, queryset: QuerySet[Component], _name: str, uuid: UUID) -> QuerySet[Component]:
+        return queryset.filter(device=device_by_uuid(uuid))
+
+
+class ComponentTypeFilter(filters.FilterSet):
+    key = filters.CharFilter()
+
+    class Meta:
+        model = ComponentType
+        fields: tuple[str, ...] = ()
+
+
+class MetricFilter(filters.FilterSet):
+    component_type = one_of(ComponentType, _NO_SUCH_TYPE, to_field_name="key", label="A component type's key.")
+    key = filters.CharFilter()
+
+    class Meta:
+        model = Metric
+        fields: tuple[str, ...] = ()
+
+
+class UnitFilter(filters.FilterSet):
+    quantity = filters.CharFilter(label="For example temperature.")
+    symbol = filters.CharFilter()
+
+    class Meta:
+        model = Unit
+        fields: tuple[str, ...] = ()
+
+
+class HardwareModelFilter(filters.FilterSet):
+    name = filters.CharFilter()
+    version = filters.CharFilter()
+
+    class Meta:
+        model = HardwareModel
+        fields: tuple[str, ...] = ()

@@ -1,0 +1,41 @@
+"""Pages of the lists: `limit` and `offset`, or `limit` and a cursor."""
+
+from typing import Any
+
+from rest_framework.exceptions import ValidationError
+from rest_framework.pagination import LimitOffsetPagination
+from rest_framework.request import Request
+
+MAX_LIMIT = 1000
+_MAX_OFFSET = 10**9
+
+
+class Page(LimitOffsetPagination):
+    """`results`, `next`, `previous`, `count`; a bad limit or offset is refused, not corrected."""
+
+    default_limit = 100
+    max_limit = MAX_LIMIT
+    limit_query_description = "How many results, 1 to 1000."
+    offset_query_description = "How many results to leave out from the beginning."
+    parameters = ("limit", "offset")
+
+    def get_limit(self, request: Request) -> int:
+        return whole_number(request, "limit", 1, MAX_LIMIT, self.default_limit)
+
+    def get_offset(self, request: Request) -> int:
+        return whole_number(request, "offset", 0, _MAX_OFFSET, 0)
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        described = super().get_paginated_response_schema(schema)
+        described["required"] = ["count", "next", "previous", "results"]
+        return described
+
+
+def whole_number(request: Request, name: str, lowest: int, highest: int, default: int) -> int:
+    """The query parameter as an int in the range. Raises ValidationError (400) that names the range."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and lowest <= int(text) <= highest):
+        raise ValidationError({name: f"{name!r} is a whole number from {lowest} to {highest}."})
+    return int(text)

@@ -1,0 +1,63 @@
+"""What all serializers of models share: no member is ignored, and the model's own rules decide."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from django.core.exceptions import ValidationError as ModelError
+from django.db.models import ManyToManyField, Model
+from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
+
+from tenants.api.errors import model_error_detail
+from tenants.api.serializers import refuse_unwritable
+
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+
+class StrictModelSerializer(serializers.ModelSerializer[AnyModel]):
+    """As StrictSerializer, for a model: runs `full_clean()` before it saves, and saves what changed."""
+
+    # Members that may be given at creation and never changed.
+    fixed: tuple[str, ...] = ()
+    # Fields that the model works out when others change.
+    derived: tuple[str, ...] = ()
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        fields = super().get_fields()
+        if self.instance is not None and not isinstance(self.instance, list):
+            for name in self.fixed:
+                fields[name].read_only = True
+        return fields
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            refuse_unwritable(data, self)
+        return super().to_internal_value(data)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        candidate = copy.copy(self.instance) if self.instance is not None else self._model()
+        for name in self._columns(attrs):
+            setattr(candidate, name, attrs[name])
+        try:
+            candidate.full_clean()
+        except ModelError as error:
+            raise ValidationError(model_error_detail(error)) from error
+        return attrs
+
+    def update(self, instance: AnyModel, validated_data: dict[str, Any]) -> AnyModel:
+        columns = self._columns(validated_data)
+        for name in columns:
+            setattr(instance, name, validated_data[name])
+        instance.save(update_fields=[*columns, *self.derived])
+        for name in validated_data.keys() - set(columns):
+            getattr(instance, name).set(validated_data[name])
+        return instance
+
+    def _columns(self, attrs: Mapping[str, Any]) -> list[str]:
+        fields = self._model._meta
+        return [name for name in attrs if not isinstance(fields.get_field(name), ManyToManyField)]
+
+    @property
+    def _model(self) -> type[AnyModel]:
+        return cast("type[AnyModel]", self.Meta.model)

@@ -1,0 +1,202 @@
+"""Devices, their components, their keys."""
+
+import datetime
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from devices.models import Component, ComponentType, Device, DeviceCredential, DeviceStatus, HardwareModel
+from devices.models.base import validate_key
+from devices.services import presence
+from devices.services.registration import IssuedCredentials
+from tenants.api.serializers import StrictSerializer
+
+from .base import StrictModelSerializer
+
+_NO_SUCH_TYPE = "There is no component type {value}: create it at component-types/ first."
+_NO_SUCH_MODEL = "There is no hardware model {pk_value}: hardware-models/ lists those there are, and takes more."
+
+
+def _component_type() -> serializers.SlugRelatedField:
+    return serializers.SlugRelatedField(
+        slug_field="key", queryset=ComponentType.objects.all(), error_messages={"does_not_exist": _NO_SUCH_TYPE}
+    )
+
+
+def _hardware_model() -> serializers.PrimaryKeyRelatedField:
+    return serializers.PrimaryKeyRelatedField(
+        queryset=HardwareModel.objects.all(),
+        required=False,
+        allow_null=True,
+        error_messages={"does_not_exist": _NO_SUCH_MODEL},
+        help_text="The id of a hardware model.",
+    )
+
+
+class ComponentSerializer(StrictModelSerializer[Component]):
+    """A sensor or actuator on a device; `key` stands in the topic, and `device` is fixed."""
+
+    fixed = ("device",)
+
+    device = serializers.SlugRelatedField(
+        slug_field="uuid",
+        queryset=Device.objects.all(),
+        error_messages={"does_not_exist": "There is no device with the UUID {value}: devices/ lists those there are."},
+    )
+    component_type = _component_type()
+
+    class Meta:
+        model = Component
+        fields: ClassVar = ["id", "device", "key", "name", "component_type", "attached"]
+        validators = ()
+
+
+class DeviceComponentSerializer(serializers.ModelSerializer[Component]):
+    """A component within its device."""
+
+    component_type = serializers.SlugRelatedField[ComponentType](slug_field="key", read_only=True)
+
+    class Meta:
+        model = Component
+        fields: ClassVar = ["id", "key", "name", "component_type", "attached"]
+        read_only_fields = fields
+
+
+class DeviceKeySerializer(serializers.ModelSerializer[DeviceCredential]):
+    """A key of a device: its version, which is the key id (`kid`) in signatures, and its validity."""
+
+    valid = serializers.SerializerMethodField()
+
+    class Meta:
+        model = DeviceCredential
+        fields: ClassVar = ["version", "created_at", "not_after", "revoked_at", "valid"]
+        read_only_fields = fields
+
+    def get_valid(self, key: DeviceCredential) -> bool:
+        return key.revoked_at is None and (key.not_after is None or key.not_after > timezone.now())
+
+
+class DeviceSerializer(StrictModelSerializer[Device]):
+    """A device with its state, its components and its keys (never their secrets)."""
+
+    hardware_model = _hardware_model()
+    status = serializers.ChoiceField(
+        choices=DeviceStatus.Status.choices, source="presence.status", read_only=True, default="UNKNOWN"
+    )
+    status_since = serializers.DateTimeField(source="presence.since", read_only=True, allow_null=True)
+    status_reason = serializers.CharField(source="presence.reason", read_only=True, default="")
+    last_seen_at = serializers.SerializerMethodField()
+    components = DeviceComponentSerializer(many=True, read_only=True)
+    keys = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Device
+        fields: ClassVar = [
+            "uuid",
+            "name",
+            "cpu_serial",
+            "hardware_model",
+            "active",
+            "created_at",
+            "status",
+            "status_since",
+            "status_reason",
+            "last_seen_at",
+            "components",
+            "keys",
+        ]
+        read_only_fields: ClassVar = ["uuid"]
+
+    @extend_schema_field(OpenApiTypes.DATETIME)
+    def get_last_seen_at(self, device: Device) -> datetime.datetime | None:
+        return getattr(device, "seen_at", None)
+
+    @extend_schema_field(DeviceKeySerializer(many=True))
+    def get_keys(self, device: Device) -> list[Any]:
+        return list(DeviceKeySerializer(device.credentials.all(), many=True).data)
+
+
+class NewComponentSerializer(StrictSerializer):
+    """A component of a device that is being registered."""
+
+    key = serializers.CharField(validators=[validate_key], help_text="What stands in the topic, for example dht22.")
+    component_type = _component_type()
+
+
+class RegistrationSerializer(StrictSerializer):
+    """A device to register. Without a UUID it gets one."""
+
+    name = serializers.CharField(max_length=120)
+    uuid = serializers.UUIDField(required=False)
+    cpu_serial = serializers.CharField(
+        max_length=64, required=False, allow_blank=True, help_text="Where given, every message must carry it."
+    )
+    hardware_model = _hardware_model()
+    components = NewComponentSerializer(many=True, required=False)
+
+    def validate_components(self, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        keys = [component["key"] for component in value]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise serializers.ValidationError(f"A key names one component; given more than once: {', '.join(twice)}.")
+        return value
+
+
+class CredentialsSerializer(serializers.Serializer):
+    """What a device needs to speak. Shown in this answer and never again."""
+
+    uuid = serializers.UUIDField()
+    secret = serializers.CharField(help_text="Signs the device's messages.")
+    kid = serializers.IntegerField(help_text="The version of the secret, in the header of version 2 signatures.")
+    mqtt_host = serializers.CharField()
+    mqtt_port = serializers.IntegerField()
+    mqtt_username = serializers.CharField(help_text="Also the client id.")
+    mqtt_password = serializers.CharField()
+
+
+class RegisteredDeviceSerializer(DeviceSerializer):
+    """A device that was just registered, with its credentials."""
+
+    credentials = CredentialsSerializer(read_only=True)
+
+    class Meta(DeviceSerializer.Meta):
+        fields: ClassVar = [*DeviceSerializer.Meta.fields, "credentials"]
+
+
+class RotationSerializer(StrictSerializer):
+    """How to issue a device's next key."""
+
+    overlap_seconds = serializers.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=90 * 86400,
+        help_text="How long the keys before it stay valid; 7 days unless given, 0 where one became known.",
+    )
+
+
+def note_last_seen(devices: Iterable[Device]) -> None:
+    """Give each device `seen_at`: its newest sign of life, from Redis, or as of its last transition."""
+    listed = list(devices)
+    fresh = presence.last_seen([device.uuid for device in listed])
+    for device in listed:
+        recorded = device.presence.last_seen_at if hasattr(device, "presence") else None
+        score = fresh.get(device.uuid)
+        live = None if score is None else datetime.datetime.fromtimestamp(score, datetime.UTC)
+        device.seen_at = max((time for time in (recorded, live) if time), default=None)  # type: ignore[attr-defined]
+
+
+def credentials_data(issued: IssuedCredentials) -> dict[str, Any]:
+    """The issued credentials as CredentialsSerializer describes them."""
+    return {
+        "uuid": str(issued.uuid),
+        "secret": issued.secret,
+        "kid": issued.key_version,
+        "mqtt_host": settings.MQTT_HOST,
+        "mqtt_port": settings.MQTT_PORT,
+        "mqtt_username": str(issued.uuid),
+        "mqtt_password": issued.mqtt_password,
+    }

@@ -1,0 +1,55 @@
+"""API keys."""
+
+import datetime
+from typing import ClassVar
+
+from django.utils import timezone
+from rest_framework import serializers
+
+from devices.models import ApiKey
+from tenants.api.fields import Timestamp
+from tenants.api.serializers import StrictSerializer
+
+
+class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
+    """An API key, without what it is: only `prefix`, its first characters, is known."""
+
+    valid = serializers.BooleanField(source="is_valid", read_only=True)
+
+    class Meta:
+        model = ApiKey
+        fields: ClassVar = [
+            "id",
+            "name",
+            "prefix",
+            "scope",
+            "created_at",
+            "created_by_label",
+            "expires_at",
+            "revoked_at",
+            "last_used_at",
+            "valid",
+        ]
+        read_only_fields = fields
+
+
+class NewApiKeySerializer(StrictSerializer):
+    """An API key to issue."""
+
+    name = serializers.CharField(max_length=120, help_text="What it is for.")
+    scope = serializers.ChoiceField(choices=ApiKey.Scope.choices, default=ApiKey.Scope.READ)
+    expires_at = Timestamp(required=False, allow_null=True, help_text="ISO 8601 with an offset.")
+
+    def validate_expires_at(self, value: datetime.datetime | None) -> datetime.datetime | None:
+        if value is not None and value <= timezone.now():
+            raise serializers.ValidationError("This is past already: the key would never be valid.")
+        return value
+
+
+class IssuedApiKeySerializer(ApiKeySerializer):
+    """A key that was just issued. `key` is shown in this answer and never again."""
+
+    key = serializers.CharField(read_only=True)
+
+    class Meta(ApiKeySerializer.Meta):
+        fields: ClassVar = [*ApiKeySerializer.Meta.fields, "key"]

@@ -1,0 +1,95 @@
+"""Units, hardware models, component types and metrics."""
+
+from typing import Any, ClassVar
+
+from rest_framework import serializers
+
+from devices.models import ComponentType, HardwareModel, Metric, Unit
+
+from .base import StrictModelSerializer
+
+
+def _type_by_key(**options: Any) -> serializers.SlugRelatedField:
+    return serializers.SlugRelatedField(
+        slug_field="key",
+        queryset=ComponentType.objects.all(),
+        error_messages={"does_not_exist": "There is no component type {value}: create it at component-types/ first."},
+        **options,
+    )
+
+
+def _unit_by_symbol(**options: Any) -> serializers.SlugRelatedField:
+    return serializers.SlugRelatedField(
+        slug_field="symbol",
+        queryset=Unit.objects.all(),
+        required=False,
+        allow_null=True,
+        error_messages={"does_not_exist": "There is no unit {value}: units/ lists those there are, and takes more."},
+        **options,
+    )
+
+
+class UnitSerializer(StrictModelSerializer[Unit]):
+    """A unit: `symbol` is what people read, `ucum` its UCUM code."""
+
+    class Meta:
+        model = Unit
+        fields: ClassVar = ["id", "symbol", "name", "quantity", "ucum"]
+
+
+class HardwareModelSerializer(StrictModelSerializer[HardwareModel]):
+    """A board and its revision. `allowed_component_types` empty: every type is allowed."""
+
+    allowed_component_types = _type_by_key(many=True, required=False)
+
+    class Meta:
+        model = HardwareModel
+        fields: ClassVar = ["id", "name", "version", "allowed_component_types"]
+        validators = ()  # full_clean() checks the constraints, once
+
+
+class NestedMetricSerializer(StrictModelSerializer[Metric]):
+    """One value in a component's message. `minimum` and `maximum` are in `unit`, inclusive."""
+
+    derived = ("factor", "offset")
+
+    unit = _unit_by_symbol(help_text="The symbol of the unit that values are kept in.")
+    sent_unit = _unit_by_symbol(help_text="The symbol of the unit that the device sends, where it is another one.")
+
+    class Meta:
+        model = Metric
+        fields: ClassVar = [
+            "id",
+            "key",
+            "name",
+            "path",
+            "value_type",
+            "unit",
+            "sent_unit",
+            "minimum",
+            "maximum",
+            "true_value",
+            "false_value",
+        ]
+        validators = ()
+
+
+class MetricSerializer(NestedMetricSerializer):
+    """A metric with the component type that it belongs to for good."""
+
+    fixed = ("component_type",)
+
+    component_type = _type_by_key()
+
+    class Meta(NestedMetricSerializer.Meta):
+        fields: ClassVar = ["id", "component_type", *NestedMetricSerializer.Meta.fields[1:]]
+
+
+class ComponentTypeSerializer(StrictModelSerializer[ComponentType]):
+    """A kind of sensor or actuator. Its metrics are read here and written at `metrics/`."""
+
+    metrics = NestedMetricSerializer(many=True, read_only=True)
+
+    class Meta:
+        model = ComponentType
+        fields: ClassVar = ["id", "key", "name", "description", "metrics"]

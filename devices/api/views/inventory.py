@@ -1,0 +1,102 @@
+"""Devices and their components. Operators and writing keys change them."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db.models import Prefetch
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, status, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from devices.api import filters
+from devices.api.serializers import inventory as serializers
+from devices.models import Component, Device, DeviceCredential
+from devices.services import registration
+from tenants.api.errors import ErrorSerializer
+from tenants.api.exceptions import Conflict
+
+from .base import AuditedUpdate, Role, TenantModelViewSet, TenantObjects
+
+_WITHOUT_VAULT = {503: ErrorSerializer}
+
+
+class ComponentViewSet(TenantModelViewSet):
+    """Sensors and actuators on the devices."""
+
+    role_to_write = Role.OPERATOR
+    queryset = Component.objects.select_related("device", "component_type").order_by("device__uuid", "key")
+    serializer_class = serializers.ComponentSerializer
+    filterset_class = filters.ComponentFilter
+
+
+class DeviceViewSet(
+    mixins.RetrieveModelMixin,
+    AuditedUpdate,
+    mixins.ListModelMixin,
+    TenantObjects,
+    viewsets.GenericViewSet,
+):
+    """The devices: their state, components and keys."""
+
+    role_to_write = Role.OPERATOR
+    http_method_names = ("get", "head", "post", "patch", "delete")
+    lookup_value_converter = "uuid"
+    lookup_field = "uuid"
+    queryset = Device.objects.select_related("presence").prefetch_related(
+        Prefetch("components", Component.objects.select_related("component_type")),
+        Prefetch("credentials", DeviceCredential.objects.order_by("-version")),
+    )
+    serializer_class = serializers.DeviceSerializer
+    filterset_class = filters.DeviceFilter
+
+    def get_object(self) -> Device:
+        device: Device = super().get_object()
+        serializers.note_last_seen([device])
+        return device
+
+    def paginate_queryset(self, queryset: Any) -> Any:
+        page = super().paginate_queryset(queryset)
+        serializers.note_last_seen(page or ())
+        return page
+
+    @extend_schema(
+        request=serializers.RegistrationSerializer,
+        responses={201: serializers.RegisteredDeviceSerializer, **_WITHOUT_VAULT},
+    )
+    def create(self, request: Request) -> Response:
+        """Register a device. Its credentials are in this answer and never again."""
+        wanted = serializers.RegistrationSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        components = {part["key"]: part["component_type"] for part in wanted.validated_data.pop("components", ())}
+        device, issued = registration.register_device(
+            **wanted.validated_data, components=components, acting_user=self.acting_user
+        )
+        shown = self.get_serializer(self.get_queryset().get(pk=device.pk)).data
+        return Response(shown | {"credentials": serializers.credentials_data(issued)}, status.HTTP_201_CREATED)
+
+    @extend_schema(responses={204: None, 409: ErrorSerializer})
+    def destroy(self, request: Request, uuid: Any) -> Response:
+        """Remove a device that never sent a reading; one that has is deactivated instead."""
+        device = self.get_object()
+        try:
+            registration.remove_device(device, acting_user=self.acting_user)
+        except ValidationError as error:
+            raise Conflict(" ".join(error.messages)) from error
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @extend_schema(
+        request=serializers.RotationSerializer,
+        responses={201: serializers.CredentialsSerializer, **_WITHOUT_VAULT},
+    )
+    @action(detail=True, methods=["post"], url_path="keys", filterset_class=None, pagination_class=None)
+    def keys(self, request: Request, uuid: Any) -> Response:
+        """Issue the device's next key; those before it stay valid for a while."""
+        wanted = serializers.RotationSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        seconds = wanted.validated_data.get("overlap_seconds")
+        overlap = registration.ROTATION_OVERLAP if seconds is None else timedelta(seconds=seconds)
+        issued = registration.rotate_key(self.get_object(), overlap=overlap, acting_user=self.acting_user)
+        return Response(serializers.credentials_data(issued), status.HTTP_201_CREATED)

@@ -1,0 +1,45 @@
+"""Units, hardware models, component types and metrics. Administrators and writing keys change them."""
+
+from django.db.models import Prefetch
+
+from devices.api import filters
+from devices.api.serializers import metadata as serializers
+from devices.models import ComponentType, HardwareModel, Metric, Unit
+
+from .base import TenantModelViewSet
+
+
+class UnitViewSet(TenantModelViewSet):
+    """Units of measurement. A new tenant has those that sensors use."""
+
+    queryset = Unit.objects.all()
+    serializer_class = serializers.UnitSerializer
+    filterset_class = filters.UnitFilter
+
+
+class HardwareModelViewSet(TenantModelViewSet):
+    """Boards and their revisions, and which component types may be attached to them."""
+
+    queryset = HardwareModel.objects.prefetch_related("allowed_component_types")
+    serializer_class = serializers.HardwareModelSerializer
+    filterset_class = filters.HardwareModelFilter
+
+
+class ComponentTypeViewSet(TenantModelViewSet):
+    """Kinds of sensors and actuators, with their metrics (written at metrics/)."""
+
+    queryset = ComponentType.objects.prefetch_related(
+        Prefetch("metrics", Metric.objects.select_related("unit", "sent_unit"))
+    )
+    serializer_class = serializers.ComponentTypeSerializer
+    filterset_class = filters.ComponentTypeFilter
+
+
+class MetricViewSet(TenantModelViewSet):
+    """What a component type's messages hold: where a value is found, its type, unit and range."""
+
+    queryset = Metric.objects.select_related("component_type", "unit", "sent_unit").order_by(
+        "component_type__key", "key"
+    )
+    serializer_class = serializers.MetricSerializer
+    filterset_class = filters.MetricFilter
