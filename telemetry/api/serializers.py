@@ -1,0 +1,154 @@
+"""What the answers of telemetry hold."""
+
+import base64
+import codecs
+from typing import Any, ClassVar
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from telemetry.models import IngestTotals, Message, Quarantined
+from tenants.api.fields import Timestamp
+
+
+@extend_schema_field({"oneOf": [{"type": "number"}, {"type": "boolean"}, {"type": "string"}]})
+class ValueField(serializers.Field):
+    """A number, a boolean or a text, as it was measured."""
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+class UnitField(serializers.CharField):
+    """A unit's symbol as it was when the value was measured, or null for none."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_null=True, **options)
+
+    def to_representation(self, value: Any) -> Any:
+        return value or None
+
+
+class LatestSerializer(serializers.Serializer):
+    """The newest value of a component's metric."""
+
+    component = serializers.CharField()
+    metric = serializers.CharField()
+    value = ValueField()
+    unit = UnitField()
+    time = Timestamp()
+
+
+class LatestPageSerializer(serializers.Serializer):
+    results = LatestSerializer(many=True)
+
+
+class ReadingSerializer(serializers.Serializer):
+    """A value, its unit, and when it was measured."""
+
+    time = Timestamp()
+    value = ValueField()
+    unit = UnitField()
+
+
+class ReadingsPageSerializer(serializers.Serializer):
+    results = ReadingSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="The address of the next page; null on the last.")
+
+
+class MessageSerializer(serializers.ModelSerializer[Message]):
+    """A message as it was received."""
+
+    device = serializers.UUIDField(source="device.uuid", read_only=True)
+    time = Timestamp(read_only=True)
+    received_at = Timestamp(read_only=True)
+    payload = serializers.SerializerMethodField()
+    payload_encoding = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Message
+        fields: ClassVar = [
+            "device",
+            "time",
+            "received_at",
+            "topic",
+            "payload",
+            "payload_encoding",
+            "signature",
+            "key_version",
+            "late",
+        ]
+        read_only_fields = fields
+
+    def get_payload(self, row: Message) -> str:
+        return payload_text(bytes(row.payload))[0]
+
+    @extend_schema_field(serializers.ChoiceField(choices=["utf-8", "base64"]))
+    def get_payload_encoding(self, row: Message) -> str:
+        return payload_text(bytes(row.payload))[1]
+
+
+class MessagesPageSerializer(serializers.Serializer):
+    results = MessageSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="The address of the next page; null on the last.")
+
+
+class QuarantinedSerializer(serializers.ModelSerializer[Quarantined]):
+    """A message that was refused, as it was sent. The same one again raises `times` and `received_at`."""
+
+    device = serializers.UUIDField(source="device.uuid", read_only=True, allow_null=True, default=None)
+    received_at = Timestamp(source="last_received_at", read_only=True)
+    first_received_at = Timestamp(read_only=True)
+    payload = serializers.SerializerMethodField(help_text="As it was sent; of a large one the first 64 KiB.")
+    payload_encoding = serializers.SerializerMethodField()
+    payload_size = serializers.IntegerField(read_only=True, help_text="How many bytes were sent.")
+
+    class Meta:
+        model = Quarantined
+        fields: ClassVar = [
+            "id",
+            "reason",
+            "detail",
+            "topic",
+            "device",
+            "received_at",
+            "first_received_at",
+            "times",
+            "payload",
+            "payload_encoding",
+            "payload_size",
+        ]
+        read_only_fields = fields
+
+    @extend_schema_field(OpenApiTypes.STR)
+    def get_payload(self, row: Any) -> str:
+        return payload_text(bytes(row.payload_head), cut=row.payload_size > len(row.payload_head))[0]
+
+    @extend_schema_field(serializers.ChoiceField(choices=["utf-8", "base64"]))
+    def get_payload_encoding(self, row: Any) -> str:
+        return payload_text(bytes(row.payload_head), cut=row.payload_size > len(row.payload_head))[1]
+
+
+class QuarantinePageSerializer(serializers.Serializer):
+    results = QuarantinedSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="The address of the next page; null on the last.")
+
+
+class TotalsSerializer(serializers.ModelSerializer[IngestTotals]):
+    """What became of a day's messages: received = stored + duplicates + quarantined + rate_limited."""
+
+    class Meta:
+        model = IngestTotals
+        fields: ClassVar = ["day", "received", "stored", "duplicates", "quarantined", "rate_limited"]
+
+
+def payload_text(payload: bytes, *, cut: bool = False) -> tuple[str, str]:
+    """A payload as JSON can hold it, and how: ("…", "utf-8") where it is UTF-8, else ("…", "base64").
+
+    `cut` says that it is only the beginning, which may end within a character: that one is left out.
+    """
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(payload, final=not cut), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(payload).decode(), "base64"

@@ -1,0 +1,17 @@
+"""Addresses of telemetry, below `api/v1/`."""
+
+from django.urls import path
+from rest_framework.routers import SimpleRouter
+
+from .views import LatestView, MessagesView, QuarantineView, ReadingsView, TotalsViewSet
+
+router = SimpleRouter(use_regex_path=False)
+router.register("totals", TotalsViewSet, "totals")
+
+urlpatterns = [
+    path("devices/<uuid:uuid>/latest/", LatestView.as_view(), name="device-latest"),
+    path("readings/", ReadingsView.as_view(), name="reading-list"),
+    path("messages/", MessagesView.as_view(), name="message-list"),
+    path("quarantine/", QuarantineView.as_view(), name="quarantine-list"),
+    *router.urls,
+]
