@@ -12,13 +12,14 @@ from django_tenants.middleware.main import TenantMainMiddleware
 from django_tenants.utils import get_public_schema_name, get_tenant_domain_model
 
 from .api.errors import body, is_for_api
+from .api.health import healthz, readyz
 from .models import SLUG_PATTERN, Tenant
 from .schemas import enter_schema_of, leave_schema
 
 _PREFIX = re.compile(r"^/t/(?P<slug>[^/]+)(?P<rest>/.*)?$")
 _SLUG = re.compile(SLUG_PATTERN)
-# Asked by whoever watches the process, under any host name and with the database away.
-_PROBES = ("/healthz", "/readyz")
+# Answered here: whoever watches the process asks under any host name, and while the database is away.
+_PROBES = {"/healthz": healthz, "/readyz": readyz}
 _CODES = {404: "not_found", 503: "unavailable"}
 _REFUSALS = {404: "There is no tenant {slug!r} here.", 503: "The tenant {slug!r} is not in service at the moment."}
 
@@ -36,7 +37,7 @@ class TenantMiddleware(TenantMainMiddleware):
         set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
         self._stay_public(request)
         if request.path_info in _PROBES:
-            return None
+            return _PROBES[request.path_info](request)
         try:
             hostname = self.hostname_from_request(request).lower()
         except DisallowedHost:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from django.templatetags.static import static
 from django.utils.translation import gettext_lazy as _
 
 from . import environment
@@ -153,7 +154,6 @@ INGEST_WATCHDOG_SECONDS: float = env.float("INGEST_WATCHDOG_SECONDS", default=12
 
 # --- Presence -----------------------------------------------------------------------------------------------
 
-PRESENCE_TIMEOUT_SECONDS: float = env.float("PRESENCE_TIMEOUT_SECONDS", default=60.0)
 PRESENCE_WILL_GRACE_SECONDS: float = env.float("PRESENCE_WILL_GRACE_SECONDS", default=2.0)
 
 # --- Web ----------------------------------------------------------------------------------------------------
@@ -161,6 +161,7 @@ PRESENCE_WILL_GRACE_SECONDS: float = env.float("PRESENCE_WILL_GRACE_SECONDS", de
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", _("English")), ("ko", _("Korean"))]
 LOCALE_PATHS = [BASE_DIR / "locale"]
+FORMAT_MODULE_PATH = "config.formats"
 TIME_ZONE = "UTC"
 USE_TZ = True
 
@@ -172,6 +173,7 @@ SERVESTATIC_AUTOREFRESH = DEBUG
 
 PUBLIC_URL: str = env.str("PUBLIC_URL", default=f"http://localhost:{env.int('HTTP_PORT', default=8000)}")
 LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 # Behind TLS set SECURE_COOKIES=1; the development server on localhost speaks plain HTTP.
@@ -194,18 +196,31 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["devices.api.permissions.TenantAccess"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["tenants.api.parsers.JSONParser"],
+    "DEFAULT_THROTTLE_CLASSES": ["devices.api.throttling.TenantThrottle"],
+    "DEFAULT_METADATA_CLASS": None,
+    "URL_FORMAT_OVERRIDE": None,
     "DEFAULT_PAGINATION_CLASS": "devices.api.pagination.Page",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_SCHEMA_CLASS": "drf_standardized_errors.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
+# For each tenant, by sessions and keys together; 0 for no limit.
+API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
+DRF_STANDARDIZED_ERRORS = {
+    "EXCEPTION_HANDLER_CLASS": "devices.api.errors.Handler",
+    "ALLOWED_ERROR_STATUS_CODES": ["400", "401", "403", "404", "429"],
+    "ERROR_SCHEMAS": dict.fromkeys(
+        ("400", "401", "403", "404", "429"), "tenants.api.errors.ErrorSerializer"
+    ),
+}
 SPECTACULAR_SETTINGS = {
     "TITLE": "Gwanje API",
     "DESCRIPTION": "Devices, their components and metrics, their readings, and what was refused and why.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
@@ -243,8 +258,29 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
 }
 
+# --- The look of the two admin sites ------------------------------------------------------------------------
+
 UNFOLD = {
     "SITE_TITLE": "Gwanje",
     "SITE_HEADER": "Gwanje",
+    "SITE_SYMBOL": "sensors",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("gwanje/icon.svg")}],
     "SHOW_LANGUAGES": True,
+    "STYLES": [lambda _request: static("gwanje/admin.css")],
+    "COLORS": {
+        # A teal, dark enough from 600 on for white text.
+        "primary": {
+            "50": "oklch(98.4% .014 180.72)",
+            "100": "oklch(95.3% .051 180.801)",
+            "200": "oklch(91% .096 180.426)",
+            "300": "oklch(85.5% .138 181.071)",
+            "400": "oklch(77.7% .152 181.912)",
+            "500": "oklch(60% .118 184.704)",
+            "600": "oklch(51.1% .096 186.391)",
+            "700": "oklch(43.7% .078 188.216)",
+            "800": "oklch(38.6% .063 188.416)",
+            "900": "oklch(33% .055 190)",
+            "950": "oklch(27.7% .046 192.524)",
+        },
+    },
 }

@@ -1,3 +1,21 @@
 """A tenant's addresses, by host name or under /t/{slug}/."""
 
-urlpatterns: list = []
+from django.urls import include, path, re_path
+from django.views.generic import RedirectView
+
+from devices.admin import tenant_admin
+from tenants.api.schema import DocsView, SchemaView
+from tenants.api.views import NoSuchAddress
+
+handler400 = "tenants.api.errors.bad_request"
+handler500 = "tenants.api.errors.server_error"
+
+urlpatterns: list = [
+    path("", RedirectView.as_view(pattern_name="admin:index"), name="home"),
+    path("admin/", tenant_admin.urls),
+    path("i18n/", include("django.conf.urls.i18n")),
+    path("api/v1/", include("config.urls_api")),
+    path("api/schema/", SchemaView.as_view(), name="api-schema"),
+    path("api/docs/", DocsView.as_view(), name="api-docs"),
+    re_path(r"^api/", NoSuchAddress.as_view()),
+]

@@ -1,3 +1,24 @@
-"""A tenant's addresses, by host name or under /t/{slug}/."""
+"""The addresses of the public side, which belong to no tenant."""
 
-urlpatterns: list = []
+from django.contrib.auth.views import LogoutView
+from django.urls import include, path, re_path
+
+from tenants.admin import console
+from tenants.api.schema import DocsView, SchemaView
+from tenants.api.tenants import TenantViewSet
+from tenants.api.views import NoSuchAddress
+from tenants.views import LandingPage
+
+handler400 = "tenants.api.errors.bad_request"
+handler500 = "tenants.api.errors.server_error"
+
+urlpatterns: list = [
+    path("", LandingPage.as_view(), name="home"),
+    path("logout/", LogoutView.as_view(next_page="home"), name="logout"),
+    path("admin/", console.urls),
+    path("i18n/", include("django.conf.urls.i18n")),
+    path("api/v1/tenants/", TenantViewSet.as_view({"get": "list", "post": "create"}), name="tenant-list"),
+    path("api/schema/", SchemaView.as_view(), name="api-schema"),
+    path("api/docs/", DocsView.as_view(), name="api-docs"),
+    re_path(r"^api/", NoSuchAddress.as_view()),
+]

@@ -1,0 +1,27 @@
+"""The tenant's API, version 1, as one table of addresses."""
+
+from django.urls import path
+
+from devices.api import urls as devices_urls
+from devices.api.views.root import EndpointsView
+from telemetry.api import urls as telemetry_urls
+
+_LISTS = {
+    "devices": "device-list",
+    "components": "component-list",
+    "component-types": "component-type-list",
+    "metrics": "metric-list",
+    "units": "unit-list",
+    "hardware-models": "hardware-model-list",
+    "readings": "reading-list",
+    "messages": "message-list",
+    "quarantine": "quarantine-list",
+    "totals": "totals-list",
+    "api-keys": "api-key-list",
+}
+
+urlpatterns = [
+    path("", EndpointsView.as_view(endpoints=_LISTS), name="api-root"),
+    *devices_urls.urlpatterns,
+    *telemetry_urls.urlpatterns,
+]
