@@ -1,0 +1,269 @@
+"""Who reaches what: every endpoint of the tenant's API × everybody who might ask.
+
+The table is the rule. An endpoint without a row fails `test_every_endpoint_has_a_row`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.db import transaction
+from django.urls import URLPattern, URLResolver, get_resolver
+from django_tenants.utils import schema_context
+
+from .conftest import (
+    T0,
+    Api,
+    add_message,
+    add_readings,
+    add_series,
+    issue_key,
+    make_device,
+    person,
+    problems,
+    quarantine,
+)
+
+# Who asks → the status of the answer; OK stands for the row's own.
+OK = 0
+_NOBODY = {"anonymous": 401, "key of another tenant": 401, "expired key": 401, "revoked key": 401}
+_STRANGERS = {"member of another tenant": 403, "staff who is no superuser": 403}
+READ = _NOBODY | _STRANGERS | {
+    "key": OK, "read-only key": OK, "viewer": OK, "operator": OK, "administrator": OK, "superuser": OK,
+}  # fmt: skip
+OPERATE = _NOBODY | _STRANGERS | {
+    "key": OK, "read-only key": 403, "viewer": 403, "operator": OK, "administrator": OK, "superuser": OK,
+}  # fmt: skip
+METADATA = _NOBODY | _STRANGERS | {
+    "key": OK, "read-only key": 403, "viewer": 403, "operator": 403, "administrator": OK, "superuser": OK,
+}  # fmt: skip
+IN_PERSON = _NOBODY | _STRANGERS | {
+    "key": 403, "read-only key": 403, "viewer": 403, "operator": 403, "administrator": OK, "superuser": OK,
+}  # fmt: skip
+PUBLIC = dict.fromkeys(READ, OK)
+
+Row = tuple[str, str, dict[str, int], int, dict[str, Any] | None]
+# method, address, who, status for those who may, body. {names} are ids of the tenant's objects.
+ROWS: list[Row] = [
+    ("GET", "api/v1/", READ, 200, None),
+    ("GET", "api/v1/devices/", READ, 200, None),
+    ("POST", "api/v1/devices/", OPERATE, 201, {"name": "new", "components": [{"key": "d", "component_type": "dht22"}]}),
+    ("GET", "api/v1/devices/{device}/", READ, 200, None),
+    ("PATCH", "api/v1/devices/{device}/", OPERATE, 200, {"name": "renamed"}),
+    ("DELETE", "api/v1/devices/{empty_device}/", OPERATE, 204, None),
+    ("POST", "api/v1/devices/{registered}/keys/", OPERATE, 201, {}),
+    ("GET", "api/v1/devices/{device}/latest/", READ, 200, None),
+    ("GET", "api/v1/components/", READ, 200, None),
+    ("POST", "api/v1/components/", OPERATE, 201, {"device": "{device}", "key": "pump", "component_type": "pump"}),
+    ("GET", "api/v1/components/{component}/", READ, 200, None),
+    ("PATCH", "api/v1/components/{component}/", OPERATE, 200, {"attached": False}),
+    ("DELETE", "api/v1/components/{component}/", OPERATE, 204, None),
+    ("GET", "api/v1/component-types/", READ, 200, None),
+    ("POST", "api/v1/component-types/", METADATA, 201, {"key": "sht31", "name": "SHT31"}),
+    ("GET", "api/v1/component-types/{type}/", READ, 200, None),
+    ("PATCH", "api/v1/component-types/{type}/", METADATA, 200, {"name": "another"}),
+    ("DELETE", "api/v1/component-types/{type}/", METADATA, 204, None),
+    ("GET", "api/v1/metrics/", READ, 200, None),
+    ("POST", "api/v1/metrics/", METADATA, 201, {"component_type": "{type_key}", "key": "n", "path": "n"}),
+    ("GET", "api/v1/metrics/{metric}/", READ, 200, None),
+    ("PATCH", "api/v1/metrics/{metric}/", METADATA, 200, {"path": "value.other"}),
+    ("DELETE", "api/v1/metrics/{metric}/", METADATA, 204, None),
+    ("GET", "api/v1/units/", READ, 200, None),
+    ("POST", "api/v1/units/", METADATA, 201, {"symbol": "hl", "name": "hl", "quantity": "volume", "ucum": "hL"}),
+    ("GET", "api/v1/units/{unit}/", READ, 200, None),
+    ("PATCH", "api/v1/units/{unit}/", METADATA, 200, {"name": "another"}),
+    ("DELETE", "api/v1/units/{unit}/", METADATA, 204, None),
+    ("GET", "api/v1/hardware-models/", READ, 200, None),
+    ("POST", "api/v1/hardware-models/", METADATA, 201, {"name": "board", "version": "9"}),
+    ("GET", "api/v1/hardware-models/{model}/", READ, 200, None),
+    ("PATCH", "api/v1/hardware-models/{model}/", METADATA, 200, {"version": "10"}),
+    ("DELETE", "api/v1/hardware-models/{model}/", METADATA, 204, None),
+    ("GET", "api/v1/readings/?device={device}&component=dht22&metric=temperature", READ, 200, None),
+    ("GET", "api/v1/messages/?device={device}", READ, 200, None),
+    ("GET", "api/v1/quarantine/?device={device}", READ, 200, None),
+    ("GET", "api/v1/totals/", READ, 200, None),
+    ("GET", "api/v1/api-keys/", IN_PERSON, 200, None),
+    ("POST", "api/v1/api-keys/", IN_PERSON, 201, {"name": "new", "scope": "write"}),
+    ("DELETE", "api/v1/api-keys/{api_key}/", IN_PERSON, 204, None),
+    ("GET", "api/schema/", PUBLIC, 200, None),
+    ("GET", "api/docs/", PUBLIC, 200, None),
+]  # fmt: skip
+
+
+def _names_objects(body: dict[str, Any] | None) -> bool:
+    return any(isinstance(value, str) and value.startswith("{") for value in (body or {}).values())
+
+
+@dataclass
+class World:
+    """Two tenants with objects that have the same names, and everybody who might ask."""
+
+    ours: dict[str, str]
+    theirs: dict[str, str]
+    ask: dict[str, Callable[..., Any]]
+
+
+@pytest.fixture
+def world(db: None, tenant_a: Any, tenant_b: Any, expired: Any) -> World:
+    slug = tenant_a.slug
+    callers = {
+        "anonymous": Api(slug),
+        "key": Api(slug, key=issue_key(tenant_a)),
+        "read-only key": Api(slug, key=issue_key(tenant_a, "read")),
+        "key of another tenant": Api(slug, key=issue_key(tenant_b)),
+        "expired key": Api(slug, key=issue_key(tenant_a, expires_at=expired)),
+        "revoked key": Api(slug, key=issue_key(tenant_a, revoked=True)),
+        "viewer": Api(slug, user=person("viewer", tenant_a, "viewer")),
+        "operator": Api(slug, user=person("operator", tenant_a, "operator")),
+        "administrator": Api(slug, user=person("administrator", tenant_a, "admin")),
+        "member of another tenant": Api(slug, user=person("stranger", tenant_b, "admin")),
+        "staff who is no superuser": Api(slug, user=person("staff", is_staff=True)),
+        "superuser": Api(slug, user=person("superuser", is_superuser=True)),
+    }
+    return World(
+        objects_of(tenant_a, start=1_000), objects_of(tenant_b, start=2_000), {n: c.send for n, c in callers.items()}
+    )
+
+
+def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
+    """One object of each kind; the numeric ids begin at `start`, so that no two tenants' are the same."""
+    from devices.models import ApiKey, Component, ComponentType, HardwareModel, Metric, Unit
+    from devices.services.registration import register_device
+
+    device = make_device(tenant, f"canary of {tenant.slug}", dht22="dht22")
+    empty_device = make_device(tenant, f"canary of {tenant.slug} without data")
+    add_readings(tenant, add_series(tenant, device, "dht22", "temperature", "°C"), (T0, 20))
+    add_message(tenant, device, T0)
+    quarantine(tenant, T0, device=device)
+    issue_key(tenant)
+    with schema_context(tenant.schema_name):
+        registered, _ = register_device(name=f"canary of {tenant.slug} with a key")
+        kind = ComponentType.objects.create(pk=start, key=f"canary-{tenant.slug}", name="type")
+        dht22 = ComponentType.objects.get(key="dht22")
+        return {
+            "device": str(device.uuid),
+            "empty_device": str(empty_device.uuid),
+            "registered": str(registered.uuid),
+            "component": str(Component.objects.create(pk=start, device=device, key="x", component_type=dht22).pk),
+            "type": str(kind.pk),
+            "type_key": kind.key,
+            "metric": str(Metric.objects.create(pk=start, component_type=kind, key="m", path="m").pk),
+            "unit": str(Unit.objects.create(pk=start, symbol=f"u{start}", name="u", quantity="q", ucum="m").pk),
+            "model": str(HardwareModel.objects.create(pk=start, name=f"canary of {tenant.slug}", version="1").pk),
+            "api_key": str(ApiKey.objects.create(pk=start, name="k", prefix=f"gwj_{start}", digest="d").pk),
+        }
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]} {row[1]}")
+def test_who_reaches_it(row: Row, world: World, tenant_a: Any) -> None:
+    method, path, who, status, body = row
+    answers = {name: _ask_and_undo(ask, tenant_a, method, path, body, world.ours) for name, ask in world.ask.items()}
+
+    assert {name: answer.status_code for name, answer in answers.items()} == {
+        name: expected or status for name, expected in who.items()
+    }
+    for name, answer in answers.items():
+        if answer.status_code >= 400:
+            assert all(problems(answer).values()), "a refusal says why"
+        if answer.status_code == 401:
+            assert answer["WWW-Authenticate"].startswith("Bearer"), name
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "{" in row[1]], ids=lambda row: f"{row[0]} {row[1]}")
+def test_what_belongs_to_another_tenant_is_not_found(row: Row, world: World, tenant_a: Any) -> None:
+    method, path, _, _, body = row
+    for name in ("administrator", "superuser") if "api-keys" in path else ("key", "administrator", "superuser"):
+        answer = _ask_and_undo(world.ask[name], tenant_a, method, path, body, world.theirs)
+        assert answer.status_code == 404, (name, answer.content)
+        assert b"canary of beta" not in answer.content
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if _names_objects(row[4])], ids=lambda row: row[1])
+def test_a_body_cannot_name_what_belongs_to_another_tenant(row: Row, world: World, tenant_a: Any) -> None:
+    method, path, _, _, body = row
+    answer = _ask_and_undo(world.ask["administrator"], tenant_a, method, path, body, world.theirs)
+    assert answer.status_code == 400
+    assert any("There is no" in text for text in problems(answer).values())
+
+
+def test_lists_hold_nothing_of_another_tenant(world: World) -> None:
+    theirs = {value.encode() for value in world.theirs.values() if not value.isdigit()}
+    for method, path, _, status, _ in ROWS:
+        if method != "GET" or "api/v1/" not in path:
+            continue
+        answer = world.ask["superuser"](method, f"/t/alpha/{path.format(**world.ours)}")
+        assert answer.status_code == status
+        assert not any(canary in answer.content for canary in theirs), path
+        assert b"canary of beta" not in answer.content, path
+
+
+def test_a_session_opens_each_tenant_by_its_own_membership(world: World, tenant_b: Any) -> None:
+    stranger = world.ask["member of another tenant"]
+    assert stranger("GET", "/t/alpha/api/v1/devices/").status_code == 403
+    answer = stranger("GET", "/t/beta-farm/api/v1/devices/")
+    assert answer.status_code == 200
+    assert world.theirs["device"] in {device["uuid"] for device in answer.json()["results"]}
+
+
+def test_a_member_who_is_made_inactive_is_let_in_no_more(api: Api, tenant_a: Any) -> None:
+    user = person("leaver", tenant_a, "admin")
+    leaver = Api(tenant_a.slug, user=user)
+    assert leaver.get("devices/").status_code == 200
+    user.is_active = False
+    user.save()
+    assert leaver.get("devices/").status_code == 401
+
+
+def test_every_endpoint_has_a_row() -> None:
+    endpoints = set(endpoints_of("config.urls"))
+    assert ("GET", "api/v1/devices/<uuid:uuid>/latest/") in endpoints, "the walk finds nested addresses"
+    covered = {(method, _pattern_of(path)) for method, path, *_ in ROWS}
+    assert {(method, _pattern_of(route)) for method, route in endpoints} == covered
+
+
+def endpoints_of(urlconf: str) -> Iterator[tuple[str, str]]:
+    """(method, address) of everything below api/ that a resolver knows, without HEAD and OPTIONS."""
+
+    def walk(patterns: Any, prefix: str) -> Iterator[tuple[str, str]]:
+        for pattern in patterns:
+            route = prefix + str(pattern.pattern)
+            if isinstance(pattern, URLResolver):
+                yield from walk(pattern.url_patterns, route)
+            elif isinstance(pattern, URLPattern) and route.startswith("api/"):
+                for method in _methods(pattern.callback):
+                    yield method, route
+
+    return walk(get_resolver(urlconf).url_patterns, "")
+
+
+def _methods(view: Any) -> list[str]:
+    names = getattr(view, "actions", None)
+    if names is None:
+        names = [name for name in ("get", "post", "put", "patch", "delete") if hasattr(view.cls, name)]
+    return [name.upper() for name in names if name in view.cls.http_method_names and name != "head"]
+
+
+def _pattern_of(path: str) -> str:
+    """An address with <> for what varies, without its query."""
+    parts = path.partition("?")[0].split("/")
+    return "/".join("<>" if part.startswith(("<", "{")) else part for part in parts)
+
+
+def _ask_and_undo(
+    ask: Callable[..., Any], tenant: Any, method: str, path: str, body: dict[str, Any] | None, ids: dict[str, str]
+) -> Any:
+    """The answer; what the request changed is taken back, so that the next one finds the same."""
+    filled = None if body is None else {n: v.format(**ids) if isinstance(v, str) else v for n, v in body.items()}
+    with transaction.atomic():
+        answer = ask(method, f"/t/{tenant.slug}/{path.format(**ids)}", filled)
+        transaction.set_rollback(True)
+    return answer
+
+
+def test_an_address_that_is_none_answers_json(db: None, tenant_a: Any) -> None:
+    for path in ("/t/alpha/api/v1/nothing/", "/t/alpha/api/v2/devices/", f"/t/alpha/api/v1/devices/{uuid4()}x/"):
+        answer = Api("alpha").get(path)
+        assert answer.status_code == 404
+        assert "There is nothing at" in problems(answer)[None]

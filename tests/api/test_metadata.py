@@ -1,0 +1,132 @@
+"""Units, hardware models, component types and metrics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import models
+from django_tenants.utils import schema_context
+
+from devices.models import ComponentType, HardwareModel, Metric, Unit
+
+from .conftest import Api, make_device, problems
+
+
+def test_a_component_type_is_described_by_its_metrics(api: Api) -> None:
+    assert api.post("component-types/", {"key": "sht31", "name": "SHT31"}).status_code == 201
+    body = {
+        "component_type": "sht31", "key": "temperature", "path": "value.t",
+        "unit": "°C", "sent_unit": "°F", "minimum": -40, "maximum": 125,
+    }  # fmt: skip
+    metric = api.post("metrics/", body)
+    assert metric.status_code == 201
+    assert metric.json() == metric.json() | body | {"value_type": "number", "true_value": ""}
+
+    (kind,) = api.get("component-types/", key="sht31").json()["results"]
+    assert kind["metrics"] == [{n: v for n, v in metric.json().items() if n != "component_type"}]
+    assert api.get("metrics/", component_type="sht31").json()["results"] == [metric.json()]
+
+
+def test_a_change_of_a_unit_works_the_conversion_out_again(api: Api, tenant_a: Any) -> None:
+    metric = api.post("metrics/", {"component_type": "pump", "key": "t", "path": "t", "unit": "°C"}).json()
+    assert api.patch(f"metrics/{metric['id']}/", {"sent_unit": "K"}).json()["sent_unit"] == "K"
+    with schema_context(tenant_a.schema_name):
+        kept = Metric.objects.get(pk=metric["id"])
+    assert (kept.factor, kept.offset) == pytest.approx((1.0, -273.15))
+
+
+@pytest.mark.parametrize(
+    ("change", "attr", "text"),
+    [
+        ({"path": "value..t"}, "path", "empty part"),
+        ({"path": "/a~2"}, "path", "must be followed by 0 or 1"),
+        ({"unit": "furlong"}, "unit", "There is no unit furlong"),
+        ({"unit": "hPa", "sent_unit": "°C"}, "sent_unit", "cannot be converted"),
+        ({"sent_unit": "°C"}, "unit", "Choose the unit to convert to"),
+        ({"minimum": 2, "maximum": 1}, "minimum", "greater than the maximum"),
+        ({"minimum": "Infinity"}, "minimum", "valid number"),
+        ({"maximum": "nan"}, "maximum", "valid number"),
+        ({"value_type": "text", "unit": "°C"}, "value_type", "belong to a number"),
+        ({"value_type": "boolean", "true_value": "ON"}, "false_value", "both words"),
+        ({"value_type": "integer"}, "value_type", "not a valid choice"),
+        ({"key": "a b"}, "key", "Use letters"),
+        ({"factor": 3}, "factor", "There is no member 'factor'"),
+        ({"component_type": "nothing"}, "component_type", "There is no component type nothing"),
+        ({"component_type": "nul\x00"}, None, "cannot keep"),
+    ],
+)
+def test_a_metric_that_is_wrong_says_what_to_mend(
+    api: Api, change: dict[str, Any], attr: str | None, text: str
+) -> None:
+    answer = api.post("metrics/", {"component_type": "pump", "key": "k", "path": "k"} | change)
+    assert answer.status_code == 400
+    assert text in problems(answer)[attr]
+
+
+def test_a_metric_key_is_once_in_a_type(api: Api) -> None:
+    answer = api.post("metrics/", {"component_type": "dht22", "key": "temperature", "path": "x"})
+    assert answer.status_code == 400
+    assert "already exists" in problems(answer)["non_field_errors"]
+
+
+def test_a_hardware_model_names_what_may_be_attached(api: Api) -> None:
+    answer = api.post("hardware-models/", {"name": "Pi 5", "version": "1.0", "allowed_component_types": ["dht22"]})
+    assert answer.status_code == 201
+    model = answer.json()
+    changed = api.patch(f"hardware-models/{model['id']}/", {"allowed_component_types": ["pump", "relay"]}).json()
+    assert sorted(changed["allowed_component_types"]) == ["pump", "relay"]
+    assert api.get(f"hardware-models/{model['id']}/").json() == changed
+    assert api.get("hardware-models/", name="Pi 5").json()["count"] == 1
+
+
+def test_a_unit_is_a_ucum_code_and_its_symbol_is_once(api: Api) -> None:
+    body = {"symbol": "Torr", "name": "torr", "quantity": "pressure", "ucum": "nonsense"}
+    assert "not a UCUM code" in problems(api.post("units/", body))["ucum"]
+    assert api.post("units/", body | {"ucum": "mm[Hg]"}).status_code == 201
+    assert "already exists" in problems(api.post("units/", body | {"ucum": "mm[Hg]"}))["symbol"]
+    assert api.get("units/", symbol="Torr", quantity="pressure").json()["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "name", "users"),
+    [
+        ("units", Unit, {"symbol": "°C"}, "metrics"),
+        ("component-types", ComponentType, {"key": "dht22"}, "components"),
+        ("hardware-models", HardwareModel, {"version": "1.4"}, "devices"),
+    ],
+)
+def test_what_is_in_use_is_not_removed(
+    api: Api, tenant_a: Any, path: str, model: type[models.Model], name: dict[str, str], users: str
+) -> None:
+    device = make_device(tenant_a, "user", dht22="dht22")
+    with schema_context(tenant_a.schema_name):
+        device.hardware_model = HardwareModel.objects.get(version="1.4")
+        device.save()
+        pk = model._default_manager.get(**name).pk
+    answer = api.delete(f"{path}/{pk}/")
+    assert answer.status_code == 409
+    assert "It is in use by" in problems(answer)[None]
+    assert users in problems(answer)[None]
+    assert api.get(f"{path}/{pk}/").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["component-types/", "metrics/", "units/", "hardware-models/"])
+def test_a_list_makes_as_many_queries_for_30_as_for_3(
+    api: Api, tenant_a: Any, path: str, count_queries: Callable[[Callable[[], Any]], int]
+) -> None:
+    def fill(start: int, stop: int) -> None:
+        with schema_context(tenant_a.schema_name):
+            for number in range(start, stop):
+                kind = ComponentType.objects.create(key=f"kind-{number}", name="kind")
+                unit = Unit.objects.create(symbol=f"unit {number}", name="u", quantity="q", ucum="m")
+                Metric.objects.create(component_type=kind, key="m", path="m", unit=unit, sent_unit=unit)
+                model = HardwareModel.objects.create(name=f"board {number}", version="1")
+                model.allowed_component_types.add(kind)
+
+    fill(0, 3)
+    api.get(path)  # notes when the key was last used
+    few = count_queries(lambda: api.get(path))
+    fill(3, 30)
+    assert count_queries(lambda: api.get(path)) == few
+    # the tenant, the key, the count, the rows; metrics within types, types within hardware models
+    assert few == {"component-types/": 5, "hardware-models/": 5}.get(path, 4)
