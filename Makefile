@@ -15,6 +15,7 @@ UV := .venv/bin/uv
 # Where there is no home to keep downloads in, they are kept here.
 ifneq ($(shell test -w "$$HOME" && echo yes),yes)
 export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
+export PIP_NO_CACHE_DIR ?= 1
 endif
 
 .PHONY: run test lint lock

@@ -21,6 +21,7 @@ from .watch import Watch
 
 _WEB_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
+_QUIET_SECONDS = 60.0
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -30,6 +31,7 @@ class Up:
     def __init__(self, var: Path, console: Console, *, http_port: int, mqtt_port: int, simulator: bool) -> None:
         self._var, self._console, self._http_port, self._simulator = var, console, http_port, simulator
         self._logs = var / "log"
+        self._shown: dict[str, float] = {}
         self._stack = EmbeddedStack(
             var, http_port=http_port, mqtt_port=mqtt_port, use=servers_to_embed(), on_progress=self._say
         )
@@ -57,10 +59,9 @@ class Up:
         processes = programs(env, self._logs, self._http_port, simulator=self._simulator)
         self._say(f"Starting {', '.join(process.name for process in processes)}")
         self._stack.add_programs(processes)
-        self._processes = [process.name for process in processes]
         self._watching = Watch(self._logs / "supervisord.log")
-        for name in self._processes:
-            self._stack.start_program(name)
+        for process in processes:
+            self._stack.start_program(process.name)
         self._wait_for_web()
 
     def _wait_for_web(self) -> None:
@@ -81,10 +82,13 @@ class Up:
 
     def _report_endings(self) -> None:
         for ending in self._watching.endings():
-            self._say(f"{ending}. The end of {self._logs / ending.name}.log:", style="yellow")
-            self._console.print(
-                tail(self._logs / f"{ending.name}.log"), style="dim", markup=False, highlight=False, soft_wrap=True
-            )
+            self._say(f"{ending}. See {self._logs / ending.name}.log", style="yellow")
+            now = time.monotonic()
+            # What ends again and again says the same each time.
+            if now - self._shown.get(ending.name, -_QUIET_SECONDS) >= _QUIET_SECONDS:
+                self._shown[ending.name] = now
+                said = tail(self._logs / f"{ending.name}.log")
+                self._console.print(said, style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def _stop(self) -> None:
         """Processes first, then servers; signals that come meanwhile change nothing."""

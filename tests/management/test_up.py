@@ -93,7 +93,7 @@ def test_it_shows_where_to_look(up: Run) -> None:
 
 def test_a_simulated_devices_reading_arrives(up: Run) -> None:
     tenant = json.loads((up.var / "quickstart.json").read_text())["tenants"][0]
-    deadline, results = time.monotonic() + 30, []
+    deadline, results = time.monotonic() + 30, list[dict[str, Any]]()
     while not results:
         assert time.monotonic() < deadline
         time.sleep(0.2)
