@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import sys
@@ -20,6 +21,7 @@ from redis.retry import Retry
 
 from management.embedded.errors import AlreadyRunning
 from management.embedded.program import Program
+from management.embedded.server import BASE_DIR
 from management.embedded.stack import EmbeddedStack
 
 SERVERS = ("postgres", "valkey", "openbao", "mosquitto")
@@ -273,3 +275,8 @@ def test_a_second_stack_on_the_same_directory_is_refused(running: Running) -> No
         EmbeddedStack(running.var).start()
     assert all(running.stack.server(name).is_ready() for name in SERVERS)
     os.kill(running.stack.pid("valkey"), 0)
+
+
+def test_the_documentation_names_every_variable(running: Running) -> None:
+    text = (BASE_DIR / "docs" / "embedded.md").read_text().partition("## Variables")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`([A-Z][A-Z_]+)`", text)) == set(running.env)
