@@ -1,7 +1,7 @@
 from .access import ApiKey, AuditEntry
 from .inventory import Component, Device, DeviceCredential
 from .metadata import ComponentType, HardwareModel, Metric, Unit
-from .presence import DeviceStatus, StatusChange
+from .presence import DeviceStatus, IgnoredSign, MaintenanceWindow, PresenceSettings, StatusChange
 
 __all__ = [
     "ApiKey",
@@ -12,7 +12,10 @@ __all__ = [
     "DeviceCredential",
     "DeviceStatus",
     "HardwareModel",
+    "IgnoredSign",
+    "MaintenanceWindow",
     "Metric",
+    "PresenceSettings",
     "StatusChange",
     "Unit",
 ]

@@ -3,6 +3,7 @@
 import uuid
 from typing import ClassVar
 
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -35,6 +36,13 @@ class Device(SpecInput):
     signature_floor = models.PositiveSmallIntegerField(
         _("accepted signatures"), choices=Signature.choices, default=Signature.V1
     )
+    timeout_seconds = models.PositiveIntegerField(
+        _("time-out in seconds"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("How long it may be silent; empty: its model's, or from what it reports."),
+    )
     created_at = models.DateTimeField(_("registered"), auto_now_add=True)
 
     class Meta:
@@ -56,6 +64,13 @@ class Component(SpecInput):
     key = models.CharField(_("key"), max_length=63, validators=[validate_key], help_text=_("For example dht22-2."))
     name = models.CharField(_("name"), max_length=120, blank=True)
     attached = models.BooleanField(_("attached"), default=True)
+    expected_interval = models.PositiveIntegerField(
+        _("expected interval in seconds"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("Where it reports at another interval than its type."),
+    )
 
     class Meta:
         ordering: ClassVar = ["device", "key"]

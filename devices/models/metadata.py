@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -46,6 +47,13 @@ class HardwareModel(SpecInput):
         verbose_name=_("allowed component types"),
         help_text=_("None chosen: every type is allowed."),
     )
+    timeout_seconds = models.PositiveIntegerField(
+        _("time-out in seconds"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("How long its devices may be silent; empty: from what they report, and the tenant's default."),
+    )
 
     class Meta:
         ordering: ClassVar = ["name", "version"]
@@ -66,6 +74,12 @@ class ComponentType(SpecInput):
     key = models.CharField(_("key"), max_length=63, unique=True, validators=[validate_key])
     name = models.CharField(_("name"), max_length=80)
     description = models.TextField(_("description"), blank=True)
+    expected_interval = models.PositiveIntegerField(
+        _("expected interval in seconds"),
+        default=60,
+        validators=[MinValueValidator(1)],
+        help_text=_("How often its components report; after two missed reports one is stale."),
+    )
 
     class Meta:
         ordering: ClassVar = ["key"]

@@ -1,10 +1,14 @@
-"""Whether each device is there: the state, and the ledger that says how we know."""
+"""Whether each device is there: the state, the ledger that says how we know, and what keeps it quiet."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models
+from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
+from .base import SpecInput
 from .inventory import Device
 
 
@@ -25,7 +29,11 @@ class Cause(models.TextChoices):
 
 
 class DeviceStatus(models.Model):
-    """A device's state, beside the row that people edit because it changes often."""
+    """A device's state, beside the row that people edit because it changes often.
+
+    Written by `devices.services.presence` only, under a lock of the row, by the rules of
+    `devices.services.presence_machine`.
+    """
 
     Status = Status
     Cause = Cause
@@ -37,8 +45,15 @@ class DeviceStatus(models.Model):
     reason = models.CharField(_("reason"), max_length=10, choices=Cause.choices, blank=True)
     since = models.DateTimeField(_("since"), null=True)
     session = models.CharField(_("session"), max_length=64, blank=True)
-    # As of the last transition; between transitions the newest sign of life is in Redis.
+    # When the device says that the session began: an older birth that comes later does not bring its session back.
+    session_at = models.DateTimeField(null=True)
+    # As of the last transition or birth; between them the newest sign of life is in Redis.
     last_seen_at = models.DateTimeField(_("last seen"), null=True)
+    # The newest will that counts for the session.
+    will_at = models.DateTimeField(null=True)
+    # [session, time] of wills of other sessions: one whose birth has not come yet counts when it comes.
+    other_wills = models.JSONField(default=list)
+    flapping_until = models.DateTimeField(_("flapping until"), null=True)
 
     class Meta:
         verbose_name = _("device status")
@@ -49,7 +64,7 @@ class DeviceStatus(models.Model):
 
 
 class StatusChange(models.Model):
-    """One transition, with its evidence. Rows are only added."""
+    """One transition, with its evidence: the answer to 'why', and the outbox of notifications. Rows are only added."""
 
     id = models.BigAutoField(primary_key=True)
     device = models.ForeignKey(
@@ -61,15 +76,111 @@ class StatusChange(models.Model):
     session = models.CharField(_("session"), max_length=64, blank=True)
     evidence_at = models.DateTimeField(_("evidence from"))
     at = models.DateTimeField(_("recorded"))
+    # Given when it is notified, in the order of notification: what watchers resume by. Empty: still to be notified.
+    position = models.BigIntegerField(null=True, editable=False)
+    # Why nobody was told: the device was flapping, or in a maintenance window.
+    quiet = models.CharField(_("not notified because"), max_length=12, blank=True)
 
     class Meta:
         ordering: ClassVar = ["-id"]
         indexes: ClassVar = [
             # A device's history, newest first.
             models.Index(fields=["device", "-id"], name="status_change_history"),
+            # The outbox: what is still to be notified.
+            models.Index(fields=["id"], name="status_change_outbox", condition=Q(position__isnull=True)),
+        ]
+        constraints: ClassVar = [
+            # Watchers resume after a position.
+            models.UniqueConstraint(fields=["position"], name="status_change_position_once"),
+            models.CheckConstraint(condition=~Q(from_status=F("to_status")), name="status_change_changes"),
         ]
         verbose_name = _("status change")
         verbose_name_plural = _("status changes")
 
     def __str__(self) -> str:
         return f"{self.from_status} → {self.to_status}"
+
+
+class IgnoredSign(models.Model):
+    """A will that changed nothing, kept as evidence with the reason."""
+
+    id = models.BigAutoField(primary_key=True)
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="ignored_signs", verbose_name=_("device"))
+    session = models.CharField(_("session"), max_length=64, blank=True)
+    why = models.CharField(_("why"), max_length=20)
+    evidence_at = models.DateTimeField(_("evidence from"))
+    at = models.DateTimeField(_("recorded"), auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        verbose_name = _("ignored will")
+        verbose_name_plural = _("ignored wills")
+
+    def __str__(self) -> str:
+        return self.why
+
+
+class MaintenanceWindow(models.Model):
+    """While it lasts, the device's transitions are recorded and nobody is notified."""
+
+    device = models.ForeignKey(
+        Device, on_delete=models.CASCADE, related_name="maintenance_windows", verbose_name=_("device")
+    )
+    starts_at = models.DateTimeField(_("from"))
+    ends_at = models.DateTimeField(_("until"))
+    reason = models.CharField(_("reason"), max_length=200, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["-starts_at"]
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(starts_at__lt=F("ends_at")), name="maintenance_ends_after_it_starts"),
+        ]
+        verbose_name = _("maintenance window")
+        verbose_name_plural = _("maintenance windows")
+
+    def __str__(self) -> str:
+        return f"{self.starts_at:%Y-%m-%d %H:%M} – {self.ends_at:%Y-%m-%d %H:%M}"
+
+    def clean(self) -> None:
+        if self.starts_at and self.ends_at and self.starts_at >= self.ends_at:
+            raise ValidationError({"ends_at": _("The window ends before it starts.")})
+
+
+class PresenceSettings(SpecInput):
+    """A tenant's rules of presence: one row, with the defaults until somebody changes them."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    timeout_seconds = models.PositiveIntegerField(
+        _("time-out in seconds"),
+        default=60,
+        validators=[MinValueValidator(1)],
+        help_text=_("The least time that a device without a time-out of its own or its model's may be silent."),
+    )
+    flapping_changes = models.PositiveIntegerField(
+        _("changes that are flapping"),
+        default=6,
+        validators=[MinValueValidator(2)],
+        help_text=_("This many changes of state within the window below: the device is flapping."),
+    )
+    flapping_window_seconds = models.PositiveIntegerField(
+        _("window for flapping in seconds"), default=600, validators=[MinValueValidator(1)]
+    )
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(id=1), name="one_row_of_presence_settings"),
+        ]
+        verbose_name = _("presence settings")
+        verbose_name_plural = _("presence settings")
+
+    def __str__(self) -> str:
+        return str(self._meta.verbose_name)
+
+    @classmethod
+    def current(cls) -> "PresenceSettings":
+        """The tenant's rules; the defaults where nobody has saved any."""
+        return cls.objects.first() or cls()
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.id = 1
+        super().save(*args, **kwargs)

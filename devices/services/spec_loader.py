@@ -6,16 +6,25 @@ from uuid import UUID
 from django.db.models import Prefetch
 from django_tenants.utils import schema_context
 
-from devices.models import Component, ComponentType, Device, DeviceCredential, HardwareModel, Metric
+from devices.models import (
+    Component,
+    ComponentType,
+    Device,
+    DeviceCredential,
+    HardwareModel,
+    Metric,
+    PresenceSettings,
+)
 from devices.services import paths
 from devices.services.specs import ComponentSpec, DeviceSpec, KeySpec, MetricSpec, TenantSpec
+from devices.services.timeouts import interval_of, timeout_of
 from tenants.models import DeviceRoute, Tenant
 
 
 def load_specs(uuids: Collection[UUID]) -> dict[UUID, DeviceSpec]:
     """The specifications of those of the devices that are registered, whichever tenants they belong to.
 
-    One query for the routes, and six for each tenant in them. Leaves the connection in the public schema.
+    One query for the routes, and a handful for each tenant in them. Leaves the connection in the public schema.
     """
     specs: dict[UUID, DeviceSpec] = {}
     with schema_context("public"):
@@ -65,11 +74,16 @@ def _load_of_tenant(tenant: TenantSpec, uuids: list[UUID]) -> dict[UUID, DeviceS
     for metric in Metric.objects.select_related("unit"):
         metrics.setdefault(metric.component_type_id, []).append(_metric_spec(metric))
     type_keys = frozenset(ComponentType.objects.values_list("key", flat=True))
-    return {device.uuid: _device_spec(tenant, device, metrics, type_keys) for device in devices}
+    least = PresenceSettings.current().timeout_seconds
+    return {device.uuid: _device_spec(tenant, device, metrics, type_keys, least) for device in devices}
 
 
 def _device_spec(
-    tenant: TenantSpec, device: Device, metrics: dict[int, list[MetricSpec]], type_keys: frozenset[str]
+    tenant: TenantSpec,
+    device: Device,
+    metrics: dict[int, list[MetricSpec]],
+    type_keys: frozenset[str],
+    least_timeout: int,
 ) -> DeviceSpec:
     allowed = _allowed_types(device.hardware_model)
     return DeviceSpec(
@@ -92,6 +106,12 @@ def _device_spec(
         },
         type_keys=type_keys,
         keys=tuple(KeySpec(row.version, row.not_after) for row in device.credentials.all()),
+        timeout_seconds=timeout_of(
+            device.timeout_seconds,
+            device.hardware_model.timeout_seconds if device.hardware_model else None,
+            least_timeout,
+            [interval_of(component) for component in device.components.all() if component.attached],
+        ),
     )
 
 

@@ -66,3 +66,4 @@ class DeviceSpec:
     components: dict[str, ComponentSpec]
     type_keys: frozenset[str]
     keys: tuple[KeySpec, ...]
+    timeout_seconds: float

@@ -162,7 +162,7 @@ def build_ingest() -> Ingest:
         Router(ttl=settings.INGEST_SPEC_TTL),
         Keyring(store, soft_ttl=settings.KEY_CACHE_SOFT_TTL, hard_ttl=settings.KEY_CACHE_HARD_TTL),
         Storage(conninfo()),
-        PresenceRecorder(),
+        PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS),
     )
 
 
@@ -188,6 +188,8 @@ def _sign(item: Judged) -> Sign | None:
         schema=spec.tenant.schema,
         device_id=spec.device_id,
         uuid=spec.uuid,
-        session=message.session,
         at=item.incoming.received_at,
+        timeout=spec.timeout_seconds,
+        session=message.session,
+        session_at=message.time,
     )

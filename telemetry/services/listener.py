@@ -23,6 +23,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from devices.services import presence
+
 from . import parked
 from .ingest import Ingest
 from .storage import Incoming
@@ -34,6 +36,7 @@ KEEPALIVE_SECONDS = 60
 _SESSION_SECONDS = 7 * 24 * 3600
 _RETRY_SECONDS = (0.2, 5.0)
 _REPLAY_SECONDS = 5.0
+_NOTE_SECONDS = 1.0
 # What a lost database raises, from Django's connection and from our own.
 LOST = (
     django.db.OperationalError,
@@ -78,6 +81,7 @@ class Listener:
         self._reconnect_after = _RETRY_SECONDS[0]
         self._replay_at = 0.0
         self._sought_parked = False
+        self._note_at = 0.0
         self._client = self._make_client()
 
     @property
@@ -94,6 +98,7 @@ class Listener:
         if self._client.socket() is None:
             self._connect()
         self._exchange(timeout)
+        self._note_listening()
         self._replay_parked()
         if not self._is_due():
             return 0
@@ -230,6 +235,13 @@ class Listener:
         self._on_progress()
         logger.debug("%s", tally)
         return len(batch)
+
+    def _note_listening(self) -> None:
+        """Say every second that devices are heard: while they are not, their silence is no evidence."""
+        now = time.monotonic()
+        if now >= max(self._note_at, self._retry_at) and self._client.is_connected():
+            self._note_at = now + _NOTE_SECONDS
+            presence.note_listening()
 
     def _replay_parked(self) -> None:
         """Every few seconds, judge again what waits for its key, when Vault can be asked."""

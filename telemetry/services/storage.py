@@ -6,7 +6,7 @@ whatever is repeated (a redelivery, a batch whose commit was not heard of, a rep
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -74,6 +74,7 @@ class Storage:
         with connection.transaction():
             fresh = self._drop_replayed(connection, schema, accepted, outcome)
             _insert_messages(connection, schema, fresh, outcome)
+            outcome.duplicates = _as_first_received(connection, schema, outcome.duplicates)
             _insert_readings(connection, schema, outcome.stored, series)
             _count_sequences(connection, schema, outcome.stored)
             _raise_floors(connection, schema, outcome.stored)
@@ -217,19 +218,20 @@ def _lock_sequences(
 
 def _known_messages(
     connection: psycopg.Connection, schema: str, items: Sequence[Judged]
-) -> set[tuple[int, datetime, UUID]]:
+) -> dict[tuple[int, datetime, UUID], datetime]:
+    """Those of the messages that are stored, with when they were received first."""
     if not items:
-        return set()
+        return {}
     devices, times, fingerprints = zip(*{_key(item) for item in items}, strict=True)
     rows = connection.execute(
         sql.SQL(
-            "SELECT m.device_id, m.time, m.fingerprint FROM {} AS m"
+            "SELECT m.device_id, m.time, m.fingerprint, m.received_at FROM {} AS m"
             " JOIN unnest(%s::bigint[], %s::timestamptz[], %s::uuid[]) AS k(device_id, time, fingerprint)"
             " USING (device_id, time, fingerprint)"
         ).format(sql.Identifier(schema, "telemetry_message")),
         [list(devices), list(times), list(fingerprints)],
     )
-    return {(row[0], row[1].astimezone(UTC), row[2]) for row in rows}
+    return {(row[0], row[1].astimezone(UTC), row[2]): row[3].astimezone(UTC) for row in rows}
 
 
 def _insert_messages(connection: psycopg.Connection, schema: str, items: Sequence[Judged], outcome: Outcome) -> None:
@@ -253,6 +255,15 @@ def _insert_messages(connection: psycopg.Connection, schema: str, items: Sequenc
             outcome.stored.append(item)
         else:
             outcome.duplicates.append(item)
+
+
+def _as_first_received(connection: psycopg.Connection, schema: str, duplicates: Sequence[Judged]) -> list[Judged]:
+    """The duplicates, received when they came first: a redelivery is no new sign of life."""
+    first = _known_messages(connection, schema, duplicates)
+    return [
+        replace(item, incoming=replace(item.incoming, received_at=first.get(_key(item), item.incoming.received_at)))
+        for item in duplicates
+    ]
 
 
 def _message_row(item: Judged) -> tuple[object, ...]:

@@ -3,6 +3,7 @@
 import logging
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import django.db
@@ -14,6 +15,7 @@ from devices.services import health
 logger = logging.getLogger(__name__)
 
 LOST = (RedisError, django.db.OperationalError, django.db.InterfaceError)
+_LATE_SECONDS = 5.0
 
 
 class Command(BaseCommand):
@@ -21,35 +23,51 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--once", action="store_true", help="one pass over what has expired, then end")
-        parser.add_argument(
-            "--reconcile", action="store_true", help="first give ONLINE devices missing deadlines"
-        )
-        parser.add_argument("--interval", type=float, default=1.0, help="seconds between passes")
+        parser.add_argument("--reconcile", action="store_true", help="first rebuild Redis from PostgreSQL")
+        parser.add_argument("--interval", type=float, default=0.5, help="seconds between passes")
+        parser.add_argument("--batch", type=int, default=2000, help="the most devices in one transaction")
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._stop = False
+        self._obstacle = ""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         # A checker that starts heals what an outage left; several may do so at once.
         if options["reconcile"] or not options["once"]:
-            self._guarded(self._reconcile)
+            self._guarded(lambda: logger.info("%d deadlines were missing in Redis", health.reconcile()))
         if options["once"]:
-            while health.check_once()[0]:
+            while self._pass(options["batch"]):
                 pass
             return
         while not self._stop:
-            if not self._guarded(health.check_once):
+            if not self._guarded(lambda: self._pass(options["batch"])):
                 time.sleep(options["interval"])
 
-    def _reconcile(self) -> tuple[int, int]:
-        missing = health.reconcile()
-        logger.info("%d devices that are ONLINE had no deadline and got one", missing)
-        return 0, 0
+    def _pass(self, batch: int) -> bool:
+        """One pass; whether there may be more to do at once."""
+        done = health.check(batch)
+        if done.obstacle != self._obstacle:
+            self._obstacle = done.obstacle
+            if done.obstacle == "deaf":
+                logger.warning("No listener hears devices: their silence says nothing until one does")
+            else:
+                logger.info("Deadlines count again")
+        if done.expired or done.wills:
+            logger.info(
+                "%d deadlines passed, %d devices timed out, %d wills decided; %.1f s behind",
+                done.expired,
+                done.timed_out,
+                done.wills,
+                done.overdue_seconds,
+            )
+        if done.overdue_seconds > _LATE_SECONDS:
+            logger.warning("The oldest deadline had passed %.1f s before", done.overdue_seconds)
+        return done.expired >= batch
 
-    def _guarded(self, step: Any) -> bool:
+    def _guarded(self, step: Callable[[], Any]) -> bool:
         """Whether the step found work; a lost server is logged and tried again in the next pass."""
         try:
-            return bool(step()[0])
+            return bool(step())
         except LOST as error:
             logger.warning("A server is away: %s", str(error).strip().splitlines()[:1])
             django.db.connection.close()

@@ -1,0 +1,125 @@
+"""What Redis holds of presence, and the Lua that changes it, each script one atomic step.
+
+All times are of Redis' own clock, in seconds since 1970 with microseconds, so that listeners and checkers on
+several machines compare like with like. Silence says something only while somebody listens: a device that was
+not listened to for its whole time-out gets the rest of it.
+"""
+
+LAST_SEEN = "device_last_seen"  # sorted set: device UUID → when it was last heard
+DEADLINE = "device_deadline"  # sorted set: schema:UUID → when its silence is a time-out
+TIMEOUT = "device_timeout"  # hash: schema:UUID → its time-out in seconds
+EXPIRING = "device_expiring"  # sorted set: schema:UUID → until when a checker holds the expired deadline
+WAITING_WILLS = "device_waiting_wills"  # sorted set: schema:UUID:device id:time of a will → when it is decided
+LISTENING = "device_listening"  # hash: last, since (without a gap), stepped (the clock was set back)
+MARKER = "device_presence"  # missing: Redis was emptied
+
+# Listeners note themselves every second.
+LISTENING_GAP_SECONDS = 3.0
+LEASE_SECONDS = 30.0
+
+_CLOCK = """
+local t = redis.call('TIME')
+local now = t[1] + t[2] / 1000000
+local function text(moment) return string.format('%.6f', moment) end
+"""
+
+# KEYS: listening.
+NOTE_LISTENING = (
+    _CLOCK
+    + f"""
+local last = tonumber(redis.call('HGET', KEYS[1], 'last') or '0')
+if last > now + 1 then redis.call('HSET', KEYS[1], 'stepped', 1) end
+if last > now + 1 or now - last > {LISTENING_GAP_SECONDS} then redis.call('HSET', KEYS[1], 'since', text(now)) end
+redis.call('HSET', KEYS[1], 'last', text(now))
+"""
+)
+
+# KEYS: listening, last seen, deadline, time-out. ARGV: for each device its UUID, schema:UUID, age of the sign (s),
+# time-out (s). Answers the time, and for each device whether its deadline is new. An older sign moves nothing
+# back, unless what is known lies in the future, because the clock was set back.
+TOUCH = (
+    NOTE_LISTENING
+    + """
+local answer = {text(now)}
+for i = 1, #ARGV, 4 do
+  local seen = now - ARGV[i + 2]
+  local known = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[i]) or '-1')
+  if known < seen or known > now then
+    redis.call('ZADD', KEYS[2], text(seen), ARGV[i])
+  else
+    seen = known
+  end
+  redis.call('HSET', KEYS[4], ARGV[i + 1], ARGV[i + 3])
+  answer[#answer + 1] = redis.call('ZADD', KEYS[3], text(seen + ARGV[i + 3]), ARGV[i + 1])
+end
+return answer
+"""
+)
+
+# KEYS: listening, deadline, expiring, last seen, time-out. ARGV: the most members to take.
+# Answers the time, why nothing can be said ('deaf', 'stepped', or ''), how long ago the oldest deadline passed, and
+# for each device taken its member and when it was last seen.
+TAKE_EXPIRED = (
+    _CLOCK
+    + f"""
+local heard = redis.call('HMGET', KEYS[1], 'last', 'since', 'stepped')
+local last, since = tonumber(heard[1] or '0'), tonumber(heard[2] or '0')
+if last > now + 1 or heard[3] then return {{text(now), 'stepped'}} end
+if now - last > {LISTENING_GAP_SECONDS} then return {{text(now), 'deaf'}} end
+local limit = tonumber(ARGV[1])
+local answer, oldest = {{text(now), '', ''}}, now
+local function lease(member)
+  redis.call('ZADD', KEYS[3], text(now + {LEASE_SECONDS}), member)
+  answer[#answer + 1] = member
+  answer[#answer + 1] = redis.call('ZSCORE', KEYS[4], string.match(member, ':(.*)$')) or ''
+end
+local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, limit)
+for i = 1, #expired, 2 do
+  local earliest = since + (redis.call('HGET', KEYS[5], expired[i]) or 0)
+  if earliest > now then
+    redis.call('ZADD', KEYS[2], text(earliest), expired[i])
+  else
+    oldest = math.min(oldest, math.max(earliest, tonumber(expired[i + 1])))
+    redis.call('ZREM', KEYS[2], expired[i])
+    lease(expired[i])
+  end
+end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', text(now), 'LIMIT', 0, limit)) do
+  lease(member)
+end
+answer[3] = text(now - oldest)
+return answer
+"""
+)
+
+# The clock was set back: every device gets its whole time-out from now on. KEYS: listening, deadline, last seen,
+# time-out. ARGV: the first and the last rank.
+REANCHOR = (
+    _CLOCK
+    + """
+local members = redis.call('ZRANGE', KEYS[2], ARGV[1], ARGV[2])
+for _, member in ipairs(members) do
+  redis.call('ZADD', KEYS[2], text(now + (redis.call('HGET', KEYS[4], member) or 60)), member)
+  local uuid = string.match(member, ':(.*)$')
+  local seen = tonumber(redis.call('ZSCORE', KEYS[3], uuid) or '0')
+  if seen > now then redis.call('ZADD', KEYS[3], text(now), uuid) end
+end
+redis.call('HDEL', KEYS[1], 'stepped')
+return #members
+"""
+)
+
+# KEYS: deadline, time-out. ARGV: for each device schema:UUID and its time-out. Those without a deadline get one.
+GIVE_DEADLINES = (
+    _CLOCK
+    + """
+local given = 0
+for i = 1, #ARGV, 2 do
+  if redis.call('ZADD', KEYS[1], 'NX', text(now + ARGV[i + 1]), ARGV[i]) == 1 then
+    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+    given = given + 1
+  end
+end
+return given
+"""
+)
