@@ -174,7 +174,7 @@ def _beyond(series: int, key: str, after: Position) -> str:
     if series > after.series:
         return "AND time >= %(after_time)s"
     # The first condition is implied by the second; PostgreSQL chooses the partitions by it.
-    return f"AND time >= %(after_time)s AND time > %(after_time)s"
+    return f"AND time >= %(after_time)s AND (time, {key}) > (%(after_time)s, %(after_key)s)"
 
 
 def _position_parameters(after: Position | None) -> dict[str, Any]:
