@@ -48,11 +48,11 @@ class OwnerAndHostForm(forms.Form):
 
     def clean_domain(self) -> str:
         host = clean_host(self.cleaned_data["domain"])
-        if host and Domain.objects.filter(domain=host).exclude(tenant__slug=self.slug()).exists():
+        if host and Domain.objects.filter(domain=host).exclude(tenant__slug=self.slug_of_tenant()).exists():
             raise ValidationError(_("This host name belongs to another tenant."))
         return host
 
-    def slug(self) -> str:
+    def slug_of_tenant(self) -> str:
         """The slug of the tenant that the form is about."""
         return str(self.initial["slug"])
 
@@ -60,7 +60,7 @@ class OwnerAndHostForm(forms.Form):
 class CreateTenantForm(OwnerAndHostForm):
     """A new tenant."""
 
-    slug_field = forms.CharField(
+    slug = forms.CharField(
         label=_("Slug"),
         max_length=48,
         validators=[validate_slug],
@@ -68,16 +68,16 @@ class CreateTenantForm(OwnerAndHostForm):
         widget=UnfoldAdminTextInputWidget,
     )
     name = forms.CharField(label=_("Name"), max_length=120, widget=UnfoldAdminTextInputWidget)
-    field_order = ("name", "slug_field", "owner", "domain")
+    field_order = ("name", "slug", "owner", "domain")
 
-    def clean_slug_field(self) -> str:
-        slug = str(self.cleaned_data["slug_field"])
+    def clean_slug(self) -> str:
+        slug = str(self.cleaned_data["slug"])
         if Tenant.objects.filter(slug=slug).exists():
             raise ValidationError(_("There is a tenant with this slug already."))
         return slug
 
-    def slug(self) -> str:
-        return str(self.cleaned_data.get("slug_field", ""))
+    def slug_of_tenant(self) -> str:
+        return str(self.cleaned_data.get("slug", ""))
 
 
 class SuspendTenantForm(forms.Form):

@@ -101,7 +101,7 @@ class TenantAdmin(ModelAdmin):
             raise PermissionDenied
         form = CreateTenantForm(request.POST or None)
         if form.is_valid():
-            answer = self._create(request, form, slug=form.slug(), name=form.cleaned_data["name"])
+            answer = self._create(request, form, slug=form.cleaned_data["slug"], name=form.cleaned_data["name"])
             if answer is not None:
                 return answer
         return form_page(
