@@ -13,6 +13,7 @@ from tenants.models import DeviceRoute, UnroutedMessage
 from . import payloads
 from .base import LongList, ReadOnly, coloured
 from .navigation import Group
+from .overview import reason_in_words
 from .site import console
 
 
@@ -48,7 +49,7 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
 
     @display(description=_("reason"), ordering="reason")
     def reason_label(self, message: UnroutedMessage) -> SafeString:
-        return coloured(message.reason.replace("_", " "), "warning")
+        return coloured(reason_in_words(message), "warning")
 
     @display(description=_("payload"))
     def readable_payload(self, message: UnroutedMessage) -> SafeString:

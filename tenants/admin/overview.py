@@ -25,7 +25,13 @@ _UNROUTED_SHOWN = 8
 
 def context() -> dict[str, Any]:
     """What the first page shows."""
-    return {"cards": cards(), "unrouted": UnroutedMessage.objects.all()[:_UNROUTED_SHOWN]}
+    newest = UnroutedMessage.objects.all()[:_UNROUTED_SHOWN]
+    return {"cards": cards(), "unrouted": [{"message": one, "reason": reason_in_words(one)} for one in newest]}
+
+
+def reason_in_words(message: UnroutedMessage) -> str:
+    """The reason without underscores."""
+    return message.reason.replace("_", " ")
 
 
 def cards() -> list[dict[str, Any]]:
