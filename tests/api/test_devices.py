@@ -13,7 +13,6 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from devices.models import AuditEntry, Component, Device, DeviceStatus, HardwareModel
-from devices.services import presence
 from devices.services.secrets import provisioner
 from tenants.models import DeviceRoute
 
@@ -102,9 +101,13 @@ def test_a_uuid_is_registered_once_over_all_tenants(api: Api, tenant_b: Any) -> 
 
 
 def test_a_device_is_changed(api: Api, greenhouse: Any) -> None:
-    answer = api.patch(f"devices/{greenhouse.uuid}/", {"active": False, "cpu_serial": "abc"})
+    change = {"active": False, "cpu_serial": "abc", "timeout_seconds": 90}
+    before = api.get(f"devices/{greenhouse.uuid}/").json()
+    answer = api.patch(f"devices/{greenhouse.uuid}/", change)
     assert answer.status_code == 200
-    assert (answer.json()["active"], answer.json()["cpu_serial"], answer.json()["name"]) == (False, "abc", "greenhouse")
+    assert answer.json() == before | change == api.get(f"devices/{greenhouse.uuid}/").json()
+    refused = api.patch(f"devices/{greenhouse.uuid}/", {"timeout_seconds": 0})
+    assert "greater than or equal to 1" in problems(refused)["timeout_seconds"]
 
 
 @pytest.mark.parametrize("member", ["uuid", "status", "last_seen_at", "components", "keys"])
@@ -135,12 +138,12 @@ def test_the_state_comes_with_its_reason_and_the_newest_sign_of_life(api: Api, g
         )
     redis = get_redis_connection("default")
     newer = T0 + datetime.timedelta(hours=1)
-    redis.zadd(presence.LAST_SEEN, {str(greenhouse.uuid): newer.timestamp()})
+    redis.zadd("device_last_seen", {str(greenhouse.uuid): newer.timestamp()})
     try:
         device = api.get(f"devices/{greenhouse.uuid}/").json()
         listed = api.get("devices/").json()["results"][0]
     finally:
-        redis.zrem(presence.LAST_SEEN, str(greenhouse.uuid))
+        redis.zrem("device_last_seen", str(greenhouse.uuid))
     assert (device["status"], device["status_reason"], device["status_since"]) == (
         "ONLINE", "birth", "2026-11-22T09:30:00Z",
     )  # fmt: skip
@@ -256,8 +259,10 @@ def test_components_are_added_changed_and_removed(api: Api, greenhouse: Any) -> 
     assert answer.status_code == 201
     component = answer.json()
     assert component["attached"] is True
-    changed = api.patch(f"components/{component['id']}/", {"attached": False, "name": "drip line"}).json()
-    assert changed == component | {"attached": False, "name": "drip line"}
+    changed = api.patch(
+        f"components/{component['id']}/", {"attached": False, "name": "drip line", "expected_interval": 300}
+    ).json()
+    assert changed == component | {"attached": False, "name": "drip line", "expected_interval": 300}
     keys = [c["key"] for c in api.get("components/", device=greenhouse.uuid, attached="true").json()["results"]]
     assert keys == ["dht22", "relay"]
     assert api.get("components/", component_type="pump").json()["count"] == 1

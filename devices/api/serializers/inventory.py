@@ -52,7 +52,7 @@ class ComponentSerializer(StrictModelSerializer[Component]):
 
     class Meta:
         model = Component
-        fields: ClassVar = ["id", "device", "key", "name", "component_type", "attached"]
+        fields: ClassVar = ["id", "device", "key", "name", "component_type", "attached", "expected_interval"]
         validators = ()
 
 
@@ -63,7 +63,7 @@ class DeviceComponentSerializer(serializers.ModelSerializer[Component]):
 
     class Meta:
         model = Component
-        fields: ClassVar = ["id", "key", "name", "component_type", "attached"]
+        fields: ClassVar = ["id", "key", "name", "component_type", "attached", "expected_interval"]
         read_only_fields = fields
 
 
@@ -102,6 +102,7 @@ class DeviceSerializer(StrictModelSerializer[Device]):
             "cpu_serial",
             "hardware_model",
             "active",
+            "timeout_seconds",
             "created_at",
             "status",
             "status_since",

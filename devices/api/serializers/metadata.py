@@ -44,7 +44,7 @@ class HardwareModelSerializer(StrictModelSerializer[HardwareModel]):
 
     class Meta:
         model = HardwareModel
-        fields: ClassVar = ["id", "name", "version", "allowed_component_types"]
+        fields: ClassVar = ["id", "name", "version", "allowed_component_types", "timeout_seconds"]
         validators = ()  # full_clean() checks the constraints, once
 
 
@@ -92,4 +92,4 @@ class ComponentTypeSerializer(StrictModelSerializer[ComponentType]):
 
     class Meta:
         model = ComponentType
-        fields: ClassVar = ["id", "key", "name", "description", "metrics"]
+        fields: ClassVar = ["id", "key", "name", "description", "expected_interval", "metrics"]
