@@ -8,11 +8,11 @@ from functools import partial
 
 import psycopg
 from django.conf import settings
-from django.db import connection
 
 from devices.services.presence import PresenceRecorder, Sign
 from devices.services.secrets import SecretStore
 from devices.services.specs import DeviceSpec
+from tenants.database import conninfo
 
 from . import envelope, pipeline
 from .envelope import Kind, Topic
@@ -163,18 +163,6 @@ def build_ingest() -> Ingest:
         Keyring(store, soft_ttl=settings.KEY_CACHE_SOFT_TTL, hard_ttl=settings.KEY_CACHE_HARD_TTL),
         Storage(conninfo()),
         PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS),
-    )
-
-
-def conninfo() -> str:
-    """The database that Django uses, for a connection of our own."""
-    wanted = connection.settings_dict
-    return psycopg.conninfo.make_conninfo(
-        host=wanted["HOST"] or None,
-        port=wanted["PORT"] or None,
-        user=wanted["USER"] or None,
-        password=wanted["PASSWORD"] or None,
-        dbname=wanted["NAME"],
     )
 
 
