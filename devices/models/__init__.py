@@ -1,7 +1,7 @@
 from .access import ApiKey, AuditEntry
 from .inventory import Component, Device, DeviceCredential
 from .metadata import ComponentType, HardwareModel, Metric, Unit
-from .presence import DeviceStatus, IgnoredSign, MaintenanceWindow, PresenceSettings, StatusChange
+from .presence import DeviceStatus, IgnoredSign, MaintenanceWindow, PresenceSettings, StatusChange, StatusFeed
 
 __all__ = [
     "ApiKey",
@@ -17,5 +17,6 @@ __all__ = [
     "Metric",
     "PresenceSettings",
     "StatusChange",
+    "StatusFeed",
     "Unit",
 ]

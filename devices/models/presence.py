@@ -28,6 +28,14 @@ class Cause(models.TextChoices):
     RECONCILE = "reconcile", _("corrected after a failure")
 
 
+class Quiet(models.TextChoices):
+    """Why nobody was told of a change."""
+
+    MAINTENANCE = "maintenance", _("in a maintenance window")
+    FLAPPING = "flapping", _("flapping")
+    INACTIVE = "inactive", _("deactivated")
+
+
 class DeviceStatus(models.Model):
     """A device's state, beside the row that people edit because it changes often.
 
@@ -54,8 +62,17 @@ class DeviceStatus(models.Model):
     # [session, time] of wills of other sessions: one whose birth has not come yet counts when it comes.
     other_wills = models.JSONField(default=list)
     flapping_until = models.DateTimeField(_("flapping until"), null=True)
+    # Why the state that apps were told is not the present one, or says that it flaps: told again once that is over.
+    # Written by `devices.services.notifications`.
+    untold = models.CharField(
+        max_length=12, choices=Quiet.choices, blank=True, default="", db_default="", editable=False
+    )
 
     class Meta:
+        indexes: ClassVar = [
+            # What is to be told again, perhaps now.
+            models.Index(fields=["device"], name="device_status_untold", condition=~Q(untold="")),
+        ]
         verbose_name = _("device status")
         verbose_name_plural = _("device statuses")
 
@@ -78,8 +95,7 @@ class StatusChange(models.Model):
     at = models.DateTimeField(_("recorded"))
     # Given when it is notified, in the order of notification: what watchers resume by. Empty: still to be notified.
     position = models.BigIntegerField(null=True, editable=False)
-    # Why nobody was told: the device was flapping, or in a maintenance window.
-    quiet = models.CharField(_("not notified because"), max_length=12, blank=True)
+    quiet = models.CharField(_("not notified because"), max_length=12, choices=Quiet.choices, blank=True)
 
     class Meta:
         ordering: ClassVar = ["-id"]
@@ -99,6 +115,21 @@ class StatusChange(models.Model):
 
     def __str__(self) -> str:
         return f"{self.from_status} → {self.to_status}"
+
+
+class StatusFeed(models.Model):
+    """The last position that a change was given: one row. No position is given twice, even where rows are removed."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    position = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(id=1), name="one_row_of_status_feed"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.position)
 
 
 class IgnoredSign(models.Model):
