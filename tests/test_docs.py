@@ -216,8 +216,9 @@ def test_addresses_exist_and_know_their_parameters(name: str) -> None:
         assert answering is not None, f"{address}: nothing answers there"
         given = {key for key, _ in parse_qsl(urlsplit(address).query, keep_blank_values=True)}
         view = getattr(answering, "cls", None)
-        known = set(view().known_parameters()) if given and hasattr(view, "known_parameters") else given
-        assert given <= known, f"{address}: known are {sorted(known)}"
+        if given and view is not None:
+            known = set(view().known_parameters())
+            assert given <= known, f"{address}: known are {sorted(known)}"
 
 
 def test_the_addresses_that_are_searched_for_are_found() -> None:
@@ -251,8 +252,8 @@ def test_the_readme_shows_the_example_that_runs() -> None:
 
 def test_the_readme_shows_the_answer_as_it_is() -> None:
     (answer,) = fenced(read("README.md"), "json")
-    (shown,) = json.loads(answer)["results"]
-    assert list(shown) == list(LatestSerializer().fields)
+    for shown in json.loads(answer)["results"]:
+        assert list(shown) == list(LatestSerializer().fields)
 
 
 def test_security_shows_the_brokers_topic_patterns() -> None:
