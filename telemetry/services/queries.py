@@ -55,7 +55,8 @@ class Position:
 
 # One index probe a series (and partition): reading_number holds the value, so numbers are read from it alone.
 _LATEST = """
-SELECT DISTINCT ON (s.component, s.metric) s.component, s.metric, r.value, r.text, s.unit, s.value_type, r.time
+SELECT DISTINCT ON (s.device_id, s.component, s.metric)
+    s.device_id, s.component, s.metric, r.value, r.text, s.unit, s.value_type, r.time
 FROM telemetry_series s
 CROSS JOIN LATERAL (
     (SELECT time, value, NULL AS text FROM telemetry_reading
@@ -64,8 +65,8 @@ CROSS JOIN LATERAL (
     (SELECT time, NULL, text FROM telemetry_reading
      WHERE series_id = s.id AND text IS NOT NULL AND s.value_type = 'text' ORDER BY time DESC, md5(text) DESC LIMIT 1)
 ) r
-WHERE s.device_id = %s
-ORDER BY s.component, s.metric, r.time DESC, s.id DESC
+WHERE s.device_id = ANY(%s)
+ORDER BY s.device_id, s.component, s.metric, r.time DESC, s.id DESC
 """
 
 # The predicate on text is that of the partial indexes: without it they are not used.
@@ -80,12 +81,18 @@ def latest_values(device: Device) -> list[LatestValue]:
 
     Where a metric's unit was changed, the newest over its units. Of two values of one instant the greater.
     """
+    return latest_values_of([device.pk]).get(device.pk, [])
+
+
+def latest_values_of(device_ids: Sequence[int]) -> dict[int, list[LatestValue]]:
+    """The same for several devices in one query; those without readings are not in the answer."""
+    found: dict[int, list[LatestValue]] = {}
     with connection.cursor() as cursor:
-        cursor.execute(_LATEST, [device.pk])
-        return [
-            LatestValue(component, metric, _value(value, text, kind), unit, kind, time)
-            for component, metric, value, text, unit, kind, time in cursor.fetchall()
-        ]
+        cursor.execute(_LATEST, [list(device_ids)])
+        for device, component, metric, value, text, unit, kind, time in cursor.fetchall():
+            latest = LatestValue(component, metric, _value(value, text, kind), unit, kind, time)
+            found.setdefault(device, []).append(latest)
+    return found
 
 
 def series_of(device: Device, component: str, metric: str) -> list[Series]:
