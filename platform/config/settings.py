@@ -141,6 +141,7 @@ MQTT_BRIDGE_URL: str = env.str("MQTT_BRIDGE_URL", default="")
 MQTT_HOST: str = env.str("MQTT_HOST", default=urlsplit(MQTT_URL).hostname or "localhost")
 MQTT_PORT: int = env.int("MQTT_PORT", default=urlsplit(MQTT_URL).port or 1883)
 MQTT_CLIENT_ID: str = env.str("MQTT_CLIENT_ID", default="gwanje-listener")
+MQTT_NOTIFIER_CLIENT_ID: str = env.str("MQTT_NOTIFIER_CLIENT_ID", default="gwanje-notifier")
 
 # --- Ingest -------------------------------------------------------------------------------------------------
 
