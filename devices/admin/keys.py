@@ -1,6 +1,6 @@
 """What is done to a device's keys and to the device itself, each asked first and then said in a message."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from unfold.decorators import action
 from unfold.enums import ActionVariant
 
 from devices.models import Device, DeviceCredential
-from devices.services import audit, registration
+from devices.services import activation, registration
 from devices.services.secrets import SecretMissing, SecretsUnavailable
 from tenants.access import Role
 from tenants.admin.base import coloured, form_page, render_page
@@ -94,7 +94,7 @@ class DeviceActions(TenantModelAdmin):
         return self._change(
             request,
             object_id,
-            {"active": False},
+            lambda device: activation.set_active(device, False, acting_user=person(request)),
             title=_("Deactivate %(device)s"),
             lead=_("What it sends is quarantined until it is activated again."),
             submit=_("Deactivate"),
@@ -103,14 +103,20 @@ class DeviceActions(TenantModelAdmin):
 
     @action(description=_("Activate"), icon="play_arrow", permissions=["change"])
     def activate(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._change(request, object_id, {"active": True}, title=_("Activate %(device)s"), submit=_("Activate"))
+        return self._change(
+            request,
+            object_id,
+            lambda device: activation.set_active(device, True, acting_user=person(request)),
+            title=_("Activate %(device)s"),
+            submit=_("Activate"),
+        )
 
     @action(description=_("Allow version 1"), icon="undo", permissions=["change"], url_path="allow-version-1")
     def allow_v1(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._change(
             request,
             object_id,
-            {"signature_floor": Device.Signature.V1},
+            lambda device: registration.allow_version_1(device, acting_user=person(request)),
             title=_("Allow version 1 signatures of %(device)s again"),
             lead=_("For a device that went back to old firmware. It is closed again by its next version 2 message."),
             submit=_("Allow version 1"),
@@ -161,15 +167,12 @@ class DeviceActions(TenantModelAdmin):
         return device
 
     def _change(
-        self, request: HttpRequest, object_id: str, values: dict[str, Any], *, title: Any, **options: Any
+        self, request: HttpRequest, object_id: str, change: Callable[[Device], object], *, title: Any, **options: Any
     ) -> HttpResponse:
         device = self.device(request, object_id)
         if request.method != "POST":
             return self._ask(request, device, title=title % {"device": device}, **options)
-        for name, value in values.items():
-            setattr(device, name, value)
-        device.save(update_fields=list(values))
-        audit.record(person(request), "change", device, ", ".join(f"{name}: {value}" for name, value in values.items()))
+        change(device)
         messages.success(request, _t("%(device)s is changed.") % {"device": device})
         return redirect(page_of(device.pk))
 

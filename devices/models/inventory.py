@@ -3,6 +3,7 @@
 import uuid
 from typing import ClassVar
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -83,6 +84,17 @@ class Component(SpecInput):
 
     def __str__(self) -> str:
         return self.key
+
+    def clean(self) -> None:
+        model = self.device.hardware_model if self.device_id else None
+        allowed = model.allowed_component_types.all() if model else ()
+        if model and allowed and self.component_type_id and self.component_type not in allowed:
+            raise ValidationError(
+                {
+                    "component_type": _("%(model)s may not carry %(type)s; allowed are: %(allowed)s.")
+                    % {"model": model, "type": self.component_type, "allowed": ", ".join(map(str, allowed))}
+                }
+            )
 
 
 class DeviceCredential(SpecInput):

@@ -106,16 +106,16 @@ def decide_waiting_wills(limit: int) -> int:
     redis = get_redis_connection("default")
     at = presence.redis_now()
     waiting = redis.zrangebyscore(scripts.WAITING_WILLS, "-inf", at, start=0, num=limit, withscores=True)
-    by_schema: dict[str, list[tuple[int, Signal]]] = {}
+    by_schema: dict[str, list[presence.Heard]] = {}
     for member, decide_at in waiting:
-        schema, uuid, device_id, will_at = member.decode().split(":")
-        seen = presence.last_seen([UUID(uuid)]).get(UUID(uuid))
-        grace = decide_at - float(will_at)
+        schema, text, device_id, will_at = member.decode().split(":")
+        uuid, grace = UUID(text), decide_at - float(will_at)
+        seen = presence.last_seen([uuid]).get(uuid)
         if seen is None or seen <= float(will_at) - grace:
             signal = Signal("will", datetime.fromtimestamp(float(will_at), UTC))
-            by_schema.setdefault(schema, []).append((int(device_id), signal))
+            by_schema.setdefault(schema, []).append((int(device_id), uuid, signal))
     for schema in _existing(by_schema):
-        apply_signals(schema, by_schema[schema], datetime.fromtimestamp(at, UTC))
+        presence.apply_heard(schema, by_schema[schema], datetime.fromtimestamp(at, UTC))
     if waiting:
         redis.zrem(scripts.WAITING_WILLS, *(member for member, _ in waiting))
     return len(waiting)

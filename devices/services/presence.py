@@ -16,12 +16,13 @@ from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from devices.services import presence_scripts as scripts
-from devices.services.presence_machine import Signal
+from devices.services.presence_machine import Signal, State
 from devices.services.presence_store import apply_signals
 
 logger = logging.getLogger(__name__)
 
 Device = tuple[str, int, UUID]  # schema, id, UUID
+Heard = tuple[int, UUID, Signal]  # device id, UUID, what it said
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +99,13 @@ class PresenceRecorder:
         return {sign.device for sign, flag in zip(signs, answer[1:], strict=True) if flag}
 
     def _apply(self, signs: Sequence[Sign]) -> None:
-        by_schema: dict[str, list[tuple[Sign, Signal]]] = {}
+        by_schema: dict[str, list[Heard]] = {}
         for sign in signs:
             if sign.kind != "will" or sign.session or not self._let_wait(sign):
                 signal = Signal(sign.kind, sign.at + self._ahead, sign.session, sign.session_at)
-                by_schema.setdefault(sign.schema, []).append((sign, signal))
-        for schema, found in by_schema.items():
-            now = datetime.now(UTC) + self._ahead
-            applied = apply_signals(schema, [(sign.device_id, signal) for sign, signal in found], now)
-            drop_deadlines(
-                f"{schema}:{sign.uuid}"
-                for sign, _ in found
-                if sign.device_id in applied.states and applied.states[sign.device_id].status == "OFFLINE"
-            )
+                by_schema.setdefault(sign.schema, []).append((sign.device_id, sign.uuid, signal))
+        for schema, heard in by_schema.items():
+            apply_heard(schema, heard, datetime.now(UTC) + self._ahead)
 
     def _let_wait(self, will: Sign) -> bool:
         """Old firmware's will: decided after the grace, when telemetry on either side of it is known."""
@@ -121,6 +116,50 @@ class PresenceRecorder:
         except RedisError:
             return False
         return True
+
+
+def apply_heard(schema: str, heard: Sequence[Heard], now: datetime) -> None:
+    """Apply signals of which some may be wills.
+
+    Telemetry of devices that are known ONLINE is in Redis alone; before a will and after it Redis is asked, so
+    that a will never outranks a sign of life that came later, whichever listener heard it.
+    """
+    wills = {device_id: uuid for device_id, uuid, signal in heard if signal.kind == "will"}
+    earlier = _seen_as_signals(wills)
+    applied = apply_signals(schema, [*earlier, *((device_id, signal) for device_id, _, signal in heard)], now)
+    gone = {key: uuid for key, uuid in wills.items() if key in applied.states and _is_gone(applied.states[key])}
+    drop_deadlines(f"{schema}:{uuid}" for uuid in gone.values())
+    later = [
+        (device_id, signal)
+        for device_id, signal in _seen_as_signals(gone)
+        if signal.at > (applied.states[device_id].will_at or now)
+    ]
+    if later:
+        # Heard between our question and our answer, by a listener that found the deadline still there.
+        apply_signals(schema, later, now)
+        _return_deadlines(schema, [gone[device_id] for device_id, _ in later])
+
+
+def _seen_as_signals(devices: dict[int, UUID]) -> list[tuple[int, Signal]]:
+    seen = last_seen(devices.values())
+    return [
+        (device_id, Signal("telemetry", datetime.fromtimestamp(seen[uuid], UTC)))
+        for device_id, uuid in devices.items()
+        if uuid in seen
+    ]
+
+
+def _is_gone(state: State) -> bool:
+    return state.status == "OFFLINE"
+
+
+def _return_deadlines(schema: str, uuids: Sequence[UUID]) -> None:
+    try:
+        redis = get_redis_connection("default")
+        deadline = redis_now() + scripts.LEASE_SECONDS
+        redis.zadd(scripts.DEADLINE, {f"{schema}:{uuid}": deadline for uuid in uuids}, nx=True)
+    except RedisError as error:
+        logger.warning("Redis is away (%s): %d devices get their deadline with their next message", error, len(uuids))
 
 
 def drop_deadlines(members: Iterable[str]) -> None:

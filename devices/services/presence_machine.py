@@ -114,9 +114,11 @@ def _begin_session(state: State, birth: Signal) -> State:
 
 
 def _will(state: State, will: Signal) -> Step:
-    if will.session and state.session and will.session != state.session:
+    if will.session and will.session != state.session:
         others = sorted({*state.other_wills, (will.session, will.at)}, key=lambda other: other[1])
-        return Step(replace(state, other_wills=tuple(others[-_REMEMBERED_WILLS:])), ignored="other_session")
+        state = replace(state, other_wills=tuple(others[-_REMEMBERED_WILLS:]))
+        if state.session:
+            return Step(state, ignored="other_session")
     state = replace(state, will_at=_latest(state.will_at, will.at))
     if state.last_seen_at is not None and will.at < state.last_seen_at:
         return Step(state, ignored="seen_since")

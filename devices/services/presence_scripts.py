@@ -85,7 +85,11 @@ for i = 1, #expired, 2 do
   end
 end
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', text(now), 'LIMIT', 0, limit)) do
-  lease(member)
+  if redis.call('ZSCORE', KEYS[2], member) then
+    redis.call('ZREM', KEYS[3], member) -- it was heard while a checker that died held it
+  else
+    lease(member)
+  end
 end
 answer[3] = text(now - oldest)
 return answer

@@ -16,8 +16,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from devices.models import Component, ComponentType, Device, DeviceCredential, DeviceStatus, HardwareModel
-from devices.services import audit, broker_access
-from devices.services.secrets import SecretMissing, provisioner
+from devices.services import audit, broker_access, presence
+from devices.services.secrets import SecretMissing, SecretsUnavailable, provisioner
 from tenants.models import DeviceRoute, Tenant
 from tenants.schemas import current_schema
 
@@ -90,6 +90,14 @@ def revoke_key(credential: DeviceCredential, *, acting_user: audit.Actor = None)
         audit.record(acting_user, "revoke key", credential.device, f"key {credential.version}")
 
 
+def allow_version_1(device: Device, *, acting_user: audit.Actor = None) -> None:
+    """Take version 1 signatures of the device again, until its next version 2 message."""
+    with transaction.atomic():
+        device.signature_floor = Device.Signature.V1
+        device.save(update_fields=["signature_floor"])
+        audit.record(acting_user, "allow version 1", device)
+
+
 def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
     """Remove a device that has no readings; raises ValidationError for one that has (deactivate it instead)."""
     schema, uuid = current_schema(), device.uuid
@@ -134,8 +142,9 @@ def _forget(schema: str, uuid: UUID) -> None:
         logger.warning("The broker still has an account of %s (%s); run sync_broker", uuid, error)
     try:
         provisioner().delete(schema, uuid)
-    except SecretMissing:
-        return
+    except (SecretMissing, SecretsUnavailable) as error:
+        logger.warning("The secret of the removed device %s is not removed from Vault: %s", uuid, error)
+    presence.drop_deadlines([f"{schema}:{uuid}"])
 
 
 def _has_telemetry(device: Device) -> bool:

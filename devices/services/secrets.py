@@ -5,10 +5,10 @@ names its role (`listener` reads, `provisioner` also writes) and never falls bac
 """
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -133,10 +133,20 @@ class SecretStore:
         self._renew_at = time.monotonic() + lease / 2
 
 
-@cache
+_threads = threading.local()
+
+
 def provisioner() -> SecretStore:
-    """This process's store for registering and removing devices."""
-    return SecretStore("provisioner")
+    """This thread's store for registering and removing devices."""
+    store: SecretStore | None = getattr(_threads, "provisioner", None)
+    if store is None:
+        store = _threads.provisioner = SecretStore("provisioner")
+    return store
+
+
+def forget_provisioner() -> None:
+    """Begin anew with the next call: after the configuration changed."""
+    _threads.provisioner = None
 
 
 def _path(schema: str, uuid: UUID) -> str:

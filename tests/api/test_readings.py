@@ -79,7 +79,7 @@ def test_latest_values_are_one_query_that_reads_numbers_from_the_index_alone(
     with schema_context(tenant_a.schema_name), connection.cursor() as cursor:
         cursor.execute("ANALYZE telemetry_reading")
         cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute("EXPLAIN " + queries._LATEST, [greenhouse.pk])
+        cursor.execute("EXPLAIN " + queries._LATEST, [[greenhouse.pk]])
         plan = "\n".join(row[0] for row in cursor.fetchall())
         assert [latest.value for latest in queries.latest_values(greenhouse)] == [1999]
     assert "Index Only Scan Backward" in plan

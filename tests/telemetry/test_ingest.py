@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.core.exceptions import ValidationError
 from django_tenants.utils import schema_context
 
 from tests import wire
@@ -221,8 +222,11 @@ def test_a_component_that_the_model_may_not_carry(register: Any, send: Send, ten
 
     with schema_context(tenant_a.schema_name):
         small, _ = HardwareModel.objects.get_or_create(name="Small board", version="1")
-        small.allowed_component_types.set([ComponentType.objects.get(key="soil")])
     device = register(hardware_model=small)
+    with schema_context(tenant_a.schema_name):
+        small.allowed_component_types.set([ComponentType.objects.get(key="soil")])
+    with pytest.raises(ValidationError, match="may not carry dht22; allowed are: soil"):
+        register(hardware_model=small)
     send((topic(device), v1(device, VALUE)))
     assert refused(device) == [("component_not_allowed", 1)]
 

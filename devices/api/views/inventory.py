@@ -4,17 +4,19 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import Prefetch
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
 
 from devices.api import filters
 from devices.api.serializers import inventory as serializers
 from devices.models import Component, Device, DeviceCredential
-from devices.services import registration
+from devices.services import activation, registration
 from tenants.api.errors import ErrorSerializer
 from tenants.api.exceptions import Conflict
 
@@ -76,6 +78,15 @@ class DeviceViewSet(
         )
         shown = self.get_serializer(self.get_queryset().get(pk=device.pk)).data
         return Response(shown | {"credentials": serializers.credentials_data(issued)}, status.HTTP_201_CREATED)
+
+    def perform_update(self, serializer: BaseSerializer[Any]) -> None:
+        """Switching a device off or on is more than a column."""
+        active = serializer.validated_data.pop("active", None)
+        with transaction.atomic():
+            if serializer.validated_data:
+                super().perform_update(serializer)
+            if active is not None:
+                activation.set_active(serializer.instance, active, acting_user=self.acting_user)
 
     @extend_schema(responses={204: None, 409: ErrorSerializer})
     def destroy(self, request: Request, uuid: Any) -> Response:

@@ -1,0 +1,159 @@
+"""The rules of presence: as a table, and as the same outcome in whatever order evidence is processed."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devices.services.presence_machine import Signal, State, step
+
+T0 = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return T0 + timedelta(seconds=seconds)
+
+
+def birth(seconds: float, session: str = "", began: float | None = None) -> Signal:
+    return Signal("birth", at(seconds), session, at(seconds if began is None else began))
+
+
+def telemetry(seconds: float) -> Signal:
+    return Signal("telemetry", at(seconds))
+
+
+def will(seconds: float, session: str = "") -> Signal:
+    return Signal("will", at(seconds), session)
+
+
+def silence(seen: float) -> Signal:
+    return Signal("silence", at(seen))
+
+
+def run(signals: list[Signal], now: float = 1000) -> tuple[State, list[tuple[str, str, str]], list[str]]:
+    state, changes, ignored = State(), [], []
+    for signal in signals:
+        result = step(state, signal, at(now))
+        state = result.state
+        if result.change:
+            changes.append((result.change.old, result.change.new, result.change.cause))
+        if result.ignored:
+            ignored.append(result.ignored)
+    return state, changes, ignored
+
+
+ON_BIRTH, ON_TELEMETRY = ("UNKNOWN", "ONLINE", "birth"), ("UNKNOWN", "ONLINE", "telemetry")
+GONE, SILENT = ("ONLINE", "OFFLINE", "will"), ("ONLINE", "TIMEOUT", "timeout")
+
+TABLE: list[tuple[str, list[Signal], list[tuple[str, str, str]], list[str]]] = [
+    ("nothing", [], [], []),
+    ("a birth", [birth(1, "a")], [ON_BIRTH], []),
+    ("telemetry alone", [telemetry(1)], [ON_TELEMETRY], []),
+    ("telemetry of a device that is there", [birth(1, "a"), telemetry(2), telemetry(3)], [ON_BIRTH], []),
+    ("the will of its session", [birth(1, "a"), will(2, "a")], [ON_BIRTH, GONE], []),
+    ("a will comes twice", [birth(1, "a"), will(2, "a"), will(2, "a")], [ON_BIRTH, GONE], []),
+    ("an old session's will", [birth(1, "a"), birth(3, "b"), will(4, "a")], [ON_BIRTH], ["other_session"]),
+    (
+        "takeover: old will, then new birth",
+        [birth(1, "a"), will(2, "a"), birth(2.1, "b")],
+        [ON_BIRTH, GONE, ("OFFLINE", "ONLINE", "birth")],
+        [],
+    ),
+    ("a will before its birth", [birth(1, "a"), will(5, "b"), birth(4, "b")], [ON_BIRTH, GONE], ["other_session"]),
+    ("a will before the first birth", [will(5, "a"), birth(4, "a")], [("UNKNOWN", "OFFLINE", "will")], []),
+    ("an old birth after the new one", [birth(4, "b"), birth(5, "a", began=1), will(6, "b")], [ON_BIRTH, GONE], []),
+    ("a will older than telemetry", [birth(1, "a"), telemetry(9), will(5, "a")], [ON_BIRTH], ["seen_since"]),
+    ("telemetry older than the will", [birth(1, "a"), will(5, "a"), telemetry(4)], [ON_BIRTH, GONE], []),
+    (
+        "telemetry after the will",
+        [birth(1, "a"), will(5, "a"), telemetry(6)],
+        [ON_BIRTH, GONE, ("OFFLINE", "ONLINE", "telemetry")],
+        [],
+    ),
+    ("old firmware's will", [telemetry(1), will(5)], [ON_TELEMETRY, GONE], []),
+    ("silence", [telemetry(1), silence(1)], [ON_TELEMETRY, SILENT], []),
+    ("silence counted from before the last sign", [telemetry(1), telemetry(8), silence(1)], [ON_TELEMETRY], []),
+    ("silence of a device that is not there", [birth(1, "a"), will(2, "a"), silence(1)], [ON_BIRTH, GONE], []),
+    ("silence of one that never spoke", [silence(1)], [], []),
+    ("silence twice", [telemetry(1), silence(1), silence(1)], [ON_TELEMETRY, SILENT], []),
+    (
+        "it speaks again",
+        [telemetry(1), silence(1), telemetry(90)],
+        [ON_TELEMETRY, SILENT, ("TIMEOUT", "ONLINE", "telemetry")],
+        [],
+    ),
+    (
+        "the last sign comes again after the time-out",
+        [telemetry(1), silence(1), telemetry(1)],
+        [ON_TELEMETRY, SILENT],
+        [],
+    ),
+    (
+        "its connection dies after the time-out",
+        [birth(1, "a"), silence(1), will(99, "a")],
+        [ON_BIRTH, SILENT, ("TIMEOUT", "OFFLINE", "will")],
+        [],
+    ),
+    ("deactivated", [telemetry(1), Signal("deactivated", at(5))], [ON_TELEMETRY, ("ONLINE", "UNKNOWN", "staff")], []),
+    ("deactivated twice", [Signal("deactivated", at(5)), Signal("deactivated", at(6))], [], []),
+]
+
+
+@pytest.mark.parametrize(("signals", "changes", "ignored"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_table(signals: list[Signal], changes: list[tuple[str, str, str]], ignored: list[str]) -> None:
+    _, happened, unheeded = run(signals)
+    assert happened == changes
+    assert unheeded == ignored
+
+
+def test_evidence_from_the_future_is_not_believed() -> None:
+    """The clock is set back by an hour: what was recorded before must not keep the device OFFLINE or ONLINE."""
+    state, _, _ = run([birth(3600, "a"), will(3601, "a")], now=4000)
+    assert step(state, telemetry(10), at(10)).state.status == "ONLINE"
+    state, _, _ = run([telemetry(3600)], now=4000)
+    assert step(state, silence(20), at(80)).state.status == "TIMEOUT"
+
+
+SESSIONS = ("a", "b", "c", "d")
+
+
+@st.composite
+def evidence(draw: Any) -> list[Signal]:
+    """Births of up to four sessions, wills of them, and telemetry, at distinct times, in any order."""
+    times = draw(st.lists(st.integers(1, 500), min_size=1, max_size=9, unique=True))
+    signals = []
+    for number, seconds in enumerate(times):
+        kind = draw(st.sampled_from(["birth", "will", "telemetry"]))
+        session = draw(st.sampled_from(SESSIONS))
+        if kind == "birth":
+            # A session begins once; its birth may come several times.
+            signals.append(birth(seconds, session, began=SESSIONS.index(session)))
+        elif kind == "will":
+            signals.append(will(seconds, session))
+        else:
+            signals.append(telemetry(seconds))
+        if draw(st.integers(0, 3)) == 0:
+            signals.append(signals[draw(st.integers(0, number))])
+    return list(draw(st.permutations(signals)))
+
+
+def expected(signals: list[Signal]) -> str:
+    """The reference: what all the evidence together says, with no regard to order."""
+    births = [s for s in signals if s.kind == "birth"]
+    newest = max((SESSIONS.index(s.session) for s in births), default=None)
+    seen = max((s.at for s in signals if s.kind != "will"), default=None)
+    counting = [s.at for s in signals if s.kind == "will" and (newest is None or s.session == SESSIONS[newest])]
+    gone = max(counting, default=None)
+    if gone is not None and (seen is None or gone >= seen):
+        return "OFFLINE"
+    return "UNKNOWN" if seen is None else "ONLINE"
+
+
+@given(evidence())
+def test_the_outcome_does_not_depend_on_the_order(signals: list[Signal]) -> None:
+    state, changes, _ = run(signals)
+    assert state.status == expected(signals)
+    chain = ["UNKNOWN", *(new for _, new, _ in changes)]
+    assert [old for old, _, _ in changes] == chain[:-1]

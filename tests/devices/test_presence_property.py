@@ -1,0 +1,272 @@
+"""Two listeners and two checkers, interleaved and killed at random, against a simple model, on real servers.
+
+Listeners hear signs and process them later, in batches; a checker takes expired deadlines, and settles them or
+dies in between. The example's time runs apart from the servers': its signs lie in the past, and their time-outs
+are lengthened by as much.
+"""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django_redis import get_redis_connection
+from django_tenants.utils import schema_context
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+SESSIONS = ("a", "b", "c")
+TIMEOUT = 60
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Model:
+    """What the device's status must be, from what was processed."""
+
+    seen: datetime | None = None
+    newest: int = -1
+    wills: dict[str, datetime] = field(default_factory=dict)
+    timed_out: bool = False
+
+    def status(self) -> str:
+        counting = self.wills.values() if self.newest < 0 else [self.wills.get(SESSIONS[self.newest])]
+        gone = max((at for at in counting if at is not None), default=None)
+        if gone is not None and (self.seen is None or gone >= self.seen):
+            return "OFFLINE"
+        if self.seen is None:
+            return "UNKNOWN"
+        return "TIMEOUT" if self.timed_out else "ONLINE"
+
+    def hear(self, kind: str, at: datetime, session: str) -> None:
+        if kind == "will":
+            self.wills[session] = max(at, self.wills.get(session, at))
+        else:
+            if self.seen is None or at > self.seen:
+                self.timed_out = False
+            self.seen = at if self.seen is None else max(self.seen, at)
+            if kind == "birth":
+                self.newest = max(self.newest, SESSIONS.index(session))
+        if self.status() == "OFFLINE":
+            self.timed_out = False
+
+    def settle(self, counted_from: datetime) -> None:
+        """Silence, counted from then."""
+        if self.status() == "ONLINE" and self.seen is not None and self.seen <= counted_from:
+            self.timed_out = True
+
+
+class Presence(RuleBasedStateMachine):
+    """One device of tenant alpha, heard by two listeners, watched by two checkers."""
+
+    tenant: Any
+
+    @initialize()
+    def register(self) -> None:
+        from devices.models import Device, DeviceStatus
+        from devices.services.presence import PresenceRecorder
+
+        get_redis_connection("default").flushdb()
+        self.schema = self.tenant.schema_name
+        with schema_context(self.schema):
+            self.device = Device.objects.create(uuid=uuid4(), name=f"property {secrets.token_hex(3)}")
+            DeviceStatus.objects.create(device=self.device)
+        self.listeners = [PresenceRecorder(grace_seconds=2), PresenceRecorder(grace_seconds=2)]
+        self.queues: list[list[Any]] = [[], []]
+        self.taken: list[Any] = [None, None]
+        self.due = [False, False]  # whether the deadline had passed when it was taken
+        self.model = Model()
+        self.time = datetime.now(UTC) - timedelta(days=2)
+        self.heard: list[Any] = []
+
+    @property
+    def member(self) -> str:
+        return f"{self.schema}:{self.device.uuid}"
+
+    def _sign(self, kind: str, session: str) -> Any:
+        from devices.services.presence import Sign
+
+        self.time += timedelta(milliseconds=50)
+        return Sign(
+            kind=kind,  # type: ignore[arg-type]  # one of the literals
+            schema=self.schema,
+            device_id=self.device.pk,
+            uuid=self.device.uuid,
+            at=self.time,
+            timeout=0,
+            session=session if kind != "telemetry" else "",
+            session_at=EPOCH + timedelta(seconds=SESSIONS.index(session)) if kind == "birth" else None,
+        )
+
+    @rule(
+        listener=st.integers(0, 1),
+        kind=st.sampled_from(["birth", "telemetry", "telemetry", "will"]),
+        session=st.sampled_from(SESSIONS),
+    )
+    def hear(self, listener: int, kind: str, session: str) -> None:
+        self.queues[listener].append(self._sign(kind, session))
+
+    @rule(listener=st.integers(0, 1), which=st.integers(0, 50))
+    def hear_again(self, listener: int, which: int) -> None:
+        """A redelivery counts as when it came first."""
+        if self.heard:
+            self.queues[listener].append(self.heard[which % len(self.heard)])
+
+    @rule(listener=st.integers(0, 1), killed=st.booleans())
+    def process(self, listener: int, killed: bool) -> None:
+        """A batch; killed before its acknowledgement, the listener's successor gets it again."""
+        from devices.services.presence import PresenceRecorder
+
+        behind = (datetime.now(UTC) - self.time).total_seconds()
+        batch = [replace(sign, timeout=behind + TIMEOUT) for sign in self.queues[listener]]
+        self.queues[listener] = []
+        self.listeners[listener].record(batch)
+        self._note(batch)
+        if killed:
+            self.listeners[listener] = PresenceRecorder(grace_seconds=2)
+            self.listeners[listener].record(batch)
+            self._note(batch)
+
+    # Common sequences as one rule each, so that examples get far.
+
+    @rule(
+        listener=st.integers(0, 1),
+        kinds=st.lists(st.sampled_from(["birth", "telemetry", "telemetry", "will"]), min_size=1, max_size=3),
+        session=st.sampled_from(SESSIONS),
+    )
+    def hear_and_process(self, listener: int, kinds: list[str], session: str) -> None:
+        for kind in kinds:
+            self.hear(listener, kind, session)
+        self.process(listener, killed=False)
+
+    @rule(listener=st.integers(0, 1), which=st.integers(0, 50))
+    def process_again(self, listener: int, which: int) -> None:
+        self.hear_again(listener, which)
+        self.process(listener, killed=False)
+
+    @rule(checker=st.integers(0, 1), killed=st.booleans())
+    def fall_silent(self, checker: int, killed: bool) -> None:
+        self.time_passes()
+        self.take(checker)
+        if killed:
+            self.kill_checker(checker)
+        else:
+            self.settle(checker)
+
+    @rule(listener=st.integers(0, 1))
+    def take_while_it_speaks(self, listener: int) -> None:
+        """A sign of life between the checker's two steps."""
+        self.time_passes()
+        self.take(0)
+        self.hear(listener, "telemetry", "a")
+        self.process(listener, killed=False)
+        self.settle(0)
+
+    @rule(session=st.sampled_from(SESSIONS))
+    def overtake_a_will(self, session: str) -> None:
+        """One listener is slower with a will than the other with what came after it."""
+        self.hear(1, "will", session)
+        self.hear_and_process(0, ["telemetry"], session)
+        self.process(1, killed=False)
+
+    def _note(self, batch: list[Any]) -> None:
+        # The batch's signs of life are written to Redis together, before its wills are judged.
+        for sign in sorted(batch, key=lambda sign: sign.kind == "will"):
+            self.model.hear(sign.kind, sign.at, sign.session)
+        self.heard += batch
+
+    @rule()
+    def time_passes(self) -> None:
+        self.time += timedelta(seconds=TIMEOUT + 40)
+        redis = get_redis_connection("default")
+        deadline = redis.zscore("device_deadline", self.member)
+        if deadline is not None:
+            redis.zadd("device_deadline", {self.member: deadline - TIMEOUT - 40})
+
+    @rule(checker=st.integers(0, 1))
+    def take(self, checker: int) -> None:
+        from devices.services import health, presence
+
+        presence.note_listening()
+        get_redis_connection("default").hset("device_listening", "since", 0)
+        if self.taken[checker] is None:
+            self.taken[checker] = health.take_expired(100)
+            seen = self.model.seen
+            self.due[checker] = seen is not None and self.time - seen > timedelta(seconds=TIMEOUT)
+
+    @rule(checker=st.integers(0, 1))
+    def settle(self, checker: int) -> None:
+        from devices.services import health
+
+        taken, self.taken[checker] = self.taken[checker], None
+        if taken is not None:
+            health.settle(taken)
+            if self.member in taken.members and self.due[checker]:
+                # To the microsecond that Redis keeps.
+                self.model.settle(datetime.fromtimestamp(taken.members[self.member][2] + 1e-5, UTC))
+
+    @rule(checker=st.integers(0, 1))
+    def kill_checker(self, checker: int) -> None:
+        """Its lease runs out."""
+        self.taken[checker] = None
+        get_redis_connection("default").zadd("device_expiring", {self.member: 1}, xx=True)
+
+    def _row(self) -> tuple[str, list[tuple[str, str]]]:
+        from devices.models import DeviceStatus, StatusChange
+
+        with schema_context(self.schema):
+            changes = StatusChange.objects.filter(device=self.device).order_by("id")
+            return (
+                DeviceStatus.objects.get(device=self.device).status,
+                list(changes.values_list("from_status", "to_status")),
+            )
+
+    @invariant()
+    def the_ledger_chains(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        status, changes = self._row()
+        chain = ["UNKNOWN", *(new for _, new in changes)]
+        assert [old for old, _ in changes] == chain[:-1]
+        assert status == chain[-1]
+
+    def teardown(self) -> None:
+        """When everything was processed and every lease has ended, the status is the model's."""
+        if not hasattr(self, "model"):
+            return
+        for listener in range(2):
+            self.process(listener, killed=False)
+        for checker in range(2):
+            self.settle(checker)
+        self.kill_checker(0)
+        self.take(0)
+        self.settle(0)
+        assert self._row()[0] == self.model.status(), self._row()
+        if self.model.status() == "ONLINE":
+            deadline = get_redis_connection("default").zscore("device_deadline", self.member)
+            assert deadline is not None, "ONLINE without a deadline is ONLINE for ever"
+
+
+@pytest.fixture
+def presence_machine(live_db: None, tenant_a: Any) -> Iterator[type[Presence]]:
+    Presence.tenant = tenant_a
+    yield Presence
+    from devices.models import Device
+
+    get_redis_connection("default").flushdb()
+    with schema_context(tenant_a.schema_name), suppress(Exception):
+        Device.objects.filter(name__startswith="property ").delete()
+
+
+def test_random_interleavings_end_as_the_model_says(presence_machine: type[Presence]) -> None:
+    run_state_machine_as_test(
+        presence_machine,
+        settings=settings(
+            max_examples=100, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
