@@ -146,7 +146,6 @@ def test_every_command_of_ours_is_documented() -> None:
     assert table(read("docs/operations.md"), "command | what | when").keys() == OURS
 
 
-@pytest.mark.xfail(strict=True, reason="django-tenants has a create_tenant too, and comes first in INSTALLED_APPS")
 def test_no_other_app_has_a_command_of_the_same_name() -> None:
     assert {name: app for name, app in get_commands().items() if name in OURS} == dict.fromkeys(OURS, "management")
 

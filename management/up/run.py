@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 from types import FrameType
 
+from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,7 @@ class Up:
         """Run until SIGINT, SIGTERM or SIGHUP. Raises EmbeddedError or SetupFailed, with everything stopped."""
         for number in _STOP_SIGNALS:
             signal.signal(number, _interrupt)
-        began = time.monotonic()
+        began, self._began = time.monotonic(), time.time()
         try:
             self._start()
             self._say(f"Up after {time.monotonic() - began:.0f} s. Ctrl-C stops everything.")
@@ -61,8 +62,19 @@ class Up:
         self._stack.add_programs(processes)
         self._watching = Watch(self._logs / "supervisord.log")
         for process in processes:
+            if process.name == "simulator":
+                # The broker keeps nothing for a listener that it has never seen.
+                self._wait_for_listener(env["REDIS_URL"])
             self._stack.start_program(process.name)
         self._wait_for_web()
+
+    def _wait_for_listener(self, redis_url: str) -> None:
+        """Until a listener has noted that it hears devices, or for as long as the web server may take."""
+        deadline = time.monotonic() + _WEB_SECONDS
+        with Redis.from_url(redis_url) as redis:
+            while float(redis.hget("device_listening", "last") or 0) < self._began and time.monotonic() < deadline:
+                self._report_endings()
+                time.sleep(0.1)
 
     def _wait_for_web(self) -> None:
         deadline = time.monotonic() + _WEB_SECONDS

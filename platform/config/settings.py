@@ -21,6 +21,7 @@ CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 # --- Applications and tenancy -------------------------------------------------------------------------------
 
 SHARED_APPS = [
+    "management",  # first: its create_tenant is ours, and not django-tenants'
     "django_tenants",
     "tenants",
     "unfold",
@@ -38,7 +39,6 @@ SHARED_APPS = [
     "drf_spectacular_sidecar",
     "drf_standardized_errors",
     "django_q",
-    "management",
 ]
 TENANT_APPS = ["devices", "telemetry"]
 INSTALLED_APPS = SHARED_APPS + TENANT_APPS
