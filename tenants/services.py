@@ -6,9 +6,10 @@ from contextlib import contextmanager
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.core.management import call_command
 from django.db import connection, transaction
 from django.utils.module_loading import import_string
-from django_tenants.utils import schema_context, schema_exists
+from django_tenants.utils import schema_context
 
 from .models import Domain, Membership, Tenant, User, validate_slug
 
@@ -40,7 +41,7 @@ def discard_half_made_tenant(tenant: Tenant) -> None:
 
     Raises ValidationError for a tenant that is complete: its data is not removed by this.
     """
-    with transaction.atomic():
+    with _only_one_creator(tenant.slug), transaction.atomic():
         locked = Tenant.objects.select_for_update().get(pk=tenant.pk)
         if locked.state not in (Tenant.State.CREATING, Tenant.State.FAILED):
             raise ValidationError(
@@ -94,6 +95,9 @@ def _begin(slug: str, name: str) -> Tenant:
             raise ValidationError({"slug": f"There is a tenant with the slug {slug!r} already."})
         tenant.state, tenant.state_detail = Tenant.State.CREATING, "making the schema"
         tenant.save(update_fields=["state", "state_detail"])
+        # With the row, so that migrations of all tenants find a schema for every one.
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {connection.ops.quote_name(tenant.schema_name)}")
     return tenant
 
 
@@ -103,13 +107,8 @@ def schema_name_of(slug: str) -> str:
 
 
 def _build(tenant: Tenant) -> None:
-    """Schema, tables and catalogue. Each step may be done again."""
-    tenant.create_schema(check_if_exists=True, verbosity=0)
-    if schema_exists(tenant.schema_name):
-        # create_schema() leaves an existing schema as it is; one left half-migrated is completed here.
-        from django.core.management import call_command
-
-        call_command("migrate_schemas", tenant=True, schema_name=tenant.schema_name, interactive=False, verbosity=0)
+    """Tables and catalogue. Each step may be done again."""
+    call_command("migrate_schemas", tenant=True, schema_name=tenant.schema_name, interactive=False, verbosity=0)
     with schema_context(tenant.schema_name), transaction.atomic():
         for path in settings.TENANT_INSTALLERS:
             install: Callable[[], None] = import_string(path)
