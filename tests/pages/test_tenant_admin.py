@@ -33,12 +33,12 @@ def test_nothing_is_registered_while_vault_is_away(pages: Pages, settings: Any) 
     from devices.services import secrets
 
     settings.VAULT_ADDR = "http://127.0.0.1:9"
-    secrets.provisioner.cache_clear()
+    secrets.forget_provisioner()
     uuid = uuid4()
     try:
         answer = pages.post("devices/device/add/", registration(uuid=uuid))
     finally:
-        secrets.provisioner.cache_clear()
+        secrets.forget_provisioner()
     assert answer.status_code == 200
     assert "Nothing was done" in answer.content.decode()
     assert not DeviceRoute.objects.filter(device_uuid=uuid).exists()
