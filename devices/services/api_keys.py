@@ -1,16 +1,26 @@
-"""Issuing and checking API keys."""
+"""Issuing and checking API keys. A key is an account at the broker too: its first characters, and the whole.
+
+The account is made when the key is issued and at no other time, since the key itself is kept nowhere: where the
+broker was away then, the key serves the API only.
+"""
 
 import datetime
 import hashlib
+import logging
 import secrets
 
 from django.db import transaction
 from django.utils import timezone
 
 from devices.models import ApiKey
-from devices.services import audit
+from devices.services import audit, broker_access
+from tenants.models import Tenant
+from tenants.schemas import current_schema
 
-_PREFIX_LENGTH = len("gwj_") + 10
+logger = logging.getLogger(__name__)
+
+PREFIX = "gwj_"
+_PREFIX_LENGTH = len(PREFIX) + 10
 # last_used_at is for people: once a minute is enough, and spares a write per request.
 _TOUCH_AFTER = datetime.timedelta(minutes=1)
 
@@ -23,7 +33,7 @@ def issue_api_key(
     acting_user: audit.Actor = None,
 ) -> tuple[ApiKey, str]:
     """A new key of the current tenant and its text, which is shown once and kept nowhere."""
-    text = f"gwj_{secrets.token_hex(5)}{secrets.token_urlsafe(32)}"
+    text = f"{PREFIX}{secrets.token_hex(5)}{secrets.token_urlsafe(32)}"
     with transaction.atomic():
         key = ApiKey.objects.create(
             name=name,
@@ -35,15 +45,18 @@ def issue_api_key(
             created_by_label=str(acting_user or "gwanje")[:150],
         )
         audit.record(acting_user, "issue", key)
+        slug = Tenant.objects.get(schema_name=current_schema()).slug
+        transaction.on_commit(lambda: _grant(slug, key.prefix, text))
     return key, text
 
 
 def revoke_api_key(key: ApiKey, *, acting_user: audit.Actor = None) -> bool:
-    """End a key now. False when it had been revoked already."""
+    """End a key now, and what is connected with it at the broker. False when it had been revoked already."""
     with transaction.atomic():
         won = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
         if won:
             audit.record(acting_user, "revoke", key)
+            transaction.on_commit(lambda: _revoke(key.prefix))
     return bool(won)
 
 
@@ -56,6 +69,20 @@ def find_api_key(text: str) -> ApiKey | None:
     if key.last_used_at is None or now - key.last_used_at > _TOUCH_AFTER:
         ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
     return key
+
+
+def _grant(slug: str, prefix: str, text: str) -> None:
+    try:
+        broker_access.grant_app(slug, prefix, text)
+    except broker_access.BrokerUnavailable as error:
+        logger.warning("The API key %s… has no account at the broker (%s); it serves the API only", prefix, error)
+
+
+def _revoke(prefix: str) -> None:
+    try:
+        broker_access.revoke_apps([prefix])
+    except broker_access.BrokerUnavailable as error:
+        logger.warning("The broker still knows the revoked API key %s… (%s); sync_broker removes it", prefix, error)
 
 
 def _digest(text: str) -> str:

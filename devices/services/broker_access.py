@@ -1,8 +1,9 @@
-"""Devices' accounts at the broker, kept through Mosquitto's dynamic security topic.
+"""Devices' and apps' accounts at the broker, kept through Mosquitto's dynamic security topic.
 
-The account's name is the device's UUID and so is its only client id; the role `device` says what may be
-subscribed, the broker's topic patterns what may be published. Where no administrator is configured
-(`MQTT_ADMIN_URL`), the broker is expected to ask elsewhere, and nothing is done here.
+A device's account has its UUID as its name and as its only client id; the role `device` says what may be
+subscribed, the broker's topic patterns what may be published. An app's has the first characters of its API key,
+and a role of its tenant, which says everything. Where no administrator is configured (`MQTT_ADMIN_URL`), the
+broker is expected to ask elsewhere, and nothing is done here.
 """
 
 import json
@@ -59,6 +60,39 @@ def revoke_devices(uuids: Iterable[UUID]) -> None:
     _run(commands, tolerated=("Client not found",))
 
 
+def grant_app(slug: str, name: str, password: str) -> None:
+    """Create the account of one of the tenant's apps, and the tenant's role `app:{slug}` where it is missing.
+
+    Like a device's, the account is bound to one client id, its name: who connects under the client id of a device
+    or of the platform takes over its session, with the messages that wait in it. Raises BrokerUnavailable.
+    """
+    role = f"app:{slug}"
+    _run([{"command": "createRole", "rolename": role, "acls": _app_rules(slug)}], tolerated=("Role already exists",))
+    account = {"username": name, "clientid": name, "password": password, "roles": [{"rolename": role}]}
+    _run([{"command": "createClient", **account}])
+
+
+def revoke_apps(names: Iterable[str]) -> None:
+    """Remove the accounts; a live session is closed by the broker at once."""
+    commands: list[dict[str, Any]] = []
+    for name in names:
+        commands += [{"command": "disableClient", "username": name}, {"command": "deleteClient", "username": name}]
+    _run(commands, tolerated=("Client not found",))
+
+
+def allow_apps(names: Iterable[str], allowed: bool) -> list[str]:
+    """Let in, or keep out for a while, the accounts that are not so already. Returns those that were changed.
+
+    Each change makes the broker write all its accounts, so that they are looked at first.
+    """
+    found = _run([{"command": "getClient", "username": name} for name in names], tolerated=("Client not found",))
+    clients = [answer["data"]["client"] for answer in found if "data" in answer]
+    changed = [client["username"] for client in clients if client.get("disabled", False) is allowed]
+    command = "enableClient" if allowed else "disableClient"
+    _run([{"command": command, "username": name} for name in changed], tolerated=("Client not found",))
+    return changed
+
+
 def accounts() -> set[str]:
     """The names of all accounts at the broker."""
     answers = _run([{"command": "listClients", "verbose": False}])
@@ -82,6 +116,22 @@ def _run(commands: Sequence[dict[str, Any]], tolerated: tuple[str, ...] = ()) ->
         if "error" in answer and answer["error"] not in tolerated:
             raise RuntimeError(f"The broker refused {answer['command']}: {answer['error']}")
     return answers
+
+
+def _app_rules(slug: str) -> list[dict[str, Any]]:
+    """What an app may do, and that it may do nothing else: what no rule names is left to the topic patterns."""
+    own = f"client/state/{slug}/#"
+    allowed = {
+        "subscribePattern": own,
+        "unsubscribePattern": own,
+        "publishClientReceive": own,
+        "publishClientSend": f"client/request_state/{slug}/+",
+    }
+    everything = ("#", "$share/#", "$SYS/#", "$CONTROL/#")
+    return [
+        *({"acltype": kind, "topic": topic, "priority": 1, "allow": True} for kind, topic in allowed.items()),
+        *({"acltype": kind, "topic": topic, "priority": 0, "allow": False} for kind in allowed for topic in everything),
+    ]
 
 
 class _Session:

@@ -47,7 +47,11 @@ class NewApiKeySerializer(StrictSerializer):
 
 
 class IssuedApiKeySerializer(ApiKeySerializer):
-    """A key that was just issued. `key` is shown in this answer and never again."""
+    """A key that was just issued. `key` is shown in this answer and never again.
+
+    At the MQTT broker `prefix` is the username and the client id, and `key` the password. Where the broker was away
+    when the key was issued, it has no account there and cannot get one: issue another.
+    """
 
     key = serializers.CharField(read_only=True)
 

@@ -1,4 +1,4 @@
-"""`manage.py sync_broker`: the broker's accounts in step with the registered devices."""
+"""`manage.py sync_broker`: the broker's accounts in step with the registered devices and the API keys."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from devices.services.secrets import SecretsUnavailable
 
 
 class Command(BaseCommand):
-    help = "Makes the broker accounts that registered devices lack, and removes those of devices that are gone."
+    help = "Makes the broker accounts that devices lack, removes those of devices and API keys that are gone."
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -19,5 +19,5 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         self.stdout.write(
             f"{changes.granted} accounts made, {changes.revoked} removed, "
-            f"{changes.without_secret} devices without a secret."
+            f"{changes.without_secret} devices without a secret; {changes.apps} accounts of API keys changed."
         )
