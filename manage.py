@@ -3,7 +3,10 @@
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
+
+OWN_SERVERS = ("up", "bench_presence")
 
 
 def main() -> None:
@@ -11,11 +14,9 @@ def main() -> None:
     sys.path.insert(1, str(Path(__file__).resolve().parent / "platform"))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-    if sys.argv[1:2] == ["up"]:
+    if len(sys.argv) > 1 and sys.argv[1] in OWN_SERVERS:
         # It starts the servers that the settings ask for, so it comes before the settings.
-        from management.management.commands.up import Command
-
-        Command().run_from_argv(sys.argv)
+        import_module(f"management.management.commands.{sys.argv[1]}").Command().run_from_argv(sys.argv)
         return
 
     from django.core.management import execute_from_command_line
