@@ -7,10 +7,21 @@ missed reports; the device's expected interval is the shortest of its attached c
 from collections.abc import Iterable
 from uuid import UUID
 
+from django.db import models
 from django.db.models import Min, Q, QuerySet
 from django.db.models.functions import Coalesce
+from django.utils.translation import gettext_lazy as _
 
 from devices.models import Component, Device, PresenceSettings
+
+
+class Source(models.TextChoices):
+    """What a device's time-out comes from."""
+
+    DEVICE = "device", _("its own")
+    MODEL = "model", _("its hardware model's")
+    INTERVAL = "interval", _("two missed reports of what it reports most often")
+    TENANT = "tenant", _("the tenant's least time-out")
 
 
 def timeout_of(own: int | None, model: int | None, least: int, intervals: Iterable[int]) -> float:
@@ -21,6 +32,26 @@ def timeout_of(own: int | None, model: int | None, least: int, intervals: Iterab
         return float(model)
     interval = min(intervals, default=0)
     return max(float(least), 1.5 * interval, 2.0 * interval)
+
+
+def source_of(own: int | None, model: int | None, least: int, intervals: Iterable[int]) -> Source:
+    """Which of the four the time-out comes from."""
+    if own is not None:
+        return Source.DEVICE
+    if model is not None:
+        return Source.MODEL
+    return Source.INTERVAL if timeout_of(None, None, 0, intervals) > least else Source.TENANT
+
+
+def effective(device: Device, least: int) -> tuple[float, Source]:
+    """The device's time-out in seconds and what it comes from. `least` is the tenant's `timeout_seconds`.
+
+    Reads the hardware model, the components and their types, where they are not loaded yet.
+    """
+    model = device.hardware_model.timeout_seconds if device.hardware_model else None
+    intervals = [interval_of(component) for component in device.components.all() if component.attached]
+    given = device.timeout_seconds, model, least, intervals
+    return timeout_of(*given), source_of(*given)
 
 
 def interval_of(component: Component) -> int:
