@@ -1,0 +1,211 @@
+"""The notifier's MQTT connection: publishes states and waits for their acknowledgements, hears who asks for one.
+
+Each connection is a new client: what was under way on an old one is never sent again by itself, so an old state
+cannot come after a newer one that another notifier has published meanwhile.
+"""
+
+import logging
+import select
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+import paho.mqtt.client as mqtt
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+logger = logging.getLogger(__name__)
+
+STATE_TOPIC = "client/state/{slug}/{uuid}"
+REQUESTS = "client/request_state/#"
+KEEPALIVE_SECONDS = 30
+_SESSION_SECONDS = 24 * 3600
+_RETRY_SECONDS = (0.2, 5.0)
+_ACKNOWLEDGED_WITHIN = 10.0
+_UNDER_WAY = 100
+# Devices asked for and not answered yet; more are forgotten.
+_MOST_REQUESTS = 10_000
+
+
+class BrokerAway(Exception):
+    """The broker did not acknowledge: what was published may have arrived or not."""
+
+
+class StateBroker:
+    """One MQTT session, driven by the notifier's own loop."""
+
+    def __init__(self, client_id: str = "") -> None:
+        if not settings.MQTT_URL:
+            raise ImproperlyConfigured("MQTT_URL is not set, for example mqtt://user:password@host:1883.")
+        self._url = urlsplit(settings.MQTT_URL)
+        self._client_id = client_id or settings.MQTT_NOTIFIER_CLIENT_ID
+        self._client: mqtt.Client | None = None
+        self._unacknowledged: set[int] = set()
+        self._refusals: list[str] = []
+        self._requests: dict[tuple[str, UUID], None] = {}
+        self._reconnect_at = 0.0
+        self._reconnect_after = _RETRY_SECONDS[0]
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker has accepted the connection and it is not known to be lost."""
+        return self._client is not None and self._client.is_connected()
+
+    def exchange(self, timeout: float, also: Sequence[Any] = ()) -> None:
+        """Wait up to `timeout` seconds for the broker or for something to read on `also`, and do what is due."""
+        if self._client is None:
+            self._connect()
+        client = self._client
+        sock: Any = client.socket() if client else None
+        reading = [*also, sock] if sock else [*also]
+        writing = [sock] if client and sock and client.want_write() else []
+        readable, _, _ = select.select(reading, writing, [], timeout)
+        if client is None or sock is None:
+            return
+        if sock in readable:
+            self._read(client, sock)
+        if client.want_write():
+            client.loop_write()
+        client.loop_misc()
+
+    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Publish (topic, payload) retained, in order, and wait until the broker has them all. Raises BrokerAway."""
+        if not messages:
+            return
+        client = self._client
+        if client is None or not client.is_connected():
+            raise BrokerAway("The broker is not connected.")
+        self._unacknowledged.clear()
+        self._refusals.clear()
+        for topic, payload in messages:
+            self._unacknowledged.add(client.publish(topic, payload, qos=1, retain=True).mid)
+        try:
+            self._await_acknowledgements(client)
+        except BrokerAway:
+            self._drop()
+            raise
+
+    def requests(self, limit: int) -> list[tuple[str, UUID]]:
+        """(slug, device UUID) that were asked for, oldest first, each once."""
+        return list(self._requests)[:limit]
+
+    def forget(self, requests: Sequence[tuple[str, UUID]]) -> None:
+        """These requests are taken care of."""
+        for request in requests:
+            self._requests.pop(request, None)
+
+    def close(self) -> None:
+        """Say goodbye; the session, and what is asked meanwhile, waits for the next start."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.disconnect()
+            client.loop_write()
+
+    def _await_acknowledgements(self, client: mqtt.Client) -> None:
+        left, deadline = len(self._unacknowledged), time.monotonic() + _ACKNOWLEDGED_WITHIN
+        while self._unacknowledged:
+            if self._client is not client:
+                raise BrokerAway("The broker is gone.")
+            if time.monotonic() > deadline:
+                raise BrokerAway(f"The broker does not acknowledge {left} states.")
+            self.exchange(0.05)
+            if len(self._unacknowledged) < left:
+                left, deadline = len(self._unacknowledged), time.monotonic() + _ACKNOWLEDGED_WITHIN
+        if self._refusals:
+            raise BrokerAway(f"The broker refuses states: {self._refusals[0]}")
+
+    # --- the connection ---------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        if time.monotonic() < self._reconnect_at:
+            return
+        client = self._make_client()
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = _SESSION_SECONDS
+        try:
+            client.connect(
+                self._url.hostname or "localhost",
+                self._url.port or 1883,
+                keepalive=KEEPALIVE_SECONDS,
+                clean_start=False,
+                properties=properties,
+            )
+        except OSError as error:
+            self._lost(f"cannot be reached: {error}")
+        else:
+            self._client = client
+
+    def _make_client(self) -> mqtt.Client:
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=mqtt.MQTTv5)
+        client.username_pw_set(unquote(self._url.username or ""), unquote(self._url.password or ""))
+        if self._url.scheme == "mqtts":
+            client.tls_set()
+        client.max_inflight_messages_set(_UNDER_WAY)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        return client
+
+    def _read(self, client: mqtt.Client, sock: Any) -> None:
+        """Read packets while there are any; TLS may hold some that select() does not see."""
+        client.loop_read()
+        pending = getattr(sock, "pending", None)
+        while pending and client.socket() is sock and pending():
+            client.loop_read()
+
+    def _lost(self, why: str) -> None:
+        logger.warning("The broker %s; trying again in %.1f s", why, self._reconnect_after)
+        self._client = None
+        self._reconnect_at = time.monotonic() + self._reconnect_after
+        self._reconnect_after = min(2 * self._reconnect_after, _RETRY_SECONDS[1])
+
+    def _drop(self) -> None:
+        """Give the connection up, with whatever is under way on it."""
+        client, self._client = self._client, None
+        sock = client.socket() if client else None
+        if client and sock:
+            sock.close()
+            self._lost("is given up")
+
+    def _on_connect(self, client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            logger.error("The broker refuses the connection: %s", reason)
+            return
+        self._reconnect_after = _RETRY_SECONDS[0]
+        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        client.subscribe([(REQUESTS, options)])
+        logger.info("Connected to the broker as %s", self._client_id)
+
+    def _on_disconnect(self, client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _props: Any) -> None:
+        if client is self._client:
+            self._lost(f"is gone: {reason}")
+
+    def _on_publish(self, client: mqtt.Client, _userdata: Any, mid: int, reason: Any, _properties: Any) -> None:
+        if client is not self._client:
+            return
+        self._unacknowledged.discard(mid)
+        if reason.is_failure:
+            self._refusals.append(str(reason))
+
+    def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
+        request = parse_request(message._topic.decode("utf-8", "backslashreplace"))
+        if request is not None and len(self._requests) < _MOST_REQUESTS:
+            self._requests[request] = None
+
+
+def parse_request(topic: str) -> tuple[str, UUID] | None:
+    """The slug and device of `client/request_state/{slug}/{uuid}`; None for anything else."""
+    parts = topic.split("/")
+    if len(parts) != 4:
+        return None
+    try:
+        return parts[2], UUID(parts[3])
+    except ValueError:
+        return None

@@ -1,0 +1,37 @@
+"""`manage.py run_notifier`: tells apps about changes of the devices' states, and answers those who ask for one."""
+
+import logging
+import signal
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from management.watchdog import Watchdog
+from telemetry.services.notifier import Notifier
+
+logger = logging.getLogger(__name__)
+
+_STANDSTILL_SECONDS = 120.0
+
+
+class Command(BaseCommand):
+    help = "Publishes changes of the devices' states. Any number may run at once, each with a client id of its own."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--client-id", default="", help="the MQTT client id, one of its own for each notifier")
+        parser.add_argument("--look", type=float, default=30.0, help="seconds between looks at every tenant")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self._stop = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        notifier = Notifier(client_id=options["client_id"], look_seconds=options["look"])
+        watchdog = Watchdog(_STANDSTILL_SECONDS)
+        while not self._stop:
+            notifier.run_once()
+            watchdog.turned()
+        notifier.close()
+        logger.info("Stopped; what is not told yet waits in the outbox")
+
+    def _on_signal(self, *_: object) -> None:
+        self._stop = True

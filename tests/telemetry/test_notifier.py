@@ -1,0 +1,317 @@
+"""The notifier on a real broker: what apps are told, in which order, and what is told after a failure."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django_tenants.utils import schema_context
+
+from management.embedded.stack import EmbeddedStack
+from tests import wire
+from tests.conftest import Process, Registered, wait_until
+from tests.mqtt import RawClient
+
+
+def change(device: Registered, *kinds: str, at: datetime | None = None) -> None:
+    """Signals of the device, one after the other, as the listener and the checker apply them."""
+    from devices.services.presence_machine import Signal
+    from devices.services.presence_store import apply_signals
+
+    for kind in kinds:
+        now = at or datetime.now(UTC)
+        apply_signals(device.tenant.schema_name, [(device.device.pk, Signal(kind, now))], now)  # type: ignore[arg-type]
+
+
+def ledger(device: Registered) -> list[tuple[str, int | None, str]]:
+    """(state, position, quiet) of the device's changes, oldest first."""
+    from devices.models import StatusChange
+
+    with schema_context(device.tenant.schema_name):
+        rows = StatusChange.objects.filter(device=device.device).order_by("id")
+        return list(rows.values_list("to_status", "position", "quiet"))
+
+
+def state_topic(device: Registered) -> str:
+    return f"client/state/{device.tenant.slug}/{device.uuid}"
+
+
+def publications(app: RawClient, device: Registered) -> list[dict[str, Any]]:
+    """What the app was delivered of the device, oldest first."""
+    return [json.loads(payload) for topic, payload in app.received if topic == state_topic(device)]
+
+
+@pytest.fixture
+def notify(start: Callable[..., Process]) -> Iterator[Callable[..., Process]]:
+    """Start a notifier; its session does not stay at the broker."""
+    used: set[str] = set()
+
+    def make(client_id: str = "notifier-under-test") -> Process:
+        used.add(client_id)
+        process = start("manage.py", "run_notifier", "--client-id", client_id, "--look", "0.5")
+        process.wait_for("Connected to the broker")
+        return process
+
+    yield make
+    for client_id in used:
+        with RawClient.of_url("MQTT_URL", client_id=client_id, clean=True):
+            pass
+
+
+@pytest.fixture
+def app(live_db: None) -> Iterator[Callable[..., RawClient]]:
+    """`app(tenant)`: an app with an API key that is subscribed to the tenant's states."""
+    from devices.services.api_keys import issue_api_key
+
+    with ExitStack() as opened:
+
+        def make(tenant: Any) -> RawClient:
+            with schema_context(tenant.schema_name):
+                key, text = issue_api_key(name="an app")
+            client = opened.enter_context(RawClient(key.prefix, text))
+            assert client.subscribe(f"client/state/{tenant.slug}/#")
+            return client
+
+        yield make
+
+
+def test_an_app_is_told_the_state_with_the_latest_values(
+    register: Any, notify: Callable[..., Process], app: Callable[..., RawClient]
+) -> None:
+    from telemetry.services.ingest import build_ingest
+    from telemetry.services.storage import Incoming
+
+    device, ingest = register(), build_ingest()
+    client, notifier = app(device.tenant), notify()
+    message = wire.v1(device, {"temp": 25.5, "humidity": 45.1})
+    ingest.process([Incoming(wire.topic(device), message, datetime.now(UTC))])
+    ingest.storage.close()
+    (state,) = wait_until(lambda: publications(client, device), 5)
+    seen = datetime.fromisoformat(state.pop("last_seen_at"))
+    assert abs((datetime.now(UTC) - seen).total_seconds()) < 10
+    assert state == {
+        "device_status": "ONLINE",
+        "status_reason": "telemetry",
+        "temperature": 25.5,
+        "humidity": 45.1,
+        "units": {"temperature": "°C", "humidity": "%"},
+    }
+    late = app(device.tenant)
+    wait_until(lambda: publications(late, device), 5)
+    assert publications(late, device)[0]["device_status"] == "ONLINE", "the state is retained"
+    assert notifier.stop() == 0
+
+
+def test_a_notifier_killed_while_the_broker_is_away_tells_afterwards_once(
+    register: Any, notify: Callable[..., Process], app: Callable[..., RawClient], stack: EmbeddedStack
+) -> None:
+    device, notifier = register(), notify()
+    stack.stop_server("mosquitto")
+    try:
+        change(device, "birth")
+        time.sleep(0.5)
+        notifier.signal(signal.SIGKILL)
+        assert ledger(device) == [("ONLINE", None, "")], "it is not told, so it is not numbered"
+    finally:
+        stack.start_server("mosquitto")
+    client = app(device.tenant)
+    notifier = notify()
+    wait_until(lambda: publications(client, device), 10, notifier.log.read_text)
+    time.sleep(1)
+    assert [state["device_status"] for state in publications(client, device)] == ["ONLINE"]
+    ((_, position, _),) = ledger(device)
+    assert position
+    assert positions_are_unique(device)
+
+
+def test_servers_that_go_and_come_back_cost_no_change(
+    register: Any, notify: Callable[..., Process], app: Callable[..., RawClient], stack: EmbeddedStack
+) -> None:
+    device, notifier = register(), notify()
+    stack.restart("mosquitto")
+    change(device, "birth")
+    wait_until(lambda: ledger(device)[-1][1], 10, notifier.log.read_text)
+    stack.kill("postgres")
+    stack.wait_ready("postgres")
+    connection.close()
+    change(device, "will")
+    wait_until(lambda: ledger(device)[-1][1], 10, notifier.log.read_text)
+    stack.stop_server("valkey")
+    try:
+        change(device, "birth")
+        wait_until(lambda: ledger(device)[-1][1], 10, notifier.log.read_text)
+    finally:
+        stack.start_server("valkey")
+    client = app(device.tenant)
+    wait_until(lambda: publications(client, device), 5)
+    assert publications(client, device)[0]["device_status"] == "ONLINE"
+    assert notifier.stop() == 0
+
+
+def test_two_notifiers_tell_each_change_once_and_in_order(
+    register: Any, notify: Callable[..., Process], app: Callable[..., RawClient], tenant_b: Any
+) -> None:
+    devices = [register(), register(), register(tenant=tenant_b), register(tenant=tenant_b)]
+    clients = {device.uuid: app(device.tenant) for device in devices}
+    notify("notifier-1")
+    notify("notifier-2")
+    kinds = ("birth", "will", "birth", "will")  # few enough not to be flapping
+    for kind in kinds:
+        for device in devices:
+            change(device, kind)
+    wait_until(lambda: all(position for device in devices for _, position, _ in ledger(device)), 10)
+    for device in devices:
+        client = clients[device.uuid]
+        wait_until(lambda: len(publications(client, device)) >= len(kinds))  # noqa: B023 (called at once)
+    time.sleep(0.5)
+    for device in devices:
+        states = [state["device_status"] for state in publications(clients[device.uuid], device)]
+        assert states == ["ONLINE", "OFFLINE", "ONLINE", "OFFLINE"]
+        positions = [position or 0 for _, position, _ in ledger(device)]
+        assert positions == sorted(positions)
+        assert positions_are_unique(device)
+
+
+def positions_are_unique(device: Registered) -> bool:
+    from devices.models import StatusChange, StatusFeed
+
+    with schema_context(device.tenant.schema_name):
+        given = list(StatusChange.objects.exclude(position=None).values_list("position", flat=True))
+        return len(set(given)) == len(given) and max(p or 0 for p in given) == StatusFeed.objects.get().position
+
+
+def test_a_flapping_device_is_damped_and_then_settled(
+    register: Any, notify: Callable[..., Process], app: Callable[..., RawClient], tenant_b: Any
+) -> None:
+    from devices.models import PresenceSettings
+
+    with schema_context(tenant_b.schema_name):
+        PresenceSettings(flapping_changes=3, flapping_window_seconds=2).save()
+    try:
+        device = register(tenant=tenant_b)
+        client, notifier = app(tenant_b), notify()
+        for kind in ("birth", "will", "birth", "will", "birth", "will"):
+            change(device, kind)
+            wait_until(lambda: ledger(device)[-1][1], 5, notifier.log.read_text)
+        wait_until(lambda: len(publications(client, device)) == 4, 10, notifier.log.read_text)
+    finally:
+        with schema_context(tenant_b.schema_name):
+            PresenceSettings.objects.all().delete()
+    told = [(state["device_status"], state.get("flapping", False)) for state in publications(client, device)]
+    assert told == [("ONLINE", False), ("OFFLINE", False), ("ONLINE", True), ("OFFLINE", False)]
+    assert [quiet for _, _, quiet in ledger(device)] == ["", "", "", "flapping", "flapping", "flapping"]
+
+
+@pytest.fixture
+def notifier(live_db: None) -> Iterator[Any]:
+    """A notifier whose steps the test makes itself."""
+    from telemetry.services.notifier import Notifier
+
+    made = Notifier(client_id="notifier-in-the-test", look_seconds=0.2)
+    run_until(made, lambda: made._broker.is_connected)
+    yield made
+    made.close()
+    with RawClient.of_url("MQTT_URL", client_id="notifier-in-the-test", clean=True):
+        pass
+
+
+def run_until(notifier: Any, condition: Callable[[], Any], timeout: float = 10) -> Any:
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "not in time"
+        notifier.run_once(0.05)
+    return value
+
+
+def run_for(notifier: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        notifier.run_once(0.05)
+
+
+def test_the_end_of_a_maintenance_window_is_told(register: Any, notifier: Any, app: Callable[..., RawClient]) -> None:
+    from devices.models import MaintenanceWindow
+
+    device = register()
+    client = app(device.tenant)
+    change(device, "birth")
+    run_until(notifier, lambda: publications(client, device))
+    now = datetime.now(UTC)
+    with schema_context(device.tenant.schema_name):
+        MaintenanceWindow.objects.create(
+            device=device.device, starts_at=now - timedelta(hours=1), ends_at=now + timedelta(seconds=1)
+        )
+    change(device, "will")
+    run_until(notifier, lambda: ledger(device)[-1][1])
+    assert ledger(device)[-1][2] == "maintenance"
+    assert len(publications(client, device)) == 1
+    run_until(notifier, lambda: len(publications(client, device)) == 2)
+    assert publications(client, device)[-1]["device_status"] == "OFFLINE"
+
+
+def test_an_app_asks_for_the_state_of_its_tenants_devices(
+    register: Any, notifier: Any, app: Callable[..., RawClient], tenant_b: Any
+) -> None:
+    own, foreign, inactive = register(), register(tenant=tenant_b), register()
+    client, other = app(own.tenant), app(tenant_b)
+    with schema_context(own.tenant.schema_name):
+        type(inactive.device).objects.filter(pk=inactive.device.pk).update(active=False)
+    for device in (foreign, inactive, own):
+        client.publish_acknowledged(f"client/request_state/{own.tenant.slug}/{device.uuid}", b"")
+    client.publish_acknowledged(f"client/request_state/{own.tenant.slug}/{own.uuid}x", b"")
+    (state,) = run_until(notifier, lambda: publications(client, own))
+    assert (state["device_status"], state["last_seen_at"], state["units"]) == ("UNKNOWN", None, {})
+    run_for(notifier, 0.3)
+    assert publications(client, foreign) == publications(other, foreign) == publications(client, inactive) == []
+
+
+def test_who_asks_often_is_answered_once_a_second(register: Any, notifier: Any, app: Callable[..., RawClient]) -> None:
+    device = register()
+    client = app(device.tenant)
+    for _ in range(20):
+        client.publish_acknowledged(f"client/request_state/{device.tenant.slug}/{device.uuid}", b"now")
+        notifier.run_once(0.01)
+    run_until(notifier, lambda: publications(client, device))
+    run_for(notifier, 0.3)
+    assert len(publications(client, device)) == 1
+    run_for(notifier, 0.8)
+    client.publish_acknowledged(f"client/request_state/{device.tenant.slug}/{device.uuid}", b"now")
+    run_until(notifier, lambda: len(publications(client, device)) == 2)
+
+
+def test_what_was_asked_while_no_notifier_ran_is_answered(
+    register: Any, notifier: Any, app: Callable[..., RawClient]
+) -> None:
+    device = register()
+    client = app(device.tenant)
+    notifier.close()
+    client.publish_acknowledged(f"client/request_state/{device.tenant.slug}/{device.uuid}", b"")
+    run_until(notifier, lambda: publications(client, device))
+
+
+def test_what_the_broker_did_not_acknowledge_is_told_again(
+    register: Any, notifier: Any, app: Callable[..., RawClient], stack: EmbeddedStack, monkeypatch: Any
+) -> None:
+    """A broker that stands still: the batch stays in the outbox, and the connection is given up with what is on it."""
+    from devices.services import state_broker
+
+    monkeypatch.setattr(state_broker, "_ACKNOWLEDGED_WITHIN", 0.5)
+    device = register()
+    client = app(device.tenant)
+    stack.signal("mosquitto", signal.SIGSTOP)
+    try:
+        change(device, "birth")
+        run_for(notifier, 1)
+        assert ledger(device) == [("ONLINE", None, "")]
+        assert not notifier._broker.is_connected
+    finally:
+        stack.signal("mosquitto", signal.SIGCONT)
+    run_until(notifier, lambda: ledger(device)[0][1])
+    states = [state["device_status"] for state in wait_until(lambda: publications(client, device))]
+    assert set(states) == {"ONLINE"}
+    run_until(notifier, lambda: not any(notifier._wanted.values()))
