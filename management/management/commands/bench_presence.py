@@ -18,13 +18,16 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--devices", type=int, default=100_000)
         parser.add_argument("--expiring", type=int, default=20_000)
+        parser.add_argument("--wills", type=int, default=100)
+        parser.add_argument("--rate", type=int, default=200, help="other messages a second beside the wills")
 
     def handle(self, *args: Any, **options: Any) -> None:
         def say(text: str) -> None:
             self.stderr.write(text)
 
-        with own_servers("postgres", "valkey", on_progress=say):
-            from management.benchmarks import presence
+        with own_servers("postgres", "valkey", "openbao", "mosquitto", on_progress=say):
+            from management.benchmarks import presence, wills
 
             figures = presence.run(devices=options["devices"], expiring=options["expiring"], say=say)
+            figures["will_to_ledger"] = wills.run(wills=options["wills"], rate=options["rate"], say=say)
         self.stdout.write(json.dumps(figures, indent=2))
