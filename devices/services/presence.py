@@ -174,6 +174,23 @@ def drop_deadlines(members: Iterable[str]) -> None:
         logger.warning("Redis is away (%s): deadlines of devices that are gone stay", error)
 
 
+def expect_soon(lost: Sequence[tuple[str, UUID, datetime]]) -> int:
+    """Bring near the deadlines of devices (schema, UUID, when the broker lost it) that were not heard since.
+
+    Returns how many. Redis being away is no error: the deadlines that are there hold.
+    """
+    arguments = [part for schema, uuid, at in lost for part in (str(uuid), f"{schema}:{uuid}", at.timestamp())]
+    if not arguments:
+        return 0
+    keys = (scripts.LAST_SEEN, scripts.DEADLINE)
+    try:
+        redis = get_redis_connection("default")
+        return int(redis.eval(scripts.EXPECT_SOON, len(keys), *keys, scripts.HINT_GRACE_SECONDS, *arguments))
+    except RedisError as error:
+        logger.warning("Redis is away: %s", error)
+        return 0
+
+
 def note_listening() -> None:
     """A listener hears devices at this moment. Redis being away is no error: then nobody counts silence either."""
     try:

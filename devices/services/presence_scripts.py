@@ -16,6 +16,8 @@ MARKER = "device_presence"  # missing: Redis was emptied
 # Listeners note themselves every second.
 LISTENING_GAP_SECONDS = 3.0
 LEASE_SECONDS = 30.0
+# How long a device whose connection the broker lost has to be heard again.
+HINT_GRACE_SECONDS = 5.0
 
 _CLOCK = """
 local t = redis.call('TIME')
@@ -110,6 +112,22 @@ for _, member in ipairs(members) do
 end
 redis.call('HDEL', KEYS[1], 'stepped')
 return #members
+"""
+)
+
+# KEYS: last seen, deadline. ARGV: the grace (s), then for each device its UUID, schema:UUID, and when its connection
+# was lost. Those that were not heard since have the grace to speak. Answers how many.
+EXPECT_SOON = (
+    _CLOCK
+    + """
+local count = 0
+for i = 2, #ARGV, 3 do
+  local seen = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[i]) or '0')
+  if seen <= tonumber(ARGV[i + 2]) then
+    count = count + redis.call('ZADD', KEYS[2], 'XX', 'LT', 'CH', text(now + ARGV[1]), ARGV[i + 1])
+  end
+end
+return count
 """
 )
 

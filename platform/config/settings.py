@@ -141,6 +141,8 @@ MQTT_BRIDGE_URL: str = env.str("MQTT_BRIDGE_URL", default="")
 MQTT_HOST: str = env.str("MQTT_HOST", default=urlsplit(MQTT_URL).hostname or "localhost")
 MQTT_PORT: int = env.int("MQTT_PORT", default=urlsplit(MQTT_URL).port or 1883)
 MQTT_CLIENT_ID: str = env.str("MQTT_CLIENT_ID", default="gwanje-listener")
+# Where the broker is EMQX with the rule of deploy/emqx/: its own events are hints for presence.
+MQTT_BROKER_EVENTS: bool = env.bool("MQTT_BROKER_EVENTS", default=False)
 MQTT_NOTIFIER_CLIENT_ID: str = env.str("MQTT_NOTIFIER_CLIENT_ID", default="gwanje-notifier")
 
 # --- Ingest -------------------------------------------------------------------------------------------------
@@ -227,6 +229,8 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
+    # One set of choices under several names of members.
+    "ENUM_NAME_OVERRIDES": {"StatusEnum": "devices.models.presence.Status"},
 }
 
 # --- Background work ----------------------------------------------------------------------------------------

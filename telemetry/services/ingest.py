@@ -14,7 +14,7 @@ from devices.services.secrets import SecretStore
 from devices.services.specs import DeviceSpec
 from tenants.database import conninfo
 
-from . import envelope, pipeline
+from . import envelope, hints, pipeline
 from .envelope import Kind, Topic
 from .keyring import Keyring, KeyUnavailable
 from .pipeline import Accepted
@@ -59,7 +59,8 @@ class Ingest:
         Raises what a lost database raises; nothing may be acknowledged then, and the same batch is tried again.
         """
         by_schema: dict[str | None, list[Judged]] = {}
-        for item in self._judge_all(batch):
+        hints.take((message for message in batch if hints.is_hint(message)), self.router.resolve)
+        for item in self._judge_all([message for message in batch if not hints.is_hint(message)]):
             by_schema.setdefault(self._schema_of(item), []).append(item)
         tally = Tally()
         for schema, items in by_schema.items():

@@ -25,7 +25,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from devices.services import presence
 
-from . import parked
+from . import hints, parked
 from .ingest import Ingest
 from .storage import Incoming
 
@@ -67,7 +67,8 @@ class Listener:
         self._ingest = ingest
         self._url = urlsplit(settings.MQTT_URL)
         self._client_id = client_id or settings.MQTT_CLIENT_ID
-        self._topics = [f"$share/{share}/{topic}" if share else topic for topic in TOPICS]
+        topics = [*TOPICS, hints.TOPIC] if settings.MQTT_BROKER_EVENTS else TOPICS
+        self._topics = [f"$share/{share}/{topic}" if share else topic for topic in topics]
         self._manual_ack = manual_ack
         self._persistent = persistent
         self._on_progress = on_progress

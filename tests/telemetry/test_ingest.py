@@ -412,6 +412,43 @@ def test_silence_becomes_a_timeout_and_the_next_message_ends_it(register: Any, s
     ]
 
 
+def _event(device: Registered, reason: str, ago: float = 0.0, event: str = "client.disconnected") -> tuple[str, bytes]:
+    import time
+
+    body = {"event": event, "reason": reason, "clientid": device.uuid, "timestamp": (time.time() - ago) * 1000}
+    return f"broker/event/{device.uuid}", json.dumps(body).encode()
+
+
+@pytest.mark.parametrize(
+    ("make", "shortened"),
+    [
+        (lambda d: _event(d, "keepalive_timeout", ago=-1), True),
+        (lambda d: _event(d, "takenover", ago=-1), False),
+        (lambda d: _event(d, "discarded", ago=-1), False),
+        (lambda d: _event(d, "", event="client.connected", ago=-1), False),
+        (lambda d: _event(d, "tcp_closed", ago=60), False),
+        (lambda d: (f"broker/event/{d.uuid}", b"{"), False),
+        (lambda d: (f"broker/event/{d.uuid}", b'{"event": "client.disconnected", "timestamp": "x"}'), False),
+        (lambda d: ("broker/event/nobody", b"{}"), False),
+    ],
+    ids=["lost", "taken over", "discarded", "connected", "before it was heard", "not JSON", "no time", "no device"],
+)
+def test_a_brokers_event_shortens_the_wait_and_no_more(register: Any, send: Send, make: Any, shortened: bool) -> None:
+    from django_redis import get_redis_connection
+
+    device = register()
+    send((topic(device), v1(device, VALUE)))
+    send(make(device))
+    member = f"{device.tenant.schema_name}:{device.uuid}"
+    left = get_redis_connection("default").zscore("device_deadline", member) - datetime.now(UTC).timestamp()
+    assert (left < 6) is shortened
+    assert status(device)[0] == "ONLINE", "a hint is no evidence"
+    assert refused(device) == []
+    send((topic(device), v1(device, {"temp": 3})))
+    left = get_redis_connection("default").zscore("device_deadline", member) - datetime.now(UTC).timestamp()
+    assert left > 50, "a sign of life counts more"
+
+
 def test_redis_away_costs_no_message(register: Any, send: Send, stack: Any) -> None:
     device = register()
     send((topic(device), v1(device, VALUE)))
