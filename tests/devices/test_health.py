@@ -1,0 +1,261 @@
+"""The checker under what happens to clocks and servers: every state right afterwards, nothing missing or doubled."""
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django_redis import get_redis_connection
+from django_tenants.utils import schema_context
+
+from devices.services import health, presence, timeouts
+from devices.services import presence_scripts as scripts
+from devices.services.presence import PresenceRecorder, Sign
+
+TIMEOUT = 60.0
+
+
+class Fleet:
+    """Devices of tenant alpha, made without keys, and a listener that hears them."""
+
+    def __init__(self, tenant: Any) -> None:
+        self.schema = tenant.schema_name
+        self.recorder = PresenceRecorder(grace_seconds=2)
+
+    def add(self, count: int = 1) -> list[Any]:
+        from devices.models import Device, DeviceStatus
+
+        with schema_context(self.schema):
+            devices = [Device.objects.create(uuid=uuid4(), name=f"health {secrets.token_hex(4)}") for _ in range(count)]
+            DeviceStatus.objects.bulk_create([DeviceStatus(device=device) for device in devices])
+        return devices
+
+    def hear(self, *devices: Any) -> None:
+        now = datetime.now(UTC)
+        self.recorder.record(
+            [Sign("telemetry", self.schema, device.pk, device.uuid, now, TIMEOUT) for device in devices]
+        )
+
+    def ledger(self, device: Any) -> list[str]:
+        """The statuses that the device went through, the present one last; as they chain."""
+        from devices.models import DeviceStatus, StatusChange
+
+        with schema_context(self.schema):
+            changes = list(
+                StatusChange.objects.filter(device=device).order_by("id").values_list("from_status", "to_status")
+            )
+            status = DeviceStatus.objects.get(device=device).status
+        chain = ["UNKNOWN", *(new for _, new in changes)]
+        assert [old for old, _ in changes] == chain[:-1]
+        assert chain[-1] == status
+        return chain[1:]
+
+    def shift(self, seconds: float) -> None:
+        """What is kept of times moves by `seconds`: as if the clock had been set by as much the other way."""
+        redis = get_redis_connection("default")
+        for key in (scripts.LAST_SEEN, scripts.DEADLINE, scripts.EXPIRING):
+            for member, score in redis.zrange(key, 0, -1, withscores=True):
+                redis.zadd(key, {member: score + seconds})
+        for field in ("last", "since"):
+            redis.hincrbyfloat(scripts.LISTENING, field, seconds)
+        with schema_context(self.schema), connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE devices_devicestatus SET last_seen_at = last_seen_at + %s, since = since + %s",
+                [timedelta(seconds=seconds)] * 2,
+            )
+
+    def wait_out(self, *devices: Any) -> None:
+        """The devices' time-outs pass."""
+        redis = get_redis_connection("default")
+        presence.note_listening()
+        redis.hset(scripts.LISTENING, "since", 1)
+        redis.zadd(scripts.DEADLINE, {f"{self.schema}:{device.uuid}": 1 for device in devices}, xx=True)
+
+
+@pytest.fixture
+def fleet(live_db: None, tenant_a: Any) -> Iterator[Fleet]:
+    from devices.models import Device
+
+    get_redis_connection("default").flushdb()
+    get_redis_connection("default").set(scripts.MARKER, 1)
+    yield Fleet(tenant_a)
+    with schema_context(tenant_a.schema_name):
+        Device.objects.filter(name__startswith="health ").delete()
+    get_redis_connection("default").flushdb()
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0, 20.0, -20.0], ids=lambda step: f"set by {step:+.0f} s")
+def test_the_clock_is_set(fleet: Fleet, step: float) -> None:
+    talking, silent = fleet.add(2)
+    fleet.hear(talking, silent)
+    fleet.shift(-step)
+    health.check()  # a checker may come first, or the listener
+    presence.note_listening()
+    health.check()
+    fleet.hear(talking)
+    health.check()
+    assert fleet.ledger(talking) == ["ONLINE"]
+    assert fleet.ledger(silent) == ["ONLINE"], "nobody knows yet"
+    # Whatever the step: no deadline is further away than a time-out from now.
+    redis = get_redis_connection("default")
+    for device in (talking, silent):
+        deadline = redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}")
+        assert deadline - presence.redis_now() < TIMEOUT + 25
+    fleet.wait_out(silent)
+    health.check()
+    assert fleet.ledger(silent) == ["ONLINE", "TIMEOUT"]
+    fleet.hear(silent)
+    assert fleet.ledger(silent) == ["ONLINE", "TIMEOUT", "ONLINE"]
+
+
+def test_redis_is_emptied(fleet: Fleet) -> None:
+    talking, silent = fleet.add(2)
+    fleet.hear(talking, silent)
+    get_redis_connection("default").flushall()
+    health.check()
+    redis = get_redis_connection("default")
+    assert redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{silent.uuid}") is not None
+    fleet.hear(talking)
+    fleet.wait_out(silent)
+    health.check()
+    assert (fleet.ledger(talking), fleet.ledger(silent)) == (["ONLINE"], ["ONLINE", "TIMEOUT"])
+
+
+def test_redis_is_restarted(fleet: Fleet, stack: Any) -> None:
+    talking, silent = fleet.add(2)
+    fleet.hear(talking, silent)
+    stack.stop_server("valkey")
+    fleet.hear(talking)  # kept, and told when Redis is back
+    stack.start_server("valkey")
+    stack.wait_ready("valkey", 10)
+    fleet.hear(talking)
+    health.check()
+    assert (fleet.ledger(talking), fleet.ledger(silent)) == (["ONLINE"], ["ONLINE"])
+    fleet.wait_out(silent)
+    health.check()
+    assert (fleet.ledger(talking), fleet.ledger(silent)) == (["ONLINE"], ["ONLINE", "TIMEOUT"])
+
+
+def test_nobody_listens(fleet: Fleet) -> None:
+    """Without a listener no silence is evidence; with one again, everybody gets the whole time-out."""
+    [device] = fleet.add()
+    fleet.hear(device)
+    redis = get_redis_connection("default")
+    fleet.wait_out(device)
+    redis.hset(scripts.LISTENING, "last", presence.redis_now() - 10)
+    assert health.check().obstacle == "deaf"
+    presence.note_listening()
+    health.check()
+    assert fleet.ledger(device) == ["ONLINE"]
+    assert redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}") > presence.redis_now() + TIMEOUT - 5
+
+
+def test_several_checkers_do_nothing_twice(fleet: Fleet) -> None:
+    devices = fleet.add(120)
+    fleet.hear(*devices)
+    fleet.wait_out(*devices)
+    timed_out: list[int] = []
+
+    def work() -> None:
+        try:
+            for _ in range(6):
+                timed_out.append(health.check(limit=25).timed_out)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(timed_out) == 120
+    assert all(fleet.ledger(device) == ["ONLINE", "TIMEOUT"] for device in devices)
+
+
+def test_a_checker_dies_in_the_middle_of_a_batch(fleet: Fleet) -> None:
+    devices = fleet.add(10)
+    fleet.hear(*devices)
+    fleet.wait_out(*devices)
+    assert len(health.take_expired(100).members) == 10  # and no more is heard of it
+    fleet.hear(devices[0])
+    assert health.check().expired == 0, "its leases hold"
+    get_redis_connection("default").zadd(
+        scripts.EXPIRING, {f"{fleet.schema}:{device.uuid}": 1 for device in devices}, xx=True
+    )
+    assert health.check().timed_out == 9
+    assert fleet.ledger(devices[0]) == ["ONLINE"]
+
+
+def test_the_command_takes_everything_once(fleet: Fleet) -> None:
+    devices = fleet.add(30)
+    fleet.hear(*devices)
+    fleet.wait_out(*devices)
+    call_command("check_device_health", once=True, reconcile=True, batch=7)
+    assert {tuple(fleet.ledger(device)) for device in devices} == {("ONLINE", "TIMEOUT")}
+
+
+def test_flapping_is_noticed(fleet: Fleet) -> None:
+    from devices.models import DeviceStatus
+
+    [device] = fleet.add()
+    for _ in range(3):
+        fleet.hear(device)
+        fleet.wait_out(device)
+        health.check()
+    with schema_context(fleet.schema):
+        until = DeviceStatus.objects.get(device=device).flapping_until
+    assert until is not None
+    assert until > datetime.now(UTC) + timedelta(minutes=9)
+
+
+def test_a_deactivated_device_is_neither(fleet: Fleet) -> None:
+    from devices.services.activation import set_active
+
+    [device] = fleet.add()
+    fleet.hear(device)
+    with schema_context(fleet.schema):
+        assert set_active(device, False)
+        assert not set_active(device, False)
+    assert get_redis_connection("default").zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}") is None
+    fleet.wait_out(device)
+    health.check()
+    assert fleet.ledger(device) == ["ONLINE", "UNKNOWN"]
+
+
+@pytest.mark.parametrize(
+    ("own", "model", "least", "intervals", "expected"),
+    [
+        (5, 7, 60, [10], 5.0),
+        (None, 7, 60, [10], 7.0),
+        (None, None, 60, [], 60.0),
+        (None, None, 60, [10], 60.0),
+        (None, None, 60, [40], 80.0),
+        (None, None, 60, [600, 300], 600.0),
+        (None, None, 10, [4], 10.0),
+    ],
+)
+def test_whose_timeout_counts(
+    own: int | None, model: int | None, least: int, intervals: list[int], expected: float
+) -> None:
+    assert timeouts.timeout_of(own, model, least, intervals) == expected
+
+
+def test_timeouts_of_many_are_those_of_one(fleet: Fleet, register: Callable[..., Any]) -> None:
+    """The query for the reconciliation agrees with the listener's specification."""
+    from devices.models import Component, Device
+    from devices.services.spec_loader import load_specs
+
+    registered = [register(), register(components={"dht22": "dht22", "soil": "soil"}), register(components={})]
+    with schema_context(fleet.schema):
+        Device.objects.filter(pk=registered[0].device.pk).update(timeout_seconds=7)
+        Component.objects.filter(device=registered[1].device, key="soil").update(expected_interval=50)
+        uuids = [row.device.uuid for row in registered]
+        found = timeouts.timeouts_of(Device.objects.filter(uuid__in=uuids))
+    specs = load_specs(uuids)
+    assert found == {uuid: specs[uuid].timeout_seconds for uuid in uuids}
+    assert [found[uuid] for uuid in uuids] == [7.0, 100.0, 60.0]
