@@ -4,10 +4,22 @@ from typing import Any
 from uuid import UUID
 
 from django.db.models import Model, Q, QuerySet
+from django.utils import timezone
 from django_filters import rest_framework as filters
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
 from rest_framework.exceptions import NotFound
 
-from devices.models import Component, ComponentType, Device, DeviceStatus, HardwareModel, Metric, Unit
+from devices.models import (
+    Component,
+    ComponentType,
+    Device,
+    DeviceStatus,
+    HardwareModel,
+    MaintenanceWindow,
+    Metric,
+    Unit,
+)
 
 _NO_SUCH_TYPE = "There is no component type with this key: component-types/ lists those there are."
 _BOOLEANS = {"true": True, "false": False}
@@ -50,8 +62,16 @@ class DeviceFilter(filters.FilterSet):
         return queryset.filter(Q(name__icontains=words) | Q(cpu_serial__icontains=words) | Q(uuid__icontains=words))
 
 
-class ComponentFilter(filters.FilterSet):
+class OfDevice(filters.FilterSet):
+    """For what belongs to a device."""
+
     device = filters.UUIDFilter(method="of_device", label="A device's UUID.")
+
+    def of_device(self, queryset: QuerySet[Any], _name: str, uuid: UUID) -> QuerySet[Any]:
+        return queryset.filter(device=device_by_uuid(uuid))
+
+
+class ComponentFilter(OfDevice):
     component_type = one_of(ComponentType, _NO_SUCH_TYPE, to_field_name="key", label="A component type's key.")
     attached = boolean(field_name="attached")
 
@@ -59,8 +79,21 @@ class ComponentFilter(filters.FilterSet):
         model = Component
         fields: tuple[str, ...] = ()
 
-    def of_device(self, queryset: QuerySet[Component], _name: str, uuid: UUID) -> QuerySet[Component]:
-        return queryset.filter(device=device_by_uuid(uuid))
+
+class MaintenanceWindowFilter(OfDevice):
+    ongoing = boolean(method="at_present", label="Whether it is now.")
+
+    class Meta:
+        model = MaintenanceWindow
+        fields: tuple[str, ...] = ()
+
+    @extend_schema_field(OpenApiTypes.BOOL)
+    def at_present(
+        self, queryset: QuerySet[MaintenanceWindow], _name: str, ongoing: bool
+    ) -> QuerySet[MaintenanceWindow]:
+        now = timezone.now()
+        present = Q(starts_at__lte=now, ends_at__gt=now)
+        return queryset.filter(present if ongoing else ~present)
 
 
 class ComponentTypeFilter(filters.FilterSet):

@@ -1,10 +1,18 @@
 """Addresses of devices and their metadata, below `api/v1/`."""
 
+from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from .views.inventory import ComponentViewSet, DeviceViewSet
 from .views.keys import ApiKeyViewSet
 from .views.metadata import ComponentTypeViewSet, HardwareModelViewSet, MetricViewSet, UnitViewSet
+from .views.presence import (
+    AvailabilityView,
+    HistoryView,
+    MaintenanceWindowViewSet,
+    PresenceSettingsView,
+    TimelineView,
+)
 
 router = SimpleRouter(use_regex_path=False)
 router.register("devices", DeviceViewSet, "device")
@@ -14,5 +22,12 @@ router.register("metrics", MetricViewSet, "metric")
 router.register("units", UnitViewSet, "unit")
 router.register("hardware-models", HardwareModelViewSet, "hardware-model")
 router.register("api-keys", ApiKeyViewSet, "api-key")
+router.register("maintenance-windows", MaintenanceWindowViewSet, "maintenance-window")
 
-urlpatterns = router.urls
+urlpatterns = [
+    *router.urls,
+    path("devices/<uuid:uuid>/history/", HistoryView.as_view(), name="device-history"),
+    path("devices/<uuid:uuid>/timeline/", TimelineView.as_view(), name="device-timeline"),
+    path("devices/<uuid:uuid>/availability/", AvailabilityView.as_view(), name="device-availability"),
+    path("presence-settings/", PresenceSettingsView.as_view(), name="presence-settings"),
+]

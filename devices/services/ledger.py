@@ -38,7 +38,9 @@ def changes(
     `status` is the one that a change led to.
     """
     given = {"at__gte": start, "at__lt": stop, "cause": cause or None, "to_status": status or None, "id__lt": before}
-    rows = StatusChange.objects.filter(device=device, **{name: value for name, value in given.items() if value is not None})
+    rows = StatusChange.objects.filter(
+        device=device, **{name: value for name, value in given.items() if value is not None}
+    )
     return list(rows.order_by("-id")[:limit])
 
 

@@ -13,6 +13,8 @@ _LISTS = {
     "metrics": "metric-list",
     "units": "unit-list",
     "hardware-models": "hardware-model-list",
+    "maintenance-windows": "maintenance-window-list",
+    "presence-settings": "presence-settings",
     "readings": "reading-list",
     "messages": "message-list",
     "quarantine": "quarantine-list",

@@ -2,25 +2,26 @@
 
 import datetime
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema
-from rest_framework import mixins, serializers, viewsets
+from rest_framework import mixins, viewsets
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.utils.urls import replace_query_param
 
+from devices.api import cursors
 from devices.api.filters import device_by_uuid
 from devices.api.views.base import TenantObjects, TenantView
+from devices.api.views.ranges import RangeView
 from devices.models import Component, Device, Metric
 from telemetry.models import IngestTotals, Series
 from telemetry.services import queries
 from tenants.api.errors import ErrorSerializer
 
-from . import cursors, parameters
+from . import parameters
 from . import serializers as shapes
 
 
@@ -32,30 +33,6 @@ class LatestView(TenantView):
         """The newest value of each metric of a device."""
         values = queries.latest_values(device_by_uuid(uuid))
         return Response({"results": shapes.LatestSerializer(values, many=True).data})
-
-
-class RangeView(TenantView):
-    """A list over time, page by page with a cursor."""
-
-    parameters_class: ClassVar[type[serializers.Serializer]]
-    row_class: ClassVar[type[serializers.Serializer]]
-
-    def known_parameters(self) -> Iterable[str]:
-        return self.parameters_class().fields
-
-    def wanted(self) -> dict[str, Any]:
-        """The query parameters, checked."""
-        given = self.parameters_class(data=self.request.query_params.dict())
-        given.is_valid(raise_exception=True)
-        return given.validated_data
-
-    def answer(self, rows: list[Any], limit: int, scope: str, position: Callable[[Any], list[Any]]) -> Response:
-        """A page of `limit` of the rows; one more than that says that there is a next page."""
-        page, following = rows[:limit], None
-        if len(rows) > limit:
-            cursor = cursors.encode(scope, position(page[-1]))
-            following = replace_query_param(self.request.build_absolute_uri(), "cursor", cursor)
-        return Response({"results": self.row_class(page, many=True).data, "next": following})
 
 
 class ReadingsView(RangeView):

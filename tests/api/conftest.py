@@ -13,6 +13,7 @@ from django.utils import timezone
 from django_tenants.utils import schema_context
 
 T0 = datetime.datetime(2026, 11, 22, 9, 30, tzinfo=datetime.UTC)
+HOUR = datetime.timedelta(hours=1)
 
 
 # One for all clients: each loads the middleware, which lists all static files.
@@ -125,6 +126,24 @@ def add_message(
             "INSERT INTO telemetry_message (device_id, time, fingerprint, received_at, topic, payload, signature,"
             " key_version, late) VALUES (%s, %s, %s, %s, %s, %s, 1, 1, false)",
             [device.pk, time, mark or uuid4(), time, f"telemetry/{tenant.slug}/{device.uuid}/dht22", payload],
+        )
+
+
+def add_change(tenant: Any, device: Any, status: str, cause: str, at: datetime.datetime, **fields: Any) -> Any:
+    """A row of the ledger, recorded at `at`; the device's state is set with it."""
+    from devices.models import DeviceStatus, StatusChange
+
+    with schema_context(tenant.schema_name):
+        state = DeviceStatus.objects.get(device=device)
+        before, state.status, state.reason, state.since = state.status, status, cause, at
+        state.save()
+        return StatusChange.objects.create(
+            device=device,
+            from_status=before,
+            to_status=status,
+            cause=cause,
+            at=at,
+            **{"evidence_at": at, **fields},
         )
 
 

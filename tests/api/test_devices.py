@@ -106,7 +106,8 @@ def test_a_device_is_changed(api: Api, greenhouse: Any) -> None:
     before = api.get(f"devices/{greenhouse.uuid}/").json()
     answer = api.patch(f"devices/{greenhouse.uuid}/", change)
     assert answer.status_code == 200
-    assert answer.json() == before | change == api.get(f"devices/{greenhouse.uuid}/").json()
+    after = before | change | {"timeout_effective": 90, "timeout_from": "device"}
+    assert answer.json() == after == api.get(f"devices/{greenhouse.uuid}/").json()
     refused = api.patch(f"devices/{greenhouse.uuid}/", {"timeout_seconds": 0})
     assert "greater than or equal to 1" in problems(refused)["timeout_seconds"]
 
@@ -260,10 +261,9 @@ def test_components_are_added_changed_and_removed(api: Api, greenhouse: Any) -> 
     assert answer.status_code == 201
     component = answer.json()
     assert component["attached"] is True
-    changed = api.patch(
-        f"components/{component['id']}/", {"attached": False, "name": "drip line", "expected_interval": 300}
-    ).json()
-    assert changed == component | {"attached": False, "name": "drip line", "expected_interval": 300}
+    change = {"attached": False, "name": "drip line", "expected_interval": 300}
+    changed = api.patch(f"components/{component['id']}/", change).json()
+    assert changed == component | change | {"interval_effective": 300}
     keys = [c["key"] for c in api.get("components/", device=greenhouse.uuid, attached="true").json()["results"]]
     assert keys == ["dht22", "relay"]
     assert api.get("components/", component_type="pump").json()["count"] == 1
@@ -307,8 +307,9 @@ def test_a_list_makes_as_many_queries_for_30_as_for_3(
     few = count_queries(lambda: api.get(path))
     fill(27)
     assert count_queries(lambda: api.get(path)) == few
-    # the tenant, the key, the count, the rows; and of devices their components and keys
-    assert few == {"devices/": 6, "components/": 4}[path]
+    # the tenant, the key, the count, the rows, when the components last reported; and of devices their components
+    # and keys, the tenant's rules, the newest changes and the maintenance windows
+    assert few == {"devices/": 10, "components/": 5}[path]
 
 
 def test_a_device_is_registered_by_nobody_while_vault_is_away(

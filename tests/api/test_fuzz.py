@@ -37,6 +37,7 @@ _MEMBERS = {
     "units/": ("symbol", "name", "quantity", "ucum"),
     "hardware-models/": ("name", "version", "allowed_component_types", "timeout_seconds"),
     "api-keys/": ("name", "scope", "expires_at"),
+    "maintenance-windows/": ("device", "starts_at", "ends_at", "reason"),
 }
 _QUERIES = sorted(
     {

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -131,7 +132,7 @@ def test_the_time_adds_up(
     assert sum(one.seconds for one in segments) == max(0.0, (stop - start).total_seconds())
     if segments:
         assert (segments[0].start, segments[-1].stop) == (start, stop)
-    for one, following in zip(segments, segments[1:], strict=False):
+    for one, following in pairwise(segments):
         assert one.stop == following.start
         assert one.status != following.status
     assert all(one.seconds > 0 for one in segments)

@@ -1,31 +1,25 @@
 """Devices, their components, their keys."""
 
-import datetime
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.utils import timezone
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from devices.models import Component, ComponentType, Device, DeviceCredential, DeviceStatus, HardwareModel
+from devices.models import Device, DeviceCredential, DeviceStatus, HardwareModel
 from devices.models.base import validate_key
-from devices.services import presence
+from devices.services import overview, words
 from devices.services.registration import IssuedCredentials
+from devices.services.timeouts import Source
+from tenants.api.fields import Timestamp
 from tenants.api.serializers import StrictSerializer
 
 from .base import StrictModelSerializer
+from .components import DeviceComponentSerializer, component_type_by_key, time_or_null
 
-_NO_SUCH_TYPE = "There is no component type {value}: create it at component-types/ first."
 _NO_SUCH_MODEL = "There is no hardware model {pk_value}: hardware-models/ lists those there are, and takes more."
-
-
-def _component_type() -> serializers.SlugRelatedField:
-    return serializers.SlugRelatedField(
-        slug_field="key", queryset=ComponentType.objects.all(), error_messages={"does_not_exist": _NO_SUCH_TYPE}
-    )
 
 
 def _hardware_model() -> serializers.PrimaryKeyRelatedField:
@@ -36,35 +30,6 @@ def _hardware_model() -> serializers.PrimaryKeyRelatedField:
         error_messages={"does_not_exist": _NO_SUCH_MODEL},
         help_text="The id of a hardware model.",
     )
-
-
-class ComponentSerializer(StrictModelSerializer[Component]):
-    """A sensor or actuator on a device; `key` stands in the topic, and `device` is fixed."""
-
-    fixed = ("device",)
-
-    device = serializers.SlugRelatedField(
-        slug_field="uuid",
-        queryset=Device.objects.all(),
-        error_messages={"does_not_exist": "There is no device with the UUID {value}: devices/ lists those there are."},
-    )
-    component_type = _component_type()
-
-    class Meta:
-        model = Component
-        fields: ClassVar = ["id", "device", "key", "name", "component_type", "attached", "expected_interval"]
-        validators = ()
-
-
-class DeviceComponentSerializer(serializers.ModelSerializer[Component]):
-    """A component within its device."""
-
-    component_type = serializers.SlugRelatedField[ComponentType](slug_field="key", read_only=True)
-
-    class Meta:
-        model = Component
-        fields: ClassVar = ["id", "key", "name", "component_type", "attached", "expected_interval"]
-        read_only_fields = fields
 
 
 class DeviceKeySerializer(serializers.ModelSerializer[DeviceCredential]):
@@ -90,7 +55,14 @@ class DeviceSerializer(StrictModelSerializer[Device]):
     )
     status_since = serializers.DateTimeField(source="presence.since", read_only=True, allow_null=True)
     status_reason = serializers.CharField(source="presence.reason", read_only=True, default="")
+    status_why = serializers.SerializerMethodField(help_text="What led to the state, in words, with its times.")
     last_seen_at = serializers.SerializerMethodField()
+    flapping = serializers.SerializerMethodField(help_text="Its state changes so often that apps are not told.")
+    in_maintenance = serializers.SerializerMethodField()
+    timeout_effective = serializers.SerializerMethodField(help_text="How long it may be silent, in seconds.")
+    timeout_from = serializers.SerializerMethodField(
+        help_text="Whether that is the device's own, its model's, from its components' intervals, or the tenant's."
+    )
     components = DeviceComponentSerializer(many=True, read_only=True)
     keys = serializers.SerializerMethodField()
 
@@ -107,15 +79,37 @@ class DeviceSerializer(StrictModelSerializer[Device]):
             "status",
             "status_since",
             "status_reason",
+            "status_why",
             "last_seen_at",
+            "flapping",
+            "in_maintenance",
+            "timeout_effective",
+            "timeout_from",
             "components",
             "keys",
         ]
         read_only_fields: ClassVar = ["uuid"]
 
-    @extend_schema_field(OpenApiTypes.DATETIME)
-    def get_last_seen_at(self, device: Device) -> datetime.datetime | None:
-        return getattr(device, "seen_at", None)
+    @extend_schema_field(serializers.CharField(allow_null=True))
+    def get_status_why(self, device: Device) -> str | None:
+        change = _overview(device).change
+        return words.why(change) if change else None
+
+    @extend_schema_field(Timestamp(allow_null=True))
+    def get_last_seen_at(self, device: Device) -> str | None:
+        return time_or_null(_overview(device).last_seen_at)
+
+    def get_flapping(self, device: Device) -> bool:
+        return _overview(device).flapping
+
+    def get_in_maintenance(self, device: Device) -> bool:
+        return _overview(device).in_maintenance
+
+    def get_timeout_effective(self, device: Device) -> int:
+        return round(_overview(device).timeout)
+
+    def get_timeout_from(self, device: Device) -> Source:
+        return _overview(device).timeout_from
 
     @extend_schema_field(DeviceKeySerializer(many=True))
     def get_keys(self, device: Device) -> list[Any]:
@@ -126,7 +120,7 @@ class NewComponentSerializer(StrictSerializer):
     """A component of a device that is being registered."""
 
     key = serializers.CharField(validators=[validate_key], help_text="What stands in the topic, for example dht22.")
-    component_type = _component_type()
+    component_type = component_type_by_key()
 
 
 class RegistrationSerializer(StrictSerializer):
@@ -179,15 +173,20 @@ class RotationSerializer(StrictSerializer):
     )
 
 
-def note_last_seen(devices: Iterable[Device]) -> None:
-    """Give each device `seen_at`: its newest sign of life, from Redis, or as of its last transition."""
+def note_presence(devices: Iterable[Device]) -> None:
+    """Read what is shown of the presence of all these devices at once; else it is read for each when it is shown."""
     listed = list(devices)
-    fresh = presence.last_seen([device.uuid for device in listed])
+    overviews = overview.of_devices(listed, timezone.now())
     for device in listed:
-        recorded = device.presence.last_seen_at if hasattr(device, "presence") else None
-        score = fresh.get(device.uuid)
-        live = None if score is None else datetime.datetime.fromtimestamp(score, datetime.UTC)
-        device.seen_at = max((time for time in (recorded, live) if time), default=None)  # type: ignore[attr-defined]
+        device.overview = overviews[device.pk]  # type: ignore[attr-defined]
+        for component in device.components.all():
+            component.report = overviews[device.pk].reports[component.pk]  # type: ignore[attr-defined]
+
+
+def _overview(device: Any) -> overview.Overview:
+    if not hasattr(device, "overview"):
+        note_presence([device])
+    return device.overview
 
 
 def credentials_data(issued: IssuedCredentials) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 
 from devices.api import filters
+from devices.api.serializers import components as component_serializers
 from devices.api.serializers import inventory as serializers
 from devices.models import Component, Device, DeviceCredential
 from devices.services import activation, registration
@@ -30,8 +31,13 @@ class ComponentViewSet(TenantModelViewSet):
 
     role_to_write = Role.OPERATOR
     queryset = Component.objects.select_related("device", "component_type").order_by("device__uuid", "key")
-    serializer_class = serializers.ComponentSerializer
+    serializer_class = component_serializers.ComponentSerializer
     filterset_class = filters.ComponentFilter
+
+    def paginate_queryset(self, queryset: Any) -> Any:
+        page = super().paginate_queryset(queryset)
+        component_serializers.note_reports(page or ())
+        return page
 
 
 class DeviceViewSet(
@@ -47,21 +53,16 @@ class DeviceViewSet(
     http_method_names = ("get", "head", "post", "patch", "delete")
     lookup_value_converter = "uuid"
     lookup_field = "uuid"
-    queryset = Device.objects.select_related("presence").prefetch_related(
+    queryset = Device.objects.select_related("presence", "hardware_model").prefetch_related(
         Prefetch("components", Component.objects.select_related("component_type")),
         Prefetch("credentials", DeviceCredential.objects.order_by("-version")),
     )
     serializer_class = serializers.DeviceSerializer
     filterset_class = filters.DeviceFilter
 
-    def get_object(self) -> Device:
-        device: Device = super().get_object()
-        serializers.note_last_seen([device])
-        return device
-
     def paginate_queryset(self, queryset: Any) -> Any:
         page = super().paginate_queryset(queryset)
-        serializers.note_last_seen(page or ())
+        serializers.note_presence(page or ())
         return page
 
     @extend_schema(
@@ -87,6 +88,7 @@ class DeviceViewSet(
                 super().perform_update(serializer)
             if active is not None:
                 activation.set_active(serializer.instance, active, acting_user=self.acting_user)
+        serializer.instance = self.get_object()  # with the state and the time-out that follow from the change
 
     @extend_schema(responses={204: None, 409: ErrorSerializer})
     def destroy(self, request: Request, uuid: Any) -> Response:

@@ -1,0 +1,80 @@
+"""The query parameters of what is asked of a device's presence."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+from django.utils import timezone
+from rest_framework import serializers
+
+from devices.api.pagination import MAX_LIMIT
+from devices.models.presence import Cause, Status
+from tenants.api.fields import Timestamp
+
+DAY = timedelta(days=1)
+LONGEST = timedelta(days=366)
+MOST_MONTHS = 36
+_MONTH = re.compile(r"^(2[0-9]{3})-(0[1-9]|1[0-2])$", re.ASCII)
+# No device was heard before it; the arithmetic of calendars has room on both sides.
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class Span(serializers.Serializer):
+    """`since` inclusive, `until` exclusive."""
+
+    since = Timestamp(required=False, help_text="Not before this time (ISO 8601 with an offset).")
+    until = Timestamp(required=False, help_text="Before this time (ISO 8601 with an offset).")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "since" in attrs and "until" in attrs and attrs["since"] >= attrs["until"]:
+            raise serializers.ValidationError(
+                {"since": "'since' is before 'until': the range as given holds no instant."}
+            )
+        return attrs
+
+
+class HistoryParameters(Span):
+    cause = serializers.ChoiceField(choices=Cause.choices, required=False)
+    status = serializers.ChoiceField(choices=Status.choices, required=False, help_text="What it changed to.")
+    limit = serializers.IntegerField(
+        min_value=1, max_value=MAX_LIMIT, default=100, help_text=f"How many results, 1 to {MAX_LIMIT}."
+    )
+    cursor = serializers.CharField(required=False, help_text="From `next` of the page before; not made by hand.")
+
+
+class TimelineParameters(Span):
+    """The last 24 hours, unless it is said otherwise; what is not past yet is left out."""
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        attrs, now = super().validate(attrs), timezone.now()
+        until = max(min(attrs.get("until", now), now), _EARLIEST)
+        since = max(attrs.get("since", until - DAY), _EARLIEST)
+        if until - since > LONGEST:
+            raise serializers.ValidationError({"since": f"A timeline is of at most {LONGEST.days} days: ask for less."})
+        return {"since": since, "until": max(since, until)}
+
+
+class AvailabilityParameters(serializers.Serializer):
+    month = serializers.CharField(required=False, help_text="The month, or the last of them; this month unless given.")
+    months = serializers.IntegerField(
+        min_value=1, max_value=MOST_MONTHS, default=1, help_text="How many months up to that one, newest first."
+    )
+    timezone = serializers.CharField(
+        default="UTC", help_text="Whose calendar the months are of, for example Asia/Seoul."
+    )
+
+    def validate_month(self, value: str) -> tuple[int, int]:
+        found = _MONTH.match(value)
+        if found is None:
+            raise serializers.ValidationError(f"{value!r} is no month. Write it like 2026-11.")
+        return int(found[1]), int(found[2])
+
+    def validate_timezone(self, value: str) -> ZoneInfo:
+        if value not in available_timezones():
+            raise serializers.ValidationError(f"{value!r} is no time zone. Write it like Asia/Seoul, or UTC.")
+        return ZoneInfo(value)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        today = timezone.now().astimezone(attrs["timezone"])
+        return {"month": (today.year, today.month)} | attrs

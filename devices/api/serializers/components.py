@@ -1,0 +1,114 @@
+"""Components, with when they last reported."""
+
+import datetime
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from devices.models import Component, ComponentType, Device
+from devices.services import freshness
+from devices.services.freshness import Freshness
+from tenants.api.fields import Timestamp
+
+from .base import StrictModelSerializer
+
+_NO_SUCH_TYPE = "There is no component type {value}: create it at component-types/ first."
+
+
+def component_type_by_key() -> serializers.SlugRelatedField:
+    """The component type that is named by its key."""
+    return serializers.SlugRelatedField(
+        slug_field="key", queryset=ComponentType.objects.all(), error_messages={"does_not_exist": _NO_SUCH_TYPE}
+    )
+
+
+class ReportFields(serializers.Serializer):
+    """When a component last reported, and whether that is as expected. `expected_interval` is its own."""
+
+    names = ("interval_effective", "last_reading_at", "freshness")
+
+    interval_effective = serializers.SerializerMethodField(
+        help_text="How often it is expected to report, in seconds: its own interval, else its type's."
+    )
+    last_reading_at = serializers.SerializerMethodField(help_text="The time of its newest reading.")
+    freshness = serializers.SerializerMethodField(
+        help_text="FRESH: its newest reading is at most two intervals old. STALE: older. NEVER: there is none."
+    )
+
+    def get_interval_effective(self, component: Component) -> int:
+        return _report(component).interval
+
+    @extend_schema_field(Timestamp(allow_null=True))
+    def get_last_reading_at(self, component: Component) -> str | None:
+        return time_or_null(_report(component).last_reading_at)
+
+    def get_freshness(self, component: Component) -> Freshness:
+        return _report(component).freshness
+
+
+class ComponentSerializer(ReportFields, StrictModelSerializer[Component]):
+    """A sensor or actuator on a device; `key` stands in the topic, and `device` is fixed."""
+
+    fixed = ("device",)
+
+    device = serializers.SlugRelatedField(
+        slug_field="uuid",
+        queryset=Device.objects.all(),
+        error_messages={"does_not_exist": "There is no device with the UUID {value}: devices/ lists those there are."},
+    )
+    component_type = component_type_by_key()
+
+    class Meta:
+        model = Component
+        fields: ClassVar = [
+            "id",
+            "device",
+            "key",
+            "name",
+            "component_type",
+            "attached",
+            "expected_interval",
+            *ReportFields.names,
+        ]
+        validators = ()
+
+
+class DeviceComponentSerializer(ReportFields, serializers.ModelSerializer[Component]):
+    """A component within its device."""
+
+    component_type = serializers.SlugRelatedField[ComponentType](slug_field="key", read_only=True)
+
+    class Meta:
+        model = Component
+        fields: ClassVar = [
+            "id",
+            "key",
+            "name",
+            "component_type",
+            "attached",
+            "expected_interval",
+            *ReportFields.names,
+        ]
+        read_only_fields = fields
+
+
+def note_reports(components: Iterable[Component]) -> None:
+    """Read when all these components last reported at once; else it is read for each when it is shown."""
+    listed = list(components)
+    reports = freshness.reports(listed, timezone.now())
+    for component in listed:
+        component.report = reports[component.pk]  # type: ignore[attr-defined]
+
+
+def time_or_null(time: datetime.datetime | None) -> str | None:
+    """As the API writes times."""
+    return Timestamp().to_representation(time) if time else None
+
+
+def _report(component: Any) -> freshness.Report:
+    if not hasattr(component, "report"):
+        note_reports([component])
+    return component.report

@@ -1,0 +1,117 @@
+"""History, timeline, availability; maintenance windows and the tenant's rules of presence."""
+
+from typing import ClassVar
+
+from rest_framework import serializers
+
+from devices.models import Device, MaintenanceWindow, PresenceSettings, StatusChange
+from devices.models.presence import Cause, Quiet, Status
+from devices.services import words
+from tenants.api.fields import Timestamp
+
+from .base import StrictModelSerializer
+
+
+class StatusChangeSerializer(serializers.Serializer[StatusChange]):
+    """A row of the ledger: `at` is when it was recorded, `evidence_at` when what it rests on happened."""
+
+    cause = serializers.ChoiceField(choices=Cause.choices)
+    session = serializers.CharField()
+    evidence_at = Timestamp()
+    at = Timestamp()
+    why = serializers.SerializerMethodField(help_text="The row in words.")
+    quiet = serializers.SerializerMethodField(help_text="Why nobody was told of it, or null.")
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        # "from" is no name that a class body can hold.
+        return {
+            "from": serializers.ChoiceField(choices=Status.choices, source="from_status"),
+            "to": serializers.ChoiceField(choices=Status.choices, source="to_status"),
+        } | super().get_fields()
+
+    def get_why(self, change: StatusChange) -> str:
+        return words.why(change)
+
+    def get_quiet(self, change: StatusChange) -> Quiet | None:
+        return Quiet(change.quiet) if change.quiet else None
+
+
+class HistoryPageSerializer(serializers.Serializer):
+    results = StatusChangeSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="The address of the next page; null on the last.")
+
+
+class SegmentSerializer(serializers.Serializer):
+    """A stretch of time in one state: since ≤ time < until."""
+
+    status = serializers.ChoiceField(choices=Status.choices)
+    since = Timestamp(source="start")
+    until = Timestamp(source="stop")
+
+
+class WindowSerializer(serializers.ModelSerializer[MaintenanceWindow]):
+    """A maintenance window that has some time in the range."""
+
+    starts_at = Timestamp()
+    ends_at = Timestamp()
+
+    class Meta:
+        model = MaintenanceWindow
+        fields: ClassVar = ["starts_at", "ends_at", "reason"]
+        read_only_fields = fields
+
+
+class TimelineSerializer(serializers.Serializer):
+    """The states in order, without gap; `maintenance` says which time counts neither way."""
+
+    since = Timestamp()
+    until = Timestamp()
+    results = SegmentSerializer(many=True)
+    maintenance = WindowSerializer(many=True)
+
+
+class AvailabilitySerializer(serializers.Serializer):
+    """A month, as far as it is past. Maintenance, and time in which the state is not known, counts neither way."""
+
+    month = serializers.CharField()
+    since = Timestamp()
+    until = Timestamp()
+    percent = serializers.FloatField(allow_null=True, help_text="Of the time that counts; null where none does.")
+    outages = serializers.IntegerField(help_text="An outage lasts until the device is ONLINE again.")
+    longest_outage_seconds = serializers.FloatField()
+    mean_time_between_failures_seconds = serializers.FloatField(
+        allow_null=True, help_text="The available time over the number of outages; null without an outage."
+    )
+    known_seconds = serializers.FloatField(help_text="The time that counts.")
+
+
+class AvailabilityPageSerializer(serializers.Serializer):
+    timezone = serializers.CharField()
+    results = AvailabilitySerializer(many=True)
+
+
+class MaintenanceWindowSerializer(StrictModelSerializer[MaintenanceWindow]):
+    """From `starts_at` until `ends_at` the device's changes are recorded, and nobody is told of them."""
+
+    fixed = ("device",)
+
+    device = serializers.SlugRelatedField(
+        slug_field="uuid",
+        queryset=Device.objects.all(),
+        error_messages={"does_not_exist": "There is no device with the UUID {value}: devices/ lists those there are."},
+    )
+    starts_at = Timestamp()
+    ends_at = Timestamp()
+
+    class Meta:
+        model = MaintenanceWindow
+        fields: ClassVar = ["id", "device", "starts_at", "ends_at", "reason"]
+        validators = ()
+
+
+class PresenceSettingsSerializer(StrictModelSerializer[PresenceSettings]):
+    """The tenant's rules of presence."""
+
+    class Meta:
+        model = PresenceSettings
+        fields: ClassVar = ["timeout_seconds", "flapping_changes", "flapping_window_seconds"]

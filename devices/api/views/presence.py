@@ -1,0 +1,138 @@
+"""What is known of a device's presence; maintenance windows; the tenant's rules."""
+
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from devices.api import cursors, filters, parameters
+from devices.api.filters import device_by_uuid
+from devices.api.serializers import presence as shapes
+from devices.models import MaintenanceWindow, PresenceSettings
+from devices.services import audit, ledger
+from tenants.api.errors import ErrorSerializer
+
+from .base import Role, TenantModelViewSet, TenantView
+from .ranges import ParameterView, RangeView
+
+_NOT_FOUND = {404: ErrorSerializer}
+
+
+class HistoryView(RangeView):
+    """The changes of a device's state."""
+
+    parameters_class = parameters.HistoryParameters
+    row_class = shapes.StatusChangeSerializer
+
+    @extend_schema(
+        operation_id="devices_history",
+        parameters=[parameters.HistoryParameters],
+        responses={200: shapes.HistoryPageSerializer, **_NOT_FOUND},
+    )
+    def get(self, request: Request, uuid: UUID) -> Response:
+        """The changes of a device's state, newest first, each with its evidence."""
+        wanted = self.wanted()
+        device = device_by_uuid(uuid)
+        narrowed = {name: wanted.get(name, "") for name in ("cause", "status")}
+        scope = f"history:{device.uuid}:{narrowed['cause']}:{narrowed['status']}"
+        before = cursors.decode(scope, wanted["cursor"])[0] if "cursor" in wanted else None
+        rows = ledger.changes(
+            device,
+            start=wanted.get("since"),
+            stop=wanted.get("until"),
+            before=before,
+            limit=wanted["limit"] + 1,
+            **narrowed,
+        )
+        return self.answer(rows, wanted["limit"], scope, lambda row: [row.pk])
+
+
+class TimelineView(ParameterView):
+    """A device's states over a time."""
+
+    parameters_class = parameters.TimelineParameters
+
+    @extend_schema(
+        operation_id="devices_timeline",
+        parameters=[parameters.TimelineParameters],
+        responses={200: shapes.TimelineSerializer, **_NOT_FOUND},
+    )
+    def get(self, request: Request, uuid: UUID) -> Response:
+        """A device's states over a time, oldest first, without gap: the last 24 hours unless it is said otherwise."""
+        wanted = self.wanted()
+        device = device_by_uuid(uuid)
+        span = wanted["since"], wanted["until"]
+        answer = wanted | {
+            "results": ledger.timeline(device, *span),
+            "maintenance": ledger.windows(device, *span),
+        }
+        return Response(shapes.TimelineSerializer(answer).data)
+
+
+class AvailabilityView(ParameterView):
+    """A device's availability by month."""
+
+    parameters_class = parameters.AvailabilityParameters
+
+    @extend_schema(
+        operation_id="devices_availability",
+        parameters=[parameters.AvailabilityParameters],
+        responses={200: shapes.AvailabilityPageSerializer, **_NOT_FOUND},
+    )
+    def get(self, request: Request, uuid: UUID) -> Response:
+        """Availability, outages and the time between them, by month, newest month first."""
+        wanted = self.wanted()
+        device = device_by_uuid(uuid)
+        months = ledger.months_until(*wanted["month"], wanted["months"], wanted["timezone"], timezone.now())
+        results = [
+            {
+                "month": month.name,
+                "since": month.start,
+                "until": month.stop,
+                "percent": figures.percent,
+                "outages": figures.outages,
+                "longest_outage_seconds": figures.longest_outage_seconds,
+                "mean_time_between_failures_seconds": figures.mean_time_between_failures_seconds,
+                "known_seconds": figures.known_seconds,
+            }
+            for month, figures in zip(months, ledger.by_month(device, months), strict=True)
+        ]
+        answer = {"timezone": wanted["timezone"].key, "results": results}
+        return Response(shapes.AvailabilityPageSerializer(answer).data)
+
+
+class MaintenanceWindowViewSet(TenantModelViewSet):
+    """When a device's absence is expected: its changes are recorded, and nobody is told."""
+
+    role_to_write = Role.OPERATOR
+    queryset = MaintenanceWindow.objects.select_related("device").order_by("-starts_at", "-id")
+    serializer_class = shapes.MaintenanceWindowSerializer
+    filterset_class = filters.MaintenanceWindowFilter
+
+
+class PresenceSettingsView(TenantView):
+    """The tenant's rules of presence."""
+
+    @extend_schema(operation_id="presence_settings", responses=shapes.PresenceSettingsSerializer)
+    def get(self, request: Request) -> Response:
+        """The tenant's rules of presence: the defaults until somebody changes them."""
+        return Response(shapes.PresenceSettingsSerializer(PresenceSettings.current()).data)
+
+    @extend_schema(
+        operation_id="presence_settings_update",
+        request=shapes.PresenceSettingsSerializer,
+        responses=shapes.PresenceSettingsSerializer,
+    )
+    def patch(self, request: Request) -> Response:
+        """Change the tenant's rules of presence."""
+        with transaction.atomic():
+            current, _ = PresenceSettings.objects.select_for_update().get_or_create(pk=1)
+            serializer = shapes.PresenceSettingsSerializer(current, data=request.data, partial=True)
+            serializer.is_valid(raise_exception=True)
+            changed: dict[str, Any] = serializer.validated_data
+            audit.record(self.acting_user, "change", serializer.save(), ", ".join(sorted(changed)))
+        return Response(serializer.data)
