@@ -3,6 +3,7 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
+from .views.events import EventsView
 from .views.inventory import ComponentViewSet, DeviceViewSet
 from .views.keys import ApiKeyViewSet
 from .views.metadata import ComponentTypeViewSet, HardwareModelViewSet, MetricViewSet, UnitViewSet

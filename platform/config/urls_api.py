@@ -19,6 +19,7 @@ _LISTS = {
     "messages": "message-list",
     "quarantine": "quarantine-list",
     "totals": "totals-list",
+    "events": "events",
     "api-keys": "api-key-list",
 }
 

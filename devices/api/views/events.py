@@ -1,0 +1,98 @@
+"""The changes of the devices' states as they happen, as server-sent events."""
+
+from typing import Any, ClassVar
+
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+
+from devices.api.filters import device_by_uuid
+from devices.api.watching import watcher_of
+from devices.services import event_stream, status_feed
+from tenants.api.errors import ErrorSerializer
+from tenants.schemas import current_schema
+
+from .base import TenantView
+
+_GREATEST = 2**63 - 1
+_LAST_EVENT_ID = OpenApiParameter(
+    "Last-Event-ID",
+    OpenApiTypes.INT64,
+    OpenApiParameter.HEADER,
+    description="The `id` of the last event that was received: the stream goes on after it. Before `last_event_id`.",
+)
+_EXAMPLE = """id: 4711
+event: status
+data: {"device": "6d1f6a3e-…", "from": "ONLINE", "to": "OFFLINE", "cause": "will", "session": "…",
+       "evidence_at": "2026-11-22T09:30:00Z", "at": "2026-11-22T09:30:00.045Z", "quiet": ""}
+"""
+
+
+class AnyAccepted(BaseContentNegotiation):
+    """Refusals are JSON whatever the client asks for: a browser's EventSource asks for text/event-stream alone."""
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:
+        return parsers[0]
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> tuple[Any, str]:
+        return renderers[0], renderers[0].media_type
+
+
+class EventsParameters(serializers.Serializer):
+    """The query parameters."""
+
+    device = serializers.UUIDField(required=False, help_text="Only the changes of the device with this UUID.")
+    last_event_id = serializers.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=_GREATEST,
+        help_text="The stream begins after the event with this `id`; 0 for all there are. Unless given: from now on.",
+    )
+
+
+class EventsView(TenantView):
+    """Changes of state, as they happen."""
+
+    http_method_names = ("get",)  # a HEAD would wait for the end of the stream
+    content_negotiation_class = AnyAccepted
+    renderer_classes = (JSONRenderer,)
+    known: ClassVar[tuple[str, ...]] = ("device", "last_event_id")
+
+    def known_parameters(self) -> tuple[str, ...]:
+        return self.known
+
+    @extend_schema(
+        operation_id="events",
+        parameters=[EventsParameters, _LAST_EVENT_ID],
+        responses={(200, "text/event-stream"): OpenApiTypes.STR, 404: ErrorSerializer},
+        examples=[OpenApiExample("A change", _EXAMPLE, response_only=True, media_type="text/event-stream")],
+    )
+    def get(self, request: Request) -> StreamingHttpResponse:
+        """The changes of the devices' states as they happen: an endless stream of server-sent events.
+
+        Each change has an `id`, its position in the tenant's ledger, greater than those before it. Who connects again
+        with the last `id` that it received misses nothing and receives nothing twice. `quiet` says why apps were
+        not notified of the change ("" where they were). A comment is sent every 15 seconds where nothing happens.
+        """
+        wanted = self._wanted(request)
+        device = device_by_uuid(wanted["device"]).uuid if "device" in wanted else None
+        newest = status_feed.last_position()
+        stream = event_stream.events(
+            current_schema(), min(newest, wanted.get("last_event_id", newest)), device, watcher_of(request).may_watch
+        )
+        response = StreamingHttpResponse(stream, content_type="text/event-stream")
+        response["X-Accel-Buffering"] = "no"  # nginx would keep events back until it has a bufferful
+        return response
+
+    def _wanted(self, request: Request) -> dict[str, Any]:
+        """The query parameters, checked; the header, which a browser sends when it connects again, is newer."""
+        given = request.query_params.dict()
+        if header := request.headers.get("Last-Event-ID"):
+            given["last_event_id"] = header
+        parameters = EventsParameters(data=given)
+        parameters.is_valid(raise_exception=True)
+        return dict(parameters.validated_data)

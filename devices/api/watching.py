@@ -1,0 +1,47 @@
+"""Who watches an event stream, as a value that can be asked again while it lasts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends.db import SessionStore
+from rest_framework.request import Request
+
+from devices.models import ApiKey
+from tenants.access import role_of
+from tenants.models import Tenant, User
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """A key, or a person with a session, in a tenant."""
+
+    tenant_id: int
+    key_id: int | None = None
+    user_id: int | None = None
+    session: str = ""
+
+    def may_watch(self) -> bool:
+        """Whether the tenant is in service and the key still valid, or the person still logged in and a member.
+
+        Asks the database, in the tenant's schema.
+        """
+        tenant = Tenant.objects.filter(pk=self.tenant_id, state=Tenant.State.ACTIVE).first()
+        if tenant is None:
+            return False
+        if self.key_id is not None:
+            key = ApiKey.objects.filter(pk=self.key_id).first()
+            return key is not None and key.is_valid()
+        user = User.objects.filter(pk=self.user_id).first()
+        return user is not None and self._is_logged_in() and role_of(user, tenant) is not None
+
+    def _is_logged_in(self) -> bool:
+        return str(SessionStore(self.session).get(SESSION_KEY)) == str(self.user_id)
+
+
+def watcher_of(request: Request) -> Watcher:
+    """Who makes the request, which has been let in."""
+    http: Any = request._request
+    if isinstance(request.auth, ApiKey):
+        return Watcher(http.tenant.pk, key_id=request.auth.pk)
+    return Watcher(http.tenant.pk, user_id=request.user.pk, session=http.session.session_key or "")

@@ -1,0 +1,476 @@
+"""The event stream on a real server: resumed without gap or double, closed to strangers, and cheap to watch."""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+import pytest
+from django.db import connection
+from django_tenants.utils import schema_context
+
+from management.embedded.stack import EmbeddedStack
+from tests.conftest import Process, Registered, wait_until
+
+POOL_SIZE = 4
+
+
+def change(device: Registered, *kinds: str) -> None:
+    """Signals of the device, each a change, and notified: numbered and said to watchers."""
+    from devices.services.notifications import notify_tenant
+    from devices.services.presence_machine import Signal
+    from devices.services.presence_store import apply_signals
+
+    schema = device.tenant.schema_name
+    for kind in kinds:
+        now = datetime.now(UTC)
+        apply_signals(schema, [(device.device.pk, Signal(kind, now))], now)  # type: ignore[arg-type]
+        while notify_tenant(schema, lambda _: None):
+            pass
+
+
+def last_position(tenant: Any) -> int:
+    from devices.services import status_feed
+
+    with schema_context(tenant.schema_name):
+        return status_feed.last_position()
+
+
+class Stream:
+    """A watcher: reads one event at a time, and fails where none comes."""
+
+    def __init__(self, port: int, path: str, headers: dict[str, str], timeout: float = 5) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        self._connection.request("GET", path, headers=headers)
+        self.response = self._connection.getresponse()
+        self.ids: list[int] = []
+        self.comments = 0
+
+    def __enter__(self) -> Self:
+        assert self.response.status == 200, self.response.read()
+        assert self.response.headers["Content-Type"] == "text/event-stream"
+        self.begin = int(self._block()["id"])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def event(self) -> dict[str, Any]:
+        """The next event's data."""
+        block = self._block()
+        assert block["event"] == "status"
+        self.ids.append(int(block["id"]))
+        data: dict[str, Any] = json.loads(block["data"])
+        return data
+
+    def events(self, count: int) -> list[tuple[str, str]]:
+        """(device, state) of the next events."""
+        return [(event["device"], event["to"]) for event in (self.event() for _ in range(count))]
+
+    def is_silent(self, seconds: float = 0.5) -> bool:
+        """Whether nothing comes within this time."""
+        assert self._connection.sock
+        self._connection.sock.settimeout(seconds)
+        try:
+            return not self.response.readline()
+        except TimeoutError:
+            return True
+
+    def ends(self) -> bool:
+        """Whether the server ends the stream, after whatever it still says."""
+        try:
+            while self.response.readline():
+                pass
+        except (ConnectionResetError, http.client.IncompleteRead):
+            pass
+        return True
+
+    def _block(self) -> dict[str, str]:
+        fields: dict[str, str] = {}
+        while line := self.response.readline().decode():
+            if line == "\n" and fields:
+                return fields
+            if line.startswith(":"):
+                self.comments += 1
+            elif line != "\n":
+                name, _, value = line.rstrip("\n").partition(": ")
+                fields[name] = value
+        raise ConnectionError("The stream has ended.")
+
+
+class Web:
+    """A web server of the platform, with a small pool of connections that are known by a name."""
+
+    def __init__(self, start: Callable[..., Process], port: int) -> None:
+        self.port, self.name = port, f"web-{os.urandom(4).hex()}"
+        env = {"DATABASE_POOL": "1", "DATABASE_POOL_SIZE": str(POOL_SIZE), "PGAPPNAME": self.name}
+        options = ("--host", "127.0.0.1", "--port", str(port), "--timeout-graceful-shutdown", "1")
+        self.process = start("-m", "uvicorn", "config.asgi:application", *options, env=env)
+        wait_until(lambda: self.get("/healthz") == 200, 20, self.process.log.read_text)
+
+    def get(self, path: str, **headers: str) -> int:
+        asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            asked.request("GET", path, headers=headers)
+            return asked.getresponse().status
+        except ConnectionRefusedError:
+            return 0
+        finally:
+            asked.close()
+
+    def connections(self) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [self.name])
+            return int(cursor.fetchone()[0])
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def web(start: Callable[..., Process], port: int, live_db: None) -> Web:
+    return Web(start, port)
+
+
+@pytest.fixture
+def key(live_db: None) -> Callable[..., Any]:
+    """`key(tenant)`: an API key of the tenant, with its `text`."""
+    from devices.services.api_keys import issue_api_key
+
+    def make(tenant: Any) -> Any:
+        with schema_context(tenant.schema_name):
+            issued, issued.text = issue_api_key(name="a watcher")  # type: ignore[attr-defined]
+        return issued
+
+    return make
+
+
+@pytest.fixture
+def watch(port: int, key: Callable[..., Any]) -> Iterator[Callable[..., Stream]]:
+    """`watch(tenant, query, headers)`: a stream of the tenant's events."""
+    keys: dict[str, str] = {}
+    with ExitStack() as opened:
+
+        def make(tenant: Any, query: str = "", *, timeout: float = 5, **headers: str) -> Stream:
+            text = keys.get(tenant.slug) or keys.setdefault(tenant.slug, key(tenant).text)
+            sent = {"Authorization": f"Bearer {text}", **{n.replace("_", "-"): v for n, v in headers.items()}}
+            return opened.enter_context(Stream(port, f"/t/{tenant.slug}/api/v1/events/{query}", sent, timeout))
+
+        yield make
+
+
+def test_a_change_is_seen_as_it_happens(register: Any, web: Web, watch: Callable[..., Stream], tenant_a: Any) -> None:
+    device = register()
+    stream = watch(tenant_a)
+    assert stream.response.headers["Cache-Control"] == "no-store"
+    assert stream.begin == last_position(tenant_a)
+    began = time.monotonic()
+    change(device, "birth")
+    event = stream.event()
+    assert time.monotonic() - began < 1
+    assert stream.ids == [last_position(tenant_a)]
+    for name in ("evidence_at", "at"):
+        assert abs((datetime.now(UTC) - datetime.fromisoformat(event.pop(name))).total_seconds()) < 5
+    assert event == {
+        "device": device.uuid, "from": "UNKNOWN", "to": "ONLINE", "cause": "birth", "session": "", "quiet": "",
+    }  # fmt: skip
+
+
+def test_quiet_changes_are_seen_and_marked(
+    register: Any, web: Web, watch: Callable[..., Stream], tenant_a: Any
+) -> None:
+    from devices.models import MaintenanceWindow
+
+    device, now = register(), datetime.now(UTC)
+    with schema_context(tenant_a.schema_name):
+        MaintenanceWindow.objects.create(device=device.device, starts_at=now, ends_at=now + timedelta(minutes=1))
+    stream = watch(tenant_a)
+    change(device, "birth")
+    assert stream.event()["quiet"] == "maintenance"
+
+
+def test_a_stream_is_resumed_over_a_restart_of_the_server(
+    register: Any, web: Web, watch: Callable[..., Stream], start: Callable[..., Process], port: int, tenant_a: Any
+) -> None:
+    device = register()
+    first = watch(tenant_a)
+    change(device, "birth", "will")
+    assert first.events(2) == [(device.uuid, "ONLINE"), (device.uuid, "OFFLINE")]
+    assert web.process.stop(5) == -signal.SIGTERM, "an open stream does not keep the server from ending"
+    change(device, "birth")
+    again = Web(start, port)
+    change(device, "will")
+    second = watch(tenant_a, Last_Event_ID=str(first.ids[-1]))
+    change(device, "birth")
+    assert second.events(3) == [(device.uuid, "ONLINE"), (device.uuid, "OFFLINE"), (device.uuid, "ONLINE")]
+    assert second.ids == [first.ids[-1] + n for n in (1, 2, 3)]
+    assert second.is_silent()
+    by_query = watch(tenant_a, f"?last_event_id={first.ids[-1]}")
+    assert by_query.events(3)[-1] == (device.uuid, "ONLINE")
+    newer_by_header = watch(tenant_a, f"?last_event_id={first.ids[-1]}", Last_Event_ID=str(second.ids[-2]))
+    assert newer_by_header.events(1) == [(device.uuid, "ONLINE")]
+    assert again.process.popen.poll() is None
+
+
+def test_streams_that_begin_while_changes_happen_have_neither_gap_nor_double(
+    register: Any, web: Web, watch: Callable[..., Stream], tenant_a: Any
+) -> None:
+    devices = [register() for _ in range(3)]
+    begin = last_position(tenant_a)
+    streams = []
+    for _ in range(10):
+        for device in devices:
+            change(device, "birth", "will")
+        streams.append(watch(tenant_a, f"?last_event_id={begin}"))
+    change(devices[0], "birth")
+    end = last_position(tenant_a)
+    assert end - begin == 61
+    for stream in streams:
+        stream.events(end - begin)
+        assert stream.ids == list(range(begin + 1, end + 1))
+
+
+def test_a_stream_of_one_device_holds_nothing_of_another(
+    register: Any, web: Web, watch: Callable[..., Stream], tenant_a: Any
+) -> None:
+    wanted, other = register(), register()
+    begin = last_position(tenant_a)
+    change(other, "birth")
+    change(wanted, "birth")
+    stream = watch(tenant_a, f"?device={wanted.uuid}&last_event_id={begin}")
+    change(other, "will")
+    change(wanted, "will")
+    assert stream.events(2) == [(wanted.uuid, "ONLINE"), (wanted.uuid, "OFFLINE")]
+    assert stream.is_silent()
+
+
+def test_a_stream_holds_nothing_of_another_tenant(
+    register: Any, web: Web, watch: Callable[..., Stream], key: Callable[..., Any], tenant_a: Any, tenant_b: Any
+) -> None:
+    own, foreign = register(), register(tenant=tenant_b)
+    ours, theirs = watch(tenant_a, "?last_event_id=0"), watch(tenant_b, "?last_event_id=0")
+    change(foreign, "birth")
+    change(own, "birth")
+    for stream, device, stranger in ((ours, own, foreign), (theirs, foreign, own)):
+        seen = set()
+        while device.uuid not in seen:
+            seen.add(stream.event()["device"])
+        assert stream.is_silent()
+        assert stranger.uuid not in seen
+    text = key(tenant_b).text
+    assert web.get("/t/alpha/api/v1/events/", Authorization=f"Bearer {text}") == 401
+    assert web.get(f"/t/beta-farm/api/v1/events/?device={own.uuid}", Authorization=f"Bearer {text}") == 404
+
+
+def test_sixty_watchers_leave_the_database_to_others(
+    register: Any, web: Web, watch: Callable[..., Stream], key: Callable[..., Any], tenant_a: Any, tenant_b: Any
+) -> None:
+    text, others = key(tenant_a).text, subscribers()
+    streams = [watch(tenant, timeout=20) for _ in range(30) for tenant in (tenant_a, tenant_b)]
+    assert web.connections() <= POOL_SIZE
+    times = []
+    for _ in range(10):
+        began = time.monotonic()
+        assert web.get("/t/alpha/api/v1/devices/?limit=1", Authorization=f"Bearer {text}") == 200
+        times.append(time.monotonic() - began)
+    assert sorted(times)[5] < 0.5, times
+    devices = {"alpha": register(), "beta-farm": register(tenant=tenant_b)}
+    for device in devices.values():
+        change(device, "birth")
+    for number, stream in enumerate(streams):
+        assert stream.event()["device"] == devices["beta-farm" if number % 2 else "alpha"].uuid
+    assert web.connections() <= POOL_SIZE
+    assert subscribers() == others + 60
+    for stream in streams:
+        stream.close()
+    wait_until(lambda: subscribers() == others)
+
+
+def subscribers() -> int:
+    """How many connections of Redis listen to channels."""
+    from django_redis import get_redis_connection
+
+    return len(get_redis_connection("default").client_list(_type="pubsub"))
+
+
+def test_without_redis_the_ledger_is_followed(
+    register: Any, web: Web, watch: Callable[..., Stream], stack: EmbeddedStack, tenant_a: Any
+) -> None:
+    device = register()
+    stream = watch(tenant_a, timeout=10)
+    change(device, "birth")
+    assert stream.events(1) == [(device.uuid, "ONLINE")]
+    stack.stop_server("valkey")
+    try:
+        late = watch(tenant_a, timeout=10)
+        change(device, "will")
+        for one in (stream, late):
+            assert one.events(1) == [(device.uuid, "OFFLINE")]
+    finally:
+        stack.start_server("valkey")
+    change(device, "birth")
+    for one in (stream, late):
+        assert one.events(1) == [(device.uuid, "ONLINE")]
+        assert one.is_silent()
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "attr"),
+    [
+        ("?last_event_id=x", {}, "last_event_id"),
+        ("?last_event_id=-1", {}, "last_event_id"),
+        ("", {"Last-Event-ID": "4.5"}, "last_event_id"),
+        ("?device=x", {}, "device"),
+        ("?since=1", {}, "since"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(
+    db: None, tenant_a: Any, query: str, headers: dict[str, str], attr: str
+) -> None:
+    from tests.api.conftest import Api, issue_key, problems
+
+    client = Api(tenant_a.slug, key=issue_key(tenant_a))._client
+    answer = client.get(f"/t/alpha/api/v1/events/{query}", headers={"Accept": "text/event-stream", **headers})
+    assert (answer.status_code, answer["Content-Type"]) == (400, "application/json")
+    assert attr in problems(answer)
+
+
+def test_an_id_from_the_future_is_taken_for_now(
+    register: Any, web: Web, watch: Callable[..., Stream], tenant_a: Any
+) -> None:
+    device = register()
+    stream = watch(tenant_a, Last_Event_ID=str(2**62))
+    change(device, "birth")
+    assert stream.events(1) == [(device.uuid, "ONLINE")]
+
+
+# --- While it lasts: in the test's own process, with shorter times ------------------------------------------
+
+
+def follow(tenant: Any, may_watch: Callable[[], bool], seconds: float, after: int | None = None) -> tuple[str, bool]:
+    """What a stream says within this time, and whether it ended by itself."""
+    from devices.services import event_stream
+
+    begin = last_position(tenant) if after is None else after
+    said: list[str] = []
+
+    async def read() -> None:
+        async for text in event_stream.events(tenant.schema_name, begin, None, may_watch):
+            said.append(text)
+
+    async def run() -> bool:
+        try:
+            await asyncio.wait_for(read(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    ended = asyncio.run(run())
+    return "".join(said), ended
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    from devices.services import event_stream
+
+    monkeypatch.setattr(event_stream, "KEEP_ALIVE_SECONDS", 0.3)
+    monkeypatch.setattr(event_stream, "CHECK_SECONDS", 0.2)
+
+
+def test_a_silent_stream_is_kept_alive(live_db: None, hurried: None, tenant_a: Any) -> None:
+    text, ended = follow(tenant_a, lambda: True, 1.2)
+    assert not ended
+    assert 2 <= text.count(": still here\n\n") <= 4
+
+
+def test_what_redis_lost_is_read_with_the_next_check(register: Any, hurried: None, tenant_a: Any) -> None:
+    from devices.services import status_feed
+
+    device, begin = register(), last_position(tenant_a)
+    asked = []
+
+    def may_watch() -> bool:
+        if not asked:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(status_feed, "announce", lambda *_: None)
+                change(device, "birth")
+        asked.append(True)
+        return True
+
+    text, _ = follow(tenant_a, may_watch, 1, after=begin)
+    assert text.count(f"id: {begin + 1}\nevent: status\n") == 1
+
+
+def test_the_stream_ends_with_the_key(hurried: None, key: Callable[..., Any], tenant_a: Any) -> None:
+    from devices.api.watching import Watcher
+    from devices.services.api_keys import revoke_api_key
+
+    issued = key(tenant_a)
+    watcher = Watcher(tenant_a.pk, key_id=issued.pk)
+    assert not follow(tenant_a, watcher.may_watch, 0.7)[1]
+    with schema_context(tenant_a.schema_name):
+        revoke_api_key(issued)
+    assert follow(tenant_a, watcher.may_watch, 5)[1]
+
+
+@pytest.fixture
+def member(live_db: None, tenant_a: Any) -> Iterator[Any]:
+    """A member of tenant A who is logged in: (user, watcher)."""
+    from django.contrib.auth import SESSION_KEY
+    from django.contrib.sessions.backends.db import SessionStore
+
+    from devices.api.watching import Watcher
+    from tests.api.conftest import person
+
+    user, session = person(f"watcher-{os.urandom(4).hex()}", tenant_a, "viewer"), SessionStore()
+    session[SESSION_KEY] = str(user.pk)
+    session.save()
+    yield user, session, Watcher(tenant_a.pk, user_id=user.pk, session=session.session_key or "")
+    user.delete()
+
+
+@pytest.mark.parametrize("how", ["membership", "session", "inactive", "expired"])
+def test_the_stream_ends_with_the_membership_or_the_session(member: Any, tenant_a: Any, how: str) -> None:
+    user, session, watcher = member
+    with schema_context(tenant_a.schema_name):
+        assert watcher.may_watch()
+    if how == "membership":
+        user.memberships.all().delete()
+    elif how == "session":
+        session.delete()
+    elif how == "expired":
+        session.set_expiry(datetime.now(UTC) - timedelta(seconds=1))
+        session.save()
+    else:
+        user.is_active = False
+        user.save()
+    with schema_context(tenant_a.schema_name):
+        assert not watcher.may_watch()
+
+
+def test_the_stream_ends_with_the_tenants_service(key: Callable[..., Any], tenant_b: Any) -> None:
+    from devices.api.watching import Watcher
+    from tenants.services import resume_tenant, suspend_tenant
+
+    watcher = Watcher(tenant_b.pk, key_id=key(tenant_b).pk)
+    suspend_tenant(tenant_b, reason="test")
+    try:
+        with schema_context(tenant_b.schema_name):
+            assert not watcher.may_watch()
+    finally:
+        resume_tenant(tenant_b)
+    with schema_context(tenant_b.schema_name):
+        assert watcher.may_watch()
