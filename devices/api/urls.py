@@ -30,5 +30,6 @@ urlpatterns = [
     path("devices/<uuid:uuid>/history/", HistoryView.as_view(), name="device-history"),
     path("devices/<uuid:uuid>/timeline/", TimelineView.as_view(), name="device-timeline"),
     path("devices/<uuid:uuid>/availability/", AvailabilityView.as_view(), name="device-availability"),
+    path("events/", EventsView.as_view(), name="events"),
     path("presence-settings/", PresenceSettingsView.as_view(), name="presence-settings"),
 ]
