@@ -49,9 +49,11 @@ def programs(env: Mapping[str, str], logs: Path, http_port: int, *, simulator: b
     """The processes that make up the platform, in the order in which they are started."""
     web = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", str(http_port)]
     commands = {
-        "web": web,
+        # Event streams do not end by themselves.
+        "web": [*web, "--timeout-graceful-shutdown", "3"],
         "listener": manage("run_mqtt_listener"),
         "checker": manage("check_device_health"),
+        "notifier": manage("run_notifier"),
         "worker": manage("qcluster"),
     }
     if simulator:

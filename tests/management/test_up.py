@@ -31,6 +31,8 @@ def free_port() -> int:
 class Run:
     """A running `manage.py up` and what it has shown."""
 
+    stream: Any = None
+
     def __init__(self, var: Path, *arguments: str, **variables: str) -> None:
         self.var, self.output = var, Path(tempfile.mkstemp(dir=var.parent, suffix=".out")[1])
         self.http_port, self.mqtt_port = free_port(), free_port()
@@ -103,6 +105,19 @@ def test_a_simulated_devices_reading_arrives(up: Run) -> None:
     assert {"component", "metric", "value", "unit", "time"} <= set(results[0])
 
 
+def test_a_simulated_devices_changes_are_streamed(up: Run) -> None:
+    """And the stream, left open, does not keep anything from ending later."""
+    tenant = json.loads((up.var / "quickstart.json").read_text())["tenants"][0]
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{up.http_port}/t/demo/api/v1/events/?last_event_id=0",
+        headers={"Authorization": f"Bearer {tenant['api_key']}"},
+    )
+    up.stream = urllib.request.urlopen(request, timeout=30)
+    while not (line := up.stream.readline().decode()).startswith("data: "):
+        assert line
+    assert json.loads(line.removeprefix("data: "))["to"] == "ONLINE"
+
+
 def test_a_second_run_is_refused_in_one_sentence(up: Run) -> None:
     second = Run(up.var)
     assert second.process.wait(60) == 1
@@ -130,7 +145,7 @@ def test_a_process_that_ends_is_reported_and_started_again(up: Run) -> None:
 
 
 def test_ctrl_c_stops_everything_and_it_starts_again_on_the_same_data(up: Run) -> None:
-    pids = [up.pid(name) for name in ("web", "listener", "checker", "worker", "postgres", "mosquitto")]
+    pids = [up.pid(name) for name in ("web", "listener", "checker", "notifier", "worker", "postgres", "mosquitto")]
     assert up.stop() == 0
     assert "Everything is stopped." in up.said
     assert "Traceback" not in up.said

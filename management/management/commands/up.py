@@ -16,7 +16,7 @@ from management.up.setup import SetupFailed
 
 
 class Command(BaseCommand):
-    help = "Starts everything on this machine: servers, web, listener, checker, worker, and simulated devices."
+    help = "Starts everything on this machine: servers, platform, and simulated devices."
     requires_system_checks: list[str] = []  # noqa: RUF012 (as the base class has it); there is no database yet
 
     def add_arguments(self, parser: CommandParser) -> None:
