@@ -37,7 +37,7 @@ class StatusEvent:
     quiet: str
 
     @property
-    def data(self) -> dict[str, str]:
+    def data(self) -> dict[str, str | None]:
         """What the event says, by the names of the API."""
         return {
             "device": self.device,
@@ -47,7 +47,7 @@ class StatusEvent:
             "session": self.session,
             "evidence_at": self.evidence_at,
             "at": self.at,
-            "quiet": self.quiet,
+            "quiet": self.quiet or None,
         }
 
 

@@ -185,7 +185,7 @@ def test_a_change_is_seen_as_it_happens(register: Any, web: Web, watch: Callable
     for name in ("evidence_at", "at"):
         assert abs((datetime.now(UTC) - datetime.fromisoformat(event.pop(name))).total_seconds()) < 5
     assert event == {
-        "device": device.uuid, "from": "UNKNOWN", "to": "ONLINE", "cause": "birth", "session": "", "quiet": "",
+        "device": device.uuid, "from": "UNKNOWN", "to": "ONLINE", "cause": "birth", "session": "", "quiet": None,
     }  # fmt: skip
 
 

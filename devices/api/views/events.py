@@ -28,7 +28,7 @@ _LAST_EVENT_ID = OpenApiParameter(
 _EXAMPLE = """id: 4711
 event: status
 data: {"device": "6d1f6a3e-…", "from": "ONLINE", "to": "OFFLINE", "cause": "will", "session": "…",
-       "evidence_at": "2026-11-22T09:30:00Z", "at": "2026-11-22T09:30:00.045Z", "quiet": ""}
+       "evidence_at": "2026-11-22T09:30:00Z", "at": "2026-11-22T09:30:00.045Z", "quiet": null}
 """
 
 
@@ -76,7 +76,7 @@ class EventsView(TenantView):
 
         Each change has an `id`, its position in the tenant's ledger, greater than those before it. Who connects again
         with the last `id` that it received misses nothing and receives nothing twice. `quiet` says why apps were
-        not notified of the change ("" where they were). A comment is sent every 15 seconds where nothing happens.
+        not notified of the change, or is null. A comment is sent every 15 seconds where nothing happens.
         """
         wanted = self._wanted(request)
         device = device_by_uuid(wanted["device"]).uuid if "device" in wanted else None
