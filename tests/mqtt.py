@@ -35,12 +35,12 @@ class RawClient:
             CallbackAPIVersion.VERSION2, client_id=username if client_id is None else client_id, clean_session=clean
         )
         self.client.username_pw_set(username, password)
-        self.client.reconnect_delay_set(0.1, 0.5)
+        self.client.reconnect_delay_set(1, 1)
         self.client.max_inflight_messages_set(200)
         if will is not None:
             self.client.will_set(will[0], will[1], qos=1, retain=will[2])
         self.client.on_connect = self._on_connect
-        self.client.on_message = lambda _c, _u, message: self.received.append((message.topic, message.payload))
+        self.client.on_message = lambda _c, _u, message: self.received.append((message.topic, bytes(message.payload)))
         self.client.on_publish = lambda _c, _u, mid, *_: self.acknowledged.add(mid)
         self.client.on_subscribe = lambda _c, _u, mid, codes, _p: self._subscribed.__setitem__(mid, codes)
 

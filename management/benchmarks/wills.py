@@ -53,7 +53,11 @@ def _publish(issued: list[IssuedCredentials], rate: int, schema: str) -> dict[UU
     """Connect every device but the last, which the traffic comes from; then cut one after the other."""
     published: dict[UUID, datetime] = {}
     observer = _client(*_account("MQTT_URL"), client_id="observer")
-    observer.on_message = lambda _c, _u, m: published.setdefault(UUID(m.topic.rsplit("/", 1)[1]), datetime.now(UTC))
+
+    def note(_client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
+        published.setdefault(UUID(message.topic.rsplit("/", 1)[1]), datetime.now(UTC))
+
+    observer.on_message = note
     observer.subscribe("device/lwt/+", qos=1)
     connected = [_device(credentials) for credentials in issued[:-1]]
     _wait(lambda: _count(schema, "ONLINE") == len(connected), "the devices are not all ONLINE")

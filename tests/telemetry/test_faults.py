@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -106,7 +106,7 @@ def fleet(register: Any) -> list[Registered]:
 
 
 @pytest.fixture
-def listen(start: Callable[..., Process]) -> Callable[..., Process]:
+def listen(start: Callable[..., Process]) -> Iterator[Callable[..., Process]]:
     def make(*options: str) -> Process:
         process = start("manage.py", "run_mqtt_listener", "--client-id", "listener-under-test", *options)
         process.wait_for("Connected to the broker")

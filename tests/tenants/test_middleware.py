@@ -3,13 +3,13 @@
 from typing import Any
 
 import pytest
-from django.db import connection
 from django.http import HttpRequest
 from django.test import RequestFactory
 from django.urls import get_script_prefix, reverse
 
 from tenants.middleware import TenantMiddleware
 from tenants.models import Domain, Tenant
+from tenants.schemas import current_schema, leave_schema
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def enter_request(db: None, tenant_a: Any, tenant_b: Any) -> Any:
         return request, middleware.process_request(request)
 
     yield enter
-    connection.set_schema_to_public()
+    leave_schema()
 
 
 @pytest.mark.parametrize(
@@ -45,14 +45,14 @@ def test_host_or_prefix(enter_request: Any, host: str, path: str, slug: str | No
     assert (request.tenant.slug if request.tenant else None) == slug
     assert request.path_info == path_info
     expected = Tenant.objects.get(slug=slug).schema_name if slug else "public"
-    assert connection.schema_name == expected
+    assert current_schema() == expected
 
 
 @pytest.mark.parametrize("slug", ["nobody", "public", "ALPHA", "alpha%22,public", "..", "t_alpha", "a" * 60])
 def test_a_tenant_that_does_not_exist(enter_request: Any, slug: str) -> None:
     _, refusal = enter_request(f"/t/{slug}/admin/")
     assert refusal.status_code == 404
-    assert connection.schema_name == "public"
+    assert current_schema() == "public"
 
 
 @pytest.mark.parametrize(("state", "status"), [("suspended", 503), ("creating", 503), ("failed", 404)])
@@ -61,7 +61,7 @@ def test_a_tenant_that_is_not_open(enter_request: Any, tenant_a: Any, state: str
     for path, host in (("/t/alpha/admin/", "localhost"), ("/admin/", "alpha.localhost")):
         _, refusal = enter_request(path, host)
         assert refusal.status_code == status
-        assert connection.schema_name == "public"
+        assert current_schema() == "public"
 
 
 def test_links_carry_the_prefix_and_the_next_request_does_not(enter_request: Any) -> None:
