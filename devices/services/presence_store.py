@@ -62,7 +62,9 @@ def _lock(cursor: Any, quoted: str, device_ids: list[int]) -> dict[int, State]:
 
 
 def _state(row: tuple[Any, ...]) -> State:
-    return State(*row[1:8], other_wills=tuple((session, datetime.fromisoformat(at)) for session, at in _json(row[8])))
+    _, status, reason, since, session, session_at, last_seen_at, will_at, wills = row
+    others = tuple((other, datetime.fromisoformat(at)) for other, at in _json(wills))
+    return State(status, reason, since, session, session_at, last_seen_at, will_at, others)
 
 
 def _json(value: Any) -> Any:

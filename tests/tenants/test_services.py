@@ -9,6 +9,7 @@ from django.db import connection
 from django_tenants.utils import schema_context, schema_exists
 
 from tenants.models import Membership, Tenant, User
+from tenants.schemas import leave_schema
 from tenants.services import create_tenant, discard_half_made_tenant, resume_tenant, suspend_tenant
 
 
@@ -16,7 +17,7 @@ from tenants.services import create_tenant, discard_half_made_tenant, resume_ten
 def slug(live_db: None) -> Any:
     name = "made-for-a-test"
     yield name
-    connection.set_schema_to_public()
+    leave_schema()
     Tenant.objects.filter(slug=name).update(state=Tenant.State.FAILED)
     for tenant in Tenant.objects.filter(slug=name):
         discard_half_made_tenant(tenant)
