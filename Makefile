@@ -5,6 +5,8 @@ MQTT_PORT ?= 1883
 VAR ?= var
 ARGS ?=
 UV_VERSION := 0.13.9
+# Each worker has servers of its own; WORKERS= for one run after the other.
+WORKERS ?= -n 2 --dist loadfile
 
 PYTHON_NAMES := python3 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for name in $(PYTHON_NAMES); do \
@@ -24,7 +26,8 @@ run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
 
 test: .venv/test.stamp
-	$(VENV_PYTHON) -m pytest $(ARGS)
+	@command -v chromium >/dev/null && command -v mosquitto_pub >/dev/null || tests/install_browser.sh
+	$(VENV_PYTHON) -m pytest $(WORKERS) $(ARGS)
 
 # The settings must be complete to be read, and nothing of them is used.
 lint: export SECRET_KEY = lint
