@@ -19,7 +19,7 @@ class ComponentInline(TenantTabularInline):
     changed_by: ClassVar = Role.OPERATOR
     extra = 0
     hide_title = True
-    fields: ClassVar = ["component_type", "key", "name", "attached"]
+    fields: ClassVar = ["component_type", "key", "name", "expected_interval", "attached"]
     autocomplete_fields: ClassVar = ["component_type"]
 
 
@@ -32,7 +32,7 @@ class ComponentAdmin(TenantModelAdmin):
     list_filter: ClassVar = ["component_type", "attached"]
     list_select_related: ClassVar = ["component_type", "device"]
     search_fields: ClassVar = ["key", "name", "device__name", "device__uuid"]
-    fields: ClassVar = ["device", ("component_type", "key"), ("name", "attached")]
+    fields: ClassVar = ["device", ("component_type", "key"), ("name", "expected_interval"), "attached"]
     autocomplete_fields: ClassVar = ["device", "component_type"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:

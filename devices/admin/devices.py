@@ -7,23 +7,29 @@ from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.humanize.templatetags.humanize import naturaltime
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
-from devices.models import Component, Device, StatusChange
+from devices.models import Component, Device, PresenceSettings, StatusChange
+from devices.services import ledger, overview
 from devices.services.registration import register_device
 from tenants.access import Role
 from tenants.admin.base import LongChangeList, add_errors, form_page
 from tenants.admin.navigation import Group
 
-from . import panels, presence
+from . import panels
 from .components import ComponentInline
 from .keys import NOT_AVAILABLE, DeviceActions, unavailable_text
+from .maintenance import MaintenanceWindowInline
+from .presence import label_of
+from .presence_panels import badges
 from .registration import ComponentRows, RegisterDeviceForm
 from .roles import person
 from .site import tenant_admin
@@ -35,7 +41,7 @@ class DeviceChangeList(LongChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         devices: list[Any] = list(self.result_list)  # type: ignore[has-type]
-        seen = presence.last_seen(devices)
+        seen = overview.last_seen(devices)
         for device in devices:
             device.seen_at = seen[device.pk]
         self.result_list = devices
@@ -55,11 +61,11 @@ class DeviceAdmin(DeviceActions):
         ("name", "hardware_model"),
         ("uuid", "cpu_serial"),
         ("active", "signature_floor"),
-        "created_at",
+        ("timeout_seconds", "created_at"),
     ]
     # `active` and the accepted signatures are changed by actions, which say what they do.
     readonly_fields: ClassVar = ["uuid", "active", "signature_floor", "created_at"]
-    inlines: ClassVar = [ComponentInline]
+    inlines: ClassVar = [ComponentInline, MaintenanceWindowInline]
     change_form_outer_before_template = "devices/admin/panels_above.html"
     change_form_outer_after_template = "devices/admin/panels_below.html"
 
@@ -69,14 +75,18 @@ class DeviceAdmin(DeviceActions):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return DeviceChangeList
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
+        return super().get_queryset(request).annotate(maintained=ledger.in_maintenance(timezone.now()))
+
     @display(description=_("status"), ordering="presence__status")
-    def status(self, device: Device) -> SafeString:
-        status = presence.status_of(device)
-        label = presence.label_of(status.status)
-        if status.since is None:
-            return label
-        since = _t("since %(when)s") % {"when": naturaltime(status.since)}
-        return format_html('{} <span class="gw-muted gw-nowrap">{}</span>', label, since)
+    def status(self, device: Any) -> SafeString:
+        status = overview.status_of(device)
+        flapping = overview.is_flapping(status, timezone.now())
+        words = [label_of(status.status), *badges(flapping, device.maintained)]
+        if status.since is not None:
+            since = _t("since %(when)s") % {"when": naturaltime(status.since)}
+            words.append(format_html('<span class="gw-muted gw-nowrap">{}</span>', since))
+        return format_html('<span class="gw-words">{}</span>', format_html_join(" ", "{}", ((word,) for word in words)))
 
     @display(description=_("last seen"))
     def seen(self, device: Any) -> str:
@@ -158,5 +168,9 @@ class DeviceAdmin(DeviceActions):
 
 
 tenant_admin.groups.append(
-    Group(10, _("Fleet"), ((Device, "sensors"), (Component, "memory"), (StatusChange, "monitor_heart")))
+    Group(
+        10,
+        _("Fleet"),
+        ((Device, "sensors"), (Component, "memory"), (StatusChange, "monitor_heart"), (PresenceSettings, "timer")),
+    )
 )

@@ -46,9 +46,9 @@ class MetricInline(TenantStackedInline):
 class ComponentTypeAdmin(TenantModelAdmin):
     """Kinds of sensors and actuators."""
 
-    list_display: ClassVar = ["key", "name", "metric_count"]
+    list_display: ClassVar = ["key", "name", "metric_count", "expected_interval"]
     search_fields: ClassVar = ["key", "name"]
-    fields: ClassVar = [("key", "name"), "description"]
+    fields: ClassVar = [("key", "name"), "expected_interval", "description"]
     inlines: ClassVar = [MetricInline]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ComponentType]:
@@ -65,7 +65,7 @@ class HardwareModelAdmin(TenantModelAdmin):
 
     list_display: ClassVar = ["name", "version", "device_count"]
     search_fields: ClassVar = ["name", "version"]
-    fields: ClassVar = [("name", "version"), "allowed_component_types"]
+    fields: ClassVar = [("name", "version"), "timeout_seconds", "allowed_component_types"]
     autocomplete_fields: ClassVar = ["allowed_component_types"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[HardwareModel]:

@@ -95,7 +95,8 @@ def availability(segments: Sequence[Segment]) -> Availability:
     outages = _outages(segments)
     known = up + sum(outages)
     return Availability(
-        percent=100.0 * up / known if known else None,
+        # In this order, so that all of the time is exactly 100.
+        percent=100.0 * (up / known) if known else None,
         outages=len(outages),
         longest_outage_seconds=max(outages, default=0.0),
         mean_time_between_failures_seconds=up / len(outages) if outages else None,

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
-from devices.models import Device, DeviceStatus, MaintenanceWindow, PresenceSettings, StatusChange
+from django.db.models import Prefetch, prefetch_related_objects
+
+from devices.models import Component, Device, DeviceStatus, MaintenanceWindow, PresenceSettings, StatusChange
 from devices.services import freshness, ledger, presence
 from devices.services.timeouts import Source, effective
 
@@ -27,11 +29,12 @@ class Overview:
 def of_devices(devices: Iterable[Device], now: datetime) -> dict[int, Overview]:
     """By device id; four queries and one question to Redis for all of them.
 
-    Status, hardware model, components and their types are read where they are not loaded yet.
+    Status and hardware model are read for each where they are not loaded yet, components for all.
     """
     listed = list(devices)
     if not listed:
         return {}
+    prefetch_related_objects(listed, Prefetch("components", Component.objects.select_related("component_type")))
     ids = [device.pk for device in listed]
     least = PresenceSettings.current().timeout_seconds
     changes, seen = ledger.newest_changes(ids), last_seen(listed)

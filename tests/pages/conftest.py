@@ -98,6 +98,11 @@ def formset(prefix: str, *rows: dict[str, Any], initial: int = 0) -> dict[str, A
     return data | {f"{prefix}-{number}-{name}": value for number, row in enumerate(rows) for name, value in row.items()}
 
 
+def device_form(**values: Any) -> dict[str, Any]:
+    """What a browser sends for a device's form, without components and maintenance windows unless they are given."""
+    return {"name": "a device"} | formset("components") | formset("maintenance_windows") | values
+
+
 @pytest.fixture(scope="session")
 def live_site(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real web server on the run's servers."""

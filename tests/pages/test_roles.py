@@ -20,6 +20,7 @@ ADDED_BY: dict[str, str | None] = {
     "devices.apikey": "admin",
     "devices.auditentry": None,
     "devices.statuschange": None,
+    "devices.presencesettings": None,
     "telemetry.quarantined": None,
     "telemetry.ingesttotals": None,
 }
@@ -41,7 +42,7 @@ def test_what_each_role_sees_and_adds(tenant_a: Tenant, db: None, role: str) -> 
     for label, least in ADDED_BY.items():
         path = label.replace(".", "/") + "/"
         may = least is not None and rank >= ROLES.index(least)
-        assert pages.get(path).status_code == 200, path
+        assert pages.client.get(ADMIN + path, follow=True).status_code == 200, path
         assert pages.get(path + "add/").status_code == (200 if may else 403), path
 
 
@@ -56,6 +57,7 @@ def test_who_reaches_the_actions_of_a_device(tenant_a: Tenant, device: Device, r
     assert pages.get(device_page(device, "revoke-key") + "?version=1").status_code == status
     assert pages.get(device_page(device)).status_code == 200
     assert pages.get(device_page(device, "messages")).status_code == 200
+    assert pages.get(device_page(device, "presence")).status_code == 200
     if status == 403:
         assert pages.post(device_page(device, "remove")).status_code == 403
         assert pages.post(device_page(device), {"name": "mine"}).status_code == 403

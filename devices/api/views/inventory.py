@@ -87,7 +87,7 @@ class DeviceViewSet(
             if serializer.validated_data:
                 super().perform_update(serializer)
             if active is not None:
-                activation.set_active(serializer.instance, active, acting_user=self.acting_user)
+                activation.set_active(self.get_object(), active, acting_user=self.acting_user)
         serializer.instance = self.get_object()  # with the state and the time-out that follow from the change
 
     @extend_schema(responses={204: None, 409: ErrorSerializer})

@@ -87,19 +87,20 @@ class AvailabilityView(ParameterView):
         """Availability, outages and the time between them, by month, newest month first."""
         wanted = self.wanted()
         device = device_by_uuid(uuid)
-        months = ledger.months_until(*wanted["month"], wanted["months"], wanted["timezone"], timezone.now())
+        year, month = wanted["month"]
+        months = ledger.months_until(year, month, wanted["months"], wanted["timezone"], timezone.now())
         results = [
             {
-                "month": month.name,
-                "since": month.start,
-                "until": month.stop,
+                "month": one.name,
+                "since": one.start,
+                "until": one.stop,
                 "percent": figures.percent,
                 "outages": figures.outages,
                 "longest_outage_seconds": figures.longest_outage_seconds,
                 "mean_time_between_failures_seconds": figures.mean_time_between_failures_seconds,
                 "known_seconds": figures.known_seconds,
             }
-            for month, figures in zip(months, ledger.by_month(device, months), strict=True)
+            for one, figures in zip(months, ledger.by_month(device, months), strict=True)
         ]
         answer = {"timezone": wanted["timezone"].key, "results": results}
         return Response(shapes.AvailabilityPageSerializer(answer).data)

@@ -1,0 +1,53 @@
+"""What people set for presence: maintenance windows on a device's page, and the tenant's rules."""
+
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils import timezone
+
+from devices.models import MaintenanceWindow, PresenceSettings
+from tenants.access import Role
+
+from .base import TenantModelAdmin, TenantTabularInline
+from .site import tenant_admin
+
+# Windows that ended before this are not offered for a change; the API lists them all.
+_KEPT = timedelta(days=30)
+
+
+class MaintenanceWindowInline(TenantTabularInline):
+    """When a device's absence is expected."""
+
+    model = MaintenanceWindow
+    changed_by: ClassVar = Role.OPERATOR
+    extra = 0
+    hide_title = True
+    fields: ClassVar = ["starts_at", "ends_at", "reason"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[MaintenanceWindow]:
+        return super().get_queryset(request).filter(ends_at__gt=timezone.now() - _KEPT)
+
+
+@admin.register(PresenceSettings, site=tenant_admin)
+class PresenceSettingsAdmin(TenantModelAdmin):
+    """The tenant's rules: one row, so that its list is its form."""
+
+    fields: ClassVar = ["timeout_seconds", "flapping_changes", "flapping_window_seconds"]
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        return redirect(reverse("admin:devices_presencesettings_change", args=[1]))
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """The rules, with the defaults until somebody saves them."""
+        return PresenceSettings.current() if object_id == "1" else None

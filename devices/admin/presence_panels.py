@@ -1,0 +1,144 @@
+"""What a device's page shows of its presence: the state and why, the bar and its months, its components, its ledger."""
+
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from devices.models import Device
+from devices.services import freshness, history, ledger, overview, words
+from tenants.admin.base import coloured
+
+from . import panels
+from .presence import label_of
+from .timeline import RANGES, bar
+
+FRESHNESS_COLOURS = {
+    freshness.Freshness.FRESH: "success",
+    freshness.Freshness.STALE: "warning",
+    freshness.Freshness.NEVER: "neutral",
+}
+_HISTORY_SHOWN = 8
+
+
+@panels.above_device(0)
+def head(request: HttpRequest, device: Device) -> SafeString:
+    """The state in words with what led to it, since when, when it was last seen, how long it may be silent."""
+    known = _overview(device)
+    context = {
+        "device": device,
+        "known": known,
+        "label": label_of(known.status.status),
+        "badges": badges(known.flapping, known.in_maintenance),
+        "why": words.why(known.change) if known.change else "",
+        "quiet": words.why_quiet(known.change) if known.change else "",
+        "silence": words.duration(known.timeout),
+    }
+    return render_to_string("devices/admin/head.html", context, request)
+
+
+@panels.above_device(5)
+def timeline(request: HttpRequest, device: Device) -> SafeString:
+    """The states of the last 24 hours or 30 days, and this and the last month in figures."""
+    now = timezone.now()
+    shown = RANGES.get(request.GET.get("timeline", ""), RANGES["24h"])
+    start = now - shown.length
+    windows = ledger.windows(device, start, now)
+    context = {
+        "bar": bar(ledger.timeline(device, start, now), windows, shown, start),
+        "months": _months(device, now),
+        "zone": timezone.get_current_timezone_name(),
+        "history_url": reverse("admin:devices_device_presence", args=[device.pk]),
+    }
+    return render_to_string("devices/admin/timeline.html", context, request)
+
+
+@panels.above_device(8)
+def components(request: HttpRequest, device: Device) -> SafeString:
+    """Which of its components report as often as they should."""
+    reports = _overview(device).reports
+    rows = [
+        {
+            "component": component,
+            "report": reports[component.pk],
+            "label": _freshness_label(component.attached, reports[component.pk]),
+            "interval": words.duration(reports[component.pk].interval),
+        }
+        for component in device.components.all()
+    ]
+    return render_to_string("devices/admin/freshness.html", {"rows": rows}, request)
+
+
+@panels.below_device(90)
+def newest_of_ledger(request: HttpRequest, device: Device) -> SafeString:
+    """The newest transitions, with their evidence."""
+    context = {
+        "rows": ledger_rows(ledger.changes(device, limit=_HISTORY_SHOWN)),
+        "more_url": reverse("admin:devices_device_presence", args=[device.pk]),
+    }
+    return render_to_string("devices/admin/status_history.html", context, request)
+
+
+def ledger_rows(changes: list[Any]) -> list[dict[str, Any]]:
+    """What `devices/admin/status_rows.html` shows of changes."""
+    return [
+        {
+            "change": change,
+            "before": label_of(change.from_status),
+            "label": label_of(change.to_status),
+            "why": words.why(change),
+            "quiet": words.why_quiet(change),
+        }
+        for change in changes
+    ]
+
+
+def badges(flapping: bool, in_maintenance: bool) -> list[SafeString]:
+    """What stands beside a device's state."""
+    shown = [(_("flapping"), "warning")] * flapping + [(_("maintenance"), "info")] * in_maintenance
+    return [coloured(text, colour) for text, colour in shown]
+
+
+def _overview(device: Any) -> overview.Overview:
+    """Read once for all the panels of a page."""
+    if not hasattr(device, "overview"):
+        device.overview = overview.of_device(device, timezone.now())
+    return device.overview
+
+
+def _months(device: Device, now: datetime) -> list[dict[str, Any]]:
+    """This month and the last one, in the current time zone's calendar."""
+    today = timezone.localtime(now)
+    months = ledger.months_until(today.year, today.month, 2, ZoneInfo(timezone.get_current_timezone_name()), now)
+    figures = ledger.by_month(device, months)
+    return [_month_in_words(month.name, known) for month, known in zip(months, figures, strict=True)]
+
+
+def _month_in_words(name: str, known: history.Availability) -> dict[str, Any]:
+    between = known.mean_time_between_failures_seconds
+    return {
+        "name": name,
+        "percent": "–" if known.percent is None else percentage(known.percent),
+        "outages": known.outages,
+        "longest": words.duration(known.longest_outage_seconds) if known.outages else "–",
+        "between": "–" if between is None else words.duration(between),
+        "known": words.duration(known.known_seconds),
+    }
+
+
+def percentage(percent: float) -> str:
+    """With three decimals, and never rounded up to 100."""
+    shown = min(percent, 99.999) if percent < 100 else percent
+    return f"{shown:.3f}".rstrip("0").rstrip(".") + " %"
+
+
+def _freshness_label(attached: bool, report: freshness.Report) -> SafeString:
+    if not attached:
+        return coloured(_("not attached"), "neutral")
+    return coloured(report.freshness.label, FRESHNESS_COLOURS[report.freshness])
