@@ -14,11 +14,11 @@ from tenants.models import Tenant, User
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """A key, or a person with a session, in a tenant."""
+    """A key (or 0), or a person with a session, in a tenant."""
 
     tenant_id: int
-    key_id: int | None = None
-    user_id: int | None = None
+    key_id: int = 0
+    user_id: int = 0
     session: str = ""
 
     def may_watch(self) -> bool:
@@ -29,7 +29,7 @@ class Watcher:
         tenant = Tenant.objects.filter(pk=self.tenant_id, state=Tenant.State.ACTIVE).first()
         if tenant is None:
             return False
-        if self.key_id is not None:
+        if self.key_id:
             key = ApiKey.objects.filter(pk=self.key_id).first()
             return key is not None and key.is_valid()
         user = User.objects.filter(pk=self.user_id).first()
@@ -44,4 +44,4 @@ def watcher_of(request: Request) -> Watcher:
     http: Any = request._request
     if isinstance(request.auth, ApiKey):
         return Watcher(http.tenant.pk, key_id=request.auth.pk)
-    return Watcher(http.tenant.pk, user_id=request.user.pk, session=http.session.session_key or "")
+    return Watcher(http.tenant.pk, user_id=request.user.pk or 0, session=http.session.session_key or "")

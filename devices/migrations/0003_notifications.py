@@ -4,35 +4,56 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('devices', '0002_presence'),
+        ("devices", "0002_presence"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='StatusFeed',
+            name="StatusFeed",
             fields=[
-                ('id', models.PositiveSmallIntegerField(default=1, editable=False, primary_key=True, serialize=False)),
-                ('position', models.BigIntegerField(default=0)),
+                ("id", models.PositiveSmallIntegerField(default=1, editable=False, primary_key=True, serialize=False)),
+                ("position", models.BigIntegerField(default=0)),
             ],
         ),
         migrations.AddField(
-            model_name='devicestatus',
-            name='untold',
-            field=models.CharField(blank=True, choices=[('maintenance', 'in a maintenance window'), ('flapping', 'flapping'), ('inactive', 'deactivated')], db_default='', default='', editable=False, max_length=12),
+            model_name="devicestatus",
+            name="untold",
+            field=models.CharField(
+                blank=True,
+                choices=[
+                    ("maintenance", "in a maintenance window"),
+                    ("flapping", "flapping"),
+                    ("inactive", "deactivated"),
+                ],
+                db_default="",
+                default="",
+                editable=False,
+                max_length=12,
+            ),
         ),
         migrations.AlterField(
-            model_name='statuschange',
-            name='quiet',
-            field=models.CharField(blank=True, choices=[('maintenance', 'in a maintenance window'), ('flapping', 'flapping'), ('inactive', 'deactivated')], max_length=12, verbose_name='not notified because'),
+            model_name="statuschange",
+            name="quiet",
+            field=models.CharField(
+                blank=True,
+                choices=[
+                    ("maintenance", "in a maintenance window"),
+                    ("flapping", "flapping"),
+                    ("inactive", "deactivated"),
+                ],
+                max_length=12,
+                verbose_name="not notified because",
+            ),
         ),
         migrations.AddIndex(
-            model_name='devicestatus',
-            index=models.Index(condition=models.Q(('untold', ''), _negated=True), fields=['device'], name='device_status_untold'),
+            model_name="devicestatus",
+            index=models.Index(
+                condition=models.Q(("untold", ""), _negated=True), fields=["device"], name="device_status_untold"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='statusfeed',
-            constraint=models.CheckConstraint(condition=models.Q(('id', 1)), name='one_row_of_status_feed'),
+            model_name="statusfeed",
+            constraint=models.CheckConstraint(condition=models.Q(("id", 1)), name="one_row_of_status_feed"),
         ),
     ]

@@ -16,8 +16,14 @@ AT = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 def told(**values: Any) -> Any:
     from devices.services.notifications import Told
 
-    usual = {"device_id": 1, "status": "ONLINE", "reason": "telemetry", "flapping": False, "recorded_at": AT}
-    return Told(**{**usual, "uuid": uuid4(), **values})  # type: ignore[arg-type]  # each is of its own type
+    usual: dict[str, Any] = {
+        "device_id": 1,
+        "status": "ONLINE",
+        "reason": "telemetry",
+        "flapping": False,
+        "recorded_at": AT,
+    }
+    return Told(**{**usual, "uuid": uuid4(), **values})
 
 
 def latest(component: str, metric: str, value: Any, unit: str = "") -> Any:
