@@ -32,6 +32,8 @@ from devices.services import status_feed
 logger = logging.getLogger(__name__)
 
 BATCH = 500
+# A notifier that stands still in the middle of its work loses the lock to the others.
+FROZEN_SECONDS = 60
 
 
 class Busy(Exception):
@@ -130,7 +132,11 @@ def _locked(schema: str) -> Iterator[None]:
     """A transaction in the schema, as the only notifier there. Raises Busy."""
     with schema_context(schema), transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_xact_lock(hashtext('gwanje_notify'), hashtext(%s))", [schema])
+            cursor.execute(
+                "SELECT pg_try_advisory_xact_lock(hashtext('gwanje_notify'), hashtext(%s)),"
+                " set_config('idle_in_transaction_session_timeout', %s, true)",
+                [schema, f"{FROZEN_SECONDS}s"],
+            )
             if not cursor.fetchone()[0]:
                 raise Busy(schema)
         yield

@@ -61,8 +61,8 @@ class Notifier:
         self._slugs: dict[str, str] = {}
         # What is to be done, and not before when.
         self._todo: dict[tuple[Work, str], float] = {}
-        # By schema the devices that apps ask for, and those published without an acknowledgement: what was sent then
-        # may yet reach the broker, after a newer state from another notifier.
+        # By schema the devices that apps ask for, and those published in vain, without an acknowledgement or a
+        # commit: what was sent may yet reach the broker, after a newer state from another notifier.
         self._wanted: dict[str, set[UUID]] = {}
         self._answered: dict[UUID, float] = {}
         self._look_at = self._retry_at = 0.0
@@ -140,12 +140,15 @@ class Notifier:
             Work.SETTLING: notifications.settle,
             Work.WANTED: self._tell_wanted,
         }
+        told: set[UUID] = set()
         try:
-            done = act[work](schema, self._tell_as(schema)) if self._is_active(schema) else 0
+            done = act[work](schema, self._tell_as(schema, told)) if self._is_active(schema) else 0
+            self._wanted.get(schema, set()).difference_update(told)
         except Busy:
             self._todo[work, schema] = time.monotonic() + _BUSY_SECONDS
             return 0
         except (*_LOST, BrokerAway):
+            self._want(schema, told)
             raise
         except Exception:  # what is wrong with one tenant must not silence the others; a later look tries again
             logger.exception("%s: cannot do its %s", schema, work.name)
@@ -162,21 +165,22 @@ class Notifier:
 
     # --- publishing -------------------------------------------------------------------------------------------
 
-    def _tell_as(self, schema: str) -> Tell:
+    def _tell_as(self, schema: str, told: set[UUID]) -> Tell:
+        """Publishes the tenant's states, and notes in `told` which devices' they are, acknowledged or not."""
+
         def tell(states: Sequence[Told]) -> None:
-            slug, wanted = self._slugs[schema], self._wanted.setdefault(schema, set())
-            topics = [STATE_TOPIC.format(slug=slug, uuid=state.uuid) for state in states]
+            topics = [STATE_TOPIC.format(slug=self._slugs[schema], uuid=state.uuid) for state in states]
             messages = list(zip(topics, state_payloads(states), strict=True))
-            uuids = {state.uuid for state in states}
-            try:
-                self._broker.publish(messages)
-            except BrokerAway:
-                wanted |= uuids
-                self._todo.setdefault((Work.WANTED, schema), 0.0)
-                raise
-            wanted -= uuids
+            told.update(state.uuid for state in states)
+            self._broker.publish(messages)
 
         return tell
+
+    def _want(self, schema: str, uuids: set[UUID]) -> None:
+        """Have the present state of these devices told."""
+        if uuids:
+            self._wanted.setdefault(schema, set()).update(uuids)
+            self._todo.setdefault((Work.WANTED, schema), 0.0)
 
     def _tell_wanted(self, schema: str, tell: Tell) -> int:
         wanted = sorted(self._wanted.get(schema, ()))[: notifications.BATCH]
@@ -195,8 +199,7 @@ class Notifier:
         owners = routes.values_list("device_uuid", "tenant__slug", "tenant__schema_name")
         for uuid, slug, schema in owners:
             if (slug, uuid) in asked and self._may_answer(schema, uuid):
-                self._wanted.setdefault(schema, set()).add(uuid)
-                self._todo.setdefault((Work.WANTED, schema), 0.0)
+                self._want(schema, {uuid})
         self._broker.forget(asked)
 
     def _may_answer(self, schema: str, uuid: UUID) -> bool:

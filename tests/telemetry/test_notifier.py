@@ -317,3 +317,44 @@ def test_what_the_broker_did_not_acknowledge_is_told_again(
     states = [state["device_status"] for state in wait_until(lambda: publications(client, device))]
     assert set(states) == {"ONLINE"}
     run_until(notifier, lambda: not any(notifier._wanted.values()))
+
+
+def test_a_notifier_that_freezes_in_the_middle_loses_the_lock_and_its_work(
+    register: Any, notifier: Any, app: Callable[..., RawClient], monkeypatch: Any
+) -> None:
+    from django.db import InterfaceError, OperationalError
+
+    from devices.services import notifications
+
+    device = register()
+    client = app(device.tenant)
+    change(device, "birth")
+    monkeypatch.setattr(notifications, "FROZEN_SECONDS", 1)
+    with pytest.raises((OperationalError, InterfaceError)):
+        notifications.notify_tenant(device.tenant.schema_name, lambda _: time.sleep(1.5))
+    connection.close()
+    assert ledger(device) == [("ONLINE", None, "")]
+    run_until(notifier, lambda: ledger(device)[0][1])
+    wait_until(lambda: publications(client, device))
+
+
+def test_what_is_published_and_not_committed_is_told_again(
+    register: Any, notifier: Any, app: Callable[..., RawClient], stack: EmbeddedStack, monkeypatch: Any
+) -> None:
+    from devices.services import status_feed
+
+    device = register()
+    client = app(device.tenant)
+    change(device, "birth")
+    give = status_feed.give_positions
+
+    def give_after_the_end(changes: Any) -> None:
+        monkeypatch.setattr(status_feed, "give_positions", give)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    monkeypatch.setattr(status_feed, "give_positions", give_after_the_end)
+    run_until(notifier, lambda: ledger(device)[0][1] and not any(notifier._wanted.values()))
+    states = wait_until(lambda: len(publications(client, device)) == 2 and publications(client, device))
+    assert [state["device_status"] for state in states] == ["ONLINE", "ONLINE"]
+    assert positions_are_unique(device)
