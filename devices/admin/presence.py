@@ -1,6 +1,6 @@
 """Whether devices are there: the words and colours, the ledger, the first page's cards."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from django.contrib import admin
 from django.db.models import Count
@@ -51,9 +51,6 @@ class StatusChangeAdmin(ReadOnly, TenantModelAdmin):
     @display(description=_("to"), ordering="to_status")
     def to_label(self, change: StatusChange) -> SafeString:
         return label_of(change.to_status)
-
-    def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
-        return lookup == "device__uuid" or super().lookup_allowed(lookup, value, request)
 
 
 @panels.on_dashboard(0)

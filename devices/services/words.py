@@ -19,7 +19,11 @@ _WHY_IGNORED: dict[str, Promise] = {
 
 def why(change: StatusChange) -> str:
     """The change's cause in a sentence, with its times and session, in the reader's language."""
-    sentence = _sentence(change) % {"evidence": moment(change.evidence_at), "recorded": moment(change.at)}
+    sentence = _sentence(change) % {
+        "evidence": moment(change.evidence_at),
+        "recorded": moment(change.at),
+        "silence": duration((change.at - change.evidence_at).total_seconds()),
+    }
     if change.session:
         sentence += " " + _("Session %(session)s.") % {"session": change.session}
     return sentence
@@ -42,7 +46,7 @@ def moment(time: datetime) -> str:
 
 def duration(seconds: float) -> str:
     """A length of time in its two largest units, for example 3 h 20 min."""
-    whole = round(seconds)
+    whole = max(0, round(seconds))
     parts = [
         (whole // 86400, _("%(n)d d")),
         (whole // 3600 % 24, _("%(n)d h")),
@@ -55,11 +59,9 @@ def duration(seconds: float) -> str:
 
 
 def _sentence(change: StatusChange) -> str:
-    """The sentence for the cause, to be filled in with `evidence` and `recorded`."""
+    """The sentence for the cause, to be filled in with `evidence`, `recorded` and `silence`."""
     if change.cause == Cause.TIMEOUT:
-        silence = duration((change.at - change.evidence_at).total_seconds())
-        said = _("No sign of life since %(evidence)s: its time limit had passed at %(recorded)s, {silence} later.")
-        return said.replace("{silence}", silence)
+        return _("No sign of life since %(evidence)s: its time limit had passed at %(recorded)s, %(silence)s later.")
     if change.cause == Cause.STAFF and change.to_status == Status.UNKNOWN:
         return _("A person deactivated it at %(evidence)s.")
     return {
