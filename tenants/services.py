@@ -9,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import connection, transaction
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext as _
 from django_tenants.utils import schema_context
 
 from .models import Domain, Membership, Tenant, User, validate_slug
@@ -45,7 +46,8 @@ def discard_half_made_tenant(tenant: Tenant) -> None:
         locked = Tenant.objects.select_for_update().get(pk=tenant.pk)
         if locked.state not in (Tenant.State.CREATING, Tenant.State.FAILED):
             raise ValidationError(
-                f"Tenant {tenant.slug} is {locked.get_state_display()}: only a half-made one is discarded."
+                _("Tenant %(slug)s is %(state)s: only a half-made one is discarded.")
+                % {"slug": tenant.slug, "state": locked.get_state_display()}
             )
         with connection.cursor() as cursor:
             cursor.execute(f"DROP SCHEMA IF EXISTS {connection.ops.quote_name(locked.schema_name)} CASCADE")
@@ -77,7 +79,7 @@ def _only_one_creator(slug: str) -> Iterator[None]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [name])
         if not cursor.fetchone()[0]:
-            raise ValidationError({"slug": f"The tenant {slug!r} is being created right now."})
+            raise ValidationError({"slug": _("The tenant %(slug)r is being created right now.") % {"slug": slug}})
     try:
         yield
     finally:
@@ -92,7 +94,7 @@ def _begin(slug: str, name: str) -> Tenant:
             slug=slug, defaults={"name": name, "schema_name": schema_name_of(slug)}
         )
         if not created and tenant.state not in (Tenant.State.FAILED, Tenant.State.CREATING):
-            raise ValidationError({"slug": f"There is a tenant with the slug {slug!r} already."})
+            raise ValidationError({"slug": _("There is a tenant with the slug %(slug)r already.") % {"slug": slug}})
         tenant.state, tenant.state_detail = Tenant.State.CREATING, "making the schema"
         tenant.save(update_fields=["state", "state_detail"])
         # With the row, so that migrations of all tenants find a schema for every one.

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from django.utils.translation import gettext as _
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed
@@ -20,17 +21,19 @@ class ApiKeyAuthentication(BaseAuthentication):
     keyword = "Bearer"
 
     def authenticate(self, request: Request) -> tuple[ApiKey, ApiKey] | None:
-        scheme, _, text = get_authorization_header(request).partition(b" ")
+        scheme, _space, text = get_authorization_header(request).partition(b" ")
         if scheme.lower() != self.keyword.lower().encode() or getattr(request, "tenant", None) is None:
             return None
         text = text.strip()
         if not _KEY.match(text):
-            raise AuthenticationFailed("Write the key as it was issued: Authorization: Bearer gwj_…")
+            raise AuthenticationFailed(_("Write the key as it was issued: Authorization: Bearer gwj_…"))
         key = find_api_key(text.decode("ascii"))
         if key is None:
             raise AuthenticationFailed(
-                "This API key is not valid here: it is unknown to this tenant, or expired, or revoked. "
-                "An administrator of the tenant issues a new one."
+                _(
+                    "This API key is not valid here: it is unknown to this tenant, or expired, or revoked. "
+                    "An administrator of the tenant issues a new one."
+                )
             )
         return key, key
 

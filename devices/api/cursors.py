@@ -7,6 +7,7 @@ rather than understood.
 from typing import Any
 
 from django.core.signing import BadSignature, Signer
+from django.utils.translation import gettext as _
 from rest_framework.exceptions import ValidationError
 
 from tenants.schemas import current_schema
@@ -23,7 +24,7 @@ def decode(scope: str, text: str) -> list[Any]:
         return list(_signer(scope).unsign_object(text))
     except BadSignature as error:
         raise ValidationError(
-            {"cursor": "This is no cursor of this list. Follow `next` as it was given, or begin without a cursor."}
+            {"cursor": _("This is no cursor of this list. Follow `next` as it was given, or begin without a cursor.")}
         ) from error
 
 

@@ -1,5 +1,7 @@
 """What the services of devices raise, as answers of the API."""
 
+from django.utils.translation import gettext as _
+
 from devices.services.secrets import SecretsUnavailable
 from tenants.api import errors
 from tenants.api.exceptions import Unavailable
@@ -11,5 +13,5 @@ class Handler(errors.Handler):
     def convert_known_exceptions(self, exc: Exception) -> Exception:
         if isinstance(exc, SecretsUnavailable):
             # The exception's own text holds addresses and paths: it is for the log.
-            return Unavailable("The store of device keys does not answer. Try again in a few seconds.")
+            return Unavailable(_("The store of device keys does not answer. Try again in a few seconds."))
         return super().convert_known_exceptions(exc)

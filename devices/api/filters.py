@@ -5,6 +5,9 @@ from uuid import UUID
 
 from django.db.models import Model, Q, QuerySet
 from django.utils import timezone
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
 from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
@@ -21,7 +24,7 @@ from devices.models import (
     Unit,
 )
 
-_NO_SUCH_TYPE = "There is no component type with this key: component-types/ lists those there are."
+_NO_SUCH_TYPE = _("There is no component type with this key: component-types/ lists those there are.")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -29,7 +32,9 @@ def device_by_uuid(uuid: UUID) -> Device:
     """The current tenant's device. Raises NotFound, in the same words for a device of another tenant."""
     device = Device.objects.filter(uuid=uuid).first()
     if device is None:
-        raise NotFound(f"There is no device with the UUID {uuid}: devices/ lists those there are.")
+        raise NotFound(
+            _t("There is no device with the UUID %(uuid)s: devices/ lists those there are.") % {"uuid": uuid}
+        )
     return device
 
 
@@ -40,7 +45,7 @@ def boolean(**options: Any) -> filters.TypedChoiceFilter:
     )
 
 
-def one_of(model: type[Model], refusal: str, **options: Any) -> filters.ModelChoiceFilter:
+def one_of(model: type[Model], refusal: str | Promise, **options: Any) -> filters.ModelChoiceFilter:
     """An object by its id or key, which must exist."""
     return filters.ModelChoiceFilter(
         queryset=model._default_manager.all(), error_messages={"invalid_choice": refusal}, **options
@@ -50,7 +55,9 @@ def one_of(model: type[Model], refusal: str, **options: Any) -> filters.ModelCho
 class DeviceFilter(filters.FilterSet):
     status = filters.ChoiceFilter(field_name="presence__status", choices=DeviceStatus.Status.choices)
     active = boolean(field_name="active")
-    hardware_model = one_of(HardwareModel, "There is no hardware model with this id.", label="A hardware model's id.")
+    hardware_model = one_of(
+        HardwareModel, _("There is no hardware model with this id."), label="A hardware model's id."
+    )
     search = filters.CharFilter(method="in_name_or_numbers", label="Part of the name, UUID or CPU serial.")
 
     class Meta:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext as _
 from rest_framework.exceptions import ValidationError
 from rest_framework.pagination import LimitOffsetPagination
 from rest_framework.request import Request
@@ -37,5 +38,6 @@ def whole_number(request: Request, name: str, lowest: int, highest: int, default
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 20 and lowest <= int(text) <= highest):
-        raise ValidationError({name: f"{name!r} is a whole number from {lowest} to {highest}."})
+        values = {"name": name, "lowest": lowest, "highest": highest}
+        raise ValidationError({name: _("%(name)r is a whole number from %(lowest)d to %(highest)d.") % values})
     return int(text)

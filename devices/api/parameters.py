@@ -6,6 +6,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from devices.api.pagination import MAX_LIMIT
@@ -29,7 +30,7 @@ class Span(serializers.Serializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "since" in attrs and "until" in attrs and attrs["since"] >= attrs["until"]:
             raise serializers.ValidationError(
-                {"since": "'since' is before 'until': the range as given holds no instant."}
+                {"since": _("'since' is before 'until': the range as given holds no instant.")}
             )
         return attrs
 
@@ -51,7 +52,8 @@ class TimelineParameters(Span):
         until = max(min(attrs.get("until", now), now), _EARLIEST)
         since = max(attrs.get("since", until - DAY), _EARLIEST)
         if until - since > LONGEST:
-            raise serializers.ValidationError({"since": f"A timeline is of at most {LONGEST.days} days: ask for less."})
+            refusal = _("A timeline is of at most %(days)d days: ask for less.") % {"days": LONGEST.days}
+            raise serializers.ValidationError({"since": refusal})
         return {"since": since, "until": max(since, until)}
 
 
@@ -67,12 +69,14 @@ class AvailabilityParameters(serializers.Serializer):
     def validate_month(self, value: str) -> tuple[int, int]:
         found = _MONTH.match(value)
         if found is None:
-            raise serializers.ValidationError(f"{value!r} is no month. Write it like 2026-11.")
+            raise serializers.ValidationError(_("%(value)r is no month. Write it like 2026-11.") % {"value": value})
         return int(found[1]), int(found[2])
 
     def validate_timezone(self, value: str) -> ZoneInfo:
         if value not in available_timezones():
-            raise serializers.ValidationError(f"{value!r} is no time zone. Write it like Asia/Seoul, or UTC.")
+            raise serializers.ValidationError(
+                _("%(value)r is no time zone. Write it like Asia/Seoul, or UTC.") % {"value": value}
+            )
         return ZoneInfo(value)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

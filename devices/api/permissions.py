@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from django.utils.translation import gettext as _
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
@@ -33,9 +34,9 @@ class TenantAccess(BasePermission):
 
     def _key_may(self, key: ApiKey, reading: bool, view: "APIView") -> bool:
         if not getattr(view, "open_to_keys", True):
-            self.message = "API keys are managed by a person: log in as an administrator of the tenant."
+            self.message = _("API keys are managed by a person: log in as an administrator of the tenant.")
             return False
-        self.message = "This API key may only read: use one that was issued to read and write."
+        self.message = _("This API key may only read: use one that was issued to read and write.")
         return reading or key.scope == ApiKey.Scope.WRITE
 
     def _person_may(self, request: Request, reading: bool, view: "APIView") -> bool:
@@ -44,7 +45,8 @@ class TenantAccess(BasePermission):
         )
         role = role_of(request.user, getattr(request, "tenant", None))
         if role is None:
-            self.message = "You are no member of this tenant: one of its administrators can make you one."
+            self.message = _("You are no member of this tenant: one of its administrators can make you one.")
         else:
-            self.message = f"This needs the role {needed.value} in this tenant; yours is {role.value}."
+            roles = {"needed": needed.value, "role": role.value}
+            self.message = _("This needs the role %(needed)s in this tenant; yours is %(role)s.") % roles
         return reaches(role, needed)

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from devices.models import Component, ComponentType, Device, DeviceCredential, DeviceStatus, HardwareModel
 from devices.services import audit, broker_access, presence
@@ -104,7 +105,8 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
     with transaction.atomic():
         if _has_telemetry(device):
             raise ValidationError(
-                f"{device} has readings, which would go with it: deactivate it instead of removing it."
+                _("%(device)s has readings, which would go with it: deactivate it instead of removing it.")
+                % {"device": device}
             )
         audit.record(acting_user, "remove", device, str(uuid))
         device.delete()
@@ -114,9 +116,9 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
 
 def _claim_route(uuid: UUID) -> None:
     tenant = Tenant.objects.get(schema_name=current_schema())
-    _, created = DeviceRoute.objects.get_or_create(device_uuid=uuid, defaults={"tenant": tenant})
+    _route, created = DeviceRoute.objects.get_or_create(device_uuid=uuid, defaults={"tenant": tenant})
     if not created:
-        raise ValidationError({"uuid": f"The device UUID {uuid} is registered already."})
+        raise ValidationError({"uuid": _("The device UUID %(uuid)s is registered already.") % {"uuid": uuid}})
 
 
 def _issue_key(device: Device, *, mqtt_password: str) -> IssuedCredentials:

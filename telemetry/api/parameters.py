@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from devices.api.pagination import MAX_LIMIT
@@ -26,7 +27,9 @@ class RangeParameters(serializers.Serializer):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "from" in attrs and "to" in attrs and attrs["from"] >= attrs["to"]:
-            raise serializers.ValidationError({"from": "'from' is before 'to': the range as given holds no instant."})
+            raise serializers.ValidationError(
+                {"from": _("'from' is before 'to': the range as given holds no instant.")}
+            )
         return attrs
 
 

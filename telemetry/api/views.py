@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
+from django.utils.translation import gettext as _
 from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
@@ -143,18 +144,20 @@ def _series(device: Device, component: str, metric: str) -> list[Series]:
         return found
     types = dict(Component.objects.filter(device=device).values_list("key", "component_type_id"))
     measured = set(Series.objects.filter(device=device).values_list("component", "metric"))
-    components = types.keys() | {key for key, _ in measured}
+    components = types.keys() | {key for key, _metric in measured}
     if component not in components:
-        raise NotFound(f"{device.name} has no component {component!r}. It has: {_listed(components)}.")
+        values = {"device": device.name, "component": component, "known": _listed(components)}
+        raise NotFound(_("%(device)s has no component %(component)r. It has: %(known)s.") % values)
     metrics = {key for of, key in measured if of == component}
     metrics |= set(Metric.objects.filter(component_type_id=types.get(component)).values_list("key", flat=True))
     if metric not in metrics:
-        raise NotFound(f"{component} has no metric {metric!r}. It has: {_listed(metrics)}.")
+        values = {"component": component, "metric": metric, "known": _listed(metrics)}
+        raise NotFound(_("%(component)s has no metric %(metric)r. It has: %(known)s.") % values)
     return []
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
+    return ", ".join(sorted(names)) or _("none")
 
 
 def _position(scope: str, cursor: str | None, kind: Callable[[Any], Any]) -> tuple[datetime.datetime, Any] | None:

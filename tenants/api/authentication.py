@@ -1,5 +1,6 @@
 """HTTP Basic for the public side, with a brake on guessing."""
 
+from django.utils.translation import gettext as _
 from drf_spectacular.authentication import BasicScheme
 from rest_framework.authentication import BasicAuthentication
 from rest_framework.exceptions import AuthenticationFailed, Throttled
@@ -21,7 +22,7 @@ class CarefulBasicAuthentication(BasicAuthentication):
         key = f"public:basic:{address}:{userid}"
         failures, wait = limits.count(key, seconds=_WINDOW_SECONDS, add=0)
         if failures >= _FAILURES:
-            raise Throttled(wait, "Too many wrong passwords.")
+            raise Throttled(wait, _("Too many wrong passwords."))
         try:
             return super().authenticate_credentials(userid, password, request)
         except AuthenticationFailed:

@@ -13,6 +13,7 @@ from django.core.exceptions import ValidationError as ModelError
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError
 from django.db.models import ProtectedError
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.translation import gettext as _
 from django.views import defaults
 from drf_standardized_errors.handler import ExceptionHandler
 from rest_framework import exceptions, serializers
@@ -35,12 +36,15 @@ class Handler(ExceptionHandler):
         if isinstance(exc, ProtectedError):
             return Conflict(_in_use(exc))
         if isinstance(exc, RequestDataTooBig):
-            return TooLarge(f"A request holds at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes: send it in parts.")
+            return TooLarge(
+                _("A request holds at most %(limit)d bytes: send it in parts.")
+                % {"limit": settings.DATA_UPLOAD_MAX_MEMORY_SIZE}
+            )
         if isinstance(exc, IntegrityError):
             return Conflict()
         if isinstance(exc, DataError):
             # A NUL in the name of something that is looked up: all the rest is refused by the serializers.
-            return exceptions.ValidationError("The request holds a text or number that the database cannot keep.")
+            return exceptions.ValidationError(_("The request holds a text or number that the database cannot keep."))
         if isinstance(exc, DATABASE_AWAY):
             return Unavailable()
         if isinstance(exc, ObjectDoesNotExist):
@@ -95,7 +99,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django's handler400: JSON for the API."""
     if not is_for_api(request):
         return defaults.bad_request(request, exception)
-    return JsonResponse(body(400, "bad_request", "The request cannot be read."), status=400)
+    return JsonResponse(body(400, "bad_request", _("The request cannot be read.")), status=400)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
@@ -103,14 +107,15 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if not is_for_api(request):
         return defaults.server_error(request)
     if isinstance(sys.exc_info()[1], DATABASE_AWAY):
-        answer = JsonResponse(body(503, "unavailable", Unavailable.default_detail), status=503)
+        answer = JsonResponse(body(503, "unavailable", str(Unavailable.default_detail)), status=503)
         answer["Retry-After"] = str(Unavailable.wait)
         return answer
-    return JsonResponse(body(500, "error", "The platform failed; the error is in its log."), status=500)
+    return JsonResponse(body(500, "error", _("The platform failed; the error is in its log.")), status=500)
 
 
 def _in_use(error: ProtectedError) -> str:
     holders = sorted(error.protected_objects, key=str)
     names = ", ".join(str(holder) for holder in holders[:5]) + (", …" if len(holders) > 5 else "")
-    kind = holders[0]._meta.verbose_name_plural if holders else "others"
-    return f"It is in use by {len(holders)} {kind} ({names}): change or remove them first."
+    kind = holders[0]._meta.verbose_name_plural if holders else _("others")
+    values = {"number": len(holders), "kind": kind, "names": names}
+    return _("It is in use by %(number)d %(kind)s (%(names)s): change or remove them first.") % values

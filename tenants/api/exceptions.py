@@ -1,5 +1,6 @@
 """What REST framework has no exception for."""
 
+from django.utils.translation import gettext_lazy as _
 from rest_framework.exceptions import APIException
 
 
@@ -8,7 +9,7 @@ class Conflict(APIException):
 
     status_code = 409
     default_code = "conflict"
-    default_detail = "Somebody else changed the same thing at the same time: look at it again and repeat."
+    default_detail = _("Somebody else changed the same thing at the same time: look at it again and repeat.")
 
 
 class TooLarge(APIException):
@@ -23,5 +24,5 @@ class Unavailable(APIException):
 
     status_code = 503
     default_code = "unavailable"
-    default_detail = "The database does not answer. Try again in a few seconds."
+    default_detail = _("The database does not answer. Try again in a few seconds.")
     wait = 5  # seconds, in Retry-After

@@ -4,6 +4,7 @@ import datetime
 import re
 from typing import Any
 
+from django.utils.translation import gettext_lazy as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -17,8 +18,8 @@ class Timestamp(serializers.Field):
     """ISO 8601 with an offset or Z, as UTC. A time without an offset is refused: it is nobody's."""
 
     default_error_messages = {  # noqa: RUF012 (REST framework collects these)
-        "invalid": "{value} is no ISO 8601 time. Write it like 2026-11-22T09:30:00Z or 2026-11-22T18:30:00+09:00.",
-        "naive": "{value} has no offset. Add Z, or an offset like +09:00 (+ is %2B in a URL).",
+        "invalid": _("{value} is no ISO 8601 time. Write it like 2026-11-22T09:30:00Z or 2026-11-22T18:30:00+09:00."),
+        "naive": _("{value} has no offset. Add Z, or an offset like +09:00 (+ is %2B in a URL)."),
     }
 
     def to_internal_value(self, data: Any) -> datetime.datetime:

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.conf import settings
 from django.urls import get_script_prefix
-from django.utils.translation import get_language
+from django.utils import translation
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import OpenApiJsonRenderer, OpenApiYamlRenderer
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
@@ -25,7 +25,7 @@ class SchemaView(SpectacularAPIView):
     def _get_schema_response(self, request: Request) -> Response:
         urlconf = getattr(request, "urlconf", None) or settings.ROOT_URLCONF
         server = {"url": get_script_prefix().rstrip("/") or "/"}
-        return Response(_document(urlconf, get_language() or settings.LANGUAGE_CODE) | {"servers": [server]})
+        return Response(_document(urlconf) | {"servers": [server]})
 
 
 class DocsView(SpectacularSwaggerView):
@@ -38,6 +38,10 @@ class DocsView(SpectacularSwaggerView):
 
 
 @cache
-def _document(urlconf: str, language: str) -> dict[str, Any]:
-    """The document, which is the same for everybody and takes a second to make."""
-    return SchemaGenerator(urlconf=urlconf).get_schema(request=None, public=True)
+def _document(urlconf: str) -> dict[str, Any]:
+    """The document, which is the same for everybody and takes a second to make.
+
+    In English: of its texts only the labels of models are translated, and half a document would be.
+    """
+    with translation.override("en"):
+        return SchemaGenerator(urlconf=urlconf).get_schema(request=None, public=True)

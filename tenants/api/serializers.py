@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 
@@ -22,8 +23,14 @@ def refuse_unwritable(data: Mapping[str, Any], serializer: serializers.Serialize
     errors = {}
     for name in data:
         if name not in fields:
-            errors[str(name)] = f"There is no member {name!r}. Known here: {writable}."
+            errors[str(name)] = _("There is no member %(name)r. Known here: %(known)s.") % {
+                "name": name,
+                "known": writable,
+            }
         elif fields[name].read_only:
-            errors[str(name)] = f"{name!r} cannot be changed. What can: {writable}."
+            errors[str(name)] = _("%(name)r cannot be changed. What can: %(known)s.") % {
+                "name": name,
+                "known": writable,
+            }
     if errors:
         raise serializers.ValidationError(errors)

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import DomainNameValidator
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
 from django_tenants.utils import get_public_schema_name
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers, status, viewsets
@@ -29,7 +31,7 @@ from .views import StrictView
 class IsSuperuser(BasePermission):
     """The platform's staff."""
 
-    message = "This needs a superuser of the platform."
+    message = _("This needs a superuser of the platform.")
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         return isinstance(request.user, User) and request.user.is_active and request.user.is_superuser
@@ -56,15 +58,15 @@ class NewTenantSerializer(StrictSerializer):
         slug_field="username",
         queryset=User.objects.filter(is_active=True),
         required=False,
-        error_messages={"does_not_exist": "There is no active user {value}: create the user first."},
+        error_messages={"does_not_exist": _("There is no active user {value}: create the user first.")},
         help_text="The username of its first administrator.",
     )
 
     def validate_domain(self, value: str) -> str:
         domain = value.lower().rstrip(".")
-        DomainNameValidator(message="Give a host name, for example demo.example.com.")(domain)
+        DomainNameValidator(message=_("Give a host name, for example demo.example.com."))(domain)
         if domain == urlsplit(settings.PUBLIC_URL).hostname:
-            raise serializers.ValidationError(f"{domain} is the platform's own address.")
+            raise serializers.ValidationError(_t("%(host)s is the platform's own address.") % {"host": domain})
         return domain
 
 
@@ -75,7 +77,7 @@ class TenantViewSet(mixins.ListModelMixin, StrictView, viewsets.GenericViewSet):
     permission_classes = (IsSuperuser,)
     throttle_classes = ()
     filter_backends = ()
-    how_to_authenticate = "Send the username and password of a superuser (HTTP Basic), or log in."
+    how_to_authenticate = _("Send the username and password of a superuser (HTTP Basic), or log in.")
     queryset = Tenant.objects.exclude(schema_name=get_public_schema_name()).prefetch_related("domains").order_by("slug")
     serializer_class = TenantSerializer
 
@@ -101,4 +103,4 @@ def _refuse_taken_domain(wanted: dict[str, Any]) -> None:
     domain = wanted.get("domain")
     holder = Domain.objects.select_related("tenant").filter(domain=domain).first() if domain else None
     if holder is not None and holder.tenant.slug != wanted["slug"]:
-        raise Conflict(f"The host name {domain} belongs to another tenant: choose another one.")
+        raise Conflict(_t("The host name %(host)s belongs to another tenant: choose another one.") % {"host": domain})

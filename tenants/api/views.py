@@ -6,6 +6,9 @@ from typing import Any, ClassVar, NoReturn
 from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
 from rest_framework.exceptions import NotAuthenticated, NotFound, ValidationError
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
@@ -16,7 +19,7 @@ from rest_framework.views import APIView
 class StrictView(APIView):
     """Refuses query parameters that it does not know, and keeps answers out of caches."""
 
-    how_to_authenticate: ClassVar[str] = "Log in first."
+    how_to_authenticate: ClassVar[str | Promise] = _("Log in first.")
 
     def known_parameters(self) -> Iterable[str]:
         """The query parameters that a GET of this view takes."""
@@ -33,7 +36,7 @@ class StrictView(APIView):
 
     def permission_denied(self, request: Request, message: str | None = None, code: str | None = None) -> NoReturn:
         if request.authenticators and not request.successful_authenticator:
-            raise NotAuthenticated(self.how_to_authenticate)
+            raise NotAuthenticated(str(self.how_to_authenticate))
         super().permission_denied(request, message, code)
         raise AssertionError("permission_denied() raises")
 
@@ -54,17 +57,25 @@ class NoSuchAddress(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> NoReturn:
         if _exists_with_slash(request._request):
-            raise NotFound(f"There is nothing at {request.path}: its address ends with a slash, {request.path}/")
-        raise NotFound(f"There is nothing at {request.path}: GET api/v1/ lists what there is.")
+            raise NotFound(
+                _t("There is nothing at %(path)s: its address ends with a slash, %(path)s/") % {"path": request.path}
+            )
+        raise NotFound(_t("There is nothing at %(path)s: GET api/v1/ lists what there is.") % {"path": request.path})
 
 
 def refuse_unknown_parameters(request: Request, known: Iterable[str]) -> None:
     """400 for parameters that are not known or given twice, rather than an answer to another question."""
     names, known = request.query_params, sorted(known)
-    known_text = f"Known here: {', '.join(known)}." if known else "None is known here."
-    errors = {name: f"There is no parameter {name!r}. {known_text}" for name in names if name not in known}
+    known_text = _t("Known here: %(names)s.") % {"names": ", ".join(known)} if known else _t("None is known here.")
+    errors = {
+        name: _t("There is no parameter %(name)r. %(known)s") % {"name": name, "known": known_text}
+        for name in names
+        if name not in known
+    }
     errors |= {
-        name: f"Give {name!r} once." for name in names if name in known and len(request.query_params.getlist(name)) > 1
+        name: _t("Give %(name)r once.") % {"name": name}
+        for name in names
+        if name in known and len(request.query_params.getlist(name)) > 1
     }
     if errors:
         raise ValidationError(errors)

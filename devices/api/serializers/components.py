@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -15,7 +16,7 @@ from tenants.api.fields import Timestamp
 
 from .base import StrictModelSerializer
 
-_NO_SUCH_TYPE = "There is no component type {value}: create it at component-types/ first."
+_NO_SUCH_TYPE = _("There is no component type {value}: create it at component-types/ first.")
 
 
 def component_type_by_key() -> serializers.SlugRelatedField:
@@ -57,7 +58,9 @@ class ComponentSerializer(ReportFields, StrictModelSerializer[Component]):
     device = serializers.SlugRelatedField(
         slug_field="uuid",
         queryset=Device.objects.all(),
-        error_messages={"does_not_exist": "There is no device with the UUID {value}: devices/ lists those there are."},
+        error_messages={
+            "does_not_exist": _("There is no device with the UUID {value}: devices/ lists those there are.")
+        },
     )
     component_type = component_type_by_key()
 

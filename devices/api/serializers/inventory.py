@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.utils import timezone
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -19,7 +21,7 @@ from tenants.api.serializers import StrictSerializer
 from .base import StrictModelSerializer
 from .components import DeviceComponentSerializer, component_type_by_key, time_or_null
 
-_NO_SUCH_MODEL = "There is no hardware model {pk_value}: hardware-models/ lists those there are, and takes more."
+_NO_SUCH_MODEL = _("There is no hardware model {pk_value}: hardware-models/ lists those there are, and takes more.")
 
 
 def _hardware_model() -> serializers.PrimaryKeyRelatedField:
@@ -137,7 +139,8 @@ class RegistrationSerializer(StrictSerializer):
     def validate_components(self, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
         keys = [component["key"] for component in value]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            raise serializers.ValidationError(f"A key names one component; given more than once: {', '.join(twice)}.")
+            refusal = _t("A key names one component; given more than once: %(keys)s.")
+            raise serializers.ValidationError(refusal % {"keys": ", ".join(twice)})
         return value
 
 

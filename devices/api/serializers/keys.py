@@ -4,6 +4,7 @@ import datetime
 from typing import ClassVar
 
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from devices.models import ApiKey
@@ -42,7 +43,7 @@ class NewApiKeySerializer(StrictSerializer):
 
     def validate_expires_at(self, value: datetime.datetime | None) -> datetime.datetime | None:
         if value is not None and value <= timezone.now():
-            raise serializers.ValidationError("This is past already: the key would never be valid.")
+            raise serializers.ValidationError(_("This is past already: the key would never be valid."))
         return value
 
 

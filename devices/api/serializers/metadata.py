@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
 from devices.models import ComponentType, HardwareModel, Metric, Unit
@@ -13,7 +14,9 @@ def _type_by_key(**options: Any) -> serializers.SlugRelatedField:
     return serializers.SlugRelatedField(
         slug_field="key",
         queryset=ComponentType.objects.all(),
-        error_messages={"does_not_exist": "There is no component type {value}: create it at component-types/ first."},
+        error_messages={
+            "does_not_exist": _("There is no component type {value}: create it at component-types/ first.")
+        },
         **options,
     )
 
@@ -24,7 +27,7 @@ def _unit_by_symbol(**options: Any) -> serializers.SlugRelatedField:
         queryset=Unit.objects.all(),
         required=False,
         allow_null=True,
-        error_messages={"does_not_exist": "There is no unit {value}: units/ lists those there are, and takes more."},
+        error_messages={"does_not_exist": _("There is no unit {value}: units/ lists those there are, and takes more.")},
         **options,
     )
 

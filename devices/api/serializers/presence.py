@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
 from devices.models import Device, MaintenanceWindow, PresenceSettings, StatusChange
@@ -98,7 +99,9 @@ class MaintenanceWindowSerializer(StrictModelSerializer[MaintenanceWindow]):
     device = serializers.SlugRelatedField(
         slug_field="uuid",
         queryset=Device.objects.all(),
-        error_messages={"does_not_exist": "There is no device with the UUID {value}: devices/ lists those there are."},
+        error_messages={
+            "does_not_exist": _("There is no device with the UUID {value}: devices/ lists those there are.")
+        },
     )
     starts_at = Timestamp()
     ends_at = Timestamp()

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, cast
 from django.db import transaction
 from django.db.models import Model
 from django.http import Http404
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.exceptions import NotFound
@@ -29,7 +31,7 @@ class TenantView(StrictView):
     role_to_read: ClassVar[Membership.Role] = Role.VIEWER
     role_to_write: ClassVar[Membership.Role] = Role.ADMIN
     open_to_keys: ClassVar[bool] = True
-    how_to_authenticate = "Send an API key of this tenant (Authorization: Bearer <key>), or log in."
+    how_to_authenticate = _("Send an API key of this tenant (Authorization: Bearer <key>), or log in.")
 
     @property
     def acting_user(self) -> User | ApiKey:
@@ -52,7 +54,8 @@ class TenantObjects(TenantView, GenericAPIView):
         except Http404 as error:
             name, value = next(iter(self.kwargs.items()))
             kind = self.get_queryset().model._meta.verbose_name
-            raise NotFound(f"There is no {kind} with the {name} {value}.") from error
+            values = {"kind": kind, "name": name, "value": value}
+            raise NotFound(_t("There is no %(kind)s with the %(name)s %(value)s.") % values) from error
 
 
 class AuditedUpdate(mixins.UpdateModelMixin, TenantObjects):
