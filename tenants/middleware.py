@@ -8,6 +8,8 @@ from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import set_script_prefix
+from django.utils import translation
+from django.utils.translation import gettext_lazy as _
 from django_tenants.middleware.main import TenantMainMiddleware
 from django_tenants.utils import get_public_schema_name, get_tenant_domain_model
 
@@ -21,7 +23,10 @@ _SLUG = re.compile(SLUG_PATTERN)
 # Answered here: whoever watches the process asks under any host name, and while the database is away.
 _PROBES = {"/healthz": healthz, "/readyz": readyz}
 _CODES = {404: "not_found", 503: "unavailable"}
-_REFUSALS = {404: "There is no tenant {slug!r} here.", 503: "The tenant {slug!r} is not in service at the moment."}
+_REFUSALS = {
+    404: _("There is no tenant %(slug)r here."),
+    503: _("The tenant %(slug)r is not in service at the moment."),
+}
 
 
 class TenantMiddleware(TenantMainMiddleware):
@@ -82,9 +87,11 @@ class TenantMiddleware(TenantMainMiddleware):
         request.urlconf = settings.PUBLIC_SCHEMA_URLCONF
 
     def _refuse(self, request: HttpRequest, status: int, slug: str) -> HttpResponse:
-        if is_for_api(request):
-            return self._answer(request, status, _REFUSALS[status].format(slug=slug))
-        return render(request, "tenants/unavailable.html", {"slug": slug, "status": status}, status=status)
+        # Django's own middleware for languages comes later, and this answer never gets there.
+        with translation.override(translation.get_language_from_request(request)):
+            if is_for_api(request):
+                return self._answer(request, status, _REFUSALS[status] % {"slug": slug})
+            return render(request, "tenants/unavailable.html", {"slug": slug, "status": status}, status=status)
 
     def _answer(self, request: HttpRequest, status: int, text: str) -> HttpResponse:
         if is_for_api(request):
