@@ -1,9 +1,11 @@
 """API keys, and the audit of what was done in the tenant."""
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.filters import AllValuesFieldListFilter
 from django.core.exceptions import ValidationError
 from django.db.models import Model
 from django.http import Http404, HttpRequest, HttpResponse
@@ -17,6 +19,7 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from devices.models import ApiKey, AuditEntry
+from devices.models.access import ACTIONS
 from devices.services.api_keys import issue_api_key, revoke_api_key
 from tenants.access import Role
 from tenants.admin.base import ReadOnly, coloured, form_page, render_page
@@ -128,15 +131,28 @@ class ApiKeyAdmin(TenantModelAdmin):
         return reverse("admin:devices_apikey_change", args=[key.pk])
 
 
+class ActionFilter(AllValuesFieldListFilter):
+    """The actions that were recorded, in the reader's language."""
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        for choice in super().choices(changelist):
+            said = str(choice["display"])
+            yield {**choice, "display": ACTIONS.get(said, said)}
+
+
 @admin.register(AuditEntry, site=tenant_admin)
 class AuditEntryAdmin(ReadOnly, TenantModelAdmin):
     """Who did what in this tenant."""
 
-    list_display: ClassVar = ["at", "user_label", "action", "object_type", "object_label", "detail"]
-    list_filter: ClassVar = ["action", "object_type"]
+    list_display: ClassVar = ["at", "user_label", "done", "object_type", "object_label", "detail"]
+    list_filter: ClassVar = [("action", ActionFilter), "object_type"]
     search_fields: ClassVar = ["user_label", "object_label", "detail"]
-    fields: ClassVar = ["at", "user_label", "action", "object_type", "object_label", "detail"]
+    fields: ClassVar = ["at", "user_label", "done", "object_type", "object_label", "detail"]
     readonly_fields: ClassVar = fields
+
+    @display(description=_("action"), ordering="action")
+    def done(self, entry: AuditEntry) -> str:
+        return str(entry.done)
 
 
 tenant_admin.groups.append(Group(40, _("Access"), ((ApiKey, "key"), (AuditEntry, "history"))))

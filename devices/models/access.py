@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from django.db import models
 from django.utils import timezone
+from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 
@@ -43,6 +44,23 @@ class ApiKey(models.Model):
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
 
 
+# What is recorded as done. It is kept in these words whoever reads it, and shown in the reader's.
+ACTIONS: dict[str, Promise] = {
+    "add": _("add"),
+    "change": _("change"),
+    "delete": _("delete"),
+    "register": _("register"),
+    "remove": _("remove"),
+    "activate": _("activate"),
+    "deactivate": _("deactivate"),
+    "issue": _("issue"),
+    "revoke": _("revoke"),
+    "rotate key": _("rotate key"),
+    "revoke key": _("revoke key"),
+    "allow version 1": _("allow version 1"),
+}
+
+
 class AuditEntry(models.Model):
     """Who did what in this tenant. The person is named by id and label: users live in the public schema."""
 
@@ -66,3 +84,8 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user_label}: {self.action} {self.object_label}"
+
+    @property
+    def done(self) -> str | Promise:
+        """The action in the reader's language."""
+        return ACTIONS.get(self.action, self.action)

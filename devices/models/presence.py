@@ -7,6 +7,7 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 from .base import SpecInput
 from .inventory import Device
@@ -157,7 +158,7 @@ class MaintenanceWindow(models.Model):
     device = models.ForeignKey(
         Device, on_delete=models.CASCADE, related_name="maintenance_windows", verbose_name=_("device")
     )
-    starts_at = models.DateTimeField(_("from"))
+    starts_at = models.DateTimeField(pgettext_lazy("time", "from"))
     ends_at = models.DateTimeField(_("until"))
     reason = models.CharField(_("reason"), max_length=200, blank=True)
 

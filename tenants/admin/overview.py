@@ -30,8 +30,8 @@ def context() -> dict[str, Any]:
 
 
 def reason_in_words(message: UnroutedMessage) -> str:
-    """The reason without underscores."""
-    return message.reason.replace("_", " ")
+    """The reason without underscores, in the reader's language where it has a word for it."""
+    return _(message.reason.replace("_", " "))
 
 
 def cards() -> list[dict[str, Any]]:
