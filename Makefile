@@ -20,7 +20,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test lint lock
+.PHONY: run test lint lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -30,15 +30,22 @@ test: .venv/test.stamp
 	$(VENV_PYTHON) -m pytest $(WORKERS) $(ARGS)
 
 # The settings must be complete to be read, and nothing of them is used.
-lint: export SECRET_KEY = lint
-lint: export DATABASE_URL = postgres://lint@127.0.0.1:1/lint
-lint: export REDIS_URL = redis://127.0.0.1:1/0
+lint messages: export SECRET_KEY = lint
+lint messages: export DATABASE_URL = postgres://lint@127.0.0.1:1/lint
+lint messages: export REDIS_URL = redis://127.0.0.1:1/0
 lint: .venv/test.stamp
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy .
 	.venv/bin/lint-imports
 	$(VENV_PYTHON) -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+
+# Collects what is to be translated, and compiles what is. After translating, once more.
+messages: KO := locale/ko/LC_MESSAGES/django
+messages: .venv/run.stamp
+	@command -v msgfmt >/dev/null || { echo "GNU gettext is needed. On Debian and Ubuntu: apt-get install gettext" >&2; exit 1; }
+	$(VENV_PYTHON) -W ignore::RuntimeWarning manage.py makemessages --locale ko
+	msgfmt --check --statistics -o $(KO).mo $(KO).po
 
 LOCKING := make lock   (uv pip compile --universal --python-version 3.11 pyproject.toml; the whole tree, exact, for Python 3.11 to 3.13)
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --custom-compile-command "$(LOCKING)"

@@ -1,0 +1,21 @@
+"""`manage.py makemessages`: Django's own, told what is ours to translate."""
+
+from typing import Any
+
+from django.core.management.commands import makemessages
+
+# What nobody reads on a page: tests, measurements, and the programs that stand in for devices.
+LEFT_OUT = ("tests/*", "management/simulator/*", "management/benchmarks/*", "docs/*", "deploy/*", "static/*", "var/*")
+
+
+class Command(makemessages.Command):
+    """Collects the texts of the interface into `locale/`. Needs GNU gettext."""
+
+    # _t is gettext where _ is gettext_lazy.
+    xgettext_options = [*makemessages.Command.xgettext_options, "--keyword=_t"]  # noqa: RUF012 (as the base class has it)
+    # A guess from a similar text would be shown to nobody and passed over by everybody.
+    msgmerge_options = [*makemessages.Command.msgmerge_options, "--no-fuzzy-matching"]  # noqa: RUF012 (as the base class has it)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        ours = {"ignore_patterns": [*options["ignore_patterns"], *LEFT_OUT], "no_wrap": True, "no_obsolete": True}
+        super().handle(*args, **{**options, **ours, "add_location": "file"})
