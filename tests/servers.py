@@ -29,6 +29,7 @@ with socket.socket() as _probe:
 STACK = EmbeddedStack(VAR, mqtt_port=_MQTT_PORT, fsync=False)
 os.environ.update(STACK.start())
 
+
 @atexit.register
 def _stop() -> None:
     STACK.stop()

@@ -24,29 +24,48 @@ TOPIC = "$CONTROL/dynamic-security/v1"
 DEVICE_ROLE = "device"
 _WAIT_SECONDS = 5.0
 _BATCH = 100
+_EXISTS = "Client already exists"
 
 
 class BrokerUnavailable(Exception):
-    """The broker did not answer; `manage.py sync_broker` brings its accounts in step later."""
+    """The broker did not do it; `manage.py sync_broker` brings its accounts in step later."""
+
+
+class BrokerRefused(BrokerUnavailable):
+    """The broker answered a command with an error."""
 
 
 def grant_devices(accounts: Iterable[tuple[UUID, str]]) -> None:
-    """Create the devices' accounts (UUID, password), or set the passwords of those that exist."""
-    commands: list[dict[str, Any]] = []
-    for uuid, password in accounts:
-        name = str(uuid)
-        commands += [
+    """Create the devices' accounts (UUID, password), or set the passwords of those that exist.
+
+    Each command makes the broker write its accounts anew (45 ms with 10,000 of them), so there is one for each
+    new device.
+    """
+    passwords = {str(uuid): password for uuid, password in accounts}
+    created = _run(
+        [
             {
                 "command": "createClient",
                 "username": name,
                 "clientid": name,
                 "password": password,
                 "roles": [{"rolename": DEVICE_ROLE}],
-            },
-            {"command": "setClientPassword", "username": name, "password": password},
-            {"command": "enableClient", "username": name},
+            }
+            for name, password in passwords.items()
+        ],
+        tolerated=(_EXISTS,),
+    )
+    existing = [name for name, answer in zip(passwords, created, strict=False) if answer.get("error") == _EXISTS]
+    _run(
+        [
+            command
+            for name in existing
+            for command in (
+                {"command": "setClientPassword", "username": name, "password": passwords[name]},
+                {"command": "enableClient", "username": name},
+            )
         ]
-    _run(commands, tolerated=("Client already exists",))
+    )
 
 
 def revoke_devices(uuids: Iterable[UUID]) -> None:
@@ -105,7 +124,7 @@ def is_managed() -> bool:
 
 
 def _run(commands: Sequence[dict[str, Any]], tolerated: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """The broker's answers to the commands. Raises BrokerUnavailable, or RuntimeError for a refused command."""
+    """The broker's answers to the commands. Raises BrokerUnavailable."""
     if not commands or not is_managed():
         return []
     answers: list[dict[str, Any]] = []
@@ -114,7 +133,7 @@ def _run(commands: Sequence[dict[str, Any]], tolerated: tuple[str, ...] = ()) ->
             answers += session.ask(commands[start : start + _BATCH])
     for answer in answers:
         if "error" in answer and answer["error"] not in tolerated:
-            raise RuntimeError(f"The broker refused {answer['command']}: {answer['error']}")
+            raise BrokerRefused(f"The broker refused {answer['command']}: {answer['error']}")
     return answers
 
 
@@ -143,6 +162,8 @@ class _Session:
         self._ready: queue.Queue[str] = queue.Queue()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"gwanje-admin-{uuid4().hex[:12]}")
         self._client.username_pw_set(unquote(url.username or ""), unquote(url.password or ""))
+        if url.scheme == "mqtts":
+            self._client.tls_set()
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self._ready.put("")
         self._client.on_message = lambda _client, _userdata, message: self._answers.put(message.payload)
