@@ -103,6 +103,8 @@ class StatusChange(models.Model):
         indexes: ClassVar = [
             # A device's history, newest first.
             models.Index(fields=["device", "-id"], name="status_change_history"),
+            # A stretch of its history: timelines and availability.
+            models.Index(fields=["device", "at"], name="status_change_stretch"),
             # The outbox: what is still to be notified.
             models.Index(fields=["id"], name="status_change_outbox", condition=Q(position__isnull=True)),
         ]
