@@ -1,9 +1,10 @@
 """The public side: tenants for the platform's staff, and the probes."""
 
-from base64 import b64encode
+from base64 import time
 from collections.abc import Iterator
 from typing import Any
 
+import b64encode
 import pytest
 from django.conf import settings as django_settings
 from django.test import Client
@@ -132,6 +133,8 @@ def test_a_tenant_that_cannot_be_created_says_what_to_mend(
 
 
 def test_guessing_passwords_is_slowed_down(staff: Client) -> None:
+    if (left := 60 - time.time() % 60) < 5:
+        time.sleep(left)  # the brake counts by the minute
     wrong = basic("root", "wrong")
     assert [wrong.get(TENANTS).status_code for _ in range(12)] == [401] * 10 + [429] * 2
     assert staff.get(TENANTS).status_code == 429  # the right one too, from the same address
