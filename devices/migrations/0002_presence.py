@@ -6,132 +6,193 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('devices', '0001_initial'),
+        ("devices", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='IgnoredSign',
+            name="IgnoredSign",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('session', models.CharField(blank=True, max_length=64, verbose_name='session')),
-                ('why', models.CharField(max_length=20, verbose_name='why')),
-                ('evidence_at', models.DateTimeField(verbose_name='evidence from')),
-                ('at', models.DateTimeField(auto_now_add=True, verbose_name='recorded')),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("session", models.CharField(blank=True, max_length=64, verbose_name="session")),
+                ("why", models.CharField(max_length=20, verbose_name="why")),
+                ("evidence_at", models.DateTimeField(verbose_name="evidence from")),
+                ("at", models.DateTimeField(auto_now_add=True, verbose_name="recorded")),
             ],
             options={
-                'verbose_name': 'ignored will',
-                'verbose_name_plural': 'ignored wills',
-                'ordering': ['-id'],
+                "verbose_name": "ignored will",
+                "verbose_name_plural": "ignored wills",
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='MaintenanceWindow',
+            name="MaintenanceWindow",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('starts_at', models.DateTimeField(verbose_name='from')),
-                ('ends_at', models.DateTimeField(verbose_name='until')),
-                ('reason', models.CharField(blank=True, max_length=200, verbose_name='reason')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("starts_at", models.DateTimeField(verbose_name="from")),
+                ("ends_at", models.DateTimeField(verbose_name="until")),
+                ("reason", models.CharField(blank=True, max_length=200, verbose_name="reason")),
             ],
             options={
-                'verbose_name': 'maintenance window',
-                'verbose_name_plural': 'maintenance windows',
-                'ordering': ['-starts_at'],
+                "verbose_name": "maintenance window",
+                "verbose_name_plural": "maintenance windows",
+                "ordering": ["-starts_at"],
             },
         ),
         migrations.CreateModel(
-            name='PresenceSettings',
+            name="PresenceSettings",
             fields=[
-                ('id', models.PositiveSmallIntegerField(default=1, editable=False, primary_key=True, serialize=False)),
-                ('timeout_seconds', models.PositiveIntegerField(default=60, help_text="The least time that a device without a time-out of its own or its model's may be silent.", validators=[django.core.validators.MinValueValidator(1)], verbose_name='time-out in seconds')),
-                ('flapping_changes', models.PositiveIntegerField(default=6, help_text='This many changes of state within the window below: the device is flapping.', validators=[django.core.validators.MinValueValidator(2)], verbose_name='changes that are flapping')),
-                ('flapping_window_seconds', models.PositiveIntegerField(default=600, validators=[django.core.validators.MinValueValidator(1)], verbose_name='window for flapping in seconds')),
+                ("id", models.PositiveSmallIntegerField(default=1, editable=False, primary_key=True, serialize=False)),
+                (
+                    "timeout_seconds",
+                    models.PositiveIntegerField(
+                        default=60,
+                        help_text="The least time that a device without a time-out of its own or its model's may be silent.",
+                        validators=[django.core.validators.MinValueValidator(1)],
+                        verbose_name="time-out in seconds",
+                    ),
+                ),
+                (
+                    "flapping_changes",
+                    models.PositiveIntegerField(
+                        default=6,
+                        help_text="This many changes of state within the window below: the device is flapping.",
+                        validators=[django.core.validators.MinValueValidator(2)],
+                        verbose_name="changes that are flapping",
+                    ),
+                ),
+                (
+                    "flapping_window_seconds",
+                    models.PositiveIntegerField(
+                        default=600,
+                        validators=[django.core.validators.MinValueValidator(1)],
+                        verbose_name="window for flapping in seconds",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'presence settings',
-                'verbose_name_plural': 'presence settings',
+                "verbose_name": "presence settings",
+                "verbose_name_plural": "presence settings",
             },
         ),
         migrations.AddField(
-            model_name='component',
-            name='expected_interval',
-            field=models.PositiveIntegerField(blank=True, help_text='Where it reports at another interval than its type.', null=True, validators=[django.core.validators.MinValueValidator(1)], verbose_name='expected interval in seconds'),
+            model_name="component",
+            name="expected_interval",
+            field=models.PositiveIntegerField(
+                blank=True,
+                help_text="Where it reports at another interval than its type.",
+                null=True,
+                validators=[django.core.validators.MinValueValidator(1)],
+                verbose_name="expected interval in seconds",
+            ),
         ),
         migrations.AddField(
-            model_name='componenttype',
-            name='expected_interval',
-            field=models.PositiveIntegerField(default=60, help_text='How often its components report; after two missed reports one is stale.', validators=[django.core.validators.MinValueValidator(1)], verbose_name='expected interval in seconds'),
+            model_name="componenttype",
+            name="expected_interval",
+            field=models.PositiveIntegerField(
+                default=60,
+                help_text="How often its components report; after two missed reports one is stale.",
+                validators=[django.core.validators.MinValueValidator(1)],
+                verbose_name="expected interval in seconds",
+            ),
         ),
         migrations.AddField(
-            model_name='device',
-            name='timeout_seconds',
-            field=models.PositiveIntegerField(blank=True, help_text="How long it may be silent; empty: its model's, or from what it reports.", null=True, validators=[django.core.validators.MinValueValidator(1)], verbose_name='time-out in seconds'),
+            model_name="device",
+            name="timeout_seconds",
+            field=models.PositiveIntegerField(
+                blank=True,
+                help_text="How long it may be silent; empty: its model's, or from what it reports.",
+                null=True,
+                validators=[django.core.validators.MinValueValidator(1)],
+                verbose_name="time-out in seconds",
+            ),
         ),
         migrations.AddField(
-            model_name='devicestatus',
-            name='flapping_until',
-            field=models.DateTimeField(null=True, verbose_name='flapping until'),
+            model_name="devicestatus",
+            name="flapping_until",
+            field=models.DateTimeField(null=True, verbose_name="flapping until"),
         ),
         migrations.AddField(
-            model_name='devicestatus',
-            name='other_wills',
+            model_name="devicestatus",
+            name="other_wills",
             field=models.JSONField(default=list),
         ),
         migrations.AddField(
-            model_name='devicestatus',
-            name='session_at',
+            model_name="devicestatus",
+            name="session_at",
             field=models.DateTimeField(null=True),
         ),
         migrations.AddField(
-            model_name='devicestatus',
-            name='will_at',
+            model_name="devicestatus",
+            name="will_at",
             field=models.DateTimeField(null=True),
         ),
         migrations.AddField(
-            model_name='hardwaremodel',
-            name='timeout_seconds',
-            field=models.PositiveIntegerField(blank=True, help_text="How long its devices may be silent; empty: from what they report, and the tenant's default.", null=True, validators=[django.core.validators.MinValueValidator(1)], verbose_name='time-out in seconds'),
+            model_name="hardwaremodel",
+            name="timeout_seconds",
+            field=models.PositiveIntegerField(
+                blank=True,
+                help_text="How long its devices may be silent; empty: from what they report, and the tenant's default.",
+                null=True,
+                validators=[django.core.validators.MinValueValidator(1)],
+                verbose_name="time-out in seconds",
+            ),
         ),
         migrations.AddField(
-            model_name='statuschange',
-            name='position',
+            model_name="statuschange",
+            name="position",
             field=models.BigIntegerField(editable=False, null=True),
         ),
         migrations.AddField(
-            model_name='statuschange',
-            name='quiet',
-            field=models.CharField(blank=True, max_length=12, verbose_name='not notified because'),
+            model_name="statuschange",
+            name="quiet",
+            field=models.CharField(blank=True, max_length=12, verbose_name="not notified because"),
         ),
         migrations.AddIndex(
-            model_name='statuschange',
-            index=models.Index(condition=models.Q(('position__isnull', True)), fields=['id'], name='status_change_outbox'),
+            model_name="statuschange",
+            index=models.Index(
+                condition=models.Q(("position__isnull", True)), fields=["id"], name="status_change_outbox"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='statuschange',
-            constraint=models.UniqueConstraint(fields=('position',), name='status_change_position_once'),
+            model_name="statuschange",
+            constraint=models.UniqueConstraint(fields=("position",), name="status_change_position_once"),
         ),
         migrations.AddConstraint(
-            model_name='statuschange',
-            constraint=models.CheckConstraint(condition=models.Q(('from_status', models.F('to_status')), _negated=True), name='status_change_changes'),
+            model_name="statuschange",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("from_status", models.F("to_status")), _negated=True), name="status_change_changes"
+            ),
         ),
         migrations.AddField(
-            model_name='ignoredsign',
-            name='device',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='ignored_signs', to='devices.device', verbose_name='device'),
+            model_name="ignoredsign",
+            name="device",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="ignored_signs",
+                to="devices.device",
+                verbose_name="device",
+            ),
         ),
         migrations.AddField(
-            model_name='maintenancewindow',
-            name='device',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='maintenance_windows', to='devices.device', verbose_name='device'),
+            model_name="maintenancewindow",
+            name="device",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="maintenance_windows",
+                to="devices.device",
+                verbose_name="device",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='presencesettings',
-            constraint=models.CheckConstraint(condition=models.Q(('id', 1)), name='one_row_of_presence_settings'),
+            model_name="presencesettings",
+            constraint=models.CheckConstraint(condition=models.Q(("id", 1)), name="one_row_of_presence_settings"),
         ),
         migrations.AddConstraint(
-            model_name='maintenancewindow',
-            constraint=models.CheckConstraint(condition=models.Q(('starts_at__lt', models.F('ends_at'))), name='maintenance_ends_after_it_starts'),
+            model_name="maintenancewindow",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("starts_at__lt", models.F("ends_at"))), name="maintenance_ends_after_it_starts"
+            ),
         ),
     ]

@@ -214,9 +214,7 @@ API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
 DRF_STANDARDIZED_ERRORS = {
     "EXCEPTION_HANDLER_CLASS": "devices.api.errors.Handler",
     "ALLOWED_ERROR_STATUS_CODES": ["400", "401", "403", "404", "429"],
-    "ERROR_SCHEMAS": dict.fromkeys(
-        ("400", "401", "403", "404", "429"), "tenants.api.errors.ErrorSerializer"
-    ),
+    "ERROR_SCHEMAS": dict.fromkeys(("400", "401", "403", "404", "429"), "tenants.api.errors.ErrorSerializer"),
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Gwanje API",

@@ -1,10 +1,10 @@
 """The public side: tenants for the platform's staff, and the probes."""
 
-from base64 import time
+import time
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
-import b64encode
 import pytest
 from django.conf import settings as django_settings
 from django.test import Client

@@ -357,6 +357,23 @@ def test_what_cannot_be_followed_is_refused(
     assert attr in problems(answer)
 
 
+def test_a_browser_watches_with_its_session(register: Any, web: Web, tenant_a: Any) -> None:
+    from django.test import Client
+
+    from tests.api.conftest import person
+
+    device, browser = register(), Client()
+    user = person(f"watcher-{os.urandom(4).hex()}", tenant_a, "viewer")
+    browser.force_login(user)
+    cookie = f"sessionid={browser.cookies['sessionid'].value}"
+    headers = {"Cookie": cookie, "Accept": "text/event-stream"}
+    with Stream(web.port, "/t/alpha/api/v1/events/", headers) as stream:
+        change(device, "birth")
+        assert stream.events(1) == [(device.uuid, "ONLINE")]
+    assert web.get("/t/beta-farm/api/v1/events/", **headers) == 403
+    user.delete()
+
+
 def test_an_id_from_the_future_is_taken_for_now(register: Any, watch: Callable[..., Stream], tenant_a: Any) -> None:
     device = register()
     stream = watch(tenant_a, Last_Event_ID=str(2**62))

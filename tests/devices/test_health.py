@@ -65,7 +65,8 @@ class Fleet:
             redis.hincrbyfloat(scripts.LISTENING, field, seconds)
         with schema_context(self.schema), connection.cursor() as cursor:
             cursor.execute(
-                "UPDATE devices_devicestatus SET last_seen_at = last_seen_at + %s::interval, since = since + %s::interval",
+                "UPDATE devices_devicestatus"
+                " SET last_seen_at = last_seen_at + %s::interval, since = since + %s::interval",
                 [f"{seconds} seconds"] * 2,
             )
 
