@@ -8,6 +8,14 @@ from django.utils.translation import ngettext_lazy
 
 # Django's own Korean of these is wrong or not in our words.
 DJANGO = (
+    _("%(name)s with ID “%(key)s” doesn’t exist. Perhaps it was deleted?"),
+    _("Delete selected %(verbose_name_plural)s"),
+    _("Successfully deleted %(count)d %(items)s."),
+    _("The {name} “{obj}” was added successfully."),
+    _("The {name} “{obj}” was added successfully. You may add another {name} below."),
+    _("The {name} “{obj}” was changed successfully."),
+    _("The {name} “{obj}” was changed successfully. You may add another {name} below."),
+    _("The {name} “{obj}” was changed successfully. You may edit it again below."),
     _("History"),
     _("Save and add another"),
     _("Save and continue editing"),
