@@ -166,7 +166,7 @@ class Quarantined(models.Model):
         verbose_name_plural = _("quarantine")
 
     def __str__(self) -> str:
-        return f"{self.reason}: {self.topic[:80]}"
+        return f"{self.get_reason_display()}: {self.topic[:80]}"
 
 
 class IngestTotals(models.Model):
