@@ -78,7 +78,7 @@ class Stream:
         """(device, state) of the next events."""
         return [(event["device"], event["to"]) for event in (self.event() for _ in range(count))]
 
-    def is_silent(self, seconds: float = 0.5) -> bool:
+    def is_silent(self, seconds: float = 0.3) -> bool:
         """Whether nothing comes within this time."""
         assert self._connection.sock
         self._connection.sock.settimeout(seconds)
