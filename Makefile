@@ -6,7 +6,7 @@ VAR ?= var
 ARGS ?=
 UV_VERSION := 0.13.9
 # Each worker has servers of its own; WORKERS= for one run after the other.
-WORKERS ?= -n 2 --dist loadfile
+WORKERS ?= -n 2 --dist loadgroup
 
 PYTHON_NAMES := python3 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for name in $(PYTHON_NAMES); do \

@@ -26,6 +26,19 @@ from tests import servers
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Among several workers, keep together what shares a database that is not rolled back.
+
+    Tests of pages and of the API begin with tenants that hold nothing; tests that write for real fill them.
+    """
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        is_live = "live_db" in getattr(item, "fixturenames", ())
+        group = "pages" if folder in ("api", "pages") else "live" if is_live else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def stack() -> EmbeddedStack:
     """The running servers."""

