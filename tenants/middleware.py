@@ -14,14 +14,14 @@ from django_tenants.middleware.main import TenantMainMiddleware
 from django_tenants.utils import get_public_schema_name, get_tenant_domain_model
 
 from .api.errors import body, is_for_api
-from .api.health import healthz, readyz
+from .api.health import healthz, metrics, readyz
 from .models import SLUG_PATTERN, Tenant
 from .schemas import enter_schema_of, leave_schema
 
 _PREFIX = re.compile(r"^/t/(?P<slug>[^/]+)(?P<rest>/.*)?$")
 _SLUG = re.compile(SLUG_PATTERN)
 # Answered here: whoever watches the process asks under any host name, and while the database is away.
-_PROBES = {"/healthz": healthz, "/readyz": readyz}
+_PROBES = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
 _CODES = {404: "not_found", 503: "unavailable"}
 _REFUSALS = {
     404: _("There is no tenant %(slug)r here."),

@@ -77,7 +77,7 @@ autosave_interval 30
 max_queued_messages {_QUEUE}
 max_inflight_messages 1000
 message_size_limit {_LONGEST_MESSAGE}
-max_keepalive 3600
+max_keepalive 120
 
 log_dest stderr
 log_timestamp_format %Y-%m-%dT%H:%M:%S

@@ -154,3 +154,17 @@ def test_the_probes_say_what_answers_and_name_no_address(db: None, tenant_a: Any
     assert "127.0.0.1" not in degraded.content.decode()
     assert client.post("/healthz").status_code == 405
     assert django_settings.VAULT_ADDR not in ready.content.decode()
+
+
+def test_figures_are_in_prometheus_form_and_name_no_tenant(db: None, tenant_a: Any) -> None:
+    from tenants import metrics
+
+    for _ in range(2):
+        metrics.record({"test_behind_seconds": 1.5}, {"test_things_total": 2})
+    answer = Client().get("/metrics", headers={"Host": "10.0.0.7:8000"})
+    lines = answer.content.decode().splitlines()
+    assert answer["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert "gwanje_test_behind_seconds 1.5" in lines
+    assert "# TYPE gwanje_test_things_total counter" in lines
+    assert "gwanje_test_things_total 4" in lines
+    assert tenant_a.slug not in answer.content.decode()

@@ -5,7 +5,9 @@ import os
 import uuid
 from typing import Any
 
+import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.conftest import Registered, wait_until
 from tests.mqtt import RawClient
@@ -155,6 +157,27 @@ def test_who_is_not_the_device_is_refused_and_disturbs_nobody(
         for client, name in ((own, "own"), (other, "other")):
             client.publish_acknowledged(published_topics(devices[name])[0], mark)
             assert client.client.is_connected()
+
+
+@pytest.mark.parametrize(("asked", "given"), [(3600, 120), (0, 120), (30, None)])
+def test_a_keep_alive_that_would_hide_a_loss_is_shortened(
+    devices: dict[str, Registered], asked: int, given: int | None
+) -> None:
+    """Over MQTT 5, where the broker has a say in it; a 3.1.1 device's silence is left to its time-out."""
+    own = devices["own"]
+    answered: list[Any] = []
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=own.uuid, protocol=mqtt.MQTTv5)
+    client.username_pw_set(own.uuid, own.mqtt_password)
+    client.on_connect = lambda _c, _u, _f, reason, properties: answered.append((reason.is_failure, properties))
+    client.connect("127.0.0.1", int(os.environ["MQTT_PORT"]), keepalive=asked)
+    client.loop_start()
+    try:
+        failed, properties = wait_until(lambda: answered, 5)[0]
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    assert not failed
+    assert getattr(properties, "ServerKeepAlive", None) == given
 
 
 def test_a_removed_devices_session_is_closed(register: Any) -> None:

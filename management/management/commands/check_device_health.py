@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from redis.exceptions import RedisError
 
 from devices.services import health
+from tenants import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,10 @@ class Command(BaseCommand):
                 logger.warning("No listener hears devices: their silence says nothing until one does")
             else:
                 logger.info("Deadlines count again")
+        metrics.record(
+            {"checker_last_pass_timestamp_seconds": time.time(), "checker_behind_seconds": done.overdue_seconds},
+            {"checker_deadlines_passed_total": done.expired, "checker_timeouts_total": done.timed_out},
+        )
         if done.expired or done.wills:
             logger.info(
                 "%d deadlines passed, %d devices timed out, %d wills decided; %.1f s behind",
