@@ -151,9 +151,18 @@ def test_the_servers_end_with_a_killed_supervisor(tmp_path: Path) -> None:
     assert "was not properly shut down" not in (tmp_path / "log/postgres.log").read_text()
 
 
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_while_it_starts_leaves_nothing_running(tmp_path: Path) -> None:
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", OWNER, str(tmp_path)],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # Whoever runs the tests in the background has SIGINT ignored, which is inherited.
+        preexec_fn=_heed_ctrl_c,
     )
     pidfile = tmp_path / "run" / "supervisord.pid"
     while not pidfile.exists() or not pidfile.read_text():
