@@ -200,6 +200,17 @@ def test_the_command_takes_everything_once(fleet: Fleet) -> None:
     assert {tuple(fleet.ledger(device)) for device in devices} == {("ONLINE", "TIMEOUT")}
 
 
+def test_a_will_overtaken_by_telemetry_leaves_no_row(fleet: Fleet) -> None:
+    """The telemetry was heard by another listener, which found the device ONLINE and told Redis alone."""
+    [device] = fleet.add()
+    fleet.hear(device)
+    gone = datetime.now(UTC)
+    fleet.hear(device)
+    will = Sign("will", fleet.schema, device.pk, device.uuid, gone, TIMEOUT, session="s")
+    PresenceRecorder(grace_seconds=2).record([will])
+    assert fleet.ledger(device) == ["ONLINE"]
+
+
 def test_flapping_is_noticed(fleet: Fleet) -> None:
     from devices.models import DeviceStatus
 
