@@ -7,7 +7,7 @@ whatever is repeated (a redelivery, a batch whose commit was not heard of, a rep
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import psycopg
@@ -18,8 +18,13 @@ from devices.services.specs import DeviceSpec
 from .partitions import Partitions
 from .pipeline import Accepted, fingerprint
 from .refusal import Refused
+from .rollups import mark_late
 
 logger = logging.getLogger(__name__)
+
+
+# The worker rolls an hour up long after this.
+_SETTLED_AFTER = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ class Storage:
             _insert_messages(connection, schema, fresh, outcome)
             outcome.duplicates = _as_first_received(connection, schema, outcome.duplicates)
             _insert_readings(connection, schema, outcome.stored, series)
+            _mark_late(connection, schema, outcome.stored)
             _count_sequences(connection, schema, outcome.stored)
             _raise_floors(connection, schema, outcome.stored)
             quarantine(connection, schema, outcome.quarantined)
@@ -299,6 +305,11 @@ def _insert_readings(
         ).format(sql.Identifier(schema, "telemetry_reading")),
         [list(column) for column in zip(*rows, strict=True)],
     )
+
+
+def _mark_late(connection: psycopg.Connection, schema: str, stored: Sequence[Judged]) -> None:
+    settled = datetime.now(UTC) - _SETTLED_AFTER
+    mark_late(connection, schema, {(_device_id(item), t) for item in stored if (t := _accepted(item).time) < settled})
 
 
 def _count_sequences(connection: psycopg.Connection, schema: str, stored: Sequence[Judged]) -> None:

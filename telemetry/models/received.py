@@ -1,4 +1,4 @@
-"""What a tenant's devices sent: the messages as received, the readings in them, and what was refused.
+"""The messages as received, the readings in them, and what was refused.
 
 Messages and readings are partitioned by month of their device time (see `telemetry.services.partitions`) and
 are written with plain SQL by `telemetry.services.storage`; the models are for reading them.

@@ -1,0 +1,33 @@
+"""What a tenant's devices sent, and what is worked out from it: messages, readings, rollups, newest values."""
+
+from .received import (
+    DeviceSequence,
+    IngestTotals,
+    Int8MultiRangeField,
+    Message,
+    Quarantined,
+    Reading,
+    Reason,
+    Series,
+)
+from .retention import RetentionSettings
+from .rollups import LateHour, Latest, PackedDay, ReadingDay, ReadingHour, RepackDay, RollupState
+
+__all__ = [
+    "DeviceSequence",
+    "IngestTotals",
+    "Int8MultiRangeField",
+    "LateHour",
+    "Latest",
+    "Message",
+    "PackedDay",
+    "Quarantined",
+    "Reading",
+    "ReadingDay",
+    "ReadingHour",
+    "Reason",
+    "RepackDay",
+    "RetentionSettings",
+    "RollupState",
+    "Series",
+]

@@ -1,0 +1,67 @@
+"""How long a tenant's data is kept."""
+
+from typing import Any, ClassVar
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
+
+_KEEP = _("Whole months, beside the present one. Empty: kept for ever.")
+
+
+class RetentionSettings(models.Model):
+    """A tenant's retention: one row; everything is kept until somebody says otherwise."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    messages_months = models.PositiveSmallIntegerField(
+        _("months of messages"), null=True, blank=True, validators=[MinValueValidator(1)], help_text=_KEEP
+    )
+    readings_months = models.PositiveSmallIntegerField(
+        _("months of readings"), null=True, blank=True, validators=[MinValueValidator(1)], help_text=_KEEP
+    )
+    rollups_months = models.PositiveSmallIntegerField(
+        _("months of hourly and daily values"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_KEEP,
+    )
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(id=1), name="one_row_of_retention_settings"),
+            models.CheckConstraint(
+                condition=Q(messages_months__gte=1) & Q(readings_months__gte=1) & Q(rollups_months__gte=1),
+                name="retention_keeps_a_month",
+            ),
+            # An hour that is rolled up is answered from the rollups, so that they may not go before the readings.
+            models.CheckConstraint(
+                condition=Q(rollups_months__isnull=True)
+                | Q(readings_months__isnull=False, rollups_months__gte=F("readings_months")),
+                name="rollups_outlive_readings",
+            ),
+        ]
+        verbose_name = _("retention")
+        verbose_name_plural = _("retention")
+
+    def __str__(self) -> str:
+        return str(self._meta.verbose_name)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.id = 1
+        super().save(*args, **kwargs)
+
+    def clean(self) -> None:
+        if self.rollups_months is None:
+            return
+        if self.readings_months is None or self.rollups_months < self.readings_months:
+            raise ValidationError(
+                {"rollups_months": _("Hourly and daily values must be kept at least as long as the readings.")}
+            )
+
+    @classmethod
+    def current(cls) -> "RetentionSettings":
+        """The tenant's retention; everything is kept where nobody has saved any."""
+        return cls.objects.first() or cls()
