@@ -17,3 +17,18 @@ def conninfo(**parameters: Any) -> str:
         dbname=wanted["NAME"],
         **parameters,
     )
+
+
+def bound_lock_waits(milliseconds: int) -> None:
+    """Let no statement of this process' Django connection wait longer than this for somebody else's lock."""
+    connection.settings_dict["OPTIONS"]["options"] = f"-c lock_timeout={milliseconds}"
+    connection.close()
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether a statement failed because somebody else holds a lock (a migration, say), not for want of the server.
+
+    Takes psycopg's errors and Django's around them.
+    """
+    busy = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+    return isinstance(error, busy) or isinstance(error.__cause__, busy)

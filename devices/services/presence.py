@@ -6,18 +6,21 @@ PostgreSQL by its next sign of life; all the other signs of life cost PostgreSQL
 """
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+from django.db import OperationalError
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from devices.services import presence_scripts as scripts
 from devices.services.presence_machine import Signal, State
 from devices.services.presence_store import apply_signals
+from tenants.database import is_busy
 
 logger = logging.getLogger(__name__)
 
@@ -49,37 +52,62 @@ class Sign:
 class PresenceRecorder:
     """Records the signs of a listener's batches. Not shared between threads."""
 
-    def __init__(self, *, grace_seconds: float) -> None:
+    def __init__(self, *, grace_seconds: float, flush_seconds: float = 0.0) -> None:
+        """`flush_seconds`: how long signs of devices known ONLINE may wait here, to be sent together."""
         self._grace = grace_seconds
+        self._flush_seconds = flush_seconds
+        self._flush_at = 0.0
         # Devices whose state this process has set or found ONLINE. After a start every device is set once more:
         # the process before may have died between Redis and PostgreSQL.
         self._confirmed: set[Device] = set()
-        # Signs that Redis has not heard of, because it was away.
+        # Signs that Redis has not heard of: they wait for others, or Redis is away.
         self._unsent: dict[Device, Sign] = {}
         # How far Redis' clock is ahead of ours.
         self._ahead = timedelta()
 
-    def record(self, signs: Sequence[Sign]) -> None:
-        """Bring states up to date with the signs. Raises what a lost database raises; then record them again."""
-        alive: dict[Device, Sign] = {}
+    def record(self, signs: Sequence[Sign]) -> set[str]:
+        """Bring states up to date with the signs; the schemas whose tables are locked, whose signs are lost then.
+
+        Raises what a lost database raises; then record them again.
+        """
+        is_urgent = False
         for sign in signs:
-            known = alive.get(sign.device)
-            if sign.kind != "will" and (known is None or known.at <= sign.at):
-                alive[sign.device] = sign
-        new = self._touch(alive)
-        self._apply([sign for sign in signs if self._matters(sign, alive, new)])
-        self._confirmed |= alive.keys()
-        self._confirmed -= {sign.device for sign in signs if sign.kind == "will"}
+            device = sign.device
+            if sign.kind != "will":
+                known = self._unsent.get(device)
+                if known is None or known.at <= sign.at:
+                    self._unsent[device] = sign
+            is_urgent = is_urgent or sign.kind != "telemetry" or device not in self._confirmed
+        if not is_urgent and time.monotonic() < self._flush_at:
+            return set()
+        return self._flush([sign for sign in signs if sign.kind != "telemetry"])
 
-    def _matters(self, sign: Sign, alive: dict[Device, Sign], new: set[Device]) -> bool:
-        """Whether PostgreSQL has to hear of the sign: of telemetry, only the newest of a device not known ONLINE."""
-        if sign.kind != "telemetry":
-            return True
-        return alive[sign.device] is sign and (sign.device in new or sign.device not in self._confirmed)
+    def flush(self, *, now: bool = False) -> set[str]:
+        """Send what waits, when it is due or in any case. Returns and raises as `record` does."""
+        if now:
+            self._flush_at = 0.0
+        return self.record(()) if self._unsent else set()
 
-    def _touch(self, alive: dict[Device, Sign]) -> set[Device]:
+    def _flush(self, told: Sequence[Sign]) -> set[str]:
+        """Send what waits; `told` are births and wills, which PostgreSQL hears of in any case."""
+        self._flush_at = time.monotonic() + self._flush_seconds
+        waiting = self._unsent.copy()
+        new = self._touch()
+        # Of telemetry only the newest of a device that is not known ONLINE.
+        silent_before = [
+            sign
+            for device, sign in waiting.items()
+            if sign.kind == "telemetry" and (device in new or device not in self._confirmed)
+        ]
+        busy = self._apply([*told, *silent_before])
+        self._confirmed |= waiting.keys()
+        self._confirmed -= {sign.device for sign in told if sign.kind == "will"}
+        if busy:
+            self._confirmed = {device for device in self._confirmed if device[0] not in busy}
+        return busy
+
+    def _touch(self) -> set[Device]:
         """Write the signs to Redis; the devices whose deadline was not there (none while Redis is away)."""
-        self._unsent |= alive
         if not self._unsent:
             return set()
         signs = list(self._unsent.values())
@@ -98,14 +126,22 @@ class PresenceRecorder:
         self._unsent.clear()
         return {sign.device for sign, flag in zip(signs, answer[1:], strict=True) if flag}
 
-    def _apply(self, signs: Sequence[Sign]) -> None:
+    def _apply(self, signs: Sequence[Sign]) -> set[str]:
+        """The schemas that are busy: somebody has locked their tables."""
         by_schema: dict[str, list[Heard]] = {}
         for sign in signs:
             if sign.kind != "will" or sign.session or not self._let_wait(sign):
                 signal = Signal(sign.kind, sign.at + self._ahead, sign.session, sign.session_at)
                 by_schema.setdefault(sign.schema, []).append((sign.device_id, sign.uuid, signal))
+        busy = set()
         for schema, heard in by_schema.items():
-            apply_heard(schema, heard, datetime.now(UTC) + self._ahead)
+            try:
+                apply_heard(schema, heard, datetime.now(UTC) + self._ahead)
+            except OperationalError as error:
+                if not is_busy(error):
+                    raise
+                busy.add(schema)
+        return busy
 
     def _let_wait(self, will: Sign) -> bool:
         """Old firmware's will: decided after the grace, when telemetry on either side of it is known."""

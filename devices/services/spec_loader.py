@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from uuid import UUID
 
+from django.db import OperationalError
 from django.db.models import Prefetch
 from django_tenants.utils import schema_context
 
@@ -18,20 +19,27 @@ from devices.models import (
 from devices.services import paths
 from devices.services.specs import ComponentSpec, DeviceSpec, KeySpec, MetricSpec, TenantSpec
 from devices.services.timeouts import interval_of, timeout_of
+from tenants.database import is_busy
 from tenants.models import DeviceRoute, Tenant
 
 
-def load_specs(uuids: Collection[UUID]) -> dict[UUID, DeviceSpec]:
+def load_specs(uuids: Collection[UUID], busy: dict[UUID, str] | None = None) -> dict[UUID, DeviceSpec]:
     """The specifications of those of the devices that are registered, whichever tenants they belong to.
 
     One query for the routes, and a handful for each tenant in them. Leaves the connection in the public schema.
+    Devices of a tenant whose tables are locked are put into `busy` with its schema, where it is given.
     """
     specs: dict[UUID, DeviceSpec] = {}
     with schema_context("public"):
         tenants = _tenants_of(uuids)
     for tenant, owned in tenants:
-        with schema_context(tenant.schema):
-            specs |= _load_of_tenant(tenant, owned)
+        try:
+            with schema_context(tenant.schema):
+                specs |= _load_of_tenant(tenant, owned)
+        except OperationalError as error:
+            if busy is None or not is_busy(error):
+                raise
+            busy |= dict.fromkeys(owned, tenant.schema)
     return specs
 
 

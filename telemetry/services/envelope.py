@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +29,8 @@ class Topic:
     component: str = ""
 
 
+# A device publishes on the same few topics all its life; bounded, so that a large fleet does not fill the memory.
+@lru_cache(maxsize=16_384)
 def parse_topic(topic: str) -> Topic:
     """The topic's parts. Raises Refused (`malformed`)."""
     match topic.split("/"):

@@ -16,7 +16,7 @@ from devices.services.specs import DeviceSpec
 
 from . import envelope
 from .refusal import Refused
-from .storage import Incoming
+from .storage.types import Incoming
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,8 @@
 """Stage 5: a message's nested values to flat (metric, value, unit), in the unit that is kept. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from devices.services.paths import MISSING, find
 from devices.services.specs import MetricSpec
@@ -16,8 +15,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS_FROM = 1e11
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(NamedTuple):
     """One value of one metric. Numbers are floats in `unit`."""
 
     metric: str

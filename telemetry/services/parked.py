@@ -64,8 +64,8 @@ def _batches(schema: str) -> Iterator[list[Quarantined]]:
 
 def _settle(ingest: Ingest, schema: str, rows: list[Quarantined]) -> int:
     incoming = [Incoming(row.topic, bytes(row.payload), row.first_received_at) for row in rows]
-    ingest.process(incoming, live=False)
-    if schema in ingest.parked:
+    tally = ingest.process(incoming, live=False)
+    if schema in ingest.parked or len(tally.settled) < len(incoming):
         return 0
     with schema_context(schema), transaction.atomic():
         for row in rows:

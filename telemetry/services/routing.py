@@ -1,12 +1,12 @@
 """Stage 2: device UUID → tenant and DeviceSpec, from a cache in the process.
 
-A specification is read again when its tenant's metadata changed (told through Redis) and in any case after
-`ttl` seconds, so that a lost change heals by itself.
+A specification is read again when its tenant's metadata changed (told through Redis, before its next use) and in
+any case soon after `ttl` seconds, so that a lost change heals by itself.
 """
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -20,12 +20,21 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 _UNKNOWN_SECONDS = 2.0
+_BUSY_SECONDS = 0.25
+_REFRESH_SECONDS = 1.0
+_REFRESH_DEVICES = 1000
 
 
 @dataclass(slots=True)
-class _Cached:
+class Route:
+    """Where a device's messages go: its specification now (None: not registered), read again after `until`.
+
+    `busy` is the schema of a tenant whose tables are locked, so that nothing is known of the device yet.
+    """
+
     spec: DeviceSpec | None
     until: float
+    busy: str = ""
 
 
 class Router:
@@ -33,29 +42,55 @@ class Router:
 
     def __init__(self, *, ttl: float) -> None:
         self._ttl = ttl
-        self._cached: dict[UUID, _Cached] = {}
+        self._cached: dict[UUID, Route] = {}
         self._segments: dict[str, tuple[TenantSpec | None, float]] = {}
         self._poll_at = 0.0
         self._seen: dict[str, int] = {}
         self._newest = 0
+        # Devices whose specification is older than `ttl`.
+        self._aged: set[UUID] = set()
+        self._refresh_at = 0.0
 
     def resolve(self, uuids: Iterable[UUID]) -> dict[UUID, DeviceSpec | None]:
         """The devices' specifications, None for those that are not registered. May ask PostgreSQL."""
+        wanted = list(set(uuids))
+        return {uuid: route.spec for uuid, route in zip(wanted, self.routes(wanted), strict=True)}
+
+    def routes(self, uuids: Sequence[UUID]) -> list[Route]:
+        """The devices' routes, in their order; the same device has the same object. May ask PostgreSQL."""
         self._drop_changed()
         now = time.monotonic()
-        wanted = set(uuids)
-        missing = {uuid for uuid in wanted if (cached := self._cached.get(uuid)) is None or cached.until < now}
+        cached = self._cached.get
+        routes = [cached(uuid) for uuid in uuids]
+        missing = set()
+        for uuid, route in zip(uuids, routes, strict=True):
+            if route is None or (route.until < now and (route.spec is None or route.busy)):
+                missing.add(uuid)
+            elif route.until < now:
+                self._aged.add(uuid)
         if missing:
-            loaded = load_specs(missing)
-            for uuid in missing:
-                spec = loaded.get(uuid)
-                self._cached[uuid] = _Cached(spec, now + (self._ttl if spec else _UNKNOWN_SECONDS))
-        return {uuid: self._cached[uuid].spec for uuid in wanted}
+            self._load(missing, now)
+        self._refresh(now)
+        return [self._cached[uuid] if uuid in missing else route for uuid, route in zip(uuids, routes, strict=True)]  # type: ignore[misc]  # what is None is missing
 
-    def cached(self, uuid: UUID) -> DeviceSpec | None:
-        """The device's specification as it is in the cache now."""
-        found = self._cached.get(uuid)
-        return found.spec if found else None
+    def _refresh(self, now: float) -> None:
+        """Read aged specifications again, many at once: they are changed already where we were told of a change."""
+        if self._aged and now >= self._refresh_at:
+            self._refresh_at = now + _REFRESH_SECONDS
+            aged = [self._aged.pop() for _ in range(min(len(self._aged), _REFRESH_DEVICES))]
+            self._load(aged, now)
+
+    def _load(self, uuids: Collection[UUID], now: float) -> None:
+        busy: dict[UUID, str] = {}
+        loaded = load_specs(uuids, busy)
+        for uuid in uuids:
+            spec = loaded.get(uuid)
+            if uuid in busy:
+                # What was known of the device holds a little longer.
+                before = self._cached.get(uuid)
+                self._cached[uuid] = Route(before.spec if before else None, now + _BUSY_SECONDS, busy[uuid])
+            else:
+                self._cached[uuid] = Route(spec, now + (self._ttl if spec else _UNKNOWN_SECONDS))
 
     def tenant_named(self, segment: str) -> TenantSpec | None:
         """The active tenant with that slug, for a message of no registered device."""

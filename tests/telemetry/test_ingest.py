@@ -32,7 +32,9 @@ def send(ingest: Any) -> Send:
     from telemetry.services.storage import Incoming
 
     def process(*messages: tuple[str, bytes], received_at: datetime | None = None) -> Any:
-        return ingest.process([Incoming(t, p, received_at or datetime.now(UTC)) for t, p in messages])
+        tally = ingest.process([Incoming(t, p, received_at or datetime.now(UTC)) for t, p in messages])
+        ingest.tick(last=True)
+        return tally
 
     return process
 
@@ -470,7 +472,7 @@ def test_reasons_of_the_stages_are_those_of_the_model() -> None:
     from tests.conftest import ROOT
 
     used: set[str] = set()
-    for path in (ROOT / "telemetry" / "services").glob("*.py"):
+    for path in (ROOT / "telemetry" / "services").rglob("*.py"):
         used |= set(re.findall(r'Refused\(\s*"([a-z_]+)"', path.read_text()))
     assert used <= set(Reason.values)
     assert set(Reason.values) - used == {"unit_mismatch", "quota_exceeded"}

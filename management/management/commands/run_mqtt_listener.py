@@ -10,6 +10,8 @@ from django.core.management.base import BaseCommand, CommandParser
 from management.watchdog import Watchdog
 from telemetry.services.ingest import build_ingest
 from telemetry.services.listener import Listener
+from telemetry.services.storage.store import LOCK_TIMEOUT_MS
+from tenants.database import bound_lock_waits
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class Command(BaseCommand):
             manual_ack=not options["without_manual_ack"],
             persistent=not options["without_session"],
         )
+        bound_lock_waits(LOCK_TIMEOUT_MS)
         watchdog = Watchdog(settings.INGEST_WATCHDOG_SECONDS)
         while not self._stop:
             listener.run_once(timeout=settings.INGEST_BATCH_SECONDS)

@@ -1,0 +1,162 @@
+"""paho's client, made fast where a listener spends its time: receiving QoS 1 messages, and acknowledging them.
+
+paho reads a packet in several calls of `recv` and handles it in many calls of Python. This client reads all that
+has come, and decodes every whole QoS 1 PUBLISH of it in one loop; any other packet it leaves to paho, which also
+keeps connecting, TLS, keep-alive and subscribing. It uses paho's internals (`_create_socket`, `_packet_read`,
+`_packet_queue`, `_loop_rc_handle`, the times of the keep-alive): the version is pinned, and the tests compare
+what is received with what was sent, packet by packet.
+"""
+
+import ssl
+import struct
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import MQTTErrorCode
+
+_READ_BYTES = 256 * 1024
+# Type PUBLISH and QoS 1, whatever DUP and RETAIN say.
+_QOS1_MASK, _QOS1 = 0b1111_0110, 0b0011_0010
+_PUBACK = 0x4002  # with two bytes to follow: reason 0, no properties, in both versions of MQTT
+
+
+class Publish(NamedTuple):
+    """A message as it came. The topic is as the broker sent it, not necessarily UTF-8."""
+
+    topic: bytes
+    payload: bytes
+    mid: int
+    retained: bool  # an old message that the broker kept, sent because of a subscription
+
+
+class _MalformedPublish(Exception):
+    """The broker sent a PUBLISH that is shorter than what it says to hold."""
+
+
+class _BufferedSocket:
+    """A socket with what was read from it and is not decoded yet; `recv` serves paho from that alone."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self.data = b""
+        self.at = 0
+
+    def fill(self) -> bool:
+        """Read what there is. False where the other side has closed. Raises OSError."""
+        try:
+            read = self._sock.recv(_READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return True
+        self.data = self.data[self.at :] + read
+        self.at = 0
+        return bool(read)
+
+    def recv(self, size: int) -> bytes:
+        """Bytes that were read already."""
+        if self.at >= len(self.data):
+            raise BlockingIOError
+        part = self.data[self.at : self.at + size]
+        self.at += len(part)
+        return part
+
+    def pending(self) -> int:
+        """Bytes that TLS has decrypted and a `select` does not see."""
+        return self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class BufferedClient(mqtt.Client):
+    """A client whose QoS 1 messages come in lists: `on_publishes` is called with what one read brought."""
+
+    on_publishes: Callable[[list[Publish]], None]
+
+    def acknowledge(self, mids: Sequence[int]) -> None:
+        """Acknowledge messages of this connection, in this order, in one write."""
+        if mids:
+            words = [_PUBACK] * (2 * len(mids))
+            words[1::2] = mids
+            self._packet_queue(mqtt.PUBACK, struct.pack(f">{len(words)}H", *words), 0, 0)
+
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        """Read what there is and handle every whole packet of it."""
+        sock: Any = self._sock
+        if sock is None:
+            return MQTTErrorCode.MQTT_ERR_NO_CONN
+        try:
+            is_open = sock.fill()
+        except OSError:
+            is_open = False
+        if not is_open:
+            return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
+        with self._msgtime_mutex:
+            self._last_bytes_received = time.monotonic()
+        try:
+            return self._handle_buffered(sock)
+        except (IndexError, _MalformedPublish):
+            return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_PROTOCOL)
+
+    def _create_socket(self) -> Any:
+        return _BufferedSocket(super()._create_socket())
+
+    def _handle_buffered(self, sock: _BufferedSocket) -> MQTTErrorCode:
+        while True:
+            publishes, sock.at, is_whole = _decode(sock.data, sock.at, self._protocol == mqtt.MQTTv5)
+            if publishes:
+                self.on_publishes(publishes)
+            if not is_whole:
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+            code = self._packet_read()
+            if code not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_AGAIN):
+                return self._loop_rc_handle(code)
+            if self._sock is not sock:  # the packet ended the connection
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+def _decode(data: bytes, at: int, has_properties: bool) -> tuple[list[Publish], int, bool]:
+    """The QoS 1 messages from `at` on, where they end, and whether a whole packet of another kind follows."""
+    publishes: list[Publish] = []
+    append = publishes.append
+    end = len(data)
+    while end - at >= 2:
+        length, start = data[at + 1], at + 2
+        if length > 127:
+            length, start = _length(data, at + 1)
+        stop = start + length
+        if stop > end or start < 0:
+            # Not whole; or, with a length that cannot be, for paho to refuse.
+            return publishes, at, start < 0
+        if data[at] & _QOS1_MASK != _QOS1:
+            return publishes, at, True
+        body = start + 2 + (data[start] << 8 | data[start + 1])
+        topic = data[start + 2 : body]
+        mid = data[body] << 8 | data[body + 1]
+        body += 2
+        if has_properties:
+            if size := data[body]:
+                size, body = (size, body + 1) if size < 128 else _length(data, body)
+                body += size
+            else:
+                body += 1
+        if body > stop:
+            raise _MalformedPublish
+        append(Publish(topic, data[body:stop], mid, data[at] & 1 == 1))
+        at = stop
+    return publishes, at, False
+
+
+# Longer than any packet.
+_MORE = 1 << 62
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
+    """A variable byte integer and where it ends. Not whole: (huge, 0). Longer than four bytes: (0, -1)."""
+    value = 0
+    for i, byte in enumerate(data[at : at + 4]):
+        value |= (byte & 127) << (7 * i)
+        if byte < 128:
+            return value, at + i + 1
+    return (0, -1) if len(data) >= at + 4 else (_MORE, 0)

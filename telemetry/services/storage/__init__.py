@@ -1,0 +1,7 @@
+"""Stage 6 of ingest: see `store`."""
+
+from .direct import Conflict
+from .store import Storage
+from .types import AcceptedItem, Incoming, Judged, Outcome, RefusedItem
+
+__all__ = ["AcceptedItem", "Conflict", "Incoming", "Judged", "Outcome", "RefusedItem", "Storage"]

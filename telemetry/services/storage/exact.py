@@ -1,0 +1,136 @@
+"""A tenant's messages when some of them may be there already: what is there is found out, message by message.
+
+Messages conflict with themselves when they come again, and a message that conflicts brings no readings; so
+whatever is repeated (a redelivery, a batch whose commit was not heard of, a replay) is stored once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+
+from ..pipeline import Accepted
+from ..refusal import Refused
+from . import floors, late, refused, rows, sequences, totals
+from .sequences import Counter, counter_of
+from .series import SeriesIds
+from .types import AcceptedItem, Outcome, RefusedItem
+
+_Key = tuple[int, datetime, bytes]  # device, time, fingerprint
+
+
+def store(
+    connection: psycopg.Connection,
+    schema: str,
+    accepted: Sequence[AcceptedItem],
+    outcome: Outcome,
+    series: SeriesIds,
+) -> None:
+    """Store the messages and what else `outcome` holds, within the caller's transaction; completes `outcome`."""
+    fresh = _drop_replayed(connection, schema, accepted, outcome)
+    _insert_messages(connection, schema, fresh, outcome)
+    outcome.duplicates = _as_first_received(connection, schema, outcome.duplicates)
+    _insert_readings(connection, schema, outcome.stored, series)
+    late.mark(connection, schema, outcome.stored)
+    sequences.add(connection, schema, sequences.counters_of(outcome.stored))
+    floors.raise_floors(connection, schema, outcome.stored)
+    refused.quarantine(connection, schema, outcome.quarantined)
+    totals.add(connection, schema, outcome)
+
+
+def _drop_replayed(
+    connection: psycopg.Connection, schema: str, accepted: Sequence[AcceptedItem], outcome: Outcome
+) -> list[AcceptedItem]:
+    """Those of the messages that are not another message under a known boot and counter."""
+    counted = [item for item in accepted if item.verdict.counter is not None]
+    if not counted:
+        return list(accepted)
+    seen = sequences.lock_and_find_seen(connection, schema, sequences.counters_of(counted))
+    known = _known_messages(connection, schema, [item for item in counted if counter_of(item) in seen])
+    kept = []
+    first_with: dict[Counter, bytes] = {}
+    for item in accepted:
+        counter, message = counter_of(item), item.verdict
+        if counter is not None:
+            first = first_with.setdefault(counter, message.fingerprint)
+            if (counter in seen and _key(item) not in known) or first != message.fingerprint:
+                outcome.quarantined.append(RefusedItem(item.incoming, item.spec, _replayed(message)))
+                continue
+        kept.append(item)
+    return kept
+
+
+def _replayed(message: Accepted) -> Refused:
+    boot, seq = message.counter or (0, 0)
+    return Refused("replayed", f"Another message came under boot {boot}, seq {seq} before: counters are used once.")
+
+
+def _key(item: AcceptedItem) -> _Key:
+    return item.spec.device_id, item.verdict.time, item.verdict.fingerprint
+
+
+def _row_key(row: Sequence[object]) -> _Key:
+    device_id, time, fingerprint = row[:3]
+    assert isinstance(device_id, int)  # noqa: S101 (for the type checker, as the others)
+    assert isinstance(time, datetime)  # noqa: S101
+    assert isinstance(fingerprint, UUID)  # noqa: S101
+    return device_id, time.astimezone(UTC), fingerprint.bytes
+
+
+def _known_messages(connection: psycopg.Connection, schema: str, items: Sequence[AcceptedItem]) -> dict[_Key, datetime]:
+    """Those of the messages that are stored, with when they were received first."""
+    if not items:
+        return {}
+    found = connection.execute(
+        sql.SQL(
+            "SELECT m.device_id, m.time, m.fingerprint, m.received_at FROM {} AS m"
+            " JOIN unnest(%s, %s, %s) AS k(device_id, time, fingerprint) USING (device_id, time, fingerprint)"
+        ).format(sql.Identifier(schema, "telemetry_message")),
+        rows.message_arrays(items)[:3],
+    )
+    return {_row_key(row): row[3].astimezone(UTC) for row in found}
+
+
+def _insert_messages(
+    connection: psycopg.Connection, schema: str, items: Sequence[AcceptedItem], outcome: Outcome
+) -> None:
+    """Insert the messages; those that were there, or stand twice in the batch, are duplicates."""
+    if not items:
+        return
+    found = connection.execute(
+        sql.SQL("{} ON CONFLICT DO NOTHING RETURNING device_id, time, fingerprint").format(
+            rows.insert_messages(schema)
+        ),
+        rows.message_arrays(items),
+    )
+    inserted = {_row_key(row) for row in found}
+    for item in items:
+        key = _key(item)
+        if key in inserted:
+            inserted.remove(key)
+            outcome.stored.append(item)
+        else:
+            outcome.duplicates.append(item)
+
+
+def _as_first_received(
+    connection: psycopg.Connection, schema: str, duplicates: Sequence[AcceptedItem]
+) -> list[AcceptedItem]:
+    """The duplicates, received when they came first: a redelivery is no new sign of life."""
+    first = _known_messages(connection, schema, duplicates)
+    return [
+        replace(item, incoming=replace(item.incoming, received_at=first.get(_key(item), item.incoming.received_at)))
+        for item in duplicates
+    ]
+
+
+def _insert_readings(
+    connection: psycopg.Connection, schema: str, stored: Sequence[AcceptedItem], series: SeriesIds
+) -> None:
+    if readings := rows.readings(stored, series):
+        connection.execute(
+            sql.SQL("{} ON CONFLICT DO NOTHING").format(rows.insert_readings(schema)), rows.reading_arrays(readings)
+        )

@@ -1,0 +1,82 @@
+"""Which series a measurement belongs to: made when its first value comes, and known from then on."""
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from .types import AcceptedItem
+
+
+class SeriesName(NamedTuple):
+    """What makes a series: another unit or type of value is another series."""
+
+    device_id: int
+    component: str
+    metric: str
+    unit: str
+    value_type: str
+
+
+# By (metric, unit, value type).
+ComponentSeries = dict[tuple[str, str, str], int]
+
+
+class SeriesIds:
+    """The ids of a tenant's series that this process knows. Not shared between threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str], ComponentSeries] = {}
+
+    def of(self, device_id: int, component: str) -> ComponentSeries:
+        """The ids of a component's series; `resolve` has put them there."""
+        return self._known[device_id, component]
+
+    def missing(self, items: Iterable[AcceptedItem]) -> set[SeriesName]:
+        """The series of the messages' measurements that are not known."""
+        missing = set()
+        for item in items:
+            message = item.verdict
+            if not message.measurements:
+                continue
+            device_id, component = item.spec.device_id, message.component
+            known = self._known.get((device_id, component))
+            if known is None:
+                known = self._known[device_id, component] = {}
+            for metric, _value, unit, kind in message.measurements:
+                if (metric, unit, kind) not in known:
+                    missing.add(SeriesName(device_id, component, metric, unit, kind))
+        return missing
+
+    def resolve(self, connection: psycopg.Connection, schema: str, items: Iterable[AcceptedItem]) -> None:
+        """Know the series of all the messages' measurements; those that are not there are made."""
+        if missing := self.missing(items):
+            for name, series_id in _find_or_create(connection, schema, missing).items():
+                self._known[name.device_id, name.component][name[2:]] = series_id
+
+
+def _find_or_create(
+    connection: psycopg.Connection, schema: str, names: Collection[SeriesName]
+) -> dict[SeriesName, int]:
+    columns = [list(column) for column in zip(*sorted(names), strict=True)]
+    table = sql.Identifier(schema, "telemetry_series")
+    wanted = sql.SQL(
+        "unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[])"
+        " AS n(device_id, component, metric, unit, value_type)"
+    )
+    find = sql.SQL(
+        "SELECT n.*, s.id FROM {} AS s JOIN {} USING (device_id, component, metric, unit, value_type)"
+    ).format(table, wanted)
+    found = {SeriesName(*row[:5]): row[5] for row in connection.execute(find, columns)}
+    if len(found) < len(names):
+        # In the names' order, so that two listeners do not wait for each other crosswise.
+        connection.execute(
+            sql.SQL(
+                "INSERT INTO {} (device_id, component, metric, unit, value_type)"
+                " SELECT * FROM {} ORDER BY 1, 2, 3, 4, 5 ON CONFLICT DO NOTHING"
+            ).format(table, wanted),
+            columns,
+        )
+        found = {SeriesName(*row[:5]): row[5] for row in connection.execute(find, columns)}
+    return found

@@ -1,0 +1,120 @@
+"""Stage 6: a batch into PostgreSQL, in plain SQL with the schema's name in it (no search path)."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+import psycopg
+from psycopg import sql
+
+from ..partitions import Partitions
+from . import binary, direct, exact, refused
+from .direct import Group
+from .series import SeriesIds
+from .types import AcceptedItem, Judged, Outcome, RefusedItem
+
+logger = logging.getLogger(__name__)
+
+# What a statement waits for another's lock, so that a tenant whose tables are being changed does not hold up all.
+LOCK_TIMEOUT_MS = 50
+# Plans that the server keeps for us; each tenant has some of its own.
+_PREPARED_STATEMENTS = 2000
+
+
+class Storage:
+    """Writes batches. One connection of its own, not shared between threads."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._connection: psycopg.Connection | None = None
+        self._partitions = Partitions()
+        self._series: dict[str, SeriesIds] = {}
+
+    def store_together(self, batch: Mapping[str, Sequence[Judged]]) -> dict[str, Outcome]:
+        """Store what several tenants sent, by schema, in one transaction, all of it new.
+
+        Raises Conflict where some of it is there already, and psycopg.Error; nothing of it is stored then.
+        """
+        connection = self._connect()
+        groups = []
+        for schema, judged in batch.items():
+            accepted, outcome = _outcome_of(judged)
+            outcome.stored = accepted
+            groups.append(Group(schema, outcome, self._prepare(connection, schema, accepted)))
+        with connection.transaction():
+            direct.store(connection, groups)
+        return {group.schema: group.outcome for group in groups}
+
+    def store(self, schema: str, judged: Sequence[Judged], patience_ms: int | None = None) -> Outcome:
+        """Store a tenant's messages, of which some may be there already.
+
+        `patience_ms`: how long to wait for locks, instead of as long as ever. Raises psycopg.Error; nothing of
+        them is stored then.
+        """
+        connection = self._connect()
+        accepted, outcome = _outcome_of(judged)
+        with self._waiting_for_locks(connection, patience_ms):
+            series = self._prepare(connection, schema, accepted)
+            with connection.transaction():
+                exact.store(connection, schema, accepted, outcome, series)
+        return outcome
+
+    def store_unrouted(self, judged: Sequence[RefusedItem]) -> None:
+        """Keep messages that belong to no tenant, for staff."""
+        refused.keep_unrouted(self._connect(), judged)
+
+    def forget(self, schema: str) -> None:
+        """The tenant's tables may have been made anew: look everything up again."""
+        self._series.pop(schema, None)
+        self._partitions.forget(schema)
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> psycopg.Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(
+                self._conninfo,
+                autocommit=True,
+                connect_timeout=5,
+                application_name="gwanje-ingest",
+                # A message is acknowledged after the commit, so the commit must mean the disk.
+                options=f"-c synchronous_commit=on -c lock_timeout={LOCK_TIMEOUT_MS}",
+            )
+            self._connection.prepared_max = _PREPARED_STATEMENTS
+            binary.register(self._connection.adapters)
+        return self._connection
+
+    @contextmanager
+    def _waiting_for_locks(self, connection: psycopg.Connection, patience_ms: int | None) -> Iterator[None]:
+        if patience_ms is None:
+            yield
+            return
+        connection.execute(sql.SQL("SET lock_timeout = {}").format(patience_ms))
+        try:
+            yield
+        finally:
+            if not connection.closed:
+                connection.execute(sql.SQL("SET lock_timeout = {}").format(LOCK_TIMEOUT_MS))
+
+    def _prepare(self, connection: psycopg.Connection, schema: str, accepted: Sequence[AcceptedItem]) -> SeriesIds:
+        """The partitions and the series that the messages need: made before, and kept whatever becomes of these."""
+        self._partitions.ensure(connection, schema, _times(accepted))
+        series = self._series.get(schema)
+        if series is None:
+            series = self._series[schema] = SeriesIds()
+        series.resolve(connection, schema, accepted)
+        return series
+
+
+def _times(accepted: Iterable[AcceptedItem]) -> Iterable[datetime]:
+    return (item.verdict.time for item in accepted)
+
+
+def _outcome_of(judged: Sequence[Judged]) -> tuple[list[AcceptedItem], Outcome]:
+    accepted = [item for item in judged if isinstance(item, AcceptedItem)]
+    return accepted, Outcome(quarantined=[item for item in judged if isinstance(item, RefusedItem)])

@@ -1,0 +1,54 @@
+"""What is stored, and what became of it."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from devices.services.specs import DeviceSpec
+
+from ..pipeline import Accepted
+from ..refusal import Refused
+
+# Three of these are made for each message. They are not frozen, because that makes them three times as dear.
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A message as the broker delivered it; `epoch` names the connection that it may be acknowledged on."""
+
+    topic: str
+    payload: bytes
+    received_at: datetime
+    mid: int = 0
+    qos: int = 1
+    epoch: int = 0
+
+
+@dataclass(slots=True)
+class AcceptedItem:
+    """A message that is what it claims to be, and its device."""
+
+    incoming: Incoming
+    spec: DeviceSpec
+    verdict: Accepted
+
+
+@dataclass(slots=True)
+class RefusedItem:
+    """A message that was refused, and the device that it names (None: not registered)."""
+
+    incoming: Incoming
+    spec: DeviceSpec | None
+    verdict: Refused
+
+
+Judged = AcceptedItem | RefusedItem
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a tenant's messages of a batch; `limited` were over a limit, and were counted only."""
+
+    stored: list[AcceptedItem] = field(default_factory=list)
+    duplicates: list[AcceptedItem] = field(default_factory=list)
+    quarantined: list[RefusedItem] = field(default_factory=list)
+    limited: int = 0
