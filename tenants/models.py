@@ -119,6 +119,20 @@ class DeviceRoute(models.Model):
         return str(self.device_uuid)
 
 
+class AppRoute(models.Model):
+    """First characters of an API key → tenant: whose the app is that connects to the broker with it."""
+
+    prefix = models.CharField(_("begins with"), max_length=24, primary_key=True)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="app_routes", verbose_name=_("tenant"))
+
+    class Meta:
+        verbose_name = _("app route")
+        verbose_name_plural = _("app routes")
+
+    def __str__(self) -> str:
+        return self.prefix
+
+
 class UnroutedMessage(models.Model):
     """A message that belongs to no tenant, kept for staff with the reason. The same one again is counted."""
 

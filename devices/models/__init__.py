@@ -1,4 +1,4 @@
-from .access import ApiKey, AuditEntry
+from .access import ApiKey, AuditEntry, BrokerPassword
 from .inventory import Component, Device, DeviceCredential
 from .metadata import ComponentType, HardwareModel, Metric, Unit
 from .presence import DeviceStatus, IgnoredSign, MaintenanceWindow, PresenceSettings, StatusChange, StatusFeed
@@ -6,6 +6,7 @@ from .presence import DeviceStatus, IgnoredSign, MaintenanceWindow, PresenceSett
 __all__ = [
     "ApiKey",
     "AuditEntry",
+    "BrokerPassword",
     "Component",
     "ComponentType",
     "Device",

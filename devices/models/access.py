@@ -7,6 +7,8 @@ from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+from .inventory import Device
+
 
 class ApiKey(models.Model):
     """An API key. Only its SHA-256 is kept; it lives in the tenant's schema, so no other tenant finds it."""
@@ -42,6 +44,25 @@ class ApiKey(models.Model):
     def is_valid(self) -> bool:
         """Neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
+
+
+class BrokerPassword(models.Model):
+    """What a device's password at the broker is checked with, where the broker asks the platform.
+
+    The password itself is in Vault. It is 192 random bits, which nobody finds by trying: one round of a keyed hash
+    serves, as it does for API keys, and thousands of devices that reconnect together are checked in no time.
+    """
+
+    device = models.OneToOneField(Device, on_delete=models.CASCADE, primary_key=True, related_name="broker_password")
+    salt = models.BinaryField(max_length=16)
+    digest = models.BinaryField(max_length=32)
+
+    class Meta:
+        verbose_name = _("password at the broker")
+        verbose_name_plural = _("passwords at the broker")
+
+    def __str__(self) -> str:
+        return f"{self.device}"
 
 
 # What is recorded as done. It is kept in these words whoever reads it, and shown in the reader's.

@@ -1,21 +1,25 @@
 """Switching a device off and on again: off, its messages are quarantined and its silence says nothing."""
 
+import logging
 from datetime import UTC, datetime
+from uuid import UUID
 
 from django.db import transaction
 from redis.exceptions import RedisError
 
 from devices.models import Device
-from devices.services import audit, presence
+from devices.services import audit, broker_access, presence
 from devices.services.presence_machine import Signal
 from devices.services.presence_store import apply_signals
 from tenants.schemas import current_schema
+
+logger = logging.getLogger(__name__)
 
 
 def set_active(device: Device, active: bool, *, acting_user: audit.Actor = None) -> bool:
     """Activate or deactivate a device of the current tenant; False when it was so already.
 
-    Deactivated, its status is UNKNOWN, by staff, until it is active again and speaks.
+    Deactivated, its status is UNKNOWN, by staff, until it is active again and speaks. The broker does not let it in.
     """
     schema = current_schema()
     with transaction.atomic():
@@ -29,7 +33,15 @@ def set_active(device: Device, active: bool, *, acting_user: audit.Actor = None)
             now = _now()
             apply_signals(schema, [(device.pk, Signal("deactivated", now))], now)
             transaction.on_commit(lambda: presence.drop_deadlines([f"{schema}:{device.uuid}"]))
+        transaction.on_commit(lambda: _tell_broker(device.uuid, active))
     return True
+
+
+def _tell_broker(uuid: UUID, active: bool) -> None:
+    try:
+        broker_access.allow_devices([uuid], active)
+    except broker_access.BrokerUnavailable as error:
+        logger.warning("The broker does not know that %s is active=%s (%s); sync_broker tells it", uuid, active, error)
 
 
 def _now() -> datetime:

@@ -1,7 +1,7 @@
 """Issuing and checking API keys. A key is an account at the broker too: its first characters, and the whole.
 
-The account is made when the key is issued and at no other time, since the key itself is kept nowhere: where the
-broker was away then, the key serves the API only.
+Where the broker keeps accounts (Mosquitto), this one is made when the key is issued and at no other time, since the
+key itself is kept nowhere: where the broker was away then, the key serves the API only.
 """
 
 import datetime
@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from devices.models import ApiKey
 from devices.services import audit, broker_access
-from tenants.models import Tenant
+from tenants.models import AppRoute, Tenant
 from tenants.schemas import current_schema
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,9 @@ def issue_api_key(
             created_by_label=str(acting_user or "gwanje")[:150],
         )
         audit.record(acting_user, "issue", key)
-        slug = Tenant.objects.get(schema_name=current_schema()).slug
-        transaction.on_commit(lambda: _grant(slug, key.prefix, text))
+        tenant = Tenant.objects.get(schema_name=current_schema())
+        AppRoute.objects.create(prefix=key.prefix, tenant=tenant)
+        transaction.on_commit(lambda: _grant(tenant.slug, key.prefix, text))
     return key, text
 
 
@@ -55,6 +56,7 @@ def revoke_api_key(key: ApiKey, *, acting_user: audit.Actor = None) -> bool:
     with transaction.atomic():
         won = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
         if won:
+            AppRoute.objects.filter(prefix=key.prefix).delete()
             audit.record(acting_user, "revoke", key)
             transaction.on_commit(lambda: _revoke(key.prefix))
     return bool(won)

@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from devices.models import Component, ComponentType, Device, DeviceCredential, DeviceStatus, HardwareModel
-from devices.services import audit, broker_access, presence
+from devices.services import audit, broker_access, broker_passwords, presence, retained_states
 from devices.services.secrets import SecretMissing, SecretsUnavailable, provisioner
 from tenants.models import DeviceRoute, Tenant
 from tenants.schemas import current_schema
@@ -66,6 +66,7 @@ def register_device(
             component.save()
         DeviceStatus.objects.create(device=device)
         issued = _issue_key(device, mqtt_password=secrets.token_urlsafe(24))
+        broker_passwords.keep({device.pk: issued.mqtt_password})
         audit.record(acting_user, "register", device)
     return device, issued
 
@@ -111,7 +112,8 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
         audit.record(acting_user, "remove", device, str(uuid))
         device.delete()
         DeviceRoute.objects.filter(device_uuid=uuid).delete()
-        transaction.on_commit(lambda: _forget(schema, uuid))
+        slug = Tenant.objects.get(schema_name=schema).slug
+        transaction.on_commit(lambda: _forget(schema, slug, uuid))
 
 
 def _claim_route(uuid: UUID) -> None:
@@ -136,12 +138,13 @@ def _grant(uuid: UUID, mqtt_password: str) -> None:
         logger.warning("Device %s has no account at the broker yet (%s); run sync_broker", uuid, error)
 
 
-def _forget(schema: str, uuid: UUID) -> None:
+def _forget(schema: str, slug: str, uuid: UUID) -> None:
     """After the commit: without its route the device is unknown already; these remove what is left of it."""
     try:
         broker_access.revoke_devices([uuid])
+        retained_states.forget_states([(slug, uuid)])
     except broker_access.BrokerUnavailable as error:
-        logger.warning("The broker still has an account of %s (%s); run sync_broker", uuid, error)
+        logger.warning("The broker still has an account or a state of %s (%s); run sync_broker --states", uuid, error)
     try:
         provisioner().delete(schema, uuid)
     except (SecretMissing, SecretsUnavailable) as error:

@@ -22,7 +22,6 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 logger = logging.getLogger(__name__)
 
-STATE_TOPIC = "client/state/{slug}/{uuid}"
 REQUESTS = "client/request_state/#"
 KEEPALIVE_SECONDS = 30
 _SESSION_SECONDS = 24 * 3600

@@ -13,11 +13,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from devices.services.broker_rules import RULES, Role
+
 from .files import write_json
 
 Rule = dict[str, Any]
 
-ADMIN, PLATFORM, BRIDGE, DEVICE = "admin", "platform", "bridge", "device"
 _ITERATIONS = 101  # what the plugin itself uses
 _ALLOWED, _REFUSED = 1, 0
 # A pattern does not reach topics that begin with $ in every version of the broker: name them.
@@ -42,42 +43,54 @@ def _rules(kind: str, *topics: str, allow: bool = True) -> list[Rule]:
     return [{"acltype": kind, "topic": topic, "priority": priority, "allow": allow} for topic in topics]
 
 
-def _role(name: str, *, subscribe: tuple[str, ...] = (), send: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What may be subscribed is also received, except for devices, whose deliveries the topic patterns rule."""
-    rules = _rules("subscribePattern", *subscribe, *(f"$share/+/{topic}" for topic in subscribe))
-    rules += _rules("subscribePattern", *_EVERYTHING, allow=False)
-    rules += _rules("publishClientSend", *send) + _rules("publishClientReceive", *subscribe)
-    return {"rolename": name, "acls": rules}
+def _role(role: Role) -> dict[str, Any]:
+    """What may be subscribed is also received."""
+    rules, groups = RULES[role], tuple(f"$share/+/{each}" for each in RULES[role].subscribe)
+    acls = _rules("subscribePattern", *rules.subscribe, *(groups if rules.shared else ()))
+    acls += _rules("subscribePattern", *_EVERYTHING, allow=False)
+    acls += _rules("publishClientSend", *rules.publish) + _rules("publishClientReceive", *rules.subscribe)
+    return {"rolename": role.value, "acls": acls}
 
 
-def roles() -> list[dict[str, Any]]:
-    """The roles of the platform's own accounts, and the one of every device."""
-    control = "$CONTROL/dynamic-security/#"
-    # The plugin knows no place for the account's name, so the role names every device's commands; a device that
-    # subscribes another's is delivered nothing, as the topic pattern for reading holds its own name.
-    device = _rules("subscribePattern", "command/+/+/request")
-    return [
-        _role(ADMIN, subscribe=(control,), send=(control,)),
-        _role(
-            PLATFORM,
-            subscribe=("telemetry/#", "device/#", "client/request_state/#", "command/+/+/response"),
-            send=("client/state/#", "command/+/+/request"),
-        ),
-        _role(BRIDGE, send=("telemetry/#", "device/birth/+", "device/lwt/#")),
-        {"rolename": DEVICE, "acls": device + _rules("subscribePattern", *_EVERYTHING, allow=False)},
-    ]
+def _device_role(*, knows_names: bool) -> dict[str, Any]:
+    """What a device may subscribe; the topic patterns rule what it publishes and what is delivered to it.
+
+    Before 2.1 the plugin knows no place for the account's name, so that the role names every device's commands: one
+    that subscribes another's is delivered nothing, as the pattern for reading holds its own name.
+    """
+    own = "%u" if knows_names else "+"
+    acls = _rules("subscribePattern", *(each.format(name=own) for each in RULES[Role.DEVICE].subscribe))
+    return {"rolename": Role.DEVICE.value, "acls": acls + _rules("subscribePattern", *_EVERYTHING, allow=False)}
 
 
-def write_configuration(path: Path, accounts: list[dict[str, Any]]) -> None:
+def roles(*, knows_names: bool) -> list[dict[str, Any]]:
+    """The roles of the platform's own accounts, and the one of every device.
+
+    `knows_names`: whether the plugin puts an account's name into a role's rules (from Mosquitto 2.1 on).
+    """
+    own = [_role(role) for role in (Role.ADMIN, Role.PLATFORM, Role.BRIDGE)]
+    return [*own, _device_role(knows_names=knows_names)]
+
+
+def topic_patterns() -> str:
+    """The broker's topic patterns (`acl_file`): what an account may publish and receive where its own name stands."""
+    device = RULES[Role.DEVICE]
+    lines = [f"pattern write {each.format(name='%u')}" for each in device.publish]
+    lines += [f"pattern read {each.format(name='%u')}" for each in device.subscribe]
+    return "\n".join([*lines, ""])
+
+
+def write_configuration(path: Path, accounts: list[dict[str, Any]], *, knows_names: bool = False) -> None:
     """Bring our accounts and roles in the plugin's file up to date; devices' accounts in it stay as they are.
 
     For a broker that is not running: a running one keeps the file in memory and writes over it.
     """
     kept = json.loads(path.read_text()) if path.exists() else {}
-    ours = {row["username"] for row in accounts}, {row["rolename"] for row in roles()}
+    our_roles = roles(knows_names=knows_names)
+    ours = {row["username"] for row in accounts}, {row["rolename"] for row in our_roles}
     kinds = ("publishClientSend", "publishClientReceive", "subscribe", "unsubscribe")
     kept["defaultACLAccess"] = dict.fromkeys(kinds, False)
     kept["clients"] = accounts + [row for row in kept.get("clients", []) if row["username"] not in ours[0]]
-    kept["roles"] = roles() + [row for row in kept.get("roles", []) if row["rolename"] not in ours[1]]
+    kept["roles"] = our_roles + [row for row in kept.get("roles", []) if row["rolename"] not in ours[1]]
     kept.setdefault("groups", [])
     write_json(path, kept)

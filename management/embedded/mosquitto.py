@@ -8,23 +8,17 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from devices.services.broker_rules import Role
+
 from . import ports
-from .dynsec import ADMIN, BRIDGE, PLATFORM, account, write_configuration
+from .dynsec import account, topic_patterns, write_configuration
 from .files import private_directory, write_file
 from .mosquitto_package import obtain
 from .program import Program
 from .server import Server, Site
 from .supervisor import ends_with_parent
 
-# %u is the account's name, which for a device is its UUID.
-TOPIC_PATTERNS = """pattern write telemetry/+/%u/#
-pattern write device/birth/%u
-pattern write device/lwt/%u
-pattern write device/lwt/status/%u
-pattern write command/+/%u/response
-pattern read command/+/%u/request
-"""
-ACCOUNTS = (PLATFORM, ADMIN, BRIDGE)
+ACCOUNTS = (Role.PLATFORM, Role.ADMIN, Role.BRIDGE)
 _LONGEST_MESSAGE = 2 * 1024 * 1024
 # As good as unlimited: what does not fit into a queue is acknowledged and thrown away. The broker's own word for
 # unlimited, 0, makes it close the connection of who publishes where it may not (from 2.0.16, and Debian's 2.0.11).
@@ -47,8 +41,9 @@ class MosquittoServer(Server):
         private_directory(self.directory)
         self.package = obtain(self.directory / "dist", self.site.logs / "mosquitto-install.log", self.site.progress)
         accounts = [account(f"gwanje-{role}", self._password(role), role) for role in ACCOUNTS]
-        write_configuration(self.directory / "dynamic-security.json", accounts)
-        write_file(self.directory / "topics.acl", TOPIC_PATTERNS)
+        knows_names = self.package.version >= (2, 1)
+        write_configuration(self.directory / "dynamic-security.json", accounts, knows_names=knows_names)
+        write_file(self.directory / "topics.acl", topic_patterns())
         write_file(self.directory / "mosquitto.conf", self._configuration())
 
     def _take_port(self) -> int:
@@ -100,7 +95,7 @@ log_type notice
             answered.set()
 
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"gwanje-check-{secrets.token_hex(4)}")
-        client.username_pw_set(f"gwanje-{PLATFORM}", self._password(PLATFORM))
+        client.username_pw_set(f"gwanje-{Role.PLATFORM}", self._password(Role.PLATFORM))
         client.on_connect = on_connect
         try:
             client.connect(self._host, self.port, keepalive=10)
@@ -121,9 +116,9 @@ log_type notice
         host = f"[{self._host}]" if ":" in self._host else self._host
         urls = {role: f"mqtt://gwanje-{role}:{self._password(role)}@{host}:{self.port}" for role in ACCOUNTS}
         return {
-            "MQTT_URL": urls[PLATFORM],
-            "MQTT_ADMIN_URL": urls[ADMIN],
-            "MQTT_BRIDGE_URL": urls[BRIDGE],
+            "MQTT_URL": urls[Role.PLATFORM],
+            "MQTT_ADMIN_URL": urls[Role.ADMIN],
+            "MQTT_BRIDGE_URL": urls[Role.BRIDGE],
             "MQTT_HOST": self._host,
             "MQTT_PORT": str(self.port),
         }

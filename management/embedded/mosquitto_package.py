@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import ServerMissing
@@ -27,6 +27,7 @@ class Mosquitto:
     program: Path
     plugin: Path
     libraries: tuple[Path, ...] = ()
+    version: tuple[int, int] = (2, 0)
 
     @property
     def env(self) -> dict[str, str]:
@@ -46,8 +47,7 @@ def obtain(directory: Path, log: Path, progress: Callable[[str], None]) -> Mosqu
         found = find_unpacked(directory)
     if found is None:
         raise ServerMissing(f"Mosquitto, the MQTT broker, is not on this machine, and could not be fetched. {_HOW}")
-    _require_version_2(found)
-    return found
+    return replace(found, version=_require_version_2(found))
 
 
 def find_installed() -> Mosquitto | None:
@@ -79,14 +79,16 @@ def _find_plugin(*roots: Path) -> Path | None:
     return None
 
 
-def _require_version_2(found: Mosquitto) -> None:
+def _require_version_2(found: Mosquitto) -> tuple[int, int]:
+    """The broker's version. Raises ServerMissing for one before 2.0."""
     env = {**os.environ, **found.env}
     said = subprocess.run([str(found.program), "-h"], capture_output=True, text=True, env=env, errors="replace")
-    version = re.search(r"mosquitto version (\d+)\.(\S+)", said.stdout)
+    version = re.search(r"mosquitto version (\d+)\.(\d+)\S*", said.stdout)
     if version is None:
         raise ServerMissing(f"{found.program} does not run here: {(said.stderr or said.stdout).strip()[:300]} {_HOW}")
     if int(version[1]) < 2:
         raise ServerMissing(f"{found.program} is Mosquitto {version[1]}.{version[2]}, and 2.0 is needed. {_HOW}")
+    return int(version[1]), int(version[2])
 
 
 def install(log: Path) -> None:

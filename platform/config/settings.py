@@ -136,6 +136,11 @@ KEY_CACHE_HARD_TTL: float = env.float("KEY_CACHE_HARD_TTL", default=86400.0)
 
 MQTT_URL: str = env.str("MQTT_URL", default="")
 MQTT_ADMIN_URL: str = env.str("MQTT_ADMIN_URL", default="")
+# EMQX's management API with its key and secret: http://key:secret@host:18083. Sessions are ended through it.
+EMQX_API_URL: str = env.str("EMQX_API_URL", default="")
+# What EMQX shows when it asks who is who; several while one takes over from another.
+BROKER_KEYS: list[str] = env.list("BROKER_KEYS", default=[])
+BROKER_FAILURES_PER_MINUTE: int = env.int("BROKER_FAILURES_PER_MINUTE", default=60)
 MQTT_BRIDGE_URL: str = env.str("MQTT_BRIDGE_URL", default="")
 # What devices are told to connect to; by default where the platform itself connects.
 MQTT_HOST: str = env.str("MQTT_HOST", default=urlsplit(MQTT_URL).hostname or "localhost")

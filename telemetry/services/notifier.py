@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 from devices.services import notifications
 from devices.services.notifications import Busy, Tell, Told
 from devices.services.presence_store import CHANNEL
-from devices.services.state_broker import STATE_TOPIC, BrokerAway, StateBroker
+from devices.services.retained_states import STATE_TOPIC
+from devices.services.state_broker import BrokerAway, StateBroker
 from tenants.database import conninfo
 from tenants.models import DeviceRoute, Tenant
 

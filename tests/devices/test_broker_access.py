@@ -193,6 +193,133 @@ def test_a_removed_devices_session_is_closed(register: Any) -> None:
         wait_until(lambda: client.refusal, 5)
 
 
+def is_kept(topic: str) -> bool:
+    """Whether the broker would show the next app a state."""
+    with RawClient.of_url("MQTT_URL") as late:
+        assert late.subscribe(topic)
+        return any(found == topic for found, _ in late.settle())
+
+
+def publish_state(device: Registered) -> str:
+    topic = f"client/state/{device.tenant.slug}/{device.uuid}"
+    with RawClient.of_url("MQTT_URL") as platform:
+        platform.publish_acknowledged(topic, b'{"device_status": "ONLINE"}', retain=True)
+    return topic
+
+
+def test_a_removed_devices_state_is_removed_and_its_neighbours_stays(register: Any) -> None:
+    from django_tenants.utils import schema_context
+
+    from devices.services.registration import remove_device
+
+    device, neighbour = register(), register()
+    topic, other = publish_state(device), publish_state(neighbour)
+    with schema_context(device.tenant.schema_name):
+        remove_device(device.device)
+    assert not is_kept(topic)
+    assert is_kept(other)
+
+
+def test_a_state_that_was_left_behind_is_removed_when_asked_for(register: Any, tenant_b: Any) -> None:
+    """The broker was away when the device was removed; or it moved, and is kept under the tenant that it left."""
+    from devices.services.broker_sync import sync_broker
+
+    device = register()
+    topic = publish_state(device)
+    strangers = [f"client/state/{slug}/{name}" for slug in ("alpha", "nobody") for name in (uuid.uuid4(), device.uuid)]
+    strangers.remove(topic)
+    with RawClient.of_url("MQTT_URL") as platform:
+        for stranger in strangers:
+            platform.publish_acknowledged(stranger, b"{}", retain=True)
+    assert sync_broker(states=True).states >= len(strangers)
+    assert is_kept(topic)
+    assert not any(is_kept(stranger) for stranger in strangers)
+
+
+def test_a_device_that_is_switched_off_is_thrown_out_until_it_is_on_again(register: Any) -> None:
+    from django_tenants.utils import schema_context
+
+    from devices.services.activation import set_active
+
+    device, neighbour = register(), register()
+    with connect(device) as client, connect(neighbour) as other, schema_context(device.tenant.schema_name):
+        set_active(device.device, False)
+        wait_until(lambda: client.refusal, 5)
+        set_active(device.device, True)
+        wait_until(lambda: client.refusal is None and client.client.is_connected(), 5)
+        assert other.client.is_connected()
+
+
+def test_a_session_is_closed_and_the_device_comes_back(register: Any) -> None:
+    from devices.services import broker_access
+
+    device = register()
+    connections: list[Any] = []
+    with connect(device) as client:
+        client.client.on_connect = lambda _c, _u, _f, reason, _p: connections.append(reason.is_failure)
+        broker_access.disconnect([device.device.uuid])
+        wait_until(lambda: connections, 5)
+    assert connections[-1] is False
+
+
+def test_devices_are_let_in_and_kept_out_as_they_are_registered(register: Any, tenant_b: Any) -> None:
+    """Switched off, or suspended, while the broker was away."""
+    from django_tenants.utils import schema_context
+
+    from devices.models import Device
+    from devices.services import broker_access
+    from devices.services.broker_sync import sync_broker
+    from tenants.services import resume_tenant, suspend_tenant
+
+    sync_broker()
+    off, on, suspended = register(), register(), register(tenant=tenant_b)
+    with schema_context(off.tenant.schema_name):
+        Device.objects.filter(uuid=off.uuid).update(active=False)
+    broker_access.allow_devices([on.device.uuid], False)
+    suspend_tenant(tenant_b, reason="test")
+    try:
+        assert sync_broker().switched >= 3
+        allowed = broker_access.accounts()
+        assert [allowed[device.uuid] for device in (off, on, suspended)] == [False, True, False]
+        assert sync_broker().switched == 0
+    finally:
+        resume_tenant(tenant_b)
+    sync_broker()
+    with connect(suspended) as client:
+        assert client.refusal is None
+
+
+def test_many_accounts_are_made_over_one_connection(live_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from devices.services import broker_access, mosquitto_control
+
+    opened: list[Any] = []
+    enter = mosquitto_control._Session.__enter__
+    monkeypatch.setattr(mosquitto_control._Session, "__enter__", lambda self: opened.append(1) or enter(self))
+    many = [(uuid.uuid4(), f"password {number}") for number in range(60)]
+    broker_access.grant_devices(many)
+    assert len(opened) == 1
+    assert {str(name) for name, _ in many} <= {name for name, allowed in broker_access.accounts().items() if allowed}
+    with RawClient(str(many[-1][0]), many[-1][1]) as client:
+        assert client.refusal is None
+        broker_access.grant_devices(many, renew=False)
+        assert client.client.is_connected()
+    broker_access.revoke_devices(name for name, _ in many)
+    assert not {str(name) for name, _ in many} & broker_access.accounts().keys()
+
+
+@pytest.mark.parametrize(("seconds_each", "largest"), [(0.001, 100), (0.045, 8), (0.3, 8)])
+def test_a_batch_is_as_large_as_the_broker_may_stand_still(seconds_each: float, largest: int) -> None:
+    from devices.services.mosquitto_control import _batches
+
+    clock, sizes = [0.0], []
+    for batch in _batches([{"command": str(number)} for number in range(500)], lambda: clock[0]):
+        sizes.append(len(batch))
+        clock[0] += seconds_each * len(batch)
+    assert sum(sizes) == 500
+    assert max(sizes) == largest
+    assert all(size * seconds_each <= 0.25 or size == 1 for size in sizes[1:])
+
+
 def test_accounts_are_brought_in_step(register: Any) -> None:
     from devices.services import broker_access
     from devices.services.broker_sync import sync_broker

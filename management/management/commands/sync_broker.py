@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from devices.services.broker_access import BrokerUnavailable
 from devices.services.broker_sync import sync_broker
@@ -12,12 +12,17 @@ from devices.services.secrets import SecretsUnavailable
 class Command(BaseCommand):
     help = "Makes the broker accounts that devices lack, removes those of devices and API keys that are gone."
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--states", action="store_true", help="also remove the states of devices that are gone")
+
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            changes = sync_broker()
+            changes = sync_broker(states=options["states"])
         except (BrokerUnavailable, SecretsUnavailable) as error:
             raise CommandError(str(error)) from error
         self.stdout.write(
             f"{changes.granted} accounts made, {changes.revoked} removed, "
-            f"{changes.without_secret} devices without a secret; {changes.apps} accounts of API keys changed."
+            f"{changes.switched} let in or kept out, {changes.without_secret} devices without a secret; "
+            f"{changes.apps} accounts of API keys changed; {changes.passwords} passwords made checkable; "
+            f"{changes.states} states of devices that are gone removed."
         )
