@@ -294,7 +294,12 @@ def test_many_accounts_are_made_over_one_connection(live_db: None, monkeypatch: 
 
     opened: list[Any] = []
     enter = mosquitto_control._Session.__enter__
-    monkeypatch.setattr(mosquitto_control._Session, "__enter__", lambda self: opened.append(1) or enter(self))
+
+    def count(session: Any) -> Any:
+        opened.append(session)
+        return enter(session)
+
+    monkeypatch.setattr(mosquitto_control._Session, "__enter__", count)
     many = [(uuid.uuid4(), f"password {number}") for number in range(60)]
     broker_access.grant_devices(many)
     assert len(opened) == 1
