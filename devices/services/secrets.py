@@ -4,30 +4,15 @@
 names its role (`listener` reads, `provisioner` also writes) and never falls back to a wider one.
 """
 
-import json
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
 from uuid import UUID
 
-import hvac
-import requests
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
-from hvac.exceptions import Forbidden, InvalidPath, VaultError
 
-Result = TypeVar("Result")
+from devices.services.vault import Connection, SecretConflict, SecretMissing, SecretsUnavailable
 
-
-class SecretsUnavailable(Exception):
-    """Vault is down, sealed, slow, or refuses our role: nothing is known about the secret."""
-
-
-class SecretMissing(Exception):
-    """Vault answered: there is no such device or version."""
+__all__ = ["DeviceSecret", "SecretConflict", "SecretMissing", "SecretStore", "SecretsUnavailable", "provisioner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,94 +28,75 @@ class DeviceSecret:
 
 
 class SecretStore:
-    """Vault, as one role sees it. Not shared between threads."""
+    """Devices' secrets, as one role sees them. `read` may be used by any thread, everything else by one."""
 
     def __init__(self, role: str) -> None:
-        if not settings.VAULT_ADDR or not settings.VAULT_APPROLE_DIR:
-            raise ImproperlyConfigured(
-                "VAULT_ADDR and VAULT_APPROLE_DIR are not set: secrets are kept in Vault and nowhere else."
-            )
-        self._login_file = Path(settings.VAULT_APPROLE_DIR) / f"{role}.json"
-        self._client = hvac.Client(url=settings.VAULT_ADDR, timeout=settings.VAULT_TIMEOUT)
-        self._kv = self._client.secrets.kv.v2
-        self._renew_at = 0.0
+        self._vault = Connection(role)
+        self._kv = self._vault.client.secrets.kv.v2
 
     def read(self, schema: str, uuid: UUID, version: int | None = None) -> DeviceSecret:
         """The device's secret of that version (the newest without one). Raises SecretMissing, SecretsUnavailable."""
-        answer = self._ask(
-            lambda: self._kv.read_secret_version(
-                path=_path(schema, uuid),
-                version=version,
-                mount_point=settings.VAULT_MOUNT,
-                raise_on_deleted_version=True,
-            )
-        )
+        wanted = "" if version is None else f"?version={version}"
+        answer = self._vault.get(f"{settings.VAULT_MOUNT}/data/{_path(schema, uuid)}{wanted}")
         data = answer["data"]
-        return DeviceSecret(data["data"]["secret"], data["data"]["mqtt_password"], data["metadata"]["version"])
+        try:
+            return DeviceSecret(data["secret"], data["mqtt_password"], answer["metadata"]["version"])
+        except (KeyError, TypeError):
+            raise SecretMissing("what is kept there is not a device's secret") from None
 
-    def write(self, schema: str, uuid: UUID, *, secret: str, mqtt_password: str) -> int:
-        """Keep a new version of the device's secret; returns the version, which is its key id."""
-        answer = self._ask(
+    def newest_version(self, schema: str, uuid: UUID) -> int:
+        """The newest version's number, destroyed ones too; 0 where there is none. Raises SecretsUnavailable."""
+        try:
+            return int(self._vault.get(f"{settings.VAULT_MOUNT}/metadata/{_path(schema, uuid)}")["current_version"])
+        except SecretMissing:
+            return 0
+
+    def write(self, schema: str, uuid: UUID, *, secret: str, mqtt_password: str, cas: int | None = None) -> int:
+        """Keep a new version of the device's secret; returns the version, which is its key id.
+
+        With `cas`, only where that is the newest version still: raises SecretConflict otherwise.
+        """
+        answer = self._vault.ask(
             lambda: self._kv.create_or_update_secret(
                 path=_path(schema, uuid),
                 secret={"secret": secret, "mqtt_password": mqtt_password},
+                cas=cas,
                 mount_point=settings.VAULT_MOUNT,
             )
         )
         return int(answer["data"]["version"])
 
+    def wrap(self, schema: str, uuid: UUID, version: int, *, seconds: int) -> str:
+        """A single-use token for that version of the secret, good for so long. The secret does not pass through here.
+
+        Raises SecretMissing, SecretsUnavailable.
+        """
+        self.read(schema, uuid, version)  # Vault would also wrap its answer that there is none
+        path = f"{settings.VAULT_MOUNT}/data/{_path(schema, uuid)}?version={version}"
+        answer = self._vault.ask(lambda: self._vault.client.read(path, wrap_ttl=f"{seconds}s"))
+        return str(answer["wrap_info"]["token"])
+
+    def destroy(self, schema: str, uuid: UUID, versions: list[int]) -> None:
+        """Destroy versions of the secret for good; nothing happens where there are none."""
+        try:
+            self._vault.ask(
+                lambda: self._kv.destroy_secret_versions(
+                    path=_path(schema, uuid), versions=versions, mount_point=settings.VAULT_MOUNT
+                )
+            )
+        except SecretMissing:
+            return
+
     def delete(self, schema: str, uuid: UUID) -> None:
         """Remove every version of the device's secret; nothing happens where there is none."""
         try:
-            self._ask(
+            self._vault.ask(
                 lambda: self._kv.delete_metadata_and_all_versions(
                     path=_path(schema, uuid), mount_point=settings.VAULT_MOUNT
                 )
             )
         except SecretMissing:
             return
-
-    def _ask(self, call: Callable[[], Result]) -> Result:
-        """The call's answer, logged in; a refused token is replaced once."""
-        try:
-            self._keep_logged_in()
-            try:
-                return call()
-            except Forbidden:
-                self._log_in()
-                return call()
-        except InvalidPath as error:
-            raise SecretMissing("no such secret or version") from error
-        except (VaultError, requests.RequestException) as error:
-            # The text of these errors holds addresses and paths, never secrets.
-            raise SecretsUnavailable(f"Vault: {type(error).__name__}: {str(error)[:200]}") from error
-
-    def _keep_logged_in(self) -> None:
-        if not self._client.token:
-            self._log_in()
-        elif time.monotonic() >= self._renew_at:
-            self._renew()
-
-    def _renew(self) -> None:
-        try:
-            lease = self._client.auth.token.renew_self()["auth"]["lease_duration"]
-        except Forbidden:
-            self._log_in()
-            return
-        # Close to the token's greatest age the lease comes back shorter than asked: begin a new one in time.
-        self._log_in() if lease < self._lease / 2 else self._set_renewal(lease)
-
-    def _log_in(self) -> None:
-        try:
-            login = json.loads(self._login_file.read_text())
-        except (OSError, ValueError) as error:
-            raise SecretsUnavailable(f"{self._login_file}: {error}") from error
-        answer: dict[str, Any] = self._client.auth.approle.login(login["role_id"], login["secret_id"])
-        self._lease = answer["auth"]["lease_duration"]
-        self._set_renewal(self._lease)
-
-    def _set_renewal(self, lease: float) -> None:
-        self._renew_at = time.monotonic() + lease / 2
 
 
 _threads = threading.local()

@@ -138,7 +138,9 @@ class Ingest:
 
     def _judge_all(self, batch: Sequence[Incoming]) -> list[Judged | Busy]:
         topics = [_open(incoming) for incoming in batch]
-        routes = iter(self.router.routes([topic.uuid for topic in topics if isinstance(topic, Topic)]))
+        found = self.router.routes([topic.uuid for topic in topics if isinstance(topic, Topic)])
+        self.keyring.prefetch(route.spec for route in found if route.spec is not None)
+        routes = iter(found)
         judged: list[Judged | Busy] = []
         for incoming, topic in zip(batch, topics, strict=True):
             if isinstance(topic, Refused):

@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django_tenants.utils import schema_context
 
 from tests import wire
-from tests.conftest import Registered
+from tests.conftest import Registered, wait_until
 from tests.wire import topic, v1, v2
 
 Send = Callable[..., Any]
@@ -355,11 +355,9 @@ def test_vault_away_parks_messages_and_spares_known_devices(register: Any, send:
     assert (tally.stored, tally.quarantined) == (1, 1)
     assert refused(unknown) == [("key_unavailable", 1)]
     assert ingest.parked == {unknown.tenant.schema_name}
-    import time
-
     from telemetry.services import parked
 
-    time.sleep(1)  # Vault is left alone for a moment after a failure
+    wait_until(lambda: not ingest.keyring.is_paused)
     assert parked.find_parked() == {unknown.tenant.schema_name}
     assert parked.replay(ingest) == 1
     assert (refused(unknown), readings(unknown)) == ([], READ)
