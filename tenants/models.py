@@ -8,6 +8,23 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 from django_tenants.models import DomainMixin, TenantMixin
 
+from .plans import Plan, TenantLimits
+
+__all__ = [
+    "SLUG_PATTERN",
+    "AppRoute",
+    "DeviceRoute",
+    "Domain",
+    "Membership",
+    "Plan",
+    "Tenant",
+    "TenantAlias",
+    "TenantLimits",
+    "UnroutedMessage",
+    "User",
+    "validate_slug",
+]
+
 # The slug is in URLs, topics, Vault paths and (with _ for -) the schema's name, so it is narrow.
 SLUG_PATTERN = r"^[a-z](?:[a-z0-9-]{0,46}[a-z0-9])?$"
 validate_slug = RegexValidator(

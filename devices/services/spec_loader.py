@@ -17,10 +17,14 @@ from devices.models import (
     PresenceSettings,
 )
 from devices.services import paths
-from devices.services.specs import ComponentSpec, DeviceSpec, KeySpec, MetricSpec, TenantSpec
+from devices.services.specs import ComponentSpec, DeviceSpec, KeySpec, LimitSpec, MetricSpec, RateSpec, TenantSpec
 from devices.services.timeouts import interval_of, timeout_of
 from tenants.database import is_busy
+from tenants.limits import Limit, LimitName, limits_of
 from tenants.models import DeviceRoute, Tenant
+
+# By schema, so that all devices of a tenant share one object: whoever holds it sees a change by identity.
+_limits: dict[str, LimitSpec] = {}
 
 
 def load_specs(uuids: Collection[UUID], busy: dict[UUID, str] | None = None) -> dict[UUID, DeviceSpec]:
@@ -46,7 +50,7 @@ def load_specs(uuids: Collection[UUID], busy: dict[UUID, str] | None = None) -> 
 def load_tenant_by_segment(segment: str) -> TenantSpec | None:
     """The tenant with that slug, for a message that names no registered device."""
     with schema_context("public"):
-        tenant = Tenant.objects.filter(slug=segment).prefetch_related("aliases").first()
+        tenant = Tenant.objects.filter(slug=segment).select_related("limits__plan").prefetch_related("aliases").first()
     return _tenant_spec(tenant) if tenant is not None and tenant.state == Tenant.State.ACTIVE else None
 
 
@@ -55,7 +59,7 @@ def _tenants_of(uuids: Collection[UUID]) -> list[tuple[TenantSpec, list[UUID]]]:
     owned: dict[int, list[UUID]] = {}
     for tenant_id, uuid in routes:
         owned.setdefault(tenant_id, []).append(uuid)
-    tenants = Tenant.objects.filter(pk__in=owned).prefetch_related("aliases")
+    tenants = Tenant.objects.filter(pk__in=owned).select_related("limits__plan").prefetch_related("aliases")
     return [(_tenant_spec(tenant), owned[tenant.pk]) for tenant in tenants]
 
 
@@ -65,7 +69,33 @@ def _tenant_spec(tenant: Tenant) -> TenantSpec:
         slug=tenant.slug,
         segments=frozenset([tenant.slug, *(alias.address for alias in tenant.aliases.all())]),
         active=tenant.state == Tenant.State.ACTIVE,
+        limits=_limit_spec(tenant),
     )
+
+
+def _limit_spec(tenant: Tenant) -> LimitSpec | None:
+    found = limits_of(tenant)
+    quota, payload = found.get(LimitName.DAILY_QUOTA), found.get(LimitName.MAX_PAYLOAD)
+    spec = LimitSpec(
+        tenant=_rate_spec(found.get(LimitName.TENANT_RATE)),
+        device=_rate_spec(found.get(LimitName.DEVICE_RATE)),
+        tenant_backfill=_rate_spec(found.get(LimitName.TENANT_BACKFILL_RATE)),
+        device_backfill=_rate_spec(found.get(LimitName.DEVICE_BACKFILL_RATE)),
+        daily_quota=int(quota.value) if quota else None,
+        # The platform's own holds for all, and needs no limit of the tenant.
+        max_payload=int(payload.value) if payload and payload.source != "default" else None,
+    )
+    if spec == LimitSpec():
+        _limits.pop(tenant.schema_name, None)
+        return None
+    known = _limits.get(tenant.schema_name)
+    if known != spec:
+        known = _limits[tenant.schema_name] = spec
+    return known
+
+
+def _rate_spec(limit: Limit | None) -> RateSpec | None:
+    return RateSpec(limit.value, limit.burst or 1.0) if limit else None
 
 
 def _load_of_tenant(tenant: TenantSpec, uuids: list[UUID]) -> dict[UUID, DeviceSpec]:

@@ -43,13 +43,37 @@ class KeySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RateSpec:
+    """A rate in messages a second, and how many may come at once after a silence."""
+
+    rate: float
+    burst: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSpec:
+    """What a tenant and each of its devices may send; None is no limit. `backfill` is for late messages."""
+
+    tenant: RateSpec | None = None
+    device: RateSpec | None = None
+    tenant_backfill: RateSpec | None = None
+    device_backfill: RateSpec | None = None
+    daily_quota: int | None = None
+    max_payload: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TenantSpec:
-    """The tenant of a device: its schema, and the topic segments that name it (slug and aliases)."""
+    """The tenant of a device: its schema, and the topic segments that name it (slug and aliases).
+
+    `limits` is one object for all of the tenant's devices, None where nothing is limited.
+    """
 
     schema: str
     slug: str
     segments: frozenset[str]
     active: bool
+    limits: LimitSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
 TENANT_LIMIT_SET_CALLS = False
 # What a new tenant's schema is filled with, each a function without arguments called inside it.
 TENANT_INSTALLERS = ["devices.services.catalogue.install_units"]
+# Who hears that a tenant's limits changed, each a function of the schema's name.
+TENANT_CHANGED = ["devices.services.spec_changes.announce"]
 
 AUTH_USER_MODEL = "tenants.User"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -159,6 +161,17 @@ INGEST_LIVE_SECONDS: float = env.float("INGEST_LIVE_SECONDS", default=300.0)
 INGEST_FUTURE_SECONDS: float = env.float("INGEST_FUTURE_SECONDS", default=300.0)
 INGEST_SPEC_TTL: float = env.float("INGEST_SPEC_TTL", default=30.0)
 INGEST_WATCHDOG_SECONDS: float = env.float("INGEST_WATCHDOG_SECONDS", default=120.0)
+
+# What a tenant may send that has neither a plan nor limits of its own; 0 is no limit. Rates are messages a second.
+TENANT_LIMITS: dict[str, float] = {
+    "tenant_rate": env.float("LIMIT_TENANT_RATE", default=0.0),
+    "device_rate": env.float("LIMIT_DEVICE_RATE", default=0.0),
+    "tenant_backfill_rate": env.float("LIMIT_TENANT_BACKFILL_RATE", default=0.0),
+    "device_backfill_rate": env.float("LIMIT_DEVICE_BACKFILL_RATE", default=0.0),
+    "daily_quota": env.int("LIMIT_DAILY_QUOTA", default=0),
+}
+LIMIT_BURST_SECONDS: float = env.float("LIMIT_BURST_SECONDS", default=10.0)
+LIMIT_HINT_SECONDS: float = env.float("LIMIT_HINT_SECONDS", default=30.0)
 
 # --- Presence -----------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What a tenant's devices sent, and what is worked out from it: messages, readings, rollups, newest values."""
 
+from .limits import LimitHit
 from .received import (
     DeviceSequence,
     IngestTotals,
@@ -19,6 +20,7 @@ __all__ = [
     "Int8MultiRangeField",
     "LateHour",
     "Latest",
+    "LimitHit",
     "Message",
     "PackedDay",
     "Quarantined",

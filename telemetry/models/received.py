@@ -178,6 +178,9 @@ class IngestTotals(models.Model):
     duplicates = models.BigIntegerField(_("duplicates"), default=0)
     quarantined = models.BigIntegerField(_("quarantined"), default=0)
     rate_limited = models.BigIntegerField(_("rate limited"), default=0)
+    # Those that left the quarantine to be judged again, and were received anew then. Counters that only grow are
+    # made with it: what was ever received is received + replayed, what was ever quarantined likewise.
+    replayed = models.BigIntegerField(_("replayed"), default=0, db_default=0)
 
     class Meta:
         ordering: ClassVar = ["-day"]

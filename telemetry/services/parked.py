@@ -71,7 +71,9 @@ def _settle(ingest: Ingest, schema: str, rows: list[Quarantined]) -> int:
         for row in rows:
             # What was counted as quarantined has now been received and counted anew.
             IngestTotals.objects.filter(day=row.first_received_at.date()).update(
-                received=F("received") - row.times, quarantined=F("quarantined") - row.times
+                received=F("received") - row.times,
+                quarantined=F("quarantined") - row.times,
+                replayed=F("replayed") + row.times,
             )
         Quarantined.objects.filter(pk__in=[row.pk for row in rows]).delete()
     logger.info("%d parked messages of %s were judged again", len(rows), schema)

@@ -2,12 +2,16 @@
 
 
 class Refused(Exception):
-    """The message is quarantined. `reason` is one of `telemetry.models.Reason`; `detail` says what to mend."""
+    """The message is quarantined. `reason` is one of `telemetry.models.Reason`; `detail` says what to mend.
 
-    def __init__(self, reason: str, detail: str) -> None:
+    `limit` is the name of the tenant's limit that it is beyond, where it is beyond one.
+    """
+
+    def __init__(self, reason: str, detail: str, *, limit: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.limit = limit
 
 
 def quote(value: object, limit: int = 80) -> str:
