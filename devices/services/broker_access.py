@@ -74,6 +74,18 @@ def accounts() -> dict[str, bool]:
     return mosquitto_control.accounts() if is_managed() else {}
 
 
+def sessions() -> set[str]:
+    """The client ids that are connected, where the broker is EMQX."""
+    return emqx_api.connected() if settings.EMQX_API_URL else set()
+
+
+def shut_out(names: Iterable[str]) -> None:
+    """Close the sessions of those that the platform does not let in, where the broker is EMQX."""
+    names = list(names)
+    if settings.EMQX_API_URL and names:
+        emqx_api.shut_out(names, "not let in")
+
+
 def _revoke(names: list[str]) -> None:
     if is_managed():
         mosquitto_control.remove(names)

@@ -27,7 +27,8 @@ _AT_ONCE = 200
 class Changes:
     """How many accounts were made and removed, and how many devices have no secret in Vault; how many accounts of
     apps were removed, kept out or let in again, and how many of devices were kept out or let in; how many passwords
-    can be checked now that could not before; how many states of devices that are gone were removed."""
+    can be checked now that could not before; how many states of devices that are gone were removed; how many
+    sessions of EMQX were closed."""
 
     granted: int
     revoked: int
@@ -36,6 +37,7 @@ class Changes:
     switched: int = 0
     passwords: int = 0
     states: int = 0
+    closed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,9 @@ def sync_broker(*, states: bool = False) -> Changes:
     passwords, unknown = _complete_passwords()
     _complete_app_routes()
     forgotten = _forget_states_of_the_gone() if states else 0
+    closed = _close_sessions()
     if not broker_access.is_managed():
-        return Changes(0, 0, unknown, passwords=passwords, states=forgotten)
+        return Changes(0, 0, unknown, passwords=passwords, states=forgotten, closed=closed)
     names = broker_access.accounts()
     apps = _sync_apps({name: state for name, state in names.items() if name.startswith(APP_PREFIX)})
     present = {uuid: allowed for name, allowed in names.items() if (uuid := _as_uuid(name))}
@@ -65,7 +68,18 @@ def sync_broker(*, states: bool = False) -> Changes:
     gone = present.keys() - registered.keys()
     broker_access.revoke_devices(gone)
     switched = _switch(present, registered)
-    return Changes(granted, len(gone), without_secret, apps, switched, passwords, forgotten)
+    return Changes(granted, len(gone), without_secret, apps, switched, passwords, forgotten, closed)
+
+
+def _close_sessions() -> int:
+    """At EMQX, close the sessions of devices and apps that would not be let in now."""
+    names = {name for name in broker_access.sessions() if _as_uuid(name) or name.startswith(APP_PREFIX)}
+    if not names:
+        return 0
+    allowed = {str(uuid) for uuid, owned in _registered().items() if owned.allowed}
+    allowed |= {prefix for prefix, state in _valid_keys().items() if state == Tenant.State.ACTIVE}
+    broker_access.shut_out(names - allowed)
+    return len(names - allowed)
 
 
 def _grant(lacking: Sequence[tuple[UUID, _Owned]]) -> tuple[int, int]:

@@ -4,6 +4,7 @@ Whoever is to be kept out is first denied by the database, then banned, then thr
 for a connection that was judged before the database changed and is completed after the throwing out.
 """
 
+import itertools
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from devices.services.broker_errors import BrokerRefused, BrokerUnavailable
 BAN_SECONDS = 30
 _TIMEOUT = (2.0, 5.0)
 _AT_ONCE = 500
+_PAGE = 5000
 # EMQX answers 400 with this code where there is a ban already.
 _BANNED_ALREADY = "ALREADY_EXISTS"
 
@@ -41,6 +43,18 @@ def let_in(names: Iterable[str]) -> None:
     with _session() as session:
         for name in names:
             _ask(session, "DELETE", f"/banned/clientid/{quote(name, safe='')}", (204, 404))
+
+
+def connected() -> set[str]:
+    """The client ids of all sessions. Raises BrokerUnavailable."""
+    names: set[str] = set()
+    with _session() as session:
+        for page in itertools.count(1):
+            answer = _ask(session, "GET", f"/clients?page={page}&limit={_PAGE}&fields=clientid", (200,)).json()
+            names |= {row["clientid"] for row in answer["data"]}
+            if not answer["meta"].get("hasnext"):
+                break
+    return names
 
 
 def _ban(session: requests.Session, name: str, reason: str) -> None:

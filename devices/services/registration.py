@@ -142,9 +142,12 @@ def _forget(schema: str, slug: str, uuid: UUID) -> None:
     """After the commit: without its route the device is unknown already; these remove what is left of it."""
     try:
         broker_access.revoke_devices([uuid])
+    except broker_access.BrokerUnavailable as error:
+        logger.warning("The broker still has an account or a session of %s (%s); run sync_broker", uuid, error)
+    try:
         retained_states.forget_states([(slug, uuid)])
     except broker_access.BrokerUnavailable as error:
-        logger.warning("The broker still has an account or a state of %s (%s); run sync_broker --states", uuid, error)
+        logger.warning("The broker still keeps the state of %s (%s); run sync_broker --states", uuid, error)
     try:
         provisioner().delete(schema, uuid)
     except (SecretMissing, SecretsUnavailable) as error:

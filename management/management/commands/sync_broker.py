@@ -24,5 +24,5 @@ class Command(BaseCommand):
             f"{changes.granted} accounts made, {changes.revoked} removed, "
             f"{changes.switched} let in or kept out, {changes.without_secret} devices without a secret; "
             f"{changes.apps} accounts of API keys changed; {changes.passwords} passwords made checkable; "
-            f"{changes.states} states of devices that are gone removed."
+            f"{changes.states} states of devices that are gone removed; {changes.closed} sessions closed."
         )

@@ -1,0 +1,145 @@
+"""What EMQX asks the platform over HTTP: an ASGI application of its own, apart from every tenant's addresses.
+
+`POST /emqx/authenticate` answers in the form of EMQX 5.8's HTTP authentication: 200 with a `result` where the platform
+knows, 503 where it does not. EMQX takes 503 for "ask somebody else", and as there is nobody else, refuses the client.
+No framework is between, since the fleet comes back all at once after an outage.
+"""
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import orjson
+from django.core.exceptions import ImproperlyConfigured
+
+from devices.services.broker_logins import Login, LoginsUnavailable, Verdict
+from devices.services.login_desk import LoginDesk
+from devices.services.login_guard import LoginGuard
+
+logger = logging.getLogger(__name__)
+
+PATH = "/emqx/authenticate"
+HEADER = b"x-broker-key"
+SHORTEST_KEY = 32
+_LARGEST_BODY = 16 * 1024
+_MEMBERS = ("clientid", "username", "password", "peerhost")
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Answer = tuple[int, dict[str, Any]]
+
+
+class BrokerApp:
+    """Answers EMQX. Without the right key it says 401, whatever is asked, and nothing more."""
+
+    def __init__(self, keys: Sequence[str], desk: LoginDesk, guard: LoginGuard) -> None:
+        if not keys or any(len(key) < SHORTEST_KEY for key in keys):
+            raise ImproperlyConfigured(
+                f"BROKER_KEYS must hold what EMQX shows in the header {HEADER.decode()}: random, and at least"
+                f" {SHORTEST_KEY} characters long."
+            )
+        self._keys = [_digest(key.encode()) for key in keys]
+        self._desk, self._guard = desk, guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await _send(send, *await self._answer(scope, receive))
+        else:
+            raise ValueError(f"Only HTTP is spoken here, not {scope['type']}.")
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self._desk.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                self._desk.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        if not self._shows_key(scope["headers"]):
+            return 401, {}
+        if scope["path"] != PATH:
+            return 404, {"detail": f"There is {PATH} here, and nothing else."}
+        if scope["method"] != "POST":
+            return 405, {"detail": "Use POST."}
+        body = await _read(receive)
+        if body is None:
+            return 413, {"detail": f"A login has at most {_LARGEST_BODY} bytes."}
+        try:
+            login = parse_login(body)
+        except ValueError as error:
+            return 400, {"detail": str(error)}
+        return await self._judge(login)
+
+    def _shows_key(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Compared in constant time, with every key that is valid, so that time tells nothing of any."""
+        shown = _digest(b"".join(value for name, value in headers if name.lower() == HEADER))
+        return any([hmac.compare_digest(key, shown) for key in self._keys])  # noqa: C419 (a list: with every one)
+
+    async def _judge(self, login: Login) -> Answer:
+        if self._guard.refuses(login):
+            return 200, {"result": "deny"}
+        try:
+            verdict = await self._desk.ask(login)
+        except LoginsUnavailable as error:
+            return 503, {"detail": str(error)}
+        if self._guard.note(login, verdict.allowed):
+            logger.warning("Too many wrong passwords from %s: strangers there are refused for a minute", login.address)
+        if not verdict.allowed:
+            logger.info("Refused at the broker: %.64r from %s", login.name, login.address)
+        return 200, answer_of(verdict)
+
+
+def parse_login(body: bytes) -> Login:
+    """The login in EMQX's request. Raises ValueError with what to mend in EMQX's configuration."""
+    try:
+        sent = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"The body is not JSON: {error}") from error
+    values = [sent.get(member, "") for member in _MEMBERS] if isinstance(sent, dict) else []
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) != len(_MEMBERS):
+        raise ValueError(f"The body must be an object of strings: {', '.join(_MEMBERS)}.")
+    client_id, name, password, address = texts
+    return Login(client_id, name, password, address)
+
+
+def answer_of(verdict: Verdict) -> dict[str, Any]:
+    """The verdict in EMQX's form; `expire_at` in whole seconds, at which EMQX closes the connection."""
+    if not verdict.allowed:
+        return {"result": "deny"}
+    answer = {"result": "allow", "is_superuser": False, "client_attrs": verdict.attributes}
+    if verdict.expires_at is not None:
+        answer["expire_at"] = int(verdict.expires_at.timestamp())
+    return answer
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The request's body; None where it is too large."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > _LARGEST_BODY:
+            return None
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+async def _send(send: Send, status: int, body: dict[str, Any]) -> None:
+    content = orjson.dumps(body) if body else b""
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

@@ -1,0 +1,17 @@
+"""What EMQX asks: `manage.py run_broker_login` serves it, on a port of its own, and no tenant's address leads here."""
+
+import os
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+django.setup()
+
+from django.conf import settings  # noqa: E402 (what follows needs the settings)
+
+from devices.api.broker_app import BrokerApp  # noqa: E402
+from devices.services.broker_logins import judge  # noqa: E402
+from devices.services.login_desk import LoginDesk  # noqa: E402
+from devices.services.login_guard import LoginGuard  # noqa: E402
+
+application = BrokerApp(settings.BROKER_KEYS, LoginDesk(judge), LoginGuard(settings.BROKER_FAILURES_PER_MINUTE))
