@@ -5,16 +5,17 @@ transaction is rolled back, and the batch goes the exact way. Tenants with many 
 those with few in one pipeline, because COPY costs each of them round trips of its own.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from . import floors, late, refused, rows, sequences, totals
 from .rows import ReadingRow
 from .sequences import Counter
 from .series import SeriesIds
+from .statements import run
 from .types import AcceptedItem, Outcome
 
 # From so many messages on, COPY costs PostgreSQL less than it costs in round trips.
@@ -25,7 +26,7 @@ class Conflict(Exception):
     """Something of the batch is stored already."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Group:
     """A tenant's part of a batch. What is accepted is in `outcome.stored` from the beginning."""
 
@@ -35,37 +36,47 @@ class Group:
 
 
 def store(connection: psycopg.Connection, groups: Collection[Group]) -> None:
-    """Store the groups within the caller's transaction. Raises Conflict, or another psycopg.Error."""
-    try:
-        _store(connection, sorted(groups, key=lambda group: group.schema))
-    except psycopg.errors.UniqueViolation as error:
-        raise Conflict from error
-
-
-def _store(connection: psycopg.Connection, groups: Sequence[Group]) -> None:
+    """Store the groups in a transaction. Raises Conflict, or another psycopg.Error; nothing is stored then."""
+    groups = sorted(groups, key=lambda group: group.schema)
     counters = {group.schema: _counters(group.outcome.stored) for group in groups}
+    try:
+        if not _write(connection, groups, counters):
+            raise Conflict
+        connection.execute("COMMIT")
+    except BaseException as error:
+        if connection.info.transaction_status != TransactionStatus.UNKNOWN:  # there is a connection still
+            connection.execute("ROLLBACK")
+        if isinstance(error, psycopg.errors.UniqueViolation):
+            raise Conflict from error
+        raise
+
+
+def _write(connection: psycopg.Connection, groups: Sequence[Group], counters: Mapping[str, Sequence[Counter]]) -> bool:
+    """Begin a transaction and write; whether all counters were new."""
     readings = {group.schema: rows.readings(group.outcome.stored, group.series) for group in groups}
     large = [group for group in groups if len(group.outcome.stored) >= COPY_FROM]
-    small = [group for group in groups if len(group.outcome.stored) < COPY_FROM]
+    if large:
+        connection.execute("BEGIN")
     for group in large:
-        _copy(connection, group, readings[group.schema])
+        _copy(connection, rows.COPY_MESSAGES(group.schema), rows.copy_messages(group.outcome.stored))
+        _copy(connection, rows.COPY_READINGS(group.schema), rows.copy_readings(readings[group.schema]))
     marked: list[tuple[psycopg.Cursor, int]] = []
     with connection.pipeline():
-        for group in small:
-            _insert(connection, group, readings[group.schema])
+        if not large:
+            connection.execute("BEGIN")
         for group in groups:
-            schema, outcome = group.schema, group.outcome
-            if seen := counters[schema]:
-                arrays = sequences.arrays(seen)
-                boots = len({(counter.device_id, counter.boot) for counter in seen})
-                marked.append((connection.execute(sequences.add_unseen(schema), arrays), boots))
-            late.mark(connection, schema, outcome.stored)
-            floors.raise_floors(connection, schema, outcome.stored)
-            refused.quarantine(connection, schema, outcome.quarantined)
+            if group.outcome.stored and group not in large:
+                _insert(connection, group, readings[group.schema])
+        for group in groups:
+            if seen := counters[group.schema]:
+                cursor = run(connection, sequences.ADD_UNSEEN(group.schema), sequences.arrays(seen))
+                marked.append((cursor, len({(counter.device_id, counter.boot) for counter in seen})))
+            late.mark(connection, group.schema, group.outcome.stored)
+            floors.raise_floors(connection, group.schema, group.outcome.stored)
+            refused.quarantine(connection, group.schema, group.outcome.quarantined)
         for group in groups:
             totals.add(connection, group.schema, group.outcome)
-    if any(cursor.rowcount != boots for cursor, boots in marked):
-        raise Conflict
+    return all(cursor.rowcount == boots for cursor, boots in marked)
 
 
 def _counters(items: Sequence[AcceptedItem]) -> list[Counter]:
@@ -76,19 +87,12 @@ def _counters(items: Sequence[AcceptedItem]) -> list[Counter]:
     return counters
 
 
-def _copy(connection: psycopg.Connection, group: Group, readings: Sequence[ReadingRow]) -> None:
-    _copy_into(connection, rows.messages_table(group.schema), rows.copy_messages(group.outcome.stored))
-    if readings:
-        _copy_into(connection, rows.readings_table(group.schema), rows.copy_readings(readings))
-
-
-def _copy_into(connection: psycopg.Connection, table: sql.Composed, data: bytes) -> None:
-    with connection.cursor().copy(sql.SQL("COPY {} FROM STDIN (FORMAT BINARY)").format(table)) as copy:
+def _copy(connection: psycopg.Connection, statement: bytes, data: bytes) -> None:
+    with connection.cursor().copy(statement) as copy:
         copy.write(data)
 
 
 def _insert(connection: psycopg.Connection, group: Group, readings: Sequence[ReadingRow]) -> None:
-    if group.outcome.stored:
-        connection.execute(rows.insert_messages(group.schema), rows.message_arrays(group.outcome.stored))
+    run(connection, rows.INSERT_MESSAGES(group.schema), rows.message_arrays(group.outcome.stored))
     if readings:
-        connection.execute(rows.insert_readings(group.schema), rows.reading_arrays(readings))
+        run(connection, rows.INSERT_READINGS(group.schema), rows.reading_arrays(readings))

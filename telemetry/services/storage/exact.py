@@ -10,16 +10,22 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import psycopg
-from psycopg import sql
 
 from ..pipeline import Accepted
 from ..refusal import Refused
 from . import floors, late, refused, rows, sequences, totals
 from .sequences import Counter, counter_of
 from .series import SeriesIds
+from .statements import per_schema, run
 from .types import AcceptedItem, Outcome, RefusedItem
 
 _Key = tuple[int, datetime, bytes]  # device, time, fingerprint
+
+_KNOWN_MESSAGES = per_schema(
+    "SELECT m.device_id, m.time, m.fingerprint, m.received_at FROM {message} AS m"
+    " JOIN unnest($1, $2, $3) AS k(device_id, time, fingerprint) USING (device_id, time, fingerprint)",
+    message="telemetry_message",
+)
 
 
 def store(
@@ -84,13 +90,7 @@ def _known_messages(connection: psycopg.Connection, schema: str, items: Sequence
     """Those of the messages that are stored, with when they were received first."""
     if not items:
         return {}
-    found = connection.execute(
-        sql.SQL(
-            "SELECT m.device_id, m.time, m.fingerprint, m.received_at FROM {} AS m"
-            " JOIN unnest(%s, %s, %s) AS k(device_id, time, fingerprint) USING (device_id, time, fingerprint)"
-        ).format(sql.Identifier(schema, "telemetry_message")),
-        rows.message_arrays(items)[:3],
-    )
+    found = run(connection, _KNOWN_MESSAGES(schema), rows.message_arrays(items)[:3])
     return {_row_key(row): row[3].astimezone(UTC) for row in found}
 
 
@@ -100,12 +100,7 @@ def _insert_messages(
     """Insert the messages; those that were there, or stand twice in the batch, are duplicates."""
     if not items:
         return
-    found = connection.execute(
-        sql.SQL("{} ON CONFLICT DO NOTHING RETURNING device_id, time, fingerprint").format(
-            rows.insert_messages(schema)
-        ),
-        rows.message_arrays(items),
-    )
+    found = run(connection, rows.INSERT_NEW_MESSAGES(schema), rows.message_arrays(items))
     inserted = {_row_key(row) for row in found}
     for item in items:
         key = _key(item)
@@ -131,6 +126,4 @@ def _insert_readings(
     connection: psycopg.Connection, schema: str, stored: Sequence[AcceptedItem], series: SeriesIds
 ) -> None:
     if readings := rows.readings(stored, series):
-        connection.execute(
-            sql.SQL("{} ON CONFLICT DO NOTHING").format(rows.insert_readings(schema)), rows.reading_arrays(readings)
-        )
+        run(connection, rows.INSERT_NEW_READINGS(schema), rows.reading_arrays(readings))

@@ -4,14 +4,27 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from psycopg import sql
-
 from . import binary
 from .series import SeriesIds
+from .statements import per_schema
 from .types import AcceptedItem
 
-_MESSAGE_COLUMNS = sql.SQL("device_id, time, fingerprint, received_at, topic, payload, signature, key_version, late")
-_READING_COLUMNS = sql.SQL("series_id, time, value, text")
+_MESSAGES = "{message} (device_id, time, fingerprint, received_at, topic, payload, signature, key_version, late)"
+_READINGS = "{reading} (series_id, time, value, text)"
+_TABLES = {"message": "telemetry_message", "reading": "telemetry_reading"}
+
+COPY_MESSAGES = per_schema(f"COPY {_MESSAGES} FROM STDIN (FORMAT BINARY)", **_TABLES)
+COPY_READINGS = per_schema(f"COPY {_READINGS} FROM STDIN (FORMAT BINARY)", **_TABLES)
+# With `message_arrays` and `reading_arrays`.
+_FROM_MESSAGES = "SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+_FROM_READINGS = "SELECT * FROM unnest($1, $2, $3, $4)"
+INSERT_MESSAGES = per_schema(f"INSERT INTO {_MESSAGES} {_FROM_MESSAGES}", **_TABLES)
+INSERT_READINGS = per_schema(f"INSERT INTO {_READINGS} {_FROM_READINGS}", **_TABLES)
+INSERT_NEW_MESSAGES = per_schema(
+    f"INSERT INTO {_MESSAGES} {_FROM_MESSAGES} ON CONFLICT DO NOTHING RETURNING device_id, time, fingerprint",
+    **_TABLES,
+)
+INSERT_NEW_READINGS = per_schema(f"INSERT INTO {_READINGS} {_FROM_READINGS} ON CONFLICT DO NOTHING", **_TABLES)
 
 _MESSAGE_HEAD = struct.Struct(">hiqiqi16siqi").pack
 _MESSAGE_TAIL = struct.Struct(">ihiii?").pack
@@ -26,28 +39,6 @@ class ReadingRow(NamedTuple):
     series_id: int
     time: int
     value: float | str
-
-
-def messages_table(schema: str) -> sql.Composed:
-    """The archive with its columns."""
-    return sql.SQL("{} ({})").format(sql.Identifier(schema, "telemetry_message"), _MESSAGE_COLUMNS)
-
-
-def readings_table(schema: str) -> sql.Composed:
-    """The readings with their columns."""
-    return sql.SQL("{} ({})").format(sql.Identifier(schema, "telemetry_reading"), _READING_COLUMNS)
-
-
-def insert_messages(schema: str) -> sql.Composed:
-    """Takes `message_arrays`."""
-    return sql.SQL("INSERT INTO {} SELECT * FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s)").format(
-        messages_table(schema)
-    )
-
-
-def insert_readings(schema: str) -> sql.Composed:
-    """Takes `reading_arrays`."""
-    return sql.SQL("INSERT INTO {} SELECT * FROM unnest(%s, %s, %s, %s)").format(readings_table(schema))
 
 
 def readings(items: Iterable[AcceptedItem], series: SeriesIds) -> list[ReadingRow]:

@@ -4,10 +4,32 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import psycopg
-from psycopg import sql
 
 from . import binary
+from .statements import per_schema, run
 from .types import AcceptedItem
+
+_TABLE = {"sequence": "telemetry_devicesequence"}
+_UPSERT = (
+    "INSERT INTO {sequence} AS s (device_id, boot, seen)"
+    " SELECT device_id, boot, range_agg(int8range(seq, seq, '[]'))"
+    " FROM unnest($1, $2, $3) AS c(device_id, boot, seq)"
+    " GROUP BY device_id, boot ORDER BY device_id, boot"
+    " ON CONFLICT (device_id, boot) DO UPDATE SET seen = s.seen + EXCLUDED.seen"
+)
+_ADD = per_schema(_UPSERT, **_TABLE)
+# Touches fewer rows than there are (device, boot) when one of the counters was seen before.
+ADD_UNSEEN = per_schema(f"{_UPSERT} WHERE NOT s.seen && EXCLUDED.seen", **_TABLE)
+_LOCK = per_schema(
+    "SELECT 1 FROM {sequence} AS s WHERE (device_id, boot) IN (SELECT * FROM unnest($1, $2))"
+    " ORDER BY device_id, boot FOR UPDATE",
+    **_TABLE,
+)
+_FIND_SEEN = per_schema(
+    "SELECT c.* FROM unnest($1, $2, $3) AS c(device_id, boot, seq)"
+    " JOIN {sequence} AS s USING (device_id, boot) WHERE s.seen @> c.seq",
+    **_TABLE,
+)
 
 
 class Counter(NamedTuple):
@@ -29,23 +51,8 @@ def counters_of(items: Iterable[AcceptedItem]) -> list[Counter]:
     return [Counter(item.spec.device_id, *item.verdict.counter) for item in items if item.verdict.counter is not None]
 
 
-def add_unseen(schema: str) -> sql.Composed:
-    """Mark counters as seen; touches fewer rows than there are (device, boot) when one of them was seen before.
-
-    Takes `arrays`.
-    """
-    return sql.SQL(
-        "INSERT INTO {} AS s (device_id, boot, seen)"
-        " SELECT device_id, boot, range_agg(int8range(seq, seq, '[]'))"
-        " FROM unnest(%s, %s, %s) AS c(device_id, boot, seq)"
-        " GROUP BY device_id, boot ORDER BY device_id, boot"
-        " ON CONFLICT (device_id, boot) DO UPDATE SET seen = s.seen + EXCLUDED.seen"
-        " WHERE NOT s.seen && EXCLUDED.seen"
-    ).format(_table(schema))
-
-
 def arrays(counters: Sequence[Counter]) -> list[binary.Array]:
-    """The counters as parameters."""
+    """The counters as parameters of the statements."""
     return [
         binary.int8s([counter.device_id for counter in counters]),
         binary.int8s([counter.boot for counter in counters]),
@@ -56,37 +63,12 @@ def arrays(counters: Sequence[Counter]) -> list[binary.Array]:
 def lock_and_find_seen(connection: psycopg.Connection, schema: str, counters: Sequence[Counter]) -> set[Counter]:
     """Lock the devices' boots in order, and tell which of the counters were seen before."""
     columns = arrays(sorted(set(counters)))
-    connection.execute(
-        sql.SQL(
-            "SELECT 1 FROM {} AS s WHERE (device_id, boot) IN (SELECT * FROM unnest(%s, %s))"
-            " ORDER BY device_id, boot FOR UPDATE"
-        ).format(_table(schema)),
-        columns[:2],
-    )
-    rows = connection.execute(
-        sql.SQL(
-            "SELECT c.* FROM unnest(%s, %s, %s) AS c(device_id, boot, seq)"
-            " JOIN {} AS s USING (device_id, boot) WHERE s.seen @> c.seq"
-        ).format(_table(schema)),
-        columns,
-    )
+    run(connection, _LOCK(schema), columns[:2])
+    rows = run(connection, _FIND_SEEN(schema), columns)
     return {Counter(*row) for row in rows}
 
 
 def add(connection: psycopg.Connection, schema: str, counters: Iterable[Counter]) -> None:
     """Mark counters as seen, whether they were or not."""
     if listed := sorted(set(counters)):
-        connection.execute(
-            sql.SQL(
-                "INSERT INTO {} AS s (device_id, boot, seen)"
-                " SELECT device_id, boot, range_agg(int8range(seq, seq, '[]'))"
-                " FROM unnest(%s, %s, %s) AS c(device_id, boot, seq)"
-                " GROUP BY device_id, boot ORDER BY device_id, boot"
-                " ON CONFLICT (device_id, boot) DO UPDATE SET seen = s.seen + EXCLUDED.seen"
-            ).format(_table(schema)),
-            arrays(listed),
-        )
-
-
-def _table(schema: str) -> sql.Identifier:
-    return sql.Identifier(schema, "telemetry_devicesequence")
+        run(connection, _ADD(schema), arrays(listed))

@@ -42,8 +42,7 @@ class Storage:
             accepted, outcome = _outcome_of(judged)
             outcome.stored = accepted
             groups.append(Group(schema, outcome, self._prepare(connection, schema, accepted)))
-        with connection.transaction():
-            direct.store(connection, groups)
+        direct.store(connection, groups)
         return {group.schema: group.outcome for group in groups}
 
     def store(self, schema: str, judged: Sequence[Judged], patience_ms: int | None = None) -> Outcome:

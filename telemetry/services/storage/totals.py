@@ -1,9 +1,18 @@
 """The day's totals: received = stored + duplicates + quarantined + rate limited."""
 
 import psycopg
-from psycopg import sql
 
+from .statements import per_schema, run
 from .types import Outcome
+
+_ADD = per_schema(
+    "INSERT INTO {totals} AS t (day, received, stored, duplicates, quarantined, rate_limited)"
+    " VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5)"
+    " ON CONFLICT (day) DO UPDATE SET received = t.received + EXCLUDED.received,"
+    " stored = t.stored + EXCLUDED.stored, duplicates = t.duplicates + EXCLUDED.duplicates,"
+    " quarantined = t.quarantined + EXCLUDED.quarantined, rate_limited = t.rate_limited + EXCLUDED.rate_limited",
+    totals="telemetry_ingesttotals",
+)
 
 
 def add(connection: psycopg.Connection, schema: str, outcome: Outcome) -> None:
@@ -12,14 +21,4 @@ def add(connection: psycopg.Connection, schema: str, outcome: Outcome) -> None:
     The day's row is locked until the end of the transaction: send this last, and tenants in one order.
     """
     counts = [len(outcome.stored), len(outcome.duplicates), len(outcome.quarantined), outcome.limited]
-    connection.execute(
-        sql.SQL(
-            "INSERT INTO {} AS t (day, received, stored, duplicates, quarantined, rate_limited)"
-            " VALUES ((now() AT TIME ZONE 'UTC')::date, %s, %s, %s, %s, %s)"
-            " ON CONFLICT (day) DO UPDATE SET received = t.received + EXCLUDED.received,"
-            " stored = t.stored + EXCLUDED.stored, duplicates = t.duplicates + EXCLUDED.duplicates,"
-            " quarantined = t.quarantined + EXCLUDED.quarantined,"
-            " rate_limited = t.rate_limited + EXCLUDED.rate_limited"
-        ).format(sql.Identifier(schema, "telemetry_ingesttotals")),
-        [sum(counts), *counts],
-    )
+    run(connection, _ADD(schema), [sum(counts), *counts])
