@@ -3,10 +3,11 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from itertools import chain
+from uuid import UUID
 
 import psycopg
 from django.conf import settings
@@ -139,21 +140,25 @@ class Ingest:
     def _judge_all(self, batch: Sequence[Incoming]) -> list[Judged | Busy]:
         topics = [_open(incoming) for incoming in batch]
         found = self.router.routes([topic.uuid for topic in topics if isinstance(topic, Topic)])
-        self.keyring.prefetch(route.spec for route in found if route.spec is not None)
+        self.keyring.prefetch({id(route): route.spec for route in found if route.spec is not None}.values())
         routes = iter(found)
+        # Devices that changed to version 2 within these messages. The cache hears of it when they are stored:
+        # what is judged again, because it could not be stored, is judged by the same floor.
+        risen: set[UUID] = set()
         judged: list[Judged | Busy] = []
         for incoming, topic in zip(batch, topics, strict=True):
             if isinstance(topic, Refused):
                 judged.append(RefusedItem(incoming, None, topic))
             else:
-                judged.append(self._judge(incoming, topic, next(routes)))
+                judged.append(self._judge(incoming, topic, next(routes), risen))
         return judged
 
-    def _judge(self, incoming: Incoming, topic: Topic, route: Route) -> Judged | Busy:
-        # Asked for each message: the one before it may have raised the signature floor.
+    def _judge(self, incoming: Incoming, topic: Topic, route: Route, risen: set[UUID]) -> Judged | Busy:
         spec = route.spec
         if spec is None and route.busy:
             return Busy(incoming, route.busy)
+        if risen and spec is not None and spec.uuid in risen:
+            spec = replace(spec, signature_floor=2)
         try:
             accepted = self._verified(incoming, topic, spec)
         except Refused as refusal:
@@ -168,7 +173,7 @@ class Ingest:
             return RefusedItem(incoming, spec, Refused("malformed", detail))
         assert spec is not None  # noqa: S101 (for the type checker: without one it was refused)
         if accepted.signature == 2 and spec.signature_floor < 2:
-            self.router.raise_floor(spec.uuid)
+            risen.add(spec.uuid)
         return AcceptedItem(incoming, spec, accepted)
 
     def _verified(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> Accepted:
@@ -279,6 +284,9 @@ class Ingest:
                 self._hold(part.schema, [item.incoming for item in part.items], live)
                 continue
             outcome = part.outcome
+            for item in outcome.stored:
+                if item.verdict.signature == 2 and item.spec.signature_floor < 2:
+                    self.router.raise_floor(item.spec.uuid)
             tally.stored += len(outcome.stored)
             tally.duplicates += len(outcome.duplicates)
             tally.quarantined += len(outcome.quarantined)

@@ -17,6 +17,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import MQTTErrorCode
 
 _READ_BYTES = 256 * 1024
+_DISCONNECT = b"\xe0\x00"  # with no reason given, in both versions of MQTT
 # Type PUBLISH and QoS 1, whatever DUP and RETAIN say.
 _QOS1_MASK, _QOS1 = 0b1111_0110, 0b0011_0010
 _PUBACK = 0x4002  # with two bytes to follow: reason 0, no properties, in both versions of MQTT
@@ -61,6 +62,10 @@ class _BufferedSocket:
         self.at += len(part)
         return part
 
+    def discard(self) -> bool:
+        """Read and throw away. False where the other side has closed. Raises OSError."""
+        return bool(self._sock.recv(_READ_BYTES))
+
     def pending(self) -> int:
         """Bytes that TLS has decrypted and a `select` does not see."""
         return self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
@@ -80,6 +85,27 @@ class BufferedClient(mqtt.Client):
             words = [_PUBACK] * (2 * len(mids))
             words[1::2] = mids
             self._packet_queue(mqtt.PUBACK, struct.pack(f">{len(words)}H", *words), 0, 0)
+
+    def leave(self, seconds: float) -> None:
+        """Say goodbye and wait, for at most so long, until the broker has read it and closes.
+
+        A socket that is closed while unread messages come is reset, and what the broker had not read yet, our
+        last acknowledgements among it, is thrown away.
+        """
+        sock: Any = self._sock
+        if sock is None:
+            return
+        deadline = time.monotonic() + seconds
+        try:
+            sock.settimeout(seconds)
+            sock.sendall(_DISCONNECT)
+            while (left := deadline - time.monotonic()) > 0:
+                sock.settimeout(left)
+                if not sock.discard():
+                    break
+        except OSError:
+            pass
+        self._sock_close()
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Read what there is and handle every whole packet of it."""

@@ -33,6 +33,8 @@ _RETRY_SECONDS = (0.2, 5.0)
 # Reason codes of MQTT 5; paho gives the first also for what MQTT 3.1.1 brokers answer.
 _UNSUPPORTED_VERSION = 132
 _TAKEN_OVER = 142
+_SHORT_SECONDS = 5.0
+_MANY_SHORT = 5
 
 
 class Session:
@@ -67,6 +69,9 @@ class Session:
         self._epoch = 0
         self._reconnect_at = 0.0
         self._reconnect_after = _RETRY_SECONDS[0]
+        self._connected_at = 0.0
+        # Connections in a row that the broker ended soon.
+        self._short_lived = 0
         self._client = self._make_client()
 
     @property
@@ -103,8 +108,7 @@ class Session:
         while self._client.want_write() and time.monotonic() < deadline:
             self._client.loop_write()
             time.sleep(0.001)
-        self._client.disconnect()
-        self._client.loop_write()
+        self._client.leave(max(0.1, deadline - time.monotonic()))
 
     def _make_client(self) -> BufferedClient:
         client = BufferedClient(
@@ -152,7 +156,7 @@ class Session:
             logger.error("The broker refuses the connection: %s", reason)
             return
         self._epoch += 1
-        self._reconnect_after = _RETRY_SECONDS[0]
+        self._connected_at = time.monotonic()
         # Whatever the broker says it remembers: a shared subscription may be gone after its restart.
         if self._version == mqtt.MQTTv5:
             options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
@@ -166,18 +170,26 @@ class Session:
         )
 
     def _on_disconnect(self, _client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _props: Any) -> None:
-        if reason.value == _TAKEN_OVER:
-            logger.error(
-                "Another client has taken over the session %r: give each listener a --client-id of its own",
-                self._client_id,
-            )
-            metrics.record({}, {"listener_takeovers_total": 1})
+        self._note_takeover(is_told=reason.value == _TAKEN_OVER)
         self._on_lost()
         self._lost(f"is gone: {reason}")
         if self._client._protocol != self._version:
             logger.warning("The broker does not speak MQTT 5: going on with 3.1.1, without flow control")
             self._client = self._make_client()
             self._reconnect_at = 0.0
+
+    def _note_takeover(self, *, is_told: bool) -> None:
+        """Two clients of one name throw each other out for ever; not every broker says so."""
+        is_short = time.monotonic() - self._connected_at < _SHORT_SECONDS
+        self._short_lived = self._short_lived + 1 if is_short else 0
+        if not is_short:
+            self._reconnect_after = _RETRY_SECONDS[0]
+        if is_told or self._short_lived == _MANY_SHORT:
+            logger.error(
+                "The session %r is taken over again and again: give each listener a --client-id of its own",
+                self._client_id,
+            )
+            metrics.record({}, {"listener_takeovers_total": 1})
 
     def _on_publishes(self, publishes: list[Publish]) -> None:
         now = datetime.now(UTC)

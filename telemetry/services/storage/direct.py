@@ -19,7 +19,7 @@ from .statements import run
 from .types import AcceptedItem, Outcome
 
 # From so many messages on, COPY costs PostgreSQL less than it costs in round trips.
-COPY_FROM = 100
+COPY_FROM = 250
 
 
 class Conflict(Exception):
