@@ -1,48 +1,34 @@
-"""A batch through the pipeline. What it returns from is safe: only then may it be acknowledged."""
+"""A batch through the pipeline. What it says to be settled is safe: only then may it be acknowledged."""
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from functools import partial
-from itertools import chain
-from uuid import UUID
+from dataclasses import dataclass, field
 
 import psycopg
 from django.conf import settings
 
 from devices.services.presence import PresenceRecorder, Sign
 from devices.services.secrets import SecretStore
-from devices.services.specs import DeviceSpec
 from tenants.database import conninfo, is_busy
 
-from . import envelope, hints, pipeline
-from .envelope import Kind, Topic
-from .keyring import Keyring, KeyUnavailable
-from .pipeline import Accepted
+from . import envelope, hints
+from .judging import Busy, Judge
+from .keyring import Keyring
+from .limits import Limiter
 from .refusal import Refused
-from .routing import Route, Router
-from .storage import AcceptedItem, Conflict, Incoming, Judged, Outcome, RefusedItem, Storage
-from .validation import Clock
+from .routing import Router
+from .signs import signs_of
+from .storage import Conflict, Incoming, Judged, Outcome, RefusedItem, Storage
 
 logger = logging.getLogger(__name__)
 
-_SIGNS = {Kind.TELEMETRY: "telemetry", Kind.BIRTH: "birth", Kind.WILL: "will"}
 # A tenant whose tables are locked is tried again so often, so many messages at a time, without much waiting.
 _HELD_SECONDS = 0.25
 _HELD_BATCH = 1000
 _HELD_PATIENCE_MS = 5
-# Signs of life of devices known to be online are sent to Redis together, this often.
-_PRESENCE_SECONDS = 0.5
-
-
-@dataclass(slots=True)
-class Busy:
-    """A message that cannot be judged yet: its tenant's tables are locked."""
-
-    incoming: Incoming
-    schema: str
+# Signs of life of devices known to be online are sent to Redis together, and limits are leased, this often.
+_FLUSH_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -72,15 +58,15 @@ class Tally:
 class Ingest:
     """The stages with what they need: routing's cache, the keys, the database, presence."""
 
-    def __init__(self, router: Router, keyring: Keyring, storage: Storage, presence: PresenceRecorder) -> None:
+    def __init__(
+        self, router: Router, keyring: Keyring, limiter: Limiter, storage: Storage, presence: PresenceRecorder
+    ) -> None:
         self.router = router
         self.keyring = keyring
         self.storage = storage
+        self._judge = Judge(router, keyring, limiter)
         self._presence = presence
-        self._clock = Clock(
-            live=timedelta(seconds=settings.INGEST_LIVE_SECONDS),
-            future=timedelta(seconds=settings.INGEST_FUTURE_SECONDS),
-        )
+        self._flush_at = 0.0
         # Tenants with messages that this process parked for want of a key.
         self.parked: set[str] = set()
         # Messages of tenants whose tables are locked, in the order in which they came.
@@ -105,7 +91,7 @@ class Ingest:
         if told:
             hints.take(told, self.router.resolve)
             tally.settled += told
-        self._settle(self._judge_all(routed), tally, live)
+        self._settle(self._judged(routed), tally, live)
         return tally
 
     def retry_held(self) -> Tally:
@@ -117,9 +103,7 @@ class Ingest:
             for schema in list(self._held):
                 waiting = self._held.pop(schema)
                 try:
-                    self._settle(
-                        self._judge_all(waiting[:_HELD_BATCH]), tally, live=True, patience_ms=_HELD_PATIENCE_MS
-                    )
+                    self._settle(self._judged(waiting[:_HELD_BATCH]), tally, live=True, patience_ms=_HELD_PATIENCE_MS)
                 except BaseException:
                     self._held[schema] = waiting
                     raise
@@ -134,54 +118,10 @@ class Ingest:
     def tick(self, *, last: bool = False) -> None:
         """What is due between batches, or, the `last` time, everything. Raises as `process` does."""
         self._presence.flush(now=last)
-
-    # --- judging ----------------------------------------------------------------------------------------------
-
-    def _judge_all(self, batch: Sequence[Incoming]) -> list[Judged | Busy]:
-        topics = [_open(incoming) for incoming in batch]
-        found = self.router.routes([topic.uuid for topic in topics if isinstance(topic, Topic)])
-        self.keyring.prefetch({id(route): route.spec for route in found if route.spec is not None}.values())
-        routes = iter(found)
-        # Devices that changed to version 2 within these messages. The cache hears of it when they are stored:
-        # what is judged again, because it could not be stored, is judged by the same floor.
-        risen: set[UUID] = set()
-        judged: list[Judged | Busy] = []
-        for incoming, topic in zip(batch, topics, strict=True):
-            if isinstance(topic, Refused):
-                judged.append(RefusedItem(incoming, None, topic))
-            else:
-                judged.append(self._judge(incoming, topic, next(routes), risen))
-        return judged
-
-    def _judge(self, incoming: Incoming, topic: Topic, route: Route, risen: set[UUID]) -> Judged | Busy:
-        spec = route.spec
-        if spec is None and route.busy:
-            return Busy(incoming, route.busy)
-        if risen and spec is not None and spec.uuid in risen:
-            spec = replace(spec, signature_floor=2)
-        try:
-            accepted = self._verified(incoming, topic, spec)
-        except Refused as refusal:
-            return RefusedItem(incoming, spec, refusal)
-        except KeyUnavailable as error:
-            if spec is not None:
-                self.parked.add(spec.tenant.schema)
-            return RefusedItem(incoming, spec, Refused("key_unavailable", f"Parked until Vault can be asked: {error}."))
-        except Exception as error:  # one message that we cannot read must not stop all others
-            logger.exception("A message on %s cannot be judged", incoming.topic)
-            detail = f"The message cannot be read: {type(error).__name__}: {error}."
-            return RefusedItem(incoming, spec, Refused("malformed", detail))
-        assert spec is not None  # noqa: S101 (for the type checker: without one it was refused)
-        if accepted.signature == 2 and spec.signature_floor < 2:
-            risen.add(spec.uuid)
-        return AcceptedItem(incoming, spec, accepted)
-
-    def _verified(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> Accepted:
-        envelope.check_size(incoming.payload, settings.INGEST_MAX_PAYLOAD)
-        if spec is None:
-            raise Refused("unknown_device", f"No device {topic.uuid} is registered.")
-        keys = partial(self.keyring.get, spec.tenant.schema, spec.uuid)
-        return pipeline.judge(topic, incoming.topic, incoming.payload, spec, keys, incoming.received_at, self._clock)
+        now = time.monotonic()
+        if last or now >= self._flush_at:
+            self._flush_at = now + _FLUSH_SECONDS
+            self._judge.flush()
 
     # --- storing ----------------------------------------------------------------------------------------------
 
@@ -203,13 +143,31 @@ class Ingest:
             tally.unrouted += len(unrouted)
             tally.settled += [item.incoming for item in unrouted]
         if groups:
-            self._note(self._store(groups, patience_ms, live), tally, live)
+            self._note(self._store_limited(groups, patience_ms, live), tally, live)
+
+    def _judged(self, batch: Sequence[Incoming]) -> list[Judged | Busy]:
+        return self._judge.judge(batch, self.parked.add)
 
     def _schema_of(self, item: Judged) -> str | None:
         if item.spec is not None:
             return item.spec.tenant.schema
         tenant = self.router.tenant_named(envelope.segment_of(item.incoming.topic))
         return tenant.schema if tenant else None
+
+    def _store_limited(self, groups: dict[str, list[Judged]], patience_ms: int | None, live: bool) -> list[_Settled]:
+        """Store what is within the limits; what is not stored has not used them up."""
+        within = {schema: self._judge.limit(items, replayed=not live) for schema, items in groups.items()}
+        try:
+            settled = self._store(within, patience_ms, live)
+        except BaseException:
+            for items in within.values():
+                self._judge.give_back(items)
+            raise
+        done = {part.schema for part in settled}
+        for schema, items in within.items():
+            if schema not in done and schema in self._held:
+                self._judge.give_back(items)
+        return settled
 
     def _store(self, groups: dict[str, list[Judged]], patience_ms: int | None, live: bool) -> list[_Settled]:
         """All tenants together, or, where that cannot be, each by itself."""
@@ -249,7 +207,7 @@ class Ingest:
 
     def _store_alone(self, item: Judged) -> list[_Settled]:
         """One message, as it is registered now; the one that PostgreSQL refuses goes to staff, with its words."""
-        again = self._judge_all([item.incoming])[0]
+        again = self._judged([item.incoming])[0]
         if isinstance(again, Busy):
             self._hold(again.schema, [item.incoming], True)
             return []
@@ -276,7 +234,7 @@ class Ingest:
         signs: list[Sign] = []
         if live:
             for part in settled:
-                signs += _signs(part.outcome)
+                signs += signs_of(part.outcome)
         busy = self._presence.record(signs) if signs else set()
         for part in settled:
             if part.schema in busy:
@@ -290,7 +248,7 @@ class Ingest:
             tally.stored += len(outcome.stored)
             tally.duplicates += len(outcome.duplicates)
             tally.quarantined += len(outcome.quarantined)
-            tally.limited += outcome.limited
+            tally.limited += len(outcome.limited)
             tally.settled += [item.incoming for item in part.items]
 
 
@@ -300,48 +258,11 @@ def build_ingest() -> Ingest:
     return Ingest(
         Router(ttl=settings.INGEST_SPEC_TTL),
         Keyring(store, soft_ttl=settings.KEY_CACHE_SOFT_TTL, hard_ttl=settings.KEY_CACHE_HARD_TTL),
+        Limiter(),
         Storage(conninfo()),
-        PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS, flush_seconds=_PRESENCE_SECONDS),
+        PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS, flush_seconds=_FLUSH_SECONDS),
     )
-
-
-def _open(incoming: Incoming) -> Topic | Refused:
-    try:
-        return envelope.parse_topic(incoming.topic)
-    except Refused as refusal:
-        return refusal
 
 
 def _is_lost(error: psycopg.Error) -> bool:
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not is_busy(error)
-
-
-def _signs(outcome: Outcome) -> list[Sign]:
-    """What the messages say of presence: births, wills, and of each device's live telemetry the newest."""
-    newest: dict[int, AcceptedItem] = {}
-    signs = []
-    for item in chain(outcome.duplicates, outcome.stored):
-        message = item.verdict
-        if message.late:
-            continue
-        if message.topic.kind is Kind.TELEMETRY:
-            known = newest.get(item.spec.device_id)
-            if known is None or known.incoming.received_at <= item.incoming.received_at:
-                newest[item.spec.device_id] = item
-        else:
-            signs.append(_sign(item))
-    return signs + [_sign(item) for item in newest.values()]
-
-
-def _sign(item: AcceptedItem) -> Sign:
-    message, spec = item.verdict, item.spec
-    return Sign(
-        kind=_SIGNS[message.topic.kind],  # type: ignore[arg-type]  # the literals of Sign.kind
-        schema=spec.tenant.schema,
-        device_id=spec.device_id,
-        uuid=spec.uuid,
-        at=item.incoming.received_at,
-        timeout=spec.timeout_seconds,
-        session=message.session,
-        session_at=message.time,
-    )

@@ -2,6 +2,6 @@
 
 from .direct import Conflict
 from .store import Storage
-from .types import AcceptedItem, Incoming, Judged, Outcome, RefusedItem
+from .types import AcceptedItem, Incoming, Judged, LimitedItem, Outcome, RefusedItem
 
-__all__ = ["AcceptedItem", "Conflict", "Incoming", "Judged", "Outcome", "RefusedItem", "Storage"]
+__all__ = ["AcceptedItem", "Conflict", "Incoming", "Judged", "LimitedItem", "Outcome", "RefusedItem", "Storage"]

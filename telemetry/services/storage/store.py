@@ -115,5 +115,12 @@ def _times(accepted: Iterable[AcceptedItem]) -> Iterable[datetime]:
 
 
 def _outcome_of(judged: Sequence[Judged]) -> tuple[list[AcceptedItem], Outcome]:
-    accepted = [item for item in judged if isinstance(item, AcceptedItem)]
-    return accepted, Outcome(quarantined=[item for item in judged if isinstance(item, RefusedItem)])
+    accepted, outcome = [], Outcome()
+    for item in judged:
+        if isinstance(item, AcceptedItem):
+            accepted.append(item)
+        elif isinstance(item, RefusedItem):
+            outcome.quarantined.append(item)
+        else:
+            outcome.limited.append(item)
+    return accepted, outcome

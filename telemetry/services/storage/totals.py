@@ -1,7 +1,10 @@
 """The day's totals: received = stored + duplicates + quarantined + rate limited."""
 
+from collections import Counter
+
 import psycopg
 
+from ..limit_counts import count_refused
 from .statements import per_schema, run
 from .types import Outcome
 
@@ -16,9 +19,18 @@ _ADD = per_schema(
 
 
 def add(connection: psycopg.Connection, schema: str, outcome: Outcome) -> None:
-    """Add what became of a tenant's messages. Sends one statement, also in a pipeline.
+    """Add what became of a tenant's messages, and which limits they met. Sends a statement or two, also in a pipeline.
 
     The day's row is locked until the end of the transaction: send this last, and tenants in one order.
     """
-    counts = [len(outcome.stored), len(outcome.duplicates), len(outcome.quarantined), outcome.limited]
+    counts = [len(outcome.stored), len(outcome.duplicates), len(outcome.quarantined), len(outcome.limited)]
+    if hits := _hits(outcome):
+        count_refused(connection, schema, hits)
     run(connection, _ADD(schema), [sum(counts), *counts])
+
+
+def _hits(outcome: Outcome) -> Counter[tuple[str, int | None]]:
+    """How many messages each limit refused, by its name and, where it is a device's own, the device."""
+    hits = Counter((item.limit, item.device_id) for item in outcome.limited)
+    hits.update((item.verdict.limit, None) for item in outcome.quarantined if item.verdict.limit)
+    return hits

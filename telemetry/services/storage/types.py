@@ -41,14 +41,28 @@ class RefusedItem:
     verdict: Refused
 
 
-Judged = AcceptedItem | RefusedItem
+@dataclass(slots=True)
+class LimitedItem:
+    """A message that is what it claims to be, and over a rate: it is counted under the limit's name, not stored.
+
+    `device_id` is there where the limit is the device's own.
+    """
+
+    incoming: Incoming
+    spec: DeviceSpec
+    verdict: Accepted
+    limit: str
+    device_id: int | None
+
+
+Judged = AcceptedItem | RefusedItem | LimitedItem
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a tenant's messages of a batch; `limited` were over a limit, and were counted only."""
+    """What became of a tenant's messages of a batch."""
 
     stored: list[AcceptedItem] = field(default_factory=list)
     duplicates: list[AcceptedItem] = field(default_factory=list)
     quarantined: list[RefusedItem] = field(default_factory=list)
-    limited: int = 0
+    limited: list[LimitedItem] = field(default_factory=list)

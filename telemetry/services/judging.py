@@ -1,0 +1,130 @@
+"""Stages 1 to 5 for a batch: every message with its device's route and keys, and within the tenant's limits."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+from django.conf import settings
+
+from devices.services.specs import DeviceSpec
+
+from . import envelope, pipeline
+from .envelope import Topic
+from .keyring import Keyring, KeyUnavailable
+from .limits import Limiter, LimitHit, check_payload
+from .pipeline import Accepted
+from .refusal import Refused
+from .routing import Route, Router
+from .storage import AcceptedItem, Incoming, Judged, LimitedItem, RefusedItem
+from .validation import Clock
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Busy:
+    """A message that cannot be judged yet: its tenant's tables are locked."""
+
+    incoming: Incoming
+    schema: str
+
+
+class Judge:
+    """Says what messages are, without storing anything. Not shared between threads."""
+
+    def __init__(self, router: Router, keyring: Keyring, limiter: Limiter) -> None:
+        self._router = router
+        self._keyring = keyring
+        self._limiter = limiter
+        self._clock = Clock(
+            live=timedelta(seconds=settings.INGEST_LIVE_SECONDS),
+            future=timedelta(seconds=settings.INGEST_FUTURE_SECONDS),
+        )
+
+    def judge(self, batch: Sequence[Incoming], on_parked: Callable[[str], None]) -> list[Judged | Busy]:
+        """What each message is, in their order. `on_parked` hears of the tenants of those that want for a key."""
+        topics = [_open(incoming) for incoming in batch]
+        found = self._router.routes([topic.uuid for topic in topics if isinstance(topic, Topic)])
+        self._keyring.prefetch({id(route): route.spec for route in found if route.spec is not None}.values())
+        routes = iter(found)
+        # Devices that changed to version 2 within these messages. The cache hears of it when they are stored:
+        # what is judged again, because it could not be stored, is judged by the same floor.
+        risen: set[UUID] = set()
+        judged: list[Judged | Busy] = []
+        for incoming, topic in zip(batch, topics, strict=True):
+            if isinstance(topic, Refused):
+                judged.append(RefusedItem(incoming, None, topic))
+            else:
+                judged.append(self._judge(incoming, topic, next(routes), risen, on_parked))
+        return judged
+
+    def limit(self, judged: Sequence[Judged], *, replayed: bool) -> list[Judged]:
+        """The same, but for what is over its tenant's limits; `give_back` what is not stored then."""
+        accepted = [item for item in judged if isinstance(item, AcceptedItem)]
+        hits = self._limiter.admit(accepted, replayed=replayed)
+        if not hits:
+            return list(judged)
+        verdicts = iter(_limited(accepted, hits))
+        return [next(verdicts) if isinstance(item, AcceptedItem) else item for item in judged]
+
+    def give_back(self, items: Sequence[Judged]) -> None:
+        """These could not be stored, and will be judged again: they have not used up any limit."""
+        self._limiter.release([item for item in items if isinstance(item, AcceptedItem)], {})
+
+    def flush(self) -> None:
+        """What is due about twice a second."""
+        self._limiter.flush()
+
+    def _judge(
+        self, incoming: Incoming, topic: Topic, route: Route, risen: set[UUID], on_parked: Callable[[str], None]
+    ) -> Judged | Busy:
+        spec = route.spec
+        if spec is None and route.busy:
+            return Busy(incoming, route.busy)
+        if risen and spec is not None and spec.uuid in risen:
+            spec = replace(spec, signature_floor=2)
+        try:
+            accepted = self._verified(incoming, topic, spec)
+        except Refused as refusal:
+            return RefusedItem(incoming, spec, refusal)
+        except KeyUnavailable as error:
+            if spec is not None:
+                on_parked(spec.tenant.schema)
+            return RefusedItem(incoming, spec, Refused("key_unavailable", f"Parked until Vault can be asked: {error}."))
+        except Exception as error:  # one message that we cannot read must not stop all others
+            logger.exception("A message on %s cannot be judged", incoming.topic)
+            detail = f"The message cannot be read: {type(error).__name__}: {error}."
+            return RefusedItem(incoming, spec, Refused("malformed", detail))
+        assert spec is not None  # noqa: S101 (for the type checker: without one it was refused)
+        if accepted.signature == 2 and spec.signature_floor < 2:
+            risen.add(spec.uuid)
+        return AcceptedItem(incoming, spec, accepted)
+
+    def _verified(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> Accepted:
+        envelope.check_size(incoming.payload, settings.INGEST_MAX_PAYLOAD)
+        if spec is None:
+            raise Refused("unknown_device", f"No device {topic.uuid} is registered.")
+        check_payload(incoming.payload, spec.tenant.limits)
+        keys = partial(self._keyring.get, spec.tenant.schema, spec.uuid)
+        return pipeline.judge(topic, incoming.topic, incoming.payload, spec, keys, incoming.received_at, self._clock)
+
+
+def _open(incoming: Incoming) -> Topic | Refused:
+    try:
+        return envelope.parse_topic(incoming.topic)
+    except Refused as refusal:
+        return refusal
+
+
+def _limited(accepted: Sequence[AcceptedItem], hits: dict[int, LimitHit]) -> Iterator[Judged]:
+    for position, item in enumerate(accepted):
+        hit = hits.get(position)
+        if hit is None:
+            yield item
+        elif hit.kind == "quota":
+            yield RefusedItem(item.incoming, item.spec, hit.refusal())
+        else:
+            yield LimitedItem(item.incoming, item.spec, item.verdict, hit.limit, hit.device_id)

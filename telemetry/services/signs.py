@@ -1,0 +1,43 @@
+"""What stored messages say of presence."""
+
+from devices.services.presence import Sign
+
+from .envelope import Kind
+from .storage import AcceptedItem, LimitedItem, Outcome
+
+_SIGNS = {Kind.TELEMETRY: "telemetry", Kind.BIRTH: "birth", Kind.WILL: "will"}
+
+
+def signs_of(outcome: Outcome) -> list[Sign]:
+    """Births, wills, and of each device's live telemetry the newest; late telemetry says nothing.
+
+    A message that is over a limit was verified, and is a sign of life like any other.
+    """
+    newest: dict[int, AcceptedItem | LimitedItem] = {}
+    signs = []
+    for items in (outcome.duplicates, outcome.stored, outcome.limited):
+        for item in items:
+            message = item.verdict
+            if message.late:
+                continue
+            if message.topic.kind is not Kind.TELEMETRY:
+                signs.append(_sign(item))
+                continue
+            known = newest.get(item.spec.device_id)
+            if known is None or known.incoming.received_at <= item.incoming.received_at:
+                newest[item.spec.device_id] = item
+    return signs + [_sign(item) for item in newest.values()]
+
+
+def _sign(item: AcceptedItem | LimitedItem) -> Sign:
+    message, spec = item.verdict, item.spec
+    return Sign(
+        kind=_SIGNS[message.topic.kind],  # type: ignore[arg-type]  # the literals of Sign.kind
+        schema=spec.tenant.schema,
+        device_id=spec.device_id,
+        uuid=spec.uuid,
+        at=item.incoming.received_at,
+        timeout=spec.timeout_seconds,
+        session=message.session,
+        session_at=message.time,
+    )
