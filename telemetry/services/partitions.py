@@ -1,6 +1,8 @@
-"""Monthly partitions of messages and readings, made when the first row of a month comes.
+"""Monthly partitions, one level deep: of messages and readings, made when the first row of a month comes, and of
+what is worked out from them, made by the worker.
 
-Rows older than `KEPT_MONTHS` go to the default partition: a device whose clock says 1970 makes no partition.
+Rows older than `KEPT_MONTHS`, or than the tenant's retention, go to the default partition: a device whose clock
+says 1970 makes no partition, and what retention has dropped is not made again.
 """
 
 import logging
@@ -12,14 +14,18 @@ from psycopg import sql
 
 logger = logging.getLogger(__name__)
 
-TABLES = ("telemetry_message", "telemetry_reading")
+MESSAGES, READINGS = "telemetry_message", "telemetry_reading"
+PACKED, HOURS = "telemetry_packedday", "telemetry_readinghour"
+# What ingest writes, and which retention it has.
+TABLES = (MESSAGES, READINGS)
+RETENTION = {MESSAGES: "messages_months", READINGS: "readings_months", PACKED: "readings_months", HOURS: "rollups_months"}
 KEPT_MONTHS = 24
 
 Month = tuple[int, int]
 
 
 class Partitions:
-    """The partitions that this process knows to be there."""
+    """The partitions that this process knows to be there, or not to be wanted."""
 
     def __init__(self) -> None:
         self._known: set[tuple[str, Month]] = set()
@@ -28,8 +34,8 @@ class Partitions:
         """Make the partitions that rows of these times need. Outside the caller's transaction."""
         now = datetime.now(UTC)
         for month in {(time.year, time.month) for time in times}:
-            if (schema, month) not in self._known and _age_in_months(month, now) <= KEPT_MONTHS:
-                _create(connection, schema, month)
+            if (schema, month) not in self._known and age_in_months(month, now) <= KEPT_MONTHS:
+                create(connection, schema, month, TABLES)
                 self._known.add((schema, month))
 
     def forget(self, schema: str) -> None:
@@ -37,30 +43,83 @@ class Partitions:
         self._known = {(name, month) for name, month in self._known if name != schema}
 
 
-def _create(connection: psycopg.Connection, schema: str, month: Month) -> None:
-    start, stop = _bounds(month)
+def create(
+    connection: psycopg.Connection, schema: str, month: Month, tables: Iterable[str], lock_timeout: str = "0"
+) -> None:
+    """Make the month's partitions of the tables, those that retention does not drop again.
+
+    The tables are locked for a moment. With a `lock_timeout`, whoever is in the way may stay: it is tried later.
+    """
+    now = datetime.now(UTC)
     try:
         with connection.transaction():
+            connection.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout])
             # IF NOT EXISTS alone is not safe against another listener doing the same.
             connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"partitions:{schema}"])
-            for table in TABLES:
-                connection.execute(
-                    sql.SQL("CREATE TABLE IF NOT EXISTS {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
-                        sql.Identifier(schema, f"{table}_{month[0]:04d}{month[1]:02d}"),
-                        sql.Identifier(schema, table),
-                        sql.Literal(start),
-                        sql.Literal(stop),
-                    )
-                )
+            kept = _kept_months(connection, schema)
+            for table in tables:
+                months = kept.get(RETENTION[table])
+                name = sql.Identifier(schema, name_of(table, month))
+                if (months is None or age_in_months(month, now) <= months) and not _exists(connection, name):
+                    _create(connection, name, sql.Identifier(schema, table), month)
     except psycopg.errors.CheckViolation:
         logger.warning("%s: rows of %s are in the default partition and stay there", schema, month)
+    except psycopg.errors.LockNotAvailable:
+        logger.info("%s: the partitions of %s are made later", schema, month)
 
 
-def _bounds(month: Month) -> tuple[datetime, datetime]:
+def _create(connection: psycopg.Connection, name: sql.Identifier, table: sql.Identifier, month: Month) -> None:
+    start, stop = bounds(month)
+    connection.execute(
+        sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
+            name, table, sql.Literal(start), sql.Literal(stop)
+        )
+    )
+
+
+def _exists(connection: psycopg.Connection, name: sql.Identifier) -> bool:
+    row = connection.execute("SELECT to_regclass(%s)", [name.as_string(connection)]).fetchone()
+    return row is not None and row[0] is not None
+
+
+def _kept_months(connection: psycopg.Connection, schema: str) -> dict[str, int | None]:
+    columns = sorted(set(RETENTION.values()))
+    row = connection.execute(
+        sql.SQL("SELECT {} FROM {}").format(
+            sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(schema, "telemetry_retentionsettings")
+        )
+    ).fetchone()
+    return dict(zip(columns, row, strict=True)) if row else {}
+
+
+def of(connection: psycopg.Connection, schema: str, table: str) -> dict[Month, str]:
+    """The table's partitions of months, with their names; the default partition is not among them."""
+    rows = connection.execute(
+        "SELECT c.relname FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid WHERE inhparent = %s::regclass",
+        [sql.Identifier(schema, table).as_string(connection)],
+    ).fetchall()
+    names = {name for (name,) in rows if name != f"{table}_default"}
+    return {(int(name[-6:-2]), int(name[-2:])): name for name in sorted(names)}
+
+
+def name_of(table: str, month: Month) -> str:
+    """The name of the table's partition of the month."""
+    return f"{table}_{month[0]:04d}{month[1]:02d}"
+
+
+def bounds(month: Month) -> tuple[datetime, datetime]:
+    """When the month begins, and when the next one does."""
     year, number = month
     following = (year + 1, 1) if number == 12 else (year, number + 1)
     return datetime(year, number, 1, tzinfo=UTC), datetime(*following, 1, tzinfo=UTC)
 
 
-def _age_in_months(month: Month, now: datetime) -> int:
+def month_before(now: datetime, months: int) -> Month:
+    """The month so many months before the one of `now`."""
+    number = now.year * 12 + now.month - 1 - months
+    return number // 12, number % 12 + 1
+
+
+def age_in_months(month: Month, now: datetime) -> int:
+    """How many months ago the month was; 0 for the present one."""
     return (now.year - month[0]) * 12 + now.month - month[1]
