@@ -5,6 +5,11 @@ from django_q.models import Schedule
 SCHEDULES: dict[str, tuple[str, int]] = {
     # name → (function, minutes between runs)
     "Broker accounts in step with the registered devices": ("devices.services.broker_sync.sync_broker", 10),
+    "Hourly and daily values": ("telemetry.services.rounds.roll_up", 1),
+    "Newest values: what Redis missed": ("telemetry.services.rounds.keep_latest", 1),
+    "Newest values: into the table": ("telemetry.services.rounds.move_latest", 10),
+    "Days to pack": ("telemetry.services.rounds.pack", 60),
+    "Retention": ("telemetry.services.rounds.retain", 60),
 }
 
 

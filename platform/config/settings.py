@@ -51,7 +51,7 @@ ROOT_URLCONF = "config.urls"
 DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
 TENANT_LIMIT_SET_CALLS = False
 # What a new tenant's schema is filled with, each a function without arguments called inside it.
-TENANT_INSTALLERS = ["devices.services.catalogue.install_units"]
+TENANT_INSTALLERS = ["devices.services.catalogue.install_units", "telemetry.services.latest.forget_new_tenant"]
 # Who hears that a tenant's limits changed, each a function of the schema's name.
 TENANT_CHANGED = ["devices.services.spec_changes.announce"]
 
@@ -172,6 +172,11 @@ TENANT_LIMITS: dict[str, float] = {
 }
 LIMIT_BURST_SECONDS: float = env.float("LIMIT_BURST_SECONDS", default=10.0)
 LIMIT_HINT_SECONDS: float = env.float("LIMIT_HINT_SECONDS", default=30.0)
+
+# --- Storage ------------------------------------------------------------------------------------------------
+
+# Days of readings that ended so many days ago are packed; 0 packs none.
+READINGS_PACK_AFTER_DAYS: int = env.int("READINGS_PACK_AFTER_DAYS", default=7)
 
 # --- Presence -----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from django.db import connection
 from devices.models import Device, Metric
 from telemetry.models import Series
 
+from .packing import numbers
+
 DAY = timedelta(days=1)
 _POINTS = 288  # five minutes each over a whole day
 _MOST_CHARTS = 24
@@ -16,19 +18,18 @@ _MOST_CHARTS = 24
 _GAP_POINTS = 6
 _GAP_SECONDS = 60
 
-_OLDEST = """
+_NUMBERS = numbers("= ANY(%(series)s)", "%(start)s", "%(stop)s")
+_OLDEST = f"""
 SELECT min(r.time) FROM unnest(%(series)s::bigint[]) AS s(id) CROSS JOIN LATERAL (
-    SELECT time FROM telemetry_reading
-    WHERE series_id = s.id AND text IS NULL AND time >= %(start)s AND time <= %(stop)s ORDER BY time LIMIT 1
+    SELECT time FROM {numbers("= s.id", "%(start)s", "%(stop)s")} n ORDER BY time LIMIT 1
 ) AS r
-"""
-_MEANS = """
+"""  # noqa: S608 (constants)
+_MEANS = f"""
 SELECT series_id, avg(value),
     extract(epoch FROM date_bin(make_interval(secs => %(seconds)s), time, %(start)s))::float8 AS bin
-FROM telemetry_reading
-WHERE series_id = ANY(%(series)s) AND text IS NULL AND time >= %(start)s AND time <= %(stop)s
-GROUP BY series_id, bin ORDER BY series_id, bin
-"""
+FROM {_NUMBERS} n GROUP BY series_id, bin ORDER BY series_id, bin
+"""  # noqa: S608
+_AFTER = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,13 @@ def _oldest(series: Sequence[int], start: datetime, stop: datetime) -> datetime 
     if not series:
         return None
     with connection.cursor() as cursor:
-        cursor.execute(_OLDEST, {"series": list(series), "start": start, "stop": stop})
+        cursor.execute(_OLDEST, {"series": list(series), "start": start, "stop": stop + _AFTER})
         return cursor.fetchone()[0]
 
 
 def _means(series: Sequence[int], start: datetime, stop: datetime, width: timedelta) -> list[tuple[int, float, float]]:
     with connection.cursor() as cursor:
-        cursor.execute(_MEANS, {"series": list(series), "start": start, "stop": stop, "seconds": width.total_seconds()})
+        cursor.execute(
+            _MEANS, {"series": list(series), "start": start, "stop": stop + _AFTER, "seconds": width.total_seconds()}
+        )
         return cursor.fetchall()

@@ -61,7 +61,7 @@ class LatestRecorder:
         key = schema, series_id
         reading = micros, value
         known = self._newest.get(key)
-        if known is None or known < reading:  # type: ignore[operator]  # a series' values are of one type
+        if known is None or known < reading:
             self._newest[key] = reading
 
     def flush(self) -> None:
@@ -116,17 +116,7 @@ def latest_of(series_ids: Iterable[int]) -> dict[int, Newest]:
     if not series:
         return {}
     trusted, told = _ask_redis(series)
-    found = _newer(told, latest_table.read(series))
-    if not trusted:
-        found = _newer(found, latest_table.probe_new(series))
-    if unknown := [one for one in series if one not in found]:
-        found |= latest_table.probe_all(unknown)
-    return found
-
-
-def _newer(one: dict[int, Newest], other: dict[int, Newest]) -> dict[int, Newest]:
-    both = {key: latest_table.newer(one.get(key), other.get(key)) for key in one.keys() | other.keys()}
-    return {key: newest for key, newest in both.items() if newest is not None}
+    return latest_table.look_up(series, told, trusted=trusted)
 
 
 def _ask_redis(series: Sequence[int]) -> tuple[bool, dict[int, Newest]]:
@@ -159,9 +149,7 @@ def incomplete(schemas: Sequence[str]) -> list[str]:
     for schema in schemas:
         pipeline.hget(values_key(schema), scripts.COMPLETE)
     generation, *complete = pipeline.execute()
-    return [
-        schema for schema, known in zip(schemas, complete, strict=True) if known is None or known != generation
-    ]
+    return [schema for schema, known in zip(schemas, complete, strict=True) if known is None or known != generation]
 
 
 def complete() -> int:
@@ -172,7 +160,7 @@ def complete() -> int:
     generation = redis.eval(scripts.PRESENT_GENERATION, 1, scripts.GENERATION)
     count = 0
     for series in _all_series():
-        newest = _newer(latest_table.read(series), latest_table.probe_new(series))
+        newest = latest_table.look_up(series, {}, trusted=False)
         arguments: list[Any] = []
         for pk, one in newest.items():
             arguments.extend((pk, (one.time - _EPOCH) // _MICROSECOND, encode(one.value)))

@@ -8,7 +8,6 @@ Texts stay as they are.
 
 import time as clock
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from django.conf import settings
 from django.db import connection
@@ -16,7 +15,7 @@ from django.db import connection
 from tenants.schemas import current_schema
 
 from . import partitions
-from .upkeep import Busy, State, state, step
+from .upkeep import Busy, state, step
 
 _PACKED_UNTIL = "(SELECT packed_until FROM telemetry_rollupstate)"
 # When a number of a packed day was measured. Whole numbers of microseconds, so that nothing is rounded.
@@ -46,7 +45,7 @@ def numbers(which: str, start: str, stop: str) -> str:
         WHERE r.series_id {which} AND r.text IS NULL AND r.time >= {start} AND r.time < {stop} AND {_NOT_PACKED}
         UNION ALL
         SELECT p.series_id, {_TIME}, u.value FROM telemetry_packedday p CROSS JOIN LATERAL {_UNPACKED}
-        WHERE p.series_id {which} AND p.day > {start} - interval '24 hours' AND p.day < {stop}
+        WHERE p.series_id {which} AND p.day > {start}::timestamptz - interval '24 hours' AND p.day < {stop}
             AND {_TIME} >= {start} AND {_TIME} < {stop}
     )"""  # noqa: S608 (the caller's own SQL)
 
@@ -67,7 +66,7 @@ def ordered_numbers(series: str, bounds: str, start: str, stop: str, limit: str)
                 SELECT day, sum(count) OVER (ORDER BY day ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
                     - first_value(count) OVER (ORDER BY day) AS before
                 FROM telemetry_packedday
-                WHERE series_id = {series} AND day > {start} - interval '24 hours' AND day < {stop}
+                WHERE series_id = {series} AND day > {start}::timestamptz - interval '24 hours' AND day < {stop}
             ) d JOIN telemetry_packedday p ON p.series_id = {series} AND p.day = d.day
             CROSS JOIN LATERAL {_UNPACKED} WHERE d.before IS NULL OR d.before < {limit}
         ) packed WHERE true {bounds} ORDER BY time, value LIMIT {limit})
@@ -146,8 +145,11 @@ def due_until(now: datetime) -> datetime | None:
     """Days before this are to be packed; None where nothing is."""
     if not settings.READINGS_PACK_AFTER_DAYS:
         return None
-    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return midnight - settings.READINGS_PACK_AFTER_DAYS * DAY
+    return _midnight(now) - settings.READINGS_PACK_AFTER_DAYS * DAY
+
+
+def _midnight(time: datetime) -> datetime:
+    return time.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def _ask_next(until: datetime) -> bool:
@@ -156,16 +158,18 @@ def _ask_next(until: datetime) -> bool:
     `packed_until` moves first: from then on readers look for what is in both places.
     """
     with step() as (cursor, now):
-        if now.rolled_until is None or (now.packed_until is not None and now.packed_until >= until):
+        if now.rolled_until is None:
             return False
-        until = min(until, now.rolled_until)
+        until = min(until, _midnight(now.rolled_until))
+        if now.packed_until is not None and now.packed_until >= until:
+            return False
         cursor.execute(_FIRST, {"start": now.packed_until or "-infinity", "stop": until})
         (day,) = cursor.fetchone()
-        if day is not None and day + DAY <= until:
+        if day is not None:
             cursor.execute(_ASK, {"day": day})
-            cursor.execute("UPDATE telemetry_rollupstate SET packed_until = %s", [day + DAY])
-            return True
-    return False
+        reached = until if day is None else day + DAY
+        cursor.execute("UPDATE telemetry_rollupstate SET packed_until = %s", [reached])
+        return day is not None
 
 
 def _pack_asked() -> int | None:
@@ -224,10 +228,3 @@ def _rewrite(name: str) -> bool:
         cursor.execute(f"TRUNCATE {name}")
         cursor.execute(f"INSERT INTO {name} SELECT * FROM gwanje_left")  # noqa: S608
     return True
-
-
-def is_due(now: State, until: datetime | None) -> bool:
-    """Whether there may be days to pack."""
-    if until is None or now.rolled_until is None:
-        return False
-    return now.packed_until is None or now.packed_until < min(until, now.rolled_until)

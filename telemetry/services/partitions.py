@@ -18,7 +18,12 @@ MESSAGES, READINGS = "telemetry_message", "telemetry_reading"
 PACKED, HOURS = "telemetry_packedday", "telemetry_readinghour"
 # What ingest writes, and which retention it has.
 TABLES = (MESSAGES, READINGS)
-RETENTION = {MESSAGES: "messages_months", READINGS: "readings_months", PACKED: "readings_months", HOURS: "rollups_months"}
+RETENTION = {
+    MESSAGES: "messages_months",
+    READINGS: "readings_months",
+    PACKED: "readings_months",
+    HOURS: "rollups_months",
+}
 KEPT_MONTHS = 24
 
 Month = tuple[int, int]

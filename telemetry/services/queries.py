@@ -16,6 +16,9 @@ from django.db.models import BinaryField, Func, IntegerField, QuerySet
 from devices.models import Device, Metric
 from telemetry.models import Message, Quarantined, Series
 
+from .latest import latest_of
+from .packing import ordered_numbers
+
 Value = float | bool | str
 Text = Metric.ValueType.TEXT
 Boolean = Metric.ValueType.BOOLEAN
@@ -53,31 +56,13 @@ class Position:
     key: float | str
 
 
-# One index probe a series (and partition): reading_number holds the value, so numbers are read from it alone.
-_LATEST = """
-SELECT DISTINCT ON (s.device_id, s.component, s.metric)
-    s.device_id, s.component, s.metric, r.value, r.text, s.unit, s.value_type, r.time
-FROM telemetry_series s
-CROSS JOIN LATERAL (
-    (SELECT time, value, NULL AS text FROM telemetry_reading
-     WHERE series_id = s.id AND text IS NULL AND s.value_type <> 'text' ORDER BY time DESC, value DESC LIMIT 1)
-    UNION ALL
-    (SELECT time, NULL, text FROM telemetry_reading
-     WHERE series_id = s.id AND text IS NOT NULL AND s.value_type = 'text' ORDER BY time DESC, md5(text) DESC LIMIT 1)
-) r
-WHERE s.device_id = ANY(%s)
-ORDER BY s.device_id, s.component, s.metric, r.time DESC, s.id DESC
-"""
-
 # The predicate on text is that of the partial indexes: without it they are not used.
-_NUMBERS = """(SELECT time, {series} AS series, value, NULL::text AS text, NULL::text AS hash FROM telemetry_reading
-WHERE series_id = {series} AND text IS NULL {bounds} ORDER BY time, value LIMIT %(limit)s)"""
 _TEXTS = """(SELECT time, {series} AS series, NULL::float8 AS value, text, md5(text) AS hash FROM telemetry_reading
 WHERE series_id = {series} AND text IS NOT NULL {bounds} ORDER BY time, md5(text) LIMIT %(limit)s)"""
 
 
 def latest_values(device: Device) -> list[LatestValue]:
-    """The newest value of each metric of the device, by component and metric; one query.
+    """The newest value of each metric of the device, by component and metric; two queries.
 
     Where a metric's unit was changed, the newest over its units. Of two values of one instant the greater.
     """
@@ -85,13 +70,19 @@ def latest_values(device: Device) -> list[LatestValue]:
 
 
 def latest_values_of(device_ids: Sequence[int]) -> dict[int, list[LatestValue]]:
-    """The same for several devices in one query; those without readings are not in the answer."""
+    """The same for several devices, in as many queries; those without readings are not in the answer."""
+    series = {one.pk: one for one in Series.objects.filter(device_id__in=list(device_ids))}
+    newest = latest_of(series)
+    by_metric: dict[tuple[int, str, str], int] = {}
+    for pk in sorted(newest, key=lambda pk: (newest[pk].time, pk)):
+        one = series[pk]
+        by_metric[one.device_id, one.component, one.metric] = pk
     found: dict[int, list[LatestValue]] = {}
-    with connection.cursor() as cursor:
-        cursor.execute(_LATEST, [list(device_ids)])
-        for device, component, metric, value, text, unit, kind, time in cursor.fetchall():
-            latest = LatestValue(component, metric, _value(value, text, kind), unit, kind, time)
-            found.setdefault(device, []).append(latest)
+    for (device, component, metric), pk in sorted(by_metric.items()):
+        kind, value = series[pk].value_type, newest[pk].value
+        read = _value(None, value, kind) if isinstance(value, str) else _value(value, None, kind)
+        latest = LatestValue(component, metric, read, series[pk].unit, kind, newest[pk].time)
+        found.setdefault(device, []).append(latest)
     return found
 
 
@@ -116,7 +107,9 @@ def readings(
         return []
     by_id = {one.pk: one for one in series}
     sql = " UNION ALL ".join(_one_series(one, start, stop, after) for one in series)
-    page = f"SELECT * FROM ({sql}) AS page ORDER BY time, series, value, hash LIMIT %(limit)s"  # noqa: S608 (ids only)
+    # Distinct: what came again after its day was packed is in two places.
+    order = "time, series, value, hash"
+    page = f"SELECT DISTINCT ON ({order}) * FROM ({sql}) AS page ORDER BY {order} LIMIT %(limit)s"  # noqa: S608 (ids only)
     with connection.cursor() as cursor:
         cursor.execute(page, {"start": start, "stop": stop, "limit": limit} | _position_parameters(after))
         rows = cursor.fetchall()
@@ -171,7 +164,12 @@ def _one_series(
     bounds = ["AND time >= %(start)s"] * (start is not None) + ["AND time < %(stop)s"] * (stop is not None)
     if after is not None:
         bounds.append(_beyond(one.pk, key, after))
-    return (_TEXTS if is_text else _NUMBERS).format(series=int(one.pk), bounds=" ".join(bounds))
+    if is_text:
+        return _TEXTS.format(series=int(one.pk), bounds=" ".join(bounds))
+    first = "%(after_time)s" if after is not None else "%(start)s" if start is not None else "'-infinity'"
+    last = "%(stop)s" if stop is not None else "'infinity'"
+    rows = ordered_numbers(str(int(one.pk)), " ".join(bounds), first, last, "%(limit)s")
+    return f"SELECT time, {int(one.pk)} AS series, value, NULL::text AS text, NULL::text AS hash FROM {rows} AS n"  # noqa: S608 (ids only)
 
 
 def _beyond(series: int, key: str, after: Position) -> str:

@@ -74,9 +74,7 @@ def _drop_readings(first: partitions.Month, now: datetime, done: dict[str, int],
             logger.warning("Readings before %s are kept until they are rolled up", cutoff)
             return
         # From now on their hours are answered from the rollups alone.
-        cursor.execute(
-            "UPDATE telemetry_rollupstate SET readings_from = greatest(readings_from, %s)", [cutoff]
-        )
+        cursor.execute("UPDATE telemetry_rollupstate SET readings_from = greatest(readings_from, %s)", [cutoff])
     for table, column in ((partitions.READINGS, "time"), (partitions.PACKED, "day")):
         _drop_before(table, column, first, done, deadline)
     _delete("telemetry_latest", "time", cutoff, deadline)

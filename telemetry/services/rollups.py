@@ -152,8 +152,11 @@ WITH rolled AS (
     ) a WHERE s.value_type <> 'text'
     ON CONFLICT (series_id, hour) DO UPDATE SET {_UPSERT} RETURNING series_id, last_at, last
 )
-{latest_table.forward("SELECT DISTINCT ON (series_id) series_id, last_at, last, NULL FROM rolled"
-                      " ORDER BY series_id, last_at DESC")}
+{
+    latest_table.forward(
+        "SELECT DISTINCT ON (series_id) series_id, last_at, last, NULL FROM rolled ORDER BY series_id, last_at DESC"
+    )
+}
 """  # noqa: S608 (constants)
 _ROLL_DAY = f"""
 INSERT INTO telemetry_readingday (series_id, day, {COLUMNS})
@@ -185,8 +188,11 @@ WITH rolled AS (
     ) a WHERE s.value_type <> 'text' AND a.count > 0
     ON CONFLICT (series_id, hour) DO UPDATE SET {_UPSERT} RETURNING series_id, last_at, last
 )
-{latest_table.forward("SELECT DISTINCT ON (series_id) series_id, last_at, last, NULL FROM rolled"
-                      " ORDER BY series_id, last_at DESC")}
+{
+    latest_table.forward(
+        "SELECT DISTINCT ON (series_id) series_id, last_at, last, NULL FROM rolled ORDER BY series_id, last_at DESC"
+    )
+}
 """  # noqa: S608
 _REDO_DAYS = f"""
 INSERT INTO telemetry_readingday (series_id, day, {COLUMNS})
@@ -228,11 +234,6 @@ def run(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int
     while clock.monotonic() < deadline and (done := _redo_late()):
         late += done
     return {"chunks": chunks, "late": late}
-
-
-def is_due(rolled_until: datetime | None, now: datetime) -> bool:
-    """Whether there is an hour to roll up."""
-    return rolled_until is None or rolled_until < hour_of(now - SETTLED_AFTER)
 
 
 def _mark_until(until: datetime) -> None:

@@ -1,0 +1,272 @@
+"""The newest value of a series is the newest that was stored, whatever Redis went through."""
+
+import time as clock
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django_redis import get_redis_connection
+from django_tenants.utils import schema_context
+
+from management.embedded.stack import EmbeddedStack
+from telemetry.models import Latest, Series
+from telemetry.services import latest, latest_scripts, packing, rollups, rounds
+from telemetry.services.latest import LatestRecorder, latest_of
+from telemetry.services.latest_table import Newest
+from tests.telemetry.storage import Field, make_field, remove_field
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+NOW = datetime.now(UTC).replace(microsecond=123_457)
+OLD = NOW - timedelta(days=10)
+
+
+@pytest.fixture(scope="module")
+def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[Field]:
+    with django_db_blocker.unblock():
+        made = make_field("newest")
+        yield made
+        remove_field(made)
+        connection.close()
+
+
+@pytest.fixture
+def field(live_db: None, made: Field) -> Iterator[Field]:
+    empty_redis()
+    with schema_context(made.schema):
+        made.clear()
+        yield made
+    empty_redis()
+
+
+def empty_redis() -> None:
+    """What a restart of Redis without its data leaves of it."""
+    redis = get_redis_connection("default")
+    for name in redis.scan_iter("telemetry_latest*"):
+        redis.delete(name)
+
+
+@pytest.fixture
+def recorder() -> Iterator[LatestRecorder]:
+    made = LatestRecorder()
+    yield made
+    made.close()
+
+
+def micros(time: datetime) -> int:
+    return (time - EPOCH) // MICROSECOND
+
+
+def hear(field: Field, recorder: LatestRecorder, *rows: tuple[int, datetime, float]) -> None:
+    """A batch is stored, and noted."""
+    field.store(*rows)
+    for series, time, value in rows:
+        recorder.note(field.schema, series, micros(time), value)
+
+
+def values(field: Field) -> dict[int, tuple[datetime, float | str]]:
+    return {pk: (one.time, one.value) for pk, one in latest_of(field.series).items()}
+
+
+def is_trusted(field: Field) -> bool:
+    return latest._ask_redis(field.series)[0]
+
+
+def test_the_newest_comes_from_redis(field: Field, recorder: LatestRecorder) -> None:
+    one, other, third, *_ = field.series
+    hear(field, recorder, (one, NOW, 1.0), (other, NOW - MICROSECOND, 2.5), (one, NOW - timedelta(hours=3), 7.0))
+    recorder.flush()
+    assert not is_trusted(field), "it was never completed"
+    latest.complete()
+    assert is_trusted(field)
+    assert values(field) == {one: (NOW, 1.0), other: (NOW - MICROSECOND, 2.5)}
+    # Redis alone knows of this one.
+    recorder.note(field.schema, third, micros(NOW), 3.0)
+    recorder.flush()
+    assert values(field)[third] == (NOW, 3.0)
+    with CaptureQueriesContext(connection) as queries:
+        latest_of(field.series)
+    assert len([query for query in queries if not query["sql"].startswith("SET")]) == 1
+
+
+def test_it_only_moves_forward_over_several_listeners(field: Field, recorder: LatestRecorder) -> None:
+    one, other, *_ = field.series
+    second = LatestRecorder()
+    hear(field, recorder, (one, NOW, 1.0), (other, NOW, 1.0))
+    hear(field, second, (one, NOW - MICROSECOND, 9.0), (other, NOW, 10.0))
+    recorder.flush()
+    second.flush()
+    latest.complete()
+    hear(field, recorder, (other, NOW, -2.0), (one, OLD, 5.0))
+    recorder.flush()
+    second.close()
+    assert values(field) == {one: (NOW, 1.0), other: (NOW, 10.0)}
+    latest.move()
+    assert dict(Latest.objects.values_list("series_id", "value")) == {one: 1.0, other: 10.0}
+
+
+def test_redis_emptied(field: Field, recorder: LatestRecorder) -> None:
+    one, other, *_ = field.series
+    hear(field, recorder, (one, NOW, 1.0), (other, OLD, 2.0))
+    recorder.flush()
+    latest.complete()
+    empty_redis()
+    assert not is_trusted(field)
+    assert values(field) == {one: (NOW, 1.0), other: (OLD, 2.0)}
+    hear(field, recorder, (one, NOW + MICROSECOND, 3.0))
+    recorder.flush()
+    assert values(field) == {one: (NOW + MICROSECOND, 3.0), other: (OLD, 2.0)}
+    assert field.schema in latest.incomplete([field.schema])
+    latest.complete()
+    assert is_trusted(field)
+    assert values(field) == {one: (NOW + MICROSECOND, 3.0), other: (OLD, 2.0)}
+
+
+def test_a_listener_that_dies_before_it_told_redis(
+    field: Field, recorder: LatestRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = field.series[0]
+    hear(field, recorder, (one, NOW, 1.0))
+    recorder.flush()
+    latest.complete()
+    assert is_trusted(field)
+    hear(field, recorder, (one, NOW + MICROSECOND, 2.0))  # and dies
+    redis = get_redis_connection("default")
+    [(writer, beat)] = redis.hgetall(latest_scripts.WRITERS).items()
+    redis.hset(latest_scripts.WRITERS, writer, float(beat) - 6)
+    assert not is_trusted(field)
+    assert values(field) == {one: (NOW + MICROSECOND, 2.0)}
+    redis.hset(latest_scripts.WRITERS, writer, float(beat) - 60)
+    latest.mend()
+    assert redis.hgetall(latest_scripts.WRITERS) == {}
+    assert not is_trusted(field), "until it is completed"
+    latest.complete()
+    assert is_trusted(field)
+    assert values(field) == {one: (NOW + MICROSECOND, 2.0)}
+    # It was not dead after all: it is a new one, and what it still had goes in.
+    recorder.note(field.schema, one, micros(NOW) + 2, 3.0)
+    recorder.flush()
+    assert not is_trusted(field)
+    assert values(field) == {one: (NOW + 2 * MICROSECOND, 3.0)}
+
+
+def test_a_listener_that_starts_ends_the_generation(field: Field, recorder: LatestRecorder) -> None:
+    """The one before it may have died without a trace."""
+    latest.complete()
+    assert is_trusted(field)
+    LatestRecorder().close()
+    assert not is_trusted(field)
+
+
+def test_redis_away_costs_nothing_but_newness(field: Field, recorder: LatestRecorder, stack: EmbeddedStack) -> None:
+    one, other, *_ = field.series
+    hear(field, recorder, (one, NOW, 1.0))
+    recorder.flush()
+    latest.complete()
+    stack.stop_server("valkey")
+    try:
+        hear(field, recorder, (one, NOW + MICROSECOND, 2.0), (other, NOW, 3.0))
+        recorder.flush()
+        began = clock.monotonic()
+        recorder.flush()
+        assert clock.monotonic() - began < 0.1, "it does not knock again at once"
+        assert values(field) == {one: (NOW + MICROSECOND, 2.0), other: (NOW, 3.0)}
+    finally:
+        stack.start_server("valkey")
+        stack.wait_ready("valkey", 10)
+    recorder._paused_until = 0.0
+    recorder.flush()
+    assert not is_trusted(field), "Redis may have lost what it was told before"
+    latest.complete()
+    assert values(field) == {one: (NOW + MICROSECOND, 2.0), other: (NOW, 3.0)}
+
+
+def test_what_is_known_to_nobody_is_looked_up(field: Field, recorder: LatestRecorder) -> None:
+    latest.complete()
+    one, other, *_ = field.series
+    field.store((one, OLD, 4.0), (one, OLD, 2.0), (other, NOW, 1.0))
+    assert is_trusted(field)
+    assert values(field) == {one: (OLD, 4.0), other: (NOW, 1.0)}
+    rollups.run(now=NOW)
+    packing.run(now=NOW)
+    Latest.objects.all().delete()
+    assert values(field) == {one: (OLD, 4.0), other: (NOW, 1.0)}
+
+
+def test_late_data_that_nobody_noted(field: Field, recorder: LatestRecorder) -> None:
+    """A restore, or an import: rollups bring it to the table."""
+    one = field.series[0]
+    field.store((one, OLD, 1.0))
+    rollups.run(now=NOW)
+    latest.complete()
+    field.store((one, OLD + timedelta(days=1), 2.0))
+    rollups.run(now=NOW)
+    assert is_trusted(field)
+    assert values(field) == {one: (OLD + timedelta(days=1), 2.0)}
+
+
+def test_texts(field: Field, recorder: LatestRecorder) -> None:
+    device = next(iter(field.devices))
+    text, _ = Series.objects.get_or_create(device_id=device, component="door", metric="state", value_type="text")
+    said = ["offen 열림", "n1", "", "two\nlines | 1", "offen 열려"]
+    with connection.cursor() as cursor:
+        for one in said:
+            cursor.execute("INSERT INTO telemetry_reading VALUES (%s, %s, NULL, %s)", [text.pk, NOW, one])
+    greatest = Newest(NOW, max(said))
+    assert latest_of([text.pk]) == {text.pk: greatest}
+    for one in said:
+        recorder.note(field.schema, text.pk, micros(NOW), one)
+        recorder.flush()
+    assert latest.decode(get_redis_connection("default").hget(latest.values_key(field.schema), text.pk)) == greatest
+    latest.move()
+    assert Latest.objects.get(series_id=text.pk).text == greatest.value
+    for one in said:
+        recorder.note(field.schema, text.pk, micros(NOW) - 1, one)
+    recorder.flush()
+    latest.move()
+    assert latest_of([text.pk]) == {text.pk: greatest}
+    Latest.objects.all().delete()
+    rollups.run(now=NOW + timedelta(hours=2))
+    assert Latest.objects.get(series_id=text.pk).text == greatest.value, "rollups bring texts as well"
+
+
+def test_a_move_that_is_killed_is_made_good(
+    field: Field, recorder: LatestRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = field.series[0]
+    hear(field, recorder, (one, NOW, 1.0))
+    recorder.flush()
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("telemetry.services.latest_table.move", die)
+        with pytest.raises(KeyboardInterrupt):
+            latest.move()
+    assert Latest.objects.count() == 0
+    assert latest.move() == 1
+    assert Latest.objects.get(series_id=one).value == 1.0
+    assert latest.move() == 0
+
+
+def test_tenants_that_are_gone_leave_nothing(field: Field, recorder: LatestRecorder, tenant_a: Any) -> None:
+    for schema in ("t_gone", field.schema):
+        recorder.note(schema, 1, micros(NOW), 1.0)
+    recorder.flush()
+    with schema_context("public"):
+        rounds.move_latest()
+    redis = get_redis_connection("default")
+    assert not redis.exists(latest.values_key("t_gone"), latest.changed_key("t_gone"))
+    assert redis.exists(latest.values_key(field.schema))
+
+
+def test_a_tenant_sees_its_own(field: Field, recorder: LatestRecorder, tenant_b: Any) -> None:
+    one = field.series[0]
+    recorder.note("t_another", one, micros(NOW), 666.0)
+    hear(field, recorder, (one, OLD, 1.0))
+    recorder.flush()
+    assert values(field) == {one: (OLD, 1.0)}
