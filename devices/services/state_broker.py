@@ -73,8 +73,11 @@ class StateBroker:
             client.loop_write()
         client.loop_misc()
 
-    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Publish (topic, payload) retained, in order, and wait until the broker has them all. Raises BrokerAway."""
+    def publish(self, messages: Sequence[tuple[str, bytes]], *, passing_seconds: int | None = None) -> None:
+        """Publish (topic, payload) retained, in order, and wait until the broker has them all. Raises BrokerAway.
+
+        With `passing_seconds` they are not retained, and who is not there for so long does not get them.
+        """
         if not messages:
             return
         client = self._client
@@ -82,8 +85,12 @@ class StateBroker:
             raise BrokerAway("The broker is not connected.")
         self._unacknowledged.clear()
         self._refusals.clear()
+        properties = Properties(PacketTypes.PUBLISH)
+        if passing_seconds is not None:
+            properties.MessageExpiryInterval = passing_seconds
         for topic, payload in messages:
-            self._unacknowledged.add(client.publish(topic, payload, qos=1, retain=True).mid)
+            info = client.publish(topic, payload, qos=1, retain=passing_seconds is None, properties=properties)
+            self._unacknowledged.add(info.mid)
         try:
             self._await_acknowledgements(client)
         except BrokerAway:

@@ -36,6 +36,7 @@ from paho.mqtt.properties import Properties
 logger = logging.getLogger("gwanje_device")
 
 MAX_PAYLOAD = 64 * 1024  # bytes; the platform refuses more
+BACK_OFF_MOST = 60.0  # seconds that we hold our messages back at most, where the platform says to
 SESSION_EXPIRY = 7 * 24 * 3600  # seconds the broker keeps a silent device's session (MQTT 5 must be told)
 FORGET_EVERY = 1.0  # seconds; acknowledged rows leave the disk in batches, which spares the SD card
 RESERVED = {"timestamp", "cpu_serial", "hardware_version", "component_type", "instance_name", "hmac"}
@@ -64,6 +65,22 @@ def sign_v2(message: dict[str, Any], secret: str, kid: str) -> str:
     signed = f"{_base64url(_compact(header))}.{_base64url(_compact(message))}"
     digest = hmac.new(secret.encode(), signed.encode("ascii"), hashlib.sha256).digest()
     return f"{signed}.{_base64url(digest)}"
+
+
+def open_command(payload: bytes, secret: str) -> dict[str, Any]:
+    """Return the command: a JSON object, or what a JWS holds that is signed with our own secret; else ValueError."""
+    if not payload.startswith(b"{"):
+        signed, _, signature = payload.rpartition(b".")
+        digest = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
+        if not hmac.compare_digest(_base64url(digest).encode("ascii"), signature):
+            raise ValueError("the command's signature does not match")
+        header, payload = (base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4)) for part in signed.split(b"."))
+        if json.loads(header).get("typ") != "command+jws":
+            raise ValueError("what is signed is no command")
+    command = json.loads(payload)
+    if not isinstance(command, dict):
+        raise ValueError("a command is a JSON object")
+    return command
 
 
 def _compact(value: dict[str, Any]) -> bytes:
@@ -213,7 +230,7 @@ class Link:
         self.selector: selectors.BaseSelector | None = None
         self._tls = ssl.create_default_context(cafile=tls) if isinstance(tls, (str, Path)) else tls
         self._delay_range, self._delay = reconnect_delay, reconnect_delay[0]
-        self._retry_at = 0.0
+        self._retry_at = self._held_until = 0.0
         self._mqtt: mqtt.Client | None = None
         self._room = window
         self._inflight: dict[int, int] = {}  # MQTT message id -> outbox row; 0 for what is not in the outbox
@@ -282,6 +299,10 @@ class Link:
         info = self.client.publish(topic, payload, qos=1)
         self._inflight[info.mid] = 0
         return info.mid
+
+    def hold(self, seconds: float) -> None:
+        """Keep what is in the outbox there for so long; it is not lost by that, as it is when it is refused."""
+        self._held_until = time.monotonic() + min(max(0.0, seconds), BACK_OFF_MOST)
 
     def drop(self) -> None:
         """Cut the connection without a DISCONNECT, as a lost network does; the broker publishes the will."""
@@ -353,7 +374,7 @@ class Link:
     def _pump(self, client: mqtt.Client) -> None:
         """Hand messages to the connection, in order, while its window has room."""
         free = self._room - len(self._inflight)
-        if not self.connected or self._farewell is not None or free <= 0:
+        if not self.connected or self._farewell is not None or free <= 0 or time.monotonic() < self._held_until:
             return
         for row_id, topic, payload in self.outbox.after(self._cursor, free):
             info = client.publish(topic, payload, qos=1)
@@ -575,7 +596,10 @@ class GwanjeDevice(Link):
         """Run a command and buffer its signed response. A command may come twice: handlers must bear that."""
         answer: dict[str, Any] = {"device_uuid": self.uuid, "id": None, "timestamp": iso_timestamp()}
         try:
-            command = json.loads(payload)
+            command = open_command(payload, self.secret)
+            if command.get("command") == "back_off":
+                self._back_off(command)
+                return
             answer["id"] = command.get("id")
             if self.on_command is None:
                 response = self.encode({**answer, "status": "error", "detail": "this device takes no commands"})
@@ -587,6 +611,11 @@ class GwanjeDevice(Link):
             detail = f"{type(error).__name__}: {error}"[:500]
             response = self.encode({**answer, "status": "error", "detail": detail})
         self.outbox.put(f"command/{self.tenant}/{self.uuid}/response", response)
+
+    def _back_off(self, command: dict[str, Any]) -> None:
+        """We sent more than a limit of our tenant allows; an answer would only be more."""
+        logger.warning("%s: over the limit %s, waiting %s s", self.uuid, command["limit"], command["retry_after"])
+        self.hold(float(command["retry_after"]))
 
     # running it in a thread
     def start(self) -> GwanjeDevice:

@@ -25,7 +25,10 @@ redis.call('LTRIM', KEYS[1], -{_MOST}, -1)
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A device went beyond a limit and may try again after so many seconds. `at` is a Unix time."""
+    """A device went beyond a limit and may try again after so many seconds. `at` is a Unix time.
+
+    It is told in the manner in which it signed: `signature` is the version, `key_version` the key's.
+    """
 
     schema: str
     device_id: int
@@ -33,6 +36,8 @@ class Hint:
     limit: str
     value: float
     retry_after: float
+    signature: int
+    key_version: int
     at: float = 0.0
 
 

@@ -296,5 +296,14 @@ def _leases(tenant: TenantBuckets) -> list[Wish]:
 
 
 def _hint(item: AcceptedItem, hit: LimitHit) -> Hint:
-    tenant = item.spec.tenant
-    return Hint(tenant.schema, item.spec.device_id, str(item.spec.uuid), hit.limit, hit.value, hit.retry_after)
+    spec, verdict = item.spec, item.verdict
+    return Hint(
+        schema=spec.tenant.schema,
+        device_id=spec.device_id,
+        uuid=str(spec.uuid),
+        limit=hit.limit,
+        value=hit.value,
+        retry_after=hit.retry_after,
+        signature=verdict.signature,
+        key_version=verdict.key_version,
+    )

@@ -24,6 +24,8 @@ from devices.services.state_broker import BrokerAway, StateBroker
 from tenants.database import conninfo
 from tenants.models import DeviceRoute, Tenant
 
+from . import backoff
+from .backoff_commands import BackoffCommands
 from .state_messages import state_payloads
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,10 @@ _BUSY_SECONDS = 0.3
 _REQUESTS_AT_ONCE = 100
 _ANSWER_AGAIN_SECONDS = 1.0
 _IDLE_SECONDS = 0.1
+_HINTS_EVERY_SECONDS = 0.5
+_HINTS_AT_ONCE = 200
+# A device that is away for longer is not told afterwards.
+_HINT_LASTS_SECONDS = 60
 # The connection is silent for long: that it is dead must show by itself.
 _HINTS: dict[str, Any] = {
     "application_name": "gwanje-notifier",
@@ -57,6 +63,8 @@ class Notifier:
 
     def __init__(self, *, client_id: str = "", look_seconds: float = 30.0) -> None:
         self._broker = StateBroker(client_id)
+        self._backoff = BackoffCommands()
+        self._backoff_at = 0.0
         self._look_seconds = look_seconds
         self._hints: psycopg.Connection | None = None
         self._slugs: dict[str, str] = {}
@@ -95,6 +103,7 @@ class Notifier:
     def close(self) -> None:
         """Disconnect; nothing is under way between two steps."""
         self._broker.close()
+        self._backoff.close()
         self._close_database()
 
     # --- what there is to do ----------------------------------------------------------------------------------
@@ -132,7 +141,9 @@ class Notifier:
     def _work(self) -> int:
         self._note_requests()
         now = time.monotonic()
-        return sum(self._step(*key) for key, at in sorted(self._todo.items()) if at <= now)
+        done = sum(self._step(*key) for key, at in sorted(self._todo.items()) if at <= now)
+        self._tell_to_back_off()
+        return done
 
     def _step(self, work: Work, schema: str) -> int:
         """One batch of a tenant's work, which stays to be done while there may be more. Returns how many changes."""
@@ -190,6 +201,19 @@ class Notifier:
             # Those that are gone or deactivated, too.
             self._wanted[schema] -= set(wanted)
         return len(wanted)
+
+    def _tell_to_back_off(self) -> None:
+        """Tell devices that are over a limit, where listeners have noted any; what cannot be told now is dropped."""
+        now = time.monotonic()
+        if now < self._backoff_at:
+            return
+        self._backoff_at = now + _HINTS_EVERY_SECONDS
+        try:
+            hints = backoff.take_hints(_HINTS_AT_ONCE)
+        except RedisError:
+            return
+        if hints:
+            self._broker.publish(self._backoff.messages(hints), passing_seconds=_HINT_LASTS_SECONDS)
 
     def _note_requests(self) -> None:
         """Apps' requests become work, for devices of the tenant that the topic names, once a second for each."""
