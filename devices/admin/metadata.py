@@ -36,6 +36,7 @@ class MetricInline(TenantStackedInline):
         ("key", "name"),
         ("path", "value_type"),
         ("unit", "sent_unit"),
+        "unit_path",
         ("minimum", "maximum"),
         ("true_value", "false_value"),
     ]
@@ -48,7 +49,7 @@ class ComponentTypeAdmin(TenantModelAdmin):
 
     list_display: ClassVar = ["key", "name", "metric_count", "expected_interval"]
     search_fields: ClassVar = ["key", "name"]
-    fields: ClassVar = [("key", "name"), "expected_interval", "description"]
+    fields: ClassVar = [("key", "name"), ("expected_interval", "unmapped"), "description"]
     inlines: ClassVar = [MetricInline]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ComponentType]:

@@ -79,6 +79,8 @@ ACTIONS: dict[str, Promise] = {
     "rotate key": _("rotate key"),
     "revoke key": _("revoke key"),
     "allow version 1": _("allow version 1"),
+    "cpu serial mismatch": _("message from another board"),
+    "values left out": _("values left out"),
 }
 
 

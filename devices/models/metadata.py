@@ -4,10 +4,10 @@ from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
-from django.db import models
+from django.db import models, transaction
 from django.utils.translation import gettext_lazy as _
 
-from devices.services import paths, units
+from devices.services import paths, specs, units
 
 from .base import SpecInput, validate_key
 
@@ -33,6 +33,27 @@ class Unit(SpecInput):
             units.parse(self.ucum)
         except units.UnknownUnit as error:
             raise ValidationError({"ucum": str(error)}) from error
+        for metric in self._metrics():
+            try:
+                metric.work_out_conversion(changed=self)
+            except units.Incompatible as error:
+                values = {"metric": metric, "error": error}
+                raise ValidationError({"ucum": _("The metric %(metric)s uses it: %(error)s") % values}) from error
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save it, and the conversions of the metrics that it matters to, in one transaction."""
+        with transaction.atomic():
+            super().save(*args, **kwargs)
+            for metric in self._metrics():
+                metric.save(update_fields=Metric.DERIVED)
+
+    def _metrics(self) -> "list[Metric]":
+        """The metrics that convert from or to it, and those whose messages may name any unit."""
+        if self._state.adding:
+            uses = ~models.Q(unit_path="")
+        else:
+            uses = models.Q(unit=self) | models.Q(sent_unit=self) | ~models.Q(unit_path="")
+        return list(Metric.objects.filter(uses).select_related("component_type", "unit", "sent_unit"))
 
 
 class HardwareModel(SpecInput):
@@ -71,6 +92,13 @@ class HardwareModel(SpecInput):
 class ComponentType(SpecInput):
     """A kind of sensor or actuator, for example dht22, with the metrics that its messages hold."""
 
+    class Unmapped(models.TextChoices):
+        """What becomes of values that no metric is for."""
+
+        KEEP = specs.KEEP, _("keep them under their path")
+        IGNORE = specs.IGNORE, _("ignore them")
+        QUARANTINE = specs.QUARANTINE, _("put the message into quarantine")
+
     key = models.CharField(_("key"), max_length=63, unique=True, validators=[validate_key])
     name = models.CharField(_("name"), max_length=80)
     description = models.TextField(_("description"), blank=True)
@@ -79,6 +107,13 @@ class ComponentType(SpecInput):
         default=60,
         validators=[MinValueValidator(1)],
         help_text=_("How often its components report; after two missed reports one is stale."),
+    )
+    unmapped = models.CharField(
+        _("values without a metric"),
+        max_length=10,
+        choices=Unmapped.choices,
+        default=Unmapped.KEEP,
+        help_text=_("What is kept has no unit, and becomes a metric's when the type is taught by example."),
     )
 
     class Meta:
@@ -119,6 +154,12 @@ class Metric(SpecInput):
         verbose_name=_("unit as sent"),
         help_text=_("Where the device sends another unit than the one kept; converted as value × factor + offset."),
     )
+    unit_path = models.CharField(
+        _("path of the unit"),
+        max_length=200,
+        blank=True,
+        help_text=_("Where the message itself names the unit (TempUnit: C or F); where it does not, the unit as sent."),
+    )
     minimum = models.FloatField(_("minimum"), null=True, blank=True, help_text=_("In the unit kept, inclusive."))
     maximum = models.FloatField(_("maximum"), null=True, blank=True, help_text=_("In the unit kept, inclusive."))
     true_value = models.CharField(_("word for true"), max_length=40, blank=True, help_text=_("For example ON."))
@@ -126,6 +167,10 @@ class Metric(SpecInput):
     # Worked out from the units when the metric is saved, never per message.
     factor = models.FloatField(_("factor"), default=1.0, editable=False)
     offset = models.FloatField(_("offset"), default=0.0, editable=False)
+    # With a path of the unit: name of a unit → [factor, offset], for every unit that can be converted.
+    conversions = models.JSONField(default=dict, editable=False)
+
+    DERIVED: ClassVar = ("factor", "offset", "conversions")
 
     class Meta:
         ordering: ClassVar = ["component_type", "key"]
@@ -154,9 +199,11 @@ class Metric(SpecInput):
 
     def _clean_path(self) -> dict[str, Any]:
         try:
-            paths.parse(self.path)
+            first = paths.parse(self.path)[0]
         except ValueError as error:
             return {"path": str(error)}
+        if first in paths.PROTOCOL_MEMBERS:
+            return {"path": _("%(name)s is read by the platform itself and is no measured value.") % {"name": first}}
         return {}
 
     def _clean_type(self) -> dict[str, Any]:
@@ -164,26 +211,54 @@ class Metric(SpecInput):
             if self.true_value or self.false_value:
                 return {"true_value": _("Words for true and false belong to a boolean metric.")}
             return {}
-        if self.unit_id or self.sent_unit_id or self.minimum is not None or self.maximum is not None:
+        given = (self.unit_id, self.sent_unit_id, self.unit_path or None, self.minimum, self.maximum)
+        if any(value is not None for value in given):
             return {"value_type": _("Units and ranges belong to a number.")}
         if bool(self.true_value) != bool(self.false_value):
             return {"false_value": _("Give both words, for true and for false, or neither.")}
         return {}
 
     def _clean_units(self) -> dict[str, Any]:
-        if self.sent_unit_id and not self.unit_id:
+        if (self.sent_unit_id or self.unit_path) and not self.unit_id:
             return {"unit": _("Choose the unit to convert to.")}
+        if self.unit_path:
+            try:
+                paths.parse(self.unit_path)
+            except ValueError as error:
+                return {"unit_path": str(error)}
+            if self.unit_path == self.path:
+                return {"unit_path": _("The value itself is there, not its unit.")}
         try:
-            self._work_out_conversion()
+            self.work_out_conversion()
         except units.Incompatible as error:
             return {"sent_unit": str(error)}
         return {}
 
-    def _work_out_conversion(self) -> None:
-        self.factor, self.offset = 1.0, 0.0
-        if self.unit and self.sent_unit and self.sent_unit_id != self.unit_id:
-            self.factor, self.offset = units.conversion(self.sent_unit.ucum, self.unit.ucum)
+    def work_out_conversion(self, *, changed: Unit | None = None) -> None:
+        """Set factor, offset and conversions, with `changed` in the place of the unit as it is stored.
+
+        Raises units.Incompatible.
+        """
+        unit, sent_unit = self._unit(self.unit, changed), self._unit(self.sent_unit, changed)
+        self.factor, self.offset, self.conversions = 1.0, 0.0, {}
+        if unit and sent_unit and sent_unit.ucum != unit.ucum:
+            self.factor, self.offset = units.conversion(sent_unit.ucum, unit.ucum)
+        if unit and self.unit_path:
+            self.conversions = units.conversions(unit.ucum, _names_of_units(changed))
+
+    @staticmethod
+    def _unit(unit: Unit | None, changed: Unit | None) -> Unit | None:
+        return changed if unit is not None and changed is not None and changed.pk == unit.pk else unit
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        self._work_out_conversion()
+        self.work_out_conversion()
         super().save(*args, **kwargs)
+
+
+def _names_of_units(changed: Unit | None) -> list[tuple[str, str]]:
+    """(name, UCUM code) of the tenant's units: all symbols first, then what else they are called."""
+    rows = [unit for unit in Unit.objects.all() if changed is None or unit.pk != changed.pk]
+    if changed is not None:
+        rows.append(changed)
+    called = [unit.symbol for unit in rows], [unit.name for unit in rows], [unit.ucum for unit in rows]
+    return [(name, unit.ucum) for names in called for name, unit in zip(names, rows, strict=True)]

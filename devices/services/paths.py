@@ -1,12 +1,36 @@
 """Where a value is in a message: dotted (`value.temp`) or, with a leading slash, a JSON Pointer (RFC 6901)."""
 
+import hashlib
 import re
+from functools import lru_cache
 from typing import Any
 
 Path = tuple[str, ...]
 MISSING = object()
 
-_ARRAY_INDEX = re.compile(r"^(?:0|[1-9][0-9]{0,8})$")
+# Members of a telemetry message that the protocol itself reads: they are never measured values.
+PROTOCOL_MEMBERS = frozenset(
+    {
+        "timestamp",
+        "cpu_serial",
+        "hardware_version",
+        "firmware_version",
+        "component_type",
+        "instance_name",
+        "device_uuid",
+        "component",
+        "boot",
+        "seq",
+        "session",
+        "hmac",
+    }
+)
+
+# What a series' name has room for.
+_NAME_LENGTH = 63
+_DIGEST_LENGTH = 12
+
+_ARRAY_INDEX = re.compile(r"^(?:0|[1-9][0-9]{0,8})$", re.ASCII)
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 
 
@@ -28,10 +52,47 @@ def find(document: Any, path: Path) -> Any:
     for token in path:
         if isinstance(value, dict):
             value = value.get(token, MISSING)
-        elif isinstance(value, list) and _ARRAY_INDEX.match(token) and int(token) < len(value):
-            value = value[int(token)]
+        elif isinstance(value, list) and (index := array_index(token)) is not None and index < len(value):
+            value = value[index]
         else:
             return MISSING
         if value is MISSING:
             return MISSING
     return value
+
+
+def array_index(token: str) -> int | None:
+    """The index that the token is in an array, from 0; None where it is none."""
+    return int(token) if _ARRAY_INDEX.match(token) else None
+
+
+def pointer(path: Path) -> str:
+    """The path as a JSON Pointer."""
+    return "".join("/" + token.replace("~", "~0").replace("/", "~1") for token in path)
+
+
+def written(path: Path) -> str:
+    """The path as a person writes it: with dots, or, where a part has dots itself, as a JSON Pointer.
+
+    `parse` reads it back.
+    """
+    dotted = all(token and "." not in token for token in path) and not path[0].startswith("/")
+    return ".".join(path) if dotted else pointer(path)
+
+
+# Devices send the same few names all their lives.
+@lru_cache(maxsize=16_384)
+def series_name(path: Path, taken: frozenset[str] = frozenset()) -> str:
+    """The name of the series that keeps the values at a path which no metric is for.
+
+    It is the path as written; a pointer where that is the key of a metric (`taken`); and cut, with a digest of the
+    whole, where it is too long for the column or cannot be stored.
+    """
+    name = written(path)
+    if name in taken:
+        name = pointer(path)
+    if len(name) <= _NAME_LENGTH and name.isprintable():
+        return name
+    digest = hashlib.sha256("\0".join(path).encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
+    printable = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return f"{printable[: _NAME_LENGTH - _DIGEST_LENGTH - 1]}~{digest}"

@@ -1,6 +1,8 @@
 """Reads device specifications from the tenants' schemas."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable
+from functools import lru_cache
+from typing import TypeVar
 from uuid import UUID
 
 from django.db import OperationalError
@@ -25,6 +27,23 @@ from tenants.models import DeviceRoute, Tenant
 
 # By schema, so that all devices of a tenant share one object: whoever holds it sees a change by identity.
 _limits: dict[str, LimitSpec] = {}
+
+# How many different objects are remembered, to be the same in all devices that are alike.
+_ALIKE = 8192
+
+Shared = TypeVar("Shared", bound=Hashable)
+
+
+@lru_cache(maxsize=_ALIKE)
+def _shared(one: Shared) -> Shared:
+    """The object that is equal to this one and was seen first: a fleet's devices differ in little."""
+    return one
+
+
+@lru_cache(maxsize=_ALIKE)
+def _by_key(components: tuple[ComponentSpec, ...]) -> dict[str, ComponentSpec]:
+    """The components of all devices that have the same ones, in one dict, which nobody changes."""
+    return {component.key: component for component in components}
 
 
 def load_specs(uuids: Collection[UUID], busy: dict[UUID, str] | None = None) -> dict[UUID, DeviceSpec]:
@@ -64,13 +83,14 @@ def _tenants_of(uuids: Collection[UUID]) -> list[tuple[TenantSpec, list[UUID]]]:
 
 
 def _tenant_spec(tenant: Tenant) -> TenantSpec:
-    return TenantSpec(
+    spec = TenantSpec(
         schema=tenant.schema_name,
         slug=tenant.slug,
         segments=frozenset([tenant.slug, *(alias.address for alias in tenant.aliases.all())]),
         active=tenant.state == Tenant.State.ACTIVE,
         limits=_limit_spec(tenant),
     )
+    return _shared(spec)
 
 
 def _limit_spec(tenant: Tenant) -> LimitSpec | None:
@@ -108,19 +128,15 @@ def _load_of_tenant(tenant: TenantSpec, uuids: list[UUID]) -> dict[UUID, DeviceS
             "hardware_model__allowed_component_types",
         )
     )
-    metrics: dict[int, list[MetricSpec]] = {}
-    for metric in Metric.objects.select_related("unit"):
-        metrics.setdefault(metric.component_type_id, []).append(_metric_spec(metric))
-    type_keys = frozenset(ComponentType.objects.values_list("key", flat=True))
+    types = _Types()
     least = PresenceSettings.current().timeout_seconds
-    return {device.uuid: _device_spec(tenant, device, metrics, type_keys, least) for device in devices}
+    return {device.uuid: _device_spec(tenant, device, types, least) for device in devices}
 
 
 def _device_spec(
     tenant: TenantSpec,
     device: Device,
-    metrics: dict[int, list[MetricSpec]],
-    type_keys: frozenset[str],
+    types: "_Types",
     least_timeout: int,
 ) -> DeviceSpec:
     allowed = _allowed_types(device.hardware_model)
@@ -130,20 +146,11 @@ def _device_spec(
         uuid=device.uuid,
         active=device.active,
         cpu_serial=device.cpu_serial,
-        hardware_version=device.hardware_model.version if device.hardware_model else "",
+        hardware_version=_shared(device.hardware_model.version if device.hardware_model else ""),
         signature_floor=device.signature_floor,
-        components={
-            component.key: ComponentSpec(
-                key=component.key,
-                type_key=component.component_type.key,
-                attached=component.attached,
-                allowed=allowed is None or component.component_type_id in allowed,
-                metrics=tuple(metrics.get(component.component_type_id, ())),
-            )
-            for component in device.components.all()
-        },
-        type_keys=type_keys,
-        keys=tuple(KeySpec(row.version, row.not_after) for row in device.credentials.all()),
+        components=types.components_of(device, allowed),
+        type_keys=types.keys,
+        keys=_shared(tuple(KeySpec(row.version, row.not_after) for row in device.credentials.all())),
         timeout_seconds=timeout_of(
             device.timeout_seconds,
             device.hardware_model.timeout_seconds if device.hardware_model else None,
@@ -151,6 +158,40 @@ def _device_spec(
             [interval_of(component) for component in device.components.all() if component.attached],
         ),
     )
+
+
+class _Types:
+    """The tenant's component types as they are now; devices with the same components get the same object."""
+
+    def __init__(self) -> None:
+        metrics: dict[int, list[MetricSpec]] = {}
+        for metric in Metric.objects.select_related("unit"):
+            metrics.setdefault(metric.component_type_id, []).append(_shared(_metric_spec(metric)))
+        self._metrics = {pk: tuple(listed) for pk, listed in metrics.items()}
+        self._made: dict[tuple[tuple[str, int, bool, bool], ...], dict[str, ComponentSpec]] = {}
+        self.keys = _shared(frozenset(ComponentType.objects.values_list("key", flat=True)))
+
+    def components_of(self, device: Device, allowed: set[int] | None) -> dict[str, ComponentSpec]:
+        """The device's components by their keys; `allowed` are the ids of the types that it may carry."""
+        rows = list(device.components.all())
+        alike = tuple(
+            (row.key, row.component_type_id, row.attached, allowed is None or row.component_type_id in allowed)
+            for row in rows
+        )
+        if alike not in self._made:
+            specs = (self._component(row, is_allowed) for row, (*_, is_allowed) in zip(rows, alike, strict=True))
+            self._made[alike] = _by_key(tuple(_shared(spec) for spec in specs))
+        return self._made[alike]
+
+    def _component(self, row: Component, is_allowed: bool) -> ComponentSpec:
+        return ComponentSpec(
+            key=row.key,
+            type_key=row.component_type.key,
+            attached=row.attached,
+            allowed=is_allowed,
+            metrics=self._metrics.get(row.component_type_id, ()),
+            unmapped=row.component_type.unmapped,
+        )
 
 
 def _allowed_types(model: HardwareModel | None) -> set[int] | None:
@@ -173,4 +214,6 @@ def _metric_spec(metric: Metric) -> MetricSpec:
         maximum=metric.maximum,
         true_value=metric.true_value,
         false_value=metric.false_value,
+        unit_path=paths.parse(metric.unit_path) if metric.unit_path else (),
+        conversions=tuple((name, factor, offset) for name, (factor, offset) in metric.conversions.items()),
     )

@@ -1,15 +1,24 @@
 """Device specifications: a frozen snapshot of what is registered, which the ingest stages judge messages by. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
 from devices.services import paths
+from devices.services.layout import Layout, lay_out
+
+# What becomes of values that no metric is for: see `devices.models.ComponentType.Unmapped`.
+IGNORE, KEEP, QUARANTINE = "ignore", "keep", "quarantine"
 
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One value to look for in a component's message. kept = sent × factor + offset, in `unit`."""
+    """One value to look for in a component's message. kept = sent × factor + offset, in `unit`.
+
+    Where the message names the unit at `unit_path`, the factor and offset are those of `conversions`, which holds
+    (name of a unit, factor, offset).
+    """
 
     key: str
     path: paths.Path
@@ -21,17 +30,32 @@ class MetricSpec:
     maximum: float | None = None
     true_value: str = ""
     false_value: str = ""
+    unit_path: paths.Path = ()
+    conversions: tuple[tuple[str, float, float], ...] = ()
+    by_unit: Mapping[str, tuple[float, float]] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        by_unit = {name: (factor, offset) for name, factor, offset in self.conversions}
+        object.__setattr__(self, "by_unit", by_unit)  # frozen, and this is the way to fill a field of it
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentSpec:
-    """A component of the device; `allowed` says whether the hardware model may carry its type."""
+    """A component of the device; `allowed` says whether the hardware model may carry its type.
+
+    `unmapped` is what becomes of values without a metric. Devices whose components are alike share the object.
+    """
 
     key: str
     type_key: str
     attached: bool
     allowed: bool
     metrics: tuple[MetricSpec, ...]
+    unmapped: str = KEEP
+    layout: Layout = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", lay_out(self.metrics))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +102,11 @@ class TenantSpec:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """A device as registered. `keys` are newest first and hold neither revoked keys nor any secret."""
+    """A device as registered. `keys` are newest first and hold neither revoked keys nor any secret.
+
+    There is one for each device in the listener's memory: whatever is alike in many is one object in all of them
+    (`devices.services.spec_loader`), `components` with it, so nothing in it may be changed.
+    """
 
     tenant: TenantSpec
     device_id: int

@@ -1,9 +1,42 @@
 """Units and their conversions, from UCUM codes, worked out by pint when metadata is saved."""
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 from django.utils.translation import gettext as _
+
+# How devices name units in their messages, beside the symbol and the UCUM code, by UCUM code.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "Cel": ("C", "c", "degC", "deg C", "℃", "Celsius", "celsius", "CELSIUS", "섭씨"),
+    "[degF]": ("F", "f", "degF", "deg F", "℉", "Fahrenheit", "fahrenheit", "FAHRENHEIT", "화씨"),
+    "K": ("Kelvin", "kelvin"),
+    "%": ("percent", "pct", "%RH", "%rh", "퍼센트"),
+    "[ppm]": ("PPM",),
+    "[ppb]": ("PPB",),
+    "Pa": ("pascal", "PA"),
+    "hPa": ("hpa", "HPA"),
+    "kPa": ("kpa", "KPA"),
+    "mbar": ("mb",),
+    "mm[Hg]": ("mmhg",),
+    "[psi]": ("PSI",),
+    "V": ("volt", "volts"),
+    "A": ("ampere", "amp"),
+    "W": ("watt", "watts"),
+    "Ohm": ("ohm", "ohms"),
+    "lx": ("lux", "Lux", "LUX"),
+    "um": ("µm", "μm", "micron"),
+    "ug/m3": ("ug/m3", "μg/m³", "µg/m3"),
+    "umol/m2/s": ("umol/m2/s", "μmol/m²/s"),
+    "uS/cm": ("uS/cm", "μS/cm"),
+    "L": ("l", "liter", "litre"),
+    "mL": ("ml",),
+    "m/s": ("mps",),
+    "km/h": ("kmh", "kph", "kmph"),
+    "deg": ("degree", "degrees"),
+    "[pH]": ("ph", "PH"),
+    "s": ("sec", "seconds"),
+}
 
 
 class UnknownUnit(ValueError):
@@ -51,3 +84,32 @@ def conversion(sent: str, kept: str) -> tuple[float, float]:
     if abs(at_1 - at_0 - factor) > 1e-9 * max(1.0, abs(factor)):
         raise Incompatible(_("%(sent)s to %(kept)s is not linear.") % {"sent": sent, "kept": kept})
     return factor, at_0
+
+
+def conversions(kept: str, named: Iterable[tuple[str, str]]) -> dict[str, tuple[float, float]]:
+    """Name → (factor, offset) to the UCUM code `kept`, for all names of units that measure the same thing.
+
+    `named` are (name, UCUM code), of which the first of a name counts; the usual names of units come after them.
+    Names of which one could mean either of two units are not guessed: what is not here is refused.
+    """
+    names: dict[str, str] = {}
+    for name, ucum in [*named, *_usual_names()]:
+        names.setdefault(name.strip(), ucum)
+    found: dict[str, tuple[float, float] | None] = {}
+    for ucum in names.values():
+        if ucum not in found:
+            found[ucum] = _conversion_or_none(ucum, kept)
+    return {name: pair for name, ucum in names.items() if name and (pair := found[ucum]) is not None}
+
+
+def _usual_names() -> Iterable[tuple[str, str]]:
+    for ucum, names in ALIASES.items():
+        for name in (ucum, *names):
+            yield name, ucum
+
+
+def _conversion_or_none(sent: str, kept: str) -> tuple[float, float] | None:
+    try:
+        return conversion(sent, kept)
+    except Incompatible:
+        return None

@@ -160,6 +160,7 @@ INGEST_MAX_PAYLOAD: int = env.int("INGEST_MAX_PAYLOAD", default=64 * 1024)
 INGEST_LIVE_SECONDS: float = env.float("INGEST_LIVE_SECONDS", default=300.0)
 INGEST_FUTURE_SECONDS: float = env.float("INGEST_FUTURE_SECONDS", default=300.0)
 INGEST_SPEC_TTL: float = env.float("INGEST_SPEC_TTL", default=30.0)
+INGEST_UNMAPPED_SERIES: int = env.int("INGEST_UNMAPPED_SERIES", default=100)
 INGEST_WATCHDOG_SECONDS: float = env.float("INGEST_WATCHDOG_SECONDS", default=120.0)
 
 # What a tenant may send that has neither a plan nor limits of its own; 0 is no limit. Rates are messages a second.

@@ -1,6 +1,6 @@
 """Stage 1: topic and payload to a value; refuses what is malformed or too large. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -21,12 +21,19 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic's parts. `segment` (the tenant's slug or alias) and `component` belong to telemetry alone."""
+    """A topic's parts. `segment` (the tenant's slug or alias) and `component` belong to telemetry alone.
+
+    `device` is the UUID as text, which version 2 messages repeat.
+    """
 
     kind: Kind
     uuid: UUID
     segment: str = ""
     component: str = ""
+    device: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", str(self.uuid))  # frozen, and this is the way to fill a field of it
 
 
 # A device publishes on the same few topics all its life; bounded, so that a large fleet does not fill the memory.

@@ -254,12 +254,12 @@ class Ingest:
 
 def build_ingest() -> Ingest:
     """The pipeline on the configured servers."""
-    store = SecretStore("listener")
+    store, storage = SecretStore("listener"), Storage(conninfo())
     return Ingest(
-        Router(ttl=settings.INGEST_SPEC_TTL),
+        Router(ttl=settings.INGEST_SPEC_TTL, on_renamed_series=storage.forget),
         Keyring(store, soft_ttl=settings.KEY_CACHE_SOFT_TTL, hard_ttl=settings.KEY_CACHE_HARD_TTL),
         Limiter(),
-        Storage(conninfo()),
+        storage,
         PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS, flush_seconds=_FLUSH_SECONDS),
     )
 

@@ -1,40 +1,62 @@
 """Stage 5: a message's nested values to flat (metric, value, unit), in the unit that is kept. Pure."""
 
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from devices.services.paths import MISSING, find
-from devices.services.specs import MetricSpec
+from devices.services import paths
+from devices.services.layout import GREATEST
+from devices.services.specs import IGNORE, ComponentSpec, MetricSpec
 
+from . import unmapped
+from .measurement import Measurement, Value
 from .refusal import Refused, quote
 
-Value = float | bool | str
+__all__ = ["Measurement", "Normalized", "Value", "normalize", "read_timestamp"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS_FROM = 1e11
+_NONE: list[Measurement] = []
 
 
-class Measurement(NamedTuple):
-    """One value of one metric. Numbers are floats in `unit`."""
+class Normalized(NamedTuple):
+    """What is in a message: the metrics' values, and those that no metric is for; `cut`: there are more of these."""
 
-    metric: str
-    value: Value
-    unit: str
-    value_type: str
+    measurements: list[Measurement]
+    unmapped: list[Measurement] = _NONE
+    cut: bool = False
 
 
-def normalize(message: dict[str, Any], metrics: Iterable[MetricSpec]) -> list[Measurement]:
-    """The metrics' values in the message. A path that is not there, or null there, gives nothing.
+def normalize(message: dict[str, Any], component: ComponentSpec) -> Normalized:
+    """The values in the component's message. A path that is not there, or null there, gives nothing.
 
-    Raises Refused: `wrong_type` or `out_of_range`, naming the path, what came and what was expected.
+    Raises Refused: `wrong_type`, `out_of_range` or `unit_mismatch`, naming the path, what came and what was expected.
     """
-    measurements = []
-    for metric in metrics:
-        raw = find(message, metric.path)
-        if raw is not MISSING and raw is not None:
-            measurements.append(Measurement(metric.key, _value(raw, metric), metric.unit, metric.value_type))
-    return measurements
+    measurements: list[Measurement] = []
+    objects: list[Any] = []
+    has_more = False
+    for holder, token, known, members in component.layout.nodes:
+        node = message if holder < 0 else _within(objects[holder], token)
+        objects.append(node)
+        if node.__class__ is dict:
+            if not node.keys() <= known:
+                has_more = True
+        elif node is None:
+            continue
+        else:
+            has_more = True
+        for member in members:
+            raw = node.get(member.token) if node.__class__ is dict else _within(node, member.token)
+            if raw is None:
+                continue
+            # The usual case, in one comparison, which is false for NaN, infinity, and whole numbers beyond 64 bits.
+            if member.plain and (raw.__class__ is float or raw.__class__ is int) and member.low <= raw <= member.high:
+                value: Value = float(raw)
+            else:
+                value = _value(raw, member.metric, message)
+            measurements.append(Measurement(member.key, value, member.unit, member.metric.value_type))
+    if has_more and component.unmapped != IGNORE:
+        return Normalized(measurements, *unmapped.collect(message, component))
+    return Normalized(measurements)
 
 
 def read_timestamp(value: Any) -> datetime:
@@ -45,6 +67,8 @@ def read_timestamp(value: Any) -> datetime:
     try:
         if isinstance(value, str):
             moment = datetime.fromisoformat(value)
+            if moment.tzinfo is UTC:
+                return moment
             if moment.tzinfo is None:
                 raise Refused("malformed", f"The timestamp {quote(value)} has no offset; end it with Z or +00:00.")
             return moment.astimezone(UTC)
@@ -56,13 +80,23 @@ def read_timestamp(value: Any) -> datetime:
         "malformed",
         "The message has no timestamp; it is ISO 8601 with an offset, or a Unix time as a number."
         if value is None
-        else f"The timestamp {quote(value)} is neither text nor a number.",
+        else f"The timestamp {quote(value)} is neither text nor a number; send ISO 8601 or a Unix time.",
     )
 
 
-def _value(raw: Any, metric: MetricSpec) -> Value:
+def _within(holder: Any, token: str) -> Any:
+    """What the object or array holds there; None: nothing."""
+    if holder.__class__ is dict:
+        return holder.get(token)
+    if holder.__class__ is list:
+        index = paths.array_index(token)
+        return holder[index] if index is not None and index < len(holder) else None
+    return None
+
+
+def _value(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> Value:
     if metric.value_type == "number":
-        return _number(raw, metric)
+        return _number(raw, metric, message)
     if metric.value_type == "boolean":
         return _boolean(raw, metric)
     if not isinstance(raw, str):
@@ -72,24 +106,45 @@ def _value(raw: Any, metric: MetricSpec) -> Value:
     return raw
 
 
-def _number(raw: Any, metric: MetricSpec) -> float:
+def _number(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> float:
     if isinstance(raw, bool) or not isinstance(raw, int | float):
         raise _wrong_type(raw, metric, "a number")
+    factor, offset = _conversion(metric, message) if metric.unit_path else (metric.factor, metric.offset)
     try:
         value = float(raw)
+        if factor != 1.0 or offset != 0.0:
+            # Twelve digits: 68 °F is 20 °C and not 20.000000000000004.
+            value = float(f"{value * factor + offset:.12g}")
     except OverflowError:
         raise _wrong_type(raw, metric, "a number that fits 64 bits") from None
-    if metric.factor != 1.0 or metric.offset != 0.0:
-        # Twelve digits: 68 °F is 20 °C and not 20.000000000000004.
-        value = float(f"{value * metric.factor + metric.offset:.12g}")
+    if not -GREATEST <= value <= GREATEST:
+        raise _wrong_type(raw, metric, "a finite number that fits 64 bits")
     low, high = metric.minimum, metric.maximum
     if (low is not None and value < low) or (high is not None and value > high):
         raise Refused(
             "out_of_range",
             f"{_name(metric)}: {value:g} {metric.unit} is outside the valid range "
-            f"{'' if low is None else f'{low:g}'} to {'' if high is None else f'{high:g}'} {metric.unit}.",
+            f"{'' if low is None else f'{low:g}'} to {'' if high is None else f'{high:g}'} {metric.unit}. "
+            "Look at the sensor, or widen the metric's range.",
         )
     return value
+
+
+def _conversion(metric: MetricSpec, message: dict[str, Any]) -> tuple[float, float]:
+    """(factor, offset) for the unit that the message names; where it names none, those of the unit as registered."""
+    named = paths.find(message, metric.unit_path)
+    if named is paths.MISSING or named is None:
+        return metric.factor, metric.offset
+    found = metric.by_unit.get(named.strip()) if isinstance(named, str) else None
+    if found is None:
+        known = ", ".join(name for name, _, _ in metric.conversions[:12])
+        raise Refused(
+            "unit_mismatch",
+            f"{_name(metric)}: the message names the unit {quote(named, 40)} at {paths.written(metric.unit_path)}, "
+            f"which cannot be converted to {metric.unit}. Known are {known}, and others; correct what the device "
+            "sends, or add the unit to the tenant's units.",
+        )
+    return found
 
 
 def _boolean(raw: Any, metric: MetricSpec) -> bool:
@@ -107,8 +162,12 @@ def _boolean(raw: Any, metric: MetricSpec) -> bool:
 
 
 def _wrong_type(raw: Any, metric: MetricSpec, expected: str) -> Refused:
-    return Refused("wrong_type", f"{_name(metric)}: expected {expected}, got {quote(raw)}.")
+    return Refused(
+        "wrong_type",
+        f"{_name(metric)}: expected {expected}, got {quote(raw)}. "
+        "Correct the metric's type or path, or what the device sends.",
+    )
 
 
 def _name(metric: MetricSpec) -> str:
-    return f"Metric {metric.key} at {'/'.join(metric.path)}"
+    return f"Metric {metric.key} at {paths.written(metric.path)}"

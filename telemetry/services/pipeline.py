@@ -15,17 +15,22 @@ from devices.services.specs import DeviceSpec, KeySpec
 
 from . import envelope, normalization, signature, validation
 from .envelope import Kind, Topic
-from .normalization import Measurement
+from .measurement import Measurement
 from .refusal import Refused, quote
 
 # (version) → the key's bytes, None where there is none; may raise KeyUnavailable.
 KeySource = Callable[[int], bytes | None]
 
+_NO_VALUES = normalization.Normalized([])
+
 
 # Not frozen, as none of what is made for each message: freezing makes it three times as dear to make.
 @dataclass(slots=True)
 class Accepted:
-    """A message that is what it claims to be. `measurements` are empty for births and wills."""
+    """A message that is what it claims to be. `measurements` are empty for births and wills.
+
+    `unmapped` are the values without a metric: storage takes as many as the component may have series.
+    """
 
     topic: Topic
     component: str
@@ -37,6 +42,8 @@ class Accepted:
     measurements: list[Measurement] = field(default_factory=list)
     session: str = ""
     counter: tuple[int, int] | None = None  # (boot, seq)
+    unmapped: list[Measurement] = field(default_factory=list)
+    cut: bool = False  # there are more values without a metric than are kept
 
 
 @dataclass(slots=True)
@@ -63,12 +70,12 @@ def judge(
     signed = _verify(payload, spec, keys, received_at)
     counter = validation.check_binding(topic, signed.message) if signed.version == 2 else None
     moment, late = validation.check_time(signed.message, received_at, clock)
-    component, measurements = "", []
+    component, values = "", _NO_VALUES
     if topic.kind is Kind.TELEMETRY or "cpu_serial" in signed.message:
         validation.check_board(signed.message, spec)
     if topic.kind is Kind.TELEMETRY:
         registered = validation.check_component(topic, signed.message, spec)
-        component, measurements = registered.key, normalization.normalize(signed.message, registered.metrics)
+        component, values = registered.key, normalization.normalize(signed.message, registered)
     return Accepted(
         topic=topic,
         component=component,
@@ -77,7 +84,9 @@ def judge(
         signature=signed.version,
         key_version=signed.key_version,
         fingerprint=fingerprint(text_topic, signed.content),
-        measurements=measurements,
+        measurements=values.measurements,
+        unmapped=values.unmapped,
+        cut=values.cut,
         session=_session(signed.message) if topic.kind is Kind.BIRTH else "",
         counter=counter,
     )

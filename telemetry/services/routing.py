@@ -6,7 +6,7 @@ any case soon after `ttl` seconds, so that a lost change heals by itself.
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -40,8 +40,9 @@ class Route:
 class Router:
     """Specifications of devices. Not shared between threads."""
 
-    def __init__(self, *, ttl: float) -> None:
+    def __init__(self, *, ttl: float, on_renamed_series: Callable[[str], None] = lambda _schema: None) -> None:
         self._ttl = ttl
+        self._on_renamed_series = on_renamed_series
         self._cached: dict[UUID, Route] = {}
         self._segments: dict[str, tuple[TenantSpec | None, float]] = {}
         self._poll_at = 0.0
@@ -133,4 +134,7 @@ class Router:
             if self._seen.get(schema) != at:
                 self._seen[schema] = at
                 self._newest = max(self._newest, at)
-                self.forget(schema)
+                if (renamed := spec_changes.renamed_series_of(schema)) is not None:
+                    self._on_renamed_series(renamed)
+                else:
+                    self.forget(schema)

@@ -27,27 +27,24 @@ def check_routing(topic: Topic, spec: DeviceSpec) -> None:
         raise Refused(
             "wrong_tenant",
             f"The device belongs to another tenant than {quote(topic.segment)}; "
-            f"publish on telemetry/{spec.tenant.slug}/{spec.uuid}/…, or register the segment as an alias.",
+            f"publish on telemetry/{spec.tenant.slug}/{spec.uuid}/…, or register the segment as a topic alias.",
         )
     if not spec.tenant.active:
-        raise Refused("inactive_device", "The tenant is suspended.")
+        raise Refused("inactive_device", f"The tenant {spec.tenant.slug} is suspended; ask the platform's staff.")
     if not spec.active:
-        raise Refused("inactive_device", "The device is deactivated; activate it to take its messages.")
+        raise Refused("inactive_device", "The device is deactivated; activate it on its page to take its messages.")
 
 
 def check_board(message: dict[str, Any], spec: DeviceSpec) -> None:
     """Refuse another board or another hardware revision than the registered one."""
     if spec.cpu_serial and message.get("cpu_serial") != spec.cpu_serial:
-        raise Refused(
-            "cpu_serial_mismatch",
-            f"The message comes from the board {quote(message.get('cpu_serial'))}, registered is "
-            f"{quote(spec.cpu_serial)}: was the SD card moved or copied?",
-        )
+        raise _another_board(message.get("cpu_serial"), spec)
     version = message.get("hardware_version")
     if version is not None and spec.hardware_version and version != spec.hardware_version:
         raise Refused(
             "hardware_version_mismatch",
-            f"The message says hardware version {quote(version)}, registered is {quote(spec.hardware_version)}.",
+            f"The message says hardware version {quote(version)}, registered is {quote(spec.hardware_version)}. "
+            "Choose the right hardware model on the device's page, or correct what the device sends.",
         )
 
 
@@ -57,11 +54,15 @@ def check_component(topic: Topic, message: dict[str, Any], spec: DeviceSpec) -> 
     if component is None:
         raise _no_component(topic.component, spec)
     if not component.attached:
-        raise Refused("component_not_attached", f"The component {component.key} is registered, but not attached.")
+        raise Refused(
+            "component_not_attached",
+            f"The component {component.key} is registered, but not attached; mark it as attached on the device's page.",
+        )
     if not component.allowed:
         raise Refused(
             "component_not_allowed",
-            f"Hardware model version {quote(spec.hardware_version)} may not carry the type {component.type_key}.",
+            f"Hardware model version {quote(spec.hardware_version)} may not carry the type {component.type_key}; "
+            "allow the type on the hardware model, or choose another model for the device.",
         )
     _check_repeated(topic, message, component)
     return component
@@ -69,10 +70,14 @@ def check_component(topic: Topic, message: dict[str, Any], spec: DeviceSpec) -> 
 
 def check_binding(topic: Topic, message: dict[str, Any]) -> tuple[int, int] | None:
     """Version 2: the signed members must equal the topic's. Returns (boot, seq), which a birth may leave out."""
-    if str(message.get("device_uuid", "")).lower() != str(topic.uuid):
-        raise Refused("bad_signature", "The signed device_uuid is not the topic's.")
+    said = message.get("device_uuid")
+    if not isinstance(said, str) or said.lower() != topic.device:
+        raise Refused("bad_signature", f"The signed device_uuid {quote(said)} is not the topic's, {topic.device}.")
     if topic.component and message.get("component") != topic.component:
-        raise Refused("bad_signature", f"The signed component {quote(message.get('component'))} is not the topic's.")
+        raise Refused(
+            "bad_signature",
+            f"The signed component {quote(message.get('component'))} is not the topic's, {quote(topic.component)}.",
+        )
     if topic.kind is Kind.BIRTH and "boot" not in message and "seq" not in message:
         return None
     boot, seq = message.get("boot"), message.get("seq")
@@ -95,6 +100,18 @@ def check_time(message: dict[str, Any], received_at: datetime, clock: Clock) -> 
     return moment, -ahead > clock.live
 
 
+def _another_board(said: Any, spec: DeviceSpec) -> Refused:
+    registered = quote(spec.cpu_serial)
+    if said is None:
+        detail = f"The message has no cpu_serial; registered is {registered}, which every message must carry."
+    else:
+        detail = f"The message comes from the board {quote(said)}, registered is {registered}: was the SD card moved or"
+        detail += " copied?"
+    return Refused(
+        "cpu_serial_mismatch", f"{detail} Where the board was replaced, register its serial on the device's page."
+    )
+
+
 def _only_one_of_type(name: str, spec: DeviceSpec) -> ComponentSpec | None:
     """Old firmware names the type: right where exactly one of that type is attached."""
     of_type = [c for c in spec.components.values() if c.type_key == name and c.attached]
@@ -111,11 +128,13 @@ def _no_component(name: str, spec: DeviceSpec) -> Refused:
         )
     if name in spec.type_keys:
         return Refused(
-            "component_not_attached", f"No component of type {name} is attached to the device; it has: {known}."
+            "component_not_attached",
+            f"No component of type {name} is attached to the device; it has: {known}. Attach one on the device's page.",
         )
     return Refused(
         "unknown_component",
-        f"{quote(name)} is neither a component of the device ({known}) nor a registered component type.",
+        f"{quote(name)} is neither a component of the device ({known}) nor a registered component type. "
+        "Add the component on the device's page, or correct the topic.",
     )
 
 
@@ -125,10 +144,12 @@ def _check_repeated(topic: Topic, message: dict[str, Any], component: ComponentS
     if said_type is not None and said_type != component.type_key:
         raise Refused(
             "unknown_component",
-            f"The message says component_type {quote(said_type)}, the topic's component is a {component.type_key}.",
+            f"The message says component_type {quote(said_type)}, the topic's component is a {component.type_key}. "
+            "Correct the topic or the message.",
         )
     if said_name is not None and said_name not in (component.key, topic.component):
         raise Refused(
             "unknown_component",
-            f"The message says instance_name {quote(said_name)}, the topic's component is {component.key}.",
+            f"The message says instance_name {quote(said_name)}, the topic's component is {component.key}. "
+            "Correct the topic or the message.",
         )

@@ -22,11 +22,12 @@ _JSON = st.recursive(
 _MEMBERS = {
     "devices/": ("name", "uuid", "cpu_serial", "hardware_model", "components"),
     "components/": ("device", "key", "name", "component_type", "attached", "expected_interval"),
-    "component-types/": ("key", "name", "description", "expected_interval"),
+    "component-types/": ("key", "name", "description", "expected_interval", "unmapped"),
     "metrics/": (
         "component_type",
         "key",
         "path",
+        "unit_path",
         "value_type",
         "unit",
         "sent_unit",

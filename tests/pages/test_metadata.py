@@ -81,12 +81,13 @@ def test_a_component_type_with_its_metrics(pages: Pages, tenant_a: Tenant) -> No
     with schema_context(tenant_a.schema_name):
         celsius, fahrenheit = Unit.objects.get(symbol="°C"), Unit.objects.get(symbol="°F")
     row = {"key": "t", "path": "value.t", "value_type": "number", "unit": celsius.pk, "sent_unit": fahrenheit.pk}
-    values = {"key": "new", "name": "New", "expected_interval": 90}
+    values = {"key": "new", "name": "New", "expected_interval": 90, "unmapped": "ignore"}
     assert pages.post("devices/componenttype/add/", values | formset("metrics", row)).status_code == 302
     with schema_context(tenant_a.schema_name):
         metric = Metric.objects.get(component_type__key="new")
         assert metric.factor == pytest.approx(5 / 9)
         assert metric.component_type.expected_interval == 90
+        assert metric.component_type.unmapped == "ignore"
 
 
 def test_allowed_types_of_a_model_reach_the_listeners(

@@ -12,12 +12,21 @@ from hypothesis import strategies as st
 
 from devices.services import paths, units
 from devices.services.catalogue import UNITS
-from devices.services.specs import MetricSpec
+from devices.services.specs import IGNORE, ComponentSpec, MetricSpec
+from telemetry.services.measurement import Measurement
 from telemetry.services.normalization import normalize, read_timestamp
 from telemetry.services.refusal import Refused
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data" / "payloads.json").read_text())
 UCUM = {symbol: ucum for symbol, _, _, ucum in UNITS}
+
+
+def _component(*metrics: MetricSpec, unmapped: str = IGNORE) -> ComponentSpec:
+    return ComponentSpec("dht22", "dht22", attached=True, allowed=True, metrics=metrics, unmapped=unmapped)
+
+
+def _read(message: Any, *metrics: MetricSpec) -> list[Measurement]:
+    return normalize(message, _component(*metrics)).measurements
 
 
 def _spec(metric: dict[str, Any]) -> MetricSpec:
@@ -38,13 +47,13 @@ def _spec(metric: dict[str, Any]) -> MetricSpec:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_messages_of_real_devices(case: dict[str, Any]) -> None:
-    measured = normalize(case["payload"], [_spec(metric) for metric in case["metrics"]])
+    measured = _read(case["payload"], *map(_spec, case["metrics"]))
     assert {m.metric: [m.value, m.unit] for m in measured} == case["readings"]
 
 
 def test_a_value_that_is_missing_or_null_gives_no_reading() -> None:
     metrics = [MetricSpec(key, paths.parse(path), "number", "°C") for key, path in (("a", "v.a"), ("b", "v.b.c"))]
-    assert normalize({"v": {"a": None, "b": 3}}, metrics) == []
+    assert _read({"v": {"a": None, "b": 3}}, *metrics) == []
 
 
 @pytest.mark.parametrize(
@@ -66,7 +75,7 @@ def test_values_that_are_refused(value_type: str, raw: Any, reason: str) -> None
     low, high = (-40, 80) if value_type == "number" else (None, None)
     metric = MetricSpec("t", ("t",), value_type, "°C", minimum=low, maximum=high)
     with pytest.raises(Refused) as refusal:
-        normalize({"t": raw}, [metric])
+        _read({"t": raw}, metric)
     assert refusal.value.reason == reason
     assert "Metric t at t" in refusal.value.detail
 
@@ -111,7 +120,7 @@ JSON_VALUES = st.recursive(
 def test_normalization_gives_values_or_refuses_and_nothing_else(document: Any, path: str, value_type: str) -> None:
     metric = MetricSpec("m", paths.parse(path), value_type, "", factor=1.8, offset=32.0)
     with contextlib.suppress(Refused):
-        assert len(normalize(document, [metric])) <= 1
+        assert len(_read(document, metric)) <= 1
 
 
 @given(
@@ -122,7 +131,7 @@ def test_conversions_agree_with_the_units_library(value: float, pair: tuple[str,
     factor, offset = units.conversion(*pair)
     metric = MetricSpec("m", ("v",), "number", "", factor=factor, offset=offset)
     expected = units._registry().Quantity(value, units.parse(pair[0])).to(units.parse(pair[1])).magnitude
-    assert normalize({"v": value}, [metric])[0].value == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert _read({"v": value}, metric)[0].value == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_units_that_do_not_convert() -> None:

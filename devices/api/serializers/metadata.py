@@ -54,7 +54,7 @@ class HardwareModelSerializer(StrictModelSerializer[HardwareModel]):
 class NestedMetricSerializer(StrictModelSerializer[Metric]):
     """One value in a component's message. `minimum` and `maximum` are in `unit`, inclusive."""
 
-    derived = ("factor", "offset")
+    derived = Metric.DERIVED
 
     unit = _unit_by_symbol(help_text="The symbol of the unit that values are kept in.")
     sent_unit = _unit_by_symbol(help_text="The symbol of the unit that the device sends, where it is another one.")
@@ -69,6 +69,7 @@ class NestedMetricSerializer(StrictModelSerializer[Metric]):
             "value_type",
             "unit",
             "sent_unit",
+            "unit_path",
             "minimum",
             "maximum",
             "true_value",
@@ -89,10 +90,13 @@ class MetricSerializer(NestedMetricSerializer):
 
 
 class ComponentTypeSerializer(StrictModelSerializer[ComponentType]):
-    """A kind of sensor or actuator. Its metrics are read here and written at `metrics/`."""
+    """A kind of sensor or actuator. Its metrics are read here and written at `metrics/`.
+
+    `unmapped` is what becomes of values that no metric is for.
+    """
 
     metrics = NestedMetricSerializer(many=True, read_only=True)
 
     class Meta:
         model = ComponentType
-        fields: ClassVar = ["id", "key", "name", "description", "expected_interval", "metrics"]
+        fields: ClassVar = ["id", "key", "name", "description", "expected_interval", "unmapped", "metrics"]

@@ -7,6 +7,7 @@ import psycopg
 from psycopg import sql
 
 from ..pipeline import fingerprint
+from . import events
 from .types import RefusedItem
 
 _INSERT = (
@@ -24,8 +25,9 @@ _INSERT = (
 
 
 def quarantine(connection: psycopg.Connection, schema: str, refused: Sequence[RefusedItem]) -> None:
-    """Keep a tenant's refused messages. Sends one statement, also in a pipeline."""
+    """Keep a tenant's refused messages. Sends statements whose answers nobody waits for, also in a pipeline."""
     _upsert(connection, sql.Identifier(schema, "telemetry_quarantined"), sql.SQL(", device_id"), refused)
+    events.note_moved_boards(connection, schema, refused)
 
 
 def keep_unrouted(connection: psycopg.Connection, refused: Sequence[RefusedItem]) -> None:

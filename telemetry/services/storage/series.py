@@ -28,6 +28,10 @@ class SeriesIds:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, str], ComponentSeries] = {}
+        # Components (device id, key) of which all series are known, with the names that are admitted and not made
+        # yet; and those of which it was told that values are left out.
+        self._whole: dict[tuple[int, str], set[tuple[str, str, str]]] = {}
+        self.told: set[tuple[int, str]] = set()
 
     def of(self, device_id: int, component: str) -> ComponentSeries:
         """The ids of a component's series; `resolve` has put them there."""
@@ -48,6 +52,29 @@ class SeriesIds:
                 if (metric, unit, kind) not in known:
                     missing.add(SeriesName(device_id, component, metric, unit, kind))
         return missing
+
+    def load(self, connection: psycopg.Connection, schema: str, components: Collection[tuple[int, str]]) -> None:
+        """Know all series of the components (device id, key), so that they can be counted."""
+        if unknown := sorted(set(components) - self._whole.keys()):
+            for row in connection.execute(
+                sql.SQL(
+                    "SELECT s.device_id, s.component, s.metric, s.unit, s.value_type, s.id FROM {} AS s"
+                    " JOIN unnest(%s::bigint[], %s::text[]) AS c(device_id, component) USING (device_id, component)"
+                ).format(sql.Identifier(schema, "telemetry_series")),
+                [list(column) for column in zip(*unknown, strict=True)],
+            ):
+                self._known.setdefault(row[:2], {})[row[2:5]] = row[5]
+            self._whole |= {component: set() for component in unknown}
+
+    def is_known_or_fits(self, component: tuple[int, str], name: tuple[str, str, str], most: int) -> bool:
+        """Whether the series is there, or the component, which was loaded, has fewer than `most`: then it counts."""
+        known, admitted = self._known.get(component, {}), self._whole[component]
+        if name in known or name in admitted:
+            return True
+        if len(known) + len(admitted - known.keys()) >= most:
+            return False
+        admitted.add(name)
+        return True
 
     def resolve(self, connection: psycopg.Connection, schema: str, items: Iterable[AcceptedItem]) -> None:
         """Know the series of all the messages' measurements; those that are not there are made."""

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from ..partitions import Partitions
-from . import binary, direct, exact, refused
+from . import binary, direct, exact, refused, unmapped
 from .direct import Group
 from .series import SeriesIds
 from .types import AcceptedItem, Judged, Outcome, RefusedItem
@@ -106,6 +106,7 @@ class Storage:
         series = self._series.get(schema)
         if series is None:
             series = self._series[schema] = SeriesIds()
+        unmapped.admit(connection, schema, series, accepted)
         series.resolve(connection, schema, accepted)
         return series
 

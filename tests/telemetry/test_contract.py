@@ -1,0 +1,286 @@
+"""The hardware contract on real servers: values without a metric, units that messages name, boards that were moved."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from django.core.exceptions import ValidationError
+from django_tenants.utils import schema_context
+
+from tests.conftest import Registered
+from tests.wire import topic, v1, v2
+
+Send = Callable[..., Any]
+
+
+@pytest.fixture
+def ingest(live_db: None) -> Iterator[Any]:
+    from telemetry.services.ingest import build_ingest
+
+    made = build_ingest()
+    yield made
+    made.storage.close()
+
+
+@pytest.fixture
+def send(ingest: Any) -> Send:
+    from telemetry.services.storage import Incoming
+
+    def process(*messages: tuple[str, bytes]) -> Any:
+        return ingest.process([Incoming(t, p, datetime.now(UTC)) for t, p in messages])
+
+    return process
+
+
+@pytest.fixture
+def kind(live_db: None, tenant_a: Any) -> Iterator[Any]:
+    """A component type of the test's own, and everything that was made of it is gone afterwards."""
+    from devices.models import Component, ComponentType, Metric, Unit
+
+    with schema_context(tenant_a.schema_name):
+        made = ComponentType.objects.create(key=f"kind{datetime.now(UTC).timestamp():.6f}", name="of a test")
+        Metric(
+            component_type=made, key="temperature", path="value.temp", unit=Unit.objects.get(symbol="°C"), maximum=80
+        ).save()
+    yield made
+    with schema_context(tenant_a.schema_name):
+        Component.objects.filter(component_type=made).delete()
+        made.delete()
+
+
+def series(device: Registered) -> list[tuple[str, str, str]]:
+    """(metric, unit, value type) of the device's series."""
+    from telemetry.models import Series
+
+    with schema_context(device.tenant.schema_name):
+        return sorted(Series.objects.filter(device=device.device).values_list("metric", "unit", "value_type"))
+
+
+def readings(device: Registered) -> list[tuple[str, Any]]:
+    from telemetry.models import Reading
+
+    with schema_context(device.tenant.schema_name):
+        rows = Reading.objects.filter(series__device=device.device).select_related("series")
+        return sorted((r.series.metric, r.text if r.text is not None else r.value) for r in rows)
+
+
+def refused(device: Registered) -> list[tuple[str, str]]:
+    from telemetry.models import Quarantined
+
+    with schema_context(device.tenant.schema_name):
+        return list(Quarantined.objects.filter(device=device.device).values_list("reason", "detail"))
+
+
+def history(device: Registered) -> list[tuple[str, str]]:
+    """(action, detail) that the platform wrote into the device's history."""
+    from devices.models import AuditEntry
+
+    with schema_context(device.tenant.schema_name):
+        entries = AuditEntry.objects.filter(object_type="devices.device", object_id=str(device.device.pk))
+        return list(entries.exclude(action="register").order_by("id").values_list("action", "detail"))
+
+
+@contextmanager
+def changed(device: Registered, obj: Any, **values: Any) -> Iterator[None]:
+    with schema_context(device.tenant.schema_name):
+        for name, value in values.items():
+            setattr(obj, name, value)
+        obj.full_clean()
+        obj.save()
+    yield
+
+
+def settle(ingest: Any) -> None:
+    """What was announced is heard at the latest after a tenth of a second; here at once."""
+    ingest.router._poll_at = 0.0
+
+
+MESSAGE = {"temp": 21.5, "rssi": -60, "fan": True, "label": "가"}
+
+
+def test_values_without_a_metric_are_kept_as_series_of_their_path(register: Any, send: Send, kind: Any) -> None:
+    device = register(components={"x": kind.key}, hardware_model=None)
+    assert send((topic(device, "x"), v1(device, MESSAGE))).stored == 1
+    assert send((topic(device, "x"), v2(device, MESSAGE, seq=1, component="x"))).stored == 1
+    assert series(device) == [
+        ("temperature", "°C", "number"),
+        ("value.fan", "", "boolean"),
+        ("value.label", "", "text"),
+        ("value.rssi", "", "number"),
+    ]
+    assert readings(device) == [
+        *[("temperature", 21.5)] * 2,
+        *[("value.fan", 1.0)] * 2,
+        *[("value.label", "가")] * 2,
+        *[("value.rssi", -60.0)] * 2,
+    ]
+    assert history(device) == []
+
+
+def test_a_type_may_ignore_or_refuse_them(register: Any, send: Send, ingest: Any, kind: Any) -> None:
+    device = register(components={"x": kind.key}, hardware_model=None)
+    with changed(device, kind, unmapped="ignore"):
+        settle(ingest)
+        send((topic(device, "x"), v1(device, MESSAGE)))
+        assert readings(device) == [("temperature", 21.5)]
+    with changed(device, kind, unmapped="quarantine"):
+        settle(ingest)
+        send((topic(device, "x"), v1(device, MESSAGE)), (topic(device, "x"), v1(device, {"temp": 3})))
+        assert readings(device) == [("temperature", 3.0), ("temperature", 21.5)]
+        [(reason, detail)] = refused(device)
+        assert reason == "wrong_type"
+        assert "value.rssi" in detail
+
+
+def test_a_flood_of_new_names_makes_no_flood_of_series(
+    register: Any, send: Send, kind: Any, settings: Any, ingest: Any
+) -> None:
+    settings.INGEST_UNMAPPED_SERIES = 20
+    device, other = (
+        register(components={"x": kind.key, "y": kind.key}, hardware_model=None),
+        register(components={"x": kind.key}, hardware_model=None),
+    )
+    flood = [v1(device, {"temp": i, **{f"k{i}-{j}": j for j in range(10)}}) for i in range(10)]
+    for payload in flood:
+        assert send((topic(device, "x"), payload)).stored == 1
+    assert len(series(device)) == 20
+    assert [value for name, value in readings(device) if name == "temperature"] == [float(i) for i in range(10)]
+    [(action, detail)] = history(device)
+    assert (action, detail[:15]) == ("values left out", "The component x")
+
+    send((topic(device, "y"), v1(device, {"temp": 1, "a": 1})), (topic(other, "x"), v1(other, {"temp": 1, "a": 1})))
+    assert len(series(device)) == 22, "another component has its own bound"
+    assert ("value.a", "", "number") in series(other)
+
+    ingest.storage.forget(device.tenant.schema_name)  # as another process, which knows nothing
+    before = len(readings(device))
+    send((topic(device, "x"), v1(device, {"temp": 79, "k0-0": 5, "new": 6})))
+    assert len(readings(device)) == before + 2, "names that have a series go on"
+    assert len(history(device)) == 1, "and it is told once a day"
+
+
+def test_a_message_that_is_stored_again_keeps_what_it_kept(register: Any, send: Send, kind: Any) -> None:
+    device = register(components={"x": kind.key}, hardware_model=None)
+    payload = v1(device, MESSAGE)
+    send((topic(device, "x"), payload))
+    tally = send((topic(device, "x"), payload), (topic(device, "x"), v1(device, {"temp": 1, "more": 2})))
+    assert (tally.stored, tally.duplicates) == (1, 1)
+    assert len(readings(device)) == 6
+
+
+def test_names_that_cannot_be_stored_as_they_are(register: Any, send: Send, kind: Any) -> None:
+    device = register(components={"x": kind.key}, hardware_model=None)
+    value = {"temp": 1, "a\x00b": 1, "x" * 200: 2, "a.b": 3, "": 4, "t": "a\x00b", "온도": 5}
+    assert send((topic(device, "x"), v1(device, value))).stored == 1
+    assert len(readings(device)) == 6, "all but the text with a NUL"
+    assert {"/value/a.b", "value.온도", "/value/"} < {metric for metric, _, _ in series(device)}
+
+
+def test_the_message_names_its_unit(register: Any, send: Send, ingest: Any, kind: Any) -> None:
+    device = register(components={"x": kind.key}, hardware_model=None)
+    with schema_context(device.tenant.schema_name):
+        metric = kind.metrics.get()
+    with changed(device, metric, unit_path="TempUnit"):
+        settle(ingest)
+        for unit in ("F", "C", None, "hPa"):
+            send((topic(device, "x"), v1(device, {"temp": 50}, TempUnit=unit)))
+        assert readings(device) == [("temperature", 10.0), ("temperature", 50.0), ("temperature", 50.0)]
+        [(reason, detail)] = refused(device)
+        assert reason == "unit_mismatch"
+        assert "'hPa' at TempUnit" in detail
+
+
+def test_a_new_unit_of_the_metric_begins_a_new_series_and_both_are_found(
+    register: Any, send: Send, ingest: Any, kind: Any
+) -> None:
+    from devices.models import Unit
+    from telemetry.services import queries
+
+    device = register(components={"x": kind.key}, hardware_model=None)
+    send((topic(device, "x"), v1(device, {"temp": 20}, ago=60)))
+    with schema_context(device.tenant.schema_name):
+        metric = kind.metrics.get()
+        celsius, fahrenheit = Unit.objects.get(symbol="°C"), Unit.objects.get(symbol="°F")
+    with changed(device, metric, unit=fahrenheit, sent_unit=celsius, maximum=176):
+        settle(ingest)
+        send((topic(device, "x"), v1(device, {"temp": 20})))
+    with schema_context(device.tenant.schema_name):
+        rows = queries.readings(queries.series_of(device.device, "x", "temperature"), limit=9)
+        assert [(row.value, row.unit) for row in rows] == [(20.0, "°C"), (68.0, "°F")]
+        [latest] = queries.latest_values(device.device)
+        assert (latest.value, latest.unit) == (68.0, "°F")
+
+
+def test_a_units_code_changes_the_conversions_that_use_it(live_db: None, tenant_a: Any, kind: Any) -> None:
+    from devices.models import Metric, Unit
+
+    with schema_context(tenant_a.schema_name):
+        kelvin = Unit.objects.get(symbol="K")
+        own = Unit.objects.create(symbol=f"u{kind.pk}", name="own", quantity="temperature", ucum="K")
+        metric = Metric.objects.create(component_type=kind, key="own", path="own", unit=kelvin, sent_unit=own)
+        named = Metric.objects.create(component_type=kind, key="named", path="n", unit=kelvin, unit_path="u")
+        assert (metric.factor, metric.offset) == (1.0, 0.0)
+        assert named.conversions[own.symbol] == (1.0, 0.0)
+        own.ucum = "Cel"
+        own.full_clean()
+        own.save()
+        metric.refresh_from_db()
+        named.refresh_from_db()
+        assert (metric.factor, metric.offset) == (pytest.approx(1.0), pytest.approx(273.15))
+        assert named.conversions[own.symbol] == [pytest.approx(1.0), pytest.approx(273.15)]
+        own.ucum = "hPa"
+        with pytest.raises(ValidationError) as error:
+            own.full_clean()
+        assert "cannot be converted" in str(error.value.message_dict["ucum"])
+        metric.delete()
+        named.delete()
+        own.delete()
+
+
+def test_a_metric_is_no_member_of_the_protocol_and_names_units_of_numbers_alone(tenant_a: Any, kind: Any) -> None:
+    from devices.models import Metric, Unit
+
+    with schema_context(tenant_a.schema_name):
+        for values, field in (
+            ({"path": "cpu_serial"}, "path"),
+            ({"path": "/boot/x"}, "path"),
+            ({"path": "t", "unit_path": "u"}, "unit"),
+            ({"path": "t", "unit_path": "u", "value_type": "text"}, "value_type"),
+            ({"path": "t", "unit_path": "t", "unit": Unit.objects.get(symbol="°C")}, "unit_path"),
+            ({"path": "t", "unit_path": "a..b", "unit": Unit.objects.get(symbol="°C")}, "unit_path"),
+        ):
+            with pytest.raises(ValidationError) as error:
+                Metric(component_type=kind, key="k", **values).full_clean()
+            assert field in error.value.message_dict, values
+
+
+def test_a_message_from_another_board_is_told_once_an_hour(register: Any, send: Send) -> None:
+    from devices.models import AuditEntry
+
+    device, honest = register(), register()
+    moved = [v1(device, {"temp": i}, cpu_serial=f"another{i}") for i in range(4)]
+    for payload in moved[:3]:
+        assert send((topic(device), payload), (topic(honest), v1(honest, {"temp": 1}))).quarantined == 1
+    assert {reason for reason, _ in refused(device)} == {"cpu_serial_mismatch"}
+    [(action, detail)] = history(device)
+    assert action == "cpu serial mismatch"
+    assert "another0" in detail
+    assert device.device.cpu_serial in detail
+    assert history(honest) == []
+    with schema_context(device.tenant.schema_name):
+        AuditEntry.objects.filter(object_id=str(device.device.pk), action=action).update(at="2026-01-01T00:00Z")
+    send((topic(device), moved[3]))
+    assert [action for action, _ in history(device)] == ["cpu serial mismatch"] * 2
+
+
+def test_devices_that_are_alike_share_what_is_alike(register: Any, tenant_a: Any) -> None:
+    from devices.services.spec_loader import load_specs
+
+    devices = [register(components={"a": "dht22", "b": "relay"}) for _ in range(3)]
+    uuids = [device.device.uuid for device in devices]
+    loaded = [load_specs([uuid])[uuid] for uuid in uuids]
+    for name in ("tenant", "components", "type_keys", "keys", "hardware_version"):
+        assert len({id(getattr(spec, name)) for spec in loaded}) == 1, name
+    assert not hasattr(loaded[0], "__dict__")
