@@ -25,7 +25,7 @@ _WAIT_SECONDS = 5.0
 # Until 2.1 the broker writes all its accounts after each command, 45 ms with 10,000 of them, and serves nobody
 # meanwhile: a batch shall not take longer than this.
 _STALL_SECONDS = 0.25
-_FIRST_BATCH, _LARGEST_BATCH = 8, 100
+_FIRST_BATCH, _LARGEST_BATCH = 2, 100
 _EXISTS, _UNKNOWN, _ROLE_EXISTS = "Client already exists", "Client not found", "Role already exists"
 
 Command = dict[str, Any]

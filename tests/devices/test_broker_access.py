@@ -312,7 +312,7 @@ def test_many_accounts_are_made_over_one_connection(live_db: None, monkeypatch: 
     assert not {str(name) for name, _ in many} & broker_access.accounts().keys()
 
 
-@pytest.mark.parametrize(("seconds_each", "largest"), [(0.001, 100), (0.045, 8), (0.3, 8)])
+@pytest.mark.parametrize(("seconds_each", "largest"), [(0.001, 100), (0.045, 5), (0.3, 2)])
 def test_a_batch_is_as_large_as_the_broker_may_stand_still(seconds_each: float, largest: int) -> None:
     from devices.services.mosquitto_control import _batches
 

@@ -1,0 +1,44 @@
+"""What `bench_broker_access` asks: the application that EMQX asks, with the way of judging that is measured."""
+
+import os
+from collections.abc import Sequence
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+django.setup()
+
+from uuid import UUID  # noqa: E402 (what follows needs the settings)
+
+from django_tenants.utils import schema_context  # noqa: E402
+
+from devices.api.broker_app import BrokerApp  # noqa: E402
+from devices.models import Device  # noqa: E402
+from devices.services.broker_logins import DENIED, Login, LoginsUnavailable, Verdict, judge  # noqa: E402
+from devices.services.login_desk import LoginDesk  # noqa: E402
+from devices.services.login_guard import LoginGuard  # noqa: E402
+from devices.services.secrets import provisioner  # noqa: E402
+from tenants.models import DeviceRoute  # noqa: E402
+
+
+def judge_by_vault(logins: Sequence[Login]) -> list[Verdict | LoginsUnavailable]:
+    """The way that was not taken: the password itself from Vault, for each login."""
+    return [_by_vault(login) for login in logins]
+
+
+def _by_vault(login: Login) -> Verdict:
+    with schema_context("public"):
+        schema = DeviceRoute.objects.values_list("tenant__schema_name", flat=True).get(device_uuid=login.name)
+    with schema_context(schema):
+        if not Device.objects.filter(uuid=login.name, active=True).exists():
+            return DENIED
+    return Verdict(provisioner().read(schema, UUID(login.name)).mqtt_password == login.password)
+
+
+_WAYS = {
+    "batched": (judge, 200),
+    "one_by_one": (judge, 1),
+    "vault": (judge_by_vault, 1),
+}
+_judge, _batch = _WAYS[os.environ["BENCH_WAY"]]
+application = BrokerApp([os.environ["BENCH_KEY"]], LoginDesk(_judge, batch=_batch), LoginGuard(0))
