@@ -21,6 +21,7 @@ from .storage import Incoming
 
 logger = logging.getLogger(__name__)
 
+SHARE = "ingest"
 TOPICS = ("telemetry/#", "device/birth/+", "device/lwt/#")
 _RETRY_SECONDS = (0.2, 5.0)
 _REPLAY_SECONDS = 5.0
@@ -43,12 +44,21 @@ class Listener:
         *,
         client_id: str = "",
         share: str = "",
+        retiring: bool = False,
         manual_ack: bool = True,
         persistent: bool = True,
     ) -> None:
-        """`share` is the group of a shared subscription. The last two are those of `Session`."""
+        """`share` is the group of a shared subscription. The last two are those of `Session`.
+
+        One that is `retiring` subscribes to nothing: it takes what the broker holds for it, and `drain` ends its
+        session there.
+        """
         self._ingest = ingest
-        topics = [*TOPICS, hints.TOPIC] if settings.MQTT_BROKER_EVENTS else TOPICS
+        plain = [*TOPICS, hints.TOPIC] if settings.MQTT_BROKER_EVENTS else list(TOPICS)
+        shared = [f"$share/{share or SHARE}/{topic}" for topic in plain]
+        # A session remembers how it subscribed when there were more listeners, or fewer.
+        wanted, former = (shared, plain) if share else (plain, shared)
+        self._retiring = retiring
         # At least two batches, so that the broker sends the next while this one is stored.
         self._window = max(1000, 2 * settings.INGEST_BATCH_MESSAGES)
         self._queue: deque[Incoming] = deque()
@@ -58,9 +68,11 @@ class Listener:
         self._sought_parked = False
         self._note_at = 0.0
         self._figures = {"ingest_batches_total": 0, "ingest_messages_total": 0}
+        self.processed = 0
         self._session = Session(
             client_id or settings.MQTT_CLIENT_ID,
-            [f"$share/{share}/{topic}" if share else topic for topic in topics],
+            [] if retiring else wanted,
+            former_topics=wanted + former if retiring else former,
             window=self._window,
             on_messages=self._queue.extend,
             on_lost=self._on_lost,
@@ -93,7 +105,7 @@ class Listener:
                 time.sleep(0.05)
                 self._guarded(self._retry_held)
         self._guarded(lambda: self._ingest.tick(last=True))
-        self._session.close(max(0.0, deadline - time.monotonic()))
+        self._session.close(max(0.0, deadline - time.monotonic()), for_good=self._retiring and not self.waiting)
 
     def _on_lost(self) -> None:
         """Message ids end with the connection. What was read and not stored will come again."""
@@ -123,6 +135,7 @@ class Listener:
         for _ in batch:
             self._queue.popleft()
         self._acknowledge(tally)
+        self.processed += len(batch)
         self._figures["ingest_batches_total"] += 1
         self._figures["ingest_messages_total"] += len(batch)
         return len(batch)

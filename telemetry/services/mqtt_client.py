@@ -18,6 +18,8 @@ from paho.mqtt.enums import MQTTErrorCode
 
 _READ_BYTES = 256 * 1024
 _DISCONNECT = b"\xe0\x00"  # with no reason given, in both versions of MQTT
+# Reason 0, five bytes of properties: the session expires after 0 seconds.
+_DISCONNECT_FOR_GOOD = b"\xe0\x07\x00\x05\x11" + bytes(4)
 # Type PUBLISH and QoS 1, whatever DUP and RETAIN say.
 _QOS1_MASK, _QOS1 = 0b1111_0110, 0b0011_0010
 _PUBACK = 0x4002  # with two bytes to follow: reason 0, no properties, in both versions of MQTT
@@ -86,8 +88,10 @@ class BufferedClient(mqtt.Client):
             words[1::2] = mids
             self._packet_queue(mqtt.PUBACK, struct.pack(f">{len(words)}H", *words), 0, 0)
 
-    def leave(self, seconds: float) -> None:
+    def leave(self, seconds: float, *, for_good: bool = False) -> None:
         """Say goodbye and wait, for at most so long, until the broker has read it and closes.
+
+        `for_good` (MQTT 5) lets the broker drop the session and what it holds.
 
         A socket that is closed while unread messages come is reset, and what the broker had not read yet, our
         last acknowledgements among it, is thrown away.
@@ -98,7 +102,7 @@ class BufferedClient(mqtt.Client):
         deadline = time.monotonic() + seconds
         try:
             sock.settimeout(seconds)
-            sock.sendall(_DISCONNECT)
+            sock.sendall(_DISCONNECT_FOR_GOOD if for_good else _DISCONNECT)
             while (left := deadline - time.monotonic()) > 0:
                 sock.settimeout(left)
                 if not sock.discard():

@@ -45,13 +45,16 @@ class Session:
         client_id: str,
         topics: Sequence[str],
         *,
+        former_topics: Sequence[str] = (),
         window: int,
         on_messages: Callable[[list[Incoming]], None],
         on_lost: Callable[[], None],
         manual_ack: bool = True,
         persistent: bool = True,
     ) -> None:
-        """`window`: how many messages the broker may send ahead of their acknowledgements (MQTT 5).
+        """`topics` are subscribed to, and `former_topics`, which the session may remember, no longer.
+
+        `window`: how many messages the broker may send ahead of their acknowledgements (MQTT 5).
 
         `manual_ack` and `persistent` are off only in tests that show that messages are lost without them.
         """
@@ -60,6 +63,7 @@ class Session:
         self._url = urlsplit(settings.MQTT_URL)
         self._client_id = client_id
         self._topics = topics
+        self._former_topics = former_topics
         self._window = window
         self._on_messages = on_messages
         self._on_lost = on_lost
@@ -102,13 +106,13 @@ class Session:
             epoch = self._epoch
             self._client.acknowledge([message.mid for message in messages if message.epoch == epoch and message.qos])
 
-    def close(self, seconds: float) -> None:
-        """Write what waits, for at most so long, and disconnect; the session stays."""
+    def close(self, seconds: float, *, for_good: bool = False) -> None:
+        """Write what waits, for at most so long, and disconnect; the session stays, but when it is `for_good`."""
         deadline = time.monotonic() + seconds
         while self._client.want_write() and time.monotonic() < deadline:
             self._client.loop_write()
             time.sleep(0.001)
-        self._client.leave(max(0.1, deadline - time.monotonic()))
+        self._client.leave(max(0.1, deadline - time.monotonic()), for_good=for_good)
 
     def _make_client(self) -> BufferedClient:
         client = BufferedClient(
@@ -158,7 +162,11 @@ class Session:
         self._epoch += 1
         self._connected_at = time.monotonic()
         # Whatever the broker says it remembers: a shared subscription may be gone after its restart.
-        if self._version == mqtt.MQTTv5:
+        if self._former_topics:
+            client.unsubscribe(list(self._former_topics))
+        if not self._topics:
+            pass
+        elif self._version == mqtt.MQTTv5:
             options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
             client.subscribe([(topic, options) for topic in self._topics])
         else:

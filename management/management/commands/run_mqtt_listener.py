@@ -2,18 +2,24 @@
 
 import logging
 import signal
+import sys
+import time
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from management.replicas import run_replicas
 from management.watchdog import Watchdog
 from telemetry.services.ingest import build_ingest
-from telemetry.services.listener import Listener
+from telemetry.services.listener import SHARE, Listener
 from telemetry.services.storage.store import LOCK_TIMEOUT_MS
 from tenants.database import bound_lock_waits
 
 logger = logging.getLogger(__name__)
+
+# What is queued for a listener that retires comes without pauses.
+_IDLE_SECONDS = 3.0
 
 
 class Command(BaseCommand):
@@ -22,10 +28,18 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--client-id", default="", help="the MQTT client id, one of its own for each listener")
         parser.add_argument("--share", default="", help="the group of a shared subscription, for several listeners")
+        parser.add_argument("--replicas", type=int, default=1, help="so many processes on a shared subscription")
+        parser.add_argument(
+            "--retire", action="store_true", help="store what the broker holds for this client id, and end its session"
+        )
         parser.add_argument("--without-manual-ack", action="store_true", help="loses messages: for tests only")
         parser.add_argument("--without-session", action="store_true", help="loses messages: for tests only")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["replicas"] < 1:
+            raise CommandError("--replicas is a number from 1.")
+        if options["replicas"] > 1:
+            sys.exit(run_replicas(replica_commands(options)))
         self._stop = False
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
@@ -33,16 +47,31 @@ class Command(BaseCommand):
             build_ingest(),
             client_id=options["client_id"],
             share=options["share"],
+            retiring=options["retire"],
             manual_ack=not options["without_manual_ack"],
             persistent=not options["without_session"],
         )
         bound_lock_waits(LOCK_TIMEOUT_MS)
         watchdog = Watchdog(settings.INGEST_WATCHDOG_SECONDS)
-        while not self._stop:
-            listener.run_once(timeout=settings.INGEST_BATCH_SECONDS)
+        busy_at = time.monotonic()
+        while not self._stop and not (options["retire"] and time.monotonic() - busy_at > _IDLE_SECONDS):
+            if listener.run_once(timeout=settings.INGEST_BATCH_SECONDS) or listener.waiting:
+                busy_at = time.monotonic()
             watchdog.turned()
         listener.drain()
-        logger.info("Stopped; %d messages were read and not stored: they will come again", listener.waiting)
+        logger.info(
+            "Stopped after %d messages; %d were read and not stored: they will come again",
+            listener.processed,
+            listener.waiting,
+        )
 
     def _on_signal(self, *_: object) -> None:
         self._stop = True
+
+
+def replica_commands(options: dict[str, Any]) -> list[list[str]]:
+    """The command of each replica. The first has the name that a single listener has."""
+    name = options["client_id"] or settings.MQTT_CLIENT_ID
+    share = options["share"] or SHARE
+    names = [name, *(f"{name}-{number}" for number in range(2, options["replicas"] + 1))]
+    return [["run_mqtt_listener", "--share", share, "--client-id", one] for one in names]

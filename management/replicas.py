@@ -1,0 +1,72 @@
+"""Several processes of one command: started together, started again when one ends, and stopped together."""
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from management.embedded.server import BASE_DIR
+
+logger = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = (0.5, 30.0)
+_LIVED_SECONDS = 60.0
+_STOP_SECONDS = 15.0
+
+
+class Replica:
+    """One of the processes. It is started again at once, and later and later when it does not live."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = [sys.executable, str(BASE_DIR / "manage.py"), *command]
+        self._pause = _PAUSE_SECONDS[0]
+        self._start_at = 0.0
+        self._started_at = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def keep(self) -> None:
+        """Start it where it does not run, when it is time."""
+        now = time.monotonic()
+        if self._process is not None and (code := self._process.poll()) is not None:
+            self._process = None
+            self._pause = _PAUSE_SECONDS[0] if now - self._started_at > _LIVED_SECONDS else self._pause
+            logger.error("%s ended with %s; again in %.1f s", " ".join(self._command[1:]), code, self._pause)
+            self._start_at = now + self._pause
+            self._pause = min(2 * self._pause, _PAUSE_SECONDS[1])
+        if self._process is None and now >= self._start_at:
+            self._started_at = now
+            self._process = subprocess.Popen(self._command)
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self, seconds: float) -> int:
+        """Its exit code; it is killed when it does not stop within so many seconds."""
+        if self._process is None:
+            return 0
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def run_replicas(commands: Sequence[Sequence[str]]) -> int:
+    """Run the management commands until SIGTERM or SIGINT; 0 when all of them stopped by themselves then."""
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: stopping.append(received))
+    replicas = [Replica(command) for command in commands]
+    while not stopping:
+        for replica in replicas:
+            replica.keep()
+        time.sleep(0.2)
+    for replica in replicas:
+        replica.terminate()
+    deadline = time.monotonic() + _STOP_SECONDS
+    codes = [replica.wait(max(0.1, deadline - time.monotonic())) for replica in replicas]
+    return max(map(abs, codes))
