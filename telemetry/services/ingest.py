@@ -15,11 +15,13 @@ from tenants.database import conninfo, is_busy
 from . import envelope, hints
 from .judging import Busy, Judge
 from .keyring import Keyring
+from .latest import LatestRecorder
 from .limits import Limiter
 from .refusal import Refused
 from .routing import Router
 from .signs import signs_of
 from .storage import Conflict, Incoming, Judged, Outcome, RefusedItem, Storage
+from .storage.binary import EPOCH_MICROS
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +61,20 @@ class Ingest:
     """The stages with what they need: routing's cache, the keys, the database, presence."""
 
     def __init__(
-        self, router: Router, keyring: Keyring, limiter: Limiter, storage: Storage, presence: PresenceRecorder
+        self,
+        router: Router,
+        keyring: Keyring,
+        limiter: Limiter,
+        storage: Storage,
+        presence: PresenceRecorder,
+        latest: LatestRecorder,
     ) -> None:
         self.router = router
         self.keyring = keyring
         self.storage = storage
         self._judge = Judge(router, keyring, limiter)
         self._presence = presence
+        self._latest = latest
         self._flush_at = 0.0
         # Tenants with messages that this process parked for want of a key.
         self.parked: set[str] = set()
@@ -122,6 +131,13 @@ class Ingest:
         if last or now >= self._flush_at:
             self._flush_at = now + _FLUSH_SECONDS
             self._judge.flush()
+            self._latest.flush()
+
+    def close(self) -> None:
+        """Let go of the servers, after the last batch."""
+        self._latest.close()
+        self.keyring.close()
+        self.storage.close()
 
     # --- storing ----------------------------------------------------------------------------------------------
 
@@ -230,7 +246,10 @@ class Ingest:
             self._held.setdefault(schema, []).extend(waiting)
 
     def _note(self, settled: Sequence[_Settled], tally: Tally, live: bool) -> None:
-        """Presence hears of what is stored; then it may be acknowledged."""
+        """The newest values and presence hear of what is stored; then it may be acknowledged."""
+        for part in settled:
+            if part.outcome.readings:
+                self._latest.note_all(part.schema, part.outcome.readings, EPOCH_MICROS)
         signs: list[Sign] = []
         if live:
             for part in settled:
@@ -261,6 +280,7 @@ def build_ingest() -> Ingest:
         Limiter(),
         storage,
         PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS, flush_seconds=_FLUSH_SECONDS),
+        LatestRecorder(),
     )
 
 

@@ -50,7 +50,8 @@ class LatestRecorder:
 
     def __init__(self) -> None:
         self._name = uuid4().hex
-        self._newest: dict[tuple[str, int], tuple[int, float | str]] = {}
+        # By schema and series.
+        self._newest: dict[str, dict[int, tuple[int, float | str]]] = {}
         self._failed = False
         self._beat_at = 0.0
         self._paused_until = 0.0
@@ -58,11 +59,16 @@ class LatestRecorder:
 
     def note(self, schema: str, series_id: int, micros: int, value: float | str) -> None:
         """A reading was stored: `micros` since 1970. Older ones than the newest change nothing."""
-        key = schema, series_id
-        reading = micros, value
-        known = self._newest.get(key)
-        if known is None or known < reading:
-            self._newest[key] = reading
+        self.note_all(schema, [(series_id, micros, value)])
+
+    def note_all(self, schema: str, readings: Iterable[tuple[int, int, float | str]], since: int = 0) -> None:
+        """Readings (series, time, value) were stored; times are microseconds since `since`, itself since 1970."""
+        newest = self._newest.setdefault(schema, {})
+        for series_id, time, value in readings:
+            reading = time + since, value
+            known = newest.get(series_id)
+            if known is None or known < reading:
+                newest[series_id] = reading
 
     def flush(self) -> None:
         """Tell Redis what was noted, in one round trip, and that this listener lives."""
@@ -92,8 +98,10 @@ class LatestRecorder:
         pipeline = get_redis_connection("default").pipeline(transaction=False)
         pipeline.eval(scripts.BEAT, 2, scripts.WRITERS, scripts.GENERATION, self._name, int(self._failed))
         by_schema: dict[str, list[Any]] = {}
-        for (schema, series), (micros, value) in self._newest.items():
-            by_schema.setdefault(schema, []).extend((series, micros, encode(value)))
+        for schema, newest in self._newest.items():
+            arguments = by_schema[schema] = []
+            for series, (micros, value) in newest.items():
+                arguments += (series, micros, encode(value))
         for schema, arguments in by_schema.items():
             _advance(pipeline, schema, arguments)
         pipeline.execute()
@@ -103,7 +111,7 @@ class LatestRecorder:
             logger.warning("Redis is away (%s): the newest values wait", error)
         self._failed = True
         self._paused_until = clock.monotonic() + _PAUSE_SECONDS
-        if len(self._newest) > _MOST_KEPT:
+        if sum(map(len, self._newest.values())) > _MOST_KEPT:
             self._newest.clear()
 
 

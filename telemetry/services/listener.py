@@ -105,6 +105,7 @@ class Listener:
                 time.sleep(0.05)
                 self._guarded(self._retry_held)
         self._guarded(lambda: self._ingest.tick(last=True))
+        self._ingest.close()
         self._session.close(max(0.0, deadline - time.monotonic()), for_good=self._retiring and not self.waiting)
 
     def _on_lost(self) -> None:

@@ -14,6 +14,8 @@ COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
 
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+# Where `micros` begin, in microseconds since 1970.
+EPOCH_MICROS = 946_684_800_000_000
 _MICROSECOND = timedelta(microseconds=1)
 
 

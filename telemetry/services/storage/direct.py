@@ -12,7 +12,6 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from . import floors, late, refused, rows, sequences, totals
-from .rows import ReadingRow
 from .sequences import Counter
 from .series import SeriesIds
 from .statements import run
@@ -53,20 +52,21 @@ def store(connection: psycopg.Connection, groups: Collection[Group]) -> None:
 
 def _write(connection: psycopg.Connection, groups: Sequence[Group], counters: Mapping[str, Sequence[Counter]]) -> bool:
     """Begin a transaction and write; whether all counters were new."""
-    readings = {group.schema: rows.readings(group.outcome.stored, group.series) for group in groups}
+    for group in groups:
+        group.outcome.readings = rows.readings(group.outcome.stored, group.series)
     large = [group for group in groups if len(group.outcome.stored) >= COPY_FROM]
     if large:
         connection.execute("BEGIN")
     for group in large:
         _copy(connection, rows.COPY_MESSAGES(group.schema), rows.copy_messages(group.outcome.stored))
-        _copy(connection, rows.COPY_READINGS(group.schema), rows.copy_readings(readings[group.schema]))
+        _copy(connection, rows.COPY_READINGS(group.schema), rows.copy_readings(group.outcome.readings))
     marked: list[tuple[psycopg.Cursor, int]] = []
     with connection.pipeline():
         if not large:
             connection.execute("BEGIN")
         for group in groups:
             if group.outcome.stored and group not in large:
-                _insert(connection, group, readings[group.schema])
+                _insert(connection, group)
         for group in groups:
             if seen := counters[group.schema]:
                 cursor = run(connection, sequences.ADD_UNSEEN(group.schema), sequences.arrays(seen))
@@ -92,7 +92,7 @@ def _copy(connection: psycopg.Connection, statement: bytes, data: bytes) -> None
         copy.write(data)
 
 
-def _insert(connection: psycopg.Connection, group: Group, readings: Sequence[ReadingRow]) -> None:
+def _insert(connection: psycopg.Connection, group: Group) -> None:
     run(connection, rows.INSERT_MESSAGES(group.schema), rows.message_arrays(group.outcome.stored))
-    if readings:
-        run(connection, rows.INSERT_READINGS(group.schema), rows.reading_arrays(readings))
+    if group.outcome.readings:
+        run(connection, rows.INSERT_READINGS(group.schema), rows.reading_arrays(group.outcome.readings))

@@ -39,7 +39,9 @@ def store(
     fresh = _drop_replayed(connection, schema, accepted, outcome)
     _insert_messages(connection, schema, fresh, outcome)
     outcome.duplicates = _as_first_received(connection, schema, outcome.duplicates)
-    _insert_readings(connection, schema, outcome.stored, series)
+    outcome.readings = rows.readings(outcome.stored, series)
+    if outcome.readings:
+        run(connection, rows.INSERT_NEW_READINGS(schema), rows.reading_arrays(outcome.readings))
     late.mark(connection, schema, outcome.stored)
     sequences.add(connection, schema, sequences.counters_of(outcome.stored))
     floors.raise_floors(connection, schema, outcome.stored)
@@ -120,10 +122,3 @@ def _as_first_received(
         replace(item, incoming=replace(item.incoming, received_at=first.get(_key(item), item.incoming.received_at)))
         for item in duplicates
     ]
-
-
-def _insert_readings(
-    connection: psycopg.Connection, schema: str, stored: Sequence[AcceptedItem], series: SeriesIds
-) -> None:
-    if readings := rows.readings(stored, series):
-        run(connection, rows.INSERT_NEW_READINGS(schema), rows.reading_arrays(readings))

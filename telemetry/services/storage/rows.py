@@ -2,12 +2,11 @@
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from . import binary
 from .series import SeriesIds
 from .statements import per_schema
-from .types import AcceptedItem
+from .types import AcceptedItem, ReadingRow
 
 _MESSAGES = "{message} (device_id, time, fingerprint, received_at, topic, payload, signature, key_version, late)"
 _READINGS = "{reading} (series_id, time, value, text)"
@@ -31,14 +30,6 @@ _MESSAGE_TAIL = struct.Struct(">ihiii?").pack
 _LENGTH = struct.Struct(">i").pack
 _NUMBER = struct.Struct(">hiqiqidi").pack
 _TEXT = struct.Struct(">hiqiqii").pack
-
-
-class ReadingRow(NamedTuple):
-    """A reading: a number (booleans are 0 and 1) or a text, at a time in `binary.micros`."""
-
-    series_id: int
-    time: int
-    value: float | str
 
 
 def readings(items: Iterable[AcceptedItem], series: SeriesIds) -> list[ReadingRow]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from devices.services.specs import DeviceSpec
 
@@ -58,11 +59,20 @@ class LimitedItem:
 Judged = AcceptedItem | RefusedItem | LimitedItem
 
 
+class ReadingRow(NamedTuple):
+    """A reading: a number (booleans are 0 and 1) or a text, at a time in `binary.micros`."""
+
+    series_id: int
+    time: int
+    value: float | str
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What became of a tenant's messages of a batch."""
+    """What became of a tenant's messages of a batch; `readings` are those of what is stored."""
 
     stored: list[AcceptedItem] = field(default_factory=list)
     duplicates: list[AcceptedItem] = field(default_factory=list)
     quarantined: list[RefusedItem] = field(default_factory=list)
     limited: list[LimitedItem] = field(default_factory=list)
+    readings: list[ReadingRow] = field(default_factory=list)
