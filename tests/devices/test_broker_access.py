@@ -289,8 +289,10 @@ def test_devices_are_let_in_and_kept_out_as_they_are_registered(register: Any, t
         assert client.refusal is None
 
 
-def test_many_accounts_are_made_over_one_connection(live_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from devices.services import broker_access, mosquitto_control
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The administrator's connections that are opened."""
+    from devices.services import mosquitto_control
 
     opened: list[Any] = []
     enter = mosquitto_control._Session.__enter__
@@ -300,6 +302,41 @@ def test_many_accounts_are_made_over_one_connection(live_db: None, monkeypatch: 
         return enter(session)
 
     monkeypatch.setattr(mosquitto_control._Session, "__enter__", count)
+    return opened
+
+
+def test_devices_that_are_registered_together_get_their_accounts_over_one_connection(
+    register: Any, enter: Any, opened: list[Any]
+) -> None:
+    """Those whose registration came to nothing, or that are removed again, get none."""
+    from django.db import transaction
+
+    from devices.services import broker_access
+    from devices.services.registration import remove_device
+
+    with broker_access.together():
+        registered = [register() for _ in range(3)]
+        with transaction.atomic(), broker_access.together():
+            registered += [register() for _ in range(2)]
+        with transaction.atomic():
+            undone = register()
+            transaction.set_rollback(True)
+        assert opened == []
+        removed = register()
+        with enter(removed.tenant):
+            remove_device(removed.device)
+        opened.clear()
+    assert len(opened) == 1
+    accounts = broker_access.accounts()
+    assert all(device.uuid in accounts for device in registered)
+    assert not {undone.uuid, removed.uuid} & accounts.keys()
+    with connect(registered[-1]) as client:
+        assert client.refusal is None
+
+
+def test_many_accounts_are_made_over_one_connection(live_db: None, opened: list[Any]) -> None:
+    from devices.services import broker_access
+
     many = [(uuid.uuid4(), f"password {number}") for number in range(60)]
     broker_access.grant_devices(many)
     assert len(opened) == 1
