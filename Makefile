@@ -1,4 +1,5 @@
 # make run: the whole platform on this machine.  make test: the whole suite, on real servers of its own.
+# make faults: what is promised, under faults at load.
 
 HTTP_PORT ?= 8000
 MQTT_PORT ?= 1883
@@ -20,7 +21,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test lint lock messages
+.PHONY: run test faults lint lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -28,6 +29,10 @@ run: .venv/run.stamp
 test: .venv/test.stamp
 	@command -v chromium >/dev/null && command -v mosquitto_pub >/dev/null || tests/install_browser.sh
 	$(VENV_PYTHON) -m pytest $(WORKERS) $(ARGS)
+
+# Half an hour: each row of the fault matrix for a minute. Writes its results into docs/reliability.md.
+faults: .venv/run.stamp
+	$(VENV_PYTHON) manage.py run_faults $(ARGS)
 
 # The settings must be complete to be read, and nothing of them is used.
 lint messages: export SECRET_KEY = lint

@@ -12,6 +12,7 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _
 from django_tenants.utils import schema_context
 
+from .limits import announce
 from .models import Domain, Membership, Tenant, User, validate_slug
 
 logger = logging.getLogger(__name__)
@@ -56,20 +57,21 @@ def discard_half_made_tenant(tenant: Tenant) -> None:
 
 def suspend_tenant(tenant: Tenant, *, reason: str) -> bool:
     """Close an active tenant's addresses; its devices' messages are quarantined. False when it was not active."""
-    return bool(
-        Tenant.objects.filter(pk=tenant.pk, state=Tenant.State.ACTIVE).update(
-            state=Tenant.State.SUSPENDED, state_detail=reason
-        )
-    )
+    return _change_state(tenant, Tenant.State.ACTIVE, Tenant.State.SUSPENDED, reason)
 
 
 def resume_tenant(tenant: Tenant) -> bool:
     """Open a suspended tenant again. False when it was not suspended."""
-    return bool(
-        Tenant.objects.filter(pk=tenant.pk, state=Tenant.State.SUSPENDED).update(
-            state=Tenant.State.ACTIVE, state_detail=""
-        )
-    )
+    return _change_state(tenant, Tenant.State.SUSPENDED, Tenant.State.ACTIVE, "")
+
+
+def _change_state(tenant: Tenant, old: Tenant.State, new: Tenant.State, detail: str) -> bool:
+    """Whether the state was `old`; listeners are told, so that they follow at once."""
+    with transaction.atomic():
+        changed = Tenant.objects.filter(pk=tenant.pk, state=old).update(state=new, state_detail=detail)
+        if changed:
+            announce([tenant.schema_name])
+    return bool(changed)
 
 
 @contextmanager

@@ -1,185 +1,173 @@
-"""What the broker acknowledged is stored exactly once, whatever is killed meanwhile.
+"""What the broker acknowledged is stored exactly once, whatever is killed meanwhile: the short form of `make faults`.
 
-The ledger: a message enters it when its PUBACK came; afterwards it must be in PostgreSQL, once. The negative
-controls run the same fault with one ingredient left out, and must lose messages, so that we know that the
-count can fail.
+Each row for some seconds, on this run's servers. The negative controls leave out one ingredient and must lose
+messages, so that we know that the count can fail.
 """
 
-import base64
-import json
 import signal
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
-from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
-from tests import wire
-from tests.conftest import Process, Registered, wait_until
-from tests.mqtt import RawClient
+from management.faults import report, run
+from management.faults.fleet import Fleet
+from management.faults.invariants import compare
+from management.faults.ledger import Entry, Ledger
+from management.faults.rows import ROWS, Row
+from management.faults.scene import Scene, Stage
+from management.faults.stored import Found
 
-RATE = 200
-
-
-class Load:
-    """Publishes at `RATE` messages a second as a bridge does, for all devices in turn, and keeps the ledger."""
-
-    def __init__(self, devices: list[Registered]) -> None:
-        self._devices = devices
-        self._client = RawClient.of_url("MQTT_BRIDGE_URL", clean=False)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.sent: dict[int, int] = {}  # message id of the n-th message, by n
-
-    def __enter__(self) -> "Load":
-        self._client.__enter__()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        # The broker may have been away: what was sent is acknowledged, or sent again, after a reconnect.
-        wait_until(lambda: len(self.acknowledged()) == len(self.sent), 20, lambda: "the broker acknowledges no more")
-        self._client.__exit__()
-
-    def acknowledged(self) -> set[int]:
-        return {number for number, mid in self.sent.items() if mid in self._client.acknowledged}
-
-    def _run(self) -> None:
-        began, number = time.monotonic(), 0
-        while not self._stop.is_set():
-            device = self._devices[number % len(self._devices)]
-            value = {"temp": 20 + number % 10, "n": number}
-            payload = wire.v2(device, value, seq=number) if number % 2 else wire.v1(device, value)
-            self.sent[number] = self._client.publish(wire.topic(device), payload)
-            number += 1
-            time.sleep(max(0.0, began + number / RATE - time.monotonic()))
-
-
-def stored(devices: list[Registered]) -> Counter[int]:
-    """How often each numbered message is in the archive, and that each has its reading, once."""
-    from telemetry.models import Message, Reading
-
-    found: Counter[int] = Counter()
-    connection.close()  # the server behind it was killed
-    with schema_context(devices[0].tenant.schema_name), transaction.atomic():
-        # One snapshot for both counts: messages still arrive.
-        connection.cursor().execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        ids = [device.device.pk for device in devices]
-        for payload in Message.objects.filter(device__in=ids).values_list("payload", flat=True):
-            raw = bytes(payload)
-            if not raw.startswith(b"{"):
-                part = raw.split(b".")[1]
-                raw = base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
-            found[json.loads(raw)["value"]["n"]] += 1
-        assert Reading.objects.filter(series__device__in=ids).count() == found.total()
-    return found
-
-
-def compare(load: Load, devices: list[Registered]) -> dict[str, int]:
-    """Lost, doubled and phantom messages, once the count no longer changes."""
-    acknowledged = load.acknowledged()
-    deadline = time.monotonic() + 30
-    while acknowledged - (found := stored(devices)).keys() and time.monotonic() < deadline:
-        before = found.total()
-        time.sleep(2)
-        if stored(devices).total() == before:
-            break
-    return {
-        "acknowledged": len(acknowledged),
-        "lost": len(acknowledged - found.keys()),
-        "doubled": found.total() - len(found),
-        "phantom": len(found.keys() - load.sent.keys()),
-    }
+RATE, SECONDS = 200.0, 3.0
 
 
 @pytest.fixture
-def fleet(register: Any) -> list[Registered]:
-    """Even numbers are sent by the first and third in version 1, odd ones by the others in version 2."""
-    return [register() for _ in range(4)]
+def stage(live_db: None, stack: EmbeddedStack, tenant_a: Any, tenant_b: Any, tmp_path: Path) -> Stage:
+    fleet = Fleet([tenant_a, tenant_b], 4)
+    return Stage(stack, fleet, RATE, SECONDS, tmp_path, quiet_seconds=2.5)
 
 
-@pytest.fixture
-def listen(start: Callable[..., Process]) -> Iterator[Callable[..., Process]]:
-    def make(*options: str) -> Process:
-        process = start("manage.py", "run_mqtt_listener", "--client-id", "listener-under-test", *options)
-        process.wait_for("Connected to the broker")
-        return process
-
-    yield make
-    # The session that the listener leaves at the broker would collect every later test's messages.
-    with RawClient.of_url("MQTT_URL", client_id="listener-under-test", clean=True):
-        pass
+def played(stage: Stage, row: Row) -> run.Outcome:
+    outcome = run.play(stage, row)
+    assert outcome.result is not None, outcome.failures
+    assert outcome.result.acknowledged > 0.5 * RATE * SECONDS, "the load was too small to show anything"
+    return outcome
 
 
-def test_every_acknowledged_message_is_stored_exactly_once(
-    fleet: list[Registered], listen: Callable[..., Process], stack: EmbeddedStack
-) -> None:
-    listener = listen()
-    with Load(fleet) as load:
-        time.sleep(1.5)
-
-        listener.signal(signal.SIGKILL)
-        time.sleep(0.7)
-        listener = listen()
-        time.sleep(1)
-
+def many_faults(scene: Scene) -> None:
+    """The listener killed and stopped, PostgreSQL killed and stopped, the broker restarted, Valkey killed."""
+    stack, listener = scene.stack, scene.listen()
+    with scene.load():
+        scene.spend(0.3)
+        listener.kill()
+        listener = scene.listen()
+        scene.spend(0.3)
         stack.kill("postgres")
-        time.sleep(2.5)
-
+        stack.wait_ready("postgres", 15)
+        scene.spend(0.3)
         listener.signal(signal.SIGSTOP)
-        time.sleep(3)
+        scene.spend(0.5)
         listener.signal(signal.SIGCONT)
-        time.sleep(1)
-
-        stack.restart("mosquitto")
-        stack.wait_ready("mosquitto", 15)
-        time.sleep(2)
-
+        stack.restart("mosquitto", 15)
+        scene.spend(0.3)
         stack.kill("valkey")
-        time.sleep(2)
-
+        stack.wait_ready("valkey", 15)
         stack.stop_server("postgres")
-        time.sleep(1.5)
-        listener.signal(signal.SIGKILL)
+        scene.spend(0.3)
+        listener.kill()
         stack.start_server("postgres")
-        stack.wait_ready("postgres", 15)
-        listener = listen()
-        time.sleep(1)
-    result = compare(load, fleet)
-    assert result["acknowledged"] > 15 * RATE * 0.7, f"the load was too small to show anything: {result}"
-    assert {**result, "acknowledged": 0} == {"acknowledged": 0, "lost": 0, "doubled": 0, "phantom": 0}, (
-        f"{result}\n{listener.log.read_text()[-3000:]}"
+        listener = scene.listen()
+        scene.spend(0.3)
+    scene.settle()
+    scene.require(listener.stop() == 0, "SIGTERM does not end the listener cleanly")
+
+
+def test_every_acknowledged_message_is_stored_exactly_once(stage: Stage) -> None:
+    outcome = played(stage, Row("many", "many faults", many_faults))
+    assert outcome.passed, run.words_of(outcome)
+
+
+@pytest.mark.parametrize("name", ["6", "19"])
+def test_a_row_of_the_matrix(stage: Stage, name: str) -> None:
+    outcome = played(stage, ROWS[name])
+    assert outcome.passed, run.words_of(outcome)
+
+
+@pytest.mark.parametrize("name", ["control-ack", "control-session"])
+def test_a_control_turns_red(stage: Stage, name: str) -> None:
+    outcome = played(stage, ROWS[name])
+    assert outcome.passed, run.words_of(outcome)
+    assert outcome.result is not None
+    assert outcome.result.lost
+
+
+def test_a_control_that_loses_nothing_fails(stage: Stage) -> None:
+    harmless = Row("harmless", "nothing is left out", _nothing, control=True)
+    assert run.play(stage, harmless).passed is False
+
+
+def _nothing(scene: Scene) -> None:
+    scene.listen()
+    with scene.load():
+        scene.spend(0.3)
+
+
+# --- the ledger itself ----------------------------------------------------------------------------------------
+
+
+def book(*entries: Entry) -> Ledger:
+    ledger = Ledger()
+    for entry in entries:
+        ledger.add(entry)
+    return ledger
+
+
+def entry(number: int, *, acked: bool = True, **members: object) -> Entry:
+    made = Entry("t_a", number, f"telemetry/a/{number}/dht22", b"%d" % number, None, **members)  # type: ignore[arg-type]
+    made.acked_at = time.time() if acked else None
+    return made
+
+
+def test_the_comparison_counts_what_is_wrong() -> None:
+    good, lost, unsent, doubled, moved = (entry(number) for number in range(5))
+    unsent.acked_at = None
+    phantom = entry(9)
+    now = time.time()
+    found = Found(
+        stored={
+            good.name: [("t_a", 0, now)],
+            doubled.name: [("t_a", 3, now), ("t_a", 3, now)],
+            moved.name: [("t_b", 4, now)],
+            phantom.name: [("t_a", 9, now)],
+        },
+        readings=10,
     )
-    assert listener.stop() == 0, "SIGTERM ends the listener cleanly"
+    result = compare(book(good, lost, unsent, doubled, moved), found)
+    assert result.lost == [lost]
+    assert result.counts == {"lost": 1, "doubled": 1, "phantom": 1, "wrong schema": 1}
 
 
-@pytest.mark.parametrize(
-    ("option", "loses"),
-    [("", False), ("--without-manual-ack", True), ("--without-session", True)],
-    ids=["as it is", "automatic acknowledgement", "a session that is not persistent"],
-)
-def test_the_count_can_fail(
-    fleet: list[Registered], listen: Callable[..., Process], stack: EmbeddedStack, option: str, loses: bool
-) -> None:
-    """The database away, then the listener killed: what it had read and not stored must come again."""
-    options = [option] if option else []
-    listener = listen(*options)
-    with Load(fleet) as load:
-        time.sleep(1)
-        stack.stop_server("postgres")
-        time.sleep(1.5)
-        listener.signal(signal.SIGKILL)
-        stack.start_server("postgres")
-        stack.wait_ready("postgres", 15)
-        listen(*options)
-        time.sleep(1)
-    result = compare(load, fleet)
-    assert (result["lost"] > 0) is loses, result
-    assert (result["doubled"], result["phantom"]) == (0, 0)
+def test_what_a_limit_refused_is_not_lost_and_what_must_be_stored_is() -> None:
+    limited, good = entry(1, fate="either"), entry(2)
+    found = Found()
+    found.totals["t_a"]["rate_limited"] = 2
+    found.totals["t_a"]["received"] = 2
+    assert compare(book(limited, good), found).lost == [good]
+
+
+def test_a_good_message_that_was_refused_and_a_bad_one_that_was_stored_are_told() -> None:
+    good, bad = entry(1), entry(2, fate="refused")
+    found = Found(
+        stored={bad.name: [("t_a", 2, time.time())]}, refused={good.name: [("t_a", "bad_signature")]}, readings=2
+    )
+    assert compare(book(good, bad), found).broken[:2] == [
+        "1 good messages refused: bad_signature",
+        "1 bad messages stored",
+    ]
+
+
+def test_totals_that_do_not_add_up_are_told() -> None:
+    found = Found()
+    found.totals["t_a"].update(received=3, stored=1, duplicates=1)
+    assert compare(book(), found).failures() == [
+        "t_a: 3 received, 2 accounted for",
+        "the totals say 1 stored, the archive holds 0",
+    ]
+
+
+def test_the_report_goes_between_its_markers_and_nowhere_else(tmp_path: Path) -> None:
+    document = tmp_path / "reliability.md"
+    document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.write("| new |", document)
+    assert document.read_text() == f"before\n{report.BEGIN}\n| new |\n{report.END}\nafter\n"
+    document.write_text("no place\n")
+    with pytest.raises(ValueError, match="no place for the table"):
+        report.write("| new |", document)
+
+
+def test_every_row_of_the_matrix_that_concerns_ingest_is_there() -> None:
+    numbers = {int(row.name.split("-")[0]) for row in ROWS.values() if not row.control}
+    assert numbers == {*range(1, 21), *range(26, 30)}
+    assert {row.name for row in ROWS.values() if row.control} >= {"control-ack", "control-session", "control-commit"}

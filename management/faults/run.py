@@ -1,0 +1,86 @@
+"""Plays rows one after the other and judges them."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+# Importing them adds their rows.
+from . import brokers, caches, clocks, databases, fleets, keys, listeners, messages  # noqa: F401
+from .invariants import Result
+from .rows import ROWS, Row, Skipped
+from .scene import Scene, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A row's result and the verdict: `passed` None where it could not be played."""
+
+    row: Row
+    result: Result | None
+    measured: str
+    failures: list[str]
+    passed: bool | None
+    seconds: float
+
+
+def play(stage: Stage, row: Row) -> Outcome:
+    """Play the row and judge it. What goes wrong in playing it is a failure of the row."""
+    began = time.monotonic()
+    scene = Scene(stage, row.name)
+    failures: list[str] = []
+    result: Result | None
+    try:
+        row.play(scene)
+        result = scene.result or scene.settle()
+    except Skipped as why:
+        return Outcome(row, None, str(why), [], None, time.monotonic() - began)
+    except Exception as error:  # noqa: BLE001 - a row that breaks must not end the others
+        failures.append(f"{type(error).__name__}: {str(error).strip()[:300]}")
+        result = scene.result or _last_look(scene)
+    finally:
+        scene.close()
+    failures += scene.failures + (result.failures() if result else [])
+    return _judge(row, result, "; ".join(scene.measured), failures, time.monotonic() - began)
+
+
+def _last_look(scene: Scene) -> Result | None:
+    try:
+        return scene.settle()
+    except Exception:  # noqa: BLE001 - the row has failed already, and says why
+        return None
+
+
+def _judge(row: Row, result: Result | None, measured: str, failures: list[str], seconds: float) -> Outcome:
+    if not row.control:
+        return Outcome(row, result, measured, failures, not failures, seconds)
+    # Of a control only the loss counts: without it the ledger would notice nothing.
+    if result is not None and result.lost:
+        return Outcome(row, result, measured or "turned red, as it must", [], True, seconds)
+    return Outcome(
+        row, result, measured, ["the control lost nothing: the harness would not notice a loss"], False, seconds
+    )
+
+
+def play_all(stage: Stage, names: Sequence[str], say: Callable[[str], None]) -> list[Outcome]:
+    """The rows of these names, in the matrix's order (all of them without names)."""
+    chosen = [ROWS[name] for name in names] if names else list(ROWS.values())
+    outcomes = []
+    for row in sorted(chosen, key=lambda one: one.order):
+        say(f"{row.name}: {row.title}")
+        outcomes.append(outcome := play(stage, row))
+        say("   " + words_of(outcome))
+    return outcomes
+
+
+def words_of(outcome: Outcome) -> str:
+    """The outcome in a line."""
+    if outcome.passed is None:
+        return f"skipped: {outcome.measured}"
+    counts = "no result"
+    if result := outcome.result:
+        counts = ", ".join(
+            [f"{result.acknowledged} acknowledged", *(f"{n} {name}" for name, n in result.counts.items())]
+        )
+        counts += f"; lag p50 {result.lag(0.5):.3f} s, p99 {result.lag(0.99):.3f} s"
+    verdict = "passed" if outcome.passed else f"FAILED: {'; '.join(outcome.failures)}"
+    return f"{counts}; {outcome.measured}; {outcome.seconds:.0f} s; {verdict}"

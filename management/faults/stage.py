@@ -1,0 +1,51 @@
+"""Sets the stage for the long form: tenants, devices, and a PostgreSQL that keeps the times of its commits."""
+
+import time
+from collections.abc import Callable
+
+import psycopg
+from django.core.management import call_command
+from django.db import connection
+
+from management.embedded.stack import EmbeddedStack
+from tenants.services import create_tenant
+
+from .fleet import Fleet
+from .scene import Stage
+
+
+def set_stage(
+    stack: EmbeddedStack, *, rate: float, seconds: float, tenants: int, devices: int, say: Callable[[str], None]
+) -> Stage:
+    """`devices` of each of so many new tenants, on servers that hold nothing yet."""
+    began = time.monotonic()
+    _keep_commit_times(stack)
+    call_command("migrate_schemas", shared=True, verbosity=0)
+    made = [create_tenant(slug=f"tenant-{number:02}", name=f"Tenant {number}") for number in range(tenants)]
+    fleet = Fleet(made, devices)
+    connection.close()
+    say(f"{len(fleet.senders)} devices of {tenants} tenants ({time.monotonic() - began:.0f} s)")
+    return Stage(stack, fleet, rate, seconds, stack.var / "log")
+
+
+def _keep_commit_times(stack: EmbeddedStack) -> None:
+    """When a row could be seen is when its transaction was committed: PostgreSQL notes it, if it is told to."""
+    superuser(stack, "ALTER SYSTEM SET track_commit_timestamp = on")
+    connection.close()
+    stack.restart("postgres")
+
+
+def superuser(stack: EmbeddedStack, statement: str) -> None:
+    """What the platform's own role may not do."""
+    server = stack.server("postgres")
+    password = server.site.secrets.get("postgres_superuser")
+    settings = connection.settings_dict
+    with psycopg.connect(
+        host=settings["HOST"],
+        port=settings["PORT"],
+        user="postgres",
+        password=password,
+        dbname="postgres",
+        autocommit=True,
+    ) as session:
+        session.execute(statement)

@@ -1,0 +1,71 @@
+"""Which numbers of a device's messages are missing: sent and lost, or refused, or not here yet.
+
+A device numbers its version 2 messages from 1 in every boot; what was stored is kept as ranges. What is missing
+behind the newest number of a boot cannot be known.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from django.db import connection
+
+from devices.models import Device
+
+_GAPS = """
+SELECT device_id, boot, lower(missing), upper(missing) - 1
+FROM (
+    SELECT device_id, boot, unnest(int8multirange(int8range(1, upper(seen))) - seen) AS missing
+    FROM telemetry_devicesequence
+    WHERE device_id = ANY(%(devices)s) AND upper(seen) > 1
+) AS gaps
+ORDER BY device_id, boot DESC, lower(missing) DESC
+LIMIT %(limit)s
+"""
+_SUMMARY = """
+SELECT count(*) FILTER (WHERE expected > seen), coalesce(sum(expected), 0), coalesce(sum(seen), 0)
+FROM (
+    SELECT upper(s.seen) - 1 AS expected,
+        (SELECT sum(upper(r) - greatest(lower(r), 1)) FROM unnest(s.seen) AS r WHERE upper(r) > 1) AS seen
+    FROM telemetry_devicesequence AS s
+    WHERE device_id = %s AND upper(s.seen) > 1
+) AS boots
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Numbers that are missing of a device's boot: from `first` to `last`, both included."""
+
+    device_id: int
+    boot: int
+    first: int
+    last: int
+
+    @property
+    def count(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """Of a device's numbered messages: how many should be here, how many are missing, and in how many boots."""
+
+    expected: int
+    missing: int
+    boots: int
+
+    @classmethod
+    def of(cls, device: Device) -> Self:
+        """Of all its boots; one query."""
+        with connection.cursor() as cursor:
+            cursor.execute(_SUMMARY, [device.pk])
+            boots, expected, seen = cursor.fetchone()
+        return cls(int(expected), int(expected) - int(seen), boots)
+
+
+def gaps_of(device_ids: Sequence[int], *, limit: int | None = None) -> list[Gap]:
+    """The devices' gaps, the newest of each device first; one query. `limit`: at most so many altogether."""
+    with connection.cursor() as cursor:
+        cursor.execute(_GAPS, {"devices": list(device_ids), "limit": limit})
+        return [Gap(*row) for row in cursor.fetchall()]
