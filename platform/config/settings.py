@@ -233,6 +233,8 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
+# Who may read /metrics, which names tenants; without one only this machine itself.
+METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
 # For each tenant, by sessions and keys together; 0 for no limit.
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
 DRF_STANDARDIZED_ERRORS = {

@@ -69,8 +69,11 @@ class Listener:
         self._note_at = 0.0
         self._figures = {"ingest_batches_total": 0, "ingest_messages_total": 0}
         self.processed = 0
+        # The oldest message's age when its batch was settled, the worst since it was last noted.
+        self._lag = 0.0
+        self._name = client_id or settings.MQTT_CLIENT_ID
         self._session = Session(
-            client_id or settings.MQTT_CLIENT_ID,
+            self._name,
             [] if retiring else wanted,
             former_topics=wanted + former if retiring else former,
             window=self._window,
@@ -139,6 +142,8 @@ class Listener:
         self.processed += len(batch)
         self._figures["ingest_batches_total"] += 1
         self._figures["ingest_messages_total"] += len(batch)
+        if batch:
+            self._lag = max(self._lag, (datetime.now(UTC) - batch[0].received_at).total_seconds())
         return len(batch)
 
     def _acknowledge(self, tally: Tally) -> None:
@@ -172,7 +177,9 @@ class Listener:
         """Say every second that devices are heard: while they are not, their silence is no evidence."""
         presence.note_listening()
         counted, self._figures = self._figures, dict.fromkeys(self._figures, 0)
-        metrics.record({"ingest_waiting": len(self._queue), "ingest_held": self._ingest.held}, counted)
+        gauges = {"ingest_waiting": len(self._queue), "ingest_held": self._ingest.held, "ingest_lag_seconds": self._lag}
+        self._lag = 0.0
+        metrics.record(gauges, counted, process=self._name)
 
     def _replay_parked(self) -> None:
         """Judge again what waits for its key."""

@@ -1,10 +1,13 @@
 """Whether this process lives, and whether what it needs answers.
 
-Open to everybody, so that no addresses and no versions are in it. Answered by `tenants.middleware`.
+Open to everybody, so that no addresses and no versions are in it; but for the figures, which name tenants. Answered
+by `tenants.middleware`.
 """
 
 import logging
+import secrets
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 import requests
@@ -22,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 # What Vault answers at sys/health when it serves: active, standby, performance standby.
 _VAULT_SERVES = (200, 429, 473)
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
+_PLAIN = "text/plain; charset=utf-8"
 
 
 @never_cache
@@ -48,12 +53,30 @@ def readyz(_request: HttpRequest) -> JsonResponse:
 
 @never_cache
 @require_safe
-def metrics(_request: HttpRequest) -> HttpResponse:
-    """The processes' figures in Prometheus' form: of the whole platform, naming no tenant. 503 without Redis."""
+def metrics(request: HttpRequest) -> HttpResponse:
+    """The figures of processes and tenants in Prometheus' form, for whoever has the token.
+
+    Without a token they are for this machine alone: for requests that come from the loopback, and that no proxy has
+    passed on, since a proxy on this machine makes everybody's requests come from there.
+    """
+    if settings.METRICS_TOKEN:
+        expected = f"Bearer {settings.METRICS_TOKEN}".encode()
+        if not secrets.compare_digest(request.headers.get("Authorization", "").encode(), expected):
+            answer = HttpResponse("Send the token: Authorization: Bearer <METRICS_TOKEN>\n", _PLAIN, status=401)
+            answer["WWW-Authenticate"] = "Bearer"
+            return answer
+    elif not _is_of_this_machine(request):
+        return HttpResponse("Only for this machine, until METRICS_TOKEN is set.\n", _PLAIN, status=403)
+    return HttpResponse(figures.as_text(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _is_of_this_machine(request: HttpRequest) -> bool:
+    if any(name in request.headers for name in _FORWARDED):
+        return False
     try:
-        return HttpResponse(figures.as_text(), content_type="text/plain; version=0.0.4; charset=utf-8")
-    except RedisError:
-        return HttpResponse("# Redis is away\n", content_type="text/plain; charset=utf-8", status=503)
+        return ip_address(request.META.get("REMOTE_ADDR", "")).is_loopback
+    except ValueError:
+        return False
 
 
 def _parts() -> list[tuple[str, Callable[[], Any], bool]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
-from django.test import Client
+from django.test import Client, override_settings
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context, schema_exists
 
@@ -156,15 +156,51 @@ def test_the_probes_say_what_answers_and_name_no_address(db: None, tenant_a: Any
     assert django_settings.VAULT_ADDR not in ready.content.decode()
 
 
-def test_figures_are_in_prometheus_form_and_name_no_tenant(db: None, tenant_a: Any) -> None:
+def test_figures_are_in_prometheus_form(db: None) -> None:
     from tenants import metrics
 
-    for _ in range(2):
+    for process in ("one", "two"):
         metrics.record({"test_behind_seconds": 1.5}, {"test_things_total": 2})
+        metrics.record({"test_waiting": 3}, process=f"a {process}")
     answer = Client().get("/metrics", headers={"Host": "10.0.0.7:8000"})
     lines = answer.content.decode().splitlines()
     assert answer["Content-Type"].startswith("text/plain; version=0.0.4")
     assert "gwanje_test_behind_seconds 1.5" in lines
     assert "# TYPE gwanje_test_things_total counter" in lines
-    assert "gwanje_test_things_total 4" in lines
-    assert tenant_a.slug not in answer.content.decode()
+    assert "gwanje_test_things_total 4.0" in lines
+    assert 'gwanje_test_waiting{process="a two"} 3.0' in lines
+    assert "gwanje_redis_up 1.0" in lines
+
+
+def test_figures_that_redis_has_are_missed_without_it(db: None, settings: Any) -> None:
+    away = settings.CACHES["default"] | {"LOCATION": "redis://127.0.0.1:9/0"}
+    with override_settings(CACHES={"default": away}):
+        answer = Client().get("/metrics")
+    assert answer.status_code == 200
+    assert "gwanje_redis_up 0.0" in answer.content.decode().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("token", "request_", "status"),
+    [
+        ("", {}, 200),
+        ("", {"REMOTE_ADDR": "::1"}, 200),
+        ("", {"REMOTE_ADDR": "10.0.0.7"}, 403),
+        ("", {"REMOTE_ADDR": ""}, 403),
+        ("", {"HTTP_X_FORWARDED_FOR": "10.0.0.7"}, 403),
+        ("", {"HTTP_FORWARDED": "for=10.0.0.7"}, 403),
+        ("", {"HTTP_AUTHORIZATION": "Bearer "}, 200),
+        ("s3cret", {}, 401),
+        ("s3cret", {"HTTP_AUTHORIZATION": "Bearer s3cre"}, 401),
+        ("s3cret", {"HTTP_AUTHORIZATION": "Bearer s3crét"}, 401),
+        ("s3cret", {"HTTP_AUTHORIZATION": "Bearer s3cret", "REMOTE_ADDR": "10.0.0.7"}, 200),
+    ],
+)
+def test_figures_name_tenants_so_that_not_everybody_reads_them(
+    db: None, settings: Any, token: str, request_: dict[str, str], status: int
+) -> None:
+    settings.METRICS_TOKEN = token
+    answer = Client().get("/metrics", **request_)  # type: ignore[arg-type]
+    assert answer.status_code == status
+    assert (b"gwanje_" in answer.content) == (status == 200)
+    assert ("WWW-Authenticate" in answer) == (status == 401)
