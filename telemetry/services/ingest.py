@@ -133,6 +133,14 @@ class Ingest:
             self._judge.flush()
             self._latest.flush()
 
+    def judge_again(self, batch: Sequence[Incoming]) -> list[Judged | Busy]:
+        """What messages are now that came before: nothing is stored."""
+        return self._judged(batch)
+
+    def within_limits(self, judged: Sequence[Judged], *, replayed: bool) -> list[Judged]:
+        """The same, in their order, with what is over a limit refused or left uncounted."""
+        return self._judge.limit(judged, replayed=replayed)
+
     def close(self) -> None:
         """Let go of the servers, after the last batch."""
         self._latest.close()

@@ -1,25 +1,20 @@
-"""Messages that were parked because no key could be had: judged again when Vault can be asked.
-
-They go through the same stages as when they came, at the time at which they came, so that a replay is no sign
-of life. Stored or refused for another reason, the parked row goes, and the totals of its day say so.
-"""
+"""Messages that were parked because no key could be had: replayed by themselves when Vault can be asked."""
 
 import logging
 from collections.abc import Iterator
 
-from django.db import transaction
-from django.db.models import F
 from django_tenants.utils import schema_context
 
 from tenants.models import Tenant
 
-from ..models import IngestTotals, Quarantined, Reason
+from ..models import Quarantined, Reason
 from .ingest import Ingest
-from .storage import Incoming
+from .replay import Kept, kept_of, replay_batch
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 200
+_PARKED = Reason.KEY_UNAVAILABLE
 
 
 def find_parked() -> set[str]:
@@ -37,44 +32,30 @@ def replay(ingest: Ingest) -> int:
     settled = 0
     for schema in list(ingest.parked):
         ingest.parked.discard(schema)
-        for rows in _batches(schema):
-            settled += _settle(ingest, schema, rows)
-            if schema in ingest.parked:  # parked again: no use in going on
+        for batch in _batches(schema):
+            result = replay_batch(ingest, schema, batch)
+            still = result.waiting + result.refused.get(_PARKED, 0)
+            settled += len(batch) - still
+            if still:  # no use in going on
+                ingest.parked.add(schema)
                 return settled
+            logger.info("%d parked messages of %s were judged again", len(batch), schema)
     return settled
 
 
 def _has_parked(schema: str) -> bool:
     with schema_context(schema):
-        return Quarantined.objects.filter(reason=Reason.KEY_UNAVAILABLE).exists()
+        return Quarantined.objects.filter(reason=_PARKED).exists()
 
 
-def _batches(schema: str) -> Iterator[list[Quarantined]]:
+def _batches(schema: str) -> Iterator[list[Kept]]:
     """The parked rows, oldest first, each once; the tenant's context is not held between batches."""
     after = 0
     while True:
         with schema_context(schema):
-            parked = Quarantined.objects.filter(reason=Reason.KEY_UNAVAILABLE, pk__gt=after).order_by("pk")
-            rows = list(parked[:_BATCH])
+            parked = Quarantined.objects.filter(reason=_PARKED, pk__gt=after).order_by("pk")
+            rows = kept_of(parked.values_list("pk", "reason", "topic", "payload", "first_received_at")[:_BATCH])
         if not rows:
             return
         after = rows[-1].pk
         yield rows
-
-
-def _settle(ingest: Ingest, schema: str, rows: list[Quarantined]) -> int:
-    incoming = [Incoming(row.topic, bytes(row.payload), row.first_received_at) for row in rows]
-    tally = ingest.process(incoming, live=False)
-    if schema in ingest.parked or len(tally.settled) < len(incoming):
-        return 0
-    with schema_context(schema), transaction.atomic():
-        for row in rows:
-            # What was counted as quarantined has now been received and counted anew.
-            IngestTotals.objects.filter(day=row.first_received_at.date()).update(
-                received=F("received") - row.times,
-                quarantined=F("quarantined") - row.times,
-                replayed=F("replayed") + row.times,
-            )
-        Quarantined.objects.filter(pk__in=[row.pk for row in rows]).delete()
-    logger.info("%d parked messages of %s were judged again", len(rows), schema)
-    return len(rows)

@@ -1,7 +1,7 @@
 """Stage 6: a batch into PostgreSQL, in plain SQL with the schema's name in it (no search path)."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -45,17 +45,25 @@ class Storage:
         direct.store(connection, groups)
         return {group.schema: group.outcome for group in groups}
 
-    def store(self, schema: str, judged: Sequence[Judged], patience_ms: int | None = None) -> Outcome:
+    def store(
+        self,
+        schema: str,
+        judged: Sequence[Judged],
+        patience_ms: int | None = None,
+        also: Callable[[psycopg.Connection], None] | None = None,
+    ) -> Outcome:
         """Store a tenant's messages, of which some may be there already.
 
-        `patience_ms`: how long to wait for locks, instead of as long as ever. Raises psycopg.Error; nothing of
-        them is stored then.
+        `patience_ms`: how long to wait for locks, instead of as long as ever. `also`: what else is done before, in
+        the same transaction. Raises psycopg.Error; nothing of it is done then.
         """
         connection = self._connect()
         accepted, outcome = _outcome_of(judged)
         with self._waiting_for_locks(connection, patience_ms):
             series = self._prepare(connection, schema, accepted)
             with connection.transaction():
+                if also is not None:
+                    also(connection)
                 exact.store(connection, schema, accepted, outcome, series)
         return outcome
 

@@ -1,0 +1,156 @@
+"""Quarantined messages judged again, at the time at which they came, so that a replay is no sign of life.
+
+A batch is one transaction: what is accepted now is stored and leaves the quarantine together, so that a replay that
+is killed half-way, or two at once, neither lose a message nor store one twice. What is refused again stays, with the
+reason that it is refused for now.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+import psycopg
+
+from tenants.database import is_busy
+
+from ..models import Reason
+from .ingest import Ingest
+from .judging import Busy
+from .pipeline import fingerprint
+from .refusal import Refused
+from .storage import Incoming, Judged, RefusedItem
+from .storage.statements import per_schema, run
+
+logger = logging.getLogger(__name__)
+
+# A signature that was wrong stays wrong.
+NEVER = frozenset({Reason.BAD_SIGNATURE.value})
+
+_TABLES = {"quarantined": "telemetry_quarantined", "totals": "telemetry_ingesttotals"}
+# What was counted as quarantined has now been received and counted anew.
+_LEAVE = per_schema(
+    "WITH gone AS (DELETE FROM {quarantined} WHERE id = ANY($1)"
+    " RETURNING (first_received_at AT TIME ZONE 'UTC')::date AS day, times),"
+    " sums AS (SELECT day, sum(times) AS times FROM gone GROUP BY day)"
+    " UPDATE {totals} AS t SET received = t.received - sums.times, quarantined = t.quarantined - sums.times,"
+    " replayed = t.replayed + sums.times FROM sums WHERE t.day = sums.day",
+    **_TABLES,
+)
+_SAY_WHY = per_schema("UPDATE {quarantined} SET detail = $2 WHERE id = $1", **_TABLES)
+# Under its new reason it is another row, which may be there already.
+_MOVE = per_schema(
+    "WITH old AS (DELETE FROM {quarantined} WHERE id = $1 RETURNING *)"
+    " INSERT INTO {quarantined} AS q (fingerprint, reason, detail, topic, payload, device_id, first_received_at,"
+    " last_received_at, times) SELECT $2, $3, $4, topic, payload, coalesce($5, device_id), first_received_at,"
+    " last_received_at, times FROM old"
+    " ON CONFLICT (fingerprint) DO UPDATE SET times = q.times + EXCLUDED.times, detail = EXCLUDED.detail,"
+    " first_received_at = least(q.first_received_at, EXCLUDED.first_received_at),"
+    " last_received_at = greatest(q.last_received_at, EXCLUDED.last_received_at)",
+    **_TABLES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A quarantined message."""
+
+    pk: int
+    reason: str
+    topic: str
+    payload: bytes
+    received_at: datetime
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What became of replayed messages, by their number; `refused` counts the reasons of now."""
+
+    stored: int = 0
+    duplicates: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0  # their tenant's tables are locked: nothing was done
+
+    def add(self, other: "Replayed") -> None:
+        """Add another batch's."""
+        self.stored += other.stored
+        self.duplicates += other.duplicates
+        self.waiting += other.waiting
+        for reason, times in other.refused.items():
+            self.refused[reason] = self.refused.get(reason, 0) + times
+
+
+def replay_batch(ingest: Ingest, schema: str, kept: Sequence[Kept]) -> Replayed:
+    """Judge a tenant's quarantined messages again. Raises what a lost database raises; nothing is done then."""
+    kept = [row for row in kept if row.reason not in NEVER]
+    incoming = [Incoming(row.topic, row.payload, row.received_at) for row in kept]
+    result = Replayed()
+    passed: list[tuple[Kept, Judged]] = []
+    refused: list[tuple[Kept, RefusedItem]] = []
+    for row, item in zip(kept, ingest.judge_again(incoming), strict=True):
+        if isinstance(item, Busy):
+            result.waiting += 1
+        elif isinstance(item, RefusedItem):
+            refused.append((row, item))
+        elif item.spec.tenant.schema != schema:  # the device was moved to another tenant meanwhile
+            moved = Refused("wrong_tenant", "The device belongs to another tenant now.")
+            refused.append((row, RefusedItem(item.incoming, None, moved)))
+        else:
+            passed.append((row, item))
+    try:
+        _settle(ingest, schema, passed, refused, result)
+    except psycopg.Error as error:
+        if is_busy(error):
+            return Replayed(waiting=len(kept))
+        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or len(kept) == 1:
+            raise
+        # One of them cannot be stored: the others can.
+        for row in kept:
+            try:
+                result.add(replay_batch(ingest, schema, [row]))
+            except psycopg.DataError as failure:
+                logger.warning("Message %d of the quarantine of %s cannot be stored: %s", row.pk, schema, failure)
+                result.add(Replayed(refused={row.reason: 1}))
+    return result
+
+
+def _settle(
+    ingest: Ingest,
+    schema: str,
+    passed: Sequence[tuple[Kept, Judged]],
+    refused: Sequence[tuple[Kept, RefusedItem]],
+    result: Replayed,
+) -> None:
+    def leave(connection: psycopg.Connection) -> None:
+        run(connection, _LEAVE(schema), [[row.pk for row, _ in passed]])
+        for row, item in refused:
+            _refuse_again(connection, schema, row, item)
+
+    # Over the day's quota: they stay, whatever else they are.
+    within = ingest.within_limits([item for _, item in passed], replayed=True)
+    over = [(row, item) for (row, _), item in zip(passed, within, strict=True) if isinstance(item, RefusedItem)]
+    refused = [*refused, *over]
+    passed = [(row, item) for (row, _), item in zip(passed, within, strict=True) if not isinstance(item, RefusedItem)]
+    outcome = ingest.storage.store(schema, [item for _, item in passed], also=leave)
+    # A counter that is found to be used twice is refused only here, and was put into the quarantine anew.
+    for item in outcome.quarantined:
+        result.refused[item.verdict.reason] = result.refused.get(item.verdict.reason, 0) + 1
+    result.stored += len(outcome.stored)
+    result.duplicates += len(outcome.duplicates)
+    for _, item in refused:
+        result.refused[item.verdict.reason] = result.refused.get(item.verdict.reason, 0) + 1
+
+
+def _refuse_again(connection: psycopg.Connection, schema: str, row: Kept, item: RefusedItem) -> None:
+    reason, detail = item.verdict.reason, item.verdict.detail.replace("\x00", "\\0")
+    if reason == row.reason:
+        run(connection, _SAY_WHY(schema), [row.pk, detail])
+        return
+    name = UUID(bytes=fingerprint(reason, row.topic, row.payload))
+    run(connection, _MOVE(schema), [row.pk, name, reason, detail, item.spec.device_id if item.spec else None])
+
+
+def kept_of(rows: Iterable[tuple[int, str, str, bytes | memoryview, datetime]]) -> list[Kept]:
+    """Rows of (id, reason, topic, payload, first received)."""
+    return [Kept(pk, reason, topic, bytes(payload), at) for pk, reason, topic, payload, at in rows]
