@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-OWN_SERVERS = ("up", "bench_presence", "bench_broker_access", "run_faults")
+OWN_SERVERS = ("up", "bench_presence", "bench_queries", "bench_broker_access", "run_faults")
 
 
 def main() -> None:

@@ -1,9 +1,12 @@
 """The database as a connection of one's own reaches it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from django.db import connection
+from psycopg.types.datetime import TimestamptzLoader
 
 
 def conninfo(**parameters: Any) -> str:
@@ -32,3 +35,11 @@ def is_busy(error: BaseException) -> bool:
     """
     busy = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
     return isinstance(error, busy) or isinstance(error.__cause__, busy)
+
+
+@contextmanager
+def cursor_for_many() -> Iterator[Any]:
+    """Django's cursor, that reads times as psycopg does, in C: Django's own way costs several microseconds each."""
+    with connection.cursor() as cursor:
+        cursor.adapters.register_loader("timestamptz", TimestamptzLoader)
+        yield cursor

@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import orjson
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError, ResponseError
 
@@ -129,17 +130,14 @@ def latest_of(series_ids: Iterable[int]) -> dict[int, Newest]:
 
 def _ask_redis(series: Sequence[int]) -> tuple[bool, dict[int, Newest]]:
     """Whether Redis knows of all that was stored, and what it knows."""
-    key = values_key(current_schema())
+    keys = scripts.WRITERS, scripts.GENERATION, values_key(current_schema())
     try:
-        pipeline = get_redis_connection("default").pipeline(transaction=False)
-        # First whether, then what: what is missed between the two is not older than this question.
-        pipeline.eval(scripts.IS_COMPLETE, 3, scripts.WRITERS, scripts.GENERATION, key)
-        pipeline.hmget(key, series)
-        trusted, values = pipeline.execute()
+        answer = get_redis_connection("default").eval(scripts.READ, 3, *keys, orjson.dumps([str(pk) for pk in series]))
     except RedisError as error:
         logger.warning("Redis is away (%s): newest values are looked up in PostgreSQL", error)
         return False, {}
-    return bool(trusted), {pk: decode(raw) for pk, raw in zip(series, values, strict=True) if raw is not None}
+    trusted, values = orjson.loads(answer)
+    return trusted, {pk: decode(value) for pk, value in zip(series, values, strict=True) if value}
 
 
 # --- the worker's part ------------------------------------------------------------------------------------------
@@ -196,7 +194,7 @@ def move() -> int:
     for chunk in _chunks(redis.sscan_iter(moving, count=_CHUNK)):
         series = sorted({int(name) for name in chunk})
         values = redis.hmget(values_key(schema), series)
-        rows = {pk: decode(raw) for pk, raw in zip(series, values, strict=True) if raw is not None}
+        rows = {pk: decode(raw.decode()) for pk, raw in zip(series, values, strict=True) if raw is not None}
         with step() as (cursor, _):
             latest_table.move(cursor, rows.items())
         count += len(series)
@@ -234,7 +232,7 @@ def forget_before(time: datetime) -> None:
     old = [
         name
         for name, raw in redis.hscan_iter(key, count=_CHUNK)
-        if name.decode() != scripts.COMPLETE and decode(raw).time < time
+        if name.decode() != scripts.COMPLETE and decode(raw.decode()).time < time
     ]
     for chunk in _chunks(iter(old)):
         redis.hdel(key, *chunk)
@@ -286,8 +284,8 @@ def encode(value: float | str) -> str:
     return f"t{value}" if isinstance(value, str) else f"n{float(value)!r}"
 
 
-def decode(raw: bytes) -> Newest:
+def decode(kept: str) -> Newest:
     """What Redis keeps of a series."""
-    micros, _, value = raw.decode().partition(" ")
-    time = _EPOCH + int(micros) * _MICROSECOND
-    return Newest(time, value[1:] if value.startswith("t") else float(value[1:]))
+    micros, _, value = kept.partition(" ")
+    time = _EPOCH + timedelta(microseconds=int(micros))
+    return Newest(time, value[1:] if value[0] == "t" else float(value[1:]))

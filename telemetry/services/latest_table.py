@@ -3,18 +3,16 @@
 Of two values of one instant the greater counts; of texts the one that is greater in order of code points.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from django.db import connection
+from tenants.database import cursor_for_many
 
 from .packing import PACKED_TIME
 
 
-@dataclass(frozen=True, slots=True)
-class Newest:
+class Newest(NamedTuple):
     """The newest reading of a series; booleans are 0.0 and 1.0."""
 
     time: datetime
@@ -59,7 +57,7 @@ _LOOK_UP = f"""
 SELECT s.id, r.time, r.value, r.text FROM telemetry_series s
 LEFT JOIN telemetry_latest l ON l.series_id = s.id
 CROSS JOIN LATERAL (
-    SELECT CASE WHEN l.series_id IS NULL AND s.id <> ALL(%(told)s) THEN '-infinity'::timestamptz
+    SELECT CASE WHEN l.series_id IS NULL AND s.id <> ALL(%(told)s::bigint[]) THEN '-infinity'::timestamptz
         WHEN %(trusted)s THEN 'infinity' ELSE {_EXACT_UNTIL} END AS since
 ) x
 CROSS JOIN LATERAL (
@@ -77,7 +75,7 @@ CROSS JOIN LATERAL (
     (SELECT {_LAST_PACKED}, p.numbers[p.count], NULL FROM telemetry_packedday p
      WHERE x.since = '-infinity' AND p.series_id = s.id ORDER BY p.day DESC LIMIT 1)
 ) r
-WHERE s.id = ANY(%(series)s)
+WHERE s.id = ANY(%(series)s::bigint[])
 """  # noqa: S608 (constants)
 
 
@@ -87,14 +85,19 @@ def look_up(series: Sequence[int], told: Mapping[int, Newest], *, trusted: bool)
     `trusted` says that Redis knows of everything that was stored for the series that it knows. One query.
     """
     found = dict(told)
-    with connection.cursor() as cursor:
-        cursor.execute(_LOOK_UP, {"series": list(series), "told": list(told), "trusted": trusted})
+    with cursor_for_many() as cursor:
+        cursor.execute(_LOOK_UP, {"series": _array(series), "told": _array(told), "trusted": trusted})
         for pk, time, value, text in cursor.fetchall():
             newest = Newest(time, text if text is not None else value)
             known = found.get(pk)
-            if known is None or (known.time, known.value) < (newest.time, newest.value):
+            if known is None or known < newest:
                 found[pk] = newest
     return found
+
+
+def _array(series: Iterable[int]) -> str:
+    """The ids as PostgreSQL writes an array: thousands, in one step."""
+    return f"{{{','.join(map(str, series))}}}"
 
 
 def move(cursor: Any, rows: Collection[tuple[int, Newest]]) -> None:

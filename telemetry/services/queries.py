@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
 from django.db.models import BinaryField, Func, IntegerField, QuerySet
 
 from devices.models import Device, Metric
 from telemetry.models import Message, Quarantined, Series
+from tenants.database import cursor_for_many
 
 from .latest import latest_of
 from .packing import ordered_numbers
@@ -110,7 +110,7 @@ def readings(
     # Distinct: what came again after its day was packed is in two places.
     order = "time, series, value, hash"
     page = f"SELECT DISTINCT ON ({order}) * FROM ({sql}) AS page ORDER BY {order} LIMIT %(limit)s"  # noqa: S608 (ids only)
-    with connection.cursor() as cursor:
+    with cursor_for_many() as cursor:
         cursor.execute(page, {"start": start, "stop": stop, "limit": limit} | _position_parameters(after))
         rows = cursor.fetchall()
     return [_row(time, by_id[pk], value, text, hash_) for time, pk, value, text, hash_ in rows]

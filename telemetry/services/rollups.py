@@ -18,6 +18,7 @@ import psycopg
 from django.db import connection as django_connection
 from psycopg import sql
 
+from tenants.database import cursor_for_many
 from tenants.schemas import current_schema
 
 from . import latest_table, partitions
@@ -116,7 +117,7 @@ def hours(which: str, start: str, stop: str) -> str:
     )"""  # noqa: S608 (the caller's own SQL)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rollup:
     """A series in one stretch of time. `sum` is None when it is too large to be said."""
 
@@ -135,7 +136,7 @@ _HOURLY = f"SELECT * FROM {hours('= ANY(%(series)s)', '%(start)s', '%(stop)s')} 
 
 def hourly(series: Sequence[int], start: datetime, stop: datetime) -> list[Rollup]:
     """The series' hours with start ≤ hour < stop that have readings, in order; one query. Bounds on the hour."""
-    with django_connection.cursor() as cursor:
+    with cursor_for_many() as cursor:
         cursor.execute(_HOURLY, {"series": list(series), "start": start, "stop": stop})
         return [Rollup(*row) for row in cursor.fetchall()]
 

@@ -220,7 +220,8 @@ def test_texts(field: Field, recorder: LatestRecorder) -> None:
     for one in said:
         recorder.note(field.schema, text.pk, micros(NOW), one)
         recorder.flush()
-    assert latest.decode(get_redis_connection("default").hget(latest.values_key(field.schema), text.pk)) == greatest
+    kept = get_redis_connection("default").hget(latest.values_key(field.schema), text.pk)
+    assert latest.decode(kept.decode()) == greatest
     latest.move()
     assert Latest.objects.get(series_id=text.pk).text == greatest.value
     for one in said:

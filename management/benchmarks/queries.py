@@ -1,0 +1,277 @@
+"""What reading costs on millions of readings, beside a table of (id, device, timestamp, metric name, value, unit).
+
+Both hold the same readings of the same 1,000 devices with three series each: some devices report every minute for
+30 days, the others now and then. What is measured is the platform's own code: every statement that it executes is
+taken down and explained. Both answers are compared.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.core.management import call_command
+from django.db import connection
+from django.test.utils import override_settings
+from django_tenants.utils import schema_context
+
+from devices.models import Device
+from telemetry.models import Series
+from telemetry.services import latest, packing, partitions, queries, rollups
+from tenants.services import create_tenant
+
+_DEVICES = 1000
+_METRICS = (("temperature", "°C"), ("humidity", "%"), ("pressure", "hPa"))
+_DAYS = 30
+_MINUTES = _DAYS * 24 * 60
+_SHARE_OF_DENSE = 0.86
+_RUNS = 7
+_DAY = timedelta(days=1)
+
+_OLD = """
+CREATE TABLE old_telemetry (
+    id bigserial PRIMARY KEY, device_id bigint NOT NULL, timestamp timestamptz NOT NULL,
+    metric_name text NOT NULL, value double precision NOT NULL, unit text NOT NULL
+);
+CREATE INDEX old_telemetry_device_timestamp ON old_telemetry (device_id, timestamp DESC);
+"""
+# In order of time, as they come.
+_FILL = """
+CREATE TABLE made AS
+SELECT s.id AS series_id, s.device_id, s.metric, s.unit, m.time,
+    round((20 + 5 * sin(extract(epoch FROM m.time)::float8 / 13751 + s.id) + random())::numeric, 2)::float8 AS value
+FROM telemetry_series s CROSS JOIN LATERAL (
+    SELECT %(stop)s::timestamptz - n * %(minutes)s * interval '1 minute'
+        / CASE WHEN s.device_id = ANY(%(dense)s) THEN %(minutes)s ELSE %(sparse)s END AS time
+    FROM generate_series(0, CASE WHEN s.device_id = ANY(%(dense)s) THEN %(minutes)s ELSE %(sparse)s END - 1) AS n
+) m ORDER BY m.time, s.id
+"""
+_OLD_HOURS = """
+SELECT date_trunc('hour', timestamp) AS hour, count(*), min(value), max(value), avg(value) FROM old_telemetry
+WHERE device_id = %s AND metric_name = %s AND timestamp >= %s AND timestamp < %s GROUP BY 1 ORDER BY 1
+"""
+_OLD_DAY = """
+SELECT timestamp, value, unit FROM old_telemetry
+WHERE device_id = %s AND metric_name = %s AND timestamp >= %s AND timestamp < %s ORDER BY timestamp
+"""
+_OLD_LATEST = """
+SELECT DISTINCT ON (device_id, metric_name) device_id, metric_name, timestamp, value, unit FROM old_telemetry
+WHERE device_id = ANY(%s) ORDER BY device_id, metric_name, timestamp DESC
+"""
+
+
+def run(*, readings: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure, verify and return the figures. Raises AssertionError when both do not give the same."""
+    call_command("migrate_schemas", shared=True, verbosity=0)
+    schema = str(create_tenant(slug="bench", name="Bench").schema_name)
+    with schema_context(schema):
+        return _Bench(readings, say).run()
+
+
+class _Bench:
+    """The tables, and what is asked of them."""
+
+    def __init__(self, readings: int, say: Callable[[str], None]) -> None:
+        self._wanted = readings
+        self._say = say
+        self._stop = datetime.now(UTC).replace(second=0, microsecond=0)
+        self._start = rollups.hour_of(self._stop) - _DAYS * _DAY
+        # Of the middle of the month, and at the fixed time of the old query: no better or worse than others.
+        self._day = rollups.day_of(self._stop) - 15 * _DAY
+        self._one: Series = Series()
+        self._readings = 0
+
+    def run(self) -> dict[str, Any]:
+        self._fill()
+        figures: dict[str, Any] = {"readings": self._readings, "devices": _DEVICES, "series": 3 * _DEVICES}
+        bytes_each = {"old": self._bytes("old_telemetry"), "plain": self._bytes(partitions.READINGS)}
+        day_plain = self._one_day()
+        self._say("Rolling up")
+        figures["rolling_up"] = self._roll_up()
+        self._say("30 days by the hour")
+        hours = self._hours()
+        self._say(f"Latest values of {_DEVICES} devices")
+        newest = self._latest()
+        self._say("Packing")
+        figures["packing"], bytes_each["packed"] = self._pack()
+        day_packed = self._one_day()
+        hours_packed = self._hours()
+        figures["bytes_a_reading"] = bytes_each
+        figures["hours_of_30_days"] = hours
+        figures["hours_of_30_days_when_packed"] = hours_packed
+        figures["one_day_plain"], figures["one_day_packed"] = day_plain, day_packed
+        figures["latest"] = newest
+        figures["goals"] = [
+            _goal("30 days by the hour: × faster", hours["faster"], at_least=20),
+            _goal("30 days by the hour: × fewer pages", hours["fewer_pages"], at_least=50),
+            _goal("one day of one series: × fewer pages", day_plain["fewer_pages"], at_least=50),
+            _goal("one packed day of one series: × fewer pages", day_packed["fewer_pages"], at_least=50),
+            _goal("latest of 1,000 devices: × faster than DISTINCT ON", newest["faster"], at_least=100),
+            _goal("bytes a packed reading, indexes included", bytes_each["packed"], at_most=16),
+        ]
+        return figures
+
+    # --- the tables -------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        devices = Device.objects.bulk_create([Device(name=f"device {n}") for n in range(_DEVICES)])
+        dense = max(1, round(self._wanted * _SHARE_OF_DENSE / (3 * _MINUTES)))
+        sparse = max(1, (self._wanted - dense * 3 * _MINUTES) // (3 * (_DEVICES - dense)))
+        Series.objects.bulk_create(
+            Series(device=device, component="bme280", metric=metric, unit=unit, value_type="number")
+            for device in devices
+            for metric, unit in _METRICS
+        )
+        self._one = Series.objects.get(device=devices[dense // 2], metric="humidity")
+        self._say(f"Making {dense * 3 * _MINUTES + sparse * 3 * (_DEVICES - dense)} readings")
+        with connection.cursor() as cursor:
+            cursor.execute(_OLD)
+            many = [device.pk for device in devices[:dense]]
+            cursor.execute(_FILL, {"stop": self._stop, "minutes": _MINUTES, "dense": many, "sparse": sparse})
+            self._readings = cursor.rowcount
+            cursor.execute(
+                "INSERT INTO old_telemetry (device_id, timestamp, metric_name, value, unit)"
+                " SELECT device_id, time, metric, value, unit FROM made"
+            )
+            times = [self._stop - n * _DAY for n in range(_DAYS + 2)]
+            partitions.Partitions().ensure(cursor.connection, connection.schema_name, times)  # type: ignore[attr-defined]
+            cursor.execute(
+                "INSERT INTO telemetry_reading (series_id, time, value) SELECT series_id, time, value FROM made"
+            )
+            cursor.execute("DROP TABLE made")
+        _vacuum()
+
+    def _bytes(self, table: str) -> float:
+        """Heap, TOAST and indexes of the table with its partitions, for each reading."""
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree(%s)", [table])
+            (size,) = cursor.fetchone()
+            if size is None or not size:
+                cursor.execute("SELECT pg_total_relation_size(%s::regclass)", [table])
+                (size,) = cursor.fetchone()
+        return round(float(size) / self._readings, 1)
+
+    def _roll_up(self) -> dict[str, Any]:
+        began = time.perf_counter()
+        rollups.run(seconds=3600)
+        took = time.perf_counter() - began
+        _vacuum()
+        return {"seconds": round(took, 1), "bytes_a_reading": self._bytes(partitions.HOURS)}
+
+    def _pack(self) -> tuple[dict[str, Any], float]:
+        """Pack all days that are over; the bytes of one reading that is packed."""
+        with override_settings(READINGS_PACK_AFTER_DAYS=1):
+            began = time.perf_counter()
+            done = packing.run(seconds=3600)
+            took = time.perf_counter() - began
+        _vacuum()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT sum(count) FROM telemetry_packedday")
+            (packed,) = cursor.fetchone()
+        assert packed > 0.9 * self._readings, "hardly anything was packed"  # noqa: S101 (it verifies itself)
+        each = self._bytes(partitions.PACKED) * self._readings / packed
+        return {"seconds": round(took, 1), "readings": packed, **done}, round(each, 1)
+
+    # --- the questions ----------------------------------------------------------------------------------------
+
+    def _hours(self) -> dict[str, Any]:
+        stop = rollups.hour_of(self._stop) + timedelta(hours=1)
+        new = _measure(lambda: rollups.hourly([self._one.pk], self._start, stop))
+        old = _measure(lambda: _fetch(_OLD_HOURS, [self._one.device_id, self._one.metric, self._start, stop]), runs=3)
+        told = [(r.start, r.count, r.min, r.max, round((r.sum or 0.0) / r.count, 9)) for r in new.pop("answer")]
+        said = [(hour, count, least, most, round(mean, 9)) for hour, count, least, most, mean in old.pop("answer")]
+        assert told == said, "the hours differ"  # noqa: S101
+        assert len(told) >= _DAYS * 24, "hours are missing"  # noqa: S101
+        return _compared(old, new)
+
+    def _one_day(self) -> dict[str, Any]:
+        stop = self._day + _DAY
+        new = _measure(lambda: queries.readings([self._one], start=self._day, stop=stop, limit=10_000))
+        old = _measure(lambda: _fetch(_OLD_DAY, [self._one.device_id, self._one.metric, self._day, stop]))
+        told = [(row.time, row.value, row.unit) for row in new.pop("answer")]
+        assert told == old.pop("answer"), "the day differs"  # noqa: S101
+        assert len(told) == 24 * 60, "readings are missing"  # noqa: S101
+        return _compared(old, new)
+
+    def _latest(self) -> dict[str, Any]:
+        listener = latest.LatestRecorder()
+        latest.complete()
+        names = {pk: rest for pk, *rest in Series.objects.values_list("pk", "device_id", "metric")}
+        new = _measure(lambda: latest.latest_of(names))
+        old = _measure(lambda: _fetch(_OLD_LATEST, [list(Device.objects.values_list("pk", flat=True))]), runs=3)
+        told = sorted((*names[pk], one.time, one.value) for pk, one in new.pop("answer").items())
+        assert told == sorted(row[:4] for row in old.pop("answer")), "the latest values differ"  # noqa: S101
+        assert len(told) == 3 * _DEVICES, "series are missing"  # noqa: S101
+        # Without Redis: what a reader does that does not trust it.
+        latest.forget(connection.schema_name)  # type: ignore[attr-defined]
+        probed = _measure(lambda: latest.latest_of(names))
+        listener.close()
+        assert len(probed.pop("answer")) == 3 * _DEVICES  # noqa: S101
+        return {**_compared(old, new), "without_redis": probed}
+
+
+def _fetch(query: str, parameters: list[Any]) -> list[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(query, parameters)
+        return cursor.fetchall()
+
+
+def _vacuum() -> None:
+    """What autovacuum does after a while; for all tables alike."""
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM (ANALYZE)")
+
+
+def _measure(ask: Callable[[], Any], runs: int = _RUNS) -> dict[str, Any]:
+    """The answer, the median time of a warm call in ms, and the pages of all its statements (EXPLAIN's)."""
+    with _taken_down() as statements:
+        answer = ask()
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        ask()
+        times.append(time.perf_counter() - began)
+    pages = sum(_pages(query, parameters) for query, parameters in statements)
+    return {"answer": answer, "ms": round(1000 * statistics.median(times), 2), "pages": pages}
+
+
+@contextmanager
+def _taken_down() -> Iterator[list[tuple[str, Any]]]:
+    """The statements that are executed, with their parameters."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(execute: Any, query: str, parameters: Any, many: bool, context: Any) -> Any:
+        statements.append((query, parameters))
+        return execute(query, parameters, many, context)
+
+    with connection.execute_wrapper(note):
+        yield statements
+
+
+def _pages(query: str, parameters: Any) -> int:
+    if not query.lstrip().upper().startswith(("SELECT", "WITH", "(")):
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", parameters)
+        (plan,) = cursor.fetchone()
+    top = (plan if isinstance(plan, list) else json.loads(plan))[0]["Plan"]
+    return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+
+
+def _compared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "old": old,
+        "new": new,
+        "faster": round(old["ms"] / new["ms"], 1),
+        "fewer_pages": round(old["pages"] / max(1, new["pages"]), 1),
+    }
+
+
+def _goal(what: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
+    if at_least is not None:
+        return {"goal": what, "at_least": at_least, "value": value, "met": value >= at_least}
+    assert at_most is not None  # noqa: S101 (for the type checker)
+    return {"goal": what, "at_most": at_most, "value": value, "met": value <= at_most}
