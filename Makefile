@@ -21,7 +21,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test faults lint lock messages
+.PHONY: run test faults fuzz lint lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -33,6 +33,11 @@ test: .venv/test.stamp
 # Half an hour: each row of the fault matrix for a minute. Writes its results into docs/reliability.md.
 faults: .venv/run.stamp
 	$(VENV_PYTHON) manage.py run_faults $(ARGS)
+
+# A minute of what nobody would send; make fuzz SECONDS=3600 for an hour.
+SECONDS ?= 60
+fuzz: .venv/test.stamp
+	$(VENV_PYTHON) -m tests.fuzz --seconds $(SECONDS)
 
 # The settings must be complete to be read, and nothing of them is used.
 lint messages: export SECRET_KEY = lint

@@ -6,7 +6,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-OWN_SERVERS = ("up", "bench_presence", "bench_queries", "bench_broker_access", "run_faults")
+# They start the servers that the settings ask for, or need none.
+WITHOUT_SETTINGS = ("up", "bench_presence", "bench_queries", "bench_broker_access", "run_faults", "bench_contract")
 
 
 def main() -> None:
@@ -14,8 +15,7 @@ def main() -> None:
     sys.path.insert(1, str(Path(__file__).resolve().parent / "platform"))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-    if len(sys.argv) > 1 and sys.argv[1] in OWN_SERVERS:
-        # It starts the servers that the settings ask for, so it comes before the settings.
+    if len(sys.argv) > 1 and sys.argv[1] in WITHOUT_SETTINGS:
         import_module(f"management.management.commands.{sys.argv[1]}").Command().run_from_argv(sys.argv)
         return
 

@@ -6,6 +6,7 @@ message is: Accepted, or Refused with the reason.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,9 @@ from .refusal import Refused, quote
 
 # (version) → the key's bytes, None where there is none; may raise KeyUnavailable.
 KeySource = Callable[[int], bytes | None]
+
+# Where there is none of these, both parsers read the same.
+_BEYOND_64_BITS = re.compile(rb"[0-9]{19}")
 
 _NO_VALUES = normalization.Normalized([])
 
@@ -115,26 +119,36 @@ def _verify_v1(message: dict[str, Any], payload: bytes, spec: DeviceSpec, keys: 
     if not isinstance(given, str):
         raise Refused("bad_signature", "The message has no hmac member, which holds the version 1 signature.")
     valid = [key for key in spec.keys if _is_valid(key, now)]
-    try:
-        for key in valid:
-            secret = keys(key.version)
-            if secret is not None and _matches(message, payload, secret.decode(), given):
+    tried: list[tuple[KeySpec, bytes]] = []
+    text = _signed_text(message)
+    for key in valid:
+        if (secret := keys(key.version)) is not None:
+            if signature.is_hmac_of(given, text, secret):
                 return _Signed(message, payload, 1, key.version)
+            tried.append((key, secret))
+    exact = _exact_text(payload)
+    for key, secret in tried if exact else ():
+        if signature.is_hmac_of(given, exact, secret):
+            return _Signed(message, payload, 1, key.version)
+    named = ", ".join(str(key.version) for key in valid) or "none"
+    raise Refused("bad_signature", f"The hmac does not match under any valid key of the device (tried: {named}).")
+
+
+def _signed_text(message: dict[str, Any]) -> bytes:
+    try:
+        return signature.signed_text(message)
     except RecursionError as error:
         raise Refused("malformed", "The payload is nested too deeply.") from error
-    tried = ", ".join(str(key.version) for key in valid) or "none"
-    raise Refused("bad_signature", f"The hmac does not match under any valid key of the device (tried: {tried}).")
 
 
-def _matches(message: dict[str, Any], payload: bytes, secret: str, given: str) -> bool:
-    if signature.verify_hmac(message, secret, given):
-        return True
-    # The fast parser reads whole numbers beyond 64 bits as floats, which print differently.
+def _exact_text(payload: bytes) -> bytes:
+    """The signed text as Python reads the payload: the fast parser reads whole numbers beyond 64 bits as floats."""
+    if not _BEYOND_64_BITS.search(payload):
+        return b""
     try:
-        exact = json.loads(payload)
-    except ValueError:  # a number of thousands of digits
-        return False
-    return signature.verify_hmac(exact, secret, given)
+        return _signed_text(json.loads(payload))
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nested too deeply
+        return b""
 
 
 def _verify_v2(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime) -> _Signed:

@@ -21,21 +21,27 @@ class BadToken(ValueError):
     """The token is not a valid version 2 message under the key; says why."""
 
 
-def sign_hmac(payload: dict[str, Any], secret: str) -> str:
-    """The version 1 signature: base64 of HMAC-SHA256 over `{timestamp}|{canonical JSON without hmac}`."""
+def signed_text(payload: dict[str, Any]) -> bytes:
+    """What version 1 signs: `{timestamp}|{canonical JSON without hmac}`."""
     signed = {key: value for key, value in payload.items() if key != "hmac"}
-    text = f"{signed.get('timestamp')}|{_canonical(signed)}"
     # surrogatepass: json.dumps escapes everything, but the timestamp member is printed as it is
-    digest = hmac.digest(secret.encode(), text.encode("utf-8", "surrogatepass"), hashlib.sha256)
-    return base64.b64encode(digest).decode()
+    return f"{signed.get('timestamp')}|{_canonical(signed)}".encode("utf-8", "surrogatepass")
+
+
+def is_hmac_of(signature: str, text: bytes, secret: bytes) -> bool:
+    """Whether the version 1 `signature` is that of the `signed_text` under the secret."""
+    digest = base64.b64encode(hmac.digest(secret, text, hashlib.sha256))
+    return hmac.compare_digest(digest, signature.encode("utf-8", "surrogatepass"))
+
+
+def sign_hmac(payload: dict[str, Any], secret: str) -> str:
+    """The version 1 signature: base64 of HMAC-SHA256 over the `signed_text`."""
+    return base64.b64encode(hmac.digest(secret.encode(), signed_text(payload), hashlib.sha256)).decode()
 
 
 def verify_hmac(payload: dict[str, Any], secret: str, signature: str) -> bool:
     """Whether the version 1 `signature` is the payload's (with or without its `hmac` member) under the secret."""
-    if not isinstance(signature, str):
-        return False
-    given = signature.encode("utf-8", "surrogatepass")
-    return hmac.compare_digest(sign_hmac(payload, secret).encode(), given)
+    return isinstance(signature, str) and is_hmac_of(signature, signed_text(payload), secret.encode())
 
 
 def verify_jws(token: bytes, key: bytes) -> dict[str, Any]:

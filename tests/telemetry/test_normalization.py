@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from devices.services import paths, units
 from devices.services.catalogue import UNITS
-from devices.services.specs import IGNORE, ComponentSpec, MetricSpec
+from devices.services.specs import IGNORE, KEEP, ComponentSpec, MetricSpec
 from telemetry.services.measurement import Measurement
 from telemetry.services.normalization import normalize, read_timestamp
 from telemetry.services.refusal import Refused
@@ -123,15 +123,64 @@ def test_normalization_gives_values_or_refuses_and_nothing_else(document: Any, p
         assert len(_read(document, metric)) <= 1
 
 
-@given(
-    st.floats(-1e6, 1e6),
-    st.sampled_from([("[degF]", "Cel"), ("mV", "V"), ("kW.h", "J"), ("mm[Hg]", "hPa"), ("K", "Cel")]),
+_LEAVES = (
+    st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.text(st.characters(exclude_characters="\0"))
 )
-def test_conversions_agree_with_the_units_library(value: float, pair: tuple[str, str]) -> None:
-    factor, offset = units.conversion(*pair)
+_TREES = st.recursive(
+    _LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=20,
+)
+_TYPES = {float: "number", bool: "boolean", str: "text"}
+
+
+def _leaves(value: Any, path: paths.Path = ()) -> dict[paths.Path, Any]:
+    if isinstance(value, dict | list):
+        below = value.items() if isinstance(value, dict) else enumerate(value)
+        return {p: leaf for token, inner in below for p, leaf in _leaves(inner, (*path, str(token))).items()}
+    return {path: value}
+
+
+@given(st.dictionaries(st.text(max_size=9), _TREES, max_size=5))
+def test_what_a_metric_is_for_is_read_back_as_it_was(document: dict[str, Any]) -> None:
+    leaves = _leaves(document)
+    metrics = [
+        MetricSpec(f"m{n}", paths.parse(paths.written(path)), _TYPES[type(leaf)], "")
+        for n, (path, leaf) in enumerate(leaves.items())
+    ]
+    values = normalize(document, _component(*metrics, unmapped=KEEP))
+    found = {value.metric: repr(value.value) for value in values.measurements}
+    assert found == {metric.key: repr(leaves[metric.path]) for metric in metrics}
+    assert (values.unmapped, values.cut) == ([], False), "nothing is left over"
+
+
+@given(_TREES)
+def test_what_no_metric_is_for_has_a_name_of_its_own(tree: Any) -> None:
+    values = normalize({"v": tree}, _component(unmapped=KEEP))
+    names = [value.metric for value in values.unmapped]
+    assert len(names) == len(set(names))
+    if not values.cut:
+        kept = {paths.series_name(path): leaf for path, leaf in _leaves({"v": tree}).items()}
+        assert {value.metric: value.value for value in values.unmapped} == kept
+
+
+def _pairs() -> list[tuple[str, str]]:
+    codes = sorted(set(UCUM.values()))
+    dimension = {code: str((1 * units.parse(code)).dimensionality) for code in codes}
+    return [(a, b) for a in codes for b in codes if a != b and dimension[a] == dimension[b]]
+
+
+@given(st.floats(-1e6, 1e6), st.data())
+def test_conversions_agree_with_the_units_library(value: float, data: Any) -> None:
+    sent, kept = data.draw(st.sampled_from(_pairs()))
+    try:
+        factor, offset = units.conversion(sent, kept)
+    except units.Incompatible:
+        return
     metric = MetricSpec("m", ("v",), "number", "", factor=factor, offset=offset)
-    expected = units._registry().Quantity(value, units.parse(pair[0])).to(units.parse(pair[1])).magnitude
-    assert _read({"v": value}, metric)[0].value == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    expected = units._registry().Quantity(value, units.parse(sent)).to(units.parse(kept)).magnitude
+    # Where degrees cancel out to nearly nothing, what is left is the rounding of the library as well as ours.
+    assert _read({"v": value}, metric)[0].value == pytest.approx(expected, rel=1e-9, abs=1e-9 * abs(offset))
 
 
 def test_units_that_do_not_convert() -> None:

@@ -1,0 +1,185 @@
+"""What is fuzzed, and what it may do: return, or raise what it declares; and take at most 10 ms for 64 KiB."""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from devices.services import paths
+from devices.services.specs import IGNORE, KEEP, QUARANTINE, ComponentSpec, DeviceSpec, KeySpec, MetricSpec, TenantSpec
+from telemetry.services import envelope, pipeline, signature, validation
+from telemetry.services.normalization import normalize, read_timestamp
+from telemetry.services.refusal import Refused
+
+from . import inputs
+
+LONGEST_SECONDS = 0.010
+_REPEATS = 7
+
+NOW = datetime.fromisoformat(inputs.NOW_TEXT)
+_CLOCK = validation.Clock(timedelta(minutes=5), timedelta(minutes=5))
+_NAMED = (("C", 1.0, 0.0), ("F", 5 / 9, -160 / 9))
+_METRICS = (
+    MetricSpec(
+        "temperature", ("value", "temp"), "number", "°C", 5 / 9, -17.8, -40.0, 80.0, "", "", ("TempUnit",), _NAMED
+    ),
+    MetricSpec("humidity", ("value", "humidity"), "number", "%", minimum=0.0, maximum=100.0),
+    MetricSpec("state", ("value", "state"), "boolean", "", true_value="ON", false_value="OFF"),
+    MetricSpec("flag", ("value", "flag"), "boolean", ""),
+    MetricSpec("name", ("AM2301", "Name"), "text", ""),
+    MetricSpec("whole", ("value", "list"), "number", ""),
+    MetricSpec("item", ("value", "list", "0"), "number", ""),
+    MetricSpec("deep", ("value", "list", "1", "t"), "number", "", factor=1e300),
+    MetricSpec("own", ("temp.x", "a/b", ""), "number", ""),
+)
+COMPONENTS = {
+    policy: ComponentSpec("dht22", "dht22", True, True, _METRICS, policy) for policy in (KEEP, IGNORE, QUARANTINE)
+}
+
+
+def device(policy: str = KEEP, floor: int = 1) -> DeviceSpec:
+    """The device that is fuzzed: with two valid keys, as in a rotation."""
+    return DeviceSpec(
+        tenant=TenantSpec("t_demo", "demo", frozenset({"demo"}), active=True),
+        device_id=1,
+        uuid=UUID(inputs.UUID),
+        active=True,
+        cpu_serial="c0ffee",
+        hardware_version="1.4",
+        signature_floor=floor,
+        components={"dht22": COMPONENTS[policy]},
+        type_keys=frozenset({"dht22"}),
+        keys=(KeySpec(2, None), KeySpec(1, None)),
+        timeout_seconds=60.0,
+    )
+
+
+_DEVICES = [device(policy, floor) for policy in COMPONENTS for floor in (1, 2)]
+_TOPICS = [
+    envelope.parse_topic(text)
+    for text in (f"telemetry/demo/{inputs.UUID}/dht22", f"device/birth/{inputs.UUID}", f"device/lwt/{inputs.UUID}")
+]
+
+
+def key(version: int) -> bytes | None:
+    return inputs.SECRET.encode() if version == 1 else b"another secret"
+
+
+def _topics(rng: random.Random) -> Callable[[], Any]:
+    text = inputs.topic(rng)
+    return lambda: (envelope.parse_topic.__wrapped__(text), envelope.segment_of(text))
+
+
+def _envelope(rng: random.Random) -> Callable[[], Any]:
+    raw = inputs.torn(rng, inputs.as_bytes(rng, inputs.mutated(rng, rng.choice(_CORPUS))))
+
+    def run() -> None:
+        envelope.check_size(raw, inputs.LIMIT)
+        envelope.is_token(raw)
+        envelope.parse_object(raw)
+
+    return run
+
+
+def _signature(rng: random.Random) -> Callable[[], Any]:
+    document = inputs.mutated(rng, rng.choice(_CORPUS))
+    token = inputs.signed_v2(inputs.as_bytes(rng, document))
+    raw = inputs.torn(rng, token) if rng.random() < 0.8 else inputs.as_bytes(rng, document)
+
+    def run() -> None:
+        with suppress(signature.BadToken):
+            signature.key_id(raw)
+        with suppress(signature.BadToken):
+            signature.verify_jws(raw, inputs.SECRET.encode())
+
+    return run
+
+
+def _normalization(rng: random.Random) -> Callable[[], Any]:
+    document = inputs.mutated(rng, rng.choice(_CORPUS))
+    message = document if isinstance(document, dict) else {"value": document}
+    component = rng.choice(list(COMPONENTS.values()))
+
+    def run() -> None:
+        with suppress(Refused):
+            read_timestamp(message.get("timestamp"))
+        for value in normalize(message, component).unmapped:
+            assert 0 < len(value.metric) <= 63
+            assert value.metric.isprintable()
+
+    return run
+
+
+def _pipeline(rng: random.Random) -> Callable[[], Any]:
+    """Whole messages: signed as they should be and then perhaps torn, so that every stage sees some."""
+    document = inputs.mutated(rng, rng.choice(_CORPUS))
+    roll = rng.random()
+    raw = inputs.as_bytes(rng, document)
+    if roll < 0.45:
+        raw = inputs.signed_v2(raw)
+    elif roll < 0.9 and isinstance(document, dict):
+        with suppress(ValueError, TypeError):
+            raw = inputs.as_bytes(rng, inputs.signed_v1(json.loads(raw)))
+    if rng.random() < 0.3:
+        raw = inputs.torn(rng, raw)
+    spec, topic = rng.choice(_DEVICES), rng.choice((_TOPICS[0], _TOPICS[0], *_TOPICS))
+    return lambda: pipeline.judge(topic, "a topic", raw, spec, key, NOW.astimezone(UTC), _CLOCK)
+
+
+def _paths(rng: random.Random) -> Callable[[], Any]:
+    text = "".join(rng.choice(("a", ".", "/", "~", "0", "~1", "\x00", "가", "temp")) for _ in range(rng.randrange(9)))
+    document = rng.choice(_CORPUS)
+
+    def run() -> None:
+        with suppress(ValueError):
+            path = paths.parse(text)
+            paths.find(document, path)
+            assert paths.parse(paths.written(path)) == path
+
+    return run
+
+
+_CORPUS = inputs.corpus()
+TARGETS: dict[str, Callable[[random.Random], Callable[[], Any]]] = {
+    "topics": _topics,
+    "envelope": _envelope,
+    "signature": _signature,
+    "normalization": _normalization,
+    "pipeline": _pipeline,
+    "paths": _paths,
+}
+
+
+class TooSlow(AssertionError):
+    """It took longer than `LONGEST_SECONDS`, however often it was tried."""
+
+
+def attempt(name: str, seed: int) -> bool:
+    """One input to one target: whether it was taken, rather than refused. Raises what may not happen.
+
+    A run that is too slow is repeated, and its fastest counts: of the others something else may be the cause.
+    """
+    run = TARGETS[name](random.Random(f"{name}-{seed}"))
+    began = time.thread_time()
+    try:
+        run()
+        taken = True
+    except Refused:
+        taken = False
+    if time.thread_time() - began > LONGEST_SECONDS and (fastest := _fastest(run)) > LONGEST_SECONDS:
+        raise TooSlow(f"{1000 * fastest:.1f} ms")
+    return taken
+
+
+def _fastest(run: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(_REPEATS):
+        began = time.thread_time()
+        with suppress(Refused):
+            run()
+        times.append(time.thread_time() - began)
+    return min(times)

@@ -1,0 +1,47 @@
+"""Some of what nobody would send, in every run; `python -m tests.fuzz` goes on for as long as it is told."""
+
+import json
+import time
+from contextlib import suppress
+
+import pytest
+
+from telemetry.services import pipeline
+from telemetry.services.refusal import Refused
+
+from . import inputs, targets
+
+# Of each target so many, from a seed that is the same in every run: what fails here fails again.
+_INPUTS = 2500
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_no_input_does_what_is_not_declared(name: str) -> None:
+    taken = sum(targets.attempt(name, seed) for seed in range(_INPUTS))
+    assert taken > _INPUTS // 20, "the inputs are not all refused at the door"
+
+
+@pytest.mark.parametrize("name", inputs.heavy())
+@pytest.mark.parametrize("version", ["unsigned", "badly signed", "signed 1", "signed 2"])
+def test_64_kib_take_no_longer_than_10_ms(name: str, version: str) -> None:
+    raw = inputs.heavy()[name]
+    if version == "signed 2":
+        raw = inputs.signed_v2(raw)
+    elif version != "unsigned":
+        with suppress(ValueError, RecursionError):
+            document = inputs.signed_v1(json.loads(raw))
+            if version == "badly signed":
+                document["hmac"] = "A" * 43 + "="
+            raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    assert _fastest(raw) <= targets.LONGEST_SECONDS
+
+
+def _fastest(raw: bytes) -> float:
+    spec = targets.device()
+    times = []
+    for _ in range(5):
+        began = time.thread_time()
+        with suppress(Refused):
+            pipeline.judge(targets._TOPICS[0], "a topic", raw, spec, targets.key, targets.NOW, targets._CLOCK)
+        times.append(time.thread_time() - began)
+    return min(times)
