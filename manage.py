@@ -7,7 +7,15 @@ from importlib import import_module
 from pathlib import Path
 
 # They start the servers that the settings ask for, or need none.
-WITHOUT_SETTINGS = ("up", "bench_presence", "bench_queries", "bench_broker_access", "run_faults", "bench_contract")
+WITHOUT_SETTINGS = (
+    "up",
+    "bench_presence",
+    "bench_rotation",
+    "bench_queries",
+    "bench_broker_access",
+    "run_faults",
+    "bench_contract",
+)
 
 
 def main() -> None:

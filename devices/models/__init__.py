@@ -2,6 +2,7 @@ from .access import ApiKey, AuditEntry, BrokerPassword
 from .inventory import Component, Device, DeviceCredential
 from .metadata import ComponentType, HardwareModel, Metric, Unit
 from .presence import DeviceStatus, IgnoredSign, MaintenanceWindow, PresenceSettings, StatusChange, StatusFeed
+from .rotation import RotationCampaign, RotationMember
 
 __all__ = [
     "ApiKey",
@@ -17,6 +18,8 @@ __all__ = [
     "MaintenanceWindow",
     "Metric",
     "PresenceSettings",
+    "RotationCampaign",
+    "RotationMember",
     "StatusChange",
     "StatusFeed",
     "Unit",

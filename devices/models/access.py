@@ -81,6 +81,16 @@ ACTIONS: dict[str, Promise] = {
     "allow version 1": _("allow version 1"),
     "cpu serial mismatch": _("message from another board"),
     "values left out": _("values left out"),
+    "adopt key": _("adopt key"),
+    "start rotation": _("start rotation"),
+    "send key": _("send key"),
+    "hand over key": _("hand over key"),
+    "key in use": _("key in use"),
+    "extend rotation": _("extend rotation"),
+    "end old keys": _("end old keys"),
+    "destroy old keys": _("destroy old keys"),
+    "roll back rotation": _("roll back rotation"),
+    "rolled back": _("rolled back"),
 }
 
 

@@ -107,6 +107,13 @@ class DeviceCredential(SpecInput):
         _("valid until"), null=True, blank=True, help_text=_("Set when a newer key takes over.")
     )
     revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
+    # Since when the device signs with it (again): the newest of these is the key in use. Set by the listener.
+    in_use_since = models.DateTimeField(_("in use since"), null=True, blank=True, editable=False)
+    rotate = models.BooleanField(
+        _("to be rotated"),
+        default=False,
+        help_text=_("Others may know this key too: a key rotation can choose the devices that have such keys."),
+    )
 
     class Meta:
         ordering: ClassVar = ["device", "-version"]

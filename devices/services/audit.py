@@ -10,9 +10,14 @@ Actor = User | ApiKey | None
 
 def record(actor: Actor, action: str, obj: Model, detail: str = "") -> None:
     """Write who did what to which object; `actor` None is the platform itself (a command)."""
-    AuditEntry.objects.create(
+    entry(actor, action, obj, detail).save()
+
+
+def entry(actor: Actor, action: str, obj: Model, detail: str = "") -> AuditEntry:
+    """What `record` writes, for who writes many at once."""
+    return AuditEntry(
         user_id=actor.pk if isinstance(actor, User) else None,
-        user_label=_label(actor),
+        user_label=label(actor),
         action=action,
         object_type=obj._meta.label_lower,
         object_id=str(obj.pk),
@@ -21,7 +26,8 @@ def record(actor: Actor, action: str, obj: Model, detail: str = "") -> None:
     )
 
 
-def _label(actor: Actor) -> str:
+def label(actor: Actor) -> str:
+    """How the actor is named in what is kept."""
     if actor is None:
         return "gwanje"
     return f"API key {actor.prefix}" if isinstance(actor, ApiKey) else actor.get_username()

@@ -7,17 +7,27 @@ broker is told after the commit; when it is away the account is made by `manage.
 import logging
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import Max
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from devices.models import Component, ComponentType, Device, DeviceCredential, DeviceStatus, HardwareModel
+from devices.models import (
+    Component,
+    ComponentType,
+    Device,
+    DeviceCredential,
+    DeviceStatus,
+    HardwareModel,
+    RotationMember,
+)
 from devices.services import audit, broker_access, broker_passwords, presence, retained_states
+from devices.services.device_keys import new_secret, next_key
 from devices.services.secrets import SecretMissing, SecretsUnavailable, provisioner
 from tenants.models import DeviceRoute, Tenant
 from tenants.schemas import current_schema
@@ -25,6 +35,7 @@ from tenants.schemas import current_schema
 logger = logging.getLogger(__name__)
 
 ROTATION_OVERLAP = timedelta(days=7)
+_MOST_SECRET = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +58,18 @@ def register_device(
     cpu_serial: str = "",
     hardware_model: HardwareModel | None = None,
     components: Mapping[str, ComponentType] | None = None,
+    secret: str | None = None,
     acting_user: audit.Actor = None,
 ) -> tuple[Device, IssuedCredentials]:
     """Register a device of the current tenant with its components (key → type) and its first key.
 
-    Raises ValidationError when the UUID is registered already, in whichever tenant (the message does not say
-    in which), and SecretsUnavailable when Vault is away; nothing is registered then.
+    `secret` is for a device that comes with one, such as one of an old server: it becomes its first key, marked to be
+    rotated, because others may know it. Raises ValidationError when the UUID is registered already, in whichever
+    tenant (the message does not say in which), and SecretsUnavailable when Vault is away; nothing is registered then.
     """
     uuid = uuid or uuid4()
+    if secret is not None:
+        _check_secret(secret)
     with transaction.atomic():
         _claim_route(uuid)
         device = Device(uuid=uuid, name=name, cpu_serial=cpu_serial, hardware_model=hardware_model)
@@ -65,7 +80,7 @@ def register_device(
             component.full_clean()
             component.save()
         DeviceStatus.objects.create(device=device)
-        issued = _issue_key(device, mqtt_password=secrets.token_urlsafe(24))
+        issued = _first_key(device, secret)
         broker_passwords.keep({device.pk: issued.mqtt_password})
         audit.record(acting_user, "register", device)
     return device, issued
@@ -74,22 +89,49 @@ def register_device(
 def rotate_key(
     device: Device, *, overlap: timedelta = ROTATION_OVERLAP, acting_user: audit.Actor = None
 ) -> IssuedCredentials:
-    """Issue the device's next key; the ones before it stay valid for `overlap`."""
+    """Issue the device's next key; the ones before it stay valid for `overlap`. A campaign leaves it alone then."""
     with transaction.atomic():
         Device.objects.select_for_update().get(pk=device.pk)
-        mqtt_password = provisioner().read(current_schema(), device.uuid).mqtt_password
         device.credentials.filter(not_after=None, revoked_at=None).update(not_after=timezone.now() + overlap)
-        issued = _issue_key(device, mqtt_password=mqtt_password)
-        audit.record(acting_user, "rotate key", device, f"key {issued.key_version}")
-    return issued
+        key = next_key(current_schema(), device.uuid, _newest_row(device))
+        DeviceCredential(device=device, version=key.version).save()
+        device.rotations.filter(open=True).update(
+            open=False, state=RotationMember.State.LEFT, note=f"got key {key.version} by itself"
+        )
+        audit.record(acting_user, "rotate key", device, f"key {key.version}")
+    return IssuedCredentials(device.uuid, key.secret, key.version, key.mqtt_password)
+
+
+def adopt_secret(device: Device, secret: str, *, acting_user: audit.Actor = None) -> IssuedCredentials:
+    """Make a secret that the device holds already its newest key, marked to be rotated, because others may know it.
+
+    Nothing is written where that is its newest valid key already. Keys before it stay as they are. Raises
+    ValidationError for a secret that cannot be one, and SecretsUnavailable.
+    """
+    _check_secret(secret)
+    schema = current_schema()
+    with transaction.atomic():
+        Device.objects.select_for_update().get(pk=device.pk)
+        known, kept = _newest_row(device), provisioner().read(schema, device.uuid)
+        if kept.secret != secret:
+            version = provisioner().write(
+                schema, device.uuid, secret=secret, mqtt_password=kept.mqtt_password, cas=kept.version
+            )
+            kept = replace(kept, secret=secret, version=version)
+        if kept.version > known:
+            DeviceCredential(device=device, version=kept.version, rotate=True).save()
+            audit.record(acting_user, "adopt key", device, f"key {kept.version}")
+    return IssuedCredentials(device.uuid, kept.secret, kept.version, kept.mqtt_password)
 
 
 def revoke_key(credential: DeviceCredential, *, acting_user: audit.Actor = None) -> None:
-    """Refuse the key from now on, whatever Vault and caches hold."""
+    """Refuse the key from now on, whatever Vault and caches hold, and close the device's session at the broker."""
+    uuid = credential.device.uuid
     with transaction.atomic():
         credential.revoked_at = timezone.now()
         credential.save(update_fields=["revoked_at"])
         audit.record(acting_user, "revoke key", credential.device, f"key {credential.version}")
+        transaction.on_commit(lambda: _disconnect(uuid))
 
 
 def allow_version_1(device: Device, *, acting_user: audit.Actor = None) -> None:
@@ -123,12 +165,32 @@ def _claim_route(uuid: UUID) -> None:
         raise ValidationError({"uuid": _("The device UUID %(uuid)s is registered already.") % {"uuid": uuid}})
 
 
-def _issue_key(device: Device, *, mqtt_password: str) -> IssuedCredentials:
-    secret = secrets.token_urlsafe(32)
+def _first_key(device: Device, given: str | None) -> IssuedCredentials:
+    secret, mqtt_password = given or new_secret(), secrets.token_urlsafe(24)
     version = provisioner().write(current_schema(), device.uuid, secret=secret, mqtt_password=mqtt_password)
-    DeviceCredential(device=device, version=version).save()
+    DeviceCredential(device=device, version=version, rotate=given is not None).save()
     transaction.on_commit(lambda: _grant(device.uuid, mqtt_password))
     return IssuedCredentials(device.uuid, secret, version, mqtt_password)
+
+
+def _newest_row(device: Device) -> int:
+    return device.credentials.aggregate(newest=Max("version"))["newest"] or 0
+
+
+def _check_secret(secret: str) -> None:
+    # What it is never stands in the message.
+    if not 8 <= len(secret) <= _MOST_SECRET or not secret.isprintable():
+        raise ValidationError(
+            {"secret": _("A secret has 8 to %(most)d characters, all of them printable.") % {"most": _MOST_SECRET}}
+        )
+
+
+def _disconnect(uuid: UUID) -> None:
+    try:
+        broker_access.disconnect([uuid])
+    except broker_access.BrokerUnavailable as error:
+        # What it sends is refused all the same.
+        logger.warning("The session of %s at the broker is not closed: %s", uuid, error)
 
 
 def _grant(uuid: UUID, mqtt_password: str) -> None:

@@ -157,6 +157,7 @@ def _device_spec(
             least_timeout,
             [interval_of(component) for component in device.components.all() if component.attached],
         ),
+        key_in_use=_key_in_use(device.credentials.all()),
     )
 
 
@@ -192,6 +193,11 @@ class _Types:
             metrics=self._metrics.get(row.component_type_id, ()),
             unmapped=row.component_type.unmapped,
         )
+
+
+def _key_in_use(keys: Iterable[DeviceCredential]) -> int:
+    used = [(key.in_use_since, key.version) for key in keys if key.in_use_since is not None]
+    return max(used)[1] if used else 0
 
 
 def _allowed_types(model: HardwareModel | None) -> set[int] | None:

@@ -119,3 +119,4 @@ class DeviceSpec:
     type_keys: frozenset[str]
     keys: tuple[KeySpec, ...]
     timeout_seconds: float
+    key_in_use: int = 0  # the version that the device is known to sign with; 0: none yet

@@ -42,6 +42,7 @@ FORGET_EVERY = 1.0  # seconds; acknowledged rows leave the disk in batches, whic
 RESERVED = {"timestamp", "cpu_serial", "hardware_version", "component_type", "instance_name", "hmac"}
 RESERVED |= {"device_uuid", "component", "boot", "seq"}
 CommandHandler = Callable[["dict[str, Any]"], "dict[str, Any] | None"]
+KeyKeeper = Callable[[str, str], None]
 
 
 # --- signatures -----------------------------------------------------------------------------------------
@@ -61,8 +62,15 @@ def sign_v1(message: dict[str, Any], secret: str) -> dict[str, Any]:
 
 def sign_v2(message: dict[str, Any], secret: str, kid: str) -> str:
     """Return `message` as a compact JWS (RFC 7515, HS256): what is signed is exactly what is sent."""
-    header = {"alg": "HS256", "kid": kid, "typ": "telemetry+jws"}
-    signed = f"{_base64url(_compact(header))}.{_base64url(_compact(message))}"
+    return _sign_body(_base64url(_compact(message)), secret, kid)
+
+
+def _header(kid: str) -> str:
+    return _base64url(_compact({"alg": "HS256", "kid": kid, "typ": "telemetry+jws"}))
+
+
+def _sign_body(body: str, secret: str, kid: str) -> str:
+    signed = f"{_header(kid)}.{body}"
     digest = hmac.new(secret.encode(), signed.encode("ascii"), hashlib.sha256).digest()
     return f"{signed}.{_base64url(digest)}"
 
@@ -74,13 +82,49 @@ def open_command(payload: bytes, secret: str) -> dict[str, Any]:
         digest = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
         if not hmac.compare_digest(_base64url(digest).encode("ascii"), signature):
             raise ValueError("the command's signature does not match")
-        header, payload = (base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4)) for part in signed.split(b"."))
+        header, payload = (_unbase64url(part) for part in signed.split(b"."))
         if json.loads(header).get("typ") != "command+jws":
             raise ValueError("what is signed is no command")
     command = json.loads(payload)
     if not isinstance(command, dict):
         raise ValueError("a command is a JSON object")
     return command
+
+
+def key_id(token: bytes) -> str:
+    """Return the `kid` of a compact JWS, unverified: only to choose the key. ValueError when there is none."""
+    return str(json.loads(_unbase64url(token.split(b".")[0]))["kid"])
+
+
+def _unverified_id(token: bytes) -> Any:
+    with contextlib.suppress(ValueError, IndexError, AttributeError):
+        return json.loads(token if token.startswith(b"{") else _unbase64url(token.split(b".")[1])).get("id")
+    return None
+
+
+def decrypt_secret(command: dict[str, Any], old: str, uuid: str, old_kid: str) -> str:
+    """Return the secret that a `rotate_key` command brings; ValueError when it cannot be read.
+
+    It is encrypted with AES-256-GCM under a key derived from the old secret (HKDF-SHA256).
+    """
+    try:
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    except ImportError as error:
+        raise ValueError("to take new keys this device needs: pip install cryptography") from error
+    salt, nonce, sealed = (_unbase64url(str(command[name]).encode()) for name in ("salt", "nonce", "secret"))
+    context = f"gwanje rotate_key|{uuid}|{old_kid}|{command['kid']}".encode()
+    key = HKDF(SHA256(), 32, salt, context).derive(old.encode())
+    try:
+        return AESGCM(key).decrypt(nonce, sealed, context).decode()
+    except InvalidTag as error:
+        raise ValueError("the new secret cannot be decrypted") from error
+
+
+def _unbase64url(text: bytes) -> bytes:
+    return base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4))
 
 
 def _compact(value: dict[str, Any]) -> bytes:
@@ -137,6 +181,7 @@ class Outbox:
     def _open(path: Path | None) -> sqlite3.Connection:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
         db = sqlite3.connect(path or ":memory:", timeout=2, check_same_thread=False)
         # two processes with one buffer would send everything twice
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -150,6 +195,10 @@ class Outbox:
                 " (id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL)"
             )
             db.execute("CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL)")
+            # the keys that came by command, and the configured one that they follow; the card's owner alone reads it
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS key (kid TEXT PRIMARY KEY, secret TEXT NOT NULL, used INTEGER NOT NULL)"
+            )
         return db
 
     def __len__(self) -> int:
@@ -166,6 +215,19 @@ class Outbox:
             boot = int(row[0]) + 1 if row else int(time.time())
             self._db.execute("INSERT OR REPLACE INTO counter VALUES ('boot', ?)", (boot,))
         return boot
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Return the stored (kid, secret), the one in use first."""
+        with self._lock:
+            return self._db.execute("SELECT kid, secret FROM key ORDER BY used DESC").fetchall()
+
+    def keep_key(self, kid: str, secret: str, alone: bool = False) -> None:
+        """Store a key durably as the one in use; `alone`: forget all others."""
+        with self._lock, self._db:
+            if alone:
+                self._db.execute("DELETE FROM key")
+            query = "INSERT OR REPLACE INTO key SELECT ?, ?, COALESCE(MAX(used), 0) + 1 FROM key"
+            self._db.execute(query, (kid, secret))
 
     def put(self, topic: str, payload: bytes) -> None:
         """Store a message durably; sqlite3.Error when the disk cannot take it."""
@@ -253,6 +315,10 @@ class Link:
 
     def on_message(self, topic: str, payload: bytes) -> None:
         """Take a message from the broker."""
+
+    def renewed(self, payload: bytes) -> bytes:
+        """Return a waiting message as it is to be sent now."""
+        return payload
 
     # driving it
     @property
@@ -377,7 +443,7 @@ class Link:
         if not self.connected or self._farewell is not None or free <= 0 or time.monotonic() < self._held_until:
             return
         for row_id, topic, payload in self.outbox.after(self._cursor, free):
-            info = client.publish(topic, payload, qos=1)
+            info = client.publish(topic, self.renewed(payload), qos=1)
             if info.rc != mqtt.MQTT_ERR_SUCCESS or not self.connected:
                 return
             self._inflight[info.mid] = row_id
@@ -466,7 +532,9 @@ class GwanjeDevice(Link):
 
     `secret` is the signing secret, `mqtt_password` the broker's; `tls` is True (the system's authorities),
     the path of a CA file, or an SSLContext. With `state_dir` the buffer and the boot counter are kept there;
-    without, in memory. `on_command` is called with each command (a dict) and returns the response's result.
+    without, in memory. `on_command` is called with each command (a dict) and returns the response's result. A new
+    key that the platform sends is kept in `state_dir`, and goes before the configured one from then on; without it
+    `on_key` is called with its kid and secret, and must have kept them when it returns.
 
     `start()` and `close()` run it in a thread of its own; a loop over many devices calls `turn()` instead.
     """
@@ -488,6 +556,7 @@ class GwanjeDevice(Link):
         tls: ssl.SSLContext | Path | str | bool | None = None,
         state_dir: Path | str | None = None,
         on_command: CommandHandler | None = None,
+        on_key: KeyKeeper | None = None,
         mqtt_version: str = "3.1.1",
         buffer_limit: int = 50_000,
         reconnect_delay: tuple[float, float] = (1.0, 60.0),
@@ -510,6 +579,9 @@ class GwanjeDevice(Link):
         )
         self.uuid, self.secret, self.tenant = uuid, secret, tenant
         self.signature, self.kid = signature, str(kid)
+        self.on_key, self._keeps = on_key, state_dir is not None
+        self._keys = {self.kid: secret}
+        self._take_stored_keys()
         self.cpu_serial = cpu_serial
         self.hardware_version, self.firmware_version = hardware_version, firmware_version
         self.on_command = on_command
@@ -596,16 +668,13 @@ class GwanjeDevice(Link):
         """Run a command and buffer its signed response. A command may come twice: handlers must bear that."""
         answer: dict[str, Any] = {"device_uuid": self.uuid, "id": None, "timestamp": iso_timestamp()}
         try:
-            command = open_command(payload, self.secret)
+            answer["id"] = _unverified_id(payload)
+            command = open_command(payload, self._secret_for(payload))
             if command.get("command") == "back_off":
                 self._back_off(command)
                 return
             answer["id"] = command.get("id")
-            if self.on_command is None:
-                response = self.encode({**answer, "status": "error", "detail": "this device takes no commands"})
-            else:
-                result = self.on_command(command) or {}
-                response = self.encode({**answer, "status": "ok", "result": result})
+            response = self.encode({**answer, **self._obey(command, payload)})
         except Exception as error:  # the handler is somebody else's code, and must not end the connection
             logger.exception("%s: a command failed", self.uuid)
             detail = f"{type(error).__name__}: {error}"[:500]
@@ -616,6 +685,77 @@ class GwanjeDevice(Link):
         """We sent more than a limit of our tenant allows; an answer would only be more."""
         logger.warning("%s: over the limit %s, waiting %s s", self.uuid, command["limit"], command["retry_after"])
         self.hold(float(command["retry_after"]))
+
+    def _obey(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Return the members of the answer."""
+        if command.get("command") in ("rotate_key", "use_key"):
+            return {"status": "ok", "result": self._change_key(command, payload)}
+        if self.on_command is None:
+            return {"status": "error", "detail": "this device takes no commands"}
+        return {"status": "ok", "result": self.on_command(command) or {}}
+
+    # keys
+    def _take_stored_keys(self) -> None:
+        """Go on with the key of the last command, unless the configuration has another key since then."""
+        stored = self.outbox.keys()
+        if dict(stored).get(self.kid) == self.secret:
+            self._keys = dict(stored)
+            self.kid, self.secret = stored[0]
+        elif stored:
+            self.outbox.keep_key(self.kid, self.secret, alone=True)
+
+    def _secret_for(self, payload: bytes) -> str:
+        """Return the secret that a command is to be verified with; ValueError when we do not hold it."""
+        if payload.startswith(b"{"):
+            return self.secret
+        kid = key_id(payload)
+        if kid not in self._keys:
+            raise ValueError(f"signed with key {kid[:20]}, which this device does not hold")
+        return self._keys[kid]
+
+    def _change_key(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
+        """Do what a verified command says of keys; ValueError when it cannot be done."""
+        if payload.startswith(b"{"):
+            raise ValueError("a command about keys must be signed")
+        if command.get("device_uuid") != self.uuid:
+            raise ValueError("a command for another device")
+        kid, signer = str(command["kid"]), key_id(payload)
+        if command["command"] == "use_key":
+            if kid not in self._keys:
+                raise ValueError(f"key {kid} is not held any more")
+            self._use(kid, self._keys[kid])
+        elif kid not in self._keys:
+            if int(kid) <= max(map(int, self._keys)):
+                raise ValueError(f"key {kid} is older than those that this device holds")
+            self._use(kid, decrypt_secret(command, self._keys[signer], self.uuid, signer))
+        return {"command": command["command"], "kid": self.kid}
+
+    def _use(self, kid: str, secret: str) -> None:
+        """Sign with this key from now on, once it is kept: a key that a power cut takes away would end the device."""
+        if self._keeps:
+            if not self.outbox.keys():
+                self.outbox.keep_key(self.kid, self.secret)
+            self.outbox.keep_key(kid, secret)
+        elif self.on_key is not None:
+            self.on_key(kid, secret)
+        else:
+            raise ValueError("this device cannot keep a key: it was made without state_dir and on_key")
+        with self._lock:
+            self._keys[kid] = secret
+            self.kid, self.secret = kid, secret
+        logger.info("%s: signs with key %s", self.uuid, kid)
+
+    def renewed(self, payload: bytes) -> bytes:
+        """Return a version 2 message that waited under another key signed with the one in use.
+
+        Its content stays byte for byte, so that it is the same message for the platform.
+        """
+        if payload.startswith((b"{", _header(self.kid).encode("ascii") + b".")):
+            return payload
+        with contextlib.suppress(ValueError, KeyError):
+            if key_id(payload) != self.kid:
+                return _sign_body(payload.split(b".")[1].decode("ascii"), self.secret, self.kid).encode("ascii")
+        return payload
 
     # running it in a thread
     def start(self) -> GwanjeDevice:

@@ -133,6 +133,10 @@ VAULT_APPROLE_DIR: str = env.str("VAULT_APPROLE_DIR", default="")
 VAULT_TIMEOUT: float = env.float("VAULT_TIMEOUT", default=2.0)
 KEY_CACHE_SOFT_TTL: float = env.float("KEY_CACHE_SOFT_TTL", default=300.0)
 KEY_CACHE_HARD_TTL: float = env.float("KEY_CACHE_HARD_TTL", default=86400.0)
+# How long old keys are still good for what is under way when the last device has moved.
+ROTATION_GRACE_SECONDS: float = env.float("ROTATION_GRACE_SECONDS", default=60.0)
+# How long a token that is handed over with a new key is good.
+ROTATION_TOKEN_SECONDS: int = env.int("ROTATION_TOKEN_SECONDS", default=86400)
 
 # --- MQTT ---------------------------------------------------------------------------------------------------
 

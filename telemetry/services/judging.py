@@ -9,6 +9,7 @@ from uuid import UUID
 
 from django.conf import settings
 
+from devices.services.rotation.uses import KeyUses
 from devices.services.specs import DeviceSpec
 
 from . import envelope, pipeline
@@ -39,6 +40,7 @@ class Judge:
         self._router = router
         self._keyring = keyring
         self._limiter = limiter
+        self._key_uses = KeyUses()
         self._clock = Clock(
             live=timedelta(seconds=settings.INGEST_LIVE_SECONDS),
             future=timedelta(seconds=settings.INGEST_FUTURE_SECONDS),
@@ -77,6 +79,7 @@ class Judge:
     def flush(self) -> None:
         """What is due about twice a second."""
         self._limiter.flush()
+        self._key_uses.flush()
 
     def _judge(
         self, incoming: Incoming, topic: Topic, route: Route, risen: set[UUID], on_parked: Callable[[str], None]
@@ -101,6 +104,8 @@ class Judge:
         assert spec is not None  # noqa: S101 (for the type checker: without one it was refused)
         if accepted.signature == 2 and spec.signature_floor < 2:
             risen.add(spec.uuid)
+        if accepted.key_version != spec.key_in_use and accepted.signature:
+            self._key_uses.note(spec, accepted.key_version, incoming.received_at)
         return AcceptedItem(incoming, spec, accepted)
 
     def _verified(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> Accepted:

@@ -1,0 +1,75 @@
+"""Keys for devices that cannot be told by a command: a token that shows the secret once, to who carries it there."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from devices.models import RotationCampaign, RotationMember
+from devices.services import audit
+from devices.services.secrets import provisioner
+from tenants.schemas import current_schema
+
+Member = RotationMember.State
+MOST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A single-use token of Vault (`sys/wrapping/unwrap`) for a device's new key; kept nowhere."""
+
+    uuid: UUID
+    name: str
+    kid: int
+    token: str
+    expires_at: datetime
+
+    def __repr__(self) -> str:
+        return f"<Token of {self.uuid}, key {self.kid}>"
+
+
+def hand_over(
+    campaign: RotationCampaign, uuids: Iterable[UUID] = (), *, acting_user: audit.Actor = None
+) -> list[Token]:
+    """Tokens for these devices of the campaign; without any, for all that no command reaches, up to `MOST`.
+
+    A device may be handed over again: each token is good once, until it expires. Raises ValidationError where there
+    is nobody to hand over, SecretMissing and SecretsUnavailable; nothing is handed over then.
+    """
+    wanted = list(uuids)
+    members = campaign.members.exclude(credential=None).filter(credential__revoked_at=None)
+    if wanted:
+        members = members.filter(device__uuid__in=wanted)
+    else:
+        members = members.filter(open=True, state=Member.ISSUED, device__signature_floor__lt=2)
+    chosen = list(members.select_related("device", "credential").order_by("device__name", "pk")[: MOST + 1])
+    if not chosen or (wanted and len(chosen) < len(set(wanted))):
+        raise ValidationError(_("No device of this rotation has a new key that could be handed over."))
+    if len(chosen) > MOST:
+        if wanted:
+            raise ValidationError(_("Hand over %(most)d devices at most at a time.") % {"most": MOST})
+        chosen.pop()
+    with transaction.atomic():
+        tokens = [_wrap(member) for member in chosen]
+        carried = RotationMember.objects.filter(pk__in=[member.pk for member in chosen])
+        carried.filter(state__in=[Member.ISSUED, Member.SENT]).update(state=Member.CARRIED)
+        for member in chosen:
+            audit.record(acting_user, "hand over key", member.device, f"key {_version(member)}, {campaign}")
+    return tokens
+
+
+def _wrap(member: RotationMember) -> Token:
+    seconds = settings.ROTATION_TOKEN_SECONDS
+    token = provisioner().wrap(current_schema(), member.device.uuid, _version(member), seconds=seconds)
+    expires = timezone.now() + timedelta(seconds=seconds)
+    return Token(member.device.uuid, member.device.name, _version(member), token, expires)
+
+
+def _version(member: RotationMember) -> int:
+    return member.credential.version if member.credential else 0
