@@ -14,8 +14,10 @@ from devices.models import Device
 from telemetry.models import Quarantined
 from telemetry.services import queries
 from telemetry.services.charts import Chart, last_day
+from telemetry.services.gaps import Completeness, gaps_of
 
 _REFUSED_SHOWN = 5
+_GAPS_SHOWN = 10
 
 
 @panels.above_device(10)
@@ -40,6 +42,13 @@ def refused(request: HttpRequest, device: Device) -> SafeString:
     url = f"{reverse('admin:telemetry_quarantined_changelist')}?device__id__exact={device.pk}"
     context = {"rows": rows, "more_url": url, "title": _("Refused messages"), "with_device": False}
     return render_to_string("telemetry/admin/refused.html", context, request)
+
+
+@panels.below_device(75)
+def gaps(request: HttpRequest, device: Device) -> SafeString:
+    """Which numbers of the device's messages are missing."""
+    context = {"rows": gaps_of([device.pk], limit=_GAPS_SHOWN), "whole": Completeness.of(device)}
+    return render_to_string("telemetry/admin/gaps.html", context, request)
 
 
 def in_words(value: queries.Value) -> str:

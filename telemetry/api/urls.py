@@ -3,6 +3,7 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
+from .gaps import GapsView
 from .views import LatestView, MessagesView, QuarantineView, ReadingsView, TotalsViewSet
 
 router = SimpleRouter(use_regex_path=False)
@@ -10,6 +11,7 @@ router.register("totals", TotalsViewSet, "totals")
 
 urlpatterns = [
     path("devices/<uuid:uuid>/latest/", LatestView.as_view(), name="device-latest"),
+    path("devices/<uuid:uuid>/gaps/", GapsView.as_view(), name="device-gaps"),
     path("readings/", ReadingsView.as_view(), name="reading-list"),
     path("messages/", MessagesView.as_view(), name="message-list"),
     path("quarantine/", QuarantineView.as_view(), name="quarantine-list"),

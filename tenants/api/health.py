@@ -10,9 +10,9 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
+import psycopg
 import requests
 from django.conf import settings
-from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -20,6 +20,7 @@ from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from tenants import metrics as figures
+from tenants.database import conninfo
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _VAULT_SERVES = (200, 429, 473)
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 _PLAIN = "text/plain; charset=utf-8"
+_POSTGRESQL_SECONDS = 2  # libpq takes no less
 
 
 @never_cache
@@ -90,15 +92,16 @@ def _parts() -> list[tuple[str, Callable[[], Any], bool]]:
 def _answers(name: str, ask: Callable[[], Any]) -> bool:
     try:
         ask()
-    except (DatabaseError, RedisError, requests.RequestException) as error:
+    except (psycopg.Error, RedisError, requests.RequestException) as error:
         logger.warning("%s does not answer: %s", name, error)
         return False
     return True
 
 
 def _ask_postgresql() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
+    """On a new connection: only connecting has a time limit that a frozen server does not escape."""
+    with psycopg.connect(conninfo(connect_timeout=_POSTGRESQL_SECONDS)) as connection:
+        connection.execute("SELECT 1")
 
 
 def _ask_redis() -> None:

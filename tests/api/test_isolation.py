@@ -57,6 +57,7 @@ ROWS: list[Row] = [
     ("DELETE", "api/v1/devices/{empty_device}/", OPERATE, 204, None),
     ("POST", "api/v1/devices/{registered}/keys/", OPERATE, 201, {}),
     ("GET", "api/v1/devices/{device}/latest/", READ, 200, None),
+    ("GET", "api/v1/devices/{device}/gaps/", READ, 200, None),
     ("GET", "api/v1/devices/{device}/history/", READ, 200, None),
     ("GET", "api/v1/devices/{device}/timeline/", READ, 200, None),
     ("GET", "api/v1/devices/{device}/availability/?months=2", READ, 200, None),
