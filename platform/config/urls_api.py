@@ -19,6 +19,8 @@ _LISTS = {
     "messages": "message-list",
     "quarantine": "quarantine-list",
     "totals": "totals-list",
+    "limits": "limit-list",
+    "limit-refusals": "limit-refusals-list",
     "events": "events",
     "api-keys": "api-key-list",
 }

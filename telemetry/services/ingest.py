@@ -185,12 +185,12 @@ class Ingest:
             settled = self._store(within, patience_ms, live)
         except BaseException:
             for items in within.values():
-                self._judge.give_back(items)
+                self._judge.give_back(items, replayed=not live)
             raise
         done = {part.schema for part in settled}
         for schema, items in within.items():
             if schema not in done and schema in self._held:
-                self._judge.give_back(items)
+                self._judge.give_back(items, replayed=not live)
         return settled
 
     def _store(self, groups: dict[str, list[Judged]], patience_ms: int | None, live: bool) -> list[_Settled]:

@@ -72,9 +72,9 @@ class Judge:
         verdicts = iter(_limited(accepted, hits))
         return [next(verdicts) if isinstance(item, AcceptedItem) else item for item in judged]
 
-    def give_back(self, items: Sequence[Judged]) -> None:
+    def give_back(self, items: Sequence[Judged], *, replayed: bool) -> None:
         """These could not be stored, and will be judged again: they have not used up any limit."""
-        self._limiter.release([item for item in items if isinstance(item, AcceptedItem)], {})
+        self._limiter.release([item for item in items if isinstance(item, AcceptedItem)], {}, replayed=replayed)
 
     def flush(self) -> None:
         """What is due about twice a second."""

@@ -6,10 +6,12 @@ bucket in Redis, which all listeners then draw from.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from devices.services.specs import LimitSpec, RateSpec
 from tenants.limits import LimitName
 
+PREFIX = "gwanje:limit"
 # A device that has been within its share for so long is counted in the process again.
 _COLD_SECONDS = 30.0
 
@@ -95,12 +97,13 @@ class Lane:
         self.full_at[device_id] = full_at + self.interval
         return True
 
-    def give_back(self, device_id: int) -> None:
-        """Undo `take`: the message was not taken after all, and comes again."""
+    def give_back(self, device_id: int, *, replayed: bool = False) -> None:
+        """Undo `take`: the message was not taken after all, and comes again. A replay had taken of quotas alone."""
         for bucket in self.buckets:
-            bucket.left += 1
-            bucket.used -= 1
-        if self.device is None:
+            if not (replayed and bucket.rate):
+                bucket.left += 1
+                bucket.used -= 1
+        if self.device is None or replayed:
             return
         hot = self.hot.get(device_id)
         if hot is not None:
@@ -147,11 +150,14 @@ class TenantBuckets:
         return self.live, self.late, self.status
 
 
-def make_buckets(schema: str, limits: LimitSpec, prefix: str, day: int, share: float) -> TenantBuckets:
-    """A tenant's lanes, all empty. Every key in Redis carries the schema; the quota's carries the day as well."""
+def bucket_key(schema: str, *parts: object) -> str:
+    """The bucket's key in Redis. Every one carries the schema; the quota's carries the day as well."""
+    return ":".join(map(str, (PREFIX, schema, *parts)))
 
-    def key(*parts: object) -> str:
-        return ":".join(map(str, (prefix, schema, *parts)))
+
+def make_buckets(schema: str, limits: LimitSpec, day: int, share: float) -> TenantBuckets:
+    """A tenant's lanes, all empty."""
+    key = partial(bucket_key, schema)
 
     def bucket(name: LimitName, rate: RateSpec | None) -> tuple[Bucket, ...]:
         return (Bucket(name, key(name), rate.rate, rate.burst),) if rate else ()

@@ -11,11 +11,10 @@ from typing import Any
 
 from django_redis import get_redis_connection
 
-from .limit_buckets import Bucket
+from .limit_buckets import PREFIX, Bucket
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "gwanje:limit"
 LISTENERS = f"{PREFIX}s:listeners"
 # What is used now is the mean over so many seconds.
 WINDOW_SECONDS = 10

@@ -22,7 +22,7 @@ from tenants.limits import LABELS, LimitName
 
 from .backoff import Hint, HintQueue
 from .limit_buckets import Bucket, Lane, TenantBuckets, make_buckets
-from .limit_store import PREFIX, LimitStore, Wish
+from .limit_store import LimitStore, Wish
 from .refusal import Refused
 from .storage import AcceptedItem
 
@@ -80,7 +80,7 @@ class Limiter:
         self._listeners = 1
         self._away_until = 0.0
         self._is_away = False
-        self._day = _today()
+        self._day = today()
         # Leases of buckets that are no more.
         self._returned: list[Wish] = []
         self._flushed_at = self._tidied_at = time.monotonic()
@@ -90,7 +90,7 @@ class Limiter:
 
         Messages that are `replayed` from quarantine are held to the quota alone: a rate would lose them.
         """
-        if self._day != _today():
+        if self._day != today():
             self._begin_day()
         now = time.monotonic()
         tenants = self._tenants
@@ -109,14 +109,16 @@ class Limiter:
                 short.append((position, lane))
         return self._decide(accepted, short, now, replayed) if short else {}
 
-    def release(self, accepted: Iterable[AcceptedItem], hits: Mapping[int, LimitHit]) -> None:
+    def release(
+        self, accepted: Iterable[AcceptedItem], hits: Mapping[int, LimitHit], *, replayed: bool = False
+    ) -> None:
         """Give back what `admit` took for these messages: they were not stored, and come again."""
         for position, item in enumerate(accepted):
             tenant = self._tenants.get(item.spec.tenant.schema)
             if tenant is not None and position not in hits:
                 verdict = item.verdict
                 lane = tenant.status if not verdict.component else tenant.late if verdict.late else tenant.live
-                lane.give_back(item.spec.device_id)
+                lane.give_back(item.spec.device_id, replayed=replayed)
 
     def flush(self) -> None:
         """Lease ahead, give back what is idle, hand hints to the notifier. Never raises for want of Redis."""
@@ -209,14 +211,14 @@ class Limiter:
             return known
         if known is not None:
             self._returned += _leases(known)
-        made = self._tenants[spec.schema] = make_buckets(spec.schema, limits, PREFIX, self._day, self._share)
+        made = self._tenants[spec.schema] = make_buckets(spec.schema, limits, self._day, self._share)
         return made
 
     def _begin_day(self) -> None:
-        self._day = _today()
+        self._day = today()
         for schema, known in self._tenants.items():
             self._returned += _leases(known)
-            self._tenants[schema] = make_buckets(schema, known.limits, PREFIX, self._day, self._share)
+            self._tenants[schema] = make_buckets(schema, known.limits, self._day, self._share)
 
     def _buckets(self) -> Iterable[Bucket]:
         for tenant in self._tenants.values():
@@ -248,12 +250,13 @@ class Limiter:
         self._is_away = False
 
 
-def seconds_left_today() -> float:
+def seconds_lefttoday() -> float:
     """Until a day's quota begins anew, at midnight UTC."""
     return _DAY - time.time() % _DAY
 
 
-def _today() -> int:
+def today() -> int:
+    """The day (UTC) that a quota is of, as a number."""
     return int(time.time() // _DAY)
 
 
@@ -264,7 +267,7 @@ def _take(buckets: Sequence[Bucket]) -> LimitHit | None:
             bucket.refused += 1
             if bucket.rate:
                 return LimitHit(bucket.name, "rate", bucket.rate, bucket.retry_after(), bucket.device_id)
-            return LimitHit(bucket.name, "quota", bucket.size, seconds_left_today())
+            return LimitHit(bucket.name, "quota", bucket.size, seconds_lefttoday())
         bucket.left -= 1
         bucket.used += 1
     return None

@@ -100,6 +100,8 @@ ROWS: list[Row] = [
     ("GET", "api/v1/messages/?device={device}", READ, 200, None),
     ("GET", "api/v1/quarantine/?device={device}", READ, 200, None),
     ("GET", "api/v1/totals/", READ, 200, None),
+    ("GET", "api/v1/limits/", READ, 200, None),
+    ("GET", "api/v1/limits/refusals/?device={device}", READ, 200, None),
     ("GET", "api/v1/events/?device={device}", READ, 200, None),
     ("GET", "api/v1/api-keys/", IN_PERSON, 200, None),
     ("POST", "api/v1/api-keys/", IN_PERSON, 201, {"name": "new", "scope": "write"}),

@@ -13,7 +13,8 @@ from django_redis import get_redis_connection
 from devices.services.specs import DeviceSpec, LimitSpec, RateSpec, TenantSpec
 from telemetry.services import backoff
 from telemetry.services.envelope import Kind, Topic
-from telemetry.services.limit_store import LISTENERS, PREFIX
+from telemetry.services.limit_buckets import PREFIX
+from telemetry.services.limit_store import LISTENERS
 from telemetry.services.limits import Limiter, LimitHit, check_payload
 from telemetry.services.pipeline import Accepted
 from telemetry.services.refusal import Refused
@@ -204,6 +205,8 @@ def test_a_replay_is_held_to_the_quota_alone() -> None:
     limiter, fleet = Limiter(), Fleet(LimitSpec(tenant=slow(1), device=slow(1), daily_quota=3))
     hits = limiter.admit(fleet.messages(5), replayed=True)
     assert {position: hit.kind for position, hit in hits.items()} == {3: "quota", 4: "quota"}
+    limiter.release(fleet.messages(3), {}, replayed=True)
+    assert refused(limiter.admit(fleet.messages(2))) == [1], "its rates were not touched"
 
 
 def test_a_used_up_quota_says_what_it_is_and_when_it_begins_anew() -> None:

@@ -1,0 +1,96 @@
+"""What a tenant sees of its limits."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django_redis import get_redis_connection
+from django_tenants.utils import schema_context
+
+from devices.services.spec_loader import load_tenant_by_segment
+from telemetry.models import LimitHit
+from telemetry.services.limits import Limiter
+from tenants.limits import set_limits
+from tests.telemetry.test_limits import Fleet
+
+from .conftest import T0, Api, issue_key, make_device, problems
+
+
+def use_up(tenant: Any, count: int) -> None:
+    """Have a listener admit so many messages of the tenant."""
+    spec = load_tenant_by_segment(tenant.slug)
+    assert spec is not None
+    fleet = Fleet(spec.limits, tenant.schema_name)
+    limiter = Limiter()
+    limiter.admit(fleet.messages(count))
+
+
+def by_name(api: Api) -> dict[str, dict[str, Any]]:
+    return {row.pop("name"): row for row in api.get("limits/").json()["results"]}
+
+
+def forget(tenant: Any) -> None:
+    redis = get_redis_connection("default")
+    for key in redis.scan_iter(f"gwanje:limit:{tenant.schema_name}:*"):
+        redis.delete(key)
+
+
+def test_every_limit_is_shown_with_what_is_used_and_refused(api: Api, tenant_a: Any, tenant_b: Any) -> None:
+    other = Api(tenant_b.slug, key=issue_key(tenant_b))
+    for tenant in (tenant_a, tenant_b):
+        forget(tenant)
+    set_limits(tenant_a, tenant_rate=100, daily_quota=1000, max_payload=500)
+    use_up(tenant_a, 50)
+    with schema_context(tenant_a.schema_name):
+        today = datetime.now(UTC).date()
+        LimitHit.objects.create(day=today, limit="device_rate", device_id=1, times=3)
+        LimitHit.objects.create(day=today, limit="device_rate", device_id=2, times=4)
+        LimitHit.objects.create(day=today - timedelta(days=1), limit="daily_quota", times=9)
+    shown = by_name(api)
+    midnight = datetime.combine(today + timedelta(days=1), datetime.min.time())
+    assert shown == {
+        "tenant_rate": shown["tenant_rate"] | {"value": 100, "burst": 1000, "source": "tenant", "refused_today": 0},
+        "device_rate": _none | {"refused_today": 7},
+        "tenant_backfill_rate": _none,
+        "device_backfill_rate": _none,
+        "daily_quota": _none
+        | {
+            "value": 1000,
+            "source": "tenant",
+            "used": shown["daily_quota"]["used"],
+            "resets_at": f"{midnight.isoformat()}Z",
+        },
+        "max_payload": _none | {"value": 500, "source": "tenant"},
+    }
+    # A lease may be ahead of the use.
+    assert 50 <= shown["daily_quota"]["used"] <= 100
+    assert 5 <= shown["tenant_rate"]["used"] <= 10
+    assert by_name(other)["daily_quota"] == _none
+    forget(tenant_a)
+
+
+_none = {"value": None, "burst": None, "source": "default", "used": None, "refused_today": 0, "resets_at": None}
+
+
+def test_without_redis_the_limits_are_shown_all_the_same(api: Api, tenant_a: Any, settings: Any) -> None:
+    set_limits(tenant_a, tenant_rate=100, daily_quota=1000)
+    settings.CACHES = {"default": settings.CACHES["default"] | {"LOCATION": "redis://127.0.0.1:9/0"}}
+    shown = by_name(api)
+    assert (shown["daily_quota"]["value"], shown["daily_quota"]["used"]) == (1000, None)
+
+
+def test_refusals_are_listed_by_day_limit_and_device(api: Api, tenant_a: Any) -> None:
+    device = make_device(tenant_a)
+    with schema_context(tenant_a.schema_name):
+        LimitHit.objects.create(day=T0.date(), limit="tenant_rate", times=5)
+        LimitHit.objects.create(day=T0.date(), limit="device_rate", device=device, times=7)
+        LimitHit.objects.create(day=T0.date() - timedelta(days=1), limit="tenant_rate", times=1)
+    rows = api.get("limits/refusals/").json()["results"]
+    assert [(row["day"], row["name"], row["device"], row["times"]) for row in rows] == [
+        ("2026-11-22", "device_rate", str(device.uuid), 7),
+        ("2026-11-22", "tenant_rate", None, 5),
+        ("2026-11-21", "tenant_rate", None, 1),
+    ]
+    assert len(api.get("limits/refusals/", name="tenant_rate").json()["results"]) == 2
+    assert len(api.get("limits/refusals/", device=device.uuid).json()["results"]) == 1
+    assert len(api.get("limits/refusals/", **{"from": "2026-11-22"}).json()["results"]) == 2
+    assert "name" in problems(api.get("limits/refusals/", name="x"))
