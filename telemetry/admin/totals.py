@@ -8,7 +8,7 @@ from unfold.decorators import display
 
 from devices.admin import tenant_admin
 from devices.admin.base import TenantModelAdmin
-from telemetry.models import IngestTotals, Quarantined
+from telemetry.models import IngestTotals, Quarantined, RetentionSettings
 from tenants.admin.base import ReadOnly
 from tenants.admin.navigation import Group
 
@@ -39,5 +39,7 @@ class IngestTotalsAdmin(ReadOnly, TenantModelAdmin):
 
 
 tenant_admin.groups.append(
-    Group(30, _("Messages"), ((Quarantined, "gpp_bad"), (IngestTotals, "functions"))),
+    Group(
+        30, _("Messages"), ((Quarantined, "gpp_bad"), (IngestTotals, "functions"), (RetentionSettings, "auto_delete"))
+    ),
 )

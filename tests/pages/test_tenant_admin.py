@@ -12,7 +12,7 @@ from django_tenants.utils import schema_context
 from devices.models import AuditEntry, Device, DeviceStatus, HardwareModel
 from telemetry.models import IngestTotals, Quarantined
 from tenants.models import DeviceRoute, Tenant, User
-from tests.api.conftest import add_change, add_message, add_readings, add_series, make_device, quarantine
+from tests.api.conftest import add_change, add_message, add_readings, add_series, make_device, person, quarantine
 
 from .conftest import ADMIN, Pages, device_form, device_page, formset
 
@@ -195,3 +195,21 @@ def test_lists_cost_the_same_however_long(pages: Pages, tenant_a: Tenant, count_
     add(27)
     assert {path: count_queries(lambda path=path: pages.get(path)) for path in lists} == with_three
     assert max(with_three.values()) <= 20, with_three
+
+
+@pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("operator", 403), ("admin", 302)])
+def test_retention_is_set_by_administrators(tenant_a: Tenant, db: None, role: str, status: int) -> None:
+    from telemetry.models import RetentionSettings
+
+    pages = Pages(ADMIN, person("somebody", tenant_a, role))
+    path = "telemetry/retentionsettings/1/change/"
+    assert pages.client.get(ADMIN + "telemetry/retentionsettings/", follow=True).redirect_chain == [(ADMIN + path, 302)]
+    values = {"messages_months": "3", "readings_months": "12", "rollups_months": ""}
+    assert pages.post(path, values).status_code == status
+    if status == 302:
+        refused = pages.post(path, values | {"rollups_months": "6"})
+        assert refused.status_code == 200
+        assert "at least as long as the readings" in refused.content.decode()
+    with schema_context(tenant_a.schema_name):
+        rows = list(RetentionSettings.objects.values_list("messages_months", "readings_months", "rollups_months"))
+    assert rows == ([(3, 12, None)] if status == 302 else [])

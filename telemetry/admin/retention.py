@@ -1,0 +1,32 @@
+"""How long the tenant's data is kept."""
+
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+
+from devices.admin import tenant_admin
+from devices.admin.base import TenantModelAdmin
+from telemetry.models import RetentionSettings
+
+
+@admin.register(RetentionSettings, site=tenant_admin)
+class RetentionSettingsAdmin(TenantModelAdmin):
+    """The tenant's retention: one row, so that its list is its form."""
+
+    fields: ClassVar = ["messages_months", "readings_months", "rollups_months"]
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        return redirect(reverse("admin:telemetry_retentionsettings_change", args=[1]))
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """The retention, which is for ever until somebody saves it."""
+        return RetentionSettings.current() if object_id == "1" else None
