@@ -214,7 +214,7 @@ class Migration(migrations.Migration):
                     "messages_months",
                     models.PositiveSmallIntegerField(
                         blank=True,
-                        help_text="Whole months, beside the present one. Empty: kept for ever.",
+                        help_text="Whole months beside the present one; older ones are removed for good. Empty: kept for ever.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="months of messages",
@@ -224,7 +224,7 @@ class Migration(migrations.Migration):
                     "readings_months",
                     models.PositiveSmallIntegerField(
                         blank=True,
-                        help_text="Whole months, beside the present one. Empty: kept for ever.",
+                        help_text="Whole months beside the present one; older ones are removed for good. Empty: kept for ever.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="months of readings",
@@ -234,7 +234,7 @@ class Migration(migrations.Migration):
                     "rollups_months",
                     models.PositiveSmallIntegerField(
                         blank=True,
-                        help_text="Whole months, beside the present one. Empty: kept for ever.",
+                        help_text="Whole months beside the present one; older ones are removed for good. Empty: kept for ever.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="months of hourly and daily values",

@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
-_KEEP = _("Whole months, beside the present one. Empty: kept for ever.")
+_KEEP = _("Whole months beside the present one; older ones are removed for good. Empty: kept for ever.")
 
 
 class RetentionSettings(models.Model):
