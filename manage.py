@@ -10,6 +10,7 @@ from pathlib import Path
 WITHOUT_SETTINGS = (
     "up",
     "bench_presence",
+    "bench_ingest",
     "bench_rotation",
     "bench_queries",
     "bench_broker_access",
