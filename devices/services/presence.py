@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+import orjson
 from django.db import OperationalError
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
@@ -118,7 +119,7 @@ class PresenceRecorder:
             arguments += [str(sign.uuid), f"{sign.schema}:{sign.uuid}", age, sign.timeout]
         keys = (scripts.LISTENING, scripts.LAST_SEEN, scripts.DEADLINE, scripts.TIMEOUT)
         try:
-            answer = get_redis_connection("default").eval(scripts.TOUCH, len(keys), *keys, *arguments)
+            answer = get_redis_connection("default").eval(scripts.TOUCH, len(keys), *keys, orjson.dumps(arguments))
         except RedisError as error:
             logger.warning("Redis is away (%s): signs of life of %d devices are kept here", error, len(signs))
             return set()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -75,7 +76,7 @@ def _hear(schema: str, uuids: list[UUID]) -> None:
     keys = (scripts.LISTENING, scripts.LAST_SEEN, scripts.DEADLINE, scripts.TIMEOUT)
     for chunk in _chunks(uuids):
         arguments = [part for uuid in chunk for part in (str(uuid), f"{schema}:{uuid}", 0, _TIMEOUT)]
-        redis.eval(scripts.TOUCH, len(keys), *keys, *arguments)
+        redis.eval(scripts.TOUCH, len(keys), *keys, orjson.dumps(arguments))
     redis.set(scripts.MARKER, 1)
     redis.hset(scripts.LISTENING, "since", 0)
 

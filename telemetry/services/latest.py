@@ -102,7 +102,7 @@ class LatestRecorder:
         for schema, newest in self._newest.items():
             arguments = by_schema[schema] = []
             for series, (micros, value) in newest.items():
-                arguments += (series, micros, encode(value))
+                arguments += (str(series), str(micros), encode(value))
         for schema, arguments in by_schema.items():
             _advance(pipeline, schema, arguments)
         pipeline.execute()
@@ -169,7 +169,7 @@ def complete() -> int:
         newest = latest_table.look_up(series, {}, trusted=False)
         arguments: list[Any] = []
         for pk, one in newest.items():
-            arguments.extend((pk, (one.time - _EPOCH) // _MICROSECOND, encode(one.value)))
+            arguments.extend((str(pk), str((one.time - _EPOCH) // _MICROSECOND), encode(one.value)))
         _advance(redis, current_schema(), arguments)
         count += len(series)
     redis.hset(key, scripts.COMPLETE, generation)
@@ -256,7 +256,7 @@ def moving_key(schema: str) -> str:
 def _advance(redis: Any, schema: str, arguments: list[Any]) -> None:
     for start in range(0, len(arguments), 3 * _CHUNK):
         chunk = arguments[start : start + 3 * _CHUNK]
-        redis.eval(scripts.ADVANCE, 2, values_key(schema), changed_key(schema), *chunk)
+        redis.eval(scripts.ADVANCE, 2, values_key(schema), changed_key(schema), orjson.dumps(chunk))
 
 
 def _all_series() -> Iterator[list[int]]:

@@ -70,8 +70,9 @@ return cjson.encode({{complete(), values}})
 """
 )
 
-# KEYS: the tenant's hash, the set of what changed. ARGV: for each series its id, the microseconds, and the value: n
-# and a number, or t and a text. Of one instant the greater, texts by their bytes (which is by their code points).
+# KEYS: the tenant's hash, the set of what changed. ARGV: a JSON list of texts (one argument is packed faster than
+# thousands): for each series its id, the microseconds, and the value: n and a number, or t and a text. Of one instant
+# the greater, texts by their bytes (which is by their code points).
 ADVANCE = """
 local function greater(one, other)
   if string.sub(one, 1, 1) == 'n' then return tonumber(string.sub(one, 2)) > tonumber(string.sub(other, 2)) end
@@ -81,17 +82,18 @@ local function greater(one, other)
   end
   return #one > #other
 end
-for i = 1, #ARGV, 3 do
-  local known = redis.call('HGET', KEYS[1], ARGV[i])
+local given = cjson.decode(ARGV[1])
+for i = 1, #given, 3 do
+  local known = redis.call('HGET', KEYS[1], given[i])
   local newer = true
   if known then
     local gap = string.find(known, ' ', 1, true)
-    local then_at, at = tonumber(string.sub(known, 1, gap - 1)), tonumber(ARGV[i + 1])
-    newer = at > then_at or (at == then_at and greater(ARGV[i + 2], string.sub(known, gap + 1)))
+    local then_at, at = tonumber(string.sub(known, 1, gap - 1)), tonumber(given[i + 1])
+    newer = at > then_at or (at == then_at and greater(given[i + 2], string.sub(known, gap + 1)))
   end
   if newer then
-    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1] .. ' ' .. ARGV[i + 2])
-    redis.call('SADD', KEYS[2], ARGV[i])
+    redis.call('HSET', KEYS[1], given[i], given[i + 1] .. ' ' .. given[i + 2])
+    redis.call('SADD', KEYS[2], given[i])
   end
 end
 """

@@ -154,7 +154,7 @@ def _exact_text(payload: bytes) -> bytes:
 def _verify_v2(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime) -> _Signed:
     try:
         kid = signature.key_id(payload)
-        key = next((key for key in spec.keys if str(key.version) == kid), None)
+        key = _key_named(spec, kid)
         if key is None:
             raise Refused("bad_signature", f"The device has no key {quote(kid)}, or it was revoked.")
         if not _is_valid(key, now):
@@ -166,6 +166,13 @@ def _verify_v2(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime)
     except signature.BadToken as error:
         raise Refused("bad_signature", f"Version 2: {error}.") from error
     return _Signed(envelope.parse_object(content), content, 2, key.version)
+
+
+def _key_named(spec: DeviceSpec, kid: str) -> KeySpec | None:
+    for key in spec.keys:
+        if str(key.version) == kid:
+            return key
+    return None
 
 
 def _is_valid(key: KeySpec, now: datetime) -> bool:

@@ -34,18 +34,18 @@ def incoming(messages: list[Message]) -> list[Any]:
 def both_versions(device: Registered, count: int, first: int = 0) -> list[Message]:
     """Version 1 and then version 2, because there is no way back."""
     half = count // 2
-    values = [{"temp": 20 + n / 100, "humidity": 40} for n in range(first, first + count)]
+    values = [{"temp": 20, "humidity": 20 + n / 100} for n in range(first, first + count)]
     return [(wire.topic(device), wire.v1(device, value)) for value in values[:half]] + [
         (wire.topic(device), wire.v2(device, value, seq=first + n)) for n, value in enumerate(values[half:])
     ]
 
 
 def stored(device: Registered) -> tuple[int, list[Any]]:
-    """How many messages, and the temperatures in order of time."""
+    """How many messages, and the humidities in order of time."""
     from telemetry.models import Message, Reading
 
     with schema_context(device.tenant.schema_name):
-        values = Reading.objects.filter(series__device=device.device, series__metric="temperature").order_by("time")
+        values = Reading.objects.filter(series__device=device.device, series__metric="humidity").order_by("time")
         return Message.objects.filter(device=device.device).count(), list(values.values_list("value", flat=True))
 
 
@@ -101,7 +101,7 @@ def test_what_is_there_already_is_stored_once_and_the_rest_goes_in(
 
 def test_a_repeated_counter_in_one_batch_is_found(ingest: Any, register: Any) -> None:
     device = register()
-    once, again = (wire.v2(device, {"temp": t}, seq=7) for t in (1, 2))
+    once, again = (wire.v2(device, {"humidity": t}, seq=7) for t in (1, 2))
     tally = ingest.process(incoming([(wire.topic(device), once), (wire.topic(device), again)]))
     assert (tally.stored, tally.quarantined) == (1, 1)
     assert stored(device) == (1, [1.0])
@@ -186,7 +186,9 @@ def test_two_listeners_that_store_the_same_messages_store_them_once(
 
     devices = [register(), register(tenant=tenant_b)]
     messages = [
-        (wire.topic(device), wire.v2(device, {"temp": 20 + n / 100}, seq=n)) for n in range(200) for device in devices
+        (wire.topic(device), wire.v2(device, {"humidity": 20 + n / 100}, seq=n))
+        for n in range(200)
+        for device in devices
     ]
     failures: list[BaseException] = []
 

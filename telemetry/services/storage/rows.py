@@ -34,14 +34,15 @@ _TEXT = struct.Struct(">hiqiqii").pack
 
 def readings(items: Iterable[AcceptedItem], series: SeriesIds) -> list[ReadingRow]:
     """The readings of the messages, in their order."""
-    rows = []
+    rows: list[ReadingRow] = []
+    append, of = rows.append, series.of
     for item in items:
         message = item.verdict
         if message.measurements:
             time = binary.micros(message.time)
-            ids = series.of(item.spec.device_id, message.component)
+            ids = of(item.spec.device_id, message.component)
             for metric, value, unit, kind in message.measurements:
-                rows.append(ReadingRow(ids[metric, unit, kind], time, value))
+                append((ids[metric, unit, kind], time, value))
     return rows
 
 
@@ -104,8 +105,8 @@ def message_arrays(items: Sequence[AcceptedItem]) -> list[binary.Array]:
 def reading_arrays(rows: Sequence[ReadingRow]) -> list[binary.Array]:
     """The readings as one array for each column."""
     return [
-        binary.int8s([row.series_id for row in rows]),
-        binary.times([row.time for row in rows]),
-        binary.floats([None if row.value.__class__ is str else float(row.value) for row in rows]),
-        binary.texts([row.value if isinstance(row.value, str) else None for row in rows]),
+        binary.int8s([row[0] for row in rows]),
+        binary.times([row[1] for row in rows]),
+        binary.floats([None if isinstance(row[2], str) else float(row[2]) for row in rows]),
+        binary.texts([row[2] if isinstance(row[2], str) else None for row in rows]),
     ]

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
 
 from devices.services.specs import DeviceSpec
 
@@ -59,12 +58,8 @@ class LimitedItem:
 Judged = AcceptedItem | RefusedItem | LimitedItem
 
 
-class ReadingRow(NamedTuple):
-    """A reading: a number (booleans are 0 and 1) or a text, at a time in `binary.micros`."""
-
-    series_id: int
-    time: int
-    value: float | str
+# A reading: its series, its time in `binary.micros`, and a number (booleans are 0 and 1) or a text.
+ReadingRow = tuple[int, int, float | str]
 
 
 @dataclass(slots=True)
