@@ -11,6 +11,7 @@ from typing import Any
 from django.db import connection
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
+from redis.exceptions import RedisError
 
 from tenants.models import Tenant
 from tenants.tasks import enqueue
@@ -38,16 +39,24 @@ def roll_up() -> int:
 
 def keep_latest() -> int:
     """Tenants whose newest values Redis lost, or may have missed. Returns how many tasks were queued."""
-    latest.mend()
-    return _enqueue("complete_tenant", latest.incomplete(_schemas()))
+    try:
+        latest.mend()
+        incomplete = latest.incomplete(_schemas())
+    except RedisError as error:
+        logger.warning("Redis is away (%s): the next round tries again", error)
+        return 0
+    return _enqueue("complete_tenant", incomplete)
 
 
 def move_latest() -> int:
     """Tenants whose newest values changed; and what Redis has of tenants that are gone. Returns how many tasks."""
-    schemas = _schemas()
-    latest.forget_others(Tenant.objects.values_list("schema_name", flat=True))
-    redis = get_redis_connection("default")
-    changed = [s for s in schemas if redis.exists(latest.changed_key(s), latest.moving_key(s))]
+    try:
+        latest.forget_others(Tenant.objects.values_list("schema_name", flat=True))
+        redis = get_redis_connection("default")
+        changed = [s for s in _schemas() if redis.exists(latest.changed_key(s), latest.moving_key(s))]
+    except RedisError as error:
+        logger.warning("Redis is away (%s): the next round tries again", error)
+        return 0
     return _enqueue("move_tenant", changed)
 
 
@@ -101,6 +110,9 @@ def _try(work: Callable[[], Any]) -> Any:
     except Busy as error:
         logger.info("Another is at it (%s): the next round tries again", error)
         return "busy"
+    except RedisError as error:
+        logger.warning("Redis is away (%s): the next round tries again", error)
+        return "Redis is away"
 
 
 def _schemas() -> list[str]:

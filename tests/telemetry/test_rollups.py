@@ -15,6 +15,8 @@ from django_tenants.utils import schema_context
 
 from telemetry.services import packing, rollups
 from telemetry.services.upkeep import Busy, state
+from tests import wire
+from tests.conftest import Registered
 from tests.telemetry.storage import Field, Row, differences, make_field, numbers, remove_field, truth
 
 HOUR = timedelta(hours=1)
@@ -294,3 +296,41 @@ def _check_at_rest(field: Field, start: datetime) -> None:
         newest = cursor.fetchall()
         cursor.execute("SELECT series_id, time, value FROM telemetry_latest ORDER BY 1")
         assert cursor.fetchall() == newest
+
+
+def test_ingest_marks_what_it_stores_late(register: Callable[..., Registered]) -> None:
+    from telemetry.models import LateHour, Series
+    from telemetry.services.ingest import build_ingest
+    from telemetry.services.storage import Incoming
+
+    device = register()
+    ingest = build_ingest()
+
+    def send(*ago: float) -> None:
+        now = datetime.now(UTC)
+        ingest.process([Incoming(wire.topic(device), wire.v1(device, {"temp": n % 50}, ago=n), now) for n in ago])
+
+    try:
+        with schema_context(device.tenant.schema_name):
+            send(0)
+            rollups.run()
+            send(5, 3 * 3600, 3 * 3600 + 1)
+            marked = set(LateHour.objects.filter(device_id=device.device.pk).values_list("hour", flat=True))
+            assert {hour_of_ago(3 * 3600), hour_of_ago(3 * 3600 + 1)} & marked
+            assert len(marked) <= 2, "what is young is rolled up with its hour"
+            # Enough of them to go by COPY, in one batch.
+            send(*(4 * 3600 + n / 100 for n in range(150)))
+            rollups.run()
+            assert not LateHour.objects.filter(device_id=device.device.pk).exists()
+            [series] = Series.objects.filter(device=device.device)
+            told = rollups.hourly([series.pk], hour_of_ago(6 * 3600), hour_of_ago(0) + HOUR)
+            assert sum(hour.count for hour in told) == 154
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT sum(count) FROM telemetry_readinghour WHERE series_id = %s", [series.pk])
+                assert cursor.fetchone()[0] >= 152
+    finally:
+        ingest.close()
+
+
+def hour_of_ago(seconds: float) -> datetime:
+    return rollups.hour_of(datetime.now(UTC) - timedelta(seconds=seconds))
