@@ -27,6 +27,8 @@ from .scene import Scene
 
 _FLAPPING = 5
 _NOISE = 10
+# A message that was sent before a tenant is closed may be judged after it: it may be stored or refused.
+_ON_THEIR_WAY_SECONDS = 4.0
 
 
 @row("20", "five devices that connect and break off once a second")
@@ -135,19 +137,20 @@ def tenants(scene: Scene) -> None:
     with scene.load(traffic=traffic), scene.load(rate=scene.rate / 10, senders=leaving, traffic=traffic):
         scene.spend(0.1)
         closing.add(closed.schema_name)
+        time.sleep(_ON_THEIR_WAY_SECONDS)
         suspend_tenant(closed, reason="the fault test")
         comer, coming = _make(scene, "comer")
         with scene.load(rate=scene.rate / 10, senders=coming):
             scene.spend(0.3)
             closing.add(leaver.schema_name)
-            time.sleep(1.0)
+            time.sleep(_ON_THEIR_WAY_SECONDS)
             _remove(leaver)
             scene.books.forget(leaver.schema_name)
             scene.excused.add(leaver.schema_name)
             removed = time.time()
             scene.spend(0.2)
             resume_tenant(closed)
-            time.sleep(3.0)
+            time.sleep(_ON_THEIR_WAY_SECONDS)
             closing.discard(closed.schema_name)
             scene.spend(0.2)
     result = scene.settle()

@@ -75,15 +75,12 @@ class Scene:
         self._processes.append(Process(*command, log=log, env=env))
         return self._processes[-1]
 
-    def listen(
-        self, *options: str, client_id: str = "", env: Mapping[str, str] | None = None, wait: bool = True
-    ) -> Process:
-        """A listener, connected unless `wait` is off."""
+    def listen(self, *options: str, client_id: str = "", env: Mapping[str, str] | None = None) -> Process:
+        """A listener, once it is connected."""
         client_id = client_id or self.client_id
         self._client_ids.add(client_id)
         listener = self.start("manage.py", "run_mqtt_listener", "--client-id", client_id, *options, env=env)
-        if wait:
-            listener.wait_for(READY)
+        listener.wait_for(READY)
         return listener
 
     def close(self) -> None:
