@@ -1,7 +1,7 @@
 """Stage 2: device UUID → tenant and DeviceSpec, from a cache in the process.
 
-A specification is read again when its tenant's metadata changed (told through Redis, before its next use) and in
-any case soon after `ttl` seconds, so that a lost change heals by itself.
+A specification is read again when its tenant's metadata changed (told through Redis, before its next use). While
+Redis is away, it is read again soon after `ttl` seconds, and else after ten times that, so that a lost change heals.
 """
 
 import logging
@@ -23,6 +23,9 @@ _UNKNOWN_SECONDS = 2.0
 _BUSY_SECONDS = 0.25
 _REFRESH_SECONDS = 1.0
 _REFRESH_DEVICES = 1000
+# A specification lives so many times longer while we are told of changes.
+_HEARING = 9
+_MOST_UNKNOWN = 50_000
 
 
 @dataclass(slots=True)
@@ -51,6 +54,9 @@ class Router:
         # Devices whose specification is older than `ttl`.
         self._aged: set[UUID] = set()
         self._refresh_at = 0.0
+        self._is_deaf = False
+        # How many that are not registered were asked for: each costs memory.
+        self._unknown = 0
 
     def resolve(self, uuids: Iterable[UUID]) -> dict[UUID, DeviceSpec | None]:
         """The devices' specifications, None for those that are not registered. May ask PostgreSQL."""
@@ -64,15 +70,17 @@ class Router:
         cached = self._cached.get
         routes = [cached(uuid) for uuid in uuids]
         missing = set()
+        # While we hear of changes, only one that was lost has to be found.
+        aged = now if self._is_deaf else now - _HEARING * self._ttl
         for uuid, route in zip(uuids, routes, strict=True):
             if route is None or (route.until < now and (route.spec is None or route.busy)):
                 missing.add(uuid)
-            elif route.until < now:
+            elif route.until < aged:
                 self._aged.add(uuid)
         if missing:
             self._load(missing, now)
         self._refresh(now)
-        return [self._cached[uuid] if uuid in missing else route for uuid, route in zip(uuids, routes, strict=True)]  # type: ignore[misc]  # what is None is missing
+        return [self._cached[uuid] for uuid in uuids] if missing else routes  # type: ignore[return-value]
 
     def _refresh(self, now: float) -> None:
         """Read aged specifications again, many at once: they are changed already where we were told of a change."""
@@ -92,6 +100,11 @@ class Router:
                 self._cached[uuid] = Route(before.spec if before else None, now + _BUSY_SECONDS, busy[uuid])
             else:
                 self._cached[uuid] = Route(spec, now + (self._ttl if spec else _UNKNOWN_SECONDS))
+                self._unknown += spec is None
+        if self._unknown > _MOST_UNKNOWN:
+            self._unknown = 0
+            known = {uuid: route for uuid, route in self._cached.items() if route.spec is not None or uuid in uuids}
+            self._cached = known
 
     def tenant_named(self, segment: str) -> TenantSpec | None:
         """The active tenant with that slug, for a message of no registered device."""
@@ -129,7 +142,9 @@ class Router:
         except RedisError:
             logger.warning("Redis is away: changed metadata is seen after %.0f s at the latest", self._ttl)
             self._poll_at = now + 1.0
+            self._is_deaf = True
             return
+        self._is_deaf = False
         for schema, at in changed.items():
             if self._seen.get(schema) != at:
                 self._seen[schema] = at
