@@ -8,9 +8,9 @@ class TelemetryConfig(AppConfig):
 
     def ready(self) -> None:
         from devices.services import freshness
-        from telemetry.services.figures import TenantFigures
+        from telemetry.services.figures import TENANT_FIGURES
         from telemetry.services.freshness import newest_readings
         from tenants import metrics
 
         freshness.provide(newest_readings)
-        metrics.provide(TenantFigures().collect)
+        metrics.provide(TENANT_FIGURES.collect)

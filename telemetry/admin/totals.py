@@ -1,16 +1,23 @@
 """What became of every message, day by day, and the sidebar's group."""
 
-from typing import ClassVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
 
 from django.contrib import admin
+from django.contrib.admin.utils import label_for_field
+from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
 from devices.admin import tenant_admin
 from devices.admin.base import TenantModelAdmin
-from telemetry.models import IngestTotals, Quarantined, RetentionSettings
+from telemetry.models import IngestTotals, LimitHit, Quarantined, RetentionSettings
+from telemetry.services.totals_chart import PARTS, Bar, draw
 from tenants.admin.base import ReadOnly
 from tenants.admin.navigation import Group
+
+_DAYS = 30
+_FIRST_LABEL = 1
 
 
 @admin.register(IngestTotals, site=tenant_admin)
@@ -20,6 +27,10 @@ class IngestTotalsAdmin(ReadOnly, TenantModelAdmin):
     list_display: ClassVar = ["day", "received", "stored_", "duplicates_", "quarantined_", "rate_limited_"]
     fields: ClassVar = list_display
     readonly_fields: ClassVar = list_display
+    list_before_template = "telemetry/admin/totals_chart.html"
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, {**chart_context(), **(extra_context or {})})
 
     @display(description=_("= stored"), ordering="stored")
     def stored_(self, row: IngestTotals) -> int:
@@ -38,8 +49,50 @@ class IngestTotalsAdmin(ReadOnly, TenantModelAdmin):
         return row.rate_limited
 
 
+def chart_context() -> dict[str, Any]:
+    """What the chart of the last days shows."""
+    today = datetime.now(UTC).date()
+    rows = IngestTotals.objects.filter(day__gt=today - timedelta(days=_DAYS), day__lte=today)
+    chart = draw(rows, today, _DAYS)
+    legend = [{"name": name, "label": _label(name), "value": getattr(chart.totals, name)} for name in PARTS]
+    return {
+        "chart": chart,
+        "chart_bars": [_bar(bar, number) for number, bar in enumerate(reversed(chart.bars))],
+        "chart_legend": legend,
+        "chart_words": _in_words(chart.totals),
+    }
+
+
+def _bar(bar: Bar, days_ago: int) -> dict[str, Any]:
+    return {
+        "left": bar.left,
+        "width": bar.width,
+        "middle": bar.left + bar.width / 2,
+        "parts": bar.parts,
+        "title": f"{bar.totals.day:%Y-%m-%d}: {_in_words(bar.totals)}",
+        # Once a week, counted from today, and so that it does not reach over the edge.
+        "label": f"{bar.totals.day:%m-%d}" if days_ago % 7 == _FIRST_LABEL else "",
+    }
+
+
+def _in_words(totals: IngestTotals) -> str:
+    parts = " + ".join(f"{_label(name)} {getattr(totals, name)}" for name in PARTS)
+    return f"{_label('received')} {totals.received} = {parts}"
+
+
+def _label(name: str) -> str:
+    return str(label_for_field(name, IngestTotals))
+
+
 tenant_admin.groups.append(
     Group(
-        30, _("Messages"), ((Quarantined, "gpp_bad"), (IngestTotals, "functions"), (RetentionSettings, "auto_delete"))
+        30,
+        _("Messages"),
+        (
+            (Quarantined, "gpp_bad"),
+            (IngestTotals, "functions"),
+            (LimitHit, "speed"),
+            (RetentionSettings, "auto_delete"),
+        ),
     ),
 )

@@ -32,9 +32,11 @@ _OF_ONE = """
 SELECT {schema}, NULL, coalesce(sum(received + replayed), 0)::bigint, coalesce(sum(stored), 0)::bigint,
     coalesce(sum(duplicates), 0)::bigint, coalesce(sum(quarantined + replayed), 0)::bigint,
     coalesce(sum(rate_limited), 0)::bigint FROM {totals}
+UNION ALL SELECT {schema}, '', received, stored, duplicates, quarantined, rate_limited FROM {totals}
+    WHERE day = (now() AT TIME ZONE 'UTC')::date
 UNION ALL SELECT {schema}, "limit", sum(times)::bigint, 0, 0, 0, 0 FROM {hits} GROUP BY "limit"
 """
-_COUNTED = {
+COUNTED = {
     "received": "Messages received.",
     "stored": "Messages stored.",
     "duplicates": "Messages that were stored before.",
@@ -45,9 +47,10 @@ _COUNTED = {
 
 @dataclass(slots=True)
 class Counted:
-    """A tenant's counters. `limits` are refusals by the limit's name."""
+    """A tenant's counters. `today` is of the day (UTC), `limits` are refusals by the limit's name."""
 
-    totals: tuple[int, ...] = (0, 0, 0, 0, 0)  # as in _COUNTED
+    totals: tuple[int, ...] = (0, 0, 0, 0, 0)  # as in COUNTED
+    today: tuple[int, ...] = (0, 0, 0, 0, 0)  # likewise
     limits: dict[str, int] = field(default_factory=dict)
 
 
@@ -58,16 +61,20 @@ class TenantFigures:
         self._known: dict[str, Counted] = {}  # by slug
         self._read_at = -_FRESH_SECONDS
 
-    def collect(self) -> Iterable[Metric]:
-        """The families of metrics."""
+    def by_tenant(self) -> dict[str, Counted]:
+        """The counters by the tenant's slug."""
         if time.monotonic() - self._read_at >= _FRESH_SECONDS:
             self._read_at = time.monotonic()
             self._read()
+        return self._known
+
+    def collect(self) -> Iterable[Metric]:
+        """The families of metrics."""
         families = [
-            CounterMetricFamily(f"gwanje_tenant_{name}", text, labels=["tenant"]) for name, text in _COUNTED.items()
+            CounterMetricFamily(f"gwanje_tenant_{name}", text, labels=["tenant"]) for name, text in COUNTED.items()
         ]
         refused = CounterMetricFamily("gwanje_tenant_limit_refused", "Messages by limit.", labels=["tenant", "limit"])
-        for slug, counted in self._known.items():
+        for slug, counted in self.by_tenant().items():
             for family, value in zip(families, counted.totals, strict=True):
                 family.add_metric([slug], value)
             for limit, times in sorted(counted.limits.items()):
@@ -84,6 +91,10 @@ class TenantFigures:
             return
         known = self._known
         self._known = {slug: found.get(schema) or known.get(slug, Counted()) for schema, slug in slugs.items()}
+
+
+# One for the process, so that who looks at the console and who reads /metrics share what was read.
+TENANT_FIGURES = TenantFigures()
 
 
 def _connect() -> psycopg.Connection:
@@ -125,6 +136,8 @@ def _ask(own: psycopg.Connection, schemas: list[str]) -> dict[str, Counted]:
         counted = found.setdefault(schema, Counted())
         if limit is None:
             counted.totals = tuple(numbers)
+        elif not limit:
+            counted.today = tuple(numbers)
         else:
             counted.limits[limit] = numbers[0]
     return found

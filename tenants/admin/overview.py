@@ -1,11 +1,14 @@
 """The figures on the console's first page."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from django.db.models import Count
+from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django_q.models import Failure, OrmQ
@@ -21,12 +24,23 @@ STATE_COLOURS: dict[str, str] = {
 
 
 _UNROUTED_SHOWN = 8
+# What other apps show on the first page, in order of number: this app does not know them, they know this one.
+_panels: dict[int, Callable[[HttpRequest], SafeString]] = {}
 
 
-def context() -> dict[str, Any]:
+def panel(order: int) -> Callable[[Callable[[HttpRequest], SafeString]], Callable[[HttpRequest], SafeString]]:
+    """Register a panel of the console's first page."""
+    return lambda render: _panels.setdefault(order, render)
+
+
+def context(request: HttpRequest) -> dict[str, Any]:
     """What the first page shows."""
     newest = UnroutedMessage.objects.all()[:_UNROUTED_SHOWN]
-    return {"cards": cards(), "unrouted": [{"message": one, "reason": reason_in_words(one)} for one in newest]}
+    return {
+        "cards": cards(),
+        "panels": [_panels[order](request) for order in sorted(_panels)],
+        "unrouted": [{"message": one, "reason": reason_in_words(one)} for one in newest],
+    }
 
 
 def reason_in_words(message: UnroutedMessage) -> str:

@@ -61,7 +61,7 @@ class Console(UnfoldAdminSite):
         return sidebar(self, request)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        shown = overview.context() if self.get_model_admin(Tenant).has_view_permission(request) else {}
+        shown = overview.context(request) if self.get_model_admin(Tenant).has_view_permission(request) else {}
         return super().index(request, {**shown, **(extra_context or {})})
 
 

@@ -18,12 +18,13 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from tenants import services
-from tenants.models import Domain, Membership, Tenant, TenantAlias
+from tenants import limits, services
+from tenants.models import Domain, Membership, Plan, Tenant, TenantAlias, TenantLimits
 
 from .base import add_errors, coloured, form_page
 from .navigation import Group
 from .overview import STATE_COLOURS
+from .plans import TenantLimitsInline
 from .site import console
 from .tenant_forms import CreateTenantForm, DomainForm, OwnerAndHostForm, SuspendTenantForm
 
@@ -66,7 +67,7 @@ class TenantAdmin(ModelAdmin):
     search_help_text = _("name, slug, host name or topic alias")
     fields: ClassVar = ["name", "slug", "address", "schema_name", "state_label", "state_detail", "created_at"]
     readonly_fields: ClassVar = ["slug", "address", "schema_name", "state_label", "state_detail", "created_at"]
-    inlines: ClassVar = [MembershipInline, DomainInline, AliasInline]
+    inlines: ClassVar = [MembershipInline, TenantLimitsInline, DomainInline, AliasInline]
     actions_detail: ClassVar = ["suspend", "resume", "try_again", "discard"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Tenant]:
@@ -92,6 +93,11 @@ class TenantAdmin(ModelAdmin):
     def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm, change: bool) -> None:
         # Not the whole row: its state may have been changed meanwhile.
         Tenant.objects.filter(pk=obj.pk).update(name=obj.name)
+
+    def save_formset(self, request: HttpRequest, form: forms.ModelForm, formset: Any, change: bool) -> None:
+        super().save_formset(request, form, formset, change)
+        if formset.model is TenantLimits and formset.has_changed():
+            limits.announce([form.instance.schema_name])
 
     # --- making one ---------------------------------------------------------------------------------------
 
@@ -242,4 +248,4 @@ class TenantAdmin(ModelAdmin):
         return reverse("admin:tenants_tenant_changelist")
 
 
-console.groups.append(Group(10, _("Tenants"), ((Tenant, "domain"),)))
+console.groups.append(Group(10, _("Tenants"), ((Tenant, "domain"), (Plan, "speed"))))

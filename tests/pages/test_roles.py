@@ -24,6 +24,7 @@ ADDED_BY: dict[str, str | None] = {
     "telemetry.quarantined": None,
     "telemetry.ingesttotals": None,
     "telemetry.retentionsettings": None,
+    "telemetry.limithit": None,
 }
 DEVICE_ACTIONS = ("rotate_key", "deactivate", "activate", "allow_v1", "remove")
 DEVICE_PATHS = {"rotate_key": "rotate-key", "allow_v1": "allow-version-1"}

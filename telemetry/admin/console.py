@@ -1,0 +1,44 @@
+"""What telemetry shows on the console's first page: what became of every tenant's messages."""
+
+from typing import Any
+
+from django.contrib.admin.utils import label_for_field
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.safestring import SafeString
+
+from telemetry.models import IngestTotals
+from telemetry.services.figures import COUNTED, TENANT_FIGURES, Counted
+from tenants.admin import overview
+from tenants.models import Tenant
+
+# Those with the most that was not taken come first, so that what is left out is of no concern.
+SHOWN = 100
+_NOT_TAKEN = slice(3, 5)  # quarantined and rate limited
+
+
+@overview.panel(10)
+def totals(request: HttpRequest) -> SafeString:
+    """Today's and all days' totals, of all tenants together and of each."""
+    figures = TENANT_FIGURES.by_tenant()
+    shown = sorted(figures, key=lambda slug: (-sum(figures[slug].today[_NOT_TAKEN]), -figures[slug].today[0], slug))
+    pages = dict(Tenant.objects.filter(slug__in=shown[:SHOWN]).values_list("slug", "pk"))
+    context = {
+        "columns": [str(label_for_field(name, IngestTotals)) for name in COUNTED],
+        "all": _row(list(figures.values())),
+        "rows": [_row([figures[slug]], slug, pages[slug]) for slug in shown[:SHOWN] if slug in pages],
+        "left_out": max(0, len(shown) - SHOWN),
+    }
+    return render_to_string("telemetry/admin/console_totals.html", context, request)
+
+
+def _row(counted: list[Counted], slug: str = "", pk: int | None = None) -> dict[str, Any]:
+    return {
+        "slug": slug,
+        "url": reverse("admin:tenants_tenant_change", args=[pk]) if pk is not None else "",
+        "figures": [
+            {"today": sum(one.today[number] for one in counted), "ever": sum(one.totals[number] for one in counted)}
+            for number in range(len(COUNTED))
+        ],
+    }

@@ -1,0 +1,56 @@
+"""Plans and what a tenant is given instead of its plan's limits, on the console."""
+
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+from unfold.admin import ModelAdmin, StackedInline
+from unfold.decorators import display
+
+from tenants import limits
+from tenants.models import Plan, TenantLimits
+
+from .site import console
+
+_VALUES = [
+    (_("Of what is sent now"), [("tenant_rate", "tenant_burst"), ("device_rate", "device_burst"), "daily_quota"]),
+    (
+        _("Of what is late"),
+        [("tenant_backfill_rate", "tenant_backfill_burst"), ("device_backfill_rate", "device_backfill_burst")],
+    ),
+    (_("Of each message"), ["max_payload"]),
+]
+_FIELDSETS = [(title, {"fields": fields}) for title, fields in _VALUES]
+
+
+class TenantLimitsInline(StackedInline):
+    """The tenant's plan and its own limits, on its page."""
+
+    model = TenantLimits
+    autocomplete_fields: ClassVar = ["plan"]
+    fieldsets: ClassVar = [(None, {"fields": ["plan"]}), *_FIELDSETS]
+    extra = 0
+    max_num = 1
+
+
+@admin.register(Plan, site=console)
+class PlanAdmin(ModelAdmin):
+    """Plans. One that tenants have is not removed."""
+
+    list_display: ClassVar = ["name", "tenant_rate", "device_rate", "daily_quota", "max_payload", "tenants_with_it"]
+    search_fields: ClassVar = ["name"]
+    fieldsets: ClassVar = [(None, {"fields": ["name"]}), *_FIELDSETS]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Plan]:
+        return super().get_queryset(request).annotate(count=Count("tenants"))
+
+    @display(description=_("tenants"), ordering="count")
+    def tenants_with_it(self, plan: Any) -> int:
+        return int(plan.count)
+
+    def save_model(self, request: HttpRequest, obj: Plan, form: forms.ModelForm, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        limits.announce_plan(obj)
