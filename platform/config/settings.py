@@ -241,6 +241,8 @@ REST_FRAMEWORK = {
 METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
 # For each tenant, by sessions and keys together; 0 for no limit.
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
+# How long the database may work on one statement of aggregates and charts.
+QUERY_SECONDS: float = env.float("QUERY_SECONDS", default=20.0)
 DRF_STANDARDIZED_ERRORS = {
     "EXCEPTION_HANDLER_CLASS": "devices.api.errors.Handler",
     "ALLOWED_ERROR_STATUS_CODES": ["400", "401", "403", "404", "429"],
