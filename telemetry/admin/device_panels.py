@@ -1,5 +1,6 @@
-"""What telemetry shows on a device's page: the last values, the last day, and what was refused."""
+"""What telemetry shows on a device's page: the last values, their course, and what was refused."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.http import HttpRequest
@@ -8,16 +9,25 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from devices.admin import panels
 from devices.models import Device
 from telemetry.models import Quarantined
 from telemetry.services import queries
-from telemetry.services.charts import Chart, last_day
+from telemetry.services.charts import Chart, device_charts
+from telemetry.services.effort import TooMuchWork, bounded
 from telemetry.services.gaps import Completeness, gaps_of
 
 _REFUSED_SHOWN = 5
 _GAPS_SHOWN = 10
+# As the address says it (?range=7d) → what the charts show. The first unless another is asked for.
+_RANGES = {
+    "24h": (timedelta(days=1), gettext_lazy("24 hours")),
+    "7d": (timedelta(days=7), gettext_lazy("7 days")),
+    "30d": (timedelta(days=30), gettext_lazy("30 days")),
+    "1y": (timedelta(days=365), gettext_lazy("1 year")),
+}
 
 
 @panels.above_device(10)
@@ -30,9 +40,22 @@ def last_values(request: HttpRequest, device: Device) -> SafeString:
 
 @panels.above_device(20)
 def charts(request: HttpRequest, device: Device) -> SafeString:
-    """A line for each series of numbers over the last 24 hours."""
-    drawn = [{"series": chart.series, "data": _data(chart)} for chart in last_day(device, timezone.now())]
-    return render_to_string("telemetry/admin/charts.html", {"charts": drawn}, request)
+    """A line for each series of numbers over the last day, week, month or year."""
+    asked = request.GET.get("range", "")
+    chosen = asked if asked in _RANGES else next(iter(_RANGES))
+    too_much, drawn = False, []
+    try:
+        with bounded():
+            drawn = device_charts(device, timezone.now(), _RANGES[chosen][0])
+    except TooMuchWork:
+        too_much = True
+    context = {
+        "charts": [{"series": chart.series, "data": _data(chart)} for chart in drawn],
+        "ranges": [{"key": key, "label": label, "chosen": key == chosen} for key, (_span, label) in _RANGES.items()],
+        "too_much": too_much,
+        "shown": bool(drawn) or too_much or bool(asked) or device.series.exists(),
+    }
+    return render_to_string("telemetry/admin/charts.html", context, request)
 
 
 @panels.below_device(70)

@@ -1,16 +1,61 @@
-"""The lines of a device's last day."""
+"""Lines of few points that look like all readings."""
 
-from datetime import timedelta
+import math
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 from django_tenants.utils import schema_context
+from hypothesis import given
+from hypothesis import strategies as st
 
-from telemetry.services.charts import DAY, Chart, last_day
+from telemetry.models import Series
+from telemetry.services import charts, packing, rollups
+from telemetry.services.charts import Chart, Line, device_charts, lines
+from telemetry.services.downsampling import lttb
 from tests.api.conftest import add_readings, add_series, make_device
+from tests.telemetry.storage import Field, make_field, remove_field
 
 NOW = timezone.now().replace(microsecond=0)
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=300), st.integers(3, 60))
+def test_points_are_chosen_from_those_there_are(values: list[float], most: int) -> None:
+    points = [(float(number), value) for number, value in enumerate(values)]
+    chosen = lttb(points, most)
+    assert len(chosen) == min(len(points), most)
+    assert set(chosen) <= set(points)
+    assert all(earlier[0] < later[0] for earlier, later in pairwise(chosen))
+    if points:
+        assert (chosen[0], chosen[-1]) == (points[0], points[-1])
+
+
+def test_the_largest_triangles_are_those_of_a_reference() -> None:
+    """By the definition: each group's point with the largest triangle, one after the other."""
+    chance = random.Random(4)
+    points = [(float(n), math.sin(n / 9) * 10 + chance.random()) for n in range(200)]
+    most = 20
+    size = (len(points) - 2) / (most - 2)
+    groups = [[points[0]]]
+    groups += [points[1 + int(n * size) : 1 + int((n + 1) * size)] for n in range(most - 2)]
+    groups += [[points[-1]]]
+    chosen = [points[0]]
+    for group, after in pairwise(groups[1:]):
+        mean = sum(x for x, _ in after) / len(after), sum(y for _, y in after) / len(after)
+
+        def area(p: Any, a: Any = chosen[-1], c: Any = mean) -> float:
+            return abs(a[0] * (p[1] - c[1]) + p[0] * (c[1] - a[1]) + c[0] * (a[1] - p[1])) / 2
+
+        chosen.append(max(group, key=area))
+    assert lttb(points, most) == [*chosen, points[-1]]
 
 
 @pytest.fixture
@@ -18,9 +63,9 @@ def device(db: None, tenant_a: Any) -> Any:
     return make_device(tenant_a, "greenhouse")
 
 
-def drawn(tenant: Any, device: Any) -> list[Chart]:
+def drawn(tenant: Any, device: Any, span: timedelta = DAY) -> list[Chart]:
     with schema_context(tenant.schema_name):
-        return last_day(device, NOW)
+        return device_charts(device, NOW, span)
 
 
 def test_nothing_to_draw(tenant_a: Any, device: Any) -> None:
@@ -30,6 +75,7 @@ def test_nothing_to_draw(tenant_a: Any, device: Any) -> None:
     old = add_series(tenant_a, device, "dht22", "temperature", "°C")
     add_readings(tenant_a, old, (NOW - DAY - timedelta(minutes=1), 1.0), (NOW + timedelta(minutes=1), 2.0))
     assert drawn(tenant_a, device) == []
+    assert [chart.values for chart in drawn(tenant_a, device, 7 * DAY)] == [[1.0]]
 
 
 def test_a_short_series_keeps_every_value(tenant_a: Any, device: Any) -> None:
@@ -43,21 +89,95 @@ def test_a_short_series_keeps_every_value(tenant_a: Any, device: Any) -> None:
     assert chart.series.unit == "°C"
 
 
-def test_a_day_is_thinned_to_means_with_its_gap_shown(tenant_a: Any, device: Any) -> None:
+def test_a_day_is_thinned_to_readings_with_its_peak_and_its_gap(tenant_a: Any, device: Any) -> None:
     series = add_series(tenant_a, device, "dht22", "temperature", "°C")
     minutes = [minute for minute in range(0, 24 * 60, 2) if not 600 <= minute < 700]
-    add_readings(tenant_a, series, *((NOW - DAY + timedelta(minutes=m), float(m)) for m in minutes))
+    sent = {(NOW - DAY + timedelta(minutes=m)).timestamp(): 1000.0 if m == 300 else float(m) for m in minutes}
+    add_readings(tenant_a, series, *((datetime.fromtimestamp(at, UTC), value) for at, value in sent.items()))
     (chart,) = drawn(tenant_a, device)
-    numbers = [value for value in chart.values if value is not None]
-    assert len(numbers) <= 289
-    assert numbers == sorted(numbers)
-    assert sum(value is None for value in chart.values) == 1
+    points = [(at, value) for at, value in zip(chart.times, chart.values, strict=True) if value is not None]
+    assert len(points) == 300
+    assert set(points) <= set(sent.items())
+    assert 1000.0 in chart.values
+    assert chart.values.count(None) == 1
     gap = chart.values.index(None)
-    assert chart.values[gap - 1] == pytest.approx(598, abs=5)
-    assert chart.values[gap + 1] == pytest.approx(702, abs=5)
+    before, after = chart.values[gap - 1], chart.values[gap + 1]
+    assert before == pytest.approx(598, abs=8)
+    assert after == pytest.approx(702, abs=8)
+
+
+def test_a_series_of_an_hourly_sensor_is_a_line(tenant_a: Any, device: Any) -> None:
+    series = add_series(tenant_a, device, "dht22", "temperature", "°C")
+    add_readings(tenant_a, series, *((NOW - n * HOUR, float(n)) for n in range(24)))
+    (chart,) = drawn(tenant_a, device)
+    assert None not in chart.values
+    assert len(chart.values) == 24
 
 
 def test_each_series_is_a_chart_of_its_own(tenant_a: Any, device: Any) -> None:
     for unit, value in (("°C", 20.0), ("°F", 68.0)):
         add_readings(tenant_a, add_series(tenant_a, device, "dht22", "temperature", unit), (NOW, value))
     assert [(chart.series.unit, chart.values) for chart in drawn(tenant_a, device)] == [("°C", [20.0]), ("°F", [68.0])]
+
+
+@pytest.fixture(scope="module")
+def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[Field]:
+    with django_db_blocker.unblock():
+        made = make_field("drawn")
+        yield made
+        remove_field(made)
+        connection.close()
+
+
+@pytest.fixture
+def year(live_db: None, made: Field) -> Iterator[list[Line]]:
+    """Sixty days of one series, in part rolled up and packed, with one peak; and another with few readings."""
+    with schema_context(made.schema):
+        made.clear()
+        many, few = made.series[:2]
+        begin = MIDNIGHT - 60 * DAY
+        rows = [(many, begin + n * HOUR / 4, math.sin(n / 50)) for n in range(60 * 96)]
+        rows[1234] = (many, rows[1234][1], 99.0)
+        made.store(*rows, *((few, begin + n * DAY, float(n)) for n in range(20)))
+        rollups.run(now=MIDNIGHT - 20 * DAY)
+        packing.run(now=MIDNIGHT - 25 * DAY)
+        yield []
+        made.clear()
+
+
+def test_a_long_range_is_drawn_from_readings_packed_or_not(year: Any, made: Field) -> None:
+    listed = list(Series.objects.filter(pk__in=made.series[:3]).order_by("pk"))
+    found = lines(listed, MIDNIGHT - 60 * DAY, MIDNIGHT, 200)
+    assert [(line.series.pk, len(line.points), line.resolution) for line in found] == [
+        (made.series[0], 200, 0.0),
+        (made.series[1], 20, 0.0),
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT date_part('epoch', time), value FROM truth WHERE series_id = %s", [made.series[0]])
+        assert set(found[0].points) <= set(cursor.fetchall())
+    assert 99.0 in {value for _, value in found[0].points}
+    assert found[0].gaps == []
+
+
+def test_where_readings_are_too_many_or_gone_hours_stand_for_them(
+    year: Any, made: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = list(Series.objects.filter(pk__in=made.series[:2]).order_by("pk"))
+    begin = MIDNIGHT - 60 * DAY
+    exact = lines(listed, begin, MIDNIGHT, 200)
+    monkeypatch.setattr(charts, "MOST_READINGS", 1000)
+    by_hours, few = lines(listed, begin, MIDNIGHT, 200)
+    assert (by_hours.resolution, len(by_hours.points)) == (3600.0, 200)
+    assert few == exact[1]
+    peak = next(at for at, value in exact[0].points if value == 99.0)
+    assert [value for at, value in by_hours.points if abs(at - peak) < 3600 and value == 99.0] == [99.0]
+    low, high = (extreme(value for _, value in exact[0].points if value != 99.0) for extreme in (min, max))
+    assert all(low - 0.01 <= value <= high + 0.01 or value == 99.0 for _, value in by_hours.points)
+    monkeypatch.undo()
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM telemetry_packedday WHERE day < %s", [begin + 20 * DAY])
+        cursor.execute("DELETE FROM telemetry_reading WHERE time < %s", [begin + 20 * DAY])
+        cursor.execute("UPDATE telemetry_rollupstate SET readings_from = %s", [begin + 20 * DAY])
+    gone = lines(listed, begin, MIDNIGHT, 200)
+    assert [(line.resolution, len(line.points)) for line in gone] == [(3600.0, 200), (3600.0, 20)]
+    assert gone[0].points[0][0] < (begin + HOUR).timestamp()
