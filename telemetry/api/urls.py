@@ -5,6 +5,7 @@ from rest_framework.routers import SimpleRouter
 
 from .gaps import GapsView
 from .limit_views import LimitHitViewSet, LimitsView
+from .series_views import AggregatesView, ChartView, ExportView, FleetLatestView
 from .views import LatestView, MessagesView, QuarantineView, ReadingsView, TotalsViewSet
 
 router = SimpleRouter(use_regex_path=False)
@@ -14,7 +15,11 @@ router.register("limits/refusals", LimitHitViewSet, "limit-refusals")
 urlpatterns = [
     path("devices/<uuid:uuid>/latest/", LatestView.as_view(), name="device-latest"),
     path("devices/<uuid:uuid>/gaps/", GapsView.as_view(), name="device-gaps"),
+    path("latest/", FleetLatestView.as_view(), name="latest-list"),
     path("readings/", ReadingsView.as_view(), name="reading-list"),
+    path("readings/aggregates/", AggregatesView.as_view(), name="reading-aggregates"),
+    path("readings/chart/", ChartView.as_view(), name="reading-chart"),
+    path("readings/export/", ExportView.as_view(), name="reading-export"),
     path("messages/", MessagesView.as_view(), name="message-list"),
     path("quarantine/", QuarantineView.as_view(), name="quarantine-list"),
     path("limits/", LimitsView.as_view(), name="limit-list"),

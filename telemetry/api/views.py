@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from devices.api.views.base import TenantObjects, TenantView
 from devices.api.views.ranges import RangeView
 from devices.models import Component, Device, Metric
 from telemetry.models import IngestTotals, Series
-from telemetry.services import queries
+from telemetry.services import completeness, intervals, queries
 from tenants.api.errors import ErrorSerializer
 
 from . import parameters
@@ -63,7 +64,13 @@ class ReadingsView(RangeView):
             after=_reading_position(scope, wanted.get("cursor")),
             limit=wanted["limit"] + 1,
         )
-        return self.answer(rows, wanted["limit"], scope, lambda row: [row.time.isoformat(), row.series, row.key])
+        answer = self.answer(rows, wanted["limit"], scope, lambda row: [row.time.isoformat(), row.series, row.key])
+        start, stop = wanted.get("from"), wanted.get("to")
+        lacks = completeness.lacks([device.pk], start, stop, raw_from=start or intervals.EARLIEST)
+        if answer.data["next"]:
+            lacks.append(completeness.more())
+        answer.data |= {"complete": not lacks, "incomplete": [asdict(lack) for lack in lacks]}
+        return answer
 
 
 class MessagesView(RangeView):

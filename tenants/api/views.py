@@ -25,9 +25,16 @@ class StrictView(APIView):
         """The query parameters that a GET of this view takes."""
         return ()
 
+    def repeatable_parameters(self) -> Iterable[str]:
+        """Those of them that may be given several times."""
+        return ()
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        refuse_unknown_parameters(request, self.known_parameters() if request.method in ("GET", "HEAD") else ())
+        if request.method in ("GET", "HEAD"):
+            refuse_unknown_parameters(request, self.known_parameters(), self.repeatable_parameters())
+        else:
+            refuse_unknown_parameters(request, ())
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Response:
         response = super().finalize_response(request, response, *args, **kwargs)
@@ -63,9 +70,9 @@ class NoSuchAddress(APIView):
         raise NotFound(_t("There is nothing at %(path)s: GET api/v1/ lists what there is.") % {"path": request.path})
 
 
-def refuse_unknown_parameters(request: Request, known: Iterable[str]) -> None:
+def refuse_unknown_parameters(request: Request, known: Iterable[str], repeatable: Iterable[str] = ()) -> None:
     """400 for parameters that are not known or given twice, rather than an answer to another question."""
-    names, known = request.query_params, sorted(known)
+    names, known, repeatable = request.query_params, sorted(known), set(repeatable)
     known_text = _t("Known here: %(names)s.") % {"names": ", ".join(known)} if known else _t("None is known here.")
     errors = {
         name: _t("There is no parameter %(name)r. %(known)s") % {"name": name, "known": known_text}
@@ -75,7 +82,7 @@ def refuse_unknown_parameters(request: Request, known: Iterable[str]) -> None:
     errors |= {
         name: _t("Give %(name)r once.") % {"name": name}
         for name in names
-        if name in known and len(request.query_params.getlist(name)) > 1
+        if name in known and name not in repeatable and len(request.query_params.getlist(name)) > 1
     }
     if errors:
         raise ValidationError(errors)

@@ -51,6 +51,7 @@ _QUERIES = sorted(
 _PARAMETERS = (
     "limit", "offset", "cursor", "from", "to", "device", "component", "metric", "reason", "status", "active", "search",
     "hardware_model", "component_type", "attached", "key", "quantity", "symbol", "name", "version",
+    "interval", "timezone", "aggregate", "fill", "max_points", "format",
 )  # fmt: skip
 _EXAMPLES = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -81,7 +82,9 @@ def test_any_body(admin_api: Api, path: str) -> None:
 @pytest.mark.parametrize("path", _QUERIES)
 def test_any_question(admin_api: Api, tenant_a: Any, path: str) -> None:
     device = make_device(tenant_a, dht22="dht22")
-    asked = {"device": str(device.uuid), "component": "dht22", "metric": "temperature"} if path == "readings/" else {}
+    asked = {"device": str(device.uuid), "component": "dht22", "metric": "temperature"} if "readings/" in path else {}
+    asked |= {"from": "2026-11-22T00:00:00Z", "interval": "1h"} if path == "readings/aggregates/" else {}
+    asked |= {"from": "2026-11-22T00:00:00Z"} if path == "readings/chart/" else {}
 
     @_EXAMPLES
     @given(st.dictionaries(st.sampled_from(_PARAMETERS), _TEXT, max_size=3))
