@@ -1,6 +1,17 @@
 """The tenant's own admin site, and what of this app is registered on it."""
 
-from . import access, components, devices, keys, maintenance, metadata, presence, presence_page, presence_panels
+from . import (
+    access,
+    components,
+    devices,
+    keys,
+    maintenance,
+    metadata,
+    presence,
+    presence_page,
+    presence_panels,
+    rotation,
+)
 from .site import tenant_admin
 
 __all__ = [
@@ -13,5 +24,6 @@ __all__ = [
     "presence",
     "presence_page",
     "presence_panels",
+    "rotation",
     "tenant_admin",
 ]

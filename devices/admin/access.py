@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from devices.models import ApiKey, AuditEntry
+from devices.models import ApiKey, AuditEntry, RotationCampaign
 from devices.models.access import ACTIONS
 from devices.services.api_keys import issue_api_key, revoke_api_key
 from tenants.access import Role
@@ -155,4 +155,6 @@ class AuditEntryAdmin(ReadOnly, TenantModelAdmin):
         return str(entry.done)
 
 
-tenant_admin.groups.append(Group(40, _("Access"), ((ApiKey, "key"), (AuditEntry, "history"))))
+tenant_admin.groups.append(
+    Group(40, _("Access"), ((ApiKey, "key"), (RotationCampaign, "sync_lock"), (AuditEntry, "history")))
+)

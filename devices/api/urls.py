@@ -14,6 +14,7 @@ from .views.presence import (
     PresenceSettingsView,
     TimelineView,
 )
+from .views.rotation import RotationViewSet
 
 router = SimpleRouter(use_regex_path=False)
 router.register("devices", DeviceViewSet, "device")
@@ -23,6 +24,7 @@ router.register("metrics", MetricViewSet, "metric")
 router.register("units", UnitViewSet, "unit")
 router.register("hardware-models", HardwareModelViewSet, "hardware-model")
 router.register("api-keys", ApiKeyViewSet, "api-key")
+router.register("key-rotations", RotationViewSet, "key-rotation")
 router.register("maintenance-windows", MaintenanceWindowViewSet, "maintenance-window")
 
 urlpatterns = [

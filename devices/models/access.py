@@ -85,7 +85,6 @@ ACTIONS: dict[str, Promise] = {
     "start rotation": _("start rotation"),
     "send key": _("send key"),
     "hand over key": _("hand over key"),
-    "key in use": _("key in use"),
     "extend rotation": _("extend rotation"),
     "end old keys": _("end old keys"),
     "destroy old keys": _("destroy old keys"),

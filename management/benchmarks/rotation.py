@@ -27,7 +27,7 @@ from management.simulator.gwanje_device import GwanjeDevice
 from telemetry.models import Message, Quarantined
 
 State = RotationCampaign.State
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 180.0
 
 
 @dataclass(slots=True)

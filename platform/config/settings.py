@@ -260,7 +260,11 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": r"/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
     # One set of choices under several names of members.
-    "ENUM_NAME_OVERRIDES": {"StatusEnum": "devices.models.presence.Status"},
+    "ENUM_NAME_OVERRIDES": {
+        "StatusEnum": "devices.models.presence.Status",
+        "RotationStateEnum": "devices.models.rotation.RotationCampaign.State",
+        "RotationMemberStateEnum": "devices.models.rotation.RotationMember.State",
+    },
 }
 
 # --- Background work ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from django.db import transaction
 from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils import timezone
 from django_tenants.utils import schema_context
 
 from .conftest import (
@@ -96,6 +97,14 @@ ROWS: list[Row] = [
     ("GET", "api/v1/hardware-models/{model}/", READ, 200, None),
     ("PATCH", "api/v1/hardware-models/{model}/", METADATA, 200, {"version": "10"}),
     ("DELETE", "api/v1/hardware-models/{model}/", METADATA, 204, None),
+    ("GET", "api/v1/key-rotations/", READ, 200, None),
+    ("POST", "api/v1/key-rotations/", METADATA, 201, {"name": "new", "deadline": "2036-01-01T00:00:00Z"}),
+    ("GET", "api/v1/key-rotations/{rotation}/", READ, 200, None),
+    ("GET", "api/v1/key-rotations/{rotation}/devices/", READ, 200, None),
+    ("POST", "api/v1/key-rotations/{rotation}/extend/", METADATA, 200, {"deadline": "2036-01-01T00:00:00Z"}),
+    ("POST", "api/v1/key-rotations/{rotation}/end/", METADATA, 200, None),
+    ("POST", "api/v1/key-rotations/{rotation}/roll-back/", METADATA, 200, None),
+    ("POST", "api/v1/key-rotations/{rotation}/tokens/", METADATA, 201, {}),
     ("GET", "api/v1/readings/?device={device}&component=dht22&metric=temperature", READ, 200, None),
     ("GET", "api/v1/latest/", READ, 200, None),
     ("GET", "api/v1/latest/?device={device}", READ, 200, None),
@@ -184,8 +193,19 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
                     pk=start, device=device, starts_at=T0, ends_at=T0 + HOUR, reason=f"canary of {tenant.slug}"
                 ).pk
             ),
+            "rotation": _rotation(registered, start, f"canary of {tenant.slug}"),
             "api_key": str(ApiKey.objects.create(pk=start, name="k", prefix=f"gwj_{start}", digest="d").pk),
         }
+
+
+def _rotation(device: Any, pk: int, name: str) -> str:
+    """A rotation that has issued the device the key that it has."""
+    from devices.models import RotationCampaign, RotationMember
+
+    campaign = RotationCampaign.objects.create(pk=pk, name=name, deadline=timezone.now() + HOUR)
+    key = device.credentials.get()
+    RotationMember.objects.create(campaign=campaign, device=device, state="issued", credential=key, old_version=1)
+    return str(campaign.pk)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]} {row[1]}")

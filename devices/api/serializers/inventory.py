@@ -24,7 +24,7 @@ from .components import DeviceComponentSerializer, component_type_by_key, time_o
 _NO_SUCH_MODEL = _("There is no hardware model {pk_value}: hardware-models/ lists those there are, and takes more.")
 
 
-def _hardware_model() -> serializers.PrimaryKeyRelatedField:
+def hardware_model_field() -> serializers.PrimaryKeyRelatedField:
     return serializers.PrimaryKeyRelatedField(
         queryset=HardwareModel.objects.all(),
         required=False,
@@ -51,7 +51,7 @@ class DeviceKeySerializer(serializers.ModelSerializer[DeviceCredential]):
 class DeviceSerializer(StrictModelSerializer[Device]):
     """A device with its state, its components and its keys (never their secrets)."""
 
-    hardware_model = _hardware_model()
+    hardware_model = hardware_model_field()
     status = serializers.ChoiceField(
         choices=DeviceStatus.Status.choices, source="presence.status", read_only=True, default="UNKNOWN"
     )
@@ -133,7 +133,7 @@ class RegistrationSerializer(StrictSerializer):
     cpu_serial = serializers.CharField(
         max_length=64, required=False, allow_blank=True, help_text="Where given, every message must carry it."
     )
-    hardware_model = _hardware_model()
+    hardware_model = hardware_model_field()
     components = NewComponentSerializer(many=True, required=False)
 
     def validate_components(self, value: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -78,8 +78,8 @@ def progress(campaign: RotationCampaign) -> Progress:
         left=Count("pk", filter=Q(state=Member.LEFT)),
         returned=Count("pk", filter=Q(state=Member.RETURNED)),
     )
-    versions = list(campaign.members.filter(credential__isnull=False).values_list("credential__version").distinct()[:2])
-    return Progress(**counts, version=versions[0][0] if len(versions) == 1 else 0)
+    versions = set(new_keys(campaign).order_by().values_list("version", flat=True).distinct()[:2])
+    return Progress(**counts, version=versions.pop() if len(versions) == 1 else 0)
 
 
 def start(

@@ -1,0 +1,342 @@
+"""Key rotations: started with a form, looked at with a bar, and what can be done with one that runs."""
+
+import csv
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import Count, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+from unfold.widgets import (
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminSplitDateTimeWidget,
+    UnfoldAdminTextInputWidget,
+    UnfoldBooleanSwitchWidget,
+)
+
+from devices.models import HardwareModel, RotationCampaign, RotationMember
+from devices.services.rotation import campaigns, tokens
+from devices.services.rotation.selection import Selection, select
+from tenants.admin.base import add_errors, coloured, form_page
+
+from .base import TenantModelAdmin
+from .keys import errors_as_messages
+from .roles import person
+from .site import tenant_admin
+
+State, Member = RotationCampaign.State, RotationMember.State
+_SHOWN = 50
+_COLOURS: dict[str, str] = {
+    State.RUNNING: "info",
+    State.ENDING: "warning",
+    State.ENDED: "success",
+    State.RETURNING: "warning",
+    State.RETURNED: "neutral",
+}
+_MEMBER_COLOURS: dict[str, str] = {
+    Member.MOVED: "success",
+    Member.LEFT: "danger",
+    Member.SENT: "info",
+    Member.CARRIED: "info",
+    Member.RETURNING: "warning",
+}
+
+
+class SelectionForm(forms.Form):
+    """Whom a rotation takes, and until when."""
+
+    name = forms.CharField(label=_("Name"), max_length=120, widget=UnfoldAdminTextInputWidget)
+    marked = forms.BooleanField(
+        label=_("Only keys that are marked"),
+        required=False,
+        help_text=_("Devices whose key others may know too, such as those of an old server."),
+        widget=UnfoldBooleanSwitchWidget,
+    )
+    hardware_model = forms.ModelChoiceField(
+        label=_("Hardware model"),
+        queryset=HardwareModel.objects.all(),
+        required=False,
+        empty_label=_("any"),
+        widget=UnfoldAdminSelectWidget,
+    )
+    search = forms.CharField(
+        label=_("Search"),
+        max_length=120,
+        required=False,
+        help_text=_("in the name, UUID or CPU serial"),
+        widget=UnfoldAdminTextInputWidget,
+    )
+    deadline = forms.SplitDateTimeField(
+        label=_("Deadline"),
+        help_text=_("The old keys end then at the latest; they end before when every device has moved."),
+        widget=UnfoldAdminSplitDateTimeWidget,
+    )
+    at_deadline = forms.ChoiceField(
+        label=_("At the deadline"),
+        choices=RotationCampaign.AtDeadline.choices,
+        help_text=_("What happens to the old keys of devices that have not moved."),
+        widget=UnfoldAdminSelectWidget,
+    )
+    extend_days = forms.IntegerField(
+        label=_("Days to wait longer"), min_value=1, max_value=90, widget=UnfoldAdminIntegerFieldWidget
+    )
+
+    def selection(self) -> Selection:
+        """What is asked of a device."""
+        given = self.cleaned_data
+        return Selection(marked=given["marked"], hardware_model=given["hardware_model"], search=given["search"])
+
+
+class DeadlineForm(forms.Form):
+    """Another deadline."""
+
+    deadline = forms.SplitDateTimeField(label=_("Deadline"), widget=UnfoldAdminSplitDateTimeWidget)
+
+
+@admin.register(RotationCampaign, site=tenant_admin)
+class RotationAdmin(TenantModelAdmin):
+    """Rotations. Started, ended and rolled back by `devices.services.rotation.campaigns` alone."""
+
+    list_display: ClassVar = ["name", "shown_state", "counted", "deadline", "created_at", "created_by_label"]
+    list_filter: ClassVar = ["state"]
+    search_fields: ClassVar = ["name"]
+    fields: ClassVar = [("at_deadline", "extended"), ("created_at", "created_by_label")]
+    readonly_fields: ClassVar = ["at_deadline", "extended", "created_at", "created_by_label"]
+    change_form_outer_before_template = "devices/admin/rotation.html"
+    actions_detail: ClassVar = ["hand_over", "extend", {"title": _("More"), "items": ["end", "roll_back"]}]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_decide_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.has_add_permission(request)
+
+    @display(description=_("state"), ordering="state")
+    def shown_state(self, campaign: RotationCampaign) -> SafeString:
+        return _label(campaign)
+
+    @display(description=_("progress"))
+    def counted(self, campaign: RotationCampaign) -> str:
+        return str(campaigns.progress(campaign))
+
+    # --- starting -----------------------------------------------------------------------------------------
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        initial = {
+            "deadline": timezone.localtime().replace(second=0, microsecond=0) + campaigns.RETURN_OVERLAP,
+            "extend_days": campaigns.RETURN_OVERLAP.days,
+        }
+        form = SelectionForm(request.POST or None, initial=initial)
+        if form.is_valid() and (campaign := self._start(request, form)) is not None:
+            messages.success(request, _t("The rotation has begun: keys are issued in the background."))
+            return redirect(_page_of(campaign))
+        return form_page(
+            self,
+            request,
+            form,
+            title=_("Rotate keys"),
+            lead=_("New keys for %(number)d devices, or for those of them that you choose here.")
+            % {"number": select(Selection()).count()},
+            submit=_("Start"),
+            back=reverse("admin:devices_rotationcampaign_changelist"),
+        )
+
+    def _start(self, request: HttpRequest, form: SelectionForm) -> RotationCampaign | None:
+        given = form.cleaned_data
+        try:
+            return campaigns.start(
+                name=given["name"],
+                selection=form.selection(),
+                deadline=given["deadline"],
+                at_deadline=given["at_deadline"],
+                extend_days=given["extend_days"],
+                acting_user=person(request),
+            )
+        except ValidationError as error:
+            add_errors(form, error)
+        return None
+
+    # --- its page -----------------------------------------------------------------------------------------
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        campaign = kwargs.get("obj")
+        if isinstance(campaign, RotationCampaign):
+            context |= _page(request, campaign)
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """Those that can be done with it now."""
+        campaign = RotationCampaign.objects.filter(pk=object_id).first()
+        shown = super().get_actions_detail(request, object_id)
+        if campaign is not None and campaign.state == State.RUNNING:
+            return shown
+        handing = campaign is not None and campaign.state in (State.ENDING, State.ENDED)
+        return [item for item in shown if handing and item.action_name.endswith("hand_over")]
+
+    # --- what is done with it -----------------------------------------------------------------------------
+
+    @action(description=_("Hand over keys"), icon="badge", permissions=["decide"], url_path="hand-over")
+    def hand_over(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        campaign = self._campaign(request, object_id)
+        if request.method != "POST":
+            return self._ask(
+                request,
+                campaign,
+                title=_t("Hand over keys of %(rotation)s") % {"rotation": campaign},
+                lead=_(
+                    "For devices that cannot be told over MQTT: a file with a token for each, which gives its key "
+                    "once. Whoever holds the file holds the keys. The tokens are shown this once."
+                ),
+                submit=_("Download the tokens"),
+            )
+        with errors_as_messages(request):
+            return _as_file(campaign, tokens.hand_over(campaign, _left_behind(campaign), acting_user=person(request)))
+        return redirect(_page_of(campaign))
+
+    @action(description=_("Extend"), icon="update", permissions=["decide"])
+    def extend(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        campaign = self._campaign(request, object_id)
+        form = DeadlineForm(request.POST or None, initial={"deadline": timezone.localtime(campaign.deadline)})
+        if form.is_valid():
+            try:
+                campaigns.extend(campaign, form.cleaned_data["deadline"], acting_user=person(request))
+            except ValidationError as error:
+                add_errors(form, error)
+            else:
+                messages.success(request, _t("The deadline is changed."))
+                return redirect(_page_of(campaign))
+        title = _t("Another deadline for %(rotation)s") % {"rotation": campaign}
+        return self._ask(request, campaign, form=form, title=title, submit=_("Change"))
+
+    @action(description=_("End the old keys now"), permissions=["decide"], variant=ActionVariant.DANGER)
+    def end(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._decide(
+            request,
+            object_id,
+            campaigns.end,
+            title=_("End the old keys of %(rotation)s"),
+            lead=_("Devices that have not moved are refused from then on, until somebody takes their keys to them."),
+            submit=_("End the old keys"),
+        )
+
+    @action(description=_("Roll back"), permissions=["decide"], url_path="roll-back", variant=ActionVariant.DANGER)
+    def roll_back(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._decide(
+            request,
+            object_id,
+            campaigns.roll_back,
+            title=_("Roll back %(rotation)s"),
+            lead=_(
+                "The old keys are valid again. Devices that have a new key are told to go back, and keep it until they "
+                "have, or for a week."
+            ),
+            submit=_("Roll back"),
+        )
+
+    def _decide(self, request: HttpRequest, object_id: str, change: Any, *, title: Any, **options: Any) -> HttpResponse:
+        campaign = self._campaign(request, object_id)
+        if request.method != "POST":
+            return self._ask(request, campaign, title=title % {"rotation": campaign}, danger=True, **options)
+        with errors_as_messages(request):
+            change(campaign, acting_user=person(request))
+            messages.success(request, _t("%(rotation)s is changed.") % {"rotation": campaign})
+        return redirect(_page_of(campaign))
+
+    def _ask(
+        self, request: HttpRequest, campaign: RotationCampaign, form: forms.Form | None = None, **options: Any
+    ) -> HttpResponse:
+        return form_page(self, request, form, obj=campaign, back=_page_of(campaign), **options)
+
+    def _campaign(self, request: HttpRequest, object_id: str) -> RotationCampaign:
+        campaign = self.get_object(request, object_id)
+        if campaign is None:
+            raise Http404
+        return campaign
+
+
+def _page(request: HttpRequest, campaign: RotationCampaign) -> dict[str, Any]:
+    """What the page shows: the bar, the counts, and the devices, those that have not moved first."""
+    wanted = request.GET.get("state", "")
+    members: QuerySet[RotationMember] = campaign.members.select_related("device", "credential").order_by("device__name")
+    if wanted in Member.values:
+        members = members.filter(state=wanted)
+    rows = [
+        {
+            "member": member,
+            "label": _member_label(member),
+            "url": reverse("admin:devices_device_change", args=[member.device_id]),
+        }
+        for member in members[: _SHOWN + 1]
+    ]
+    counts = {row["state"]: row["number"] for row in _counts(campaign)}
+    return {
+        "progress": campaigns.progress(campaign),
+        "state_label": _label(campaign),
+        "rows": rows[:_SHOWN],
+        "more": len(rows) > _SHOWN,
+        "shown": _SHOWN,
+        "wanted": wanted,
+        "choices": [(state, label, counts[state]) for state, label in Member.choices if state in counts],
+    }
+
+
+def _member_label(member: RotationMember) -> SafeString:
+    """Its state; who has used its new key has moved, also before a worker sets it down."""
+    used = member.credential is not None and member.credential.in_use_since is not None
+    under_way = member.state in (Member.ISSUED, Member.SENT, Member.CARRIED)
+    state = Member.MOVED if used and under_way else Member(member.state)
+    return coloured(state.label, _MEMBER_COLOURS.get(state, "neutral"))
+
+
+def _counts(campaign: RotationCampaign) -> Sequence[Any]:
+    return list(campaign.members.order_by().values("state").annotate(number=Count("pk")))
+
+
+def _left_behind(campaign: RotationCampaign) -> list[Any]:
+    """Once the old keys have ended: those that had not moved. Before: nobody in particular."""
+    if campaign.state == State.RUNNING:
+        return []
+    left = campaign.members.filter(state=Member.LEFT, credential__revoked_at=None).exclude(credential=None)
+    return list(left.order_by("device__name").values_list("device__uuid", flat=True)[: tokens.MOST])
+
+
+def _as_file(campaign: RotationCampaign, handed: Sequence[tokens.Token]) -> HttpResponse:
+    """The answer itself: no copy is kept that a second request could fetch."""
+    answer = HttpResponse(
+        content_type="text/csv; charset=utf-8",
+        headers={
+            "Content-Disposition": f'attachment; filename="key-tokens-{campaign.pk}.csv"',
+            "Cache-Control": "no-store",
+        },
+    )
+    rows = csv.writer(answer)
+    rows.writerow(["device", "name", "kid", "token", "expires_at"])
+    for token in handed:
+        # A name that a spreadsheet would take for a formula is text.
+        name = f"'{token.name}" if token.name[:1] in "=+-@\t\r" else token.name
+        rows.writerow([token.uuid, name, token.kid, token.token, token.expires_at.isoformat(timespec="seconds")])
+    return answer
+
+
+def _label(campaign: RotationCampaign) -> SafeString:
+    return coloured(campaign.get_state_display(), _COLOURS[campaign.state])
+
+
+def _page_of(campaign: RotationCampaign) -> str:
+    return reverse("admin:devices_rotationcampaign_change", args=[campaign.pk])
