@@ -18,7 +18,7 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from devices.services.specs import LimitSpec, TenantSpec
-from tenants.limits import LABELS, LimitName
+from tenants.limits import LimitName
 
 from .backoff import Hint, HintQueue
 from .limit_buckets import Bucket, Lane, TenantBuckets, make_buckets
@@ -53,7 +53,7 @@ class LimitHit:
         resets_at = datetime.now(UTC) + timedelta(seconds=self.retry_after)
         return Refused(
             "quota_exceeded",
-            f"The tenant's {self.limit} of {self.value:.0f} {LABELS[self.limit]} is used up; it begins anew at"
+            f"The tenant's {self.limit} of {self.value:.0f} messages a day is used up; it begins anew at"
             f" {resets_at:%Y-%m-%d %H:%M} UTC. The message can be replayed then.",
             limit=self.limit,
         )
