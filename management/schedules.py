@@ -10,6 +10,7 @@ SCHEDULES: dict[str, tuple[str, int]] = {
     "Newest values: what Redis missed": ("telemetry.services.rounds.keep_latest", 1),
     "Newest values: into the table": ("telemetry.services.rounds.move_latest", 10),
     "Days to pack": ("telemetry.services.rounds.pack", 60),
+    "Refusals by limits: old ones summed up": ("telemetry.services.rounds.fold_refusals", 1440),
     "Retention": ("telemetry.services.rounds.retain", 60),
 }
 

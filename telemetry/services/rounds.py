@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from tenants.models import Tenant
 from tenants.tasks import enqueue
 
-from . import latest, packing, retention, rollups
+from . import latest, limit_counts, packing, retention, rollups
 from .upkeep import Busy
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,15 @@ def retain() -> int:
     return _enqueue("retain_tenant", _schemas())
 
 
+def fold_refusals() -> int:
+    """Tenants with old counts of what limits refused of each device. Returns how many tasks were queued."""
+    return _queue(
+        "fold_refusals_tenant",
+        "EXISTS (SELECT 1 FROM {schema}.telemetry_limithit WHERE day < %s AND device_id IS NOT NULL)",
+        [limit_counts.due_before()],
+    )
+
+
 # --- a tenant's task, in its schema -------------------------------------------------------------------------------
 
 
@@ -102,6 +111,11 @@ def pack_tenant() -> Any:
 def retain_tenant() -> Any:
     """Retention of the current tenant."""
     return _try(retention.run)
+
+
+def fold_refusals_tenant() -> int:
+    """Old counts of refusals of the current tenant."""
+    return limit_counts.fold()
 
 
 def _try(work: Callable[[], Any]) -> Any:

@@ -334,6 +334,25 @@ def test_refusals_are_counted_by_day_limit_and_device(db: None, tenant_a: Any, t
         assert not Counted.objects.exists()
 
 
+def test_old_counts_of_devices_are_summed_up(db: None, tenant_a: Any, enter: Any) -> None:
+    from datetime import timedelta
+
+    from telemetry.models import LimitHit as Counted
+    from telemetry.services import rounds
+    from telemetry.services.limit_counts import due_before
+
+    old, new = due_before() - timedelta(days=1), due_before()
+    with enter(tenant_a):
+        for day in (old, new):
+            Counted.objects.create(day=day, limit="device_rate", device_id=1, times=2)
+            Counted.objects.create(day=day, limit="device_rate", device_id=2, times=3)
+        Counted.objects.create(day=old, limit="device_rate", times=4)
+        for _ in range(2):
+            rounds.fold_refusals_tenant()
+            rows = set(Counted.objects.values_list("day", "device_id", "times"))
+            assert rows == {(old, None, 9), (new, 1, 2), (new, 2, 3)}
+
+
 def test_a_tenants_own_limits_come_before_its_plans_and_those_before_the_settings(
     db: None, tenant_a: Any, settings: Any
 ) -> None:
