@@ -35,13 +35,14 @@ STAND_INS = {
     "${TENANT_URL}": "http://localhost:8000/t/demo/",
     "$API/": "http://localhost:8000/t/demo/api/v1/",
     "$DEVICE": UUID,
+    "$TYPE": "7",
     "{uuid}": UUID,
     "{slug}": "demo",
     "{id}": "1",
 }
 
 _ADDRESS = re.compile(
-    r"(?<![\w/])(?:http://localhost:8000)?(?:/t/demo)?/?(?:api/|admin/|healthz|readyz|metrics)[^\s\"'`)>|…,]*"
+    r"(?<![\w/])(?:http://localhost:8000)?(?:/t/demo)?/?(?:api/|admin/|healthz|readyz|metrics(?!"))[^\s\"'`)>|…,]*"
 )
 _FILE = re.compile(r"^(?:tests|docs|deploy|management|devices|tenants|telemetry|platform|templates|static)/[\w./-]*$")
 

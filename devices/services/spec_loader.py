@@ -167,7 +167,7 @@ class _Types:
     def __init__(self) -> None:
         metrics: dict[int, list[MetricSpec]] = {}
         for metric in Metric.objects.select_related("unit"):
-            metrics.setdefault(metric.component_type_id, []).append(_shared(_metric_spec(metric)))
+            metrics.setdefault(metric.component_type_id, []).append(_shared(metric_spec(metric)))
         self._metrics = {pk: tuple(listed) for pk, listed in metrics.items()}
         self._made: dict[tuple[tuple[str, int, bool, bool], ...], dict[str, ComponentSpec]] = {}
         self.keys = _shared(frozenset(ComponentType.objects.values_list("key", flat=True)))
@@ -208,7 +208,7 @@ def _allowed_types(model: HardwareModel | None) -> set[int] | None:
     return {component_type.pk for component_type in ids} or None
 
 
-def _metric_spec(metric: Metric) -> MetricSpec:
+def metric_spec(metric: Metric) -> MetricSpec:
     return MetricSpec(
         key=metric.key,
         path=paths.parse(metric.path),

@@ -6,6 +6,7 @@ from rest_framework.routers import SimpleRouter
 from .gaps import GapsView
 from .limit_views import LimitHitViewSet, LimitsView
 from .series_views import AggregatesView, ChartView, ExportView, FleetLatestView
+from .teaching import AcceptView, ProposeView
 from .views import LatestView, MessagesView, QuarantineView, ReadingsView, TotalsViewSet
 
 router = SimpleRouter(use_regex_path=False)
@@ -23,5 +24,7 @@ urlpatterns = [
     path("messages/", MessagesView.as_view(), name="message-list"),
     path("quarantine/", QuarantineView.as_view(), name="quarantine-list"),
     path("limits/", LimitsView.as_view(), name="limit-list"),
+    path("component-types/<int:id>/propose/", ProposeView.as_view(), name="component-type-propose"),
+    path("component-types/<int:id>/accept/", AcceptView.as_view(), name="component-type-accept"),
     *router.urls,
 ]

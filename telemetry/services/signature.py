@@ -59,6 +59,11 @@ def verified_payload(token: bytes, key: bytes) -> bytes:
     return _decode(payload, "payload")
 
 
+def unverified_payload(token: bytes) -> bytes:
+    """What a token carries, whoever signed it: to be shown to a person, and for nothing else. Raises BadToken."""
+    return _decode(_parts(token)[1], "payload")
+
+
 def key_id(token: bytes) -> str:
     """The `kid` of a token that is not verified yet: only to choose the key. Raises BadToken."""
     kid = _header(_parts(token)[0]).get("kid")

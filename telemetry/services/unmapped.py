@@ -23,7 +23,7 @@ MOST_DEPTH = 8
 _NAMED = 5
 _NOTHING: Tree = {}
 # Stands for what is beyond a bound.
-_CUT = object()
+CUT = object()
 
 
 def collect(message: dict[str, Any], component: ComponentSpec) -> tuple[list[Measurement], bool]:
@@ -33,10 +33,10 @@ def collect(message: dict[str, Any], component: ComponentSpec) -> tuple[list[Mea
     """
     found: list[Measurement] = []
     is_cut = False
-    for path, raw in _leaves(message, component.layout.tree, ()):
+    for path, raw in leaves(message, component.layout.tree, ()):
         if component.unmapped == QUARANTINE:
             raise _not_registered(message, component)
-        value = None if raw is _CUT else _kept(raw)
+        value = None if raw is CUT else _kept(raw)
         if value is None or len(found) == MOST_VALUES:
             is_cut = True
             if len(found) == MOST_VALUES:
@@ -50,10 +50,10 @@ def collect(message: dict[str, Any], component: ComponentSpec) -> tuple[list[Mea
 _TYPES = {float: "number", bool: "boolean", str: "text"}
 
 
-def _leaves(value: Any, known: Tree, path: Path) -> Iterator[tuple[Path, Any]]:
-    """(path, value) of each value that is not known; an array's items by their index."""
+def leaves(value: Any, known: Tree, path: Path) -> Iterator[tuple[Path, Any]]:
+    """(path, value) of each value that is not known; an array's items by their index. `CUT` stands for more."""
     if len(path) >= MOST_DEPTH:
-        yield path, _CUT
+        yield path, CUT
     elif value.__class__ is dict:
         for token, below in value.items():
             covered = known.get(token, _NOTHING)
@@ -66,7 +66,7 @@ def _leaves(value: Any, known: Tree, path: Path) -> Iterator[tuple[Path, Any]]:
             if covered is None:
                 continue
             if not left:
-                yield path, _CUT
+                yield path, CUT
                 break
             left -= 1
             yield from _leaf_or_leaves(below, covered, (*path, str(index)))
@@ -74,7 +74,7 @@ def _leaves(value: Any, known: Tree, path: Path) -> Iterator[tuple[Path, Any]]:
 
 def _leaf_or_leaves(value: Any, known: Tree, path: Path) -> Iterator[tuple[Path, Any]]:
     if value.__class__ is dict or value.__class__ is list:
-        return _leaves(value, known, path)
+        return leaves(value, known, path)
     return iter(()) if value is None else iter(((path, value),))
 
 
@@ -88,10 +88,10 @@ def _kept(raw: Any) -> Value | None:
 
 
 def _not_registered(message: dict[str, Any], component: ComponentSpec) -> Refused:
-    leaves = [written(path) for path, _ in islice(_leaves(message, component.layout.tree, ()), _NAMED + 1)]
-    named = ", ".join(quote(name, 40) for name in leaves[:_NAMED])
+    found = [written(path) for path, _ in islice(leaves(message, component.layout.tree, ()), _NAMED + 1)]
+    named = ", ".join(quote(name, 40) for name in found[:_NAMED])
     return Refused(
         "wrong_type",
         f"The component type {component.type_key} takes registered values alone, and the message has others: {named}"
-        f"{' …' if len(leaves) > _NAMED else ''}. Add metrics for them, or let the type keep or ignore such values.",
+        f"{' …' if len(found) > _NAMED else ''}. Add metrics for them, or let the type keep or ignore such values.",
     )

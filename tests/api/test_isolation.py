@@ -82,6 +82,11 @@ ROWS: list[Row] = [
     ("GET", "api/v1/component-types/{type}/", READ, 200, None),
     ("PATCH", "api/v1/component-types/{type}/", METADATA, 200, {"name": "another"}),
     ("DELETE", "api/v1/component-types/{type}/", METADATA, 204, None),
+    (
+        "POST", "api/v1/component-types/{type}/propose/", METADATA, 200,
+        {"payload": {"value": {"temp": 21.5}}},
+    ),
+    ("POST", "api/v1/component-types/{type}/accept/", METADATA, 201, {"metrics": [{"key": "n", "path": "n"}]}),
     ("GET", "api/v1/metrics/", READ, 200, None),
     ("POST", "api/v1/metrics/", METADATA, 201, {"component_type": "{type_key}", "key": "n", "path": "n"}),
     ("GET", "api/v1/metrics/{metric}/", READ, 200, None),

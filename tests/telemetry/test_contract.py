@@ -16,25 +16,6 @@ Send = Callable[..., Any]
 
 
 @pytest.fixture
-def ingest(live_db: None) -> Iterator[Any]:
-    from telemetry.services.ingest import build_ingest
-
-    made = build_ingest()
-    yield made
-    made.storage.close()
-
-
-@pytest.fixture
-def send(ingest: Any) -> Send:
-    from telemetry.services.storage import Incoming
-
-    def process(*messages: tuple[str, bytes]) -> Any:
-        return ingest.process([Incoming(t, p, datetime.now(UTC)) for t, p in messages])
-
-    return process
-
-
-@pytest.fixture
 def kind(live_db: None, tenant_a: Any) -> Iterator[Any]:
     """A component type of the test's own, and everything that was made of it is gone afterwards."""
     from devices.models import Component, ComponentType, Metric, Unit
@@ -63,7 +44,8 @@ def readings(device: Registered) -> list[tuple[str, Any]]:
 
     with schema_context(device.tenant.schema_name):
         rows = Reading.objects.filter(series__device=device.device).select_related("series")
-        return sorted((r.series.metric, r.text if r.text is not None else r.value) for r in rows)
+        found = [(r.series.metric, r.text if r.text is not None else r.value) for r in rows]
+        return sorted(found, key=lambda reading: (reading[0], str(type(reading[1])), reading[1]))
 
 
 def refused(device: Registered) -> list[tuple[str, str]]:

@@ -1,0 +1,177 @@
+"""Teaching a component type by example: what its metrics could be, and accepting them."""
+
+from typing import Any, ClassVar
+
+from django.core.exceptions import ValidationError as ModelError
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from devices.api.filters import device_by_uuid
+from devices.api.serializers.metadata import NestedMetricSerializer
+from devices.api.views.base import TenantView
+from devices.models import ComponentType, Metric
+from telemetry.models import Quarantined
+from telemetry.services import adoption, examples, teaching
+from tenants.api.errors import ErrorSerializer
+from tenants.api.serializers import StrictSerializer
+
+from .serializers import UnitField, ValueField
+
+
+class TaughtMetricSerializer(NestedMetricSerializer):
+    """A metric that is proposed, or accepted."""
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        return attrs  # checked all together, beside the metrics that the type has already
+
+    class Meta(NestedMetricSerializer.Meta):
+        fields: ClassVar = NestedMetricSerializer.Meta.fields[1:]
+
+
+class ProposeSerializer(StrictSerializer):
+    """An example: `payload` (the JSON object, or a message as text), the newest message of `device`, or the message
+    of a `quarantine` row. With `metrics` nothing is guessed: the answer says what these would give.
+    """
+
+    payload = serializers.JSONField(required=False)
+    device = serializers.UUIDField(required=False)
+    quarantined = serializers.IntegerField(required=False, min_value=1, max_value=2**63 - 1)
+    metrics = TaughtMetricSerializer(many=True, required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if len(attrs.keys() & {"payload", "device", "quarantined"}) != 1:
+            raise ValidationError(_("Give one of payload, device and quarantined."))
+        return attrs
+
+
+class TaughtReadingSerializer(serializers.Serializer):
+    """A reading that the example would give."""
+
+    metric = serializers.CharField()
+    value = ValueField()
+    unit = UnitField()
+
+
+class RefusalSerializer(serializers.Serializer):
+    """Why the example would be refused."""
+
+    reason = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class ProposalSerializer(serializers.Serializer):
+    """The example, metrics for it, the readings that they would give, and the values that are left over."""
+
+    example = serializers.JSONField()
+    metrics = TaughtMetricSerializer(many=True)
+    readings = TaughtReadingSerializer(many=True)
+    unmapped = TaughtReadingSerializer(many=True)
+    refusal = RefusalSerializer(allow_null=True)
+
+
+class AcceptSerializer(StrictSerializer):
+    """The metrics to make."""
+
+    metrics = TaughtMetricSerializer(many=True, allow_empty=False)
+
+
+class AdoptedSerializer(serializers.Serializer):
+    """How many series got the metric's name with `unit`, and how many keep the name of their path."""
+
+    metric = serializers.CharField(source="metric.key")
+    unit = UnitField()
+    series = serializers.IntegerField()
+    apart = serializers.IntegerField()
+
+
+class AcceptedSerializer(serializers.Serializer):
+    metrics = NestedMetricSerializer(many=True)
+    adopted = AdoptedSerializer(many=True)
+
+
+class ProposeView(TenantView):
+    """Metrics for a component type, guessed from a message."""
+
+    @extend_schema(
+        operation_id="component_types_propose",
+        request=ProposeSerializer,
+        responses={200: ProposalSerializer, 404: ErrorSerializer},
+    )
+    def post(self, request: Request, id: int) -> Response:  # noqa: A002 (the name in the address)
+        """What the type's metrics could be, from an example, and the readings that they would give. Changes nothing."""
+        component_type = _type(id)
+        wanted = _valid(ProposeSerializer(data=request.data))
+        try:
+            message = _example(component_type, wanted)
+            given = wanted.get("metrics")
+            metrics = teaching.propose(component_type, message) if given is None else _metrics(given)
+            seen = teaching.preview(component_type, metrics, message)
+        except ModelError as error:
+            raise ValidationError(error.messages) from error
+        answer = {
+            "example": message,
+            "metrics": metrics,
+            "readings": seen.readings,
+            "unmapped": seen.unmapped,
+            "refusal": seen.refusal,
+        }
+        return Response(ProposalSerializer(answer).data)
+
+
+class AcceptView(TenantView):
+    """Metrics that were proposed, accepted."""
+
+    @extend_schema(
+        operation_id="component_types_accept",
+        request=AcceptSerializer,
+        responses={201: AcceptedSerializer, 404: ErrorSerializer},
+    )
+    def post(self, request: Request, id: int) -> Response:  # noqa: A002
+        """Make the metrics; what was kept of their values without a metric becomes theirs."""
+        component_type = _type(id)
+        wanted = _valid(AcceptSerializer(data=request.data))
+        try:
+            done = adoption.accept(component_type, _metrics(wanted["metrics"]), acting_user=self.acting_user)
+        except ModelError as error:
+            raise ValidationError(error.messages) from error
+        return Response(AcceptedSerializer(done).data, status=201)
+
+
+def _type(pk: int) -> ComponentType:
+    found = ComponentType.objects.filter(pk=pk).first()
+    if found is None:
+        values = {"kind": ComponentType._meta.verbose_name, "name": "id", "value": pk}
+        raise NotFound(_("There is no %(kind)s with the %(name)s %(value)s.") % values)
+    return found
+
+
+def _valid(serializer: serializers.Serializer[Any]) -> dict[str, Any]:
+    serializer.is_valid(raise_exception=True)
+    return dict(serializer.validated_data)
+
+
+def _metrics(given: list[dict[str, Any]]) -> list[Metric]:
+    return [Metric(**values) for values in given]
+
+
+def _example(component_type: ComponentType, wanted: dict[str, Any]) -> dict[str, Any]:
+    if "payload" in wanted:
+        payload = wanted["payload"]
+        if isinstance(payload, dict):
+            return payload
+        if not isinstance(payload, str):
+            raise ModelError(_("A payload is a JSON object, or a message as text."))
+        return teaching.example_of(payload)
+    if "quarantined" in wanted:
+        row = Quarantined.objects.filter(pk=wanted["quarantined"]).first()
+        if row is None:
+            raise NotFound(_("There is no quarantined message %(id)s.") % {"id": wanted["quarantined"]})
+        return examples.of_quarantine(row)
+    found = examples.examples(component_type, device=device_by_uuid(wanted["device"]), limit=1)
+    if not found:
+        raise NotFound(_("The device sent no message of a component of type %(type)s.") % {"type": component_type.key})
+    return found[0].message
