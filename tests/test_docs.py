@@ -42,7 +42,7 @@ STAND_INS = {
 }
 
 _ADDRESS = re.compile(
-    r"(?<![\w/])(?:http://localhost:8000)?(?:/t/demo)?/?(?:api/|admin/|healthz|readyz|metrics(?!"))[^\s\"'`)>|…,]*"
+    r"(?<![\w/])(?:http://localhost:8000)?(?:/t/demo)?/?(?:api/|admin/|healthz|readyz|metrics(?!\"))[^\s\"'`)>|…,]*"
 )
 _FILE = re.compile(r"^(?:tests|docs|deploy|management|devices|tenants|telemetry|platform|templates|static)/[\w./-]*$")
 
