@@ -41,6 +41,7 @@ class Judge:
         self._keyring = keyring
         self._limiter = limiter
         self._key_uses = KeyUses()
+        self._max_payload = settings.INGEST_MAX_PAYLOAD
         self._clock = Clock(
             live=timedelta(seconds=settings.INGEST_LIVE_SECONDS),
             future=timedelta(seconds=settings.INGEST_FUTURE_SECONDS),
@@ -109,7 +110,7 @@ class Judge:
         return AcceptedItem(incoming, spec, accepted)
 
     def _verified(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> Accepted:
-        envelope.check_size(incoming.payload, settings.INGEST_MAX_PAYLOAD)
+        envelope.check_size(incoming.payload, self._max_payload)
         if spec is None:
             raise Refused("unknown_device", f"No device {topic.uuid} is registered.")
         check_payload(incoming.payload, spec.tenant.limits)
