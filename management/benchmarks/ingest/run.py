@@ -102,7 +102,11 @@ class _Run:
 
     def _take(self, number: int, name: str, take: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
         figures = take()
-        speed = f"{figures['messages_per_s']:,.0f} messages/s" if figures else "not installed"
+        speed = "not installed"
+        if figures:
+            speed = f"{figures['messages_per_s']:,.0f} messages/s"
+        if figures and "cpu_us_per_message" in figures:
+            speed += f", {figures['cpu_us_per_message']:,.0f} µs of processor time a message"
         self._say(f"Round {number + 1}, {name}: {speed}")
         return figures
 
