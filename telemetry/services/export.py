@@ -8,14 +8,14 @@ one.
 
 import csv
 import io
-import json
 import logging
 import time as clock
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import orjson
 from asgiref.sync import sync_to_async
 from django.db import InterfaceError, OperationalError, connections
 from django_tenants.utils import schema_context
@@ -71,22 +71,22 @@ class Export:
         self._count = 0
         self._ended = False
 
-    def begin(self) -> str:
+    def begin(self) -> bytes:
         """What comes before the readings."""
-        return ",".join(COLUMNS) + "\r\n" if self._wanted.form == "csv" else ""
+        return ",".join(COLUMNS).encode() + b"\r\n" if self._wanted.form == "csv" else b""
 
-    def next(self) -> str | None:
+    def next(self) -> bytes | None:
         """The next piece, read in the present schema; None when there is no more."""
         if self._ended:
             return None
-        pieces: list[str] = []
+        pieces: list[bytes] = []
         room = PIECE
         while room > 0 and self._number < len(self._wanted.series):
             one = self._wanted.series[self._number]
             rows = readings(
                 [one.series], start=self._wanted.start, stop=self._wanted.stop, after=self._after, limit=room
             )
-            pieces.append(self._text(one, rows))
+            pieces.append(_as_csv(one, rows) if self._wanted.form == "csv" else _as_ndjson(one, rows))
             if len(rows) < room:
                 self._number, self._after = self._number + 1, None
             else:
@@ -96,32 +96,22 @@ class Export:
         if self._number == len(self._wanted.series):
             self._ended = True
             pieces.append(self._end())
-        return "".join(pieces)
+        return b"".join(pieces)
 
-    def broken(self, why: str) -> str:
+    def broken(self, why: str) -> bytes:
         """The last words of a text that cannot be finished."""
         if self._wanted.form == "csv":
-            return ""
-        return json.dumps({"complete": False, "readings": self._count, "detail": why}) + "\n"
+            return b""
+        return _line({"complete": False, "readings": self._count, "detail": why})
 
-    def _text(self, one: Exported, rows: Sequence[ReadingRow]) -> str:
+    def _end(self) -> bytes:
         if self._wanted.form == "csv":
-            return _as_csv(one, rows)
-        head = {"device": one.device, "component": one.series.component, "metric": one.series.metric}
-        tail = {"unit": one.series.unit or None}
-        return "".join(
-            json.dumps({"time": said(row.time), **head, "value": row.value, **tail}, ensure_ascii=False) + "\n"
-            for row in rows
-        )
-
-    def _end(self) -> str:
-        if self._wanted.form == "csv":
-            return ""
+            return b""
         lacks = [asdict(lack) for lack in self._wanted.lacks]
-        return json.dumps({"complete": not lacks, "readings": self._count, "incomplete": lacks}) + "\n"
+        return _line({"complete": not lacks, "readings": self._count, "incomplete": lacks})
 
 
-async def stream(wanted: Wanted, may_read: Callable[[], bool]) -> AsyncIterator[str]:
+async def stream(wanted: Wanted, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
     """The text for an asynchronous server: between two pieces no connection is held."""
     export = Export(wanted)
     await sync_to_async(connections.close_all)()  # the one that the request was judged with
@@ -144,7 +134,7 @@ async def stream(wanted: Wanted, may_read: Callable[[], bool]) -> AsyncIterator[
         raise ExportBroken(why)
 
 
-def pieces(wanted: Wanted) -> Iterator[str]:
+def pieces(wanted: Wanted) -> Iterator[bytes]:
     """The text for a synchronous server, which has a connection for each thread anyway."""
     export = Export(wanted)
     yield export.begin()
@@ -160,28 +150,43 @@ def pieces(wanted: Wanted) -> Iterator[str]:
         yield piece
 
 
-def said(time: datetime) -> str:
-    """A time as the API writes it."""
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
 def harmless(text: str) -> str:
     """A text that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _as_csv(one: Exported, rows: Sequence[ReadingRow]) -> str:
-    to = io.StringIO()
-    names = one.device, harmless(one.series.component), harmless(one.series.metric)
-    unit = harmless(one.series.unit)
-    csv.writer(to).writerows((said(row.time), *names, _cell(row.value), unit) for row in rows)
-    return to.getvalue()
+def _as_ndjson(one: Exported, rows: Sequence[ReadingRow]) -> bytes:
+    head = {"device": one.device, "component": one.series.component, "metric": one.series.metric}
+    unit = one.series.unit or None
+    return b"".join(_line({"time": row.time, **head, "value": row.value, "unit": unit}) for row in rows)
 
 
-def _cell(value: Value) -> str | float:
+def _line(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+
+
+def _as_csv(one: Exported, rows: Sequence[ReadingRow]) -> bytes:
+    """The rows. Only names and texts are quoted where they must be: to ask it of every number takes half the time."""
+    head = _cells(one.device, one.series.component, one.series.metric)
+    unit = _cells(one.series.unit)
+    return "".join(f"{_time(row.time)},{head},{_cell(row.value)},{unit}\r\n" for row in rows).encode()
+
+
+def _time(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat()[:-6] + "Z"
+
+
+def _cell(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return harmless(value) if isinstance(value, str) else value
+    return _cells(value) if isinstance(value, str) else repr(value)
+
+
+def _cells(*texts: str) -> str:
+    """Texts as one line of CSV, without its end."""
+    to = io.StringIO()
+    csv.writer(to).writerow(harmless(text) for text in texts)
+    return to.getvalue().removesuffix("\r\n")
 
 
 async def _unit(schema: str, ask: Callable[[], T]) -> T:
