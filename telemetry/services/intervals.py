@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from django.utils.translation import gettext as _
+
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -56,15 +58,15 @@ def parse(text: str) -> Interval:
     """
     found = _TEXT.match(text)
     if found is None:
-        raise BadInterval("write a whole number and a unit: 1m, 15m, 1h, 6h, 1d, 1w or 1mo")
+        raise BadInterval(_("write a whole number and a unit: 1m, 15m, 1h, 6h, 1d, 1w or 1mo"))
     interval = Interval(int(found[1]), found[2])
     if interval.unit in _MINUTES:
         if 24 * 60 % (interval.number * _MINUTES[interval.unit]):
-            raise BadInterval("a number of minutes or hours must divide the day: 1m, 5m, 15m, 30m, 1h, 2h, 6h, 12h")
+            raise BadInterval(_("a number of minutes or hours must divide the day: 1m, 5m, 15m, 30m, 1h, 2h, 6h, 12h"))
     elif interval.number > _MOST[interval.unit]:
-        raise BadInterval("at most 366d, 52w or 12mo")
+        raise BadInterval(_("at most 366d, 52w or 12mo"))
     elif interval.unit == "mo" and 12 % interval.number:
-        raise BadInterval("a number of months must divide the year: 1mo, 2mo, 3mo, 4mo, 6mo or 12mo")
+        raise BadInterval(_("a number of months must divide the year: 1mo, 2mo, 3mo, 4mo, 6mo or 12mo"))
     return interval
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -145,6 +146,22 @@ def test_a_devices_page_shows_state_values_and_what_was_refused(pages: Pages, te
         "210 is too hot",
     ):
         assert text in page, text
+
+
+def test_the_charts_show_the_range_that_is_asked_for(pages: Pages, tenant_a: Tenant, device: Device) -> None:
+    series = add_series(tenant_a, device, "dht22", "temperature", "°C")
+    assert "No numbers were measured in this range." in pages.get(device_page(device)).content.decode()
+    add_readings(tenant_a, series, (timezone.now() - timedelta(days=20), 21.0))
+    for asked, shown, count in (
+        ("", "24h", 0),
+        ("?range=7d", "7d", 0),
+        ("?range=30d", "30d", 1),
+        ("?range=x", "24h", 0),
+    ):
+        page = pages.get(device_page(device) + asked).content.decode()
+        assert f'<a href="?range={shown}#charts" aria-current="true">' in page
+        assert page.count('class="gw-chart"') == count
+        assert page.count('aria-current="true"') >= 1
 
 
 def test_messages_are_shown_as_they_were_sent(pages: Pages, tenant_a: Tenant, device: Device) -> None:
