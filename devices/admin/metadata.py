@@ -5,14 +5,15 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib import admin
 from django.db.models import Count, QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
-from unfold.decorators import display
+from unfold.decorators import action, display
 
 from devices.models import ComponentType, HardwareModel, Metric, Unit
 from devices.models.base import announce_change
 from tenants.admin.navigation import Group
 
+from . import panels
 from .base import TenantModelAdmin, TenantStackedInline
 from .site import tenant_admin
 
@@ -51,6 +52,14 @@ class ComponentTypeAdmin(TenantModelAdmin):
     search_fields: ClassVar = ["key", "name"]
     fields: ClassVar = [("key", "name"), ("expected_interval", "unmapped"), "description"]
     inlines: ClassVar = [MetricInline]
+    actions_detail: ClassVar = ["teach"]
+
+    @action(description=_("Teach by example"), icon="school", permissions=["change"], url_path="teach")
+    def teach(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        component_type = self.get_object(request, object_id)
+        if component_type is None:
+            raise Http404
+        return panels.teaching_page(request, component_type)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ComponentType]:
         return super().get_queryset(request).annotate(metric_total=Count("metrics"))

@@ -9,10 +9,11 @@ from typing import NamedTuple
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from devices.models import Device
+from devices.models import ComponentType, Device
 
 DashboardPanel = Callable[[HttpRequest], SafeString]
 DevicePanel = Callable[[HttpRequest, Device], SafeString]
+TypePage = Callable[[HttpRequest, ComponentType], HttpResponse]
 
 
 class DevicePage(NamedTuple):
@@ -27,6 +28,7 @@ _dashboard: dict[int, DashboardPanel] = {}
 _above: dict[int, DevicePanel] = {}
 _below: dict[int, DevicePanel] = {}
 _pages: list[DevicePage] = []
+_teaching: list[TypePage] = []
 
 
 def on_dashboard(order: int) -> Callable[[DashboardPanel], DashboardPanel]:
@@ -67,3 +69,13 @@ def below() -> list[DevicePanel]:
 def device_pages() -> list[DevicePage]:
     """The pages below a device's own."""
     return list(_pages)
+
+
+def teach_with(view: TypePage) -> None:
+    """Register the page on which a component type is taught by example."""
+    _teaching.append(view)
+
+
+def teaching_page(request: HttpRequest, component_type: ComponentType) -> HttpResponse:
+    """That page, by whichever app has it."""
+    return _teaching[0](request, component_type)

@@ -1,5 +1,15 @@
 """What of telemetry is on the tenant's admin site: lists of its own, and panels on the pages of devices."""
 
-from . import console, dashboard, device_panels, limits, messages, quarantine, retention, totals
+from . import console, dashboard, device_panels, limits, messages, quarantine, retention, teaching, totals
 
-__all__ = ["console", "dashboard", "device_panels", "limits", "messages", "quarantine", "retention", "totals"]
+__all__ = [
+    "console",
+    "dashboard",
+    "device_panels",
+    "limits",
+    "messages",
+    "quarantine",
+    "retention",
+    "teaching",
+    "totals",
+]

@@ -1,0 +1,198 @@
+"""The page on which a component type is taught: choose or paste a message, change what is guessed, accept."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import ValidationError
+from django.forms.models import model_to_dict
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from unfold.widgets import (
+    UnfoldAdminDecimalFieldWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+    UnfoldBooleanSwitchWidget,
+)
+
+from devices.admin import tenant_admin
+from devices.admin.panels import teach_with
+from devices.admin.roles import person
+from devices.models import ComponentType, Metric, Unit
+from telemetry.services import adoption, examples, teaching
+from tenants.admin.base import render_page
+
+from .device_panels import in_words
+
+_TEMPLATE = "telemetry/admin/teach.html"
+
+
+class ExampleForm(forms.Form):
+    """A message, pasted."""
+
+    example = forms.CharField(
+        label=_("Message"),
+        max_length=128 * 1024,
+        help_text=_("The JSON object that a device sends, or a whole signed message. Its signature is not looked at."),
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 6}),
+    )
+
+
+class TaughtMetricForm(forms.ModelForm):
+    """A metric that is proposed; what is not taken is not looked at."""
+
+    taken = forms.BooleanField(label=_("Take it"), required=False, initial=True, widget=UnfoldBooleanSwitchWidget)
+
+    class Meta:
+        model = Metric
+        fields = (
+            "key", "path", "value_type", "unit", "sent_unit", "unit_path", "minimum", "maximum", "true_value",
+            "false_value", "name",
+        )  # fmt: skip
+        _text, _number, _select = UnfoldAdminTextInputWidget, UnfoldAdminDecimalFieldWidget, UnfoldAdminSelectWidget
+        widgets: ClassVar = {
+            "key": _text,
+            "path": _text,
+            "value_type": _select,
+            "unit": _select,
+            "sent_unit": _select,
+            "unit_path": _text,
+            "minimum": _number,
+            "maximum": _number,
+            "true_value": _text,
+            "false_value": _text,
+            "name": forms.HiddenInput,
+        }
+
+    def __init__(self, *args: Any, units: list[tuple[Any, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("unit", "sent_unit"):
+            self.fields[name].widget.choices = units  # read once for all rows
+
+    @property
+    def is_taken(self) -> bool:
+        return bool(self["taken"].value())
+
+    @property
+    def usual(self) -> list[forms.BoundField]:
+        """The fields that nearly every metric needs looking at."""
+        names = ["key", "value_type", "unit"] if self["value_type"].value() == "number" else ["key", "value_type"]
+        return [self[name] for name in names]
+
+    @property
+    def further(self) -> list[forms.BoundField]:
+        """The fields behind 'more'."""
+        shown = {field.name for field in self.usual} | {"taken", "name"}
+        return [field for field in self if field.name not in shown]
+
+    @property
+    def has_further_errors(self) -> bool:
+        return any(field.errors for field in self.further)
+
+
+_MetricForms = forms.formset_factory(
+    TaughtMetricForm, extra=0, max_num=teaching.MOST_METRICS, absolute_max=teaching.MOST_METRICS
+)
+
+
+@dataclass(slots=True)
+class _Taught:
+    """The proposals with what they would give: the reading of each metric by its key, or why it is refused."""
+
+    rows: Any
+    readings: dict[str, str]
+    left: list[str]
+    refusal: str = ""
+    errors: tuple[str, ...] = ()
+
+
+def teach(request: HttpRequest, component_type: ComponentType) -> HttpResponse:
+    """Nothing is changed until 'accept'; each step sends the example along."""
+    form = ExampleForm(request.POST or None)
+    taught = None
+    if request.method == "POST" and form.is_valid():
+        try:
+            message = teaching.example_of(form.cleaned_data["example"])
+            if "metrics-TOTAL_FORMS" not in request.POST:
+                taught = _proposed(component_type, message)
+            else:
+                rows = _MetricForms(request.POST, prefix="metrics", form_kwargs=_form_options())
+                taught = _changed(component_type, message, rows)
+                if "accept" in request.POST and not taught.errors:
+                    return _accept(request, component_type, _taken(rows))
+        except ValidationError as error:
+            form.add_error("example", error)
+    found = [] if taught else [_choice(example) for example in examples.examples(component_type)]
+    return render_page(
+        tenant_admin.get_model_admin(ComponentType),
+        request,
+        _TEMPLATE,
+        title=_t("Teach %(type)s by example") % {"type": component_type},
+        obj=component_type,
+        form=form,
+        taught=taught,
+        found=found,
+        example=form["example"].value() or "",
+        back=reverse("admin:devices_componenttype_change", args=[component_type.pk]),
+    )
+
+
+def _choice(example: examples.Example) -> dict[str, Any]:
+    return {"example": example, "text": json.dumps(example.message, ensure_ascii=False, indent=1)}
+
+
+def _proposed(component_type: ComponentType, message: dict[str, Any]) -> _Taught:
+    metrics = teaching.propose(component_type, message)
+    initial = [model_to_dict(metric) for metric in metrics]
+    rows = _MetricForms(prefix="metrics", initial=initial, form_kwargs=_form_options())
+    return _with_preview(component_type, message, metrics, rows)
+
+
+def _changed(component_type: ComponentType, message: dict[str, Any], rows: Any) -> _Taught:
+    if not rows.management_form.is_valid():
+        raise ValidationError(_("The form was not sent whole. Begin again."))
+    taken = [form for form in rows.forms if form.is_taken]
+    valid = [form.is_valid() for form in taken]  # of each, so that each shows its errors
+    if not all(valid):
+        return _Taught(rows, {}, [], errors=(_t("Mend what is marked."),))
+    return _with_preview(component_type, message, _taken(rows), rows)
+
+
+def _form_options() -> dict[str, Any]:
+    return {"units": [("", "–"), *((unit.pk, unit.symbol) for unit in Unit.objects.all())]}
+
+
+def _taken(rows: Any) -> list[Metric]:
+    return [form.instance for form in rows.forms if form.is_taken]
+
+
+def _with_preview(component_type: ComponentType, message: dict[str, Any], metrics: list[Metric], rows: Any) -> _Taught:
+    try:
+        seen = teaching.preview(component_type, metrics, message)
+    except ValidationError as error:
+        return _Taught(rows, {}, [], errors=tuple(error.messages))
+    readings = {value.metric: f"{in_words(value.value)} {value.unit}".strip() for value in seen.readings}
+    left = [f"{value.metric} = {in_words(value.value)}" for value in seen.unmapped]
+    for form in rows.forms:
+        form.reading = readings.get(str(form["key"].value()), "") if form.is_taken else ""
+    return _Taught(rows, readings, left, refusal=seen.refusal.detail if seen.refusal else "")
+
+
+def _accept(request: HttpRequest, component_type: ComponentType, metrics: list[Metric]) -> HttpResponse:
+    done = adoption.accept(component_type, metrics, acting_user=person(request))
+    adopted, apart = sum(one.series for one in done.adopted), sum(one.apart for one in done.adopted)
+    text = _t("%(metrics)d metrics were added, and %(series)d series of the past are theirs now.")
+    messages.success(request, text % {"metrics": len(done.metrics), "series": adopted})
+    if apart:
+        text = _t("%(series)d series keep the name of their path: another type of value, another unit, or none known.")
+        messages.warning(request, text % {"series": apart})
+    return redirect("admin:devices_componenttype_change", component_type.pk)
+
+
+teach_with(teach)
