@@ -25,6 +25,7 @@ from devices.admin import tenant_admin
 from devices.admin.panels import teach_with
 from devices.admin.roles import person
 from devices.models import ComponentType, Metric, Unit
+from devices.services.paths import PROTOCOL_MEMBERS
 from telemetry.services import adoption, examples, teaching
 from tenants.admin.base import render_page
 
@@ -106,6 +107,7 @@ class _Taught:
     """The proposals with what they would give: the reading of each metric by its key, or why it is refused."""
 
     rows: Any
+    summary: str
     readings: dict[str, str]
     left: list[str]
     refusal: str = ""
@@ -144,7 +146,13 @@ def teach(request: HttpRequest, component_type: ComponentType) -> HttpResponse:
 
 
 def _choice(example: examples.Example) -> dict[str, Any]:
-    return {"example": example, "text": json.dumps(example.message, ensure_ascii=False, indent=1)}
+    text = json.dumps(example.message, ensure_ascii=False, indent=1)
+    return {"example": example, "text": text, "values": _values(example.message)}
+
+
+def _values(message: dict[str, Any]) -> str:
+    """What of the message is measured, on one line."""
+    return json.dumps({k: v for k, v in message.items() if k not in PROTOCOL_MEMBERS}, ensure_ascii=False)
 
 
 def _proposed(component_type: ComponentType, message: dict[str, Any]) -> _Taught:
@@ -160,7 +168,7 @@ def _changed(component_type: ComponentType, message: dict[str, Any], rows: Any) 
     taken = [form for form in rows.forms if form.is_taken]
     valid = [form.is_valid() for form in taken]  # of each, so that each shows its errors
     if not all(valid):
-        return _Taught(rows, {}, [], errors=(_t("Mend what is marked."),))
+        return _Taught(rows, _values(message), {}, [], errors=(_t("Mend what is marked."),))
     return _with_preview(component_type, message, _taken(rows), rows)
 
 
@@ -176,12 +184,12 @@ def _with_preview(component_type: ComponentType, message: dict[str, Any], metric
     try:
         seen = teaching.preview(component_type, metrics, message)
     except ValidationError as error:
-        return _Taught(rows, {}, [], errors=tuple(error.messages))
+        return _Taught(rows, _values(message), {}, [], errors=tuple(error.messages))
     readings = {value.metric: f"{in_words(value.value)} {value.unit}".strip() for value in seen.readings}
     left = [f"{value.metric} = {in_words(value.value)}" for value in seen.unmapped]
     for form in rows.forms:
         form.reading = readings.get(str(form["key"].value()), "") if form.is_taken else ""
-    return _Taught(rows, readings, left, refusal=seen.refusal.detail if seen.refusal else "")
+    return _Taught(rows, _values(message), readings, left, refusal=seen.refusal.detail if seen.refusal else "")
 
 
 def _accept(request: HttpRequest, component_type: ComponentType, metrics: list[Metric]) -> HttpResponse:
