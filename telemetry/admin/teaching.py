@@ -195,10 +195,10 @@ def _with_preview(component_type: ComponentType, message: dict[str, Any], metric
 def _accept(request: HttpRequest, component_type: ComponentType, metrics: list[Metric]) -> HttpResponse:
     done = adoption.accept(component_type, metrics, acting_user=person(request))
     adopted, apart = sum(one.series for one in done.adopted), sum(one.apart for one in done.adopted)
-    text = _t("%(metrics)d metrics were added, and %(series)d series of the past are theirs now.")
+    text = _t("Metrics added: %(metrics)d. Series of the past that are theirs now: %(series)d.")
     messages.success(request, text % {"metrics": len(done.metrics), "series": adopted})
     if apart:
-        text = _t("%(series)d series keep the name of their path: another type of value, another unit, or none known.")
+        text = _t("Series that keep the name of their path, for their unit or type of value is another: %(series)d.")
         messages.warning(request, text % {"series": apart})
     return redirect("admin:devices_componenttype_change", component_type.pk)
 
