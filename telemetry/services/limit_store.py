@@ -39,22 +39,20 @@ for i, key in ipairs(KEYS) do
   local n = 5 * (i - 1)
   local rate, size, back = tonumber(ARGV[n + 1]), tonumber(ARGV[n + 2]), tonumber(ARGV[n + 3])
   local need, wish = tonumber(ARGV[n + 4]), tonumber(ARGV[n + 5])
-  local tokens
+  local tokens, taken, before
   if rate == 0 then
-    local used = math.max(0, tonumber(redis.call('GET', key) or '0') - back)
-    tokens = size - used
+    tokens = size - math.max(0, tonumber(redis.call('GET', key) or '0') - back)
   else
     local known = redis.call('HMGET', key, 'tokens', 'at', 'window', 'taken', 'before')
     local at = math.min(tonumber(known[2] or now), now)
     tokens = math.min(size, tonumber(known[1] or size) + (now - at) * rate + back)
     tokens = math.max(tokens, -size)
-    local taken, before = tonumber(known[4] or 0), tonumber(known[5] or 0)
+    taken, before = tonumber(known[4] or 0), tonumber(known[5] or 0)
     local last = tonumber(known[3] or window)
     if last ~= window then
       before = last == window - 1 and taken or 0
       taken = 0
     end
-    redis.call('HSET', key, 'window', window, 'taken', taken - back, 'before', before)
   end
   local lease = math.max(0, math.min(need, math.floor(tokens)))
   lease = lease + math.max(0, math.min(wish, math.floor((tokens - lease) / 2)))
@@ -62,8 +60,8 @@ for i, key in ipairs(KEYS) do
   if rate == 0 then
     redis.call('SET', key, string.format('%.0f', size - tokens + lease), 'EX', {_QUOTA_SECONDS})
   else
-    redis.call('HINCRBY', key, 'taken', lease)
-    redis.call('HSET', key, 'tokens', string.format('%.6f', tokens - lease), 'at', string.format('%.6f', now))
+    redis.call('HSET', key, 'tokens', string.format('%.6f', tokens - lease), 'at', string.format('%.6f', now),
+      'window', window, 'taken', taken - back + lease, 'before', before)
     redis.call('EXPIRE', key, math.ceil(2 * size / rate) + {2 * WINDOW_SECONDS})
   end
 end
