@@ -60,7 +60,7 @@ class PresenceRecorder:
         self._flush_at = 0.0
         # Devices whose state this process has set or found ONLINE. After a start every device is set once more:
         # the process before may have died between Redis and PostgreSQL.
-        self._confirmed: set[Device] = set()
+        self._confirmed: dict[str, set[int]] = {}  # by schema: a tuple for each of a large fleet costs memory
         # Signs that Redis has not heard of: they wait for others, or Redis is away.
         self._unsent: dict[Device, Sign] = {}
         # How far Redis' clock is ahead of ours.
@@ -78,7 +78,7 @@ class PresenceRecorder:
                 known = self._unsent.get(device)
                 if known is None or known.at <= sign.at:
                     self._unsent[device] = sign
-            is_urgent = is_urgent or sign.kind != "telemetry" or device not in self._confirmed
+            is_urgent = is_urgent or sign.kind != "telemetry" or not self._is_confirmed(sign)
         if not is_urgent and time.monotonic() < self._flush_at:
             return set()
         return self._flush([sign for sign in signs if sign.kind != "telemetry"])
@@ -98,14 +98,20 @@ class PresenceRecorder:
         silent_before = [
             sign
             for device, sign in waiting.items()
-            if sign.kind == "telemetry" and (device in new or device not in self._confirmed)
+            if sign.kind == "telemetry" and (device in new or not self._is_confirmed(sign))
         ]
         busy = self._apply([*told, *silent_before])
-        self._confirmed |= waiting.keys()
-        self._confirmed -= {sign.device for sign in told if sign.kind == "will"}
-        if busy:
-            self._confirmed = {device for device in self._confirmed if device[0] not in busy}
+        for schema, device_id, _ in waiting:
+            self._confirmed.setdefault(schema, set()).add(device_id)
+        for sign in told:
+            if sign.kind == "will":
+                self._confirmed.get(sign.schema, set()).discard(sign.device_id)
+        for schema in busy:
+            self._confirmed.pop(schema, None)
         return busy
+
+    def _is_confirmed(self, sign: Sign) -> bool:
+        return sign.device_id in self._confirmed.get(sign.schema, ())
 
     def _touch(self) -> set[Device]:
         """Write the signs to Redis; the devices whose deadline was not there (none while Redis is away)."""

@@ -99,7 +99,9 @@ class Router:
                 before = self._cached.get(uuid)
                 self._cached[uuid] = Route(before.spec if before else None, now + _BUSY_SECONDS, busy[uuid])
             else:
-                self._cached[uuid] = Route(spec, now + (self._ttl if spec else _UNKNOWN_SECONDS))
+                # The specification's own UUID, so that the message's need not be kept.
+                name = spec.uuid if spec else uuid
+                self._cached[name] = Route(spec, now + (self._ttl if spec else _UNKNOWN_SECONDS))
                 self._unknown += spec is None
         if self._unknown > _MOST_UNKNOWN:
             self._unknown = 0

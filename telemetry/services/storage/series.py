@@ -19,23 +19,51 @@ class SeriesName(NamedTuple):
     value_type: str
 
 
-# By (metric, unit, value type).
-ComponentSeries = dict[tuple[str, str, str], int]
+_Key = tuple[str, str, str]  # metric, unit, value type
+_Component = tuple[int, str]  # device id, component's key
+
+
+class ComponentSeries:
+    """The ids of a component's series, by (metric, unit, value type).
+
+    A fleet has as many of these as components: their names, and where each stands, are those of all components alike.
+    """
+
+    __slots__ = ("_ids", "places")
+
+    def __init__(self, places: dict[_Key, int], ids: tuple[int, ...]) -> None:
+        self.places = places
+        self._ids = ids
+
+    def __getitem__(self, key: _Key) -> int:
+        return self._ids[self.places[key]]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.places
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def items(self) -> dict[_Key, int]:
+        """The names and the ids."""
+        return {key: self._ids[place] for key, place in self.places.items()}
 
 
 class SeriesIds:
     """The ids of a tenant's series that this process knows. Not shared between threads."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, str], ComponentSeries] = {}
-        # Components (device id, key) of which all series are known, with the names that are admitted and not made
-        # yet; and those of which it was told that values are left out.
-        self._whole: dict[tuple[int, str], set[tuple[str, str, str]]] = {}
-        self.told: set[tuple[int, str]] = set()
+        # By component's key, and within it by device: so there is nothing to be made for each entry.
+        self._known: dict[str, dict[int, ComponentSeries]] = {}
+        self._places: dict[tuple[_Key, ...], dict[_Key, int]] = {}
+        # Components of which all series are known, with the names that are admitted and not made yet; and those of
+        # which it was told that values are left out.
+        self._whole: dict[_Component, set[_Key]] = {}
+        self.told: set[_Component] = set()
 
     def of(self, device_id: int, component: str) -> ComponentSeries:
         """The ids of a component's series; `resolve` has put them there."""
-        return self._known[device_id, component]
+        return self._known[component][device_id]
 
     def missing(self, items: Iterable[AcceptedItem]) -> set[SeriesName]:
         """The series of the messages' measurements that are not known."""
@@ -45,16 +73,14 @@ class SeriesIds:
             if not message.measurements:
                 continue
             device_id, component = item.spec.device_id, message.component
-            known = self._known.get((device_id, component))
-            if known is None:
-                known = self._known[device_id, component] = {}
+            places = self._places_of(device_id, component)
             for metric, _value, unit, kind in message.measurements:
-                if (metric, unit, kind) not in known:
+                if (metric, unit, kind) not in places:
                     missing.add(SeriesName(device_id, component, metric, unit, kind))
         return missing
 
-    def load(self, connection: psycopg.Connection, schema: str, components: Collection[tuple[int, str]]) -> None:
-        """Know all series of the components (device id, key), so that they can be counted."""
+    def load(self, connection: psycopg.Connection, schema: str, components: Collection[_Component]) -> None:
+        """Know all series of the components, so that they can be counted."""
         if unknown := sorted(set(components) - self._whole.keys()):
             for row in connection.execute(
                 sql.SQL(
@@ -63,12 +89,12 @@ class SeriesIds:
                 ).format(sql.Identifier(schema, "telemetry_series")),
                 [list(column) for column in zip(*unknown, strict=True)],
             ):
-                self._known.setdefault(row[:2], {})[row[2:5]] = row[5]
+                self._add(SeriesName(*row[:5]), row[5])
             self._whole |= {component: set() for component in unknown}
 
-    def is_known_or_fits(self, component: tuple[int, str], name: tuple[str, str, str], most: int) -> bool:
+    def is_known_or_fits(self, component: _Component, name: _Key, most: int) -> bool:
         """Whether the series is there, or the component, which was loaded, has fewer than `most`: then it counts."""
-        known, admitted = self._known.get(component, {}), self._whole[component]
+        known, admitted = self._places_of(*component), self._whole[component]
         if name in known or name in admitted:
             return True
         if len(known) + len(admitted - known.keys()) >= most:
@@ -80,7 +106,25 @@ class SeriesIds:
         """Know the series of all the messages' measurements; those that are not there are made."""
         if missing := self.missing(items):
             for name, series_id in _find_or_create(connection, schema, missing).items():
-                self._known[name.device_id, name.component][name[2:]] = series_id
+                self._add(name, series_id)
+
+    def _places_of(self, device_id: int, component: str) -> dict[_Key, int]:
+        known = self._known.get(component, {}).get(device_id)
+        return known.places if known is not None else _NOWHERE
+
+    def _add(self, name: SeriesName, series_id: int) -> None:
+        devices = self._known.setdefault(name.component, {})
+        known = devices.get(name.device_id)
+        ids = known.items() if known is not None else {}
+        ids[name[2:]] = series_id
+        keys = tuple(sorted(ids))
+        places = self._places.get(keys)
+        if places is None:
+            places = self._places[keys] = {key: place for place, key in enumerate(keys)}
+        devices[name.device_id] = ComponentSeries(places, tuple(ids[key] for key in keys))
+
+
+_NOWHERE: dict[_Key, int] = {}
 
 
 def _find_or_create(
