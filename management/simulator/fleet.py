@@ -13,8 +13,8 @@ from typing import Any
 from .bridge import BridgeLink
 from .driver import Driver
 from .faults import FAULTS, Packet, choose_fault, good
-from .gwanje_device import GwanjeDevice, Link
-from .inventory import DeviceEntry, Inventory, InventoryUnusable
+from .gwanje_device import GwanjeDevice, KeyKeeper, Link
+from .inventory import DeviceEntry, Inventory, InventoryUnusable, remember_key
 from .sensors import measure
 
 REPORT_EVERY = 10.0  # seconds
@@ -185,8 +185,15 @@ def _make_device(inventory: Inventory, entry: DeviceEntry, signature: str | None
         hardware_version=entry.hardware_version,
         firmware_version="simulator",
         buffer_limit=BUFFER_LIMIT,
+        on_key=_keeper(inventory, entry),
         reconnect_delay=RECONNECT_DELAY,
     )
+
+
+def _keeper(inventory: Inventory, entry: DeviceEntry) -> KeyKeeper | None:
+    """How the device keeps a new key: in the file that it came from."""
+    path = inventory.path
+    return None if path is None else lambda kid, secret: remember_key(path, entry.uuid, kid, secret)
 
 
 def _make_bridge(inventory: Inventory, devices: Sequence[GwanjeDevice]) -> BridgeLink:

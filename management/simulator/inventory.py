@@ -35,6 +35,7 @@ class Inventory:
     port: int
     bridge: tuple[str, str] | None
     devices: tuple[DeviceEntry, ...]
+    path: Path | None = None  # the file that it was read from
 
     def choose(self, uuids: Collection[str] = (), count: int | None = None) -> tuple[DeviceEntry, ...]:
         """Return the named devices, or the first `count` (default: all) that are there to be simulated.
@@ -52,6 +53,20 @@ class Inventory:
         return chosen[:count]
 
 
+def remember_key(path: Path, uuid: str, kid: str, secret: str) -> None:
+    """Write a device's new key into the file, as a device would onto its card. OSError where that cannot be done."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    for tenant in data["tenants"]:
+        for device in tenant["devices"]:
+            if str(device["uuid"]) == uuid:
+                device.update(kid=kid, secret=secret)
+    beside = path.with_suffix(".new")
+    beside.touch(mode=0o600)
+    beside.write_text(json.dumps(data, indent=2, ensure_ascii=False), encoding="utf-8")
+    beside.chmod(path.stat().st_mode & 0o777)
+    beside.replace(path)
+
+
 def load_inventory(path: Path) -> Inventory:
     """Read quickstart.json; InventoryUnusable when it is not there or not in the form expected."""
     try:
@@ -67,6 +82,7 @@ def load_inventory(path: Path) -> Inventory:
             port=int(data["mqtt"]["port"]),
             bridge=(bridge["username"], bridge["password"]) if bridge else None,
             devices=tuple(_devices(data["tenants"])),
+            path=path,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InventoryUnusable(f"{path} is not in the form of quickstart.json: {error!r}") from error

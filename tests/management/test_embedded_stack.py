@@ -1,5 +1,6 @@
 """The embedded servers while they run: what each allows, and that each survives being killed."""
 
+import http.client
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import hvac
 import psycopg
@@ -149,6 +151,55 @@ def test_the_listener_may_only_read_a_devices_secret(running: Running, attempt: 
     ]["data"] == {"secret": "s"}
     with pytest.raises(Forbidden):
         LISTENER_MAY_NOT[attempt](kv)
+
+
+PROVISIONER_MAY_NOT = {
+    "read elsewhere": lambda client: client.read("gwanje/data/tenants/a/other/b"),
+    "read deeper": lambda client: client.read("gwanje/data/tenants/a/devices/b/c"),
+    "list tenants": lambda client: client.list("gwanje/metadata/tenants"),
+    "write elsewhere": lambda client: client.write_data("gwanje/data/other", data={"data": {}}),
+    "change its policy": lambda client: client.sys.create_or_update_policy("provisioner", 'path "*" {}'),
+    "make a login": lambda client: client.auth.approle.generate_secret_id("listener"),
+    "make a token": lambda client: client.auth.token.create(),
+    "mount": lambda client: client.sys.enable_secrets_engine("kv", path="mine"),
+    "configure the store": lambda client: client.secrets.kv.v2.configure(max_versions=1, mount_point="gwanje"),
+    "wrap what it likes": lambda client: client.write_data("sys/wrapping/wrap", data={"secret": "mine"}),
+}
+
+
+@pytest.mark.parametrize("attempt", PROVISIONER_MAY_NOT)
+def test_the_provisioner_may_do_nothing_but_keep_devices_secrets(running: Running, attempt: str) -> None:
+    with pytest.raises(Forbidden):
+        PROVISIONER_MAY_NOT[attempt](running.vault("provisioner"))
+
+
+@pytest.mark.parametrize("role", ["listener", "provisioner"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tenants/a/devices/../../b/devices/c",
+        "tenants/a/devices/..%2f..%2fb%2fdevices%2fc",
+        "tenants/a/devices/%2e%2e/%2e%2e/b",
+        "tenants/a/devices//c",
+        "tenants/a/devices/",
+        "tenants/../../sys/policies/acl/listener",
+        "../../sys/policies/acl/listener",
+    ],
+)
+def test_a_path_that_climbs_leads_nowhere(running: Running, role: str, path: str) -> None:
+    """Sent as it stands: clients would tidy it up."""
+    client, address = running.vault(role), urlsplit(running.env["VAULT_ADDR"])
+    running.vault("provisioner").secrets.kv.v2.create_or_update_secret(
+        "tenants/b/devices/c", {"secret": "canary of b"}, mount_point="gwanje"
+    )
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=5)
+    connection.request("GET", f"/v1/gwanje/data/{path}", headers={"X-Vault-Token": client.token})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    assert answer.status >= 300, body
+    assert b"canary" not in body
+    assert b"capabilities" not in body
 
 
 @pytest.mark.parametrize("role", ["listener", "provisioner"])

@@ -376,3 +376,24 @@ def test_a_signal_ends_the_command_cleanly(
     assert summary["sent"] == summary["acknowledged"] >= 10
     assert len(listener.wait("device/lwt/", 2)) == 2
     wait_for(lambda: len(listener.on("telemetry/")) == summary["sent"], "every message that was sent")
+
+
+def test_a_simulated_device_keeps_a_new_key_in_its_file(
+    quickstart: WriteQuickstart, broker: Broker, listener: Listener
+) -> None:
+    from uuid import UUID
+
+    from devices.services import commands
+    from devices.services.rotation import transport
+
+    path = quickstart(entry(1), entry(3))
+    uuid = entry(1)["uuid"]
+    sealed = transport.encrypt_secret("the next secret", "secret-1", uuid=UUID(uuid), old_version=3, new_version=4)
+    command = commands.compose("rotate_key", UUID(uuid), kid="4", **sealed)
+    run_fleet(path, messages=4, rate=50)  # its session at the broker keeps the command for it
+    broker.publish(f"command/demo/{uuid}/request", commands.sign(command, b"secret-1", 3))
+    run_fleet(path, duration=2, rate=20)
+    answer = opened(listener.wait(f"command/demo/{uuid}/response", 1)[0].payload)
+    assert answer["status"] == "ok", answer
+    kept = {device.uuid: (device.kid, device.secret) for device in load_inventory(path).devices}
+    assert kept == {uuid: ("4", "the next secret"), entry(3)["uuid"]: ("3", "secret-3")}
