@@ -12,6 +12,8 @@ SCHEDULES: dict[str, tuple[str, int]] = {
     "Days to pack": ("telemetry.services.rounds.pack", 60),
     "Refusals by limits: old ones summed up": ("telemetry.services.rounds.fold_refusals", 1440),
     "Retention": ("telemetry.services.rounds.retain", 60),
+    "Quarantine: what is too old or too much": ("telemetry.services.rounds.keep_quarantine", 20),
+    "Replays that nobody is at": ("telemetry.services.rounds.resume_replays", 1),
 }
 
 

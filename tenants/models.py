@@ -20,6 +20,7 @@ __all__ = [
     "Tenant",
     "TenantAlias",
     "TenantLimits",
+    "UnroutedFlood",
     "UnroutedMessage",
     "User",
     "validate_slug",
@@ -169,3 +170,29 @@ class UnroutedMessage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.topic[:80]}"
+
+
+class UnroutedFlood(models.Model):
+    """Messages of no tenant of a day (UTC) that are like those that are kept, and were counted instead.
+
+    `source` is what the topic names (segment/uuid), or empty for all of them together.
+    """
+
+    day = models.DateField(_("day"))
+    reason = models.CharField(_("reason"), max_length=40)
+    source = models.CharField(_("source"), max_length=120, blank=True)
+    times = models.BigIntegerField(_("times"), default=0)
+    detail = models.TextField(_("in words"), blank=True)
+    last_received_at = models.DateTimeField(_("last received"))
+
+    class Meta:
+        ordering: ClassVar = ["-day", "-times"]
+        constraints: ClassVar = [
+            # What the listener adds to.
+            models.UniqueConstraint(fields=["day", "reason", "source"], name="unrouted_flood_once"),
+        ]
+        verbose_name = _("messages of no tenant that were counted")
+        verbose_name_plural = _("messages of no tenant that were counted")
+
+    def __str__(self) -> str:
+        return f"{self.day} {self.reason}: {self.times}"

@@ -90,6 +90,8 @@ ACTIONS: dict[str, Promise] = {
     "destroy old keys": _("destroy old keys"),
     "roll back rotation": _("roll back rotation"),
     "rolled back": _("rolled back"),
+    "replay": _("replay"),
+    "cancel replay": _("cancel replay"),
 }
 
 

@@ -79,6 +79,8 @@ class Scene:
         """A listener, once it is connected."""
         client_id = client_id or self.client_id
         self._client_ids.add(client_id)
+        # Every message is looked for afterwards: none may be counted instead of kept.
+        env = {"QUARANTINE_SOURCE_MESSAGES": "0", **(env or {})}
         listener = self.start("manage.py", "run_mqtt_listener", "--client-id", client_id, *options, env=env)
         listener.wait_for(READY)
         return listener

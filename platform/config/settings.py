@@ -182,6 +182,11 @@ LIMIT_HINT_SECONDS: float = env.float("LIMIT_HINT_SECONDS", default=30.0)
 
 # Days of readings that ended so many days ago are packed; 0 packs none.
 READINGS_PACK_AFTER_DAYS: int = env.int("READINGS_PACK_AFTER_DAYS", default=7)
+# The quarantine of each tenant, and of the messages of none; 0 is no limit. Of one source and reason so many
+# different messages a day are kept, and the others counted.
+QUARANTINE_DAYS: int = env.int("QUARANTINE_DAYS", default=90)
+QUARANTINE_MEGABYTES: int = env.int("QUARANTINE_MEGABYTES", default=256)
+QUARANTINE_SOURCE_MESSAGES: int = env.int("QUARANTINE_SOURCE_MESSAGES", default=1500)
 
 # --- Presence -----------------------------------------------------------------------------------------------
 

@@ -18,6 +18,8 @@ _LISTS = {
     "readings": "reading-list",
     "messages": "message-list",
     "quarantine": "quarantine-list",
+    "quarantine/replays": "replay-list",
+    "quarantine/floods": "quarantine-flood-list",
     "totals": "totals-list",
     "limits": "limit-list",
     "limit-refusals": "limit-refusals-list",

@@ -1,6 +1,6 @@
 """What of telemetry is on the tenant's admin site: lists of its own, and panels on the pages of devices."""
 
-from . import console, dashboard, device_panels, limits, messages, quarantine, retention, teaching, totals
+from . import console, dashboard, device_panels, limits, messages, quarantine, replays, retention, teaching, totals
 
 __all__ = [
     "console",
@@ -9,6 +9,7 @@ __all__ = [
     "limits",
     "messages",
     "quarantine",
+    "replays",
     "retention",
     "teaching",
     "totals",

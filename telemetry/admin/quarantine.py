@@ -1,28 +1,56 @@
 """What was refused, with the reason, as it was sent."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet, Sum
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
-from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
-from unfold.decorators import display
+from django.utils.translation import ngettext
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter, RangeDateTimeFilter
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
 
 from devices.admin import tenant_admin
 from devices.admin.base import TenantModelAdmin
+from devices.admin.roles import may
 from devices.admin.site import page_of
-from telemetry.models import Quarantined, Reason
+from devices.models import Device
+from telemetry.models import Quarantined, QuarantineFlood, Reason
+from telemetry.services import replays
+from telemetry.services.storage.floods import source_of
+from tenants.access import Role
 from tenants.admin import payloads
-from tenants.admin.base import ReadOnly, coloured
+from tenants.admin.base import ReadOnly, coloured, form_page
+
+from .replays import begin, in_words, selection_in
+
+_FLOODS_SHOWN = 10
+
+
+def _list_url() -> str:
+    return reverse("admin:telemetry_quarantined_changelist")
 
 
 @admin.register(Quarantined, site=tenant_admin)
 class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
-    """The quarantine. Its rows are looked at; the platform alone replays what is parked."""
+    """The quarantine. Its rows are looked at and replayed; the platform itself replays what is parked."""
 
     list_display: ClassVar = ["reason_label", "detail", "topic", "device", "times", "last_received_at"]
-    list_filter: ClassVar = [("reason", ChoicesDropdownFilter), ("device", AutocompleteSelectFilter)]
+    list_filter: ClassVar = [
+        ("reason", ChoicesDropdownFilter),
+        ("device", AutocompleteSelectFilter),
+        ("last_received_at", RangeDateTimeFilter),
+    ]
+    list_before_template = "telemetry/admin/floods.html"
+    actions: ClassVar = ["replay_selected"]
+    actions_list: ClassVar = ["replay_listed"]
     list_filter_submit = True
     list_select_related: ClassVar = ["device"]
     search_fields: ClassVar = ["topic"]
@@ -33,11 +61,83 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
         "topic",
         "device_link",
         "times",
+        "more_like_it",
         "first_received_at",
         "last_received_at",
         "readable_payload",
     ]
     readonly_fields: ClassVar = fields
+
+    def has_replay_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, Role.OPERATOR)
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """With what was counted instead of kept, of the reason and the device that are filtered for."""
+        selection = selection_in(request.GET)
+        floods = QuarantineFlood.objects.all()
+        if selection.reason:
+            floods = floods.filter(reason=selection.reason)
+        if selection.device is not None:
+            floods = floods.filter(device=selection.device)
+        shown = list(floods[:_FLOODS_SHOWN])
+        names = Device.objects.in_bulk([flood.device_id for flood in shown if flood.device_id])
+        rows = [{"flood": flood, "device": names.get(flood.device_id)} for flood in shown]
+        answer = super().changelist_view(request, {"floods": rows, **(extra_context or {})})
+        # What is replayed from here is what is listed here.
+        for item in (getattr(answer, "context_data", None) and answer.context_data.get("actions_list")) or ():
+            item["path"] = f"{item['path']}?{request.GET.urlencode()}"
+        return answer
+
+    # --- replaying ----------------------------------------------------------------------------------------------
+
+    @admin.action(description=_("Replay the chosen messages"), permissions=["replay"])
+    def replay_selected(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse:
+        query = request.GET.urlencode()
+        if request.POST.get("select_across") == "1":
+            return redirect(f"{reverse('admin:telemetry_quarantined_replay_listed')}?{query}")
+        chosen = tuple(queryset.order_by("pk").values_list("pk", flat=True))
+        return begin(request, replays.Selection(chosen=chosen), f"{_list_url()}?{query}")
+
+    @action(
+        description=_("Replay"), url_path="replay", icon="replay", permissions=["replay"], variant=ActionVariant.PRIMARY
+    )
+    def replay_listed(self, request: HttpRequest) -> HttpResponse:
+        """All that the list shows under its filters."""
+        if not self.has_replay_permission(request):
+            raise PermissionDenied
+        selection, back = selection_in(request.GET), f"{_list_url()}?{request.GET.urlencode()}"
+        if request.method == "POST":
+            return begin(request, selection, back)
+        count = selection.rows().count()
+        lead = ngettext(
+            "%(count)d message (%(which)s) is put through the pipeline again: what is right by now is stored, the rest"
+            " stays here with the reason of now. Messages with a bad signature are never replayed.",
+            "%(count)d messages (%(which)s) are put through the pipeline again: what is right by now is stored, the"
+            " rest stays here with the reason of now. Messages with a bad signature are never replayed.",
+            count,
+        )
+        return form_page(
+            self,
+            request,
+            None,
+            title=_t("Replay the quarantine"),
+            lead=lead % {"count": count, "which": in_words(selection)},
+            submit=_("Replay"),
+            back=back,
+        )
+
+    @display(description=_("more like it"))
+    def more_like_it(self, row: Quarantined) -> str:
+        """What was counted of its kind: of its device, or of its source and of all strangers together."""
+        floods = QuarantineFlood.objects.filter(reason=row.reason, device=row.device)
+        if row.device is None:
+            floods = floods.filter(source__in=["", source_of(row.topic)])
+        more = floods.aggregate(times=Sum("times"))["times"]
+        if not more:
+            return "–"
+        return ngettext("%(more)d more was counted, not kept", "%(more)d more were counted, not kept", more) % {
+            "more": more
+        }
 
     @display(description=_("reason"), ordering="reason")
     def reason_label(self, row: Quarantined) -> SafeString:

@@ -11,7 +11,7 @@ from unfold.decorators import display
 
 from devices.admin import tenant_admin
 from devices.admin.base import TenantModelAdmin
-from telemetry.models import IngestTotals, LimitHit, Quarantined, RetentionSettings
+from telemetry.models import IngestTotals, LimitHit, Quarantined, Replay, RetentionSettings
 from telemetry.services.totals_chart import PARTS, Bar, draw
 from tenants.admin.base import ReadOnly
 from tenants.admin.navigation import Group
@@ -90,6 +90,7 @@ tenant_admin.groups.append(
         _("Messages"),
         (
             (Quarantined, "gpp_bad"),
+            (Replay, "replay"),
             (IngestTotals, "functions"),
             (LimitHit, "speed"),
             (RetentionSettings, "auto_delete"),

@@ -56,6 +56,7 @@ class MessagesParameters(RangeParameters):
 class QuarantineParameters(RangeParameters):
     device = serializers.UUIDField(required=False, help_text="A device's UUID.")
     reason = serializers.ChoiceField(choices=Reason.choices, required=False)
+    topic = serializers.CharField(required=False, max_length=1000, help_text="A part of the topic.")
 
 
 class ChoiceParameters(serializers.Serializer):

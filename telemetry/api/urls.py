@@ -5,12 +5,15 @@ from rest_framework.routers import SimpleRouter
 
 from .gaps import GapsView
 from .limit_views import LimitHitViewSet, LimitsView
+from .replay_views import QuarantineFloodViewSet, ReplayViewSet
 from .series_views import AggregatesView, ChartView, ExportView, FleetLatestView
 from .teaching import AcceptView, ProposeView
 from .views import LatestView, MessagesView, QuarantineView, ReadingsView, TotalsViewSet
 
 router = SimpleRouter(use_regex_path=False)
 router.register("totals", TotalsViewSet, "totals")
+router.register("quarantine/replays", ReplayViewSet, "replay")
+router.register("quarantine/floods", QuarantineFloodViewSet, "quarantine-flood")
 router.register("limits/refusals", LimitHitViewSet, "limit-refusals")
 
 urlpatterns = [

@@ -113,10 +113,12 @@ class QuarantineView(RangeView):
         """The messages that were refused and why, last received first."""
         wanted = self.wanted()
         device = device_by_uuid(wanted["device"]) if "device" in wanted else None
-        scope = f"quarantine:{device.uuid if device else ''}:{wanted.get('reason', '')}"
+        topic = wanted.get("topic", "")
+        scope = f"quarantine:{device.uuid if device else ''}:{wanted.get('reason', '')}:{topic}"
         rows = queries.quarantined(
             device=device,
             reason=wanted.get("reason", ""),
+            topic=topic,
             start=wanted.get("from"),
             stop=wanted.get("to"),
             after=_position(scope, wanted.get("cursor"), int),

@@ -1,6 +1,7 @@
 """What a tenant's devices sent, and what is worked out from it: messages, readings, rollups, newest values."""
 
 from .limits import LimitHit
+from .quarantine import QuarantineFlood, Replay
 from .received import (
     DeviceSequence,
     IngestTotals,
@@ -23,12 +24,14 @@ __all__ = [
     "LimitHit",
     "Message",
     "PackedDay",
+    "QuarantineFlood",
     "Quarantined",
     "Reading",
     "ReadingDay",
     "ReadingHour",
     "Reason",
     "RepackDay",
+    "Replay",
     "RetentionSettings",
     "RollupState",
     "Series",

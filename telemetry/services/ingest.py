@@ -141,6 +141,11 @@ class Ingest:
         """The same, in their order, with what is over a limit refused or left uncounted."""
         return self._judge.limit(judged, replayed=replayed)
 
+    def note_readings(self, schema: str, outcome: Outcome) -> None:
+        """Tell the newest values of what was stored outside of `process`."""
+        if outcome.readings:
+            self._latest.note_all(schema, outcome.readings, EPOCH_MICROS)
+
     def close(self) -> None:
         """Let go of the servers, after the last batch."""
         self._latest.close()
@@ -155,7 +160,7 @@ class Ingest:
         groups: dict[str, list[Judged]] = {}
         unrouted: list[RefusedItem] = []
         for item in judged:
-            schema = item.schema if isinstance(item, Busy) else self._schema_of(item)
+            schema = item.schema if isinstance(item, Busy) else self.schema_of(item)
             if schema is None:
                 unrouted.append(item)  # type: ignore[arg-type]  # what is accepted has a tenant
             elif isinstance(item, Busy) or schema in self._held:
@@ -172,7 +177,8 @@ class Ingest:
     def _judged(self, batch: Sequence[Incoming]) -> list[Judged | Busy]:
         return self._judge.judge(batch, self.parked.add)
 
-    def _schema_of(self, item: Judged) -> str | None:
+    def schema_of(self, item: Judged) -> str | None:
+        """Whose the message is: its device's tenant's, or the one that its topic names; None: nobody's."""
         if item.spec is not None:
             return item.spec.tenant.schema
         tenant = self.router.tenant_named(envelope.segment_of(item.incoming.topic))
@@ -235,7 +241,7 @@ class Ingest:
         if isinstance(again, Busy):
             self._hold(again.schema, [item.incoming], True)
             return []
-        schema = self._schema_of(again)
+        schema = self.schema_of(again)
         try:
             if schema is not None:
                 return [_Settled(schema, self.storage.store(schema, [again]), [again])]

@@ -133,6 +133,7 @@ def quarantined(
     *,
     device: Device | None = None,
     reason: str = "",
+    topic: str = "",
     start: datetime.datetime | None = None,
     stop: datetime.datetime | None = None,
     after: tuple[datetime.datetime, int] | None = None,
@@ -152,6 +153,8 @@ def quarantined(
         rows = rows.filter(device=device)
     if reason:
         rows = rows.filter(reason=reason)
+    if topic:
+        rows = rows.filter(topic__icontains=topic)
     return _page(_between(rows, "last_received_at", start, stop), ("last_received_at", "id"), after, limit)
 
 

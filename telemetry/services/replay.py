@@ -6,7 +6,7 @@ reason that it is refused for now.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -20,7 +20,7 @@ from .ingest import Ingest
 from .judging import Busy
 from .pipeline import fingerprint
 from .refusal import Refused
-from .storage import Incoming, Judged, RefusedItem
+from .storage import Incoming, Judged, Outcome, RefusedItem
 from .storage.statements import per_schema, run
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ _LEAVE = per_schema(
     " replayed = t.replayed + sums.times FROM sums WHERE t.day = sums.day",
     **_TABLES,
 )
+_LOCK = per_schema("SELECT id FROM {quarantined} WHERE id = ANY($1) ORDER BY id FOR UPDATE", **_TABLES)
 _SAY_WHY = per_schema("UPDATE {quarantined} SET detail = $2 WHERE id = $1", **_TABLES)
 # Under its new reason it is another row, which may be there already.
 _MOVE = per_schema(
@@ -70,81 +71,124 @@ class Replayed:
     stored: int = 0
     duplicates: int = 0
     refused: dict[str, int] = field(default_factory=dict)
-    waiting: int = 0  # their tenant's tables are locked: nothing was done
+    waiting: int = 0  # nothing was done, for want of what `waiting_for` says: "tables" or "keys"
+    waiting_for: str = ""
 
     def add(self, other: "Replayed") -> None:
         """Add another batch's."""
         self.stored += other.stored
         self.duplicates += other.duplicates
         self.waiting += other.waiting
+        self.waiting_for = other.waiting_for or self.waiting_for
         for reason, times in other.refused.items():
             self.refused[reason] = self.refused.get(reason, 0) + times
 
 
-def replay_batch(ingest: Ingest, schema: str, kept: Sequence[Kept]) -> Replayed:
-    """Judge a tenant's quarantined messages again. Raises what a lost database raises; nothing is done then."""
+# Called in the transaction that settles the messages, with what becomes of them; what it raises undoes it.
+Note = Callable[[psycopg.Connection, Sequence[Kept], Replayed], None]
+
+
+class _Gone(Exception):
+    """Some of the messages have left the quarantine; these are there."""
+
+    def __init__(self, present: set[int]) -> None:
+        super().__init__(f"{len(present)} are left")
+        self.present = present
+
+
+def replay_batch(
+    ingest: Ingest, schema: str, kept: Sequence[Kept], *, note: Note | None = None, wait_for_keys: bool = False
+) -> Replayed:
+    """Judge a tenant's quarantined messages again, and settle them in one transaction.
+
+    With `wait_for_keys` nothing is done while a key cannot be had. Raises what a lost database raises; nothing is
+    done then.
+    """
     kept = [row for row in kept if row.reason not in NEVER]
-    incoming = [Incoming(row.topic, row.payload, row.received_at) for row in kept]
-    result = Replayed()
-    passed: list[tuple[Kept, Judged]] = []
-    refused: list[tuple[Kept, RefusedItem]] = []
-    for row, item in zip(kept, ingest.judge_again(incoming), strict=True):
-        if isinstance(item, Busy):
-            result.waiting += 1
-        elif isinstance(item, RefusedItem):
-            refused.append((row, item))
-        elif item.spec.tenant.schema != schema:  # the device was moved to another tenant meanwhile
-            moved = Refused("wrong_tenant", "The device belongs to another tenant now.")
-            refused.append((row, RefusedItem(item.incoming, None, moved)))
-        else:
-            passed.append((row, item))
+    judged = ingest.judge_again([Incoming(row.topic, row.payload, row.received_at) for row in kept])
+    if any(isinstance(item, Busy) for item in judged):
+        return Replayed(waiting=len(kept), waiting_for="tables")
+    if wait_for_keys and any(_is_parked(item) for item in judged):
+        return Replayed(waiting=len(kept), waiting_for="keys")
     try:
-        _settle(ingest, schema, passed, refused, result)
+        return _settle(ingest, schema, kept, judged, note)
+    except _Gone as error:
+        left = [row for row in kept if row.pk in error.present]
+        return replay_batch(ingest, schema, left, note=note, wait_for_keys=wait_for_keys) if left else Replayed()
     except psycopg.Error as error:
         if is_busy(error):
-            return Replayed(waiting=len(kept))
+            return Replayed(waiting=len(kept), waiting_for="tables")
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or len(kept) == 1:
             raise
-        # One of them cannot be stored: the others can.
-        for row in kept:
-            try:
-                result.add(replay_batch(ingest, schema, [row]))
-            except psycopg.DataError as failure:
-                logger.warning("Message %d of the quarantine of %s cannot be stored: %s", row.pk, schema, failure)
-                result.add(Replayed(refused={row.reason: 1}))
+    # One of them cannot be stored: the others can.
+    result = Replayed()
+    for row in kept:
+        try:
+            result.add(replay_batch(ingest, schema, [row], note=note))
+        except psycopg.DataError as failure:
+            logger.warning("Message %d of the quarantine of %s cannot be stored: %s", row.pk, schema, failure)
+            result.add(Replayed(refused={row.reason: 1}))
     return result
 
 
+def _is_parked(item: Judged | Busy) -> bool:
+    return isinstance(item, RefusedItem) and item.verdict.reason == Reason.KEY_UNAVAILABLE
+
+
 def _settle(
-    ingest: Ingest,
-    schema: str,
-    passed: Sequence[tuple[Kept, Judged]],
-    refused: Sequence[tuple[Kept, RefusedItem]],
-    result: Replayed,
-) -> None:
+    ingest: Ingest, schema: str, kept: Sequence[Kept], judged: Sequence[Judged | Busy], note: Note | None
+) -> Replayed:
+    passed, refused = _sorted(ingest, schema, kept, judged)
+    result = Replayed()
+
     def leave(connection: psycopg.Connection) -> None:
+        # Another replay may have settled some of them since they were read.
+        present = {pk for (pk,) in run(connection, _LOCK(schema), [[row.pk for row in kept]])}
+        if len(present) < len(kept):
+            raise _Gone(present)
         run(connection, _LEAVE(schema), [[row.pk for row, _ in passed]])
         for row, item in refused:
             _refuse_again(connection, schema, row, item)
 
+    def count(connection: psycopg.Connection, outcome: Outcome) -> None:
+        result.stored, result.duplicates = len(outcome.stored), len(outcome.duplicates)
+        # A counter that is found to be used twice is refused only here, and was put into the quarantine anew.
+        for item in [*outcome.quarantined, *(item for _, item in refused)]:
+            result.refused[item.verdict.reason] = result.refused.get(item.verdict.reason, 0) + 1
+        if note is not None:
+            note(connection, kept, result)
+
+    outcome = ingest.storage.store(schema, [item for _, item in passed], also=leave, after=count)
+    ingest.note_readings(schema, outcome)
+    return result
+
+
+def _sorted(
+    ingest: Ingest, schema: str, kept: Sequence[Kept], judged: Sequence[Judged | Busy]
+) -> tuple[list[tuple[Kept, Judged]], list[tuple[Kept, RefusedItem]]]:
+    """What passes now, and what is refused again."""
+    passed: list[tuple[Kept, Judged]] = []
+    refused: list[tuple[Kept, RefusedItem]] = []
+    for row, item in zip(kept, judged, strict=True):
+        if isinstance(item, RefusedItem):
+            refused.append((row, item))
+        elif not isinstance(item, Busy):
+            if item.spec.tenant.schema == schema:
+                passed.append((row, item))
+            else:  # the device was moved to another tenant meanwhile
+                moved = Refused("wrong_tenant", "The device belongs to another tenant now.")
+                refused.append((row, RefusedItem(item.incoming, None, moved)))
     # Over the day's quota: they stay, whatever else they are.
     within = ingest.within_limits([item for _, item in passed], replayed=True)
-    over = [(row, item) for (row, _), item in zip(passed, within, strict=True) if isinstance(item, RefusedItem)]
-    refused = [*refused, *over]
+    refused += [(row, item) for (row, _), item in zip(passed, within, strict=True) if isinstance(item, RefusedItem)]
     passed = [(row, item) for (row, _), item in zip(passed, within, strict=True) if not isinstance(item, RefusedItem)]
-    outcome = ingest.storage.store(schema, [item for _, item in passed], also=leave)
-    # A counter that is found to be used twice is refused only here, and was put into the quarantine anew.
-    for item in outcome.quarantined:
-        result.refused[item.verdict.reason] = result.refused.get(item.verdict.reason, 0) + 1
-    result.stored += len(outcome.stored)
-    result.duplicates += len(outcome.duplicates)
-    for _, item in refused:
-        result.refused[item.verdict.reason] = result.refused.get(item.verdict.reason, 0) + 1
+    return passed, refused
 
 
 def _refuse_again(connection: psycopg.Connection, schema: str, row: Kept, item: RefusedItem) -> None:
     reason, detail = item.verdict.reason, item.verdict.detail.replace("\x00", "\\0")
-    if reason == row.reason:
+    # What wants for a key keeps its reason: parked ones are replayed by themselves, and this one was not.
+    if reason in (row.reason, Reason.KEY_UNAVAILABLE):
         run(connection, _SAY_WHY(schema), [row.pk, detail])
         return
     name = UUID(bytes=fingerprint(reason, row.topic, row.payload))

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from tenants.models import Tenant
 from tenants.tasks import enqueue
 
-from . import latest, limit_counts, packing, retention, rollups
+from . import latest, limit_counts, packing, quarantine_retention, replays, retention, rollups
 from .upkeep import Busy
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _COMPLETE = (Tenant.State.ACTIVE, Tenant.State.SUSPENDED)
 _TENANTS_A_QUERY = 100
 _HERE = "telemetry.services.rounds"
+# A replay that was begun, or left, so long ago has lost its task.
+_IDLE_SECONDS = 10
 
 
 def roll_up() -> int:
@@ -85,6 +87,29 @@ def fold_refusals() -> int:
     )
 
 
+def keep_quarantine() -> int:
+    """Tenants whose quarantine is too old or too large, and the messages of no tenant. Returns how many tasks."""
+    quarantine_retention.run_unrouted()
+    limits = quarantine_retention.limits(datetime.now(UTC))
+    return _queue(
+        "keep_quarantine_tenant",
+        "EXISTS (SELECT 1 FROM {schema}.telemetry_quarantined WHERE last_received_at < %s"
+        " AND reason <> 'key_unavailable') OR EXISTS (SELECT 1 FROM {schema}.telemetry_quarantineflood WHERE day < %s)"
+        " OR pg_total_relation_size('{schema}.telemetry_quarantined') > %s",
+        [limits.before, limits.before, limits.size],
+    )
+
+
+def resume_replays() -> int:
+    """Tenants with replays that nobody is at. Returns how many tasks were queued."""
+    return _queue(
+        "resume_replays_tenant",
+        "EXISTS (SELECT 1 FROM {schema}.telemetry_replay WHERE state IN ('waiting', 'running')"
+        " AND claimed_until < now() - make_interval(secs => %s))",
+        [_IDLE_SECONDS],
+    )
+
+
 # --- a tenant's task, in its schema -------------------------------------------------------------------------------
 
 
@@ -116,6 +141,16 @@ def retain_tenant() -> Any:
 def fold_refusals_tenant() -> int:
     """Old counts of refusals of the current tenant."""
     return limit_counts.fold()
+
+
+def keep_quarantine_tenant() -> Any:
+    """Retention of the current tenant's quarantine."""
+    return quarantine_retention.run()
+
+
+def resume_replays_tenant() -> Any:
+    """Replays of the current tenant that nobody is at."""
+    return replays.resume()
 
 
 def _try(work: Callable[[], Any]) -> Any:

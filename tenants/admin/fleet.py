@@ -1,17 +1,23 @@
 """What belongs to the whole fleet: which device is whose, and the messages that are nobody's."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin
-from unfold.decorators import display
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
 
 from tenants.models import DeviceRoute, UnroutedMessage
+from tenants.tasks import enqueue
 
 from . import payloads
-from .base import LongList, ReadOnly, coloured
+from .base import LongList, ReadOnly, coloured, form_page
 from .navigation import Group
 from .overview import reason_in_words
 from .site import console
@@ -36,6 +42,7 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
     list_filter: ClassVar = ["reason"]
     search_fields: ClassVar = ["topic"]
     search_help_text = _("part of a topic")
+    actions_list: ClassVar = ["replay"]
     fields: ClassVar = [
         "reason_label",
         "detail",
@@ -50,6 +57,33 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
     @display(description=_("reason"), ordering="reason")
     def reason_label(self, message: UnroutedMessage) -> SafeString:
         return coloured(reason_in_words(message), "warning")
+
+    def has_replay_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # Whoever may make tenants may give messages to them.
+        return request.user.has_perm("tenants.add_tenant")
+
+    @action(
+        description=_("Give to their tenants"), icon="replay", permissions=["replay"], variant=ActionVariant.PRIMARY
+    )
+    def replay(self, request: HttpRequest) -> HttpResponse:
+        """Those whose device is registered by now, by a worker."""
+        back = reverse("admin:tenants_unroutedmessage_changelist")
+        if request.method != "POST":
+            return form_page(
+                self,
+                request,
+                None,
+                title=_("Give messages to their tenants"),
+                lead=_(
+                    "Messages whose device is registered by now go through the pipeline and leave this list: they are"
+                    " stored with the device's tenant, or are in its quarantine with the reason."
+                ),
+                submit=_("Give to their tenants"),
+                back=back,
+            )
+        enqueue("telemetry.services.unrouted.replay_all")
+        messages.success(request, _t("A worker does it: Background work says what came of it."))
+        return redirect(back)
 
     @display(description=_("payload"))
     def readable_payload(self, message: UnroutedMessage) -> SafeString:

@@ -65,8 +65,17 @@ class TenantAdmin(ModelAdmin):
     list_filter: ClassVar = ["state"]
     search_fields: ClassVar = ["name", "slug", "domains__domain", "aliases__address"]
     search_help_text = _("name, slug, host name or topic alias")
-    fields: ClassVar = ["name", "slug", "address", "schema_name", "state_label", "state_detail", "created_at"]
-    readonly_fields: ClassVar = ["slug", "address", "schema_name", "state_label", "state_detail", "created_at"]
+    fields: ClassVar = [
+        "name",
+        "slug",
+        "address",
+        "quarantine",
+        "schema_name",
+        "state_label",
+        "state_detail",
+        "created_at",
+    ]
+    readonly_fields: ClassVar = [name for name in fields if name != "name"]
     inlines: ClassVar = [MembershipInline, TenantLimitsInline, DomainInline, AliasInline]
     actions_detail: ClassVar = ["suspend", "resume", "try_again", "discard"]
 
@@ -89,6 +98,13 @@ class TenantAdmin(ModelAdmin):
         if tenant.state != Tenant.State.ACTIVE:
             return format_html("{}", path)
         return format_html('<a class="gw-link" href="{}">{}</a>', path, path)
+
+    @display(description=_("quarantine"))
+    def quarantine(self, tenant: Tenant) -> SafeString | str:
+        if tenant.state != Tenant.State.ACTIVE:
+            return "–"
+        path = f"{reverse('home')}t/{tenant.slug}/admin/telemetry/quarantined/"
+        return format_html('<a class="gw-link" href="{}">{}</a>', path, _("To the tenant's quarantine"))
 
     def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm, change: bool) -> None:
         # Not the whole row: its state may have been changed meanwhile.

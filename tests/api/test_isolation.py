@@ -120,6 +120,11 @@ ROWS: list[Row] = [
     ("GET", "api/v1/readings/export/?device={device}&format=ndjson", READ, 200, None),
     ("GET", "api/v1/messages/?device={device}", READ, 200, None),
     ("GET", "api/v1/quarantine/?device={device}", READ, 200, None),
+    ("GET", "api/v1/quarantine/floods/?device={device}", READ, 200, None),
+    ("GET", "api/v1/quarantine/replays/", READ, 200, None),
+    ("POST", "api/v1/quarantine/replays/", OPERATE, 201, {"device": "{device}"}),
+    ("GET", "api/v1/quarantine/replays/{replay}/", READ, 200, None),
+    ("POST", "api/v1/quarantine/replays/{replay}/cancel/", OPERATE, 200, None),
     ("GET", "api/v1/totals/", READ, 200, None),
     ("GET", "api/v1/limits/", READ, 200, None),
     ("GET", "api/v1/limits/refusals/?device={device}", READ, 200, None),
@@ -171,6 +176,7 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
     """One object of each kind; the numeric ids begin at `start`, so that no two tenants' are the same."""
     from devices.models import ApiKey, Component, ComponentType, HardwareModel, MaintenanceWindow, Metric, Unit
     from devices.services.registration import register_device
+    from telemetry.models import Replay
 
     device = make_device(tenant, f"canary of {tenant.slug}", dht22="dht22")
     empty_device = make_device(tenant, f"canary of {tenant.slug} without data")
@@ -199,6 +205,7 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
                 ).pk
             ),
             "rotation": _rotation(registered, start, f"canary of {tenant.slug}"),
+            "replay": str(Replay.objects.create(pk=start, topic=f"canary of {tenant.slug}").pk),
             "api_key": str(ApiKey.objects.create(pk=start, name="k", prefix=f"gwj_{start}", digest="d").pk),
         }
 

@@ -22,6 +22,7 @@ ADDED_BY: dict[str, str | None] = {
     "devices.statuschange": None,
     "devices.presencesettings": None,
     "telemetry.quarantined": None,
+    "telemetry.replay": None,
     "telemetry.ingesttotals": None,
     "telemetry.retentionsettings": None,
     "telemetry.limithit": None,

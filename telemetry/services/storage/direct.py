@@ -12,6 +12,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from . import floors, late, refused, rows, sequences, totals
+from .floods import FloodGuard
 from .sequences import Counter
 from .series import SeriesIds
 from .statements import run
@@ -34,12 +35,12 @@ class Group:
     series: SeriesIds
 
 
-def store(connection: psycopg.Connection, groups: Collection[Group]) -> None:
+def store(connection: psycopg.Connection, groups: Collection[Group], guard: FloodGuard) -> None:
     """Store the groups in a transaction. Raises Conflict, or another psycopg.Error; nothing is stored then."""
     groups = sorted(groups, key=lambda group: group.schema)
     counters = {group.schema: _counters(group.outcome.stored) for group in groups}
     try:
-        if not _write(connection, groups, counters):
+        if not _write(connection, groups, counters, guard):
             raise Conflict
         connection.execute("COMMIT")
     except BaseException as error:
@@ -50,7 +51,12 @@ def store(connection: psycopg.Connection, groups: Collection[Group]) -> None:
         raise
 
 
-def _write(connection: psycopg.Connection, groups: Sequence[Group], counters: Mapping[str, Sequence[Counter]]) -> bool:
+def _write(
+    connection: psycopg.Connection,
+    groups: Sequence[Group],
+    counters: Mapping[str, Sequence[Counter]],
+    guard: FloodGuard,
+) -> bool:
     """Begin a transaction and write; whether all counters were new."""
     for group in groups:
         group.outcome.readings = rows.readings(group.outcome.stored, group.series)
@@ -73,7 +79,7 @@ def _write(connection: psycopg.Connection, groups: Sequence[Group], counters: Ma
                 marked.append((cursor, len({(counter.device_id, counter.boot) for counter in seen})))
             late.mark(connection, group.schema, group.outcome.stored)
             floors.raise_floors(connection, group.schema, group.outcome.stored)
-            refused.quarantine(connection, group.schema, group.outcome.quarantined)
+            refused.quarantine(connection, group.schema, guard, group.outcome.quarantined)
         for group in groups:
             totals.add(connection, group.schema, group.outcome)
     return all(cursor.rowcount == boots for cursor, boots in marked)

@@ -14,6 +14,7 @@ import psycopg
 from ..pipeline import Accepted
 from ..refusal import Refused
 from . import floors, late, refused, rows, sequences, totals
+from .floods import FloodGuard
 from .sequences import Counter, counter_of
 from .series import SeriesIds
 from .statements import per_schema, run
@@ -34,6 +35,7 @@ def store(
     accepted: Sequence[AcceptedItem],
     outcome: Outcome,
     series: SeriesIds,
+    guard: FloodGuard,
 ) -> None:
     """Store the messages and what else `outcome` holds, within the caller's transaction; completes `outcome`."""
     fresh = _drop_replayed(connection, schema, accepted, outcome)
@@ -45,7 +47,9 @@ def store(
     late.mark(connection, schema, outcome.stored)
     sequences.add(connection, schema, sequences.counters_of(outcome.stored))
     floors.raise_floors(connection, schema, outcome.stored)
-    refused.quarantine(connection, schema, outcome.quarantined)
+    if outcome.quarantined:
+        guard.open(connection, schema)
+        refused.quarantine(connection, schema, guard, outcome.quarantined)
     totals.add(connection, schema, outcome)
 
 

@@ -1,6 +1,7 @@
-"""What was refused, kept with its reason; the same message refused again is counted."""
+"""What was refused, kept with its reason; the same message refused again is counted, and so is a flood."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from uuid import UUID
 
 import psycopg
@@ -8,6 +9,7 @@ from psycopg import sql
 
 from ..pipeline import fingerprint
 from . import events
+from .floods import NOBODY, FloodGuard, RefusedRow
 from .types import RefusedItem
 
 _INSERT = (
@@ -24,36 +26,45 @@ _INSERT = (
 )
 
 
-def quarantine(connection: psycopg.Connection, schema: str, refused: Sequence[RefusedItem]) -> None:
-    """Keep a tenant's refused messages. Sends statements whose answers nobody waits for, also in a pipeline."""
-    _upsert(connection, sql.Identifier(schema, "telemetry_quarantined"), sql.SQL(", device_id"), refused)
-    events.note_moved_boards(connection, schema, refused)
+def quarantine(connection: psycopg.Connection, schema: str, guard: FloodGuard, refused: Sequence[RefusedItem]) -> None:
+    """Keep a tenant's refused messages. Sends statements whose answers nobody waits for, also in a pipeline.
 
-
-def keep_unrouted(connection: psycopg.Connection, refused: Sequence[RefusedItem]) -> None:
-    """Keep messages that belong to no tenant, for staff."""
-    _upsert(connection, sql.Identifier("public", "tenants_unroutedmessage"), sql.SQL(""), refused)
-
-
-def _upsert(
-    connection: psycopg.Connection, table: sql.Identifier, device: sql.SQL, refused: Sequence[RefusedItem]
-) -> None:
+    The guard must have been opened for the tenant.
+    """
     if refused:
-        columns = [list(column) for column in zip(*_rows(refused), strict=True)]
+        kept, counted = guard.sift(schema, _rows(refused))
+        _upsert(connection, sql.Identifier(schema, "telemetry_quarantined"), sql.SQL(", device_id"), kept)
+        guard.count(connection, schema, counted)
+        events.note_moved_boards(connection, schema, refused)
+
+
+def keep_unrouted(connection: psycopg.Connection, guard: FloodGuard, refused: Sequence[RefusedItem]) -> None:
+    """Keep messages that belong to no tenant, for staff."""
+    guard.open(connection, NOBODY)
+    with guard.transaction():
+        kept, counted = guard.sift(NOBODY, _rows(refused))
+        with connection.transaction() if counted else nullcontext():
+            _upsert(connection, sql.Identifier("public", "tenants_unroutedmessage"), sql.SQL(""), kept)
+            guard.count(connection, NOBODY, counted)
+
+
+def _upsert(connection: psycopg.Connection, table: sql.Identifier, device: sql.SQL, rows: Sequence[RefusedRow]) -> None:
+    if rows:
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        columns[0] = [UUID(bytes=name) for name in columns[0]]
         connection.execute(sql.SQL(_INSERT).format(table=table, device=device), columns)
 
 
-def _rows(refused: Sequence[RefusedItem]) -> list[list[object]]:
-    """One row for each different message: fingerprint, reason, detail, topic, payload, first, last, times, device."""
-    rows: dict[bytes, list[object]] = {}
+def _rows(refused: Sequence[RefusedItem]) -> list[RefusedRow]:
+    """One row for each different message."""
+    rows: dict[bytes, RefusedRow] = {}
     for item in refused:
         at, topic = item.incoming.received_at, item.incoming.topic
         name = fingerprint(item.verdict.reason, topic, item.incoming.payload)
         if (row := rows.get(name)) is not None:
-            row[6], row[7] = at, row[7] + 1  # type: ignore[operator]  # the seventh is the count
+            rows[name] = row._replace(last_at=at, times=row.times + 1)
             continue
         device_id = item.spec.device_id if item.spec else None
         detail = item.verdict.detail.replace("\x00", "\\0")
-        payload = item.incoming.payload
-        rows[name] = [UUID(bytes=name), item.verdict.reason, detail, topic, payload, at, at, 1, device_id]
+        rows[name] = RefusedRow(name, item.verdict.reason, detail, topic, item.incoming.payload, at, at, 1, device_id)
     return list(rows.values())

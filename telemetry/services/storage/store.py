@@ -11,6 +11,7 @@ from psycopg import sql
 from ..partitions import Partitions
 from . import binary, direct, exact, refused, unmapped
 from .direct import Group
+from .floods import FloodGuard
 from .series import SeriesIds
 from .types import AcceptedItem, Judged, Outcome, RefusedItem
 
@@ -30,6 +31,7 @@ class Storage:
         self._connection: psycopg.Connection | None = None
         self._partitions = Partitions()
         self._series: dict[str, SeriesIds] = {}
+        self._guard = FloodGuard()
 
     def store_together(self, batch: Mapping[str, Sequence[Judged]]) -> dict[str, Outcome]:
         """Store what several tenants sent, by schema, in one transaction, all of it new.
@@ -41,8 +43,11 @@ class Storage:
         for schema, judged in batch.items():
             accepted, outcome = _outcome_of(judged)
             outcome.stored = accepted
+            if outcome.quarantined:
+                self._guard.open(connection, schema)
             groups.append(Group(schema, outcome, self._prepare(connection, schema, accepted)))
-        direct.store(connection, groups)
+        with self._guard.transaction():
+            direct.store(connection, groups, self._guard)
         return {group.schema: group.outcome for group in groups}
 
     def store(
@@ -51,25 +56,28 @@ class Storage:
         judged: Sequence[Judged],
         patience_ms: int | None = None,
         also: Callable[[psycopg.Connection], None] | None = None,
+        after: Callable[[psycopg.Connection, Outcome], None] | None = None,
     ) -> Outcome:
         """Store a tenant's messages, of which some may be there already.
 
-        `patience_ms`: how long to wait for locks, instead of as long as ever. `also`: what else is done before, in
-        the same transaction. Raises psycopg.Error; nothing of it is done then.
+        `patience_ms`: how long to wait for locks, instead of as long as ever. `also` and `after`: what else is done
+        before and after, in the same transaction. Raises psycopg.Error; nothing of it is done then.
         """
         connection = self._connect()
         accepted, outcome = _outcome_of(judged)
         with self._waiting_for_locks(connection, patience_ms):
             series = self._prepare(connection, schema, accepted)
-            with connection.transaction():
+            with self._guard.transaction(), connection.transaction():
                 if also is not None:
                     also(connection)
-                exact.store(connection, schema, accepted, outcome, series)
+                exact.store(connection, schema, accepted, outcome, series, self._guard)
+                if after is not None:
+                    after(connection, outcome)
         return outcome
 
     def store_unrouted(self, judged: Sequence[RefusedItem]) -> None:
         """Keep messages that belong to no tenant, for staff."""
-        refused.keep_unrouted(self._connect(), judged)
+        refused.keep_unrouted(self._connect(), self._guard, judged)
 
     def forget(self, schema: str) -> None:
         """The tenant's tables may have been made anew: look everything up again."""

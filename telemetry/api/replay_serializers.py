@@ -1,0 +1,125 @@
+"""What the API takes and answers about replays and floods of the quarantine."""
+
+from typing import Any, ClassVar
+
+from django.utils.translation import gettext as _
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from devices.models import Device
+from telemetry.models import QuarantineFlood, Reason, Replay
+from telemetry.services.replays import MOST_CHOSEN
+from tenants.api.fields import Timestamp
+
+
+class NewReplaySerializer(serializers.Serializer):
+    """Which messages to replay; what is left out narrows nothing, so that `{}` is the whole quarantine."""
+
+    reason = serializers.ChoiceField(choices=Reason.choices, required=False)
+    device = serializers.UUIDField(required=False, help_text="A device's UUID.")
+    topic = serializers.CharField(required=False, max_length=1000, help_text="A part of the topic.")
+    ids = serializers.ListField(
+        child=serializers.IntegerField(min_value=1, max_value=2**63 - 1),
+        required=False,
+        min_length=1,
+        max_length=MOST_CHOSEN,
+        help_text="Messages of the quarantine, by their id.",
+    )
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        # "from" is no name that a class body can hold.
+        return super().get_fields() | {
+            "from": Timestamp(required=False, help_text="Last received not before this time."),
+            "to": Timestamp(required=False, help_text="Last received before this time."),
+        }
+
+    def validate_device(self, value: Any) -> Device:
+        device = Device.objects.filter(uuid=value).first()
+        if device is None:
+            raise serializers.ValidationError(_("There is no device with the UUID %(uuid)s.") % {"uuid": value})
+        return device
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "from" in attrs and "to" in attrs and attrs["from"] >= attrs["to"]:
+            refusal = _("'from' is before 'to': the range as given holds no instant.")
+            raise serializers.ValidationError({"from": refusal})
+        return attrs
+
+
+class ReplaySerializer(serializers.ModelSerializer[Replay]):
+    """A replay and how far it is: `total` messages, of which so many are `stored`, and so on."""
+
+    device = serializers.UUIDField(source="device.uuid", read_only=True, allow_null=True, default=None)
+    created_at = Timestamp(read_only=True)
+    finished_at = Timestamp(read_only=True)
+    state = serializers.ChoiceField(choices=Replay.State.choices, read_only=True)
+    refused = serializers.SerializerMethodField(help_text="Refused again: how many, by reason.")
+    gone = serializers.IntegerField(
+        read_only=True, help_text="Had left the quarantine before their turn; known at the end."
+    )
+    percent = serializers.IntegerField(read_only=True)
+    note = serializers.CharField(read_only=True, help_text="What it waits for, in words.")
+
+    class Meta:
+        model = Replay
+        fields: ClassVar = [
+            "id",
+            "state",
+            "note",
+            "reason",
+            "device",
+            "topic",
+            "ids",
+            "from",
+            "to",
+            "total",
+            "stored",
+            "duplicates",
+            "refused",
+            "gone",
+            "percent",
+            "created_at",
+            "created_by",
+            "finished_at",
+        ]
+        read_only_fields: ClassVar = ["id", "reason", "topic", "total", "stored", "duplicates"]
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        fields = super().get_fields()
+        return {name: fields[name] for name in self.Meta.fields}
+
+    def build_field(self, field_name: str, info: Any, model_class: Any, nested_depth: int) -> Any:
+        renamed = {"from": "start", "to": "stop", "ids": "chosen", "created_by": "created_by_label"}
+        if field_name not in renamed:
+            return super().build_field(field_name, info, model_class, nested_depth)
+        source = renamed[field_name]
+        if source in ("start", "stop"):
+            return Timestamp, {"read_only": True, "source": source, "allow_null": True}
+        if source == "chosen":
+            return serializers.ListField, {
+                "child": serializers.IntegerField(),
+                "read_only": True,
+                "source": source,
+            }
+        return serializers.CharField, {"read_only": True, "source": source}
+
+    @extend_schema_field({"type": "object", "additionalProperties": {"type": "integer"}})
+    def get_refused(self, replay: Replay) -> dict[str, int]:
+        return dict(replay.refused)
+
+
+class QuarantineFloodSerializer(serializers.ModelSerializer[QuarantineFlood]):
+    """Messages of a day (UTC) that are like others in the quarantine, and were counted instead of kept."""
+
+    device = serializers.SerializerMethodField(help_text="The device's UUID; null where it is none.")
+    last_received_at = Timestamp(read_only=True)
+
+    class Meta:
+        model = QuarantineFlood
+        fields: ClassVar = ["day", "reason", "device", "source", "times", "detail", "last_received_at"]
+        read_only_fields = fields
+
+    @extend_schema_field(OpenApiTypes.UUID)
+    def get_device(self, row: Any) -> str | None:
+        return None if row.device_uuid is None else str(row.device_uuid)

@@ -1,0 +1,104 @@
+"""How long, and how much of, the quarantine is kept: what is over goes, oldest first, some at a time.
+
+Parked messages wait for their key and never go; those over a quota wait for another day and go last.
+"""
+
+import time as clock
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+from django.db import connection, transaction
+from django_tenants.utils import schema_context
+
+_ROWS = 2000
+_SECONDS = 120.0
+_NEVER_BEFORE = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_LIMIT = 2**62
+# What a row takes beside its texts, with the indexes, roughly.
+_ROW_BYTES = 250
+
+_SIZE = f"pg_column_size(payload) + pg_column_size(topic) + pg_column_size(detail) + {_ROW_BYTES}"
+_OLD = (
+    "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE last_received_at < %s"
+    " AND reason <> 'key_unavailable' ORDER BY last_received_at LIMIT %s)"
+)
+_TOO_MUCH = (
+    "WITH oldest AS (SELECT id, {size} AS size, last_received_at FROM {table} WHERE {which}"
+    " ORDER BY last_received_at, id LIMIT %s),"
+    " summed AS (SELECT id, size, sum(size) OVER (ORDER BY last_received_at, id) - size AS before FROM oldest),"
+    " gone AS (DELETE FROM {table} WHERE id IN (SELECT id FROM summed WHERE before < %s) RETURNING {size} AS size)"
+    " SELECT count(*), coalesce(sum(size), 0) FROM gone"
+)
+# Last come those that were let through but for the day's quota.
+_WHICH = ("reason NOT IN ('key_unavailable', 'quota_exceeded')", "reason = 'quota_exceeded'")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What was last received before this goes, and what is over so many bytes."""
+
+    before: datetime
+    size: int
+
+
+def limits(now: datetime) -> Limits:
+    """As the settings have it."""
+    days, megabytes = settings.QUARANTINE_DAYS, settings.QUARANTINE_MEGABYTES
+    return Limits(
+        now - timedelta(days=days) if days else _NEVER_BEFORE,
+        megabytes * 2**20 if megabytes else _NO_LIMIT,
+    )
+
+
+def run(*, now: datetime | None = None, seconds: float = _SECONDS) -> dict[str, int]:
+    """Delete what the current tenant's quarantine no longer keeps: rows for their age, and for want of room."""
+    return _run("telemetry_quarantined", "telemetry_quarantineflood", now or datetime.now(UTC), seconds)
+
+
+def run_unrouted(*, now: datetime | None = None, seconds: float = _SECONDS) -> dict[str, int]:
+    """The same for the messages of no tenant."""
+    with schema_context("public"):
+        return _run("tenants_unroutedmessage", "tenants_unroutedflood", now or datetime.now(UTC), seconds)
+
+
+def _run(table: str, floods: str, now: datetime, seconds: float) -> dict[str, int]:
+    deadline = clock.monotonic() + seconds
+    wanted = limits(now)
+    done = {"old": _delete_old(table, wanted.before, deadline), "too much": _delete_most(table, wanted.size, deadline)}
+    with connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {floods} WHERE day < %s", [wanted.before.date()])  # noqa: S608 (our own names)
+    return done
+
+
+def _delete_old(table: str, before: datetime, deadline: float) -> int:
+    deleted = 0
+    while clock.monotonic() < deadline:
+        with connection.cursor() as cursor:
+            cursor.execute(_OLD.format(table=table), [before, _ROWS])
+            deleted += cursor.rowcount
+            if cursor.rowcount < _ROWS:
+                break
+    return deleted
+
+
+def _delete_most(table: str, most: int, deadline: float) -> int:
+    """Delete the oldest until the rest fits. The table itself shrinks later: its room is used again."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_total_relation_size(%s)", [table])
+        if cursor.fetchone()[0] <= most:
+            return 0
+        cursor.execute(f"SELECT coalesce(sum({_SIZE}), 0) FROM {table}")  # noqa: S608 (our own names)
+        over = int(cursor.fetchone()[0]) - most
+    deleted = 0
+    for which in _WHICH:
+        statement = _TOO_MUCH.format(table=table, size=_SIZE, which=which)
+        while over > 0 and clock.monotonic() < deadline:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(statement, [_ROWS, over])
+                count, size = cursor.fetchone()
+            if not count:
+                break
+            deleted += count
+            over -= int(size)
+    return deleted
