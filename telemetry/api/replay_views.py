@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.db.models import OuterRef, Subquery
+from django.utils.translation import gettext as _
 from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, status, viewsets
@@ -55,7 +56,7 @@ class ReplayViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantObje
         """Stop a replay after the batch that is being done. What is done stays done."""
         replay = self.get_object()
         if not replays.cancel(replay, acting_user=self.acting_user):
-            raise Conflict(f"The replay has ended before: it is {replay.state}.")
+            raise Conflict(_("The replay had ended before."))
         return Response(self.get_serializer(replay).data)
 
 
