@@ -60,7 +60,7 @@ class PresenceRecorder:
         self._flush_at = 0.0
         # Devices whose state this process has set or found ONLINE. After a start every device is set once more:
         # the process before may have died between Redis and PostgreSQL.
-        self._confirmed: dict[str, set[int]] = {}  # by schema: a tuple for each of a large fleet costs memory
+        self._confirmed: dict[str, bytearray] = {}  # by schema, a byte for each device id: fleets are large
         # Signs that Redis has not heard of: they wait for others, or Redis is away.
         self._unsent: dict[Device, Sign] = {}
         # How far Redis' clock is ahead of ours.
@@ -102,16 +102,23 @@ class PresenceRecorder:
         ]
         busy = self._apply([*told, *silent_before])
         for schema, device_id, _ in waiting:
-            self._confirmed.setdefault(schema, set()).add(device_id)
+            self._confirm(schema, device_id)
         for sign in told:
-            if sign.kind == "will":
-                self._confirmed.get(sign.schema, set()).discard(sign.device_id)
+            if sign.kind == "will" and self._is_confirmed(sign):
+                self._confirmed[sign.schema][sign.device_id] = False
         for schema in busy:
             self._confirmed.pop(schema, None)
         return busy
 
     def _is_confirmed(self, sign: Sign) -> bool:
-        return sign.device_id in self._confirmed.get(sign.schema, ())
+        flags = self._confirmed.get(sign.schema, b"")
+        return sign.device_id < len(flags) and bool(flags[sign.device_id])
+
+    def _confirm(self, schema: str, device_id: int) -> None:
+        flags = self._confirmed.setdefault(schema, bytearray())
+        if device_id >= len(flags):
+            flags.extend(bytes(device_id + 1024 - len(flags)))
+        flags[device_id] = True
 
     def _touch(self) -> set[Device]:
         """Write the signs to Redis; the devices whose deadline was not there (none while Redis is away)."""

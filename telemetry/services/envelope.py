@@ -37,7 +37,7 @@ class Topic:
 
 
 # A device publishes on the same few topics all its life; bounded, so that a large fleet does not fill the memory.
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=8_192)
 def parse_topic(topic: str) -> Topic:
     """The topic's parts. Raises Refused (`malformed`)."""
     match topic.split("/"):

@@ -92,6 +92,8 @@ class Router:
     def _load(self, uuids: Collection[UUID], now: float) -> None:
         busy: dict[UUID, str] = {}
         loaded = load_specs(uuids, busy)
+        # One number for all of them: each of its own would be as large as a third of the route.
+        known_until, unknown_until = now + self._ttl, now + _UNKNOWN_SECONDS
         for uuid in uuids:
             spec = loaded.get(uuid)
             if uuid in busy:
@@ -101,7 +103,7 @@ class Router:
             else:
                 # The specification's own UUID, so that the message's need not be kept.
                 name = spec.uuid if spec else uuid
-                self._cached[name] = Route(spec, now + (self._ttl if spec else _UNKNOWN_SECONDS))
+                self._cached[name] = Route(spec, known_until if spec else unknown_until)
                 self._unknown += spec is None
         if self._unknown > _MOST_UNKNOWN:
             self._unknown = 0

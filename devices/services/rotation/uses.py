@@ -20,6 +20,7 @@ _MOST = 1000
 # A specification that is read again shows what was noted; until then, and where it could not be kept, it is noted
 # once a minute at most.
 _FORGET_SECONDS = 60.0
+_MOST_NOTED = 10_000
 _LOCK_TIMEOUT = "200ms"
 _KEEP = """
 UPDATE devices_devicecredential AS credential SET in_use_since = used.at
@@ -45,6 +46,8 @@ class KeyUses:
         name = (spec.uuid.int, version)
         if name in self._noted:
             return
+        if len(self._noted) >= _MOST_NOTED:
+            self._noted.clear()  # what is noted again is kept again, and changes nothing
         self._noted[name] = time.monotonic()
         self._waiting.setdefault(spec.tenant.schema, []).append((spec.device_id, version, at))
 

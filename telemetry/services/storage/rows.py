@@ -41,8 +41,9 @@ def readings(items: Iterable[AcceptedItem], series: SeriesIds) -> list[ReadingRo
         if message.measurements:
             time = binary.micros(message.time)
             ids = of(item.spec.device_id, message.component)
+            places = ids[0]
             for metric, value, unit, kind in message.measurements:
-                append((ids[metric, unit, kind], time, value))
+                append((ids[places[metric, unit, kind]], time, value))
     return rows
 
 

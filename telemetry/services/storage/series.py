@@ -1,7 +1,7 @@
 """Which series a measurement belongs to: made when its first value comes, and known from then on."""
 
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -23,30 +23,22 @@ _Key = tuple[str, str, str]  # metric, unit, value type
 _Component = tuple[int, str]  # device id, component's key
 
 
-class ComponentSeries:
-    """The ids of a component's series, by (metric, unit, value type).
+class ComponentSeries(tuple[Any, ...]):
+    """The ids of a component's series, by (metric, unit, value type): first where each stands, then the ids.
 
     A fleet has as many of these as components: their names, and where each stands, are those of all components alike.
     """
 
-    __slots__ = ("_ids", "places")
+    __slots__ = ()
 
-    def __init__(self, places: dict[_Key, int], ids: tuple[int, ...]) -> None:
-        self.places = places
-        self._ids = ids
+    @property
+    def places(self) -> dict[_Key, int]:
+        """Where the id of each name stands."""
+        return tuple.__getitem__(self, 0)
 
-    def __getitem__(self, key: _Key) -> int:
-        return self._ids[self.places[key]]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.places
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def items(self) -> dict[_Key, int]:
+    def ids(self) -> dict[_Key, int]:
         """The names and the ids."""
-        return {key: self._ids[place] for key, place in self.places.items()}
+        return {key: tuple.__getitem__(self, place) for key, place in self.places.items()}
 
 
 class SeriesIds:
@@ -115,13 +107,13 @@ class SeriesIds:
     def _add(self, name: SeriesName, series_id: int) -> None:
         devices = self._known.setdefault(name.component, {})
         known = devices.get(name.device_id)
-        ids = known.items() if known is not None else {}
+        ids = known.ids() if known is not None else {}
         ids[name[2:]] = series_id
         keys = tuple(sorted(ids))
         places = self._places.get(keys)
         if places is None:
-            places = self._places[keys] = {key: place for place, key in enumerate(keys)}
-        devices[name.device_id] = ComponentSeries(places, tuple(ids[key] for key in keys))
+            places = self._places[keys] = {key: place for place, key in enumerate(keys, 1)}
+        devices[name.device_id] = ComponentSeries((places, *(ids[key] for key in keys)))
 
 
 _NOWHERE: dict[_Key, int] = {}
