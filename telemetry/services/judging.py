@@ -93,6 +93,10 @@ class Judge:
         try:
             accepted = self._verified(incoming, topic, spec)
         except Refused as refusal:
+            if refusal.reason == "bad_signature" and spec is not None:
+                again = self._router.read_again(topic.uuid)
+                if again is not None and again.spec is not None and again.spec.keys != spec.keys:
+                    return self._judge(incoming, topic, again, risen, on_parked)
             return RefusedItem(incoming, spec, refusal)
         except KeyUnavailable as error:
             if spec is not None:

@@ -80,6 +80,7 @@ class BufferedClient(mqtt.Client):
     """A client whose QoS 1 messages come in lists: `on_publishes` is called with what one read brought."""
 
     on_publishes: Callable[[list[Publish]], None]
+    _heard_at = 0.0
 
     def acknowledge(self, mids: Sequence[int]) -> None:
         """Acknowledge messages of this connection, in this order, in one write."""
@@ -87,6 +88,11 @@ class BufferedClient(mqtt.Client):
             words = [_PUBACK] * (2 * len(mids))
             words[1::2] = mids
             self._packet_queue(mqtt.PUBACK, struct.pack(f">{len(words)}H", *words), 0, 0)
+
+    def drop_if_silent(self, seconds: float) -> None:
+        """End a connection on which nothing was received for so long, not even an answer to our ping."""
+        if self._sock is not None and time.monotonic() - self._heard_at > seconds:
+            self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_KEEPALIVE)
 
     def leave(self, seconds: float, *, for_good: bool = False) -> None:
         """Say goodbye and wait, for at most so long, until the broker has read it and closes.
@@ -122,15 +128,19 @@ class BufferedClient(mqtt.Client):
             is_open = False
         if not is_open:
             return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
+        # The library's own note of it is set by its ping as well.
+        self._heard_at = time.monotonic()
         with self._msgtime_mutex:
-            self._last_bytes_received = time.monotonic()
+            self._last_bytes_received = self._heard_at
         try:
             return self._handle_buffered(sock)
         except (IndexError, _MalformedPublish):
             return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_PROTOCOL)
 
     def _create_socket(self) -> Any:
-        return _BufferedSocket(super()._create_socket())
+        sock = _BufferedSocket(super()._create_socket())
+        self._heard_at = time.monotonic()
+        return sock
 
     def _handle_buffered(self, sock: _BufferedSocket) -> MQTTErrorCode:
         while True:

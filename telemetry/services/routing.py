@@ -26,6 +26,9 @@ _REFRESH_DEVICES = 1000
 # A specification lives so many times longer while we are told of changes.
 _HEARING = 9
 _MOST_UNKNOWN = 50_000
+# Whoever sends wrong signatures has so many devices read again in so many seconds, and no more.
+_MOST_DOUBTED = 20
+_DOUBT_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -55,6 +58,9 @@ class Router:
         self._aged: set[UUID] = set()
         self._refresh_at = 0.0
         self._is_deaf = False
+        # Devices that were read again because of a message, and until when that is enough.
+        self._doubted: set[UUID] = set()
+        self._doubt_from = 0.0
         # How many that are not registered were asked for: each costs memory.
         self._unknown = 0
 
@@ -109,6 +115,20 @@ class Router:
             self._unknown = 0
             known = {uuid: route for uuid, route in self._cached.items() if route.spec is not None or uuid in uuids}
             self._cached = known
+
+    def read_again(self, uuid: UUID) -> Route | None:
+        """The device's route as it is registered now, for one whose message is refused: a key that has just been
+        issued may be used before we are told of it. None where that was looked at a moment ago.
+        """
+        now = time.monotonic()
+        if now >= self._doubt_from:
+            self._doubt_from = now + _DOUBT_SECONDS
+            self._doubted.clear()
+        if uuid in self._doubted or len(self._doubted) >= _MOST_DOUBTED:
+            return None
+        self._doubted.add(uuid)
+        self._load([uuid], now)
+        return self._cached.get(uuid)
 
     def tenant_named(self, segment: str) -> TenantSpec | None:
         """The active tenant with that slug, for a message of no registered device."""

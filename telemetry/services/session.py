@@ -99,6 +99,8 @@ class Session:
         if writable or self._client.want_write():
             self._client.loop_write()
         self._client.loop_misc()
+        # The library itself waits twice the keep-alive.
+        self._client.drop_if_silent(1.5 * KEEPALIVE_SECONDS)
 
     def acknowledge(self, messages: Iterable[Incoming]) -> None:
         """Acknowledge messages, in this order; those of an earlier connection are left alone."""

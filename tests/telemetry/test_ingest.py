@@ -473,3 +473,20 @@ def test_reasons_of_the_stages_are_those_of_the_model() -> None:
     for path in (ROOT / "telemetry" / "services").rglob("*.py"):
         used |= set(re.findall(r'Refused\(\s*"([a-z_]+)"', path.read_text()))
     assert used == set(Reason.values)
+
+
+def test_a_key_that_has_just_been_issued_is_taken_before_it_is_told(
+    register: Any, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener knows the device, and the news of its new key is on its way."""
+    from devices.services import spec_changes
+    from devices.services.registration import rotate_key
+
+    device = register()
+    send((topic(device), v2(device, VALUE, seq=1)))
+    monkeypatch.setattr(spec_changes, "changed_since", lambda _newest: {})
+    with schema_context(device.tenant.schema_name):
+        issued = rotate_key(device.device)
+    message = v2(device, VALUE, seq=2, secret=issued.secret, kid=str(issued.key_version))
+    assert send((topic(device), message)).stored == 1
+    assert refused(device) == []
