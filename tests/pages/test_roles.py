@@ -21,6 +21,7 @@ ADDED_BY: dict[str, str | None] = {
     "devices.auditentry": None,
     "devices.statuschange": None,
     "devices.presencesettings": None,
+    "devices.rotationcampaign": "admin",
     "telemetry.quarantined": None,
     "telemetry.replay": None,
     "telemetry.ingesttotals": None,
