@@ -289,7 +289,12 @@ def test_nobody_reaches_past_the_rules_with_what_was_answered(
 # --- The key of the broker ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["", "x", KEY[:-1], KEY + "0", KEY.upper(), f"{KEY},{NEXT_KEY}"])
+@pytest.mark.parametrize(
+    "key",
+    ["", "x", KEY[:-1], KEY + "0", KEY.upper(), f"{KEY},{NEXT_KEY}"],
+    # The key is another in each process; the tests' names must not be.
+    ids=["none", "short", "one less", "one more", "in capitals", "two of them"],
+)
 def test_without_the_key_nothing_is_said(broker: Broker, own: Registered, key: str) -> None:
     login = {"username": own.uuid, "clientid": own.uuid, "password": own.mqtt_password}
     for answer in (
