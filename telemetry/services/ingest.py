@@ -190,6 +190,8 @@ class Ingest:
         try:
             settled = self._store(within, patience_ms, live)
         except BaseException:
+            # Some of it may be stored all the same: its commit was not heard of, or it is another tenant's.
+            self._latest.doubt()
             for items in within.values():
                 self._judge.give_back(items, replayed=not live)
             raise
@@ -233,6 +235,8 @@ class Ingest:
             # Perhaps the tenant's tables or devices changed under the cache.
             self.router.forget(schema)
             self.storage.forget(schema)
+        # Should the tenant be locked half-way, what is stored by then is not noted.
+        self._latest.doubt()
         return [settled for item in items for settled in self._store_alone(item)]
 
     def _store_alone(self, item: Judged) -> list[_Settled]:

@@ -71,10 +71,14 @@ class LatestRecorder:
             if known is None or known < reading:
                 newest[series_id] = reading
 
+    def doubt(self) -> None:
+        """Something may have been stored that will not be noted: readers look at the readings until it is made good."""
+        self._failed = True
+
     def flush(self) -> None:
         """Tell Redis what was noted, in one round trip, and that this listener lives."""
         now = clock.monotonic()
-        if now < self._paused_until or (not self._newest and now < self._beat_at):
+        if now < self._paused_until or (not self._newest and not self._failed and now < self._beat_at):
             return
         try:
             self._send()

@@ -92,6 +92,21 @@ def test_the_newest_comes_from_redis(field: Field, recorder: LatestRecorder) -> 
     assert len([query for query in queries if not query["sql"].startswith("SET")]) == 1
 
 
+def test_a_listener_that_may_have_missed_something_is_not_believed(field: Field, recorder: LatestRecorder) -> None:
+    one, *_ = field.series
+    hear(field, recorder, (one, NOW, 1.0))
+    recorder.flush()
+    latest.complete()
+    # Stored, and the answer to its commit was lost.
+    field.store((one, NOW + MICROSECOND, 2.0))
+    recorder.doubt()
+    recorder.flush()
+    assert not is_trusted(field)
+    assert values(field)[one] == (NOW + MICROSECOND, 2.0)
+    latest.complete()
+    assert is_trusted(field)
+
+
 def test_it_only_moves_forward_over_several_listeners(field: Field, recorder: LatestRecorder) -> None:
     one, other, *_ = field.series
     second = LatestRecorder()
