@@ -87,8 +87,8 @@ class Ingest:
         """How many messages wait for their tenant's tables."""
         return sum(map(len, self._held.values()))
 
-    def process(self, batch: Sequence[Incoming], *, live: bool = True) -> Tally:
-        """Judge, store, and (where the batch is `live`) take note of presence.
+    def process(self, batch: Sequence[Incoming]) -> Tally:
+        """Judge, store, and take note of presence.
 
         Raises what a lost database raises; nothing may be acknowledged then, and the same batch is tried again.
         """
@@ -100,7 +100,7 @@ class Ingest:
         if told:
             hints.take(told, self.router.resolve)
             tally.settled += told
-        self._settle(self._judged(routed), tally, live)
+        self._settle(self._judged(routed), tally)
         return tally
 
     def retry_held(self) -> Tally:
@@ -112,7 +112,7 @@ class Ingest:
             for schema in list(self._held):
                 waiting = self._held.pop(schema)
                 try:
-                    self._settle(self._judged(waiting[:_HELD_BATCH]), tally, live=True, patience_ms=_HELD_PATIENCE_MS)
+                    self._settle(self._judged(waiting[:_HELD_BATCH]), tally, patience_ms=_HELD_PATIENCE_MS)
                 except BaseException:
                     self._held[schema] = waiting
                     raise
@@ -154,9 +154,7 @@ class Ingest:
 
     # --- storing ----------------------------------------------------------------------------------------------
 
-    def _settle(
-        self, judged: Sequence[Judged | Busy], tally: Tally, live: bool, patience_ms: int | None = None
-    ) -> None:
+    def _settle(self, judged: Sequence[Judged | Busy], tally: Tally, patience_ms: int | None = None) -> None:
         groups: dict[str, list[Judged]] = {}
         unrouted: list[RefusedItem] = []
         for item in judged:
@@ -164,7 +162,7 @@ class Ingest:
             if schema is None:
                 unrouted.append(item)  # type: ignore[arg-type]  # what is accepted has a tenant
             elif isinstance(item, Busy) or schema in self._held:
-                self._hold(schema, [item.incoming], live)
+                self._hold(schema, [item.incoming])
             else:
                 groups.setdefault(schema, []).append(item)
         if unrouted:
@@ -172,7 +170,7 @@ class Ingest:
             tally.unrouted += len(unrouted)
             tally.settled += [item.incoming for item in unrouted]
         if groups:
-            self._note(self._store_limited(groups, patience_ms, live), tally, live)
+            self._note(self._store_limited(groups, patience_ms), tally)
 
     def _judged(self, batch: Sequence[Incoming]) -> list[Judged | Busy]:
         return self._judge.judge(batch, self.parked.add)
@@ -184,24 +182,24 @@ class Ingest:
         tenant = self.router.tenant_named(envelope.segment_of(item.incoming.topic))
         return tenant.schema if tenant else None
 
-    def _store_limited(self, groups: dict[str, list[Judged]], patience_ms: int | None, live: bool) -> list[_Settled]:
+    def _store_limited(self, groups: dict[str, list[Judged]], patience_ms: int | None) -> list[_Settled]:
         """Store what is within the limits; what is not stored has not used them up."""
-        within = {schema: self._judge.limit(items, replayed=not live) for schema, items in groups.items()}
+        within = {schema: self._judge.limit(items, replayed=False) for schema, items in groups.items()}
         try:
-            settled = self._store(within, patience_ms, live)
+            settled = self._store(within, patience_ms)
         except BaseException:
             # Some of it may be stored all the same: its commit was not heard of, or it is another tenant's.
             self._latest.doubt()
             for items in within.values():
-                self._judge.give_back(items, replayed=not live)
+                self._judge.give_back(items, replayed=False)
             raise
         done = {part.schema for part in settled}
         for schema, items in within.items():
             if schema not in done and schema in self._held:
-                self._judge.give_back(items, replayed=not live)
+                self._judge.give_back(items, replayed=False)
         return settled
 
-    def _store(self, groups: dict[str, list[Judged]], patience_ms: int | None, live: bool) -> list[_Settled]:
+    def _store(self, groups: dict[str, list[Judged]], patience_ms: int | None) -> list[_Settled]:
         """All tenants together, or, where that cannot be, each by itself."""
         if patience_ms is None:
             try:
@@ -221,7 +219,7 @@ class Ingest:
                 if not is_busy(error):
                     raise
                 logger.warning("%s is locked: its messages wait", schema)
-                self._hold(schema, [item.incoming for item in items], live)
+                self._hold(schema, [item.incoming for item in items])
         return settled
 
     def _store_tenant(self, schema: str, items: list[Judged], patience_ms: int | None) -> list[_Settled]:
@@ -243,7 +241,7 @@ class Ingest:
         """One message, as it is registered now; the one that PostgreSQL refuses goes to staff, with its words."""
         again = self._judged([item.incoming])[0]
         if isinstance(again, Busy):
-            self._hold(again.schema, [item.incoming], True)
+            self._hold(again.schema, [item.incoming])
             return []
         schema = self.schema_of(again)
         try:
@@ -258,25 +256,23 @@ class Ingest:
             self.storage.store_unrouted([RefusedItem(item.incoming, None, refusal)])
         return [_Settled("", Outcome(), [item])]
 
-    def _hold(self, schema: str, waiting: Sequence[Incoming], live: bool) -> None:
-        """Keep messages until their tenant's tables are free; what is replayed is kept where it is."""
-        if live:
-            self._held.setdefault(schema, []).extend(waiting)
+    def _hold(self, schema: str, waiting: Sequence[Incoming]) -> None:
+        """Keep messages until their tenant's tables are free."""
+        self._held.setdefault(schema, []).extend(waiting)
 
-    def _note(self, settled: Sequence[_Settled], tally: Tally, live: bool) -> None:
+    def _note(self, settled: Sequence[_Settled], tally: Tally) -> None:
         """The newest values and presence hear of what is stored; then it may be acknowledged."""
         for part in settled:
             if part.outcome.readings:
                 self._latest.note_all(part.schema, part.outcome.readings, EPOCH_MICROS)
         signs: list[Sign] = []
-        if live:
-            for part in settled:
-                signs += signs_of(part.outcome)
+        for part in settled:
+            signs += signs_of(part.outcome)
         busy = self._presence.record(signs) if signs else set()
         for part in settled:
             if part.schema in busy:
                 # Stored, but not told: told as duplicates, later.
-                self._hold(part.schema, [item.incoming for item in part.items], live)
+                self._hold(part.schema, [item.incoming for item in part.items])
                 continue
             outcome = part.outcome
             for item in outcome.stored:
