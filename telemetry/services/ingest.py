@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import psycopg
 from django.conf import settings
@@ -20,7 +21,7 @@ from .limits import Limiter
 from .refusal import Refused
 from .routing import Router
 from .signs import signs_of
-from .storage import Conflict, Incoming, Judged, Outcome, RefusedItem, Storage
+from .storage import Conflict, Incoming, Judged, Outcome, Packed, RefusedItem, Storage
 from .storage.binary import EPOCH_MICROS
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,19 @@ class Tally:
     settled: list[Incoming] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Batch:
+    """A judged batch on its way into PostgreSQL."""
+
+    told: list[Incoming] = field(default_factory=list)  # hints, of which nothing is stored
+    groups: dict[str, list[Judged]] = field(default_factory=dict)  # by schema, held to the limits
+    unrouted: list[RefusedItem] = field(default_factory=list)
+    busy: dict[str, list[Incoming]] = field(default_factory=dict)  # by schema, of tenants whose tables are locked
+    risen: set[UUID] = field(default_factory=set)  # devices that it has the first message of version 2 from
+    packed: Packed | None = None
+    error: Exception | None = None  # why it could not be sent
+
+
 class Ingest:
     """The stages with what they need: routing's cache, the keys, the database, presence."""
 
@@ -81,43 +95,78 @@ class Ingest:
         # Messages of tenants whose tables are locked, in the order in which they came.
         self._held: dict[str, list[Incoming]] = {}
         self._retry_held_at = 0.0
+        self._sent: _Batch | None = None
 
     @property
     def held(self) -> int:
         """How many messages wait for their tenant's tables."""
         return sum(map(len, self._held.values()))
 
-    def process(self, batch: Sequence[Incoming]) -> Tally:
-        """Judge, store, and take note of presence.
+    @property
+    def is_storing(self) -> bool:
+        """Whether a batch was sent that is not settled yet."""
+        return self._sent is not None
 
-        Raises what a lost database raises; nothing may be acknowledged then, and the same batch is tried again.
+    @property
+    def answering(self) -> int | None:
+        """The socket that PostgreSQL answers on when it has stored what was sent; None: there will be no answer."""
+        return self.storage.answering
+
+    def process(self, batch: Sequence[Incoming]) -> Tally:
+        """Judge, store, and take note of presence: for who has nothing to do meanwhile. See `advance`."""
+        self.advance(batch)
+        return self.advance(())
+
+    def advance(self, batch: Sequence[Incoming]) -> Tally:
+        """Judge a batch and send it to be stored, and settle the one that was sent by the call before.
+
+        Returns what became of that one: PostgreSQL stores one batch while the next is judged. Without a batch the
+        former is only settled. Raises what a lost database raises; nothing of either may be acknowledged then:
+        `let_go`, and try both again.
         """
+        coming = self._make_ready(batch) if batch else None
+        former, self._sent = self._sent, None
+        try:
+            settled = self._receive(former) if former else []
+        except BaseException:
+            if coming:
+                self._give_back(coming)
+            raise
+        if coming:
+            self._send(coming)
         tally = Tally()
-        routed: list[Incoming] = []
-        told: list[Incoming] = []
-        for incoming in batch:
-            (told if hints.is_hint(incoming) else routed).append(incoming)
-        if told:
-            hints.take(told, self.router.resolve)
-            tally.settled += told
-        self._settle(self._judged(routed), tally)
+        if former:
+            self._note(former, settled, tally)
         return tally
 
+    def let_go(self) -> None:
+        """Give up what was sent, and the connection: it may be stored all the same, and is tried again."""
+        sent, self._sent = self._sent, None
+        if sent:
+            self._latest.doubt()
+            self._give_back(sent)
+        self.storage.close()
+
+    @property
+    def is_retry_due(self) -> bool:
+        """Whether it is time for `retry_held`."""
+        return bool(self._held) and time.monotonic() >= self._retry_held_at
+
     def retry_held(self) -> Tally:
-        """Try again what is held, when it is time. Raises as `process` does."""
+        """Try again what is held, when it is time. Raises as `advance` does. Nothing may be on its way."""
         tally = Tally()
-        now = time.monotonic()
-        if self._held and now >= self._retry_held_at:
-            self._retry_held_at = now + _HELD_SECONDS
+        if self.is_retry_due:
+            self._retry_held_at = time.monotonic() + _HELD_SECONDS
             for schema in list(self._held):
                 waiting = self._held.pop(schema)
                 try:
-                    self._settle(self._judged(waiting[:_HELD_BATCH]), tally, patience_ms=_HELD_PATIENCE_MS)
+                    batch = self._judged(waiting[:_HELD_BATCH])
+                    self._note(batch, self._receive(batch, _HELD_PATIENCE_MS), tally)
                 except BaseException:
                     self._held[schema] = waiting
                     raise
                 if rest := waiting[_HELD_BATCH:]:
-                    self._held.setdefault(schema, []).extend(rest)
+                    self._hold(schema, rest)
         return tally
 
     def drop_held(self) -> None:
@@ -135,7 +184,7 @@ class Ingest:
 
     def judge_again(self, batch: Sequence[Incoming]) -> list[Judged | Busy]:
         """What messages are now that came before: nothing is stored."""
-        return self._judged(batch)
+        return self._judge.judge(batch, self.parked.add, set())
 
     def within_limits(self, judged: Sequence[Judged], *, replayed: bool) -> list[Judged]:
         """The same, in their order, with what is over a limit refused or left uncounted."""
@@ -152,28 +201,34 @@ class Ingest:
         self.keyring.close()
         self.storage.close()
 
-    # --- storing ----------------------------------------------------------------------------------------------
+    # --- judging ----------------------------------------------------------------------------------------------
 
-    def _settle(self, judged: Sequence[Judged | Busy], tally: Tally, patience_ms: int | None = None) -> None:
+    def _make_ready(self, batch: Sequence[Incoming]) -> _Batch:
+        """All that can be done for a batch while another is on its way."""
+        told = [incoming for incoming in batch if hints.is_hint(incoming)]
+        if told:
+            hints.take(told, self.router.resolve)
+            batch = [incoming for incoming in batch if not hints.is_hint(incoming)]
+        ready = self._judged(batch)
+        ready.told = told
+        ready.packed = self.storage.pack(ready.groups)
+        return ready
+
+    def _judged(self, batch: Sequence[Incoming]) -> _Batch:
+        judged = _Batch()
+        if self._sent:
+            judged.risen |= self._sent.risen
         groups: dict[str, list[Judged]] = {}
-        unrouted: list[RefusedItem] = []
-        for item in judged:
+        for item in self._judge.judge(batch, self.parked.add, judged.risen):
             schema = item.schema if isinstance(item, Busy) else self.schema_of(item)
             if schema is None:
-                unrouted.append(item)  # type: ignore[arg-type]  # what is accepted has a tenant
-            elif isinstance(item, Busy) or schema in self._held:
-                self._hold(schema, [item.incoming])
+                judged.unrouted.append(item)  # type: ignore[arg-type]  # what is accepted has a tenant
+            elif isinstance(item, Busy) or schema in judged.busy:
+                judged.busy.setdefault(schema, []).append(item.incoming)
             else:
                 groups.setdefault(schema, []).append(item)
-        if unrouted:
-            self.storage.store_unrouted(unrouted)
-            tally.unrouted += len(unrouted)
-            tally.settled += [item.incoming for item in unrouted]
-        if groups:
-            self._note(self._store_limited(groups, patience_ms), tally)
-
-    def _judged(self, batch: Sequence[Incoming]) -> list[Judged | Busy]:
-        return self._judge.judge(batch, self.parked.add)
+        judged.groups = {schema: self._judge.limit(items, replayed=False) for schema, items in groups.items()}
+        return judged
 
     def schema_of(self, item: Judged) -> str | None:
         """Whose the message is: its device's tenant's, or the one that its topic names; None: nobody's."""
@@ -182,45 +237,75 @@ class Ingest:
         tenant = self.router.tenant_named(envelope.segment_of(item.incoming.topic))
         return tenant.schema if tenant else None
 
-    def _store_limited(self, groups: dict[str, list[Judged]], patience_ms: int | None) -> list[_Settled]:
-        """Store what is within the limits; what is not stored has not used them up."""
-        within = {schema: self._judge.limit(items, replayed=False) for schema, items in groups.items()}
+    # --- storing ----------------------------------------------------------------------------------------------
+
+    def _send(self, batch: _Batch) -> None:
+        """Send a batch; what goes wrong is found when it is received."""
+        for schema in self._held.keys() & batch.groups.keys():
+            # Behind those that wait already.
+            items = batch.groups.pop(schema)
+            self._judge.give_back(items, replayed=False)
+            batch.busy[schema] = [item.incoming for item in items] + batch.busy.get(schema, [])
+            batch.packed = None
         try:
-            settled = self._store(within, patience_ms)
+            if batch.groups:
+                batch.packed = batch.packed or self.storage.pack(batch.groups)
+                self.storage.send(batch.packed)
+        except (Conflict, psycopg.Error) as error:
+            batch.error = error
+        self._sent = batch
+
+    def _receive(self, batch: _Batch, patience_ms: int | None = None) -> list[_Settled]:
+        """What became of what was sent; with `patience_ms`, what becomes of what was not, so long waiting for locks.
+
+        What is not stored has not used up any limit.
+        """
+        try:
+            settled = self._stored(batch) if patience_ms is None else self._store_each(batch.groups, patience_ms)
+            if batch.unrouted:
+                self.storage.store_unrouted(batch.unrouted)
         except BaseException:
             # Some of it may be stored all the same: its commit was not heard of, or it is another tenant's.
             self._latest.doubt()
-            for items in within.values():
-                self._judge.give_back(items, replayed=False)
+            self._give_back(batch)
             raise
-        done = {part.schema for part in settled}
-        for schema, items in within.items():
-            if schema not in done and schema in self._held:
-                self._judge.give_back(items, replayed=False)
+        for schema, waiting in batch.busy.items():
+            self._hold(schema, waiting)
         return settled
 
-    def _store(self, groups: dict[str, list[Judged]], patience_ms: int | None) -> list[_Settled]:
+    def _stored(self, batch: _Batch) -> list[_Settled]:
         """All tenants together, or, where that cannot be, each by itself."""
-        if patience_ms is None:
-            try:
-                outcomes = self.storage.store_together(groups)
-                return [_Settled(schema, outcomes[schema], groups[schema]) for schema in groups]
-            except Conflict:
-                pass
-            except psycopg.Error as error:
-                if _is_lost(error):
-                    raise
-                logger.info("A batch of %d tenants is stored tenant by tenant: %s", len(groups), error)
+        try:
+            if batch.error is not None:
+                raise batch.error
+            outcomes = self.storage.receive(batch.packed) if batch.packed and batch.groups else {}
+            return [_Settled(schema, outcomes[schema], items) for schema, items in batch.groups.items()]
+        except Conflict:
+            pass
+        except psycopg.Error as error:
+            if _is_lost(error):
+                raise
+            logger.info("A batch of %d tenants is stored tenant by tenant: %s", len(batch.groups), error)
+        return self._store_each(batch.groups, None)
+
+    def _store_each(self, groups: dict[str, list[Judged]], patience_ms: int | None) -> list[_Settled]:
+        """Each tenant by itself. Those that are locked leave `groups`, and are held."""
         settled = []
-        for schema, items in groups.items():
+        for schema, items in list(groups.items()):
             try:
                 settled += self._store_tenant(schema, items, patience_ms)
             except psycopg.Error as error:
                 if not is_busy(error):
                     raise
                 logger.warning("%s is locked: its messages wait", schema)
+                del groups[schema]
+                self._judge.give_back(items, replayed=False)
                 self._hold(schema, [item.incoming for item in items])
         return settled
+
+    def _give_back(self, batch: _Batch) -> None:
+        for items in batch.groups.values():
+            self._judge.give_back(items, replayed=False)
 
     def _store_tenant(self, schema: str, items: list[Judged], patience_ms: int | None) -> list[_Settled]:
         """The tenant's messages stored together, or, where one of them cannot be, one by one."""
@@ -239,7 +324,7 @@ class Ingest:
 
     def _store_alone(self, item: Judged) -> list[_Settled]:
         """One message, as it is registered now; the one that PostgreSQL refuses goes to staff, with its words."""
-        again = self._judged([item.incoming])[0]
+        again = self.judge_again([item.incoming])[0]
         if isinstance(again, Busy):
             self._hold(again.schema, [item.incoming])
             return []
@@ -260,8 +345,11 @@ class Ingest:
         """Keep messages until their tenant's tables are free."""
         self._held.setdefault(schema, []).extend(waiting)
 
-    def _note(self, settled: Sequence[_Settled], tally: Tally) -> None:
+    def _note(self, batch: _Batch, settled: Sequence[_Settled], tally: Tally) -> None:
         """The newest values and presence hear of what is stored; then it may be acknowledged."""
+        tally.unrouted += len(batch.unrouted)
+        tally.settled += batch.told
+        tally.settled += [item.incoming for item in batch.unrouted]
         for part in settled:
             if part.outcome.readings:
                 self._latest.note_all(part.schema, part.outcome.readings, EPOCH_MICROS)

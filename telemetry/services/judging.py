@@ -47,15 +47,19 @@ class Judge:
             future=timedelta(seconds=settings.INGEST_FUTURE_SECONDS),
         )
 
-    def judge(self, batch: Sequence[Incoming], on_parked: Callable[[str], None]) -> list[Judged | Busy]:
-        """What each message is, in their order. `on_parked` hears of the tenants of those that want for a key."""
+    def judge(
+        self, batch: Sequence[Incoming], on_parked: Callable[[str], None], risen: set[UUID]
+    ) -> list[Judged | Busy]:
+        """What each message is, in their order. `on_parked` hears of the tenants of those that want for a key.
+
+        `risen` are the devices that changed to version 2 within messages that are not stored yet; those of this batch
+        are added. The cache hears of it when they are stored: what is judged again, because it could not be stored, is
+        judged by the same floor.
+        """
         topics = [_open(incoming) for incoming in batch]
         found = self._router.routes([topic.uuid for topic in topics if isinstance(topic, Topic)])
         self._keyring.prefetch({id(route): route.spec for route in found if route.spec is not None}.values())
         routes = iter(found)
-        # Devices that changed to version 2 within these messages. The cache hears of it when they are stored:
-        # what is judged again, because it could not be stored, is judged by the same floor.
-        risen: set[UUID] = set()
         judged: list[Judged | Busy] = []
         for incoming, topic in zip(batch, topics, strict=True):
             if isinstance(topic, Refused):

@@ -62,6 +62,8 @@ class Listener:
         # At least two batches, so that the broker sends the next while this one is stored.
         self._window = max(1000, 2 * settings.INGEST_BATCH_MESSAGES)
         self._queue: deque[Incoming] = deque()
+        # So many at its head are on their way into PostgreSQL.
+        self._sent = 0
         self._retry_at = 0.0
         self._retry_after = _RETRY_SECONDS[0]
         self._replay_at = 0.0
@@ -94,19 +96,24 @@ class Listener:
         Returns how many messages were processed. A lost broker or database is tried again later, with growing
         pauses; anything else that goes wrong is raised. Reading stops while more than a window of messages waits.
         """
-        self._session.exchange(min(timeout, self._due_in()), reading=self.waiting < self._window)
+        answering = self._ingest.answering
+        # What PostgreSQL will not answer, because it could not be sent, is settled at once.
+        is_settled = self._ingest.is_storing and answering is None
+        wait = 0.0 if is_settled else min(timeout, self._due_in())
+        is_settled |= self._session.exchange(wait, reading=self.waiting < self._window, also=answering)
         self._do_chores()
-        if not self._queue or self._due_in() > 0:
-            return 0
-        return self._process()
+        if self._due_in() <= 0:
+            return self._process(self._next_batch())
+        return self._process([]) if is_settled else 0
 
     def drain(self, seconds: float = 5.0) -> None:
         """Read no more, process what was read, and disconnect; what is left then comes again."""
         deadline = time.monotonic() + seconds
         while self.waiting and time.monotonic() < deadline:
-            if not (self._queue and self._process()):
+            if not self._queue or not (self._process(self._next_batch()) or self._sent):
                 time.sleep(0.05)
                 self._guarded(self._retry_held)
+        self._process([])
         self._guarded(lambda: self._ingest.tick(last=True))
         self._ingest.close()
         self._session.close(max(0.0, deadline - time.monotonic()), for_good=self._retiring and not self.waiting)
@@ -114,37 +121,47 @@ class Listener:
     def _on_lost(self) -> None:
         """Message ids end with the connection. What was read and not stored will come again."""
         self._queue.clear()
+        self._sent = 0
         self._ingest.drop_held()
 
     def _due_in(self) -> float:
         """Seconds until the batch in the queue is to be processed."""
-        if not self._queue:
+        unsent = len(self._queue) - self._sent
+        if not unsent:
             return 1.0
         if (pause := self._retry_at - time.monotonic()) > 0:
             return pause
-        if len(self._queue) >= settings.INGEST_BATCH_MESSAGES:
+        if unsent >= settings.INGEST_BATCH_MESSAGES:
             return 0.0
-        age = (datetime.now(UTC) - self._queue[0].received_at).total_seconds()
+        age = (datetime.now(UTC) - self._queue[self._sent].received_at).total_seconds()
         return max(0.0, settings.INGEST_BATCH_SECONDS - age)
 
-    def _process(self) -> int:
-        """Process a batch and acknowledge what of it is settled; 0 when the database is away."""
-        batch = list(islice(self._queue, settings.INGEST_BATCH_MESSAGES))
+    def _next_batch(self) -> list[Incoming]:
+        return list(islice(self._queue, self._sent, self._sent + settings.INGEST_BATCH_MESSAGES))
+
+    def _process(self, batch: list[Incoming]) -> int:
+        """Send a batch, and acknowledge what is settled of the one before; how many that were.
+
+        0 also when the database is away: then all of it is still in the queue.
+        """
         try:
-            tally = self._ingest.process(batch)
+            tally = self._ingest.advance(batch)
         except LOST as error:
             self._hold(error)
             return 0
+        former, self._sent = self._sent, len(batch)
+        if not former:
+            return 0
         self._retry_after = _RETRY_SECONDS[0]
-        for _ in batch:
+        oldest = self._queue[0].received_at
+        for _ in range(former):
             self._queue.popleft()
         self._acknowledge(tally)
-        self.processed += len(batch)
+        self.processed += former
         self._figures["ingest_batches_total"] += 1
-        self._figures["ingest_messages_total"] += len(batch)
-        if batch:
-            self._lag = max(self._lag, (datetime.now(UTC) - batch[0].received_at).total_seconds())
-        return len(batch)
+        self._figures["ingest_messages_total"] += former
+        self._lag = max(self._lag, (datetime.now(UTC) - oldest).total_seconds())
+        return former
 
     def _acknowledge(self, tally: Tally) -> None:
         self._session.acknowledge(tally.settled)
@@ -162,7 +179,8 @@ class Listener:
             self._note()
         if now >= self._replay_at and not self._ingest.keyring.is_paused:
             self._replay_at = now + _REPLAY_SECONDS
-            self._guarded(self._replay_parked)
+            if self._has_received():
+                self._guarded(self._replay_parked)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -171,7 +189,13 @@ class Listener:
             self._hold(error)
 
     def _retry_held(self) -> None:
-        self._acknowledge(self._ingest.retry_held())
+        if self._ingest.is_retry_due and self._has_received():
+            self._acknowledge(self._ingest.retry_held())
+
+    def _has_received(self) -> bool:
+        """Settle what is on its way, because something else is to be stored; False when the database is away."""
+        self._process([])
+        return time.monotonic() >= self._retry_at
 
     def _note(self) -> None:
         """Say every second that devices are heard: while they are not, their silence is no evidence."""
@@ -192,7 +216,8 @@ class Listener:
         """The database is away: keep the batch, acknowledge nothing, try again later."""
         text = str(error).strip().splitlines()
         logger.warning("PostgreSQL is away (%s); %d messages wait", text[0] if text else error, self.waiting)
-        self._ingest.storage.close()
+        self._sent = 0
+        self._ingest.let_go()
         django.db.connection.close()
         self._retry_at = time.monotonic() + self._retry_after
         self._retry_after = min(2 * self._retry_after, _RETRY_SECONDS[1])

@@ -37,11 +37,18 @@ class Partitions:
 
     def ensure(self, connection: psycopg.Connection, schema: str, times: Iterable[datetime]) -> None:
         """Make the partitions that rows of these times need. Outside the caller's transaction."""
-        now = datetime.now(UTC)
-        for month in {(time.year, time.month) for time in times}:
-            if (schema, month) not in self._known and age_in_months(month, now) <= KEPT_MONTHS:
-                create(connection, schema, month, TABLES)
-                self._known.add((schema, month))
+        for month in self.missing(schema, times):
+            create(connection, schema, month, TABLES)
+            self._known.add((schema, month))
+
+    def missing(self, schema: str, times: Iterable[datetime]) -> set[Month]:
+        """The months of these times whose partitions are wanted and not known to be there."""
+        months = {(time.year, time.month) for time in times}
+        months = {month for month in months if (schema, month) not in self._known}
+        if months:
+            now = datetime.now(UTC)
+            return {month for month in months if age_in_months(month, now) <= KEPT_MONTHS}
+        return months
 
     def forget(self, schema: str) -> None:
         """The schema was dropped or made anew."""

@@ -83,24 +83,28 @@ class Session:
         """Whether the broker has accepted the connection."""
         return self._client.is_connected()
 
-    def exchange(self, timeout: float, *, reading: bool) -> None:
-        """Wait up to `timeout` seconds, read (unless told not to) what has come, and write what waits."""
+    def exchange(self, timeout: float, *, reading: bool, also: int | None = None) -> bool:
+        """Wait up to `timeout` seconds, read (unless told not to) what has come, and write what waits.
+
+        Waits no longer when something comes on the socket `also`, and returns whether it did.
+        """
         if self._client.socket() is None:
             self._connect()
         sock = cast(Any, self._client.socket())
+        others = [] if also is None else [also]
         if sock is None:
-            time.sleep(timeout)
-            return
-        wanted = [sock] if reading else []
+            return bool(select.select(others, [], [], timeout)[0])
+        wanted = [sock, *others] if reading else others
         writing = [sock] if self._client.want_write() else []
         readable, writable, _ = select.select(wanted, writing, [], 0 if reading and sock.pending() else timeout)
-        if readable or (reading and sock.pending()):
+        if sock in readable or (reading and sock.pending()):
             self._client.loop_read()
         if writable or self._client.want_write():
             self._client.loop_write()
         self._client.loop_misc()
         # The library itself waits twice the keep-alive.
         self._client.drop_if_silent(1.5 * KEEPALIVE_SECONDS)
+        return also in readable
 
     def acknowledge(self, messages: Iterable[Incoming]) -> None:
         """Acknowledge messages, in this order; those of an earlier connection are left alone."""

@@ -53,7 +53,7 @@ def stored(device: Registered) -> tuple[int, list[Any]]:
 def ways(monkeypatch: pytest.MonkeyPatch, ingest: Any) -> list[str]:
     """Which way each call took."""
     taken: list[str] = []
-    for name in ("store_together", "store"):
+    for name in ("receive", "store"):
         original = getattr(ingest.storage, name)
 
         def wrapped(*args: Any, name: str = name, original: Any = original, **kwargs: Any) -> Any:
@@ -65,28 +65,20 @@ def ways(monkeypatch: pytest.MonkeyPatch, ingest: Any) -> list[str]:
     return taken
 
 
-@pytest.mark.parametrize("copy_from", [1, 1000], ids=["by COPY", "by arrays"])
 def test_a_batch_of_several_tenants_is_stored_in_one_go(
-    ingest: Any, register: Any, tenant_b: Any, monkeypatch: pytest.MonkeyPatch, ways: list[str], copy_from: int
+    ingest: Any, register: Any, tenant_b: Any, ways: list[str]
 ) -> None:
-    from telemetry.services.storage import direct
-
-    monkeypatch.setattr(direct, "COPY_FROM", copy_from)
     devices = [register(), register(tenant=tenant_b)]
     batch = incoming([message for device in devices for message in both_versions(device, 20)])
     tally = ingest.process(batch)
-    assert (tally.stored, tally.settled, ways) == (40, batch, ["store_together"])
+    assert (tally.stored, tally.settled, ways) == (40, batch, ["receive"])
     for device in devices:
         assert stored(device) == (20, [20 + n / 100 for n in range(20)])
 
 
-@pytest.mark.parametrize("copy_from", [1, 1000], ids=["by COPY", "by arrays"])
 def test_what_is_there_already_is_stored_once_and_the_rest_goes_in(
-    ingest: Any, register: Any, tenant_b: Any, monkeypatch: pytest.MonkeyPatch, ways: list[str], copy_from: int
+    ingest: Any, register: Any, tenant_b: Any, ways: list[str]
 ) -> None:
-    from telemetry.services.storage import direct
-
-    monkeypatch.setattr(direct, "COPY_FROM", copy_from)
     device, other = register(), register(tenant=tenant_b)
     messages = both_versions(device, 20)
     ingest.process(incoming(messages[:5]))
@@ -94,7 +86,7 @@ def test_what_is_there_already_is_stored_once_and_the_rest_goes_in(
     assert (tally.stored, tally.duplicates) == (15 + 4, 5)
     tally = ingest.process(incoming(messages[15:] + both_versions(other, 2, 10)[1:]))
     assert (tally.stored, tally.duplicates) == (1, 5)
-    assert ways == ["store_together", "store", "store", "store", "store"], "together, then each the exact way"
+    assert ways == ["receive", "store", "store", "store", "store"], "together, then each the exact way"
     assert stored(device) == (20, [20 + n / 100 for n in range(20)])
     assert stored(other)[0] == 5
 

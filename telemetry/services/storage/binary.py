@@ -1,4 +1,4 @@
-"""PostgreSQL's binary forms of what ingest writes: rows for COPY, and arrays for `unnest`.
+"""PostgreSQL's binary forms of what ingest writes: arrays for `unnest`.
 
 Packed by hand: psycopg's own dumpers cost as much for each value as everything else for the whole message.
 """
@@ -9,9 +9,6 @@ from datetime import UTC, datetime, timedelta
 
 from psycopg.adapt import AdaptersMap, Dumper
 from psycopg.pq import Format
-
-COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-COPY_TRAILER = b"\xff\xff"
 
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 # Where `micros` begin, in microseconds since 1970.

@@ -1,25 +1,24 @@
-"""The fast way for messages that are most likely new: all tenants of a batch in one transaction.
+"""The fast way for messages that are most likely new: all tenants of a batch in one transaction, sent in one go.
 
-Nothing is asked first. Where a message, a reading or a counter is there already, `Conflict` is raised, the
-transaction is rolled back, and the batch goes the exact way. Tenants with many messages are written by COPY;
-those with few in one pipeline, because COPY costs each of them round trips of its own.
+Nothing is asked first, and nothing is waited for while it is sent: one pipeline holds everything from BEGIN to
+COMMIT, and its answer is looked at later. Where a message, a reading or a counter is there already, a statement
+fails, PostgreSQL undoes the transaction, and `Conflict` is raised: the batch then goes the exact way.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import select
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from . import floors, late, refused, rows, sequences, totals
+from . import binary, floors, late, refused, rows, sequences, totals
 from .floods import FloodGuard
 from .sequences import Counter
 from .series import SeriesIds
 from .statements import run
 from .types import AcceptedItem, Outcome
-
-# From so many messages on, COPY costs PostgreSQL less than it costs in round trips.
-COPY_FROM = 250
 
 
 class Conflict(Exception):
@@ -28,77 +27,95 @@ class Conflict(Exception):
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """A tenant's part of a batch. What is accepted is in `outcome.stored` from the beginning."""
+    """A tenant's part of a batch, ready to be sent. What is accepted is in `outcome.stored` from the beginning."""
 
     schema: str
     outcome: Outcome
-    series: SeriesIds
+    messages: Sequence[binary.Array]
+    readings: Sequence[binary.Array]
+    counters: Sequence[Counter]
 
 
-def store(connection: psycopg.Connection, groups: Collection[Group], guard: FloodGuard) -> None:
-    """Store the groups in a transaction. Raises Conflict, or another psycopg.Error; nothing is stored then."""
-    groups = sorted(groups, key=lambda group: group.schema)
-    counters = {group.schema: _counters(group.outcome.stored) for group in groups}
-    try:
-        if not _write(connection, groups, counters, guard):
-            raise Conflict
-        connection.execute("COMMIT")
-    except BaseException as error:
-        if connection.info.transaction_status != TransactionStatus.UNKNOWN:  # there is a connection still
-            connection.execute("ROLLBACK")
-        if isinstance(error, psycopg.errors.UniqueViolation):
-            raise Conflict from error
-        raise
+def pack(schema: str, accepted: list[AcceptedItem], outcome: Outcome, series: SeriesIds) -> Group:
+    """A tenant's messages as what is sent of them. Asks nobody.
 
-
-def _write(
-    connection: psycopg.Connection,
-    groups: Sequence[Group],
-    counters: Mapping[str, Sequence[Counter]],
-    guard: FloodGuard,
-) -> bool:
-    """Begin a transaction and write; whether all counters were new."""
-    for group in groups:
-        group.outcome.readings = rows.readings(group.outcome.stored, group.series)
-    large = [group for group in groups if len(group.outcome.stored) >= COPY_FROM]
-    if large:
-        connection.execute("BEGIN")
-    for group in large:
-        _copy(connection, rows.COPY_MESSAGES(group.schema), rows.copy_messages(group.outcome.stored))
-        _copy(connection, rows.COPY_READINGS(group.schema), rows.copy_readings(group.outcome.readings))
-    marked: list[tuple[psycopg.Cursor, int]] = []
-    with connection.pipeline():
-        if not large:
-            connection.execute("BEGIN")
-        for group in groups:
-            if group.outcome.stored and group not in large:
-                _insert(connection, group)
-        for group in groups:
-            if seen := counters[group.schema]:
-                cursor = run(connection, sequences.ADD_UNSEEN(group.schema), sequences.arrays(seen))
-                marked.append((cursor, len({(counter.device_id, counter.boot) for counter in seen})))
-            late.mark(connection, group.schema, group.outcome.stored)
-            floors.raise_floors(connection, group.schema, group.outcome.stored)
-            refused.quarantine(connection, group.schema, guard, group.outcome.quarantined)
-        for group in groups:
-            totals.add(connection, group.schema, group.outcome)
-    return all(cursor.rowcount == boots for cursor, boots in marked)
-
-
-def _counters(items: Sequence[AcceptedItem]) -> list[Counter]:
-    """The messages' counters, each once."""
-    counters = sequences.counters_of(items)
+    Raises KeyError where a series is not known yet, and Conflict where two messages have one counter.
+    """
+    outcome.stored, outcome.readings = accepted, rows.readings(accepted, series)
+    counters = sequences.counters_of(accepted)
     if len(set(counters)) != len(counters):
         raise Conflict
-    return counters
+    return Group(
+        schema=schema,
+        outcome=outcome,
+        messages=rows.message_arrays(accepted) if accepted else (),
+        readings=rows.reading_arrays(outcome.readings) if outcome.readings else (),
+        counters=counters,
+    )
 
 
-def _copy(connection: psycopg.Connection, statement: bytes, data: bytes) -> None:
-    with connection.cursor().copy(statement) as copy:
-        copy.write(data)
+class Sending:
+    """A transaction on its way: everything is sent when it is made, and `receive` waits for the answer."""
+
+    def __init__(self, connection: psycopg.Connection, groups: Sequence[Group], guard: FloodGuard) -> None:
+        """Raises psycopg.Error; nothing is stored then."""
+        self._connection = connection
+        self._open = ExitStack()
+        try:
+            self._open.enter_context(guard.transaction())
+            self._open.enter_context(connection.pipeline())
+            connection.execute("BEGIN")
+            _write(connection, sorted(groups, key=lambda group: group.schema), guard)
+            connection.execute("COMMIT")
+            _flush(connection)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def receive(self) -> None:
+        """Wait until it is committed. Raises Conflict, or another psycopg.Error; nothing is stored then, or, where
+        the connection was lost, perhaps everything."""
+        try:
+            self._open.close()
+        except BaseException as error:
+            self._undo()
+            if isinstance(error, psycopg.errors.UniqueViolation | psycopg.errors.DivisionByZero):
+                raise Conflict from error
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        """Leave the pipeline because of what went wrong while it was filled."""
+        try:
+            self._open.__exit__(type(error), error, error.__traceback__)
+        finally:
+            self._undo()
+
+    def _undo(self) -> None:
+        if self._connection.info.transaction_status in (TransactionStatus.INERROR, TransactionStatus.INTRANS):
+            self._connection.execute("ROLLBACK")
 
 
-def _insert(connection: psycopg.Connection, group: Group) -> None:
-    run(connection, rows.INSERT_MESSAGES(group.schema), rows.message_arrays(group.outcome.stored))
-    if group.outcome.readings:
-        run(connection, rows.INSERT_READINGS(group.schema), rows.reading_arrays(group.outcome.readings))
+def _flush(connection: psycopg.Connection) -> None:
+    """Send what is queued, and ask that the answers are sent as they come; those are not waited for."""
+    server = connection.pgconn
+    server.send_flush_request()
+    while server.flush():
+        # PostgreSQL reads no more while nobody reads what it says.
+        if select.select([server.socket], [server.socket], [])[0]:
+            server.consume_input()
+
+
+def _write(connection: psycopg.Connection, groups: Sequence[Group], guard: FloodGuard) -> None:
+    for group in groups:
+        if group.messages:
+            run(connection, rows.INSERT_MESSAGES(group.schema), group.messages)
+        if group.readings:
+            run(connection, rows.INSERT_READINGS(group.schema), group.readings)
+    for group in groups:
+        if group.counters:
+            sequences.add_unseen(connection, group.schema, group.counters)
+        late.mark(connection, group.schema, group.outcome.stored)
+        floors.raise_floors(connection, group.schema, group.outcome.stored)
+        refused.quarantine(connection, group.schema, guard, group.outcome.quarantined)
+    for group in groups:
+        totals.add(connection, group.schema, group.outcome)

@@ -1,6 +1,5 @@
 """Accepted messages as the rows of the archive and of the readings."""
 
-import struct
 from collections.abc import Iterable, Sequence
 
 from . import binary
@@ -12,8 +11,6 @@ _MESSAGES = "{message} (device_id, time, fingerprint, received_at, topic, payloa
 _READINGS = "{reading} (series_id, time, value, text)"
 _TABLES = {"message": "telemetry_message", "reading": "telemetry_reading"}
 
-COPY_MESSAGES = per_schema(f"COPY {_MESSAGES} FROM STDIN (FORMAT BINARY)", **_TABLES)
-COPY_READINGS = per_schema(f"COPY {_READINGS} FROM STDIN (FORMAT BINARY)", **_TABLES)
 # With `message_arrays` and `reading_arrays`.
 _FROM_MESSAGES = "SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 _FROM_READINGS = "SELECT * FROM unnest($1, $2, $3, $4)"
@@ -24,12 +21,6 @@ INSERT_NEW_MESSAGES = per_schema(
     **_TABLES,
 )
 INSERT_NEW_READINGS = per_schema(f"INSERT INTO {_READINGS} {_FROM_READINGS} ON CONFLICT DO NOTHING", **_TABLES)
-
-_MESSAGE_HEAD = struct.Struct(">hiqiqi16siqi").pack
-_MESSAGE_TAIL = struct.Struct(">ihiii?").pack
-_LENGTH = struct.Struct(">i").pack
-_NUMBER = struct.Struct(">hiqiqidi").pack
-_TEXT = struct.Struct(">hiqiqii").pack
 
 
 def readings(items: Iterable[AcceptedItem], series: SeriesIds) -> list[ReadingRow]:
@@ -45,47 +36,6 @@ def readings(items: Iterable[AcceptedItem], series: SeriesIds) -> list[ReadingRo
             for metric, value, unit, kind in message.measurements:
                 append((ids[places[metric, unit, kind]], time, value))
     return rows
-
-
-def copy_messages(items: Iterable[AcceptedItem]) -> bytes:
-    """The messages for COPY … (FORMAT BINARY)."""
-    parts = [binary.COPY_HEADER]
-    for item in items:
-        incoming, message = item.incoming, item.verdict
-        topic, payload = incoming.topic.encode(), incoming.payload
-        parts += (
-            _MESSAGE_HEAD(
-                9,
-                8,
-                item.spec.device_id,
-                8,
-                binary.micros(message.time),
-                16,
-                message.fingerprint,
-                8,
-                binary.micros(incoming.received_at),
-                len(topic),
-            ),
-            topic,
-            _LENGTH(len(payload)),
-            payload,
-            _MESSAGE_TAIL(2, message.signature, 4, message.key_version, 1, message.late),
-        )
-    parts.append(binary.COPY_TRAILER)
-    return b"".join(parts)
-
-
-def copy_readings(rows: Iterable[ReadingRow]) -> bytes:
-    """The readings for COPY … (FORMAT BINARY)."""
-    parts = [binary.COPY_HEADER]
-    for series_id, time, value in rows:
-        if value.__class__ is str:
-            text = value.encode()
-            parts += (_TEXT(4, 8, series_id, 8, time, -1, len(text)), text)
-        else:
-            parts.append(_NUMBER(4, 8, series_id, 8, time, 8, value, -1))
-    parts.append(binary.COPY_TRAILER)
-    return b"".join(parts)
 
 
 def message_arrays(items: Sequence[AcceptedItem]) -> list[binary.Array]:

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 
 import psycopg
@@ -23,32 +24,67 @@ LOCK_TIMEOUT_MS = 50
 _PREPARED_STATEMENTS = 2000
 
 
+@dataclass(slots=True)
+class Packed:
+    """A batch on its way into PostgreSQL. `groups` are there when nothing has to be looked up for it."""
+
+    parts: dict[str, tuple[list[AcceptedItem], Outcome]]
+    groups: list[Group] | None
+
+
 class Storage:
-    """Writes batches. One connection of its own, not shared between threads."""
+    """Writes batches. One connection of its own, not shared between threads.
+
+    A batch is packed, sent, and received: between the last two there is time to judge the next one. While one is on
+    its way nothing else can be stored.
+    """
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
         self._connection: psycopg.Connection | None = None
+        self._sending: direct.Sending | None = None
         self._partitions = Partitions()
         self._series: dict[str, SeriesIds] = {}
         self._guard = FloodGuard()
 
-    def store_together(self, batch: Mapping[str, Sequence[Judged]]) -> dict[str, Outcome]:
-        """Store what several tenants sent, by schema, in one transaction, all of it new.
+    @property
+    def answering(self) -> int | None:
+        """The socket on which the answer to what was sent will come; None: none will come."""
+        if self._sending is None or self._connection is None or self._connection.closed:
+            return None
+        return self._connection.fileno()
 
-        Raises Conflict where some of it is there already, and psycopg.Error; nothing of it is stored then.
+    def pack(self, batch: Mapping[str, Sequence[Judged]]) -> Packed:
+        """What several tenants sent, by schema, as it will be sent, as far as that can be said without asking."""
+        packed = Packed({schema: _outcome_of(judged) for schema, judged in batch.items()}, [])
+        try:
+            packed.groups = [self._pack_known(schema, *part) for schema, part in packed.parts.items()]
+        except (KeyError, direct.Conflict):
+            packed.groups = None
+        return packed
+
+    def send(self, packed: Packed) -> None:
+        """Send a batch, to be stored in one transaction, all of it new.
+
+        Raises Conflict where some of it is known to be there already, and psycopg.Error; nothing of it is stored then.
         """
         connection = self._connect()
-        groups = []
-        for schema, judged in batch.items():
-            accepted, outcome = _outcome_of(judged)
-            outcome.stored = accepted
-            if outcome.quarantined:
-                self._guard.open(connection, schema)
-            groups.append(Group(schema, outcome, self._prepare(connection, schema, accepted)))
-        with self._guard.transaction():
-            direct.store(connection, groups, self._guard)
-        return {group.schema: group.outcome for group in groups}
+        if packed.groups is None:
+            packed.groups = [
+                direct.pack(schema, accepted, outcome, self._prepare(connection, schema, accepted))
+                for schema, (accepted, outcome) in packed.parts.items()
+            ]
+        for group in packed.groups:
+            if group.outcome.quarantined:
+                self._guard.open(connection, group.schema)
+        self._sending = direct.Sending(connection, packed.groups, self._guard)
+
+    def receive(self, packed: Packed) -> dict[str, Outcome]:
+        """Wait for the answer to what was sent: the outcomes, by schema. Raises as `send` does."""
+        sending, self._sending = self._sending, None
+        assert sending is not None  # noqa: S101 (what is received was sent)
+        sending.receive()
+        return {schema: outcome for schema, (_, outcome) in packed.parts.items()}
 
     def store(
         self,
@@ -89,8 +125,15 @@ class Storage:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._sending is not None:
+            sending, self._sending = self._sending, None
+            with suppress(psycopg.Error):
+                sending.receive()
 
     def _connect(self) -> psycopg.Connection:
+        """The connection, on which nothing may be on its way."""
+        if self._sending is not None:
+            raise RuntimeError("A batch was sent and not received: nothing else can be stored before.")
         if self._connection is None or self._connection.closed:
             self._connection = psycopg.connect(
                 self._conninfo,
@@ -115,6 +158,14 @@ class Storage:
         finally:
             if not connection.closed:
                 connection.execute(sql.SQL("SET lock_timeout = {}").format(LOCK_TIMEOUT_MS))
+
+    def _pack_known(self, schema: str, accepted: list[AcceptedItem], outcome: Outcome) -> Group:
+        """Raises KeyError where something has to be looked up, or made."""
+        if any(item.verdict.unmapped or item.verdict.cut for item in accepted):
+            raise KeyError(schema)
+        if self._partitions.missing(schema, _times(accepted)):
+            raise KeyError(schema)
+        return direct.pack(schema, accepted, outcome, self._series[schema])
 
     def _prepare(self, connection: psycopg.Connection, schema: str, accepted: Sequence[AcceptedItem]) -> SeriesIds:
         """The partitions and the series that the messages need: made before, and kept whatever becomes of these."""

@@ -1,0 +1,124 @@
+"""One batch is judged while PostgreSQL stores another: nothing of either is lost, doubled, or settled too early."""
+
+import select
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests import wire
+from tests.conftest import Registered
+
+from .test_storage import both_versions, incoming, ingest, stored
+
+__all__ = ["ingest"]
+
+
+def values(device: Registered, count: int, first: int) -> list[Any]:
+    return incoming(
+        [(wire.topic(device), wire.v2(device, {"humidity": 20 + n / 100}, seq=n)) for n in range(first, first + count)]
+    )
+
+
+def test_a_batch_is_settled_by_the_next_call(ingest: Any, register: Any) -> None:
+    device = register()
+    first, second = values(device, 10, 0), values(device, 10, 10)
+    assert ingest.advance(first).settled == []
+    assert ingest.is_storing
+    tally = ingest.advance(second)
+    assert (tally.stored, tally.settled) == (10, first)
+    tally = ingest.advance(())
+    assert (tally.stored, tally.settled) == (10, second)
+    assert not ingest.is_storing
+    assert ingest.advance(()).settled == []
+    assert stored(device) == (20, [20 + n / 100 for n in range(20)])
+
+
+def test_the_answer_can_be_waited_for(ingest: Any, register: Any) -> None:
+    device = register()
+    assert ingest.answering is None
+    ingest.advance(values(device, 5, 0))
+    assert select.select([ingest.answering], [], [], 5)[0]
+    assert stored(device)[0] == 5, "committed when the answer is there"
+    assert len(ingest.advance(()).settled) == 5
+    assert ingest.answering is None
+
+
+def test_the_same_messages_in_two_batches_are_stored_once(ingest: Any, register: Any, tenant_b: Any) -> None:
+    device, other = register(), register(tenant=tenant_b)
+    first = values(device, 10, 0)
+    again = first + values(device, 2, 10) + values(other, 3, 0)
+    ingest.advance(first)
+    assert ingest.advance(again).stored == 10
+    tally = ingest.advance(())
+    assert (tally.stored, tally.duplicates, len(tally.settled)) == (5, 10, 15)
+    assert stored(device)[0] == 12
+
+
+def test_version_1_is_not_taken_behind_a_version_2_that_is_being_stored(ingest: Any, register: Any) -> None:
+    device = register()
+    ingest.advance(values(device, 1, 0))
+    ingest.advance(incoming([(wire.topic(device), wire.v1(device, {"temp": 20}))]))
+    tally = ingest.advance(())
+    assert (tally.stored, tally.quarantined) == (0, 1)
+
+
+def test_when_the_connection_breaks_both_batches_are_tried_again(ingest: Any, register: Any) -> None:
+    device = register()
+    first, second = values(device, 10, 0), values(device, 10, 10)
+    ingest.process(values(device, 1, 100))
+    ingest.advance(first)
+    backend = ingest.storage._connection.info.backend_pid
+    with psycopg.connect(ingest.storage._conninfo, autocommit=True) as killer:
+        killer.execute("SELECT pg_terminate_backend(%s)", [backend])
+    # Its answer may have been on its way already; the second batch's cannot.
+    settled = []
+    try:
+        settled = ingest.advance(second).settled
+        with pytest.raises(psycopg.OperationalError):
+            ingest.advance(())
+    except psycopg.OperationalError:
+        pass
+    ingest.let_go()
+    assert settled in ([], first)
+    left = [message for message in first + second if message not in settled]
+    tally = ingest.process(left)
+    assert tally.settled == left
+    assert stored(device)[0] == 21
+
+
+def test_what_cannot_be_sent_is_found_when_it_is_settled(ingest: Any, register: Any) -> None:
+    """Two messages with one counter are known not to go in together: there is no answer to wait for."""
+    device = register()
+    batch = values(device, 3, 0) + incoming([(wire.topic(device), wire.v2(device, {"humidity": 99}, seq=2))])
+    ingest.advance(batch)
+    assert ingest.is_storing
+    assert ingest.answering is None
+    tally = ingest.advance(())
+    assert (tally.stored, tally.quarantined, len(tally.settled)) == (3, 1, 4)
+
+
+def test_nothing_else_is_stored_while_a_batch_is_on_its_way(ingest: Any, register: Any) -> None:
+    device = register()
+    ingest.advance(values(device, 3, 0))
+    with pytest.raises(RuntimeError, match="not received"):
+        ingest.storage.store(device.tenant.schema_name, [])
+    assert ingest.advance(()).stored == 3
+
+
+def test_messages_behind_those_of_a_locked_tenant_keep_their_order(ingest: Any, register: Any, tenant_b: Any) -> None:
+    locked, free = register(), register(tenant=tenant_b)
+    ingest.process(incoming(both_versions(locked, 2) + both_versions(free, 2)))
+    first = values(locked, 3, 10)
+    second = values(locked, 3, 20) + values(free, 3, 20)
+    with psycopg.connect(ingest.storage._conninfo) as blocker:
+        table = sql.Identifier(locked.tenant.schema_name, "telemetry_message")
+        blocker.execute(sql.SQL("LOCK TABLE {}").format(table))
+        ingest.advance(first)
+        assert ingest.advance(second).settled == []
+        assert ingest.advance(()).settled == second[3:]
+    assert ingest.held == 6
+    ingest._retry_held_at = 0.0
+    assert ingest.retry_held().settled == first + second[:3]
+    assert stored(locked)[0] == 8
