@@ -26,6 +26,7 @@ class Member(NamedTuple):
     metric: "MetricSpec"
     key: str
     unit: str
+    value_type: str
     plain: bool
     low: float
     high: float
@@ -107,6 +108,7 @@ def _member(metric: "MetricSpec") -> Member:
         metric=metric,
         key=metric.key,
         unit=metric.unit,
+        value_type=metric.value_type,
         plain=plain,
         low=-GREATEST if low is None else low,
         high=GREATEST if high is None else high,

@@ -29,7 +29,7 @@ Device = tuple[str, int, UUID]  # schema, id, UUID
 Heard = tuple[int, UUID, Signal]  # device id, UUID, what it said
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one for each message, and freezing makes it three times as dear
 class Sign:
     """A birth, live telemetry, or a will, of a device.
 

@@ -19,6 +19,10 @@ class Kind(Enum):
     WILL = "will"
 
 
+# What JSON may begin with, besides an object.
+_NO_TOKEN = frozenset({b" ", b"\t", b"\r", b"\n", b"[", b'"', b""})
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """A topic's parts. `segment` (the tenant's slug or alias) and `component` belong to telemetry alone.
@@ -79,7 +83,8 @@ def parse_object(payload: bytes) -> dict[str, Any]:
 
 def is_token(payload: bytes) -> bool:
     """Whether the payload claims to be a version 2 message: a compact token instead of a JSON object."""
-    return payload[:1] not in (b"{", b" ", b"\t", b"\r", b"\n", b"[", b'"', b"") and payload.count(b".") == 2
+    first = payload[:1]
+    return first != b"{" and first not in _NO_TOKEN and payload.count(b".") == 2
 
 
 def _uuid(text: str, topic: str) -> UUID:

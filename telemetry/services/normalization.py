@@ -16,6 +16,8 @@ __all__ = ["Measurement", "Normalized", "Value", "normalize", "read_timestamp"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS_FROM = 1e11
 _NONE: list[Measurement] = []
+# What Measurement(…) does by way of a function in Python.
+_new = tuple.__new__
 
 
 class Normalized(NamedTuple):
@@ -53,7 +55,7 @@ def normalize(message: dict[str, Any], component: ComponentSpec) -> Normalized:
                 value: Value = float(raw)
             else:
                 value = _value(raw, member.metric, message)
-            measurements.append(Measurement(member.key, value, member.unit, member.metric.value_type))
+            measurements.append(_new(Measurement, (member.key, value, member.unit, member.value_type)))
     if has_more and component.unmapped != IGNORE:
         return Normalized(measurements, *unmapped.collect(message, component))
     return Normalized(measurements)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from devices.services.specs import DeviceSpec, KeySpec
 
@@ -26,6 +26,8 @@ KeySource = Callable[[int], bytes | None]
 _BEYOND_64_BITS = re.compile(rb"[0-9]{19}")
 
 _NO_VALUES = normalization.Normalized([])
+# Python 3.11 looks a member of an enumeration up in several steps, each time.
+_TELEMETRY, _BIRTH, _WILL = Kind.TELEMETRY, Kind.BIRTH, Kind.WILL
 
 
 # Not frozen, as none of what is made for each message: freezing makes it three times as dear to make.
@@ -50,8 +52,7 @@ class Accepted:
     cut: bool = False  # there are more values without a metric than are kept
 
 
-@dataclass(slots=True)
-class _Signed:
+class _Signed(NamedTuple):
     message: dict[str, Any]
     content: bytes
     version: int
@@ -69,36 +70,38 @@ def judge(
 ) -> Accepted:
     """What the message is. Raises Refused, or whatever `keys` raises when no key can be had."""
     validation.check_routing(topic, spec)
-    if topic.kind is Kind.WILL:
+    kind = topic.kind
+    if kind is _WILL:
         return _will(topic, text_topic, payload, received_at)
-    signed = _verify(payload, spec, keys, received_at)
-    counter = validation.check_binding(topic, signed.message) if signed.version == 2 else None
-    moment, late = validation.check_time(signed.message, received_at, clock)
+    message, content, version, key_version = _verify(payload, spec, keys, received_at)
+    counter = validation.check_binding(topic, message) if version == 2 else None
+    moment, late = validation.check_time(message, received_at, clock)
     component, values = "", _NO_VALUES
-    if topic.kind is Kind.TELEMETRY or "cpu_serial" in signed.message:
-        validation.check_board(signed.message, spec)
-    if topic.kind is Kind.TELEMETRY:
-        registered = validation.check_component(topic, signed.message, spec)
-        component, values = registered.key, normalization.normalize(signed.message, registered)
+    if kind is _TELEMETRY:
+        validation.check_board(message, spec)
+        registered = validation.check_component(topic, message, spec)
+        component, values = registered.key, normalization.normalize(message, registered)
+    elif "cpu_serial" in message:
+        validation.check_board(message, spec)
     return Accepted(
-        topic=topic,
-        component=component,
-        time=moment,
-        late=late,
-        signature=signed.version,
-        key_version=signed.key_version,
-        fingerprint=fingerprint(text_topic, signed.content),
-        measurements=values.measurements,
-        unmapped=values.unmapped,
-        cut=values.cut,
-        session=_session(signed.message) if topic.kind is Kind.BIRTH else "",
-        counter=counter,
+        topic,
+        component,
+        moment,
+        late,
+        version,
+        key_version,
+        fingerprint(text_topic, content),
+        values.measurements,
+        _session(message) if kind is _BIRTH else "",
+        counter,
+        values.unmapped,
+        values.cut,
     )
 
 
 def fingerprint(*parts: str | bytes) -> bytes:
     """The first 16 bytes of SHA-256 over the parts with NUL between them."""
-    joined = b"\x00".join([part.encode() if isinstance(part, str) else part for part in parts])
+    joined = b"\x00".join([part if part.__class__ is bytes else part.encode() for part in parts])  # type: ignore[union-attr]
     return hashlib.sha256(joined).digest()[:16]
 
 
@@ -118,11 +121,10 @@ def _verify_v1(message: dict[str, Any], payload: bytes, spec: DeviceSpec, keys: 
     given = message.get("hmac")
     if not isinstance(given, str):
         raise Refused("bad_signature", "The message has no hmac member, which holds the version 1 signature.")
-    valid = [key for key in spec.keys if _is_valid(key, now)]
     tried: list[tuple[KeySpec, bytes]] = []
     text = _signed_text(message)
-    for key in valid:
-        if (secret := keys(key.version)) is not None:
+    for key in spec.keys:
+        if _is_valid(key, now) and (secret := keys(key.version)) is not None:
             if signature.is_hmac_of(given, text, secret):
                 return _Signed(message, payload, 1, key.version)
             tried.append((key, secret))
@@ -130,7 +132,7 @@ def _verify_v1(message: dict[str, Any], payload: bytes, spec: DeviceSpec, keys: 
     for key, secret in tried if exact else ():
         if signature.is_hmac_of(given, exact, secret):
             return _Signed(message, payload, 1, key.version)
-    named = ", ".join(str(key.version) for key in valid) or "none"
+    named = ", ".join(str(key.version) for key in spec.keys if _is_valid(key, now)) or "none"
     raise Refused("bad_signature", f"The hmac does not match under any valid key of the device (tried: {named}).")
 
 

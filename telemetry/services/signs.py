@@ -5,6 +5,7 @@ from devices.services.presence import Sign
 from .envelope import Kind
 from .storage import AcceptedItem, LimitedItem, Outcome
 
+_TELEMETRY = Kind.TELEMETRY  # looked up once: Python 3.11 takes several steps
 _SIGNS = {Kind.TELEMETRY: "telemetry", Kind.BIRTH: "birth", Kind.WILL: "will"}
 
 
@@ -20,7 +21,7 @@ def signs_of(outcome: Outcome) -> list[Sign]:
             message = item.verdict
             if message.late:
                 continue
-            if message.topic.kind is not Kind.TELEMETRY:
+            if message.topic.kind is not _TELEMETRY:
                 signs.append(_sign(item))
                 continue
             known = newest.get(item.spec.device_id)
@@ -32,12 +33,12 @@ def signs_of(outcome: Outcome) -> list[Sign]:
 def _sign(item: AcceptedItem | LimitedItem) -> Sign:
     message, spec = item.verdict, item.spec
     return Sign(
-        kind=_SIGNS[message.topic.kind],  # type: ignore[arg-type]  # the literals of Sign.kind
-        schema=spec.tenant.schema,
-        device_id=spec.device_id,
-        uuid=spec.uuid,
-        at=item.incoming.received_at,
-        timeout=spec.timeout_seconds,
-        session=message.session,
-        session_at=message.time,
+        _SIGNS[message.topic.kind],  # type: ignore[arg-type]  # the literals of Sign.kind
+        spec.tenant.schema,
+        spec.device_id,
+        spec.uuid,
+        item.incoming.received_at,
+        spec.timeout_seconds,
+        message.session,
+        message.time,
     )

@@ -71,16 +71,19 @@ def check_component(topic: Topic, message: dict[str, Any], spec: DeviceSpec) -> 
 def check_binding(topic: Topic, message: dict[str, Any]) -> tuple[int, int] | None:
     """Version 2: the signed members must equal the topic's. Returns (boot, seq), which a birth may leave out."""
     said = message.get("device_uuid")
-    if not isinstance(said, str) or said.lower() != topic.device:
+    if said != topic.device and (not isinstance(said, str) or said.lower() != topic.device):
         raise Refused("bad_signature", f"The signed device_uuid {quote(said)} is not the topic's, {topic.device}.")
     if topic.component and message.get("component") != topic.component:
         raise Refused(
             "bad_signature",
             f"The signed component {quote(message.get('component'))} is not the topic's, {quote(topic.component)}.",
         )
+    boot, seq = message.get("boot"), message.get("seq")
+    # The usual case, in one comparison.
+    if boot.__class__ is int and seq.__class__ is int and 0 <= boot <= _MAX_COUNTER and 0 <= seq <= _MAX_COUNTER:
+        return boot, seq
     if topic.kind is Kind.BIRTH and "boot" not in message and "seq" not in message:
         return None
-    boot, seq = message.get("boot"), message.get("seq")
     for name, value in (("boot", boot), ("seq", seq)):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_COUNTER:
             raise Refused("malformed", f"Version 2 needs {name}, a whole number from 0; got {quote(value)}.")

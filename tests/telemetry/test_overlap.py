@@ -39,7 +39,9 @@ def test_the_answer_can_be_waited_for(ingest: Any, register: Any) -> None:
     device = register()
     assert ingest.answering is None
     ingest.advance(values(device, 5, 0))
-    assert select.select([ingest.answering], [], [], 5)[0]
+    answering = ingest.answering
+    assert answering is not None
+    assert select.select([answering], [], [], 5)[0]
     assert stored(device)[0] == 5, "committed when the answer is there"
     assert len(ingest.advance(()).settled) == 5
     assert ingest.answering is None
