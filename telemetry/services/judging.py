@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from uuid import UUID
 
 from django.conf import settings
 
@@ -55,7 +54,7 @@ class Judge:
         routes = iter(found)
         # Devices that changed to version 2 within these messages. The cache hears of it when they are stored:
         # what is judged again, because it could not be stored, is judged by the same floor.
-        risen: set[UUID] = set()
+        risen: set[int] = set()
         judged: list[Judged | Busy] = []
         for incoming, topic in zip(batch, topics, strict=True):
             if isinstance(topic, Refused):
@@ -83,12 +82,12 @@ class Judge:
         self._key_uses.flush()
 
     def _judge(
-        self, incoming: Incoming, topic: Topic, route: Route, risen: set[UUID], on_parked: Callable[[str], None]
+        self, incoming: Incoming, topic: Topic, route: Route, risen: set[int], on_parked: Callable[[str], None]
     ) -> Judged | Busy:
         spec = route.spec
         if spec is None and route.busy:
             return Busy(incoming, route.busy)
-        if risen and spec is not None and spec.uuid in risen:
+        if risen and spec is not None and spec.number in risen:
             spec = replace(spec, signature_floor=2)
         try:
             accepted = self._verified(incoming, topic, spec)
@@ -108,7 +107,7 @@ class Judge:
             return RefusedItem(incoming, spec, Refused("malformed", detail))
         assert spec is not None  # noqa: S101 (for the type checker: without one it was refused)
         if accepted.signature == 2 and spec.signature_floor < 2:
-            risen.add(spec.uuid)
+            risen.add(spec.number)
         if accepted.key_version != spec.key_in_use and accepted.signature:
             self._key_uses.note(spec, accepted.key_version, incoming.received_at)
         return AcceptedItem(incoming, spec, accepted)
@@ -118,7 +117,7 @@ class Judge:
         if spec is None:
             raise Refused("unknown_device", f"No device {topic.uuid} is registered.")
         check_payload(incoming.payload, spec.tenant.limits)
-        keys = partial(self._keyring.get, spec.tenant.schema, spec.uuid)
+        keys = partial(self._keyring.get, spec.tenant.schema, topic.uuid)
         return pipeline.judge(topic, incoming.topic, incoming.payload, spec, keys, incoming.received_at, self._clock)
 
 

@@ -35,7 +35,7 @@ def _sign(item: AcceptedItem | LimitedItem) -> Sign:
         kind=_SIGNS[message.topic.kind],  # type: ignore[arg-type]  # the literals of Sign.kind
         schema=spec.tenant.schema,
         device_id=spec.device_id,
-        uuid=spec.uuid,
+        uuid=message.topic.uuid,
         at=item.incoming.received_at,
         timeout=spec.timeout_seconds,
         session=message.session,
