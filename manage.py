@@ -18,6 +18,9 @@ WITHOUT_SETTINGS = (
     "bench_contract",
 )
 
+# They serve no pages, and spare themselves what pages are made with.
+WITHOUT_PAGES = ("run_mqtt_listener",)
+
 
 def main() -> None:
     # platform/ holds config/ and is never a package: as one it would shadow the standard library's module.
@@ -27,6 +30,8 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] in WITHOUT_SETTINGS:
         import_module(f"management.management.commands.{sys.argv[1]}").Command().run_from_argv(sys.argv)
         return
+    if len(sys.argv) > 1 and sys.argv[1] in WITHOUT_PAGES:
+        os.environ.setdefault("SERVES_PAGES", "0")
 
     from django.core.management import execute_from_command_line
 
