@@ -11,6 +11,7 @@ WITHOUT_SETTINGS = (
     "up",
     "bench_presence",
     "bench_ingest",
+    "bench_revisions",
     "bench_rotation",
     "bench_queries",
     "bench_broker_access",
