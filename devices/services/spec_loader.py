@@ -172,6 +172,12 @@ class _ComponentRow(NamedTuple):
     expected_interval: int | None
 
 
+class _TypeRow(NamedTuple):
+    key: str
+    unmapped: str
+    expected_interval: int
+
+
 class _KeyRow(NamedTuple):
     version: int
     not_after: datetime | None
@@ -192,8 +198,8 @@ _NO_MODEL = _Model("", None, None)
 def _components_of(device_ids: list[int]) -> dict[int, list[_ComponentRow]]:
     rows = Component.objects.filter(device_id__in=device_ids).order_by("device_id", "key")
     found: dict[int, list[_ComponentRow]] = {}
-    for device_id, *row in rows.values_list("device_id", "key", "component_type_id", "attached", "expected_interval"):
-        found.setdefault(device_id, []).append(_shared(_ComponentRow(*row)))
+    for row in rows.values_list("device_id", "key", "component_type_id", "attached", "expected_interval"):
+        found.setdefault(row[0], []).append(_shared(_ComponentRow(*row[1:])))
     return found
 
 
@@ -201,8 +207,8 @@ def _keys_of(device_ids: list[int]) -> dict[int, list[_KeyRow]]:
     """The keys that are not revoked, newest first."""
     rows = DeviceCredential.objects.filter(device_id__in=device_ids, revoked_at=None).order_by("-version")
     found: dict[int, list[_KeyRow]] = {}
-    for device_id, *row in rows.values_list("device_id", "version", "not_after", "in_use_since"):
-        found.setdefault(device_id, []).append(_KeyRow(*row))
+    for row in rows.values_list("device_id", "version", "not_after", "in_use_since"):
+        found.setdefault(row[0], []).append(_KeyRow(*row[1:]))
     return found
 
 
@@ -230,8 +236,8 @@ class _Types:
         self._metrics = {pk: tuple(listed) for pk, listed in metrics.items()}
         self._made: dict[tuple[tuple[_ComponentRow, ...], frozenset[int] | None], dict[str, ComponentSpec]] = {}
         rows = ComponentType.objects.order_by().values_list("id", "key", "unmapped", "expected_interval")
-        self.by_id = {pk: row for pk, *row in rows}
-        self.keys = _shared(frozenset(key for key, *_ in self.by_id.values()))
+        self.by_id = {row[0]: _TypeRow(*row[1:]) for row in rows}
+        self.keys = _shared(frozenset(row.key for row in self.by_id.values()))
 
     def components_of(
         self, rows: tuple[_ComponentRow, ...], allowed: frozenset[int] | None
@@ -244,17 +250,19 @@ class _Types:
 
     def intervals_of(self, rows: Iterable[_ComponentRow]) -> list[int]:
         """How often the attached components are expected to report, in seconds."""
-        return [row.expected_interval or self.by_id[row.component_type][2] for row in rows if row.attached]
+        return [
+            row.expected_interval or self.by_id[row.component_type].expected_interval for row in rows if row.attached
+        ]
 
     def _component(self, row: _ComponentRow, allowed: frozenset[int] | None) -> ComponentSpec:
-        type_key, unmapped, _ = self.by_id[row.component_type]
+        its_type = self.by_id[row.component_type]
         return ComponentSpec(
             key=row.key,
-            type_key=type_key,
+            type_key=its_type.key,
             attached=row.attached,
             allowed=allowed is None or row.component_type in allowed,
             metrics=self._metrics.get(row.component_type, ()),
-            unmapped=unmapped,
+            unmapped=its_type.unmapped,
         )
 
 

@@ -78,18 +78,16 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     if _git("status", "--porcelain").strip():
         say("There are changes that are not committed; they are not measured.")
     with _workplace() as place:
-        base, head = (
-            _check_out(name, commits[name], place / label, say)
-            for name, label in ((asked.base, "base"), (asked.head, "head"))
-        )
+        base = _check_out(asked.base, commits[asked.base], place / "base", say)
+        head = _check_out(asked.head, commits[asked.head], place / "head", say)
         rounds = []
         for number in range(asked.rounds):
-            order = (("base", base), ("head", head))
-            measured = {
-                label: _measure(revision, asked, place) for label, revision in (order if number % 2 == 0 else order[::-1])
-            }
+            order = [("base", base), ("head", head)]
+            if number % 2:  # so that neither always follows the other
+                order.reverse()
+            measured = {label: _measure(revision, asked, place) for label, revision in order}
             rounds.append(measured)
-            speeds = ", ".join(f"{label} {measured[label]['messages_per_s']:,.0f}" for label, _ in order)
+            speeds = ", ".join(f"{label} {figures['messages_per_s']:,.0f}" for label, figures in measured.items())
             say(f"Round {number + 1}, messages/s: {speeds}")
     return {"base": _named(base), "head": _named(head), "rounds": rounds, **compare(rounds)}
 
@@ -143,7 +141,8 @@ def _commit_of(name: str) -> str:
     try:
         return _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").strip()
     except RevisionError:
-        raise RevisionError(f"There is no revision {name!r}: name a commit, a branch or a tag of this repository.") from None
+        words = f"There is no revision {name!r}: name a commit, a branch or a tag of this repository."
+        raise RevisionError(words) from None
 
 
 def _check_out(name: str, commit: str, directory: Path, say: Callable[[str], None]) -> Revision:

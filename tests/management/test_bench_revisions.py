@@ -75,7 +75,7 @@ def test_a_run_that_is_stopped_leaves_nothing(start: Callable[[], Any], place: P
 def left(directory: Path) -> list[str]:
     """Files, checked out revisions, and processes that have to do with the directory."""
     trees = revisions._git("worktree", "list")
-    commands = [path.read_bytes().decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline") if is_there(path)]
+    commands = [command_of(path) for path in Path("/proc").glob("[0-9]*")]
     return [
         *map(str, directory.iterdir()),
         *(line for line in trees.splitlines() if str(directory) in line),
@@ -83,12 +83,11 @@ def left(directory: Path) -> list[str]:
     ]
 
 
-def is_there(path: Path) -> bool:
+def command_of(process: Path) -> str:
     try:
-        path.read_bytes()
-    except OSError:
-        return False
-    return True
+        return (process / "cmdline").read_bytes().decode(errors="replace")
+    except OSError:  # it has ended meanwhile
+        return ""
 
 
 def test_a_round_compares_what_ran_at_the_same_time() -> None:

@@ -6,8 +6,8 @@ import sys
 
 from django.conf import settings
 
-from management.management.commands.run_mqtt_listener import Command
 from manage import WITHOUT_PAGES
+from management.management.commands.run_mqtt_listener import Command
 
 # What pages and the API are made with.
 _FOREIGN = ("django.contrib.admin", "unfold", "rest_framework", "drf_spectacular", "django_q", "import_export", "pint")
