@@ -11,12 +11,16 @@ WITHOUT_SETTINGS = (
     "up",
     "bench_presence",
     "bench_ingest",
+    "bench_revisions",
     "bench_rotation",
     "bench_queries",
     "bench_broker_access",
     "run_faults",
     "bench_contract",
 )
+
+# They serve no pages, and spare themselves what pages are made with.
+WITHOUT_PAGES = ("run_mqtt_listener",)
 
 
 def main() -> None:
@@ -27,6 +31,8 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] in WITHOUT_SETTINGS:
         import_module(f"management.management.commands.{sys.argv[1]}").Command().run_from_argv(sys.argv)
         return
+    if len(sys.argv) > 1 and sys.argv[1] in WITHOUT_PAGES:
+        os.environ.setdefault("SERVES_PAGES", "0")
 
     from django.core.management import execute_from_command_line
 

@@ -1,12 +1,12 @@
 """Reads device specifications from the tenants' schemas."""
 
 from collections.abc import Collection, Hashable, Iterable
+from datetime import datetime
 from functools import lru_cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from django.db import OperationalError
-from django.db.models import Prefetch
 from django_tenants.utils import schema_context
 
 from devices.models import (
@@ -20,7 +20,7 @@ from devices.models import (
 )
 from devices.services import paths
 from devices.services.specs import ComponentSpec, DeviceSpec, KeySpec, LimitSpec, MetricSpec, RateSpec, TenantSpec
-from devices.services.timeouts import interval_of, timeout_of
+from devices.services.timeouts import timeout_of
 from tenants.database import is_busy
 from tenants.limits import Limit, LimitName, limits_of
 from tenants.models import DeviceRoute, Tenant
@@ -119,46 +119,111 @@ def _rate_spec(limit: Limit | None) -> RateSpec | None:
 
 
 def _load_of_tenant(tenant: TenantSpec, uuids: list[UUID]) -> dict[UUID, DeviceSpec]:
-    devices = (
-        Device.objects.filter(uuid__in=uuids)
-        .select_related("hardware_model")
-        .prefetch_related(
-            Prefetch("components", Component.objects.select_related("component_type")),
-            Prefetch("credentials", DeviceCredential.objects.filter(revoked_at=None).order_by("-version")),
-            "hardware_model__allowed_component_types",
-        )
+    """Plain rows, not models: a listener reads as many as a fleet has devices, and again as they age."""
+    rows = Device.objects.filter(uuid__in=uuids).values_list(
+        "id", "uuid", "active", "cpu_serial", "signature_floor", "timeout_seconds", "hardware_model_id"
     )
-    types = _Types()
+    devices = [_DeviceRow(*row) for row in rows.order_by()]
+    ids = [device.id for device in devices]
+    components, keys = _components_of(ids), _keys_of(ids)
+    types, models = _Types(), _models_of({device.model for device in devices if device.model is not None})
     least = PresenceSettings.current().timeout_seconds
-    return {device.uuid: _device_spec(tenant, device, types, least) for device in devices}
+    specs: dict[UUID, DeviceSpec] = {}
+    for device in devices:
+        model = models.get(device.model, _NO_MODEL)
+        # A type may have been removed since the components were read, and they with it.
+        own = tuple(row for row in components.get(device.id, ()) if row.component_type in types.by_id)
+        mine = keys.get(device.id, ())
+        specs[device.uuid] = DeviceSpec(
+            tenant=tenant,
+            device_id=device.id,
+            number=device.uuid.int,
+            active=device.active,
+            cpu_serial=device.cpu_serial,
+            hardware_version=model.version,
+            signature_floor=device.signature_floor,
+            components=types.components_of(own, model.allowed),
+            type_keys=types.keys,
+            keys=_shared(tuple(KeySpec(key.version, key.not_after) for key in mine)),
+            timeout_seconds=_shared(
+                timeout_of(device.timeout_seconds, model.timeout_seconds, least, types.intervals_of(own))
+            ),
+            key_in_use=max(((key.in_use_since, key.version) for key in mine if key.in_use_since), default=(None, 0))[1],
+        )
+    return specs
 
 
-def _device_spec(
-    tenant: TenantSpec,
-    device: Device,
-    types: "_Types",
-    least_timeout: int,
-) -> DeviceSpec:
-    allowed = _allowed_types(device.hardware_model)
-    return DeviceSpec(
-        tenant=tenant,
-        device_id=device.pk,
-        uuid=device.uuid,
-        active=device.active,
-        cpu_serial=device.cpu_serial,
-        hardware_version=_shared(device.hardware_model.version if device.hardware_model else ""),
-        signature_floor=device.signature_floor,
-        components=types.components_of(device, allowed),
-        type_keys=types.keys,
-        keys=_shared(tuple(KeySpec(row.version, row.not_after) for row in device.credentials.all())),
-        timeout_seconds=timeout_of(
-            device.timeout_seconds,
-            device.hardware_model.timeout_seconds if device.hardware_model else None,
-            least_timeout,
-            [interval_of(component) for component in device.components.all() if component.attached],
-        ),
-        key_in_use=_key_in_use(device.credentials.all()),
-    )
+class _DeviceRow(NamedTuple):
+    id: int
+    uuid: UUID
+    active: bool
+    cpu_serial: str
+    signature_floor: int
+    timeout_seconds: int | None
+    model: int | None
+
+
+class _ComponentRow(NamedTuple):
+    """A component without its device, so that devices alike have equal ones."""
+
+    key: str
+    component_type: int
+    attached: bool
+    expected_interval: int | None
+
+
+class _TypeRow(NamedTuple):
+    key: str
+    unmapped: str
+    expected_interval: int
+
+
+class _KeyRow(NamedTuple):
+    version: int
+    not_after: datetime | None
+    in_use_since: datetime | None
+
+
+class _Model(NamedTuple):
+    """A hardware model; `allowed` are the ids of the component types that it may carry, None: all."""
+
+    version: str
+    timeout_seconds: int | None
+    allowed: frozenset[int] | None
+
+
+_NO_MODEL = _Model("", None, None)
+
+
+def _components_of(device_ids: list[int]) -> dict[int, list[_ComponentRow]]:
+    rows = Component.objects.filter(device_id__in=device_ids).order_by("device_id", "key")
+    found: dict[int, list[_ComponentRow]] = {}
+    for row in rows.values_list("device_id", "key", "component_type_id", "attached", "expected_interval"):
+        found.setdefault(row[0], []).append(_shared(_ComponentRow(*row[1:])))
+    return found
+
+
+def _keys_of(device_ids: list[int]) -> dict[int, list[_KeyRow]]:
+    """The keys that are not revoked, newest first."""
+    rows = DeviceCredential.objects.filter(device_id__in=device_ids, revoked_at=None).order_by("-version")
+    found: dict[int, list[_KeyRow]] = {}
+    for row in rows.values_list("device_id", "version", "not_after", "in_use_since"):
+        found.setdefault(row[0], []).append(_KeyRow(*row[1:]))
+    return found
+
+
+def _models_of(ids: set[int]) -> dict[int | None, _Model]:
+    if not ids:
+        return {}
+    allowed: dict[int, set[int]] = {}
+    links = HardwareModel.allowed_component_types.through.objects.filter(hardwaremodel_id__in=ids)
+    for model_id, type_id in links.values_list("hardwaremodel_id", "componenttype_id"):
+        allowed.setdefault(model_id, set()).add(type_id)
+    rows = HardwareModel.objects.filter(id__in=ids).order_by().values_list("id", "version", "timeout_seconds")
+    return {
+        pk: _Model(_shared(version), timeout, frozenset(allowed[pk]) if pk in allowed else None)
+        for pk, version, timeout in rows
+    }
 
 
 class _Types:
@@ -169,43 +234,36 @@ class _Types:
         for metric in Metric.objects.select_related("unit"):
             metrics.setdefault(metric.component_type_id, []).append(_shared(metric_spec(metric)))
         self._metrics = {pk: tuple(listed) for pk, listed in metrics.items()}
-        self._made: dict[tuple[tuple[str, int, bool, bool], ...], dict[str, ComponentSpec]] = {}
-        self.keys = _shared(frozenset(ComponentType.objects.values_list("key", flat=True)))
+        self._made: dict[tuple[tuple[_ComponentRow, ...], frozenset[int] | None], dict[str, ComponentSpec]] = {}
+        rows = ComponentType.objects.order_by().values_list("id", "key", "unmapped", "expected_interval")
+        self.by_id = {row[0]: _TypeRow(*row[1:]) for row in rows}
+        self.keys = _shared(frozenset(row.key for row in self.by_id.values()))
 
-    def components_of(self, device: Device, allowed: set[int] | None) -> dict[str, ComponentSpec]:
-        """The device's components by their keys; `allowed` are the ids of the types that it may carry."""
-        rows = list(device.components.all())
-        alike = tuple(
-            (row.key, row.component_type_id, row.attached, allowed is None or row.component_type_id in allowed)
-            for row in rows
-        )
+    def components_of(
+        self, rows: tuple[_ComponentRow, ...], allowed: frozenset[int] | None
+    ) -> dict[str, ComponentSpec]:
+        """A device's components by their keys; `allowed` are the ids of the types that it may carry."""
+        alike = rows, allowed
         if alike not in self._made:
-            specs = (self._component(row, is_allowed) for row, (*_, is_allowed) in zip(rows, alike, strict=True))
-            self._made[alike] = _by_key(tuple(_shared(spec) for spec in specs))
+            self._made[alike] = _by_key(tuple(_shared(self._component(row, allowed)) for row in rows))
         return self._made[alike]
 
-    def _component(self, row: Component, is_allowed: bool) -> ComponentSpec:
+    def intervals_of(self, rows: Iterable[_ComponentRow]) -> list[int]:
+        """How often the attached components are expected to report, in seconds."""
+        return [
+            row.expected_interval or self.by_id[row.component_type].expected_interval for row in rows if row.attached
+        ]
+
+    def _component(self, row: _ComponentRow, allowed: frozenset[int] | None) -> ComponentSpec:
+        its_type = self.by_id[row.component_type]
         return ComponentSpec(
             key=row.key,
-            type_key=row.component_type.key,
+            type_key=its_type.key,
             attached=row.attached,
-            allowed=is_allowed,
-            metrics=self._metrics.get(row.component_type_id, ()),
-            unmapped=row.component_type.unmapped,
+            allowed=allowed is None or row.component_type in allowed,
+            metrics=self._metrics.get(row.component_type, ()),
+            unmapped=its_type.unmapped,
         )
-
-
-def _key_in_use(keys: Iterable[DeviceCredential]) -> int:
-    used = [(key.in_use_since, key.version) for key in keys if key.in_use_since is not None]
-    return max(used)[1] if used else 0
-
-
-def _allowed_types(model: HardwareModel | None) -> set[int] | None:
-    """Ids of the component types that the model may carry; None: all."""
-    if model is None:
-        return None
-    ids: Iterable[ComponentType] = model.allowed_component_types.all()
-    return {component_type.pk for component_type in ids} or None
 
 
 def metric_spec(metric: Metric) -> MetricSpec:

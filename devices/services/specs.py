@@ -110,7 +110,7 @@ class DeviceSpec:
 
     tenant: TenantSpec
     device_id: int
-    uuid: UUID
+    number: int  # the UUID's: a UUID of its own for each device would be large
     active: bool
     cpu_serial: str
     hardware_version: str
@@ -120,3 +120,8 @@ class DeviceSpec:
     keys: tuple[KeySpec, ...]
     timeout_seconds: float
     key_in_use: int = 0  # the version that the device is known to sign with; 0: none yet
+
+    @property
+    def uuid(self) -> UUID:
+        """The device's UUID, made anew: where a message is at hand, its topic has it."""
+        return UUID(int=self.number)

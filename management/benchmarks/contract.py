@@ -174,7 +174,7 @@ def _device(
     return DeviceSpec(
         tenant=_TENANT,
         device_id=uuid.int % 2**62,
-        uuid=uuid,
+        number=uuid.int,
         active=True,
         cpu_serial=_SERIAL if metrics else f"{uuid.int % 2**64:016x}",
         hardware_version=_VERSION,

@@ -3,15 +3,20 @@
 Both hold the same readings of the same 1,000 devices with three series each: some devices report every minute for
 30 days, the others now and then. What is measured is the platform's own code: every statement that it executes is
 taken down and explained. Both answers are compared.
+
+30 days by the hour are asked for in three ways: of the hourly values alone (`hours`), of what the API's aggregates
+come from (`aggregates`: whole hours and what is not rolled up yet, planned and read as the API does), and by a whole
+request of the API (`request`, with its key, its checks, and its JSON). The goals are those of the second.
 """
 
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.core.management import call_command
 from django.db import connection
@@ -20,8 +25,12 @@ from django_tenants.utils import schema_context
 
 from devices.models import Device
 from telemetry.models import Series
-from telemetry.services import latest, packing, partitions, queries, rollups
+from telemetry.services import intervals, latest, packing, partitions, queries, rollups
+from telemetry.services.aggregates import Answer, aggregate
+from tenants.models import Tenant
 from tenants.services import create_tenant
+
+from . import aggregates_request
 
 _DEVICES = 1000
 _METRICS = (("temperature", "°C"), ("humidity", "%"), ("pressure", "hPa"))
@@ -29,6 +38,7 @@ _DAYS = 30
 _MINUTES = _DAYS * 24 * 60
 _SHARE_OF_DENSE = 0.86
 _RUNS = 7
+_MOST_HOURS = 1000
 _DAY = timedelta(days=1)
 
 _OLD = """
@@ -66,15 +76,16 @@ WHERE device_id = ANY(%s) ORDER BY device_id, metric_name, timestamp DESC
 def run(*, readings: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure, verify and return the figures. Raises AssertionError when both do not give the same."""
     call_command("migrate_schemas", shared=True, verbosity=0)
-    schema = str(create_tenant(slug="bench", name="Bench").schema_name)
-    with schema_context(schema):
-        return _Bench(readings, say).run()
+    tenant = create_tenant(slug="bench", name="Bench")
+    with schema_context(tenant.schema_name):
+        return _Bench(tenant, readings, say).run()
 
 
 class _Bench:
     """The tables, and what is asked of them."""
 
-    def __init__(self, readings: int, say: Callable[[str], None]) -> None:
+    def __init__(self, tenant: Tenant, readings: int, say: Callable[[str], None]) -> None:
+        self._tenant = tenant
         self._wanted = readings
         self._say = say
         self._stop = datetime.now(UTC).replace(second=0, microsecond=0)
@@ -92,21 +103,24 @@ class _Bench:
         self._say("Rolling up")
         figures["rolling_up"] = self._roll_up()
         self._say("30 days by the hour")
-        hours = self._hours()
+        hours, plain = self._hours(), self._aggregates()
         self._say(f"Latest values of {_DEVICES} devices")
         newest = self._latest()
         self._say("Packing")
         figures["packing"], bytes_each["packed"] = self._pack()
         day_packed = self._one_day()
-        hours_packed = self._hours()
+        hours_packed, packed = self._hours(), self._aggregates()
         figures["bytes_a_reading"] = bytes_each
         figures["hours_of_30_days"] = hours
         figures["hours_of_30_days_when_packed"] = hours_packed
+        figures["aggregates_of_30_days"], figures["aggregates_of_30_days_when_packed"] = plain, packed
         figures["one_day_plain"], figures["one_day_packed"] = day_plain, day_packed
         figures["latest"] = newest
         figures["goals"] = [
-            _goal("30 days by the hour: × faster", hours["faster"], at_least=20),
-            _goal("30 days by the hour: × fewer pages", hours["fewer_pages"], at_least=50),
+            _goal("30 days by the hour: × faster", plain["faster"], at_least=20),
+            _goal("30 days by the hour: × fewer pages", plain["fewer_pages"], at_least=50),
+            _goal("30 days by the hour, packed: × faster", packed["faster"], at_least=20),
+            _goal("30 days by the hour, packed: × fewer pages", packed["fewer_pages"], at_least=50),
             _goal("one day of one series: × fewer pages", day_plain["fewer_pages"], at_least=50),
             _goal("one packed day of one series: × fewer pages", day_packed["fewer_pages"], at_least=50),
             _goal("latest of 1,000 devices: × faster than DISTINCT ON", newest["faster"], at_least=100),
@@ -182,10 +196,32 @@ class _Bench:
         new = _measure(lambda: rollups.hourly([self._one.pk], self._start, stop))
         old = _measure(lambda: _fetch(_OLD_HOURS, [self._one.device_id, self._one.metric, self._start, stop]), runs=3)
         told = [(r.start, r.count, r.min, r.max, round((r.sum or 0.0) / r.count, 9)) for r in new.pop("answer")]
-        said = [(hour, count, least, most, round(mean, 9)) for hour, count, least, most, mean in old.pop("answer")]
-        assert told == said, "the hours differ"  # noqa: S101
+        assert told == _rounded(old.pop("answer")), "the hours differ"  # noqa: S101
         assert len(told) >= _DAYS * 24, "hours are missing"  # noqa: S101
         return _compared(old, new)
+
+    def _aggregates(self) -> dict[str, Any]:
+        """What the API's aggregates come from, and a whole request, up to now: the last hours are not rolled up."""
+        start, stop, one = self._start, self._stop, [self._one]
+        edges = intervals.edges(intervals.parse("1h"), ZoneInfo("UTC"), start, stop, _MOST_HOURS)
+        new = _measure(lambda: aggregate(one, edges, start, stop))
+        request = _measure(aggregates_request.prepare(self._tenant, self._one, start, stop))
+        old = _measure(lambda: _fetch(_OLD_HOURS, [self._one.device_id, self._one.metric, start, stop]), runs=3)
+        told = self._rows(new.pop("answer"), edges)
+        # From the readings alone, without any rollup.
+        assert told == self._rows(aggregate(one, edges, start, stop, raw_only=True), edges), "the rollups differ"  # noqa: S101
+        assert [row[:5] for row in told] == _rounded(old.pop("answer")), "the aggregates differ"  # noqa: S101
+        asked = [(*row[:4], round(row[4], 9), round(row[5], 6), row[6]) for row in request.pop("answer")]
+        assert asked == told, "the request says something else"  # noqa: S101
+        return {**_compared(old, new), "request": _compared(old, request)}
+
+    def _rows(self, answer: Answer, edges: Sequence[datetime]) -> list[tuple[Any, ...]]:
+        """(start, count, min, max, avg, sum, last) of each hour. Sums are rounded: they are not added in one order."""
+        rows = sorted(answer.buckets[self._one.pk].items())
+        return [
+            (edges[number], b.count, b.min, b.max, round(b.avg or 0.0, 9), round(b.sum or 0.0, 6), b.last)
+            for number, b in rows
+        ]
 
     def _one_day(self) -> dict[str, Any]:
         stop = self._day + _DAY
@@ -211,6 +247,10 @@ class _Bench:
         listener.close()
         assert len(probed.pop("answer")) == 3 * _DEVICES  # noqa: S101
         return {**_compared(old, new), "without_redis": probed}
+
+
+def _rounded(hours: list[Any]) -> list[tuple[Any, ...]]:
+    return [(hour, count, least, most, round(mean, 9)) for hour, count, least, most, mean in hours]
 
 
 def _fetch(query: str, parameters: list[Any]) -> list[Any]:

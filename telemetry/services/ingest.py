@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from uuid import UUID
 
 import psycopg
 from django.conf import settings
@@ -66,7 +65,9 @@ class _Batch:
     groups: dict[str, list[Judged]] = field(default_factory=dict)  # by schema, held to the limits
     unrouted: list[RefusedItem] = field(default_factory=list)
     busy: dict[str, list[Incoming]] = field(default_factory=dict)  # by schema, of tenants whose tables are locked
-    risen: set[UUID] = field(default_factory=set)  # devices that it has the first message of version 2 from
+    risen: set[int] = field(
+        default_factory=set
+    )  # (UUIDs' numbers) devices that it has the first message of version 2 from
     packed: Packed | None = None
     error: Exception | None = None  # why it could not be sent
 

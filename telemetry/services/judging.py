@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from uuid import UUID
 
 from django.conf import settings
 
@@ -48,13 +47,13 @@ class Judge:
         )
 
     def judge(
-        self, batch: Sequence[Incoming], on_parked: Callable[[str], None], risen: set[UUID]
+        self, batch: Sequence[Incoming], on_parked: Callable[[str], None], risen: set[int]
     ) -> list[Judged | Busy]:
         """What each message is, in their order. `on_parked` hears of the tenants of those that want for a key.
 
-        `risen` are the devices that changed to version 2 within messages that are not stored yet; those of this batch
-        are added. The cache hears of it when they are stored: what is judged again, because it could not be stored, is
-        judged by the same floor.
+        `risen` are the devices (their UUIDs' numbers) that changed to version 2 within messages that are not stored
+        yet; those of this batch are added. The cache hears of it when they are stored: what is judged again, because
+        it could not be stored, is judged by the same floor.
         """
         topics = [_open(incoming) for incoming in batch]
         found = self._router.routes([topic.uuid for topic in topics if isinstance(topic, Topic)])
@@ -87,12 +86,12 @@ class Judge:
         self._key_uses.flush()
 
     def _judge(
-        self, incoming: Incoming, topic: Topic, route: Route, risen: set[UUID], on_parked: Callable[[str], None]
+        self, incoming: Incoming, topic: Topic, route: Route, risen: set[int], on_parked: Callable[[str], None]
     ) -> Judged | Busy:
         spec = route.spec
         if spec is None and route.busy:
             return Busy(incoming, route.busy)
-        if risen and spec is not None and spec.uuid in risen:
+        if risen and spec is not None and spec.number in risen:
             spec = replace(spec, signature_floor=2)
         try:
             accepted = self._verified(incoming, topic, spec)
@@ -112,7 +111,7 @@ class Judge:
             return RefusedItem(incoming, spec, Refused("malformed", detail))
         assert spec is not None  # noqa: S101 (for the type checker: without one it was refused)
         if accepted.signature == 2 and spec.signature_floor < 2:
-            risen.add(spec.uuid)
+            risen.add(spec.number)
         if accepted.key_version != spec.key_in_use and accepted.signature:
             self._key_uses.note(spec, accepted.key_version, incoming.received_at)
         return AcceptedItem(incoming, spec, accepted)
@@ -122,7 +121,7 @@ class Judge:
         if spec is None:
             raise Refused("unknown_device", f"No device {topic.uuid} is registered.")
         check_payload(incoming.payload, spec.tenant.limits)
-        keys = partial(self._keyring.get, spec.tenant.schema, spec.uuid)
+        keys = partial(self._keyring.get, spec.tenant.schema, topic.uuid)
         return pipeline.judge(topic, incoming.topic, incoming.payload, spec, keys, incoming.received_at, self._clock)
 
 

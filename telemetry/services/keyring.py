@@ -97,7 +97,7 @@ class Keyring:
         self._reader.close()
 
     def _unknown_of(self, spec: DeviceSpec) -> Iterator[Name]:
-        schema, number = spec.tenant.schema, spec.uuid.int
+        schema, number = spec.tenant.schema, spec.number
         held = self._held.get(schema, {})
         for key in spec.keys:
             if number not in held.get(key.version, ()) and (key.not_after is None or key.not_after > timezone.now()):

@@ -303,7 +303,7 @@ def _hint(item: AcceptedItem, hit: LimitHit) -> Hint:
     return Hint(
         schema=spec.tenant.schema,
         device_id=spec.device_id,
-        uuid=str(spec.uuid),
+        uuid=verdict.topic.device,
         limit=hit.limit,
         value=hit.value,
         retry_after=hit.retry_after,

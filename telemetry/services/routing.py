@@ -49,7 +49,8 @@ class Router:
     def __init__(self, *, ttl: float, on_renamed_series: Callable[[str], None] = lambda _schema: None) -> None:
         self._ttl = ttl
         self._on_renamed_series = on_renamed_series
-        self._cached: dict[UUID, Route] = {}
+        # By the UUID's number, which is smaller than the UUID, and compared without a call.
+        self._cached: dict[int, Route] = {}
         self._segments: dict[str, tuple[TenantSpec | None, float]] = {}
         self._poll_at = 0.0
         self._seen: dict[str, int] = {}
@@ -74,7 +75,7 @@ class Router:
         self._drop_changed()
         now = time.monotonic()
         cached = self._cached.get
-        routes = [cached(uuid) for uuid in uuids]
+        routes = [cached(uuid.int) for uuid in uuids]
         missing = set()
         # While we hear of changes, only one that was lost has to be found.
         aged = now if self._is_deaf else now - _HEARING * self._ttl
@@ -86,7 +87,7 @@ class Router:
         if missing:
             self._load(missing, now)
         self._refresh(now)
-        return [self._cached[uuid] for uuid in uuids] if missing else routes  # type: ignore[return-value]
+        return [self._cached[uuid.int] for uuid in uuids] if missing else routes  # type: ignore[return-value]
 
     def _refresh(self, now: float) -> None:
         """Read aged specifications again, many at once: they are changed already where we were told of a change."""
@@ -101,20 +102,23 @@ class Router:
         # One number for all of them: each of its own would be as large as a third of the route.
         known_until, unknown_until = now + self._ttl, now + _UNKNOWN_SECONDS
         for uuid in uuids:
-            spec = loaded.get(uuid)
+            spec, before = loaded.get(uuid), self._cached.get(uuid.int)
             if uuid in busy:
                 # What was known of the device holds a little longer.
-                before = self._cached.get(uuid)
-                self._cached[uuid] = Route(before.spec if before else None, now + _BUSY_SECONDS, busy[uuid])
+                self._cached[uuid.int] = Route(before.spec if before else None, now + _BUSY_SECONDS, busy[uuid])
+            elif spec is None:
+                self._cached[uuid.int] = Route(None, unknown_until)
+                self._unknown += 1
+            elif before is not None and before.spec == spec:
+                # The same objects as ever: new ones among those of the reading would leave holes in the memory.
+                before.until, before.busy = known_until, ""
             else:
-                # The specification's own UUID, so that the message's need not be kept.
-                name = spec.uuid if spec else uuid
-                self._cached[name] = Route(spec, known_until if spec else unknown_until)
-                self._unknown += spec is None
+                # The specification's own number, so that the message's need not be kept.
+                self._cached[spec.number] = Route(spec, known_until)
         if self._unknown > _MOST_UNKNOWN:
             self._unknown = 0
-            known = {uuid: route for uuid, route in self._cached.items() if route.spec is not None or uuid in uuids}
-            self._cached = known
+            asked = {uuid.int for uuid in uuids}
+            self._cached = {n: route for n, route in self._cached.items() if route.spec is not None or n in asked}
 
     def read_again(self, uuid: UUID) -> Route | None:
         """The device's route as it is registered now, for one whose message is refused: a key that has just been
@@ -128,7 +132,7 @@ class Router:
             return None
         self._doubted.add(uuid)
         self._load([uuid], now)
-        return self._cached.get(uuid)
+        return self._cached.get(uuid.int)
 
     def tenant_named(self, segment: str) -> TenantSpec | None:
         """The active tenant with that slug, for a message of no registered device."""
@@ -143,15 +147,15 @@ class Router:
 
     def raise_floor(self, uuid: UUID) -> None:
         """The device has signed with version 2: from the next message on, version 1 is a downgrade."""
-        cached = self._cached.get(uuid)
+        cached = self._cached.get(uuid.int)
         if cached is not None and cached.spec is not None:
             cached.spec = replace(cached.spec, signature_floor=2)
 
     def forget(self, schema: str | None = None) -> None:
         """Drop a tenant's specifications and every 'not registered', or everything."""
         self._cached = {
-            uuid: cached
-            for uuid, cached in self._cached.items()
+            number: cached
+            for number, cached in self._cached.items()
             if schema is not None and cached.spec is not None and cached.spec.tenant.schema != schema
         }
         self._segments.clear()

@@ -36,7 +36,7 @@ def _sign(item: AcceptedItem | LimitedItem) -> Sign:
         _SIGNS[message.topic.kind],  # type: ignore[arg-type]  # the literals of Sign.kind
         spec.tenant.schema,
         spec.device_id,
-        spec.uuid,
+        message.topic.uuid,
         item.incoming.received_at,
         spec.timeout_seconds,
         message.session,

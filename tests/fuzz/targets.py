@@ -46,7 +46,7 @@ def device(policy: str = KEEP, floor: int = 1) -> DeviceSpec:
     return DeviceSpec(
         tenant=TenantSpec("t_demo", "demo", frozenset({"demo"}), active=True),
         device_id=1,
-        uuid=UUID(inputs.UUID),
+        number=UUID(inputs.UUID).int,
         active=True,
         cpu_serial="c0ffee",
         hardware_version="1.4",

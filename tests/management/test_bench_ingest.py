@@ -28,7 +28,7 @@ from management.management.commands.bench_ingest import _options
 from tenants.database import conninfo
 
 SHORT = Options(
-    only=("one", "old", "copy", "latency"),
+    only=("one", "old", "old_lean", "copy", "latency"),
     rounds=1,
     devices=12,
     messages=240,
@@ -71,9 +71,9 @@ def test_a_short_run(live_db: None, stack: EmbeddedStack, tmp_path: Path) -> Non
     said: list[str] = []
     figures = run(SHORT, stack, tmp_path, said.append)
     (measured,) = figures["rounds"]
-    assert measured.keys() == {"one", "old", "copy"}
-    assert [measured[name]["messages"] for name in ("one", "old", "copy")] == [240, 60, 240]
-    for name in ("one", "old"):
+    assert measured.keys() == {"one", "old", "old_lean", "copy"}
+    assert [measured[name]["messages"] for name in ("one", "old", "old_lean", "copy")] == [240, 60, 60, 240]
+    for name in ("one", "old", "old_lean"):
         assert measured[name]["messages_per_s"] == pytest.approx(
             measured[name]["messages"] / measured[name]["seconds"], rel=0.05
         )

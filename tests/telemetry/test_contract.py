@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django_tenants.utils import schema_context
 
 from tests.conftest import Registered
@@ -266,3 +268,39 @@ def test_devices_that_are_alike_share_what_is_alike(register: Any, tenant_a: Any
     for name in ("tenant", "components", "type_keys", "keys", "hardware_version"):
         assert len({id(getattr(spec, name)) for spec in loaded}) == 1, name
     assert not hasattr(loaded[0], "__dict__")
+
+
+def test_a_specification_that_is_read_again_unchanged_stays_the_same_object(register: Any) -> None:
+    """New objects, equal to those before, would fill the listener's memory with holes."""
+    from devices.models import Device
+    from telemetry.services.routing import Router
+
+    device = register()
+    uuid = device.device.uuid
+    router = Router(ttl=-1)  # what is read is old already
+    spec = router.resolve([uuid])[uuid]
+    assert spec is not None
+    assert spec.uuid == uuid
+    again = router.read_again(uuid)
+    assert again is not None
+    assert again.spec is spec
+    with schema_context(device.tenant.schema_name):
+        Device.objects.filter(pk=device.device.pk).update(cpu_serial="changed")
+    router._doubted.clear()
+    again = router.read_again(uuid)
+    assert again is not None
+    assert again.spec is not None
+    assert again.spec.cpu_serial == "changed"
+
+
+def test_reading_many_devices_takes_as_many_queries_as_reading_one(register: Any) -> None:
+    from devices.services.spec_loader import load_specs
+
+    uuids = [register(components={"a": "dht22", "b": "relay"}).device.uuid for _ in range(5)]
+    load_specs(uuids)
+    counts = []
+    for asked in (uuids[:1], uuids):
+        with CaptureQueriesContext(connection) as queries:
+            assert len(load_specs(asked)) == len(asked)
+        counts.append(len(queries))
+    assert counts[0] == counts[1]

@@ -68,7 +68,7 @@ def spec(uuid: UUID, *versions: int, ended: int = 0) -> Any:
     """What a keyring looks at in a device's specification."""
     end = datetime.now(UTC) - timedelta(seconds=1)
     keys = [SimpleNamespace(version=version, not_after=end if version == ended else None) for version in versions]
-    return SimpleNamespace(tenant=SimpleNamespace(schema=SCHEMA), uuid=uuid, keys=keys)
+    return SimpleNamespace(tenant=SimpleNamespace(schema=SCHEMA), uuid=uuid, number=uuid.int, keys=keys)
 
 
 def took(call: Callable[[], Any]) -> float:

@@ -49,7 +49,7 @@ class Fleet:
     def message(self, device: int = 1, *, late: bool = False, component: str = "dht22") -> AcceptedItem:
         uuid = UUID(int=device)
         kind = Kind.TELEMETRY if component else Kind.BIRTH
-        spec = DeviceSpec(self.tenant, device, uuid, True, "", "", 1, {}, frozenset(), (), 60)
+        spec = DeviceSpec(self.tenant, device, uuid.int, True, "", "", 1, {}, frozenset(), (), 60)
         topic = Topic(kind, uuid, self.tenant.slug, component)
         verdict = Accepted(topic, component, NOW, late, 1, 1, uuid4().bytes)
         return AcceptedItem(Incoming("t", b"{}", NOW), spec, verdict)

@@ -43,7 +43,7 @@ class KeyUses:
 
     def note(self, spec: DeviceSpec, version: int, at: datetime) -> None:
         """The device has signed with this version, which is not `spec.key_in_use`."""
-        name = (spec.uuid.int, version)
+        name = (spec.number, version)
         if name in self._noted:
             return
         if len(self._noted) >= _MOST_NOTED:

@@ -21,12 +21,15 @@ def ratios(rounds: list[Figures]) -> dict[str, float | None]:
     return {
         "one_to_old": of("one", "old", "messages_per_s"),
         "two_to_old": of("two", "old", "messages_per_s"),
+        "one_to_old_lean": of("one", "old_lean", "messages_per_s"),
+        "two_to_old_lean": of("two", "old_lean", "messages_per_s"),
         "one_to_node_red": of("one", "node_red", "messages_per_s"),
         "two_to_one": of("two", "one", "messages_per_s"),
         "many_tenants_to_one": of("many_tenants", "one", "messages_per_s"),
         "one_to_receiving_only": of("one", "receive", "messages_per_s"),
         "one_to_copy": of("one", "copy", "rows_per_s"),
         "cpu_one_to_old": of("one", "old", "cpu_us_per_message"),
+        "cpu_one_to_old_lean": of("one", "old_lean", "cpu_us_per_message"),
         "cpu_one_to_node_red": of("one", "node_red", "cpu_us_per_message"),
     }
 

@@ -1,4 +1,4 @@
-"""The old way's tables. Imported by `old_way` alone, after it has configured Django."""
+"""The old way's tables. Imported by `old_server` alone, after it has configured Django."""
 
 from typing import ClassVar
 
@@ -7,11 +7,30 @@ from django.db import models
 SCHEMA = "old_way"
 
 
-class Device(models.Model):  # noqa: DJ008 (nobody reads it)
-    uuid = models.UUIDField(unique=True)
+class Owner(models.Model):  # noqa: DJ008 (nobody reads it)
+    secret = models.CharField(max_length=64)
 
     class Meta:
         app_label = SCHEMA
+
+
+class Device(models.Model):  # noqa: DJ008
+    uuid = models.UUIDField(unique=True)
+    owner = models.ForeignKey(Owner, on_delete=models.PROTECT, db_index=False)
+    last_seen = models.DateTimeField(null=True)
+
+    class Meta:
+        app_label = SCHEMA
+
+
+class Component(models.Model):  # noqa: DJ008
+    device = models.ForeignKey(Device, on_delete=models.PROTECT, db_index=False)
+    type = models.CharField(max_length=63)
+    attached = models.BooleanField(default=True)
+
+    class Meta:
+        app_label = SCHEMA
+        constraints: ClassVar = [models.UniqueConstraint(fields=["device", "type"], name="component_once")]
 
 
 class Message(models.Model):  # noqa: DJ008

@@ -22,7 +22,7 @@ from .fleet import Fleet, make_fleet
 from .load import LoadMaker
 from .options import Options
 
-_BURSTS = ("one", "two", "old", "node_red", "receive", "copy", "tenants")
+_BURSTS = ("one", "two", "old", "old_lean", "node_red", "receive", "copy", "tenants")
 
 
 def run(options: Options, stack: EmbeddedStack, directory: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -80,7 +80,8 @@ class _Run:
         """Each part once. Every second round goes backwards, so that no part always follows the same other."""
         bench, fleets = self._bench, self._fleets
         parts: list[tuple[str, str, Callable[[], dict[str, Any] | None]]] = [
-            ("old", "old", lambda: throughput.old(bench, one)),
+            ("old", "old", lambda: throughput.old(bench, one, lean=False)),
+            ("old_lean", "old_lean", lambda: throughput.old(bench, one, lean=True)),
             ("one", "one", lambda: throughput.listeners(bench, one, 1, fleets=fleets)),
             ("two", "two", lambda: throughput.listeners(bench, one, 2, fleets=fleets)),
             ("node_red", "node_red", lambda: throughput.with_node_red(bench, one)),

@@ -35,13 +35,13 @@ def listeners(bench: Bench, fleet: Fleet, count: int, *, fleets: list[Fleet]) ->
     return figures
 
 
-def old(bench: Bench, fleet: Fleet) -> dict[str, Any]:
-    """The old way."""
+def old(bench: Bench, fleet: Fleet, *, lean: bool) -> dict[str, Any]:
+    """The old way, or the same without its lookups."""
     load = bench.loads.make(fleet, bench.options.old_messages, samples=bench.options.samples)
     fleet.sent -= load.by_schema  # they do not reach the platform's tables
     secrets = {sender.uuid: sender.secret for sender in fleet.senders}
     with Program("-m", old_way.__name__, log=bench.log("old-way")) as program:
-        program.tell(json.dumps({"devices": secrets}))
+        program.tell(json.dumps({"devices": secrets, "lean": lean}))
         program.wait_ready()
         figures = _burst(bench, load, [program.pid], lambda: _wait_counted(bench, program, load.messages))
         _verify_old(bench, load)

@@ -25,7 +25,9 @@ class Command(BaseCommand):
         parser.add_argument("--rounds", type=int, default=usual.rounds, help="how often each part takes its turn")
         parser.add_argument("--devices", type=int, default=usual.devices)
         parser.add_argument("--messages", type=int, default=usual.messages, help="in a burst")
-        parser.add_argument("--old-messages", type=int, default=usual.old_messages, help="in the old way's burst")
+        parser.add_argument(
+            "--old-messages", type=int, default=usual.old_messages, help="in each of the old ways' bursts"
+        )
         parser.add_argument("--node-red-messages", type=int, default=usual.node_red_messages, help="in Node-RED's")
         parser.add_argument(
             "--version-2", type=float, default=usual.version_2_share, help="share of devices that sign with version 2"

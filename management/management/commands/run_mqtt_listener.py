@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from management.memory import give_back_memory
 from management.replicas import run_replicas
 from management.watchdog import Watchdog
 from telemetry.services.ingest import build_ingest
@@ -55,6 +56,7 @@ class Command(BaseCommand):
             persistent=not options["without_session"],
         )
         bound_lock_waits(LOCK_TIMEOUT_MS)
+        give_back_memory()
         watchdog = Watchdog(settings.INGEST_WATCHDOG_SECONDS)
         busy_at = time.monotonic()
         while not self._stop and not (options["retire"] and time.monotonic() - busy_at > _IDLE_SECONDS):

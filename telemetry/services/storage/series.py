@@ -97,8 +97,10 @@ class SeriesIds:
     def resolve(self, connection: psycopg.Connection, schema: str, items: Iterable[AcceptedItem]) -> None:
         """Know the series of all the messages' measurements; those that are not there are made."""
         if missing := self.missing(items):
+            # The devices' own ids: the rows bring equal ones, an object for each.
+            own = {name.device_id: name.device_id for name in missing}
             for name, series_id in _find_or_create(connection, schema, missing).items():
-                self._add(name, series_id)
+                self._add(name._replace(device_id=own[name.device_id]), series_id)
 
     def _places_of(self, device_id: int, component: str) -> dict[_Key, int]:
         known = self._known.get(component, {}).get(device_id)
