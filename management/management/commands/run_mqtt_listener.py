@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # What is queued for a listener that retires comes without pauses.
 _IDLE_SECONDS = 3.0
+# How long a turn of the loop waits where nothing comes and nothing is due.
+_TURN_SECONDS = 0.05
 
 
 class Command(BaseCommand):
@@ -60,7 +62,7 @@ class Command(BaseCommand):
         watchdog = Watchdog(settings.INGEST_WATCHDOG_SECONDS)
         busy_at = time.monotonic()
         while not self._stop and not (options["retire"] and time.monotonic() - busy_at > _IDLE_SECONDS):
-            if listener.run_once(timeout=settings.INGEST_BATCH_SECONDS) or listener.waiting:
+            if listener.run_once(timeout=_TURN_SECONDS) or listener.waiting:
                 busy_at = time.monotonic()
             watchdog.turned()
         listener.drain()
