@@ -12,6 +12,7 @@ from django_tenants.utils import schema_context
 
 from tests import wire
 from tests.conftest import Registered, wait_until
+from tests.redis_away import wait_for_redis
 from tests.wire import topic, v1, v2
 
 Send = Callable[..., Any]
@@ -457,7 +458,7 @@ def test_redis_away_costs_no_message(register: Any, send: Send, stack: Any) -> N
         assert send((topic(device), v1(device, {"temp": 2}))).stored == 1
     finally:
         stack.start_server("valkey")
-        stack.wait_ready("valkey", 10)
+        wait_for_redis()
     assert send((topic(device), v1(device, {"temp": 3}))).stored == 1
     assert len(messages(device)) == 3
 
