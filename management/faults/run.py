@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 # Importing them adds their rows.
-from . import brokers, caches, clocks, databases, fleets, keys, listeners, messages  # noqa: F401
+from . import brokers, caches, clocks, databases, fleets, keys, listeners, messages, stale  # noqa: F401
 from .invariants import Result
 from .rows import ROWS, Row, Skipped
 from .scene import Scene, Stage

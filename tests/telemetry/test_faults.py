@@ -69,13 +69,13 @@ def test_every_acknowledged_message_is_stored_exactly_once(stage: Stage) -> None
     assert outcome.passed, run.words_of(outcome)
 
 
-@pytest.mark.parametrize("name", ["6", "19"])
+@pytest.mark.parametrize("name", ["6", "6-stale", "19"])
 def test_a_row_of_the_matrix(stage: Stage, name: str) -> None:
     outcome = played(stage, ROWS[name])
     assert outcome.passed, run.words_of(outcome)
 
 
-@pytest.mark.parametrize("name", ["control-ack", "control-session"])
+@pytest.mark.parametrize("name", ["control-ack", "control-session", "control-stale-ack"])
 def test_a_control_turns_red(stage: Stage, name: str) -> None:
     outcome = played(stage, ROWS[name])
     assert outcome.passed, run.words_of(outcome)
