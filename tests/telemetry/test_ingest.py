@@ -1,6 +1,7 @@
 """Batches through the whole pipeline, on real servers: what is stored, once, and what is refused and why."""
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -270,6 +271,33 @@ def test_after_version_2_version_1_is_a_downgrade(register: Any, send: Send) -> 
     with schema_context(device.tenant.schema_name):
         device.device.refresh_from_db()
         assert device.device.signature_floor == 2
+
+
+def test_no_other_listener_hears_version_1_after_version_2(register: Any, send: Send, live_db: None) -> None:
+    """Whenever it was sent: only staff can let it in again, and nothing is lost meanwhile."""
+    from devices.services.registration import allow_version_1
+    from telemetry.services.ingest import build_ingest
+    from telemetry.services.storage import Incoming
+
+    device, other = register(), build_ingest()
+    late = v1(device, {"temp": 9}, ago=1)
+
+    def hear(payload: bytes) -> Any:
+        time.sleep(0.15)  # a listener asks what changed ten times a second
+        return other.process([Incoming(topic(device), payload, datetime.now(UTC))])
+
+    try:
+        assert hear(v1(device, VALUE)).stored == 1, "it knows the device as one of version 1"
+        send((topic(device), v2(device, VALUE, seq=1)))
+        assert hear(late).quarantined == 1
+        assert refused(device) == [("downgraded_signature", 1)]
+        with schema_context(device.tenant.schema_name):
+            device.device.refresh_from_db()
+            allow_version_1(device.device)
+        assert hear(v1(device, {"temp": 8})).stored == 1
+        assert hear(v1(device, {"temp": 7})).stored == 1, "what was announced before does not count again"
+    finally:
+        other.close()
 
 
 @pytest.mark.parametrize("together", [True, False])
