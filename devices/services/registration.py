@@ -28,7 +28,8 @@ from devices.models import (
 )
 from devices.services import audit, broker_access, broker_passwords, presence, retained_states
 from devices.services.device_keys import new_secret, next_key
-from devices.services.secrets import SecretMissing, SecretsUnavailable, provisioner
+from devices.services.secrets import provisioner
+from tenants import tasks
 from tenants.models import DeviceRoute, Tenant
 from tenants.schemas import current_schema
 
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 ROTATION_OVERLAP = timedelta(days=7)
 _MOST_SECRET = 512
+_REMOVAL = "devices.services.registration.remove_secret"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,25 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
         device.delete()
         DeviceRoute.objects.filter(device_uuid=uuid).delete()
         slug = Tenant.objects.get(schema_name=schema).slug
+        # Web servers may remove nothing from Vault. The queue is in the database: it holds this if it is committed.
+        tasks.enqueue(_REMOVAL, str(uuid))
         transaction.on_commit(lambda: _forget(schema, slug, uuid))
+
+
+def remove_secret(uuid: str) -> str:
+    """In a worker: remove the secret of a device that was removed, unless it is registered again.
+
+    Raises SecretsUnavailable: the task then stands among those that failed, and can be queued again.
+    """
+    with transaction.atomic():
+        tenant = Tenant.objects.get(schema_name=current_schema())
+        # Held meanwhile, so that nobody registers a device of this UUID whose secret would go.
+        route, is_free = DeviceRoute.objects.get_or_create(device_uuid=UUID(uuid), defaults={"tenant": tenant})
+        if not is_free:
+            return "It is registered again"
+        provisioner().delete(tenant.schema_name, route.device_uuid)
+        route.delete()
+    return "Removed"
 
 
 def _claim_route(uuid: UUID) -> None:
@@ -210,10 +230,6 @@ def _forget(schema: str, slug: str, uuid: UUID) -> None:
         retained_states.forget_states([(slug, uuid)])
     except broker_access.BrokerUnavailable as error:
         logger.warning("The broker still keeps the state of %s (%s); run sync_broker --states", uuid, error)
-    try:
-        provisioner().delete(schema, uuid)
-    except (SecretMissing, SecretsUnavailable) as error:
-        logger.warning("The secret of the removed device %s is not removed from Vault: %s", uuid, error)
     presence.drop_deadlines([f"{schema}:{uuid}"])
 
 

@@ -1,7 +1,7 @@
 """The only door to Vault: one KV v2 path per device, reached by AppRole with the narrowest policy.
 
 `tenants/{schema}/devices/{uuid}` holds `{"secret", "mqtt_password"}`; the KV version is the key id. A process
-names its role (`listener` reads, `provisioner` also writes) and never falls back to a wider one.
+names its role (`listener` reads, `web` also writes, `provisioner` also removes) and never falls back to a wider one.
 """
 
 import threading
@@ -103,10 +103,10 @@ _threads = threading.local()
 
 
 def provisioner() -> SecretStore:
-    """This thread's store for registering and removing devices."""
+    """This thread's store for registering and removing devices, in this process' role (`VAULT_ROLE`)."""
     store: SecretStore | None = getattr(_threads, "provisioner", None)
     if store is None:
-        store = _threads.provisioner = SecretStore("provisioner")
+        store = _threads.provisioner = SecretStore(settings.VAULT_ROLE)
     return store
 
 

@@ -21,7 +21,7 @@ from .server import BASE_DIR, Server, package_directory
 from .supervisor import ends_with_parent
 
 MOUNT = "gwanje"
-ROLES = ("listener", "provisioner")
+ROLES = ("listener", "web", "provisioner")
 POLICIES = BASE_DIR / "deploy" / "vault"
 _HOUR = "1h"
 _ONLY_HERE = [f"{LOOPBACK}/32"]

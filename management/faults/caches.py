@@ -19,6 +19,7 @@ from devices.services.registration import revoke_key
 from .fleet import Fleet, Sender
 from .ledger import Entry
 from .load import Load
+from .process import wait_until
 from .rows import row
 from .scene import Scene
 
@@ -102,7 +103,8 @@ def vault(scene: Scene) -> None:
     with scene.load() as load:
         scene.spend(0.1)
         _send(load, revoked)
-        scene.spend(0.05)
+        # What is judged after its key was revoked is refused, and rightly.
+        wait_until(lambda: _stored(scene, revoked) >= _MESSAGES, 60.0, "the device was not heard before")
         _revoke(revoked)
         time.sleep(1.0)  # the listener is told through Redis
         for fault, stranger in zip(faults, strangers, strict=True):
@@ -135,6 +137,14 @@ def _revoke(sender: Sender) -> None:
     with schema_context(sender.schema):
         for credential in DeviceCredential.objects.filter(device_id=sender.device_id):
             revoke_key(credential)
+
+
+def _stored(scene: Scene, sender: Sender) -> int:
+    rows = scene.query(
+        f'SELECT count(*) FROM "{sender.schema}".telemetry_message WHERE device_id = %s',  # noqa: S608 (our own schema)
+        sender.device_id,
+    )
+    return int(rows[0][0])
 
 
 def _parked(scene: Scene, sender: Sender) -> int:

@@ -1,14 +1,21 @@
-"""Plays rows one after the other and judges them."""
+"""Plays rows one after the other and judges them. One that fails or hangs keeps no other from being played."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 # Importing them adds their rows.
-from . import brokers, caches, clocks, databases, fleets, keys, listeners, messages  # noqa: F401
+from . import brokers, caches, clocks, databases, fleets, keys, listeners, messages, stale  # noqa: F401
+from .bounds import most_seconds
 from .invariants import Result
 from .rows import ROWS, Row, Skipped
 from .scene import Scene, Stage
+from .stage import restore
+
+# What a row takes beside its load: listeners that start, servers that come back, what waited being stored.
+_ROW_SECONDS = 420.0
+_LOADS = 5
+_CLOSING_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,26 +33,47 @@ class Outcome:
 def play(stage: Stage, row: Row) -> Outcome:
     """Play the row and judge it. What goes wrong in playing it is a failure of the row."""
     began = time.monotonic()
-    scene = Scene(stage, row.name)
     failures: list[str] = []
     result: Result | None
     try:
-        row.play(scene)
-        result = scene.result or scene.settle()
+        with most_seconds(_CLOSING_SECONDS):
+            scene = Scene(stage, row.name)
+    except Exception as error:  # noqa: BLE001 - nor may one that cannot begin
+        return Outcome(row, None, "", [_words(error)], False, time.monotonic() - began)
+    try:
+        with most_seconds(_ROW_SECONDS + _LOADS * stage.seconds):
+            row.play(scene)
+            result = scene.result or scene.settle()
     except Skipped as why:
         return Outcome(row, None, str(why), [], None, time.monotonic() - began)
     except Exception as error:  # noqa: BLE001 - a row that breaks must not end the others
-        failures.append(f"{type(error).__name__}: {str(error).strip()[:300]}")
+        failures.append(_words(error))
+        _bounded(lambda: restore(stage.stack), failures)
         result = scene.result or _last_look(scene)
     finally:
-        scene.close()
+        # For the next one: nothing of this row runs, and every server serves again.
+        _bounded(scene.close, failures)
+        _bounded(lambda: restore(stage.stack), failures)
     failures += scene.failures + (result.failures() if result else [])
     return _judge(row, result, "; ".join(scene.measured), failures, time.monotonic() - began)
 
 
+def _bounded(work: Callable[[], None], failures: list[str]) -> None:
+    try:
+        with most_seconds(_CLOSING_SECONDS):
+            work()
+    except Exception as error:  # noqa: BLE001 - the other rows are to be played all the same
+        failures.append(f"afterwards {_words(error)}")
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip()[:300]}"
+
+
 def _last_look(scene: Scene) -> Result | None:
     try:
-        return scene.settle()
+        with most_seconds(_CLOSING_SECONDS):
+            return scene.settle()
     except Exception:  # noqa: BLE001 - the row has failed already, and says why
         return None
 
@@ -61,14 +89,23 @@ def _judge(row: Row, result: Result | None, measured: str, failures: list[str], 
     )
 
 
-def play_all(stage: Stage, names: Sequence[str], say: Callable[[str], None]) -> list[Outcome]:
-    """The rows of these names, in the matrix's order (all of them without names)."""
+def play_all(
+    stage: Stage,
+    names: Sequence[str],
+    say: Callable[[str], None],
+    note: Callable[[Sequence[Outcome]], None] = lambda _: None,
+) -> list[Outcome]:
+    """The rows of these names, in the matrix's order (all of them without names).
+
+    `note` is told after each row what there is so far: who is ended half-way leaves that.
+    """
     chosen = [ROWS[name] for name in names] if names else list(ROWS.values())
-    outcomes = []
+    outcomes: list[Outcome] = []
     for row in sorted(chosen, key=lambda one: one.order):
         say(f"{row.name}: {row.title}")
         outcomes.append(outcome := play(stage, row))
         say("   " + words_of(outcome))
+        note(outcomes)
     return outcomes
 
 

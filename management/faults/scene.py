@@ -147,6 +147,12 @@ class Scene:
         wait_until(lambda: self._count() > max(before, 0), timeout, "nothing is stored any more")
         return time.time() - moment
 
+    def await_caught_up(self, moment: float, timeout: float = 60.0) -> float:
+        """Seconds from the moment until what is acknowledged by now is stored."""
+        acknowledged = self.ledger.names()
+        wait_until(lambda: self.books.settled() >= acknowledged, timeout, "what waited is not stored")
+        return time.time() - moment
+
     # --- words ------------------------------------------------------------------------------------------------
 
     def measure(self, words: str) -> None:

@@ -1,5 +1,6 @@
 """Sets the stage for the long form: tenants, devices, and a PostgreSQL that keeps the times of its commits."""
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,9 @@ from tenants.services import create_tenant
 
 from .fleet import Fleet
 from .scene import Stage
+
+# The supervisor's words for what it starts by itself.
+_COMES_UP = frozenset({"STARTING", "RUNNING", "BACKOFF"})
 
 
 def set_stage(
@@ -33,6 +37,17 @@ def _keep_commit_times(stack: EmbeddedStack) -> None:
     superuser(stack, "ALTER SYSTEM SET track_commit_timestamp = on")
     connection.close()
     stack.restart("postgres")
+
+
+def restore(stack: EmbeddedStack) -> None:
+    """Whatever a row left: every server runs and serves. Raises ServerFailed."""
+    for name, state in stack.program_states().items():
+        if state.pid:
+            stack.signal(name, signal.SIGCONT)
+        elif state.state not in _COMES_UP:
+            stack.start_server(name)
+    for name in stack.program_states():
+        stack.wait_ready(name)
 
 
 def superuser(stack: EmbeddedStack, statement: str) -> None:

@@ -72,6 +72,12 @@ class Books:
         with self._connect() as connection:
             return sum((_totals(connection, schema) - self._before[schema]).total() for schema in self._devices)
 
+    def settled(self) -> int:
+        """How many different messages were stored or refused since the baseline."""
+        with self._connect() as connection:
+            totals = [_totals(connection, schema) - self._before[schema] for schema in self._devices]
+        return sum(one["stored"] + one["quarantined"] + one["rate_limited"] for one in totals)
+
     @property
     def _since(self) -> float:
         # A listener's clock may be behind by some minutes.

@@ -124,7 +124,11 @@ CACHES = {
         "LOCATION": REDIS_URL,
         "KEY_FUNCTION": "django_tenants.cache.make_key",
         "REVERSE_KEY_FUNCTION": "django_tenants.cache.reverse_key",
-        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 0.5, "SOCKET_TIMEOUT": 0.5},
+        "OPTIONS": {
+            "SOCKET_CONNECT_TIMEOUT": 0.5,
+            "SOCKET_TIMEOUT": 0.5,
+            "CONNECTION_POOL_CLASS": "tenants.redis_breaker.BreakerPool",
+        },
     }
 }
 
@@ -132,8 +136,10 @@ CACHES = {
 
 VAULT_ADDR: str = env.str("VAULT_ADDR", default="")
 VAULT_MOUNT: str = env.str("VAULT_MOUNT", default="gwanje")
-# One JSON file a role ({"role_id", "secret_id"}): listener.json and provisioner.json.
+# One JSON file a role ({"role_id", "secret_id"}): listener.json, web.json and provisioner.json.
 VAULT_APPROLE_DIR: str = env.str("VAULT_APPROLE_DIR", default="")
+# As whom this process keeps devices' secrets. Web servers are `web`, which can remove none.
+VAULT_ROLE: str = env.str("VAULT_ROLE", default="provisioner")
 VAULT_TIMEOUT: float = env.float("VAULT_TIMEOUT", default=2.0)
 KEY_CACHE_SOFT_TTL: float = env.float("KEY_CACHE_SOFT_TTL", default=300.0)
 KEY_CACHE_HARD_TTL: float = env.float("KEY_CACHE_HARD_TTL", default=86400.0)

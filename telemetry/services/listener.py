@@ -47,8 +47,9 @@ class Listener:
         retiring: bool = False,
         manual_ack: bool = True,
         persistent: bool = True,
+        by_connection: bool = True,
     ) -> None:
-        """`share` is the group of a shared subscription. The last two are those of `Session`.
+        """`share` is the group of a shared subscription. The last three are those of `Session`.
 
         One that is `retiring` subscribes to nothing: it takes what the broker holds for it, and `drain` ends its
         session there.
@@ -83,6 +84,7 @@ class Listener:
             on_lost=self._on_lost,
             manual_ack=manual_ack,
             persistent=persistent,
+            by_connection=by_connection,
         )
 
     @property

@@ -36,9 +36,13 @@ class Partitions:
         self._known: set[tuple[str, Month]] = set()
 
     def ensure(self, connection: psycopg.Connection, schema: str, times: Iterable[datetime]) -> None:
-        """Make the partitions that rows of these times need. Outside the caller's transaction."""
+        """Make the partitions that rows of these times need. Outside the caller's transaction.
+
+        Waits for whoever has locked the tables as long as any statement of the connection does, and raises as it does:
+        a row must not go to the default partition because its own could not be made.
+        """
         for month in self.missing(schema, times):
-            create(connection, schema, month, TABLES)
+            _make(connection, schema, month, TABLES)
             self._known.add((schema, month))
 
     def missing(self, schema: str, times: Iterable[datetime]) -> set[Month]:
@@ -62,10 +66,20 @@ def create(
 
     The tables are locked for a moment. With a `lock_timeout`, whoever is in the way may stay: it is tried later.
     """
+    try:
+        _make(connection, schema, month, tables, lock_timeout)
+    except psycopg.errors.LockNotAvailable:
+        logger.info("%s: the partitions of %s are made later", schema, month)
+
+
+def _make(
+    connection: psycopg.Connection, schema: str, month: Month, tables: Iterable[str], lock_timeout: str = ""
+) -> None:
     now = datetime.now(UTC)
     try:
         with connection.transaction():
-            connection.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout])
+            if lock_timeout:
+                connection.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout])
             # IF NOT EXISTS alone is not safe against another listener doing the same.
             connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"partitions:{schema}"])
             kept = _kept_months(connection, schema)
@@ -76,8 +90,6 @@ def create(
                     _create(connection, name, sql.Identifier(schema, table), month)
     except psycopg.errors.CheckViolation:
         logger.warning("%s: rows of %s are in the default partition and stay there", schema, month)
-    except psycopg.errors.LockNotAvailable:
-        logger.info("%s: the partitions of %s are made later", schema, month)
 
 
 def _create(connection: psycopg.Connection, name: sql.Identifier, table: sql.Identifier, month: Month) -> None:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from devices.services import spec_changes
+from devices.services import floor_changes, spec_changes
 from devices.services.spec_loader import load_specs, load_tenant_by_segment
 from devices.services.specs import DeviceSpec, TenantSpec
 
@@ -55,6 +55,7 @@ class Router:
         self._poll_at = 0.0
         self._seen: dict[str, int] = {}
         self._newest = 0
+        self._risen_at = 0
         # Devices whose specification is older than `ttl`.
         self._aged: set[UUID] = set()
         self._refresh_at = 0.0
@@ -146,7 +147,11 @@ class Router:
         return tenant
 
     def raise_floor(self, uuid: UUID) -> None:
-        """The device has signed with version 2: from the next message on, version 1 is a downgrade."""
+        """The device has signed with version 2: from now on version 1 is a downgrade, at every listener."""
+        self._raise_floor(uuid)
+        floor_changes.announce(uuid)
+
+    def _raise_floor(self, uuid: UUID) -> None:
         cached = self._cached.get(uuid.int)
         if cached is not None and cached.spec is not None:
             cached.spec = replace(cached.spec, signature_floor=2)
@@ -166,6 +171,7 @@ class Router:
             return
         self._poll_at = now + _POLL_SECONDS
         try:
+            risen = floor_changes.risen_after(self._risen_at)
             changed = spec_changes.changed_since(self._newest)
         except RedisError:
             logger.warning("Redis is away: changed metadata is seen after %.0f s at the latest", self._ttl)
@@ -173,6 +179,10 @@ class Router:
             self._is_deaf = True
             return
         self._is_deaf = False
+        # Before what changed is dropped: staff may have allowed version 1 again.
+        for uuid, at in risen.items():
+            self._raise_floor(uuid)
+            self._risen_at = max(self._risen_at, at)
         for schema, at in changed.items():
             if self._seen.get(schema) != at:
                 self._seen[schema] = at

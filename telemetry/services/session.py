@@ -51,12 +51,13 @@ class Session:
         on_lost: Callable[[], None],
         manual_ack: bool = True,
         persistent: bool = True,
+        by_connection: bool = True,
     ) -> None:
         """`topics` are subscribed to, and `former_topics`, which the session may remember, no longer.
 
         `window`: how many messages the broker may send ahead of their acknowledgements (MQTT 5).
 
-        `manual_ack` and `persistent` are off only in tests that show that messages are lost without them.
+        The last three are off only in tests that show that messages are lost without them.
         """
         if not settings.MQTT_URL:
             raise ImproperlyConfigured("MQTT_URL is not set, for example mqtt://user:password@host:1883.")
@@ -69,6 +70,7 @@ class Session:
         self._on_lost = on_lost
         self._manual_ack = manual_ack
         self._persistent = persistent
+        self._by_connection = by_connection
         self._version = mqtt.MQTTv5
         self._epoch = 0
         self._reconnect_at = 0.0
@@ -109,8 +111,10 @@ class Session:
     def acknowledge(self, messages: Iterable[Incoming]) -> None:
         """Acknowledge messages, in this order; those of an earlier connection are left alone."""
         if self._manual_ack:
-            epoch = self._epoch
-            self._client.acknowledge([message.mid for message in messages if message.epoch == epoch and message.qos])
+            epoch, any_epoch = self._epoch, not self._by_connection
+            self._client.acknowledge(
+                [message.mid for message in messages if (message.epoch == epoch or any_epoch) and message.qos]
+            )
 
     def close(self, seconds: float, *, for_good: bool = False) -> None:
         """Write what waits, for at most so long, and disconnect; the session stays, but when it is `for_good`."""
@@ -185,7 +189,8 @@ class Session:
 
     def _on_disconnect(self, _client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _props: Any) -> None:
         self._note_takeover(is_told=reason.value == _TAKEN_OVER)
-        self._on_lost()
+        if self._by_connection:
+            self._on_lost()
         self._lost(f"is gone: {reason}")
         if self._client._protocol != self._version:
             logger.warning("The broker does not speak MQTT 5: going on with 3.1.1, without flow control")

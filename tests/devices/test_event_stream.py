@@ -19,6 +19,7 @@ from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
 from tests.conftest import Process, Registered, wait_until
+from tests.redis_away import wait_for_redis
 
 POOL_SIZE = 4
 
@@ -330,6 +331,7 @@ def test_without_redis_the_ledger_is_followed(
             assert one.events(1) == [(device.uuid, "OFFLINE")]
     finally:
         stack.start_server("valkey")
+        wait_for_redis()
     change(device, "birth")
     for one in (stream, late):
         assert one.events(1) == [(device.uuid, "ONLINE")]

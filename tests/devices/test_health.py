@@ -16,6 +16,7 @@ from django_tenants.utils import schema_context
 from devices.services import health, presence, timeouts
 from devices.services import presence_scripts as scripts
 from devices.services.presence import PresenceRecorder, Sign
+from tests.redis_away import wait_for_redis
 
 TIMEOUT = 60.0
 
@@ -133,7 +134,7 @@ def test_redis_is_restarted(fleet: Fleet, stack: Any) -> None:
     stack.stop_server("valkey")
     fleet.hear(talking)  # kept, and told when Redis is back
     stack.start_server("valkey")
-    stack.wait_ready("valkey", 10)
+    wait_for_redis()
     fleet.hear(talking)
     health.check()
     assert (fleet.ledger(talking), fleet.ledger(silent)) == (["ONLINE"], ["ONLINE"])

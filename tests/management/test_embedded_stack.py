@@ -173,7 +173,37 @@ def test_the_provisioner_may_do_nothing_but_keep_devices_secrets(running: Runnin
         PROVISIONER_MAY_NOT[attempt](running.vault("provisioner"))
 
 
-@pytest.mark.parametrize("role", ["listener", "provisioner"])
+def test_the_web_may_keep_a_devices_secrets(running: Running) -> None:
+    kv = running.vault("web").secrets.kv.v2
+    for version in (1, 2):
+        kv.create_or_update_secret("tenants/a/devices/w", {"secret": f"s{version}"}, mount_point="gwanje")
+    kept = kv.read_secret_version(raise_on_deleted_version=True, path="tenants/a/devices/w", mount_point="gwanje")
+    assert kept["data"]["data"] == {"secret": "s2"}
+    wrapped = running.vault("web").read("gwanje/data/tenants/a/devices/w", wrap_ttl="60s")
+    assert wrapped["wrap_info"]["token"]
+
+
+WEB_MAY_NOT = PROVISIONER_MAY_NOT | {
+    "remove the newest": lambda client: client.delete("gwanje/data/tenants/a/devices/w"),
+    "remove": lambda client: client.delete("gwanje/metadata/tenants/a/devices/w"),
+    "destroy": lambda client: client.write_data("gwanje/destroy/tenants/a/devices/w", data={"versions": [1]}),
+    "list devices": lambda client: client.list("gwanje/metadata/tenants/a/devices"),
+    "read what is known of it": lambda client: client.read("gwanje/metadata/tenants/a/devices/w"),
+    "keep fewer versions": lambda client: client.write_data(
+        "gwanje/metadata/tenants/a/devices/w", data={"max_versions": 1}
+    ),
+}
+
+
+@pytest.mark.parametrize("attempt", WEB_MAY_NOT)
+def test_the_web_may_remove_and_list_nothing(running: Running, attempt: str) -> None:
+    kept = running.vault("provisioner").secrets.kv.v2
+    kept.create_or_update_secret("tenants/a/devices/w", {"secret": "s"}, mount_point="gwanje")
+    with pytest.raises(Forbidden):
+        WEB_MAY_NOT[attempt](running.vault("web"))
+
+
+@pytest.mark.parametrize("role", ["listener", "web", "provisioner"])
 @pytest.mark.parametrize(
     "path",
     [
@@ -202,7 +232,7 @@ def test_a_path_that_climbs_leads_nowhere(running: Running, role: str, path: str
     assert b"capabilities" not in body
 
 
-@pytest.mark.parametrize("role", ["listener", "provisioner"])
+@pytest.mark.parametrize("role", ["listener", "web", "provisioner"])
 def test_a_login_renews_itself_and_rules_nothing(running: Running, role: str) -> None:
     client = running.vault(role)
     token = client.auth.token.lookup_self()["data"]

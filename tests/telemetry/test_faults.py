@@ -6,9 +6,11 @@ messages, so that we know that the count can fail.
 
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from management.embedded.stack import EmbeddedStack
@@ -19,6 +21,7 @@ from management.faults.ledger import Entry, Ledger
 from management.faults.rows import ROWS, Row
 from management.faults.scene import Scene, Stage
 from management.faults.stored import Found
+from tenants.database import conninfo
 
 RATE, SECONDS = 200.0, 3.0
 
@@ -69,13 +72,13 @@ def test_every_acknowledged_message_is_stored_exactly_once(stage: Stage) -> None
     assert outcome.passed, run.words_of(outcome)
 
 
-@pytest.mark.parametrize("name", ["6", "19"])
+@pytest.mark.parametrize("name", ["6", "6-stale", "19"])
 def test_a_row_of_the_matrix(stage: Stage, name: str) -> None:
     outcome = played(stage, ROWS[name])
     assert outcome.passed, run.words_of(outcome)
 
 
-@pytest.mark.parametrize("name", ["control-ack", "control-session"])
+@pytest.mark.parametrize("name", ["control-ack", "control-session", "control-stale-ack"])
 def test_a_control_turns_red(stage: Stage, name: str) -> None:
     outcome = played(stage, ROWS[name])
     assert outcome.passed, run.words_of(outcome)
@@ -171,3 +174,39 @@ def test_every_row_of_the_matrix_that_concerns_ingest_is_there() -> None:
     numbers = {int(row.name.split("-")[0]) for row in ROWS.values() if not row.control}
     assert numbers == {*range(1, 21), *range(26, 30)}
     assert {row.name for row in ROWS.values() if row.control} >= {"control-ack", "control-session", "control-commit"}
+
+
+# --- unattended -----------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_hangs_or_breaks_does_not_keep_the_next_from_being_played(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a database that is frozen, for ever; the next finds every server as it was."""
+    monkeypatch.setattr(run, "_ROW_SECONDS", 3.0)
+    monkeypatch.setattr(run, "_LOADS", 0)
+    rows = {name: Row(name, name, play) for name, play in (("1", _hang), ("2", _break), ("3", _nothing))}
+    monkeypatch.setattr(run, "ROWS", rows)
+    noted: list[int] = []
+
+    def note(so_far: Sequence[run.Outcome]) -> None:
+        noted.append(len(so_far))
+        monkeypatch.setattr(run, "_ROW_SECONDS", 90.0)
+
+    outcomes = run.play_all(stage, [], lambda _: None, note)
+    assert [outcome.passed for outcome in outcomes] == [False, False, True], list(map(run.words_of, outcomes))
+    assert "TookTooLong" in outcomes[0].failures[0]
+    assert "away with it" in outcomes[1].failures[0]
+    assert noted == [1, 2, 3]
+
+
+def _hang(scene: Scene) -> None:
+    scene.stack.stop_server("valkey")
+    with psycopg.connect(conninfo()) as connection:
+        scene.stack.signal("postgres", signal.SIGSTOP)
+        connection.execute("SELECT 1")
+
+
+def _break(scene: Scene) -> None:
+    scene.stack.stop_server("mosquitto")
+    raise ValueError("away with it")

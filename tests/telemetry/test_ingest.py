@@ -1,6 +1,7 @@
 """Batches through the whole pipeline, on real servers: what is stored, once, and what is refused and why."""
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from django_tenants.utils import schema_context
 
 from tests import wire
 from tests.conftest import Registered, wait_until
+from tests.redis_away import wait_for_redis
 from tests.wire import topic, v1, v2
 
 Send = Callable[..., Any]
@@ -271,6 +273,33 @@ def test_after_version_2_version_1_is_a_downgrade(register: Any, send: Send) -> 
         assert device.device.signature_floor == 2
 
 
+def test_no_other_listener_hears_version_1_after_version_2(register: Any, send: Send, live_db: None) -> None:
+    """Whenever it was sent: only staff can let it in again, and nothing is lost meanwhile."""
+    from devices.services.registration import allow_version_1
+    from telemetry.services.ingest import build_ingest
+    from telemetry.services.storage import Incoming
+
+    device, other = register(), build_ingest()
+    late = v1(device, {"temp": 9}, ago=1)
+
+    def hear(payload: bytes) -> Any:
+        time.sleep(0.15)  # a listener asks what changed ten times a second
+        return other.process([Incoming(topic(device), payload, datetime.now(UTC))])
+
+    try:
+        assert hear(v1(device, VALUE)).stored == 1, "it knows the device as one of version 1"
+        send((topic(device), v2(device, VALUE, seq=1)))
+        assert hear(late).quarantined == 1
+        assert refused(device) == [("downgraded_signature", 1)]
+        with schema_context(device.tenant.schema_name):
+            device.device.refresh_from_db()
+            allow_version_1(device.device)
+        assert hear(v1(device, {"temp": 8})).stored == 1
+        assert hear(v1(device, {"temp": 7})).stored == 1, "what was announced before does not count again"
+    finally:
+        other.close()
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_another_message_under_a_known_counter_is_replayed(register: Any, send: Send, together: bool) -> None:
     device = register()
@@ -457,7 +486,7 @@ def test_redis_away_costs_no_message(register: Any, send: Send, stack: Any) -> N
         assert send((topic(device), v1(device, {"temp": 2}))).stored == 1
     finally:
         stack.start_server("valkey")
-        stack.wait_ready("valkey", 10)
+        wait_for_redis()
     assert send((topic(device), v1(device, {"temp": 3}))).stored == 1
     assert len(messages(device)) == 3
 

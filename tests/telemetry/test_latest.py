@@ -16,6 +16,7 @@ from telemetry.models import Latest, Series
 from telemetry.services import latest, latest_scripts, packing, rollups, rounds
 from telemetry.services.latest import LatestRecorder, latest_of
 from telemetry.services.latest_table import Newest
+from tests.redis_away import wait_for_redis
 from tests.telemetry.storage import Field, make_field, remove_field
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -191,7 +192,7 @@ def test_redis_away_costs_nothing_but_newness(field: Field, recorder: LatestReco
         assert values(field) == {one: (NOW + MICROSECOND, 2.0), other: (NOW, 3.0)}
     finally:
         stack.start_server("valkey")
-        stack.wait_ready("valkey", 10)
+        wait_for_redis()
     recorder._paused_until = 0.0
     recorder.flush()
     assert not is_trusted(field), "Redis may have lost what it was told before"

@@ -16,6 +16,7 @@ from management.embedded.stack import EmbeddedStack
 from tests import wire
 from tests.conftest import Process, Registered, wait_until
 from tests.mqtt import RawClient
+from tests.redis_away import wait_for_redis
 
 
 def change(device: Registered, *kinds: str, at: datetime | None = None) -> None:
@@ -208,6 +209,7 @@ def test_servers_that_go_and_come_back_cost_no_change(
         run_until(notifier, lambda: ledger(device)[-1][1])
     finally:
         stack.start_server("valkey")
+        wait_for_redis()
     client = app(device.tenant)
     wait_until(lambda: publications(client, device), 5)
     assert publications(client, device)[0]["device_status"] == "ONLINE"

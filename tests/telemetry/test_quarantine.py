@@ -338,15 +338,21 @@ def test_a_cancelled_replay_stops_after_its_batch(
     assert kept(own) == {"component_not_attached": 6}
 
 
+@pytest.mark.parametrize("has_partition", [True, False])
 def test_locked_tables_are_waited_for_and_said(
-    own: Any, register: Any, send: Send, monkeypatch: pytest.MonkeyPatch
+    own: Any, register: Any, send: Send, monkeypatch: pytest.MonkeyPatch, has_partition: bool
 ) -> None:
+    """Also where the month's partition is still to be made, which locks more than a row does."""
     from telemetry.services import replays
     from tenants.database import conninfo
 
     device, good = register(tenant=own, components={}), register(tenant=own)
-    send((topic(good), v1(good, VALUE)))  # makes the month's partition
-    send((topic(device), v1(device, VALUE)))
+    ago = 0.0
+    if has_partition:
+        send((topic(good), v1(good, VALUE)))
+    else:
+        ago = _unheard_of(own)
+    send((topic(device), v1(device, VALUE, ago=ago)))
     attach(device)
     replay = begin(own)
     seen: list[tuple[str, int]] = []
@@ -362,6 +368,17 @@ def test_locked_tables_are_waited_for_and_said(
         assert replays.resume() == 1, "a worker looks after it"
     assert step(own, replay).stored == 1
     assert replay.note == ""
+
+
+def _unheard_of(tenant: Any) -> float:
+    """Seconds back to a month that has no partition."""
+    from telemetry.services import partitions
+
+    month = partitions.month_before(datetime.now(UTC), 3)
+    with schema_context(tenant.schema_name), connection.cursor() as cursor:
+        for table in partitions.TABLES:
+            cursor.execute(f"DROP TABLE IF EXISTS {partitions.name_of(table, month)}")
+    return (datetime.now(UTC) - partitions.bounds(month)[0]).total_seconds() - 3600.0
 
 
 def test_vault_away_is_waited_for(

@@ -4,6 +4,7 @@ It starts servers of its own, so `manage.py` runs it before the settings are rea
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ class Command(BaseCommand):
         parser.add_argument("--devices", type=int, default=50, help="of each tenant")
         parser.add_argument("--rows", default="", help="their names, with commas between them; all without it")
         parser.add_argument("--no-report", action="store_true", help="leave docs/reliability.md as it is")
+        parser.add_argument("--report", action="store_true", help="write it also when only some rows were played")
         parser.add_argument("--logs", default="", help="where the processes' logs are kept when a row fails")
 
     def handle(self, *args: Any, **options: Any) -> None:
         def say(text: str) -> None:
             self.stderr.write(text)
 
+        kept = Path(options["logs"] or var_dir() / "faults")
         with own_servers("postgres", "valkey", "openbao", "mosquitto", on_progress=say) as stack:
             # They need the settings, which need the servers.
             from management.faults import report, run
@@ -47,20 +50,28 @@ class Command(BaseCommand):
                 devices=options["devices"],
                 say=say,
             )
-            outcomes = run.play_all(stage, names, say)
+
+            def table(outcomes: Sequence[run.Outcome]) -> str:
+                return report.table(
+                    outcomes,
+                    rate=options["rate"],
+                    seconds=options["seconds"],
+                    tenants=options["tenants"],
+                    devices=options["tenants"] * options["devices"],
+                )
+
+            def note(outcomes: Sequence[run.Outcome]) -> None:
+                kept.mkdir(parents=True, exist_ok=True)
+                (kept / "table.md").write_text(table(outcomes) + "\n", encoding="utf-8")
+
+            outcomes = run.play_all(stage, names, say, note)
             if any(outcome.passed is False for outcome in outcomes):
-                kept = Path(options["logs"] or var_dir() / "faults")
                 shutil.copytree(stack.var / "log", kept, dirs_exist_ok=True)
                 say(f"The logs are in {kept}")
-        text = report.table(
-            outcomes,
-            rate=options["rate"],
-            seconds=options["seconds"],
-            tenants=options["tenants"],
-            devices=options["tenants"] * options["devices"],
-        )
+        text = table(outcomes)
         self.stdout.write(text)
-        if not options["no_report"]:
+        # A few rows are no report of the matrix.
+        if options["report"] or not (names or options["no_report"]):
             report.write(text)
         if failed := [outcome.row.name for outcome in outcomes if outcome.passed is False]:
             raise CommandError(f"Failed: {', '.join(failed)}")

@@ -40,6 +40,7 @@ class Command(BaseCommand):
         )
         parser.add_argument("--without-manual-ack", action="store_true", help="loses messages: for tests only")
         parser.add_argument("--without-session", action="store_true", help="loses messages: for tests only")
+        parser.add_argument("--without-connections", action="store_true", help="loses messages: for tests only")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["replicas"] < 1:
@@ -56,6 +57,7 @@ class Command(BaseCommand):
             retiring=options["retire"],
             manual_ack=not options["without_manual_ack"],
             persistent=not options["without_session"],
+            by_connection=not options["without_connections"],
         )
         bound_lock_waits(LOCK_TIMEOUT_MS)
         give_back_memory()
