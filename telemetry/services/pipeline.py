@@ -53,7 +53,7 @@ class Accepted:
 @dataclass(slots=True)
 class _Signed:
     message: dict[str, Any]
-    content: bytes
+    content: bytes  # what was signed: the payload of version 2, the `signed_text` of version 1
     version: int
     key_version: int
 
@@ -124,12 +124,12 @@ def _verify_v1(message: dict[str, Any], payload: bytes, spec: DeviceSpec, keys: 
     for key in valid:
         if (secret := keys(key.version)) is not None:
             if signature.is_hmac_of(given, text, secret):
-                return _Signed(message, payload, 1, key.version)
+                return _Signed(message, text, 1, key.version)
             tried.append((key, secret))
     exact = _exact_text(payload)
     for key, secret in tried if exact else ():
         if signature.is_hmac_of(given, exact, secret):
-            return _Signed(message, payload, 1, key.version)
+            return _Signed(message, exact, 1, key.version)
     named = ", ".join(str(key.version) for key in valid) or "none"
     raise Refused("bad_signature", f"The hmac does not match under any valid key of the device (tried: {named}).")
 
