@@ -108,7 +108,8 @@ class Component(SpecInput):
     def _clean_pins(self) -> None:
         """The pins in the form that is kept; an attached component shares none with another but the lines of a bus."""
         try:
-            self.pins = pins.normalize(self.pins)
+            # An emptied field of a form is None.
+            self.pins = pins.normalize({} if self.pins is None else self.pins)
         except ValueError as error:
             raise ValidationError({"pins": str(error)}) from error
         twice = pins.clash_within(self.pins)

@@ -85,6 +85,9 @@ def test_a_component_may_not_take_anothers_pin(register: Any) -> None:
         two.attached = True
         with pytest.raises(ValidationError, match="taken by one"):
             two.save(update_fields=["attached"])
+        three.pins = None
+        three.full_clean()
+        assert three.pins == {}
         three.pins = {"a": 5, "b": 5}
         with pytest.raises(ValidationError, match="Two of its lines are on the pin 5"):
             three.full_clean()
