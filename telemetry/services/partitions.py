@@ -32,14 +32,15 @@ Month = tuple[int, int]
 class Partitions:
     """The partitions that this process knows to be there, or not to be wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept_months: int = KEPT_MONTHS) -> None:
+        self._kept_months = kept_months
         self._known: set[tuple[str, Month]] = set()
 
     def ensure(self, connection: psycopg.Connection, schema: str, times: Iterable[datetime]) -> None:
         """Make the partitions that rows of these times need. Outside the caller's transaction."""
         now = datetime.now(UTC)
         for month in {(time.year, time.month) for time in times}:
-            if (schema, month) not in self._known and age_in_months(month, now) <= KEPT_MONTHS:
+            if (schema, month) not in self._known and age_in_months(month, now) <= self._kept_months:
                 create(connection, schema, month, TABLES)
                 self._known.add((schema, month))
 

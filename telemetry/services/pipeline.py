@@ -40,7 +40,7 @@ class Accepted:
     component: str
     time: datetime
     late: bool
-    signature: int  # 0: a will, which nobody can sign in advance
+    signature: int  # 0: not verified: a will, which nobody can sign in advance, or an old server's record
     key_version: int
     fingerprint: bytes  # 16 of them
     measurements: list[Measurement] = field(default_factory=list)
@@ -93,6 +93,46 @@ def judge(
         cut=values.cut,
         session=_session(signed.message) if topic.kind is Kind.BIRTH else "",
         counter=counter,
+    )
+
+
+def judge_recorded(
+    topic: Topic,
+    text_topic: str,
+    payload: bytes,
+    spec: DeviceSpec,
+    recorded_time: datetime | None,
+    received_at: datetime,
+    clock: validation.Clock,
+) -> Accepted:
+    """What a message in an old server's record is: judged as a live one, but for its signature, which that server has
+    verified, and for the device, which may be switched off by now. It is always late. Raises Refused.
+
+    It has the fingerprint of the same message when it comes, or came, from the device itself.
+    """
+    validation.check_segment(topic, spec)
+    if topic.kind is Kind.WILL:
+        will = _will(topic, text_topic, payload, received_at)
+        will.late = True
+        return will
+    message = envelope.parse_object(payload)
+    moment = validation.recorded_time(message, recorded_time, received_at, clock)
+    component, values = "", _NO_VALUES
+    if topic.kind is Kind.TELEMETRY:
+        validation.check_board(message, spec)
+        registered = validation.check_component(topic, message, spec)
+        component, values = registered.key, normalization.normalize(message, registered)
+    return Accepted(
+        topic=topic,
+        component=component,
+        time=moment,
+        late=True,
+        signature=0,
+        key_version=0,
+        fingerprint=fingerprint(text_topic, _exact_text(payload) or _signed_text(message)),
+        measurements=values.measurements,
+        unmapped=values.unmapped,
+        cut=values.cut,
     )
 
 

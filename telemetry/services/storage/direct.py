@@ -5,7 +5,7 @@ transaction is rolled back, and the batch goes the exact way. Tenants with many 
 those with few in one pipeline, because COPY costs each of them round trips of its own.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -35,13 +35,24 @@ class Group:
     series: SeriesIds
 
 
-def store(connection: psycopg.Connection, groups: Collection[Group], guard: FloodGuard) -> None:
-    """Store the groups in a transaction. Raises Conflict, or another psycopg.Error; nothing is stored then."""
+def store(
+    connection: psycopg.Connection,
+    groups: Collection[Group],
+    guard: FloodGuard,
+    after: Callable[[psycopg.Connection, str, Outcome], None] | None = None,
+) -> None:
+    """Store the groups, and do what comes `after` each, in a transaction.
+
+    Raises Conflict, or another psycopg.Error; nothing is stored then.
+    """
     groups = sorted(groups, key=lambda group: group.schema)
     counters = {group.schema: _counters(group.outcome.stored) for group in groups}
     try:
         if not _write(connection, groups, counters, guard):
             raise Conflict
+        if after is not None:
+            for group in groups:
+                after(connection, group.schema, group.outcome)
         connection.execute("COMMIT")
     except BaseException as error:
         if connection.info.transaction_status != TransactionStatus.UNKNOWN:  # there is a connection still

@@ -8,7 +8,7 @@ from datetime import datetime
 import psycopg
 from psycopg import sql
 
-from ..partitions import Partitions
+from ..partitions import KEPT_MONTHS, Partitions
 from . import binary, direct, exact, refused, unmapped
 from .direct import Group
 from .floods import FloodGuard
@@ -26,17 +26,23 @@ _PREPARED_STATEMENTS = 2000
 class Storage:
     """Writes batches. One connection of its own, not shared between threads."""
 
-    def __init__(self, conninfo: str) -> None:
+    def __init__(self, conninfo: str, *, kept_months: int = KEPT_MONTHS) -> None:
+        """`kept_months`: rows of older months go to the default partitions."""
         self._conninfo = conninfo
         self._connection: psycopg.Connection | None = None
-        self._partitions = Partitions()
+        self._partitions = Partitions(kept_months)
         self._series: dict[str, SeriesIds] = {}
         self._guard = FloodGuard()
 
-    def store_together(self, batch: Mapping[str, Sequence[Judged]]) -> dict[str, Outcome]:
+    def store_together(
+        self,
+        batch: Mapping[str, Sequence[Judged]],
+        after: Callable[[psycopg.Connection, str, Outcome], None] | None = None,
+    ) -> dict[str, Outcome]:
         """Store what several tenants sent, by schema, in one transaction, all of it new.
 
-        Raises Conflict where some of it is there already, and psycopg.Error; nothing of it is stored then.
+        `after`: what else is done for each tenant at the end, in the same transaction. Raises Conflict where some of it
+        is there already, and psycopg.Error; nothing of it is stored then.
         """
         connection = self._connect()
         groups = []
@@ -47,7 +53,7 @@ class Storage:
                 self._guard.open(connection, schema)
             groups.append(Group(schema, outcome, self._prepare(connection, schema, accepted)))
         with self._guard.transaction():
-            direct.store(connection, groups, self._guard)
+            direct.store(connection, groups, self._guard, after)
         return {group.schema: group.outcome for group in groups}
 
     def store(
