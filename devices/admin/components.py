@@ -32,7 +32,7 @@ class ComponentAdmin(TenantModelAdmin):
     list_filter: ClassVar = ["component_type", "attached"]
     list_select_related: ClassVar = ["component_type", "device"]
     search_fields: ClassVar = ["key", "name", "device__name", "device__uuid"]
-    fields: ClassVar = ["device", ("component_type", "key"), ("name", "expected_interval"), "attached"]
+    fields: ClassVar = ["device", ("component_type", "key"), ("name", "expected_interval"), "pins", "attached"]
     autocomplete_fields: ClassVar = ["device", "component_type"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:

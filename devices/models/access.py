@@ -50,12 +50,15 @@ class BrokerPassword(models.Model):
     """What a device's password at the broker is checked with, where the broker asks the platform.
 
     The password itself is in Vault. It is 192 random bits, which nobody finds by trying: one round of a keyed hash
-    serves, as it does for API keys, and thousands of devices that reconnect together are checked in no time.
+    serves, as it does for API keys, and thousands of devices that reconnect together are checked in no time. One that
+    a person made up, as those of an old server's devices, is hashed slowly.
     """
 
     device = models.OneToOneField(Device, on_delete=models.CASCADE, primary_key=True, related_name="broker_password")
     salt = models.BinaryField(max_length=16)
     digest = models.BinaryField(max_length=32)
+    # Of PBKDF2, for a password that came with its device and may be easily guessed; 0: the keyed hash.
+    rounds = models.PositiveIntegerField(default=0, db_default=0)
 
     class Meta:
         verbose_name = _("password at the broker")
@@ -82,6 +85,7 @@ ACTIONS: dict[str, Promise] = {
     "cpu serial mismatch": _("message from another board"),
     "values left out": _("values left out"),
     "adopt key": _("adopt key"),
+    "import": _("import"),
     "start rotation": _("start rotation"),
     "send key": _("send key"),
     "hand over key": _("hand over key"),

@@ -1,12 +1,14 @@
 """What a tenant has in the field: devices, what is attached to them, and the keys they sign with."""
 
 import uuid
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
-from django.db import models
+from django.db import models, transaction
 from django.utils.translation import gettext_lazy as _
+
+from devices.services import pins
 
 from .base import SpecInput, validate_key
 from .metadata import ComponentType, HardwareModel
@@ -72,6 +74,12 @@ class Component(SpecInput):
         validators=[MinValueValidator(1)],
         help_text=_("Where it reports at another interval than its type."),
     )
+    pins = models.JSONField(
+        _("pins"),
+        default=dict,
+        blank=True,
+        help_text=_('Where its lines are on the board, for example {"data": 4} or {"sda": 2, "scl": 3}.'),
+    )
 
     class Meta:
         ordering: ClassVar = ["device", "key"]
@@ -86,6 +94,7 @@ class Component(SpecInput):
         return self.key
 
     def clean(self) -> None:
+        self._clean_pins()
         model = self.device.hardware_model if self.device_id else None
         allowed = model.allowed_component_types.all() if model else ()
         if model and allowed and self.component_type_id and self.component_type not in allowed:
@@ -95,6 +104,39 @@ class Component(SpecInput):
                     % {"model": model, "type": self.component_type, "allowed": ", ".join(map(str, allowed))}
                 }
             )
+
+    def _clean_pins(self) -> None:
+        """The pins in the form that is kept; an attached component shares none with another but the lines of a bus."""
+        try:
+            # An emptied field of a form is None.
+            self.pins = pins.normalize({} if self.pins is None else self.pins)
+        except ValueError as error:
+            raise ValidationError({"pins": str(error)}) from error
+        twice = pins.clash_within(self.pins)
+        if twice is not None:
+            raise ValidationError({"pins": _("Two of its lines are on the pin %(pin)s.") % {"pin": twice}})
+        if not self.pins or not self.attached or not self.device_id:
+            return
+        others = Component.objects.filter(device_id=self.device_id, attached=True).exclude(pk=self.pk)
+        found = pins.clash(self.pins, dict(others.exclude(pins={}).values_list("key", "pins")))
+        if found is not None:
+            values = {"pin": found[0], "other": found[1]}
+            raise ValidationError(
+                {"pins": _("The pin %(pin)s is taken by %(other)s; only the lines of a bus are shared.") % values}
+            )
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save it; where it has pins, they are looked at once more while nobody else changes the device's components.
+
+        Raises ValidationError where another component has taken one of them meanwhile.
+        """
+        if not self.pins:
+            super().save(*args, **kwargs)
+            return
+        with transaction.atomic():
+            Device.objects.select_for_update().get(pk=self.device_id)
+            self._clean_pins()
+            super().save(*args, **kwargs)
 
 
 class DeviceCredential(SpecInput):

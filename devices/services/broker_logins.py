@@ -76,6 +76,7 @@ class _Account:
     digest: bytes
     attributes: dict[str, str]
     salt: bytes | None = None
+    rounds: int = 0
     expires_at: datetime | None = None
 
 
@@ -91,7 +92,7 @@ def _verdict(login: Login, known: dict[str, "_Account | LoginsUnavailable"]) -> 
 
 def _password_fits(account: _Account, password: str) -> bool:
     if account.salt is not None:
-        return broker_passwords.matches(account.salt, account.digest, password)
+        return broker_passwords.matches(account.salt, account.digest, password, account.rounds)
     digest = hashlib.sha256(password.encode("utf-8", "surrogatepass")).hexdigest()
     return secrets.compare_digest(account.digest, digest.encode())
 
@@ -150,8 +151,8 @@ def _accounts(tenant: Tenant, names: list[str]) -> dict[str, "_Account | LoginsU
 def _devices(names: list[str]) -> dict[str, "_Account | LoginsUnavailable"]:
     rows = BrokerPassword.objects.filter(device__uuid__in=names, device__active=True)
     return {
-        str(uuid): _Account(bytes(digest), {"role": str(Role.DEVICE), "name": str(uuid)}, bytes(salt))
-        for uuid, salt, digest in rows.values_list("device__uuid", "salt", "digest")
+        str(uuid): _Account(bytes(digest), {"role": str(Role.DEVICE), "name": str(uuid)}, bytes(salt), rounds)
+        for uuid, salt, digest, rounds in rows.values_list("device__uuid", "salt", "digest", "rounds")
     }
 
 

@@ -61,31 +61,52 @@ def register_device(
     hardware_model: HardwareModel | None = None,
     components: Mapping[str, ComponentType] | None = None,
     secret: str | None = None,
+    mqtt_password: str | None = None,
     acting_user: audit.Actor = None,
 ) -> tuple[Device, IssuedCredentials]:
     """Register a device of the current tenant with its components (key → type) and its first key.
 
     `secret` is for a device that comes with one, such as one of an old server: it becomes its first key, marked to be
-    rotated, because others may know it. Raises ValidationError when the UUID is registered already, in whichever
-    tenant (the message does not say in which), and SecretsUnavailable when Vault is away; nothing is registered then.
+    rotated, because others may know it. `mqtt_password` likewise, for the broker. Raises
+    ValidationError when the UUID is registered already, in whichever tenant (the message does not say in which), and
+    SecretsUnavailable when Vault is away; nothing is registered then.
     """
     uuid = uuid or uuid4()
-    if secret is not None:
-        _check_secret(secret)
+    for given in (secret, mqtt_password):
+        if given is not None:
+            check_secret(given)
     with transaction.atomic():
-        _claim_route(uuid)
-        device = Device(uuid=uuid, name=name, cpu_serial=cpu_serial, hardware_model=hardware_model)
-        device.full_clean()
-        device.save()
-        for key, component_type in (components or {}).items():
-            component = Component(device=device, key=key, component_type=component_type)
-            component.full_clean()
-            component.save()
-        DeviceStatus.objects.create(device=device)
-        issued = _first_key(device, secret)
+        device = make_rows(
+            name=name, uuid=uuid, cpu_serial=cpu_serial, hardware_model=hardware_model, components=components
+        )
+        issued = _first_key(device, secret, mqtt_password)
         broker_passwords.keep({device.pk: issued.mqtt_password})
         audit.record(acting_user, "register", device)
     return device, issued
+
+
+def make_rows(
+    *,
+    name: str,
+    uuid: UUID,
+    cpu_serial: str = "",
+    hardware_model: HardwareModel | None = None,
+    components: Mapping[str, ComponentType] | None = None,
+) -> Device:
+    """What `register_device` writes into PostgreSQL, without a key: for a rehearsal that is undone. Raises as it does.
+
+    To be called in a transaction.
+    """
+    _claim_route(uuid)
+    device = Device(uuid=uuid, name=name, cpu_serial=cpu_serial, hardware_model=hardware_model)
+    device.full_clean()
+    device.save()
+    for key, component_type in (components or {}).items():
+        component = Component(device=device, key=key, component_type=component_type)
+        component.full_clean()
+        component.save()
+    DeviceStatus.objects.create(device=device)
+    return device
 
 
 def rotate_key(
@@ -110,7 +131,7 @@ def adopt_secret(device: Device, secret: str, *, acting_user: audit.Actor = None
     Nothing is written where that is its newest valid key already. Keys before it stay as they are. Raises
     ValidationError for a secret that cannot be one, and SecretsUnavailable.
     """
-    _check_secret(secret)
+    check_secret(secret)
     schema = current_schema()
     with transaction.atomic():
         Device.objects.select_for_update().get(pk=device.pk)
@@ -185,8 +206,8 @@ def _claim_route(uuid: UUID) -> None:
         raise ValidationError({"uuid": _("The device UUID %(uuid)s is registered already.") % {"uuid": uuid}})
 
 
-def _first_key(device: Device, given: str | None) -> IssuedCredentials:
-    secret, mqtt_password = given or new_secret(), secrets.token_urlsafe(24)
+def _first_key(device: Device, given: str | None, given_password: str | None) -> IssuedCredentials:
+    secret, mqtt_password = given or new_secret(), given_password or secrets.token_urlsafe(24)
     version = provisioner().write(current_schema(), device.uuid, secret=secret, mqtt_password=mqtt_password)
     DeviceCredential(device=device, version=version, rotate=given is not None).save()
     transaction.on_commit(lambda: _grant(device.uuid, mqtt_password))
@@ -197,8 +218,8 @@ def _newest_row(device: Device) -> int:
     return device.credentials.aggregate(newest=Max("version"))["newest"] or 0
 
 
-def _check_secret(secret: str) -> None:
-    # What it is never stands in the message.
+def check_secret(secret: str) -> None:
+    """Refuse (ValidationError) a text that cannot be a secret, in words that do not hold it."""
     if not 8 <= len(secret) <= _MOST_SECRET or not secret.isprintable():
         raise ValidationError(
             {"secret": _("A secret has 8 to %(most)d characters, all of them printable.") % {"most": _MOST_SECRET}}

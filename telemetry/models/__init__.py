@@ -1,5 +1,6 @@
 """What a tenant's devices sent, and what is worked out from it: messages, readings, rollups, newest values."""
 
+from .imports import RecordImport
 from .limits import LimitHit
 from .quarantine import QuarantineFlood, Replay
 from .received import (
@@ -30,6 +31,7 @@ __all__ = [
     "ReadingDay",
     "ReadingHour",
     "Reason",
+    "RecordImport",
     "RepackDay",
     "Replay",
     "RetentionSettings",

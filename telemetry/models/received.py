@@ -33,6 +33,7 @@ class Message(models.Model):
     received_at = models.DateTimeField(_("received"))
     topic = models.TextField(_("topic"))
     payload = models.BinaryField(_("payload"))
+    # 0: not verified here: a will, which cannot be signed in advance, or what an old server had recorded.
     signature = models.PositiveSmallIntegerField(_("signature version"))
     key_version = models.PositiveIntegerField(_("key"))
     late = models.BooleanField(_("late"))
@@ -44,6 +45,11 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return self.topic
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it is from an old server's record: its signature was not verified again."""
+        return self.signature == 0 and not self.topic.startswith("device/lwt/")
 
 
 class Series(models.Model):

@@ -32,7 +32,8 @@ Month = tuple[int, int]
 class Partitions:
     """The partitions that this process knows to be there, or not to be wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept_months: int = KEPT_MONTHS) -> None:
+        self._kept_months = kept_months
         self._known: set[tuple[str, Month]] = set()
 
     def ensure(self, connection: psycopg.Connection, schema: str, times: Iterable[datetime]) -> None:
@@ -51,7 +52,7 @@ class Partitions:
         months = {month for month in months if (schema, month) not in self._known}
         if months:
             now = datetime.now(UTC)
-            return {month for month in months if age_in_months(month, now) <= KEPT_MONTHS}
+            return {month for month in months if age_in_months(month, now) <= self._kept_months}
         return months
 
     def forget(self, schema: str) -> None:

@@ -42,7 +42,7 @@ class Accepted:
     component: str
     time: datetime
     late: bool
-    signature: int  # 0: a will, which nobody can sign in advance
+    signature: int  # 0: not verified: a will, which nobody can sign in advance, or an old server's record
     key_version: int
     fingerprint: bytes  # 16 of them
     measurements: list[Measurement] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Accepted:
 
 class _Signed(NamedTuple):
     message: dict[str, Any]
-    content: bytes
+    content: bytes  # what was signed: the payload of version 2, the `signed_text` of version 1
     version: int
     key_version: int
 
@@ -99,6 +99,46 @@ def judge(
     )
 
 
+def judge_recorded(
+    topic: Topic,
+    text_topic: str,
+    payload: bytes,
+    spec: DeviceSpec,
+    recorded_time: datetime | None,
+    received_at: datetime,
+    clock: validation.Clock,
+) -> Accepted:
+    """What a message in an old server's record is: judged as a live one, but for its signature, which that server has
+    verified, and for the device, which may be switched off by now. It is always late. Raises Refused.
+
+    It has the fingerprint of the same message when it comes, or came, from the device itself.
+    """
+    validation.check_segment(topic, spec)
+    if topic.kind is Kind.WILL:
+        will = _will(topic, text_topic, payload, received_at)
+        will.late = True
+        return will
+    message = envelope.parse_object(payload)
+    moment = validation.recorded_time(message, recorded_time, received_at, clock)
+    component, values = "", _NO_VALUES
+    if topic.kind is Kind.TELEMETRY:
+        validation.check_board(message, spec)
+        registered = validation.check_component(topic, message, spec)
+        component, values = registered.key, normalization.normalize(message, registered)
+    return Accepted(
+        topic=topic,
+        component=component,
+        time=moment,
+        late=True,
+        signature=0,
+        key_version=0,
+        fingerprint=fingerprint(text_topic, _exact_text(payload) or _signed_text(message)),
+        measurements=values.measurements,
+        unmapped=values.unmapped,
+        cut=values.cut,
+    )
+
+
 def fingerprint(*parts: str | bytes) -> bytes:
     """The first 16 bytes of SHA-256 over the parts with NUL between them."""
     joined = b"\x00".join([part if part.__class__ is bytes else part.encode() for part in parts])  # type: ignore[union-attr]
@@ -126,12 +166,12 @@ def _verify_v1(message: dict[str, Any], payload: bytes, spec: DeviceSpec, keys: 
     for key in spec.keys:
         if _is_valid(key, now) and (secret := keys(key.version)) is not None:
             if signature.is_hmac_of(given, text, secret):
-                return _Signed(message, payload, 1, key.version)
+                return _Signed(message, text, 1, key.version)
             tried.append((key, secret))
     exact = _exact_text(payload)
     for key, secret in tried if exact else ():
         if signature.is_hmac_of(given, exact, secret):
-            return _Signed(message, payload, 1, key.version)
+            return _Signed(message, exact, 1, key.version)
     named = ", ".join(str(key.version) for key in spec.keys if _is_valid(key, now)) or "none"
     raise Refused("bad_signature", f"The hmac does not match under any valid key of the device (tried: {named}).")
 

@@ -23,16 +23,21 @@ class Clock:
 
 def check_routing(topic: Topic, spec: DeviceSpec) -> None:
     """Refuse what names another tenant, or an inactive device: needs no signature."""
+    check_segment(topic, spec)
+    if not spec.tenant.active:
+        raise Refused("inactive_device", f"The tenant {spec.tenant.slug} is suspended; ask the platform's staff.")
+    if not spec.active:
+        raise Refused("inactive_device", "The device is deactivated; activate it on its page to take its messages.")
+
+
+def check_segment(topic: Topic, spec: DeviceSpec) -> None:
+    """Refuse what names another tenant than the device's."""
     if topic.segment and topic.segment not in spec.tenant.segments:
         raise Refused(
             "wrong_tenant",
             f"The device belongs to another tenant than {quote(topic.segment)}; "
             f"publish on telemetry/{spec.tenant.slug}/{spec.uuid}/…, or register the segment as a topic alias.",
         )
-    if not spec.tenant.active:
-        raise Refused("inactive_device", f"The tenant {spec.tenant.slug} is suspended; ask the platform's staff.")
-    if not spec.active:
-        raise Refused("inactive_device", "The device is deactivated; activate it on its page to take its messages.")
 
 
 def check_board(message: dict[str, Any], spec: DeviceSpec) -> None:
@@ -93,6 +98,25 @@ def check_binding(topic: Topic, message: dict[str, Any]) -> tuple[int, int] | No
 def check_time(message: dict[str, Any], received_at: datetime, clock: Clock) -> tuple[datetime, bool]:
     """(device time, whether it is late). Refuses a time too far ahead."""
     moment = read_timestamp(message.get("timestamp"))
+    return moment, -check_not_ahead(moment, received_at, clock) > clock.live
+
+
+def recorded_time(message: dict[str, Any], recorded: datetime | None, received_at: datetime, clock: Clock) -> datetime:
+    """The device time of a message in an old server's record: the message's own where it can be read, as for a live
+    one, else what was recorded beside it. Refuses one without either, and a time too far ahead.
+    """
+    try:
+        moment = read_timestamp(message.get("timestamp"))
+    except Refused:
+        if recorded is None:
+            raise
+        moment = recorded
+    check_not_ahead(moment, received_at, clock)
+    return moment
+
+
+def check_not_ahead(moment: datetime, received_at: datetime, clock: Clock) -> timedelta:
+    """How far the time is ahead of ours. Refuses one that is too far ahead."""
     ahead = moment - received_at
     if ahead > clock.future:
         raise Refused(
@@ -100,7 +124,7 @@ def check_time(message: dict[str, Any], received_at: datetime, clock: Clock) -> 
             f"The timestamp {moment.isoformat()} is {ahead.total_seconds():.0f} s ahead of the server's clock; "
             f"at most {clock.future.total_seconds():.0f} s are taken. Set the device's clock.",
         )
-    return moment, -ahead > clock.live
+    return ahead
 
 
 def _another_board(said: Any, spec: DeviceSpec) -> Refused:

@@ -271,6 +271,18 @@ def test_components_are_added_changed_and_removed(api: Api, greenhouse: Any) -> 
     assert "There is no component with the id" in problems(api.get(f"components/{component['id']}/"))[None]
 
 
+def test_pins_are_kept_in_one_form_and_not_shared(api: Api, greenhouse: Any) -> None:
+    body = {"device": str(greenhouse.uuid), "key": "pump", "component_type": "pump", "pins": {"Relay": "GPIO17"}}
+    assert api.post("components/", body).json()["pins"] == {"relay": 17}
+    answer = api.post("components/", body | {"key": "pump-2", "pins": {"relay": 17}})
+    assert answer.status_code == 400
+    assert problems(answer)["pins"] == "The pin 17 is taken by pump; only the lines of a bus are shared."
+    wrong = api.post("components/", body | {"key": "pump-2", "pins": [17]})
+    assert "no object of lines and pins" in problems(wrong)["pins"]
+    shown = api.get(f"devices/{greenhouse.uuid}/").json()["components"]
+    assert {c["key"]: c["pins"] for c in shown}["pump"] == {"relay": 17}
+
+
 def test_a_component_key_is_once_on_a_device(api: Api, greenhouse: Any) -> None:
     answer = api.post("components/", {"device": str(greenhouse.uuid), "key": "dht22", "component_type": "pump"})
     assert answer.status_code == 400

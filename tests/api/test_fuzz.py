@@ -21,7 +21,7 @@ _JSON = st.recursive(
 )
 _MEMBERS = {
     "devices/": ("name", "uuid", "cpu_serial", "hardware_model", "components"),
-    "components/": ("device", "key", "name", "component_type", "attached", "expected_interval"),
+    "components/": ("device", "key", "name", "component_type", "attached", "expected_interval", "pins"),
     "component-types/": ("key", "name", "description", "expected_interval", "unmapped"),
     "metrics/": (
         "component_type",

@@ -115,6 +115,19 @@ def test_an_app_is_let_in_until_its_key_expires(broker: Broker, issue: Callable[
     assert time.time() < answer["expire_at"] < time.time() * 500, "EMQX takes seconds, and refuses what is past"
 
 
+def test_a_password_that_came_with_its_device_is_checked_by_a_slow_hash(broker: Broker, register: Any) -> None:
+    from devices.models import BrokerPassword
+
+    device, made_here = register(mqtt_password="hunter2-of-old"), register()
+    assert device.mqtt_password == "hunter2-of-old"
+    assert broker.ask(device.uuid, "hunter2-of-old")["result"] == "allow"
+    assert broker.ask(device.uuid, "hunter3-of-old")["result"] == "deny"
+    with schema_context(device.tenant.schema_name):
+        rounds = {str(row.device.uuid): row.rounds for row in BrokerPassword.objects.select_related("device")}
+    assert rounds[device.uuid] >= 20_000
+    assert rounds[made_here.uuid] == 0
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -110,6 +110,17 @@ def test_a_message_is_stored_once_however_often_it_comes(register: Any, send: Se
     assert len(messages(device)) == 1
 
 
+def test_a_version_1_message_written_in_another_way_is_the_same_message(register: Any, send: Send) -> None:
+    device = register()
+    payload = v1(device, VALUE)
+    send((topic(device), payload))
+    written = json.loads(payload)
+    for again in (json.dumps(written, indent=2), json.dumps(dict(reversed(written.items())), separators=(",", ":"))):
+        tally = send((topic(device), again.encode()))
+        assert (tally.stored, tally.duplicates) == (0, 1)
+    assert len(messages(device)) == 1
+
+
 def test_two_values_of_one_instant_are_both_kept(register: Any, send: Send) -> None:
     device = register()
     at = wire.timestamp()

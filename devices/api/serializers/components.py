@@ -74,6 +74,7 @@ class ComponentSerializer(ReportFields, StrictModelSerializer[Component]):
             "component_type",
             "attached",
             "expected_interval",
+            "pins",
             *ReportFields.names,
         ]
         validators = ()
@@ -93,6 +94,7 @@ class DeviceComponentSerializer(ReportFields, serializers.ModelSerializer[Compon
             "component_type",
             "attached",
             "expected_interval",
+            "pins",
             *ReportFields.names,
         ]
         read_only_fields = fields

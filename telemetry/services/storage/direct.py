@@ -6,8 +6,8 @@ fails, PostgreSQL undoes the transaction, and `Conflict` is raised: the batch th
 """
 
 import select
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -23,6 +23,10 @@ from .types import AcceptedItem, Outcome
 
 class Conflict(Exception):
     """Something of the batch is stored already."""
+
+
+# Called with the connection, a schema, and what is stored there: sends statements whose answers nobody waits for.
+Last = Callable[[psycopg.Connection, str, Outcome], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -57,8 +61,10 @@ def pack(schema: str, accepted: list[AcceptedItem], outcome: Outcome, series: Se
 class Sending:
     """A transaction on its way: everything is sent when it is made, and `receive` waits for the answer."""
 
-    def __init__(self, connection: psycopg.Connection, groups: Sequence[Group], guard: FloodGuard) -> None:
-        """Raises psycopg.Error; nothing is stored then."""
+    def __init__(
+        self, connection: psycopg.Connection, groups: Sequence[Group], guard: FloodGuard, last: Last | None = None
+    ) -> None:
+        """Raises Conflict, or another psycopg.Error; nothing is stored then."""
         self._connection = connection
         self._open = ExitStack()
         try:
@@ -66,10 +72,18 @@ class Sending:
             self._open.enter_context(connection.pipeline())
             connection.execute("BEGIN")
             _write(connection, sorted(groups, key=lambda group: group.schema), guard)
+            if last is not None:
+                for group in groups:
+                    last(connection, group.schema, group.outcome)
             connection.execute("COMMIT")
             _flush(connection)
         except BaseException as error:
-            self._fail(error)
+            # An answer may have come while it was being sent.
+            with suppress(psycopg.Error):
+                self._open.__exit__(type(error), error, error.__traceback__)
+            self._undo()
+            if _is_conflict(error):
+                raise Conflict from error
             raise
 
     def receive(self) -> None:
@@ -79,20 +93,17 @@ class Sending:
             self._open.close()
         except BaseException as error:
             self._undo()
-            if isinstance(error, psycopg.errors.UniqueViolation | psycopg.errors.DivisionByZero):
+            if _is_conflict(error):
                 raise Conflict from error
             raise
-
-    def _fail(self, error: BaseException) -> None:
-        """Leave the pipeline because of what went wrong while it was filled."""
-        try:
-            self._open.__exit__(type(error), error, error.__traceback__)
-        finally:
-            self._undo()
 
     def _undo(self) -> None:
         if self._connection.info.transaction_status in (TransactionStatus.INERROR, TransactionStatus.INTRANS):
             self._connection.execute("ROLLBACK")
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return isinstance(error, psycopg.errors.UniqueViolation | psycopg.errors.DivisionByZero)
 
 
 def _flush(connection: psycopg.Connection) -> None:

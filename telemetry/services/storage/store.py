@@ -9,7 +9,7 @@ from datetime import datetime
 import psycopg
 from psycopg import sql
 
-from ..partitions import Partitions
+from ..partitions import KEPT_MONTHS, Partitions
 from . import binary, direct, exact, refused, unmapped
 from .direct import Group
 from .floods import FloodGuard
@@ -39,11 +39,12 @@ class Storage:
     its way nothing else can be stored.
     """
 
-    def __init__(self, conninfo: str) -> None:
+    def __init__(self, conninfo: str, *, kept_months: int = KEPT_MONTHS) -> None:
+        """`kept_months`: rows of older months go to the default partitions."""
         self._conninfo = conninfo
         self._connection: psycopg.Connection | None = None
         self._sending: direct.Sending | None = None
-        self._partitions = Partitions()
+        self._partitions = Partitions(kept_months)
         self._series: dict[str, SeriesIds] = {}
         self._guard = FloodGuard()
 
@@ -63,8 +64,8 @@ class Storage:
             packed.groups = None
         return packed
 
-    def send(self, packed: Packed) -> None:
-        """Send a batch, to be stored in one transaction, all of it new.
+    def send(self, packed: Packed, last: direct.Last | None = None) -> None:
+        """Send a batch, to be stored in one transaction, all of it new; `last`: what else is sent for each tenant.
 
         Raises Conflict where some of it is known to be there already, and psycopg.Error; nothing of it is stored then.
         """
@@ -77,7 +78,7 @@ class Storage:
         for group in packed.groups:
             if group.outcome.quarantined:
                 self._guard.open(connection, group.schema)
-        self._sending = direct.Sending(connection, packed.groups, self._guard)
+        self._sending = direct.Sending(connection, packed.groups, self._guard, last)
 
     def receive(self, packed: Packed) -> dict[str, Outcome]:
         """Wait for the answer to what was sent: the outcomes, by schema. Raises as `send` does."""

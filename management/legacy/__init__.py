@@ -1,0 +1,1 @@
+"""Moving from the old server: a dump of its tables, as CSV files, into a tenant."""

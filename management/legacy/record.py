@@ -1,0 +1,256 @@
+"""The old server's record of what it received: read in batches, judged or stored, and gone on with where it was."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from uuid import UUID
+
+import django.db
+import psycopg
+from django.utils import timezone
+
+from devices.services import audit
+from devices.services.specs import DeviceSpec
+from telemetry.models import RecordImport
+from telemetry.services.listener import LOST
+from telemetry.services.recorded import Batch, Place, Recorded, RecordJudge, RecordWriter, Settled, Superseded
+from telemetry.services.storage import RefusedItem
+
+from .dump import CsvFile, columns_of
+from .report import Problem, TableReport
+from .tables import TELEMETRY_DATA
+
+logger = logging.getLogger(__name__)
+
+_BATCH_ROWS = 2000
+_BATCH_BYTES = 8 * 2**20
+_PAUSE_SECONDS = 1.0
+# What the old server's clock and ours may differ.
+_CLOCKS = timedelta(days=1)
+
+# Called after each batch with how many bytes of the file, as it lies on the disk, are done.
+Progress = Callable[[int], None]
+
+
+class Unreadable(ValueError):
+    """A row that is no message."""
+
+    def __init__(self, column: str, message: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+@dataclass(slots=True)
+class RowReader:
+    """Makes rows of records; `uuids` are the dump's devices by their ids and UUIDs."""
+
+    file: CsvFile
+    uuids: Mapping[str, UUID]
+    time_zone: tzinfo | None
+    places: dict[str, int] = field(init=False)
+    now: datetime = field(default_factory=timezone.now)
+
+    def __post_init__(self) -> None:
+        self.places = columns_of(self.file, TELEMETRY_DATA)
+
+    def read(self, record: list[str]) -> Recorded:
+        """Raises Unreadable."""
+        if len(record) != len(self.file.header):
+            raise Unreadable("", f"It has {len(record)} fields, the header {len(self.file.header)}.")
+        places = self.places
+        topic, payload = record[places["topic"]], record[places["payload"]]
+        received = self._time("received_time", record[places["received_time"]])
+        if received is None:
+            raise Unreadable("received_time", "It is empty; expected is a time with an offset.")
+        if received > self.now + _CLOCKS:
+            raise Unreadable("received_time", f"{received.isoformat()} is in the future.")
+        if not topic or "\x00" in topic:
+            raise Unreadable("topic", "It is empty, or holds a NUL.")
+        try:
+            topic.encode()
+            body = payload.encode()
+        except UnicodeEncodeError as error:
+            raise Unreadable("payload", "It is not UTF-8: export it as UTF-8.") from error
+        measured = self._time("device_time", record[places["device_time"]])
+        return Recorded(self.file.line, topic, body, measured, received, self._device(record))
+
+    def _time(self, column: str, text: str) -> datetime | None:
+        if not text:
+            return None
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise Unreadable(column, f"{text[:80]!r} is no time; expected is one with an offset.") from error
+        if moment.tzinfo is None:
+            if self.time_zone is None:
+                words = f"{text!r} has no offset: say with --time-zone in which zone the old server kept its times."
+                raise Unreadable(column, words)
+            moment = moment.replace(tzinfo=self.time_zone)
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError as error:
+            raise Unreadable(column, f"{text!r} is beyond all calendars.") from error
+
+    def _device(self, record: list[str]) -> UUID | None:
+        place = self.places.get("device_id")
+        named = record[place].strip().lower() if place is not None else ""
+        if not named:
+            return None
+        uuid = self.uuids.get(named)
+        if uuid is None:
+            raise Unreadable("device_id", f"{named[:80]!r} is no device of devices.csv: add it there.")
+        return uuid
+
+
+def batches(reader: RowReader, report: TableReport) -> Iterator[Batch]:
+    """The rest of the file; lines that are no messages are reported."""
+    file, name = reader.file, reader.file.name
+    batch = Batch([], 0, 0, Place(0, "", 0))
+    size = 0
+    for record in file.records():
+        batch.read += 1
+        try:
+            if isinstance(record, str):
+                raise Unreadable("", record)
+            row = reader.read(record)
+        except Unreadable as error:
+            batch.unreadable += 1
+            report.fail(Problem(name, file.line, error.column, str(error)), rows=0)
+        else:
+            batch.rows.append(row)
+            size += len(row.payload)
+        if batch.read >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            batch.end = Place(file.position, file.digest, file.line)
+            yield batch
+            batch, size = Batch([], 0, 0, Place(0, "", 0)), 0
+    if batch.read:
+        batch.end = Place(file.position, file.digest, file.line)
+        yield batch
+
+
+def rehearse(
+    path: Path, reader_of: Callable[[CsvFile], RowReader], judge: RecordJudge, report: TableReport, progress: Progress
+) -> None:
+    """Say what would become of each row; nothing is written. Raises DumpError."""
+    file = CsvFile(path, path.name)
+    try:
+        for batch in batches(reader_of(file), report):
+            report.read += batch.read
+            report.errors += batch.unreadable
+            for row, item in zip(batch.rows, judge.judge(batch.rows), strict=True):
+                if isinstance(item, RefusedItem):
+                    report.skip(_reason(item.verdict.reason), f"line {row.line}: {item.verdict.detail}")
+                else:
+                    report.created += 1
+            progress(file.raw_position)
+    finally:
+        file.close()
+
+
+def _reason(reason: str) -> str:
+    return f"quarantined as {reason}"
+
+
+def specs_of(specs: Mapping[UUID, DeviceSpec]) -> Callable[..., Mapping[UUID, DeviceSpec | None]]:
+    """The devices of a rehearsal, which are in no database."""
+    return lambda _uuids: specs
+
+
+class RecordImporter:
+    """Stores the record of one file in the current tenant. Goes on where an import of the same bytes was."""
+
+    def __init__(
+        self,
+        schema: str,
+        path: Path,
+        reader_of: Callable[[CsvFile], RowReader],
+        report: TableReport,
+        progress: Progress,
+    ) -> None:
+        self._schema = schema
+        self._path = path
+        self._reader_of = reader_of
+        self._report = report
+        self._progress = progress
+
+    def run(self, *, again: bool) -> None:
+        """Raises DumpError. While PostgreSQL is away, it waits. `again`: from the beginning, wherever it was."""
+        writer = RecordWriter(self._schema)
+        before: RecordImport | None = None
+        try:
+            while True:
+                try:
+                    row, file = self._open(again=again)
+                    again = False
+                    before = before or RecordImport(stored=row.stored)
+                    self._go_on(writer, row, file)
+                    break
+                except Superseded:
+                    logger.info("The import was moved on by a commit that was not heard of, or by another process")
+                except LOST as error:
+                    logger.warning("PostgreSQL is away: waiting (%s)", str(error).strip().splitlines()[:1])
+                    django.db.connection.close()
+                    time.sleep(_PAUSE_SECONDS)
+                writer.recover()
+        finally:
+            with suppress(psycopg.Error):
+                writer.close()
+        self._tell(row, before.stored)
+
+    def _open(self, *, again: bool) -> tuple[RecordImport, CsvFile]:
+        """The import of this file, and the file read up to where that is."""
+        file = CsvFile(self._path, self._path.name)
+        row = None if again else RecordImport.objects.filter(file=file.name).first()
+        if row is not None and row.position >= file.position:
+            file.skip_to(row.position, row.line)
+            if file.digest == row.digest:
+                return row, file
+        if row is None or row.position:
+            # Another file of the same name, or the first: what was stored already is found to be there.
+            row = RecordImport.objects.create(file=file.name)
+            audit.record(
+                None, "import", row, "begun; the old server had verified the signatures, nothing is verified again"
+            )
+        file.close()
+        return row, CsvFile(self._path, self._path.name)
+
+    def _go_on(self, writer: RecordWriter, row: RecordImport, file: CsvFile) -> None:
+        try:
+            reader = self._reader_of(file)
+            place = Place(row.position, row.digest, row.line)
+            for batch in batches(reader, self._report):
+                settled = writer.settle(row.pk, place, row.refused, batch)
+                place = batch.end
+                self._show(settled)
+                self._progress(file.raw_position)
+        finally:
+            file.close()
+        row.refresh_from_db()
+        if row.finished_at is None:
+            finished = timezone.now()
+            RecordImport.objects.filter(pk=row.pk).update(finished_at=finished)
+            audit.record(
+                None,
+                "import",
+                row,
+                f"{row.stored} stored, {row.duplicates} duplicates, {sum(row.refused.values())} refused",
+            )
+
+    def _show(self, settled: Settled) -> None:
+        for row, refusal in settled.refused:
+            kept = self._report.examples.setdefault(_reason(refusal.reason), [])
+            if len(kept) < 3:
+                kept.append(f"line {row.line}: {refusal.detail}")
+
+    def _tell(self, row: RecordImport, before: int) -> None:
+        """The report says what became of the whole file; what an earlier run stored is unchanged by this one."""
+        report = self._report
+        report.read = row.read
+        report.created = row.stored - before
+        report.unchanged = before + row.duplicates
+        report.errors += row.unreadable
+        report.skipped.update({_reason(reason): times for reason, times in row.refused.items()})

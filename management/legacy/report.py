@@ -1,0 +1,125 @@
+"""What an import did, and what is to be mended, by table."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+# Of each table so many errors are kept in words; the others are counted.
+MOST_ERRORS = 100
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is to be mended. `line` counts from 1, the header; 0: the file as a whole."""
+
+    file: str
+    line: int
+    column: str
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file + (f", line {self.line}" if self.line else "") + (f", {self.column}" if self.column else "")
+        return f"{place}: {self.message}"
+
+
+@dataclass(slots=True)
+class TableReport:
+    """What became of a table's rows: read = created + unchanged + skipped + errors.
+
+    `notes` are what people should know of rows that were taken.
+    """
+
+    table: str
+    read: int = 0
+    created: int = 0
+    unchanged: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    errors: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def fail(self, problem: Problem, rows: int = 1) -> None:
+        """A row, or the whole file (`rows` 0), cannot be taken."""
+        self.errors += rows
+        if len(self.problems) < MOST_ERRORS:
+            self.problems.append(problem)
+
+    def skip(self, reason: str, example: str) -> None:
+        """A row is left out, or goes into quarantine, with its reason."""
+        self.skipped[reason] += 1
+        kept = self.examples.setdefault(reason, [])
+        if len(kept) < _EXAMPLES:
+            kept.append(example)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "table": self.table,
+            "read": self.read,
+            "created": self.created,
+            "unchanged": self.unchanged,
+            "skipped": dict(sorted(self.skipped.items())),
+            "errors": self.errors,
+            "problems": [
+                {"file": p.file, "line": p.line, "column": p.column, "message": p.message} for p in self.problems
+            ],
+            "examples": self.examples,
+            "notes": self.notes,
+        }
+
+
+class Report:
+    """The tables' reports, in the order in which they were begun."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, TableReport] = {}
+
+    def of(self, table: str) -> TableReport:
+        """The table's report; begun with its first mention."""
+        return self._tables.setdefault(table, TableReport(table))
+
+    def __iter__(self) -> Iterator[TableReport]:
+        return iter(self._tables.values())
+
+    def replace(self, other: "Report") -> None:
+        """Say what the other says."""
+        self._tables = {table.table: table for table in other}
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is to be mended, of all tables."""
+        return [problem for table in self for problem in table.problems]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Plain values."""
+        return [table.as_json() for table in self]
+
+
+def show(report: Report, console: Console) -> None:
+    """The report as a table, and below it what is to be mended or known."""
+    grid = Table("table")
+    for name in ("read", "created", "unchanged", "skipped", "errors"):
+        grid.add_column(name, justify="right")
+    for table in report:
+        counts = (table.read, table.created, table.unchanged, table.skipped.total(), table.errors)
+        grid.add_row(table.table, *map(str, counts))
+    console.print(grid)
+    for table in report:
+        for reason, times in sorted(table.skipped.items()):
+            console.print(escape(f"{table.table}: {times} skipped: {reason}"))
+            for example in table.examples.get(reason, ()):
+                console.print(escape(f"    {example}"), soft_wrap=True)
+        for note in table.notes:
+            console.print(escape(f"{table.table}: {note}"), soft_wrap=True)
+    for problem in report.problems:
+        console.print(escape(str(problem)), style="red", soft_wrap=True)
+    hidden = sum(max(0, table.errors - len(table.problems)) for table in report)
+    if hidden:
+        console.print(f"{hidden} more errors are not shown.", style="red")
