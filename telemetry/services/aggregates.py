@@ -134,6 +134,9 @@ def _plan(cuts: Sequence[datetime], days_until: datetime | None, late: frozenset
     made = Plan()
     for earlier, later in pairwise(cuts):
         first, last = _ceil(earlier, HOUR), _floor(later, HOUR)
+        if first == earlier and last == later and last - first < DAY:  # many hours, one by one
+            _add(made.hours, first, last)
+            continue
         if first >= last:
             _add(made.raw, earlier, later)
             continue
