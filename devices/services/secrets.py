@@ -6,6 +6,7 @@ names its role (`listener` reads, `web` also writes, `provisioner` also removes)
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -32,7 +33,10 @@ class SecretStore:
 
     def __init__(self, role: str) -> None:
         self._vault = Connection(role)
-        self._kv = self._vault.client.secrets.kv.v2
+
+    @property
+    def _kv(self) -> Any:
+        return self._vault.client.secrets.kv.v2
 
     def read(self, schema: str, uuid: UUID, version: int | None = None) -> DeviceSecret:
         """The device's secret of that version (the newest without one). Raises SecretMissing, SecretsUnavailable."""

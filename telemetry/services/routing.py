@@ -56,8 +56,8 @@ class Router:
         self._seen: dict[str, int] = {}
         self._newest = 0
         self._risen_at = 0
-        # Devices whose specification is older than `ttl`.
-        self._aged: set[UUID] = set()
+        # Devices whose specification is older than `ttl`, by the specification's own number.
+        self._aged: set[int] = set()
         self._refresh_at = 0.0
         self._is_deaf = False
         # Devices that were read again because of a message, and until when that is enough.
@@ -83,8 +83,8 @@ class Router:
         for uuid, route in zip(uuids, routes, strict=True):
             if route is None or (route.until < now and (route.spec is None or route.busy)):
                 missing.add(uuid)
-            elif route.until < aged:
-                self._aged.add(uuid)
+            elif route.until < aged and route.spec is not None:
+                self._aged.add(route.spec.number)
         if missing:
             self._load(missing, now)
         self._refresh(now)
@@ -94,7 +94,7 @@ class Router:
         """Read aged specifications again, many at once: they are changed already where we were told of a change."""
         if self._aged and now >= self._refresh_at:
             self._refresh_at = now + _REFRESH_SECONDS
-            aged = [self._aged.pop() for _ in range(min(len(self._aged), _REFRESH_DEVICES))]
+            aged = [UUID(int=self._aged.pop()) for _ in range(min(len(self._aged), _REFRESH_DEVICES))]
             self._load(aged, now)
 
     def _load(self, uuids: Collection[UUID], now: float) -> None:

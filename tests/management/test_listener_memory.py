@@ -10,7 +10,7 @@ from manage import WITHOUT_PAGES
 from management.management.commands.run_mqtt_listener import Command
 
 # What pages and the API are made with.
-_FOREIGN = ("django.contrib.admin", "unfold", "rest_framework", "drf_spectacular", "django_q", "import_export", "pint")
+_FOREIGN = ("django.contrib.admin", "unfold", "rest_framework", "drf_spectacular", "django_q", "pint", "hvac")
 _PROGRAM = f"""
 import sys
 import django

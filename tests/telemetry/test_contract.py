@@ -304,3 +304,22 @@ def test_reading_many_devices_takes_as_many_queries_as_reading_one(register: Any
             assert len(load_specs(asked)) == len(asked)
         counts.append(len(queries))
     assert counts[0] == counts[1]
+
+
+def test_an_aged_specification_is_read_again(register: Any) -> None:
+    from devices.models import Device
+    from telemetry.services.routing import Router
+
+    device = register()
+    uuid = device.device.uuid
+    router = Router(ttl=-1)  # what is read is old already
+    [before] = router.routes([uuid])
+    with schema_context(device.tenant.schema_name):
+        Device.objects.filter(pk=device.device.pk).update(cpu_serial="changed")
+    router._refresh_at = 0.0
+    router.routes([uuid])
+    [after] = router.routes([uuid])
+    assert before.spec is not None
+    assert after.spec is not None
+    assert after.spec.cpu_serial == "changed"
+    assert before.spec.cpu_serial != "changed"
