@@ -30,7 +30,7 @@ test: .venv/test.stamp
 	@command -v chromium >/dev/null && command -v mosquitto_pub >/dev/null || tests/install_browser.sh
 	$(VENV_PYTHON) -m pytest $(WORKERS) $(ARGS)
 
-# Half an hour: each row of the fault matrix for a minute. Writes its results into docs/reliability.md.
+# Three quarters of an hour: each row of the fault matrix for a minute. Writes its results into docs/reliability.md.
 faults: .venv/run.stamp
 	$(VENV_PYTHON) manage.py run_faults $(ARGS)
 

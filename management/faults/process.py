@@ -17,11 +17,13 @@ class Process:
     def __init__(self, *command: str, log: Path, env: Mapping[str, str] | None = None) -> None:
         self.log = log
         self.started_at = time.time()
+        # Compiled once, as what is installed is: else a start is mostly the compiler's time.
+        compiled = {"PYTHONPYCACHEPREFIX": str(log.parent / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
         with log.open("ab") as file:
             self.popen = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=BASE_DIR,
-                env={**os.environ, "PYTHONPATH": f"{BASE_DIR / 'platform'}:{BASE_DIR}", **(env or {})},
+                env={**os.environ, "PYTHONPATH": f"{BASE_DIR / 'platform'}:{BASE_DIR}", **compiled, **(env or {})},
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
