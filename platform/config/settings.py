@@ -168,7 +168,7 @@ MQTT_NOTIFIER_CLIENT_ID: str = env.str("MQTT_NOTIFIER_CLIENT_ID", default="gwanj
 
 # --- Ingest -------------------------------------------------------------------------------------------------
 
-INGEST_BATCH_MESSAGES: int = env.int("INGEST_BATCH_MESSAGES", default=500)
+INGEST_BATCH_MESSAGES: int = env.int("INGEST_BATCH_MESSAGES", default=1000)
 INGEST_BATCH_SECONDS: float = env.float("INGEST_BATCH_SECONDS", default=0.005)
 INGEST_MAX_PAYLOAD: int = env.int("INGEST_MAX_PAYLOAD", default=64 * 1024)
 INGEST_LIVE_SECONDS: float = env.float("INGEST_LIVE_SECONDS", default=300.0)

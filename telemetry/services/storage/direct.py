@@ -9,13 +9,13 @@ import select
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from . import binary, floors, late, refused, rows, sequences, totals
+from . import floors, late, refused, rows, sequences, totals
 from .floods import FloodGuard
-from .sequences import Counter
 from .series import SeriesIds
 from .statements import run
 from .types import AcceptedItem, Outcome
@@ -35,9 +35,7 @@ class Group:
 
     schema: str
     outcome: Outcome
-    messages: Sequence[binary.Array]
-    readings: Sequence[binary.Array]
-    counters: Sequence[Counter]
+    parameters: Sequence[Any]  # of `rows.STORE_NEW`; empty: nothing was accepted
 
 
 def pack(schema: str, accepted: list[AcceptedItem], outcome: Outcome, series: SeriesIds) -> Group:
@@ -45,17 +43,15 @@ def pack(schema: str, accepted: list[AcceptedItem], outcome: Outcome, series: Se
 
     Raises KeyError where a series is not known yet, and Conflict where two messages have one counter.
     """
+    if not accepted:
+        return Group(schema, outcome, ())
     outcome.stored, outcome.readings = accepted, rows.readings(accepted, series)
     counters = sequences.counters_of(accepted)
     if len(set(counters)) != len(counters):
         raise Conflict
-    return Group(
-        schema=schema,
-        outcome=outcome,
-        messages=rows.message_arrays(accepted) if accepted else (),
-        readings=rows.reading_arrays(outcome.readings) if outcome.readings else (),
-        counters=counters,
-    )
+    boots = len({(counter.device_id, counter.boot) for counter in counters})
+    parameters = [*rows.message_arrays(accepted), *rows.reading_arrays(outcome.readings), *sequences.arrays(counters)]
+    return Group(schema, outcome, [*parameters, boots])
 
 
 class Sending:
@@ -118,13 +114,9 @@ def _flush(connection: psycopg.Connection) -> None:
 
 def _write(connection: psycopg.Connection, groups: Sequence[Group], guard: FloodGuard) -> None:
     for group in groups:
-        if group.messages:
-            run(connection, rows.INSERT_MESSAGES(group.schema), group.messages)
-        if group.readings:
-            run(connection, rows.INSERT_READINGS(group.schema), group.readings)
+        if group.parameters:
+            run(connection, rows.STORE_NEW(group.schema), group.parameters)
     for group in groups:
-        if group.counters:
-            sequences.add_unseen(connection, group.schema, group.counters)
         late.mark(connection, group.schema, group.outcome.stored)
         floors.raise_floors(connection, group.schema, group.outcome.stored)
         refused.quarantine(connection, group.schema, guard, group.outcome.quarantined)

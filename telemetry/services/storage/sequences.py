@@ -13,17 +13,11 @@ _TABLE = {"sequence": "telemetry_devicesequence"}
 _UPSERT = (
     "INSERT INTO {sequence} AS s (device_id, boot, seen)"
     " SELECT device_id, boot, range_agg(int8range(seq, seq, '[]'))"
-    " FROM unnest($1, $2, $3) AS c(device_id, boot, seq)"
+    " FROM unnest(COLUMNS) AS c(device_id, boot, seq)"
     " GROUP BY device_id, boot ORDER BY device_id, boot"
     " ON CONFLICT (device_id, boot) DO UPDATE SET seen = s.seen + EXCLUDED.seen"
 )
-_ADD = per_schema(_UPSERT, **_TABLE)
-# Touches fewer rows than there are (device, boot) when one of the counters was seen before, and fails then.
-_ADD_UNSEEN = per_schema(
-    f"WITH added AS ({_UPSERT} WHERE NOT s.seen && EXCLUDED.seen RETURNING 1)"  # noqa: S608
-    " SELECT 1 / (count(*) = $4)::int FROM added",
-    **_TABLE,
-)
+_ADD = per_schema(_UPSERT.replace("COLUMNS", "$1, $2, $3"), **_TABLE)
 _LOCK = per_schema(
     "SELECT 1 FROM {sequence} AS s WHERE (device_id, boot) IN (SELECT * FROM unnest($1, $2))"
     " ORDER BY device_id, boot FOR UPDATE",
@@ -68,13 +62,11 @@ def lock_and_find_seen(connection: psycopg.Connection, schema: str, counters: Se
     return {Counter(*row) for row in rows}
 
 
-def add_unseen(connection: psycopg.Connection, schema: str, counters: Sequence[Counter]) -> None:
-    """Mark counters as seen; fails with `DivisionByZero` where one was before. Sends one statement, also in a pipeline.
-
-    A failure, and not an answer that somebody has to look at: the COMMIT is on its way behind it.
+def upsert_unseen(columns: str) -> str:
+    """The part of a statement that marks the counters in these parameters as seen, and returns a row for each boot of a
+    device, but for one with a counter that was seen before.
     """
-    boots = len({(counter.device_id, counter.boot) for counter in counters})
-    run(connection, _ADD_UNSEEN(schema), [*arrays(counters), boots])
+    return _UPSERT.replace("COLUMNS", columns) + " WHERE NOT s.seen && EXCLUDED.seen RETURNING 1"
 
 
 def add(connection: psycopg.Connection, schema: str, counters: Iterable[Counter]) -> None:
