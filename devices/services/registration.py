@@ -58,6 +58,7 @@ def register_device(
     cpu_serial: str = "",
     hardware_model: HardwareModel | None = None,
     components: Mapping[str, ComponentType] | None = None,
+    timeout_seconds: int | None = None,
     secret: str | None = None,
     acting_user: audit.Actor = None,
 ) -> tuple[Device, IssuedCredentials]:
@@ -73,6 +74,7 @@ def register_device(
     with transaction.atomic():
         _claim_route(uuid)
         device = Device(uuid=uuid, name=name, cpu_serial=cpu_serial, hardware_model=hardware_model)
+        device.timeout_seconds = timeout_seconds
         device.full_clean()
         device.save()
         for key, component_type in (components or {}).items():
