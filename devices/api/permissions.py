@@ -21,7 +21,8 @@ class TenantAccess(BasePermission):
     """Members by their role, API keys by their scope, nobody else.
 
     A view says `role_to_read` (viewer unless it says otherwise), `role_to_write` (administrator) and
-    `open_to_keys` (yes), and `only_admin_keys` (no). A key that may write counts as far as metadata; keys manage no keys.
+    `open_to_keys` (yes), and `only_admin_keys` (no). A key that may write counts as far as
+    metadata; keys manage no keys.
     """
 
     message: str = ""

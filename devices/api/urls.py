@@ -15,6 +15,7 @@ from .views.presence import (
     PresenceSettingsView,
     TimelineView,
 )
+from .views.provisioning import AllowFetchView, ClaimView, ReleaseView
 from .views.rotation import RotationViewSet
 
 router = SimpleRouter(use_regex_path=False)
@@ -31,6 +32,9 @@ router.register("maintenance-windows", MaintenanceWindowViewSet, "maintenance-wi
 
 urlpatterns = [
     *router.urls,
+    path("claims/", ClaimView.as_view(), name="claims"),
+    path("devices/<uuid:uuid>/release/", ReleaseView.as_view(), name="device-release"),
+    path("devices/<uuid:uuid>/allow-fetch/", AllowFetchView.as_view(), name="device-allow-fetch"),
     path("devices/import/", ImportView.as_view(), name="devices-import"),
     path("devices/import-template/", TemplateView.as_view(), name="devices-import-template"),
     path("devices/table/", DeviceTableView.as_view(), name="devices-table"),

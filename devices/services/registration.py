@@ -30,6 +30,7 @@ from devices.services import audit, broker_access, broker_passwords, presence, r
 from devices.services.device_keys import new_secret, next_key
 from devices.services.secrets import SecretMissing, SecretsUnavailable, provisioner
 from tenants.models import DeviceRoute, Tenant
+from tenants.preregistration import free_board
 from tenants.schemas import current_schema
 
 logger = logging.getLogger(__name__)
@@ -126,6 +127,21 @@ def adopt_secret(device: Device, secret: str, *, acting_user: audit.Actor = None
     return IssuedCredentials(device.uuid, kept.secret, kept.version, kept.mqtt_password)
 
 
+def replace_credentials(device: Device, *, acting_user: audit.Actor = None) -> IssuedCredentials:
+    """A new key and a new password for a device whose own may be in wrong hands: none that it had is good any more."""
+    with transaction.atomic():
+        Device.objects.select_for_update().get(pk=device.pk)
+        device.credentials.filter(revoked_at=None).update(revoked_at=timezone.now())
+        device.rotations.filter(open=True).update(
+            open=False, state=RotationMember.State.LEFT, note="got new credentials"
+        )
+        issued = _first_key(device, None)
+        broker_passwords.keep({device.pk: issued.mqtt_password})
+        audit.record(acting_user, "rotate key", device, f"key {issued.key_version}, the ones before are revoked")
+        transaction.on_commit(lambda: _disconnect(device.uuid))
+    return issued
+
+
 def revoke_key(credential: DeviceCredential, *, acting_user: audit.Actor = None) -> None:
     """Refuse the key from now on, whatever Vault and caches hold, and close the device's session at the broker."""
     uuid = credential.device.uuid
@@ -156,6 +172,7 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
         audit.record(acting_user, "remove", device, str(uuid))
         device.delete()
         DeviceRoute.objects.filter(device_uuid=uuid).delete()
+        free_board(uuid)
         slug = Tenant.objects.get(schema_name=schema).slug
         transaction.on_commit(lambda: _forget(schema, slug, uuid))
 
