@@ -7,6 +7,7 @@ half-way, nothing has happened, and the board can be claimed again.
 import hmac
 import logging
 from dataclasses import dataclass
+from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -124,6 +125,15 @@ def release(device: Device, *, acting_user: audit.Actor = None) -> Board:
                 registration.revoke_key(key, acting_user=acting_user)
             activation.set_active(device, False, acting_user=acting_user)
     return board
+
+
+def release_by_staff(device_uuid: str, user_id: int, user_label: str) -> None:
+    """What the console calls in the tenant's schema: release the board of that device, in the name of staff."""
+    device = Device.objects.filter(uuid=device_uuid).first()
+    if device is None:
+        free_board(UUID(device_uuid))
+    else:
+        release(device, acting_user=audit.Named(user_id, user_label))
 
 
 def allow_new_fetch(device: Device, *, acting_user: audit.Actor = None) -> None:
