@@ -122,7 +122,7 @@ def issue_codes(boards: Sequence[Board]) -> list[IssuedCodes]:
 
 
 def free_board(device_uuid: UUID | None) -> bool:
-    """Make the board of that device nobody's: it can be claimed again, and is another device then. False: it was none."""
+    """Make the board of that device nobody's: claimed again, it is another device. False: it was no board."""
     nothing = {"tenant": None, "device_uuid": None, "claimed_at": None, "fetched_at": None, "asked_again_at": None}
     board = Board.objects.filter(device_uuid=device_uuid).exclude(device_uuid=None)
     return bool(board.update(next_uuid=uuid4(), attempt_digest="", asked_again=0, asked_again_from="", **nothing))

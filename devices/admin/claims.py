@@ -113,7 +113,8 @@ class ClaimActions(DeviceActions):
                 device,
                 title=_t("Allow %(device)s a new fetch") % {"device": device},
                 lead=_(
-                    "It gets a new key and password. All that it has now, and who else may have it, is no good from now on."
+                    "It gets a new key and password. What it has now, and whoever else may have it, is no good from"
+                    " now on."
                 ),
                 submit=_("Allow"),
                 danger=True,

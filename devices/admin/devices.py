@@ -25,8 +25,8 @@ from tenants.admin.base import LongChangeList, add_errors, form_page
 from tenants.admin.navigation import Group
 
 from . import panels
-from .components import ComponentInline
 from .claims import ClaimActions
+from .components import ComponentInline
 from .keys import NOT_AVAILABLE, unavailable_text
 from .maintenance import MaintenanceWindowInline
 from .presence import label_of

@@ -23,7 +23,7 @@ class Watcher:
     least: Membership.Role = Membership.Role.VIEWER  # that a person must have
 
     def may_watch(self) -> bool:
-        """Whether the tenant is in service and the key still valid, or the person still logged in and a member with that role.
+        """Whether the tenant is in service and the key still valid, or the person logged in and with that role.
 
         Asks the database, in the tenant's schema.
         """

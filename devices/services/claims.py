@@ -98,7 +98,7 @@ def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = 
         if board is not None and right and board.tenant_id is None:
             return Claimed(_register(board, tenant, name, acting_user), board)
     if board is not None and right and board.tenant_id == tenant.pk:
-        raise AlreadyYours(Device.objects.filter(uuid=board.device_uuid).first(), board)
+        raise AlreadyYours(Device.objects.filter(uuid__in=[board.device_uuid]).first(), board)
     for counter in counters:
         limits.count(counter, seconds=_HOUR)
     logger.info("A claim of %s was refused", tenant.slug)

@@ -74,7 +74,7 @@ def fetch(token: str, attempt: str, address: str) -> dict[str, Any]:
 
 
 def _fetch_in_tenant(board: Board, tenant: Tenant, attempt: str, address: str) -> dict[str, Any]:
-    device = Device.objects.select_related("hardware_model").filter(uuid=board.device_uuid).first()
+    device = Device.objects.select_related("hardware_model").filter(uuid__in=[board.device_uuid]).first()
     if device is None:  # released just now
         raise NotYet("not_claimed", settings.FETCH_RETRY_SECONDS)
     if not device.active:

@@ -8,8 +8,8 @@ from .limit_views import LimitHitViewSet, LimitsView
 from .replay_views import QuarantineFloodViewSet, ReplayViewSet
 from .series_views import AggregatesView, ChartView, ExportView, FleetLatestView
 from .teaching import AcceptView, ProposeView
-from .whole import WholeExportView
 from .views import LatestView, MessagesView, QuarantineView, ReadingsView, TotalsViewSet
+from .whole import WholeExportView
 
 router = SimpleRouter(use_regex_path=False)
 router.register("totals", TotalsViewSet, "totals")

@@ -6,8 +6,8 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
-from devices.api.views.events import AnyAccepted
 from devices.api.views.base import Role, TenantView
+from devices.api.views.events import AnyAccepted
 from devices.api.watching import watcher_of
 from telemetry.services.whole import begin
 from telemetry.services.whole.answers import answer

@@ -248,7 +248,7 @@ def test_a_new_fetch_is_allowed(api: Api, tenant_a: Any) -> None:
     with schema_context(tenant_a.schema_name):
         keys = DeviceCredential.objects.filter(device__uuid=uuid)
         assert [key.revoked_at is None for key in keys.order_by("version")] == [False, True]
-        password = keys.first().device.broker_password
+        password = keys.latest("version").device.broker_password
         assert broker_passwords.matches(bytes(password.salt), bytes(password.digest), new["mqtt_password"])
     assert fetch(issued, attempt="the first asker once more").status_code == 409
     assert audit_of(tenant_a, "allow new fetch") == 1

@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -23,7 +23,7 @@ from tests.conftest import Process, wait_until
 
 
 @pytest.fixture
-def web(live_db: None, start: Callable[..., Process]) -> Iterator[str]:
+def web(live_db: None, start: Callable[..., Process]) -> str:
     """A real web server's address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -41,7 +41,7 @@ def web(live_db: None, start: Callable[..., Process]) -> Iterator[str]:
             return False
 
     wait_until(answers, 20)
-    yield address
+    return address
 
 
 @pytest.fixture
@@ -86,7 +86,8 @@ def test_from_the_label_to_the_reading(
     assert config.stat().st_mode & 0o777 == 0o600
     assert board.claim_code not in config.read_text()
     # A copy of the card comes too late.
-    copy = card(tmp_path / "copy" if (tmp_path / "copy").mkdir() is None else tmp_path, web, board.fetch_token)
+    (tmp_path / "copy").mkdir()
+    copy = card(tmp_path / "copy", web, board.fetch_token)
     with pytest.raises(SystemExit, match="already_fetched"):
         fetch_credentials(copy)
     assert device.stop() == 0

@@ -121,7 +121,7 @@ def test_the_schema_describes_each_column(filled: dict[str, Any], tenant_a: Any)
 def test_nothing_of_another_tenant_and_no_secret_gets_in(filled: dict[str, Any], tenant_a: Any, tenant_b: Any) -> None:
     for tenant, other in ((tenant_a, tenant_b), (tenant_b, tenant_a)):
         everything = b"".join(export(tenant).values())
-        device, key, issued = filled[other.slug]
+        device, key, _ = filled[other.slug]
         for canary in (f"canary of {other.slug}", f"canary-of-{other.slug}", str(device.uuid), key[:14]):
             assert canary.encode() not in everything, canary
         _, own_key, own = filled[tenant.slug]
@@ -180,10 +180,10 @@ def test_one_that_cannot_be_finished_is_no_zip(filled: dict[str, Any], tenant_a:
         raise OperationalError("away")
 
     monkeypatch.setattr(pieces, "of_readings", away)
-    got = []
+    got: list[bytes] = []
     with pytest.raises(archive.ExportBroken):
-        for chunk in archive.whole(tenant_a):
-            got.append(chunk)
+        got.extend(archive.whole(tenant_a))
+    assert got
     with pytest.raises(zipfile.BadZipFile):
         zipfile.ZipFile(io.BytesIO(b"".join(got)))
 

@@ -19,9 +19,16 @@ from tests.api.conftest import T0, add_message, issue_key, make_device
 from tests.conftest import wait_until
 from tests.devices.test_event_stream import Web
 
-from .test_export import _working, memory, web  # noqa: F401 (a fixture)
+from .test_export import _working, memory
 
 MESSAGES, BYTES = 300, 40_000
+
+
+@pytest.fixture(scope="module")
+def web(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    server = Web(tmp_path_factory.mktemp("web") / "web.log")
+    yield server
+    server.process.stop()
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ def filled(live_db: None, tenant_a: Any) -> Iterator[Any]:
         device.delete()
 
 
-def ask(web: Web, key: str) -> tuple[Any, http.client.HTTPResponse]:  # noqa: F811
+def ask(web: Web, key: str) -> tuple[Any, http.client.HTTPResponse]:
     """The answer, of which nothing but the head was read."""
     asked = http.client.HTTPConnection("127.0.0.1", web.port, timeout=60)
     asked.connect()
@@ -50,7 +57,7 @@ def ask(web: Web, key: str) -> tuple[Any, http.client.HTTPResponse]:  # noqa: F8
 def test_who_reads_slowly_holds_no_connection_and_gets_all_of_it(
     web: Web,
     filled: Any,
-    tenant_a: Any,  # noqa: F811
+    tenant_a: Any,
 ) -> None:
     asked, answer = ask(web, issue_key(tenant_a, "admin"))
     head = answer.read(200_000)
@@ -67,7 +74,7 @@ def test_who_reads_slowly_holds_no_connection_and_gets_all_of_it(
     assert len(content) > MESSAGES * BYTES
 
 
-def test_what_cannot_be_finished_is_broken_off(web: Web, filled: Any, tenant_a: Any) -> None:  # noqa: F811
+def test_what_cannot_be_finished_is_broken_off(web: Web, filled: Any, tenant_a: Any) -> None:
     """The database cuts the server's connections while it is read."""
     key = issue_key(tenant_a, "admin")
     wait_until(lambda: web.get("/t/alpha/api/v1/", Authorization=f"Bearer {key}") == 200)

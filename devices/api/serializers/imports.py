@@ -66,7 +66,9 @@ class DeviceImportSerializer(serializers.ModelSerializer[DeviceImport]):
     """An import that was begun, and how far it is."""
 
     counts = serializers.SerializerMethodField()
-    errors = serializers.SerializerMethodField(help_text="The first rows that were refused.")
+    errors = serializers.SerializerMethodField(  # type: ignore[assignment]  # the member's name
+        help_text="The first rows that were refused."
+    )
     credentials_left = serializers.IntegerField(
         source="to_hand_over", help_text="Devices whose credentials were not handed over: see credentials/."
     )
@@ -95,7 +97,7 @@ class DeviceImportSerializer(serializers.ModelSerializer[DeviceImport]):
 
     @extend_schema_field(RowResultSerializer(many=True))
     def get_errors(self, kept: DeviceImport) -> list[Any]:
-        empty = {"outcome": "error", "uuid": None, "changes": []}
+        empty: dict[str, Any] = {"outcome": "error", "uuid": None, "changes": []}
         return [{**empty, **problem} for problem in kept.problems]
 
 

@@ -1,7 +1,7 @@
 """Devices in numbers: tables up, tables down, and the imports that workers do."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
@@ -95,7 +95,7 @@ class DeviceImportViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Tena
     """Imports of devices, newest first."""
 
     role_to_write = Role.OPERATOR
-    http_method_names: ClassVar = ["get", "head", "post"]
+    http_method_names = ("get", "head", "post")
     lookup_value_converter = "int"
     lookup_field = "pk"
     lookup_url_kwarg = "id"

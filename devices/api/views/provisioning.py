@@ -1,12 +1,12 @@
 """Boards that a tenant claims and gives back, and (on the public side) devices that fetch their credentials."""
 
-from typing import Any, ClassVar
+from typing import Any, NoReturn
 
 from django.conf import settings
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
-from rest_framework.exceptions import APIException, NotFound, PermissionDenied, Throttled
+from rest_framework.exceptions import NotFound, PermissionDenied, Throttled
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -122,9 +122,9 @@ class FetchedSerializer(serializers.Serializer):
 class FetchView(StrictView):
     """Where preregistered devices fetch their credentials."""
 
-    authentication_classes: ClassVar = ()
-    permission_classes: ClassVar = (AllowAny,)
-    throttle_classes: ClassVar = (FetchThrottle,)
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    throttle_classes = (FetchThrottle,)
 
     @extend_schema(
         request=FetchSerializer,
@@ -145,6 +145,6 @@ class FetchView(StrictView):
             return Response(body, status.HTTP_202_ACCEPTED, headers={"Retry-After": str(error.seconds)})
         return Response({"status": "issued", "credentials": found})
 
-    def throttled(self, request: Request, wait: float | None) -> None:
+    def throttled(self, request: Request, wait: float) -> NoReturn:
         text = _("More than %(most)d requests in a minute from this address (fetches_per_minute).")
         raise Throttled(wait, text % {"most": settings.FETCHES_PER_MINUTE})

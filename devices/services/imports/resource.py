@@ -116,7 +116,7 @@ class DeviceResource(resources.ModelResource):
         model = Device
         fields = COLUMNS
         import_order = export_order = COLUMNS
-        import_id_fields: ClassVar = []
+        import_id_fields: ClassVar[list[str]] = []
         skip_diff = True
         store_instance = True
 
@@ -141,9 +141,12 @@ class DeviceResource(resources.ModelResource):
     def get_or_init_instance(self, instance_loader: Any, row: Any) -> tuple[Device, bool]:
         """The device that the row is about, or a new one."""
         found = self.known.match(knowledge.as_uuid(row.get("uuid", "")), row.get("cpu_serial", ""), row.get("name", ""))
-        device = found or Device(uuid=None)
-        device.parts = {}  # type: ignore[attr-defined]
-        device.before = {name: getattr(device, name) for name in COLUMNS[:-1]}  # type: ignore[attr-defined]
+        device: Any = found
+        if found is None:
+            device = Device()
+            device.uuid = None  # until the row says one
+        device.parts = {}
+        device.before = {name: getattr(device, name) for name in COLUMNS[:-1]}
         return device, found is None
 
     def import_field(self, field: Any, instance: Any, row: Any, is_m2m: bool = False, **kwargs: Any) -> None:
@@ -179,7 +182,7 @@ class DeviceResource(resources.ModelResource):
         except ValidationError as error:
             errors = error.update_error_dict(errors)
         if errors:
-            raise ValidationError({_COLUMN_OF.get(name, name): error for name, error in errors.items()})
+            raise ValidationError({_COLUMN_OF.get(str(name), str(name)): error for name, error in errors.items()})
 
     def save_instance(self, instance: Any, is_create: bool, row: Any, **kwargs: Any) -> None:
         """By the services that do it one by one. Nothing in a dry run. Raises SecretsUnavailable."""

@@ -97,7 +97,7 @@ def _page(table: Table, after: Sequence[Any] | None) -> list[tuple[Any, ...]]:
     """The next rows after a key."""
     names = sql.SQL(", ").join(_selected(one) for one in table.columns)
     key = sql.SQL(", ").join(map(sql.Identifier, table.key))
-    where = sql.SQL("")
+    where: sql.Composable = sql.SQL("")
     if after is not None:
         where = sql.SQL("WHERE ({}) > ({})").format(key, sql.SQL(", ").join([sql.Placeholder()] * len(after)))
     query = sql.SQL("SELECT {} FROM {} {} ORDER BY {} LIMIT {}").format(
@@ -115,7 +115,7 @@ def _selected(one: Any) -> sql.Composable:
 
 
 def _as_ndjson(table: Table, rows: Sequence[tuple[Any, ...]]) -> bytes:
-    written = [(one.column, _writer(one)) for one in table.columns]
+    written = [(str(one.column), _writer(one)) for one in table.columns]
     return b"".join(
         orjson.dumps(
             dict(_cell(name, write(value)) for (name, write), value in zip(written, row, strict=True)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.apps import apps
-from django.db.models import Field, Model
+from django.db.models import Model
 
 from devices import models as devices
 from telemetry import models as telemetry
@@ -32,17 +32,17 @@ class Table:
         return self.model._meta.db_table.replace("_", ".", 1)
 
     @property
-    def columns(self) -> list["Field[Any, Any]"]:
+    def columns(self) -> list[Any]:
         """The columns, in the order of the model."""
-        fields = [one for one in self.model._meta.concrete_fields if one.column and one.name not in self.without]
-        return [one for one in fields if one.name != "pk"]
+        return [one for one in self.model._meta.concrete_fields if one.column and one.name not in self.without]
 
     @property
     def key(self) -> list[str]:
         """The columns of the primary key."""
-        composite = getattr(self.model._meta.pk, "field_names", None)
-        names = composite or [self.model._meta.pk.name]  # type: ignore[union-attr]
-        return [self.model._meta.get_field(name).column for name in names]  # type: ignore[union-attr]
+        pk: Any = self.model._meta.pk
+        names = getattr(pk, "field_names", None) or [pk.name]
+        fields: list[Any] = [self.model._meta.get_field(name) for name in names]
+        return [one.column for one in fields]
 
 
 READINGS = "telemetry.readings"
