@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -103,7 +103,7 @@ def preregister(rows: Sequence[TableRow], *, acting_user: User | None = None) ->
         issued = [_draw(board) for board in boards]
         for board in boards:
             board.created_by_label = label
-        Board.objects.bulk_create(boards, batch_size=_AT_ONCE)
+        _save(boards)
     return issued
 
 
@@ -147,6 +147,16 @@ def codes_table(issued: Sequence[IssuedCodes]) -> bytes:
     columns = ("serial", "hardware_model", "claim_code", "fetch_token")
     rows = [(one.board.serial, one.board.hardware, one.claim_code, one.fetch_token) for one in issued]
     return write_table(columns, rows, "csv")
+
+
+def _save(boards: Sequence[Board]) -> None:
+    try:
+        with transaction.atomic():
+            Board.objects.bulk_create(boards, batch_size=_AT_ONCE)
+    except IntegrityError as error:
+        raise ValidationError(
+            _("Somebody else changed the same thing at the same time: look at it again and repeat.")
+        ) from error
 
 
 def _look_at(row: TableRow, there: Mapping[str, Board], seen: dict[str, int]) -> BoardRow:

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from django_tenants.utils import schema_context
 
 from devices.models import Device, DeviceCredential
-from devices.services import audit
+from devices.services import audit, broker_access
 from devices.services.device_config import device_config
 from devices.services.registration import IssuedCredentials
 from devices.services.secrets import SecretMissing, SecretsUnavailable, provisioner
@@ -60,7 +60,8 @@ class AlreadyFetched(Exception):
 def fetch(token: str, attempt: str, address: str) -> dict[str, Any]:
     """The credentials of the device with that token, as its configuration file has them.
 
-    Raises UnknownToken, NotYet, AlreadyFetched; SecretsUnavailable when Vault is away, and nothing counts as fetched.
+    Raises UnknownToken, NotYet, AlreadyFetched; SecretsUnavailable when Vault is away and BrokerUnavailable when the
+    broker is, and nothing counts as fetched then.
     """
     board = Board.objects.select_related("tenant").filter(fetch_digest=codes.digest(token)).first()
     if board is None:
@@ -82,11 +83,14 @@ def _fetch_in_tenant(board: Board, tenant: Tenant, attempt: str, address: str) -
     key = device.credentials.filter(revoked_at=None, not_after=None).order_by("-version").first()
     if key is None:
         raise NotYet("inactive", _KEPT_OUT_FACTOR * settings.FETCH_RETRY_SECONDS)
-    issued = _read(tenant.schema_name, device, key)  # before it counts as fetched
-    if not _take(board, device, attempt, address) and not _may_repeat(board, key, attempt):
-        _tell(board, device, address)
-        raise AlreadyFetched
-    return dict(device_config(tenant.slug, device, issued))
+    if board.fetched_at is None or _may_repeat(board, key, attempt):
+        # Whatever may be away is asked before they count as fetched.
+        issued = _read(tenant.schema_name, device, key)
+        broker_access.grant_devices([(device.uuid, issued.mqtt_password)])
+        if _take(board, device, attempt, address) or _may_repeat(board, key, attempt):
+            return dict(device_config(tenant.slug, device, issued))
+    _tell(board, device, address)
+    raise AlreadyFetched
 
 
 def _read(schema: str, device: Device, key: DeviceCredential) -> IssuedCredentials:

@@ -1,13 +1,11 @@
 """Boards: claimed by one tenant, in the same words refused to all others; credentials fetched once."""
 
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import connections
 from django.test import Client
 from django.utils import timezone
 from django_redis import get_redis_connection
@@ -16,7 +14,7 @@ from django_tenants.utils import schema_context
 from tenants import preregistration
 from tenants.tables import TableRow
 
-from .conftest import HANDLER, Api, add_readings, add_series, issue_key, person, problems
+from .conftest import HANDLER, Api, add_readings, add_series, at_once, issue_key, person, problems
 
 FETCH = "/api/v1/provisioning/credentials/"
 ATTEMPT = "an attempt of a device"
@@ -171,6 +169,22 @@ def test_vault_away_and_nothing_is_lost(api: Api, tenant_a: Any, monkeypatch: An
         answer = fetch(issued)
         assert (answer.status_code, answer["Retry-After"]) == (503, "5")
     assert fetch(issued).json()["credentials"]["uuid"] == uuid
+
+
+def test_the_broker_away_and_nothing_counts_as_fetched(api: Api, monkeypatch: Any) -> None:
+    from devices.services.broker_errors import BrokerUnavailable
+
+    def away(*args: Any, **kwargs: Any) -> None:
+        raise BrokerUnavailable("away")
+
+    issued = board()
+    uuid = claim(api, issued).json()["uuid"]
+    with monkeypatch.context() as without:
+        without.setattr("devices.services.broker_access.grant_devices", away)
+        answer = fetch(issued)
+        assert answer.status_code == 503
+        assert "broker" in problems(answer)[None]
+    assert fetch(issued, attempt="another one that asks").json()["credentials"]["uuid"] == uuid
 
 
 def test_a_model_that_may_not_carry_it(api: Api, tenant_a: Any) -> None:
@@ -348,25 +362,6 @@ def live_board(live_db: None) -> Iterator[Any]:
     Board.objects.filter(pk=issued.board.pk).delete()
 
 
-def _at_once(calls: list[Any]) -> list[Any]:
-    answers: list[Any] = []
-    barrier = threading.Barrier(len(calls))
-
-    def run(call: Any) -> None:
-        barrier.wait()
-        try:
-            answers.append(call())
-        finally:
-            connections.close_all()
-
-    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers
-
-
 def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, tenant_b: Any) -> None:
     from devices.models import Device
     from devices.services import claims
@@ -383,7 +378,7 @@ def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, te
 
         return call
 
-    answers = _at_once([of(tenant) for tenant in (tenant_a, tenant_b) for _ in range(4)])
+    answers = at_once([of(tenant) for tenant in (tenant_a, tenant_b) for _ in range(4)])
     winners = [answer for answer in answers if answer != "refused"]
     assert len(winners) == 1
     found = {}
@@ -392,7 +387,7 @@ def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, te
             devices = list(Device.objects.filter(name=live_board.board.serial))
             found[tenant.schema_name] = len(devices)
             asked = (
-                _at_once(
+                at_once(
                     [lambda number=n: fetch(live_board, f"asker number {number} of many").status_code for n in range(6)]
                 )
                 if devices

@@ -10,7 +10,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django_tenants.utils import schema_context
 
-from .conftest import Api, issue_key, make_device, person, problems
+from .conftest import Api, at_once, issue_key, make_device, person, problems
 
 HEADING = "name,hardware_model,cpu_serial,timeout_seconds,components"
 
@@ -290,6 +290,30 @@ def test_a_row_that_somebody_took_meanwhile_is_said(api: Api, tenant_a: Any, ten
     assert ended["counts"] == {"new": 1, "updated": 0, "unchanged": 0, "error": 1}
     assert ended["errors"][0]["row"] == 2
     assert "registered already" in ended["errors"][0]["errors"][0]["detail"]
+
+
+def test_the_same_table_twice_at_once(live_db: None, tenant_a: Any, settings: Any) -> None:
+    from devices.models import Device, DeviceImport
+    from devices.services.imports import runs
+    from devices.services.registration import remove_device
+    from tenants.tables import TableRow
+
+    rows = [TableRow(number, {"name": f"twice at once {number}"}) for number in range(2, 12)]
+
+    def run() -> int:
+        with schema_context(tenant_a.schema_name):
+            done = runs.import_rows(rows)[1]
+            return len(done.issued) if done else 0
+
+    try:
+        assert sorted(at_once([run, run, run])) == [0, 0, 10]
+    finally:
+        with schema_context(tenant_a.schema_name):
+            found = list(Device.objects.filter(name__startswith="twice at once"))
+            for device in found:
+                remove_device(device)
+            DeviceImport.objects.all().delete()
+    assert len(found) == 10
 
 
 def test_vault_away(api: Api, tenant_a: Any, settings: Any, monkeypatch: Any) -> None:

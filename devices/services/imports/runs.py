@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -185,7 +185,7 @@ def _create(
 ) -> DeviceImport:
     who = audit.named(acting_user)
     return DeviceImport.objects.create(
-        filename=filename[-200:],
+        filename=filename.replace("\0", "")[-200:],
         state=state,
         skip_errors=skip_errors,
         rows=[[row.number, row.cells] for row in rows],
@@ -211,11 +211,16 @@ def _go_on(kept: DeviceImport, rows: Sequence[TableRow]) -> bool:
 
 
 def _carry_out(kept: DeviceImport, rows: Sequence[TableRow], actor: audit.Actor) -> Outcomes:
-    """Do these rows, and move the position behind them in the same transaction. Raises Superseded."""
+    """Do these rows, and move the position behind them in the same transaction. Raises Superseded.
+
+    One after the other in a tenant: the same table twice at once would not see its own devices.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"device_import:{current_schema()}"])
     mine = DeviceImport.objects.select_for_update().filter(
         pk=kept.pk, position=kept.position, state__in=(State.RUNNING, State.WAITING)
     )
-    locked = mine.first()
+    locked = mine.defer("rows").first()
     if locked is None:
         raise Superseded
     done = outcomes.carry_out(rows, kept.namespace, acting_user=actor)
