@@ -2,7 +2,7 @@
 
 import datetime
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -74,10 +74,10 @@ def issue_key(tenant: Any, scope: str = "write", **options: Any) -> str:
     return text
 
 
-def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
+def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """What the calls return, each made by a thread of its own and at the same time."""
     answers: list[Any] = []
-    barrier = threading.Barrier(len(calls))
+    barrier = threading.Barrier(max(1, len(calls)))
 
     def run(call: Any) -> None:
         barrier.wait()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -386,13 +387,8 @@ def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, te
         with schema_context(tenant.schema_name):
             devices = list(Device.objects.filter(name=live_board.board.serial))
             found[tenant.schema_name] = len(devices)
-            asked = (
-                at_once(
-                    [lambda number=n: fetch(live_board, f"asker number {number} of many").status_code for n in range(6)]
-                )
-                if devices
-                else []
-            )
+            askers = [partial(fetch, live_board, f"asker number {n} of many") for n in range(6)] if devices else []
+            asked = [answer.status_code for answer in at_once(askers)]
             for device in devices:
                 remove_device(device)
         if devices:
