@@ -6,6 +6,7 @@ SCHEDULES: dict[str, tuple[str, int]] = {
     # name → (function, minutes between runs)
     "Key rotations that are under way": ("devices.services.rotation.steps.step_all", 1),
     "Broker accounts in step with the registered devices": ("devices.services.broker_sync.sync_broker", 10),
+    "Imports of devices that nobody is at": ("devices.services.imports.runs.resume_all", 1),
     "Hourly and daily values": ("telemetry.services.rounds.roll_up", 1),
     "Newest values: what Redis missed": ("telemetry.services.rounds.keep_latest", 1),
     "Newest values: into the table": ("telemetry.services.rounds.move_latest", 10),

@@ -8,11 +8,13 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 from django_tenants.models import DomainMixin, TenantMixin
 
+from .boards import Board
 from .plans import Plan, TenantLimits
 
 __all__ = [
     "SLUG_PATTERN",
     "AppRoute",
+    "Board",
     "DeviceRoute",
     "Domain",
     "Membership",

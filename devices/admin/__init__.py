@@ -2,8 +2,10 @@
 
 from . import (
     access,
+    claims,
     components,
     devices,
+    imports,
     keys,
     maintenance,
     metadata,
@@ -16,8 +18,10 @@ from .site import tenant_admin
 
 __all__ = [
     "access",
+    "claims",
     "components",
     "devices",
+    "imports",
     "keys",
     "maintenance",
     "metadata",

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
-from devices.models import Component, Device, PresenceSettings, StatusChange
+from devices.models import Component, Device, DeviceImport, PresenceSettings, StatusChange
 from devices.services import ledger, overview
 from devices.services.registration import register_device
 from tenants.access import Role
@@ -25,8 +25,9 @@ from tenants.admin.base import LongChangeList, add_errors, form_page
 from tenants.admin.navigation import Group
 
 from . import panels
+from .claims import ClaimActions
 from .components import ComponentInline
-from .keys import NOT_AVAILABLE, DeviceActions, unavailable_text
+from .keys import NOT_AVAILABLE, unavailable_text
 from .maintenance import MaintenanceWindowInline
 from .presence import label_of
 from .presence_panels import badges
@@ -48,7 +49,7 @@ class DeviceChangeList(LongChangeList):
 
 
 @admin.register(Device, site=tenant_admin)
-class DeviceAdmin(DeviceActions):
+class DeviceAdmin(ClaimActions):
     """Devices, registered and removed by `devices.services.registration` alone."""
 
     changed_by: ClassVar = Role.OPERATOR
@@ -155,7 +156,15 @@ class DeviceAdmin(DeviceActions):
                 "<path:object_id>/revoke-key/",
                 self.admin_site.admin_view(self.revoke_key),
                 name="devices_device_revoke_key",
-            )
+            ),
+            *(
+                path(
+                    f"<path:object_id>/{name}/",
+                    self.admin_site.admin_view(view),
+                    name=f"devices_device_{view.__name__}",
+                )
+                for name, view in (("allow-fetch", self.allow_fetch), ("release", self.release))
+            ),
         ]
         return [*own, *(self._page_url(page) for page in panels.device_pages()), *super().get_urls()]
 
@@ -171,6 +180,12 @@ tenant_admin.groups.append(
     Group(
         10,
         _("Fleet"),
-        ((Device, "sensors"), (Component, "memory"), (StatusChange, "monitor_heart"), (PresenceSettings, "timer")),
+        (
+            (Device, "sensors"),
+            (Component, "memory"),
+            (DeviceImport, "upload_file"),
+            (StatusChange, "monitor_heart"),
+            (PresenceSettings, "timer"),
+        ),
     )
 )

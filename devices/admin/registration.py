@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,6 +15,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, 
 
 from devices.models import ComponentType, Device, HardwareModel
 from devices.models.base import validate_key
+from devices.services.device_config import device_config
 from devices.services.registration import IssuedCredentials
 from tenants.models import DeviceRoute
 
@@ -136,21 +136,4 @@ def credentials_context(request: HttpRequest, device: Device, issued: IssuedCred
         # In the page itself: the server keeps no copy that a second request could fetch.
         "config_url": "data:application/json;base64," + base64.b64encode(text.encode()).decode(),
         "config_name": f"gwanje-{device.uuid}.json",
-    }
-
-
-def device_config(slug: str, device: Device, issued: IssuedCredentials) -> Mapping[str, Any]:
-    """The JSON file that `gwanje_device.py` is started with."""
-    return {
-        "uuid": str(device.uuid),
-        "secret": issued.secret,
-        "kid": str(issued.key_version),
-        "signature": "v2",
-        "host": settings.MQTT_HOST,
-        "port": settings.MQTT_PORT,
-        "mqtt_password": issued.mqtt_password,
-        "tenant": slug,
-        **({"cpu_serial": device.cpu_serial} if device.cpu_serial else {}),
-        **({"hardware_version": device.hardware_model.version} if device.hardware_model else {}),
-        "components": [component.key for component in device.components.all() if component.attached],
     }

@@ -29,6 +29,7 @@ from devices.models import HardwareModel, RotationCampaign, RotationMember
 from devices.services.rotation import campaigns, tokens
 from devices.services.rotation.selection import Selection, select
 from tenants.admin.base import add_errors, coloured, form_page
+from tenants.tables import harmless
 
 from .base import TenantModelAdmin
 from .keys import errors_as_messages
@@ -328,9 +329,9 @@ def _as_file(campaign: RotationCampaign, handed: Sequence[tokens.Token]) -> Http
     rows = csv.writer(answer)
     rows.writerow(["device", "name", "kid", "token", "expires_at"])
     for token in handed:
-        # A name that a spreadsheet would take for a formula is text.
-        name = f"'{token.name}" if token.name[:1] in "=+-@\t\r" else token.name
-        rows.writerow([token.uuid, name, token.kid, token.token, token.expires_at.isoformat(timespec="seconds")])
+        rows.writerow(
+            [token.uuid, harmless(token.name), token.kid, token.token, token.expires_at.isoformat(timespec="seconds")]
+        )
     return answer
 
 

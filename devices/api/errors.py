@@ -2,6 +2,7 @@
 
 from django.utils.translation import gettext as _
 
+from devices.services.broker_errors import BrokerUnavailable
 from devices.services.secrets import SecretsUnavailable
 from tenants.api import errors
 from tenants.api.exceptions import Unavailable
@@ -14,4 +15,6 @@ class Handler(errors.Handler):
         if isinstance(exc, SecretsUnavailable):
             # The exception's own text holds addresses and paths: it is for the log.
             return Unavailable(_("The store of device keys does not answer. Try again in a few seconds."))
+        if isinstance(exc, BrokerUnavailable):
+            return Unavailable(_("The broker does not answer. Try again in a few seconds."))
         return super().convert_known_exceptions(exc)

@@ -21,7 +21,8 @@ class TenantAccess(BasePermission):
     """Members by their role, API keys by their scope, nobody else.
 
     A view says `role_to_read` (viewer unless it says otherwise), `role_to_write` (administrator) and
-    `open_to_keys` (yes). A key that may write counts as far as metadata; keys manage no keys.
+    `open_to_keys` (yes), and `only_admin_keys` (no). A key that may write counts as far as
+    metadata; keys manage no keys.
     """
 
     message: str = ""
@@ -35,6 +36,11 @@ class TenantAccess(BasePermission):
     def _key_may(self, key: ApiKey, reading: bool, view: "APIView") -> bool:
         if not getattr(view, "open_to_keys", True):
             self.message = _("API keys are managed by a person: log in as an administrator of the tenant.")
+            return False
+        if key.scope == ApiKey.Scope.ADMIN:
+            return True
+        if getattr(view, "only_admin_keys", False):
+            self.message = _("This needs an API key that may export everything, or an administrator of the tenant.")
             return False
         self.message = _("This API key may only read: use one that was issued to read and write.")
         return reading or key.scope == ApiKey.Scope.WRITE

@@ -4,6 +4,7 @@ from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from .views.events import EventsView
+from .views.imports import DeviceImportViewSet, DeviceTableView, ImportView, TemplateView
 from .views.inventory import ComponentViewSet, DeviceViewSet
 from .views.keys import ApiKeyViewSet
 from .views.metadata import ComponentTypeViewSet, HardwareModelViewSet, MetricViewSet, UnitViewSet
@@ -14,10 +15,12 @@ from .views.presence import (
     PresenceSettingsView,
     TimelineView,
 )
+from .views.provisioning import AllowFetchView, ClaimView, ReleaseView
 from .views.rotation import RotationViewSet
 
 router = SimpleRouter(use_regex_path=False)
 router.register("devices", DeviceViewSet, "device")
+router.register("device-imports", DeviceImportViewSet, "device-import")
 router.register("components", ComponentViewSet, "component")
 router.register("component-types", ComponentTypeViewSet, "component-type")
 router.register("metrics", MetricViewSet, "metric")
@@ -29,6 +32,12 @@ router.register("maintenance-windows", MaintenanceWindowViewSet, "maintenance-wi
 
 urlpatterns = [
     *router.urls,
+    path("claims/", ClaimView.as_view(), name="claims"),
+    path("devices/<uuid:uuid>/release/", ReleaseView.as_view(), name="device-release"),
+    path("devices/<uuid:uuid>/allow-fetch/", AllowFetchView.as_view(), name="device-allow-fetch"),
+    path("devices/import/", ImportView.as_view(), name="devices-import"),
+    path("devices/import-template/", TemplateView.as_view(), name="devices-import-template"),
+    path("devices/table/", DeviceTableView.as_view(), name="devices-table"),
     path("devices/<uuid:uuid>/history/", HistoryView.as_view(), name="device-history"),
     path("devices/<uuid:uuid>/timeline/", TimelineView.as_view(), name="device-timeline"),
     path("devices/<uuid:uuid>/availability/", AvailabilityView.as_view(), name="device-availability"),

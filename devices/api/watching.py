@@ -8,8 +8,8 @@ from django.contrib.sessions.backends.db import SessionStore
 from rest_framework.request import Request
 
 from devices.models import ApiKey
-from tenants.access import role_of
-from tenants.models import Tenant, User
+from tenants.access import reaches, role_of
+from tenants.models import Membership, Tenant, User
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,10 @@ class Watcher:
     key_id: int = 0
     user_id: int = 0
     session: str = ""
+    least: Membership.Role = Membership.Role.VIEWER  # that a person must have
 
     def may_watch(self) -> bool:
-        """Whether the tenant is in service and the key still valid, or the person still logged in and a member.
+        """Whether the tenant is in service and the key still valid, or the person logged in and with that role.
 
         Asks the database, in the tenant's schema.
         """
@@ -33,15 +34,20 @@ class Watcher:
             key = ApiKey.objects.filter(pk=self.key_id).first()
             return key is not None and key.is_valid()
         user = User.objects.filter(pk=self.user_id).first()
-        return user is not None and self._is_logged_in() and role_of(user, tenant) is not None
+        return user is not None and self._is_logged_in() and reaches(role_of(user, tenant), self.least)
 
     def _is_logged_in(self) -> bool:
         return str(SessionStore(self.session).get(SESSION_KEY)) == str(self.user_id)
 
 
-def watcher_of(request: Request) -> Watcher:
+def watcher_of(request: Request, least: Membership.Role = Membership.Role.VIEWER) -> Watcher:
     """Who makes the request, which has been let in."""
-    http: Any = request._request
     if isinstance(request.auth, ApiKey):
-        return Watcher(http.tenant.pk, key_id=request.auth.pk)
-    return Watcher(http.tenant.pk, user_id=request.user.pk or 0, session=http.session.session_key or "")
+        return Watcher(request._request.tenant.pk, key_id=request.auth.pk)  # type: ignore[attr-defined]
+    return person_watching(request._request, least)
+
+
+def person_watching(request: Any, least: Membership.Role) -> Watcher:
+    """The person who makes a request of Django's own."""
+    session = request.session.session_key or ""
+    return Watcher(request.tenant.pk, user_id=request.user.pk or 0, session=session, least=least)

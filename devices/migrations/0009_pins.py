@@ -3,7 +3,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("devices", "0007_key_rotation"),
+        ("devices", "0008_imports"),
     ]
 
     operations = [

@@ -1,4 +1,5 @@
 from .access import ApiKey, AuditEntry, BrokerPassword
+from .imports import DeviceImport
 from .inventory import Component, Device, DeviceCredential
 from .metadata import ComponentType, HardwareModel, Metric, Unit
 from .presence import DeviceStatus, IgnoredSign, MaintenanceWindow, PresenceSettings, StatusChange, StatusFeed
@@ -12,6 +13,7 @@ __all__ = [
     "ComponentType",
     "Device",
     "DeviceCredential",
+    "DeviceImport",
     "DeviceStatus",
     "HardwareModel",
     "IgnoredSign",

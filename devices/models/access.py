@@ -16,6 +16,7 @@ class ApiKey(models.Model):
     class Scope(models.TextChoices):
         READ = "read", _("read")
         WRITE = "write", _("read and write")
+        ADMIN = "admin", _("read, write, and export everything")
 
     name = models.CharField(_("name"), max_length=120)
     prefix = models.CharField(_("begins with"), max_length=24, unique=True, editable=False)
@@ -96,6 +97,13 @@ ACTIONS: dict[str, Promise] = {
     "rolled back": _("rolled back"),
     "replay": _("replay"),
     "cancel replay": _("cancel replay"),
+    "hand over credentials": _("hand over credentials"),
+    "claim": _("claim"),
+    "release": _("release"),
+    "fetch credentials": _("fetch credentials"),
+    "credentials asked for again": _("credentials asked for again"),
+    "allow new fetch": _("allow new fetch"),
+    "export everything": _("export everything"),
 }
 
 

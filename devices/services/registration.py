@@ -31,6 +31,7 @@ from devices.services.device_keys import new_secret, next_key
 from devices.services.secrets import provisioner
 from tenants import tasks
 from tenants.models import DeviceRoute, Tenant
+from tenants.preregistration import free_board
 from tenants.schemas import current_schema
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def register_device(
     cpu_serial: str = "",
     hardware_model: HardwareModel | None = None,
     components: Mapping[str, ComponentType] | None = None,
+    timeout_seconds: int | None = None,
     secret: str | None = None,
     mqtt_password: str | None = None,
     acting_user: audit.Actor = None,
@@ -77,7 +79,12 @@ def register_device(
             check_secret(given)
     with transaction.atomic():
         device = make_rows(
-            name=name, uuid=uuid, cpu_serial=cpu_serial, hardware_model=hardware_model, components=components
+            name=name,
+            uuid=uuid,
+            cpu_serial=cpu_serial,
+            hardware_model=hardware_model,
+            components=components,
+            timeout_seconds=timeout_seconds,
         )
         issued = _first_key(device, secret, mqtt_password)
         broker_passwords.keep({device.pk: issued.mqtt_password})
@@ -92,6 +99,7 @@ def make_rows(
     cpu_serial: str = "",
     hardware_model: HardwareModel | None = None,
     components: Mapping[str, ComponentType] | None = None,
+    timeout_seconds: int | None = None,
 ) -> Device:
     """What `register_device` writes into PostgreSQL, without a key: for a rehearsal that is undone. Raises as it does.
 
@@ -99,6 +107,7 @@ def make_rows(
     """
     _claim_route(uuid)
     device = Device(uuid=uuid, name=name, cpu_serial=cpu_serial, hardware_model=hardware_model)
+    device.timeout_seconds = timeout_seconds
     device.full_clean()
     device.save()
     for key, component_type in (components or {}).items():
@@ -147,6 +156,21 @@ def adopt_secret(device: Device, secret: str, *, acting_user: audit.Actor = None
     return IssuedCredentials(device.uuid, kept.secret, kept.version, kept.mqtt_password)
 
 
+def replace_credentials(device: Device, *, acting_user: audit.Actor = None) -> IssuedCredentials:
+    """A new key and a new password for a device whose own may be in wrong hands: none that it had is good any more."""
+    with transaction.atomic():
+        Device.objects.select_for_update().get(pk=device.pk)
+        device.credentials.filter(revoked_at=None).update(revoked_at=timezone.now())
+        device.rotations.filter(open=True).update(
+            open=False, state=RotationMember.State.LEFT, note="got new credentials"
+        )
+        issued = _first_key(device, None, None)
+        broker_passwords.keep({device.pk: issued.mqtt_password})
+        audit.record(acting_user, "rotate key", device, f"key {issued.key_version}, the ones before are revoked")
+        transaction.on_commit(lambda: _disconnect(device.uuid))
+    return issued
+
+
 def revoke_key(credential: DeviceCredential, *, acting_user: audit.Actor = None) -> None:
     """Refuse the key from now on, whatever Vault and caches hold, and close the device's session at the broker."""
     uuid = credential.device.uuid
@@ -177,6 +201,7 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
         audit.record(acting_user, "remove", device, str(uuid))
         device.delete()
         DeviceRoute.objects.filter(device_uuid=uuid).delete()
+        free_board(uuid)
         slug = Tenant.objects.get(schema_name=schema).slug
         # Web servers may remove nothing from Vault. The queue is in the database: it holds this if it is committed.
         tasks.enqueue(_REMOVAL, str(uuid))

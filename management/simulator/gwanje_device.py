@@ -15,7 +15,9 @@ import hmac
 import json
 import logging
 import math
+import os
 import random
+import secrets
 import selectors
 import signal
 import socket
@@ -23,6 +25,8 @@ import sqlite3
 import ssl
 import threading
 import time
+import urllib.error
+import urllib.request
 import uuid as uuids
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,6 +42,7 @@ logger = logging.getLogger("gwanje_device")
 MAX_PAYLOAD = 64 * 1024  # bytes; the platform refuses more
 BACK_OFF_MOST = 60.0  # seconds that we hold our messages back at most, where the platform says to
 SESSION_EXPIRY = 7 * 24 * 3600  # seconds the broker keeps a silent device's session (MQTT 5 must be told)
+FETCH_EVERY = 30.0  # seconds between questions for credentials where the platform does not say
 FORGET_EVERY = 1.0  # seconds; acknowledged rows leave the disk in batches, which spares the SD card
 RESERVED = {"timestamp", "cpu_serial", "hardware_version", "component_type", "instance_name", "hmac"}
 RESERVED |= {"device_uuid", "component", "boot", "seq"}
@@ -835,6 +840,75 @@ def made_up_climate(seconds: float) -> dict[str, Any]:
     return {"value": {"temp": round(temperature, 1), "humidity": round(65 - 18 * day + random.gauss(0, 0.8), 1)}}
 
 
+# --- credentials ----------------------------------------------------------------------------------------
+
+
+def fetch_credentials(path: Path, again: bool = False, stop: threading.Event | None = None) -> bool:
+    """Fetch the credentials that a file with `provisioning_url` and `fetch_token` lacks, and write them into it.
+
+    Waits as long as nobody has claimed the device or the platform cannot be reached; with `again` fetches new ones
+    although there are some. False: `stop` was set before. SystemExit when the platform refuses for good.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if "fetch_token" not in config or ("uuid" in config and not again):
+        return True
+    # Kept before we ask: where the answer is lost, or the power fails, the platform knows us again.
+    if "attempt" not in config or ("uuid" in config and not config.get("attempt_open")):
+        config.update(attempt=secrets.token_urlsafe(24), attempt_open=True)
+        _rewrite(path, config)
+    stop = stop or threading.Event()
+    while not stop.is_set():
+        answer, wait = _ask_for_credentials(config)
+        if answer is not None:
+            config.pop("attempt_open", None)
+            _rewrite(path, {**config, **answer})
+            logger.info("the credentials of %s are in %s", answer["uuid"], path)
+            return True
+        stop.wait(wait)
+    return False
+
+
+def _ask_for_credentials(config: dict[str, Any]) -> tuple[dict[str, Any] | None, float]:
+    """Return the credentials, or None and the seconds to wait; SystemExit when asking again is no use."""
+    url = config["provisioning_url"]
+    if not url.startswith(("https://", "http://")):
+        raise SystemExit(f"provisioning_url: {url} is no http address")
+    body = json.dumps({"token": config["fetch_token"], "attempt": config["attempt"]}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 (looked at above)
+    tls = config.get("tls")
+    context = ssl.create_default_context(cafile=tls if isinstance(tls, str) else None)
+    try:
+        with urllib.request.urlopen(request, timeout=30, context=context) as response:  # noqa: S310
+            answer = json.load(response)
+        if answer["status"] == "issued":
+            return answer["credentials"], 0
+        logger.info("no credentials yet (%s), asking again in %s s", answer["status"], answer["retry_after"])
+        return None, float(answer["retry_after"])
+    except urllib.error.HTTPError as error:
+        text = error.read().decode("utf-8", "replace")[:500]
+        if error.code in (400, 403, 404, 409):
+            raise SystemExit(f"the platform gives no credentials ({error.code}): {text}") from error
+        logger.warning("the platform answered %s, asking again", error.code)
+        return None, _seconds(error.headers.get("Retry-After"))
+    except (OSError, ValueError, KeyError) as error:
+        logger.warning("the platform cannot be asked (%s), asking again", error)
+        return None, FETCH_EVERY
+
+
+def _seconds(text: str | None) -> float:
+    return min(3600.0, float(text)) if text and text.isdecimal() else FETCH_EVERY
+
+
+def _rewrite(path: Path, config: dict[str, Any]) -> None:
+    """Replace the file at once: a power cut leaves the old or the new one, readable for its user only."""
+    new = path.with_name(path.name + ".new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        json.dump(config, file, indent=2, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+
+
 def device_from_config(path: Path) -> tuple[GwanjeDevice, dict[str, Any]]:
     """Make the device that a JSON file describes; SystemExit with what is missing."""
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -852,14 +926,17 @@ def device_from_config(path: Path) -> tuple[GwanjeDevice, dict[str, Any]]:
 def main() -> None:
     """Send a made-up temperature and humidity every `interval` seconds until SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("config", type=Path, help="JSON: uuid, secret, host, port, tenant, mqtt_password, …")
+    parser.add_argument("config", type=Path, help="JSON: uuid, secret, host, …, or provisioning_url, fetch_token")
+    parser.add_argument("--fetch-again", action="store_true", help="fetch new credentials, which was allowed before")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    device, config = device_from_config(arguments.config)
-    component = (config.get("components") or ["dht22"])[0]
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    if not fetch_credentials(arguments.config, arguments.fetch_again, stop):
+        return
+    device, config = device_from_config(arguments.config)
+    component = (config.get("components") or ["dht22"])[0]
     with device:
         while not stop.is_set():
             values = made_up_climate(time.time())

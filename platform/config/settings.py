@@ -148,6 +148,16 @@ ROTATION_GRACE_SECONDS: float = env.float("ROTATION_GRACE_SECONDS", default=60.0
 # How long a token that is handed over with a new key is good.
 ROTATION_TOKEN_SECONDS: int = env.int("ROTATION_TOKEN_SECONDS", default=86400)
 
+# --- Preregistered boards -----------------------------------------------------------------------------------
+
+# Wrong claim codes that a tenant, and a person or key of it, may send in an hour.
+CLAIM_FAILURES_PER_HOUR: int = env.int("CLAIM_FAILURES_PER_HOUR", default=20)
+# What devices may ask for their credentials in a minute from one address; how long one waits that is not claimed yet;
+# and how long the device that fetched them may hear the answer again, in case it was lost on the way.
+FETCHES_PER_MINUTE: int = env.int("FETCHES_PER_MINUTE", default=120)
+FETCH_RETRY_SECONDS: int = env.int("FETCH_RETRY_SECONDS", default=30)
+FETCH_REPEAT_SECONDS: int = env.int("FETCH_REPEAT_SECONDS", default=900)
+
 # --- MQTT ---------------------------------------------------------------------------------------------------
 
 MQTT_URL: str = env.str("MQTT_URL", default="")
@@ -256,6 +266,10 @@ REST_FRAMEWORK = {
 METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
 # For each tenant, by sessions and keys together; 0 for no limit.
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
+# Tables that are uploaded: bytes and rows of one; so many rows are done while the request waits, more by a worker.
+IMPORT_MAX_BYTES: int = env.int("IMPORT_MAX_BYTES", default=5 * 1024 * 1024)
+IMPORT_MAX_ROWS: int = env.int("IMPORT_MAX_ROWS", default=20000)
+IMPORT_AT_ONCE: int = env.int("IMPORT_AT_ONCE", default=100)
 # How long the database may work on one statement of aggregates and charts.
 QUERY_SECONDS: float = env.float("QUERY_SECONDS", default=20.0)
 DRF_STANDARDIZED_ERRORS = {

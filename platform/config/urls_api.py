@@ -8,6 +8,7 @@ from telemetry.api import urls as telemetry_urls
 
 _LISTS = {
     "devices": "device-list",
+    "device-imports": "device-import-list",
     "components": "component-list",
     "component-types": "component-type-list",
     "metrics": "metric-list",

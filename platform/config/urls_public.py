@@ -3,6 +3,7 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path, re_path
 
+from devices.api.views.provisioning import FetchView
 from tenants.admin import console
 from tenants.api.schema import DocsView, SchemaView
 from tenants.api.tenants import TenantViewSet
@@ -18,6 +19,7 @@ urlpatterns: list = [
     path("admin/", console.urls),
     path("i18n/", include("django.conf.urls.i18n")),
     path("api/v1/tenants/", TenantViewSet.as_view({"get": "list", "post": "create"}), name="tenant-list"),
+    path("api/v1/provisioning/credentials/", FetchView.as_view(), name="provisioning-credentials"),
     path("api/schema/", SchemaView.as_view(), name="api-schema"),
     path("api/docs/", DocsView.as_view(), name="api-docs"),
     re_path(r"^api/", NoSuchAddress.as_view()),

@@ -4,12 +4,17 @@ from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
+from unfold.decorators import action
 
 from devices.admin import tenant_admin
 from devices.admin.base import TenantModelAdmin
 from telemetry.models import RetentionSettings
+
+from . import whole
 
 
 @admin.register(RetentionSettings, site=tenant_admin)
@@ -17,6 +22,12 @@ class RetentionSettingsAdmin(TenantModelAdmin):
     """The tenant's retention: one row, so that its list is its form."""
 
     fields: ClassVar = ["messages_months", "readings_months", "rollups_months"]
+
+    actions_detail: ClassVar = ["export_everything"]
+
+    @action(description=_("Export everything"), icon="archive", permissions=["change"], url_path="export-everything")
+    def export_everything(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        return whole.page(self, request, reverse("admin:telemetry_retentionsettings_change", args=[1]))
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

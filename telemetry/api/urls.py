@@ -9,6 +9,7 @@ from .replay_views import QuarantineFloodViewSet, ReplayViewSet
 from .series_views import AggregatesView, ChartView, ExportView, FleetLatestView
 from .teaching import AcceptView, ProposeView
 from .views import LatestView, MessagesView, QuarantineView, ReadingsView, TotalsViewSet
+from .whole import WholeExportView
 
 router = SimpleRouter(use_regex_path=False)
 router.register("totals", TotalsViewSet, "totals")
@@ -19,6 +20,7 @@ router.register("limits/refusals", LimitHitViewSet, "limit-refusals")
 urlpatterns = [
     path("devices/<uuid:uuid>/latest/", LatestView.as_view(), name="device-latest"),
     path("devices/<uuid:uuid>/gaps/", GapsView.as_view(), name="device-gaps"),
+    path("export/", WholeExportView.as_view(), name="export-everything"),
     path("latest/", FleetLatestView.as_view(), name="latest-list"),
     path("readings/", ReadingsView.as_view(), name="reading-list"),
     path("readings/aggregates/", AggregatesView.as_view(), name="reading-aggregates"),

@@ -21,6 +21,7 @@ from django.db import InterfaceError, OperationalError, connections
 from django_tenants.utils import schema_context
 
 from telemetry.models import Series
+from tenants.tables import harmless
 
 from .completeness import Lack
 from .queries import Position, ReadingRow, Value, readings
@@ -31,8 +32,6 @@ PIECE = 5000  # readings
 # How often it is asked whether whoever reads still may.
 CHECK_SECONDS = 15.0
 COLUMNS = ("time", "device", "component", "metric", "value", "unit")
-# With one of these a spreadsheet takes a text for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 T = TypeVar("T")
 
@@ -86,7 +85,7 @@ class Export:
             rows = readings(
                 [one.series], start=self._wanted.start, stop=self._wanted.stop, after=self._after, limit=room
             )
-            pieces.append(_as_csv(one, rows) if self._wanted.form == "csv" else _as_ndjson(one, rows))
+            pieces.append(_as_csv(one, rows) if self._wanted.form == "csv" else as_ndjson(one, rows))
             if len(rows) < room:
                 self._number, self._after = self._number + 1, None
             else:
@@ -150,12 +149,8 @@ def pieces(wanted: Wanted) -> Iterator[bytes]:
         yield piece
 
 
-def harmless(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def _as_ndjson(one: Exported, rows: Sequence[ReadingRow]) -> bytes:
+def as_ndjson(one: Exported, rows: Sequence[ReadingRow]) -> bytes:
+    """The rows, each a JSON object on a line of its own."""
     head = {"device": one.device, "component": one.series.component, "metric": one.series.metric}
     unit = one.series.unit or None
     return b"".join(_line({"time": row.time, **head, "value": row.value, "unit": unit}) for row in rows)

@@ -13,7 +13,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from tenants.models import DeviceRoute, UnroutedMessage
+from tenants.models import Board, DeviceRoute, UnroutedMessage
 from tenants.tasks import enqueue
 
 from . import payloads
@@ -91,5 +91,5 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
 
 
 console.groups.append(
-    Group(20, _("Fleet"), ((DeviceRoute, "router"), (UnroutedMessage, "unsubscribe"))),
+    Group(20, _("Fleet"), ((DeviceRoute, "router"), (Board, "qr_code"), (UnroutedMessage, "unsubscribe"))),
 )

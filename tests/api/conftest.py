@@ -1,12 +1,13 @@
 """Clients of a tenant's API, and rows to read back."""
 
 import datetime
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from django.test import Client
 from django.test.client import ClientHandler
 from django.utils import timezone
@@ -71,6 +72,26 @@ def issue_key(tenant: Any, scope: str = "write", **options: Any) -> str:
         if revoked:
             revoke_api_key(key)
     return text
+
+
+def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What the calls return, each made by a thread of its own and at the same time."""
+    answers: list[Any] = []
+    barrier = threading.Barrier(max(1, len(calls)))
+
+    def run(call: Any) -> None:
+        barrier.wait()
+        try:
+            answers.append(call())
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
 
 
 def person(name: str, tenant: Any = None, role: str = "", **flags: Any) -> Any:

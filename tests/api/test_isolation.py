@@ -14,6 +14,10 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
+from devices.services import claims
+from tenants import preregistration
+from tenants.tables import TableRow
+
 from .conftest import (
     HOUR,
     T0,
@@ -57,6 +61,15 @@ ROWS: list[Row] = [
     ("PATCH", "api/v1/devices/{device}/", OPERATE, 200, {"name": "renamed"}),
     ("DELETE", "api/v1/devices/{empty_device}/", OPERATE, 204, None),
     ("POST", "api/v1/devices/{registered}/keys/", OPERATE, 201, {}),
+    ("POST", "api/v1/devices/import/", OPERATE, 200, {"rows": [{"name": "imported"}]}),
+    ("GET", "api/v1/devices/import-template/", READ, 200, None),
+    ("GET", "api/v1/devices/table/", READ, 200, None),
+    ("GET", "api/v1/device-imports/", READ, 200, None),
+    ("GET", "api/v1/device-imports/{import}/", READ, 200, None),
+    ("POST", "api/v1/device-imports/{import}/credentials/", OPERATE, 200, None),
+    ("POST", "api/v1/claims/", OPERATE, 201, {"serial": "{serial}", "code": "{code}"}),
+    ("POST", "api/v1/devices/{claimed}/allow-fetch/", OPERATE, 204, None),
+    ("POST", "api/v1/devices/{claimed}/release/", OPERATE, 204, None),
     ("GET", "api/v1/devices/{device}/latest/", READ, 200, None),
     ("GET", "api/v1/devices/{device}/gaps/", READ, 200, None),
     ("GET", "api/v1/devices/{device}/history/", READ, 200, None),
@@ -127,6 +140,7 @@ ROWS: list[Row] = [
     ("POST", "api/v1/quarantine/replays/{replay}/cancel/", OPERATE, 200, None),
     ("GET", "api/v1/totals/", READ, 200, None),
     ("GET", "api/v1/limits/", READ, 200, None),
+    ("GET", "api/v1/export/", IN_PERSON, 200, None),  # and keys for it: tests/telemetry/test_whole.py
     ("GET", "api/v1/limits/refusals/?device={device}", READ, 200, None),
     ("GET", "api/v1/events/?device={device}", READ, 200, None),
     ("GET", "api/v1/api-keys/", IN_PERSON, 200, None),
@@ -174,7 +188,16 @@ def world(db: None, tenant_a: Any, tenant_b: Any, expired: Any) -> World:
 
 def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
     """One object of each kind; the numeric ids begin at `start`, so that no two tenants' are the same."""
-    from devices.models import ApiKey, Component, ComponentType, HardwareModel, MaintenanceWindow, Metric, Unit
+    from devices.models import (
+        ApiKey,
+        Component,
+        ComponentType,
+        DeviceImport,
+        HardwareModel,
+        MaintenanceWindow,
+        Metric,
+        Unit,
+    )
     from devices.services.registration import register_device
     from telemetry.models import Replay
 
@@ -205,9 +228,21 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
                 ).pk
             ),
             "rotation": _rotation(registered, start, f"canary of {tenant.slug}"),
+            "import": str(DeviceImport.objects.create(pk=start, filename=f"canary of {tenant.slug}", state="done").pk),
+            **_boards(tenant),
             "replay": str(Replay.objects.create(pk=start, topic=f"canary of {tenant.slug}").pk),
             "api_key": str(ApiKey.objects.create(pk=start, name="k", prefix=f"gwj_{start}", digest="d").pk),
         }
+
+
+def _boards(tenant: Any) -> dict[str, str]:
+    """What a label says of a board that is free, and the device that another one became."""
+    free, taken = (
+        preregistration.preregister([TableRow(1, {"serial": f"{tenant.slug}-{n}", "hardware_model": "board 1"})])[0]
+        for n in range(2)
+    )
+    device = claims.claim(taken.board.serial, taken.claim_code).device
+    return {"serial": free.board.serial, "code": free.claim_code, "claimed": str(device.uuid)}
 
 
 def _rotation(device: Any, pk: int, name: str) -> str:
@@ -244,7 +279,10 @@ def test_what_belongs_to_another_tenant_is_not_found(row: Row, world: World, ten
         assert b"canary of beta" not in answer.content
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if _names_objects(row[4])], ids=lambda row: row[1])
+# A board that is free is nobody's; one that is taken: tests/api/test_claims.py.
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if _names_objects(row[4]) and row[1] != "api/v1/claims/"], ids=lambda row: row[1]
+)
 def test_a_body_cannot_name_what_belongs_to_another_tenant(row: Row, world: World, tenant_a: Any) -> None:
     method, path, _, _, body = row
     answer = _ask_and_undo(world.ask["administrator"], tenant_a, method, path, body, world.theirs)

@@ -58,7 +58,7 @@ def test_a_key_may_end_by_itself(admin_api: Api, tenant_a: Any) -> None:
     ("body", "attr", "text"),
     [
         ({}, "name", "required"),
-        ({"name": "x", "scope": "admin"}, "scope", "not a valid choice"),
+        ({"name": "x", "scope": "everything"}, "scope", "not a valid choice"),
         ({"name": "x", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at", "past already"),
         ({"name": "x", "expires_at": "2036-01-01T00:00:00"}, "expires_at", "has no offset"),
         ({"name": "x", "expires_at": 5}, "expires_at", "no ISO 8601 time"),

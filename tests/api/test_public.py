@@ -53,6 +53,7 @@ def test_who_reaches_the_tenants(staff: Client, tenant_a: Any) -> None:
     """Every endpoint of the public side × who."""
     assert set(endpoints_of("config.urls_public")) == {
         ("GET", "api/v1/tenants/"), ("POST", "api/v1/tenants/"), ("GET", "api/schema/"), ("GET", "api/docs/"),
+        ("POST", "api/v1/provisioning/credentials/"),  # tests/api/test_claims.py
     }  # fmt: skip
     expected = {
         "nobody": (401, 401),

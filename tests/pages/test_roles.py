@@ -14,6 +14,7 @@ ROLES = ("viewer", "operator", "admin")
 ADDED_BY: dict[str, str | None] = {
     "devices.device": "operator",
     "devices.component": "operator",
+    "devices.deviceimport": "operator",
     "devices.hardwaremodel": "admin",
     "devices.componenttype": "admin",
     "devices.unit": "admin",
@@ -65,6 +66,17 @@ def test_who_reaches_the_actions_of_a_device(tenant_a: Tenant, device: Device, r
     if status == 403:
         assert pages.post(device_page(device, "remove")).status_code == 403
         assert pages.post(device_page(device), {"name": "mine"}).status_code == 403
+
+
+def test_only_administrators_export_everything(tenant_a: Tenant, db: None) -> None:
+    path = "telemetry/retentionsettings/1/export-everything/"
+    for role in ROLES:
+        pages = Pages(ADMIN, person(f"a-{role}", tenant_a, role))
+        assert pages.get(path).status_code == (200 if role == "admin" else 403)
+        assert ("Export everything" in pages.get().content.decode()) is (role == "admin")
+    answer = pages.post(path)
+    assert answer["Content-Type"] == "application/zip"
+    assert b"".join(answer.streaming_content).startswith(b"PK")
 
 
 def test_metadata_is_not_changed_by_operators(tenant_a: Tenant, db: None) -> None:

@@ -31,6 +31,7 @@ class TenantView(StrictView):
     role_to_read: ClassVar[Membership.Role] = Role.VIEWER
     role_to_write: ClassVar[Membership.Role] = Role.ADMIN
     open_to_keys: ClassVar[bool] = True
+    only_admin_keys: ClassVar[bool] = False
     how_to_authenticate = _("Send an API key of this tenant (Authorization: Bearer <key>), or log in.")
 
     @property

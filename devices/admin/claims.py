@@ -1,0 +1,172 @@
+"""Boards in the tenant's admin: claimed with a form, seen on their device's page, and given back."""
+
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from unfold.decorators import action
+from unfold.enums import ActionVariant
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from devices.models import Device
+from devices.services import claims
+from tenants.access import Role
+from tenants.admin.base import add_errors, form_page
+
+from . import panels
+from .keys import NOT_AVAILABLE, DeviceActions, errors_as_messages, unavailable_text
+from .roles import may, person
+from .site import page_of
+
+
+class ClaimForm(forms.Form):
+    """What stands on a board's label."""
+
+    serial = forms.CharField(label=_("Serial number"), max_length=64, widget=UnfoldAdminTextInputWidget)
+    code = forms.CharField(
+        label=_("Claim code"),
+        max_length=64,
+        help_text=_("16 letters and digits. Case and hyphens do not matter."),
+        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off", "autocapitalize": "characters"}),
+    )
+    name = forms.CharField(
+        label=_("Name"),
+        max_length=120,
+        required=False,
+        help_text=_("What you call the device; empty: its own name, or serial number."),
+        widget=UnfoldAdminTextInputWidget,
+    )
+
+
+class ClaimActions(DeviceActions):
+    """Claiming a board, and what is done to a device that was one."""
+
+    actions_list: ClassVar = ["claim", "import_table", {"title": _("Download"), "items": ["as_xlsx", "as_csv"]}]
+
+    def has_claim_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, Role.OPERATOR)
+
+    @action(description=_("Claim a board"), icon="qr_code", permissions=["claim"])
+    def claim(self, request: HttpRequest) -> HttpResponse:
+        form = ClaimForm(request.POST or None)
+        if form.is_valid():
+            answer = self._claim(request, form)
+            if answer is not None:
+                return answer
+        return form_page(
+            self,
+            request,
+            form,
+            title=_("Claim a board"),
+            lead=_("A board that was made ready for you has a label with both. It fetches its credentials by itself."),
+            submit=_("Claim"),
+            back=reverse("admin:devices_device_changelist"),
+        )
+
+    def _claim(self, request: HttpRequest, form: forms.Form) -> HttpResponse | None:
+        """To the device's page; None when the form says what to mend."""
+        try:
+            device = claims.claim(**form.cleaned_data, acting_user=person(request)).device
+        except ValidationError as error:
+            add_errors(form, error)
+        except claims.AlreadyYours as error:
+            messages.warning(request, str(error))
+            if error.device is not None:
+                return redirect(page_of(error.device.pk))
+        except (claims.ClaimRefused, claims.TooManyClaims) as error:
+            form.add_error(None, str(error))
+        except NOT_AVAILABLE as error:
+            form.add_error(None, unavailable_text(error))
+        else:
+            messages.success(
+                request, _t("%(device)s is yours. It is online once it fetched its credentials.") % {"device": device}
+            )
+            return redirect(page_of(device.pk))
+        return None
+
+    @action(description=_("Import"), icon="upload_file", permissions=["claim"], url_path="import-table")
+    def import_table(self, request: HttpRequest) -> HttpResponse:
+        return redirect("admin:devices_deviceimport_add")
+
+    @action(description=_("Devices as XLSX"), icon="download", permissions=["view"], url_path="as-xlsx")
+    def as_xlsx(self, request: HttpRequest) -> HttpResponse:
+        return redirect("admin:devices_deviceimport_devices", form="xlsx")
+
+    @action(description=_("Devices as CSV"), icon="download", permissions=["view"], url_path="as-csv")
+    def as_csv(self, request: HttpRequest) -> HttpResponse:
+        return redirect("admin:devices_deviceimport_devices", form="csv")
+
+    @action(description=_("Allow a new fetch"), permissions=["change"], url_path="allow-fetch")
+    def allow_fetch(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        device = self.device(request, object_id)
+        if request.method != "POST":
+            return self._ask(
+                request,
+                device,
+                title=_t("Allow %(device)s a new fetch") % {"device": device},
+                lead=_(
+                    "It gets a new key and password. What it has now, and whoever else may have it, is no good from"
+                    " now on."
+                ),
+                submit=_("Allow"),
+                danger=True,
+            )
+        with errors_as_messages(request):
+            claims.allow_new_fetch(device, acting_user=person(request))
+            messages.success(request, _t("%(device)s may fetch new credentials, once.") % {"device": device})
+        return redirect(page_of(device.pk))
+
+    @action(
+        description=_("Release the board"),
+        icon="undo",
+        permissions=["change"],
+        variant=ActionVariant.DANGER,
+        url_path="release",
+    )
+    def release(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        device = self.device(request, object_id)
+        if request.method != "POST":
+            return self._ask(
+                request,
+                device,
+                title=_t("Release the board of %(device)s") % {"device": device},
+                lead=_(
+                    "Whoever has its label may claim it then. The device is removed; one that has readings stays,"
+                    " switched off and without a key."
+                ),
+                submit=_("Release"),
+                danger=True,
+            )
+        name, pk = str(device), device.pk
+        with errors_as_messages(request):
+            claims.release(device, acting_user=person(request))
+            messages.success(request, _t("The board of %(device)s is released.") % {"device": name})
+        stays = Device.objects.filter(pk=pk).exists()
+        return redirect(page_of(pk) if stays else reverse("admin:devices_device_changelist"))
+
+
+@panels.above_device(2)
+def asked_again(request: HttpRequest, device: Device) -> SafeString:
+    """A warning where somebody else asked for the device's credentials."""
+    return _render(request, device, "devices/admin/board_warning.html")
+
+
+@panels.below_device(45)
+def board(request: HttpRequest, device: Device) -> SafeString:
+    """Which board the device was, and whether it has fetched its credentials."""
+    return _render(request, device, "devices/admin/board.html")
+
+
+def _render(request: HttpRequest, device: Device, template: str) -> SafeString:
+    if not hasattr(device, "board"):
+        device.board = claims.of_device(device)  # type: ignore[attr-defined]
+    context = {"device": device, "board": device.board, "may_change": may(request, Role.OPERATOR)}  # type: ignore[attr-defined]
+    return render_to_string(template, context, request) if context["board"] else SafeString("")

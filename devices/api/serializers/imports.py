@@ -1,0 +1,131 @@
+"""Tables of devices: what is uploaded, and what became of each row."""
+
+from typing import Any, ClassVar
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from devices.models import DeviceImport
+from devices.services.imports.outcomes import Outcome, Outcomes
+from tenants.api.serializers import StrictSerializer
+
+from .inventory import CredentialsSerializer
+
+
+class UploadSerializer(StrictSerializer):
+    """A table of devices: a file (CSV or XLSX, as multipart/form-data), or its rows as JSON."""
+
+    file = serializers.FileField(required=False, help_text="CSV (UTF-8 or CP949) or XLSX; the first row names columns.")
+    rows = serializers.ListField(
+        child=serializers.DictField(), required=False, help_text="Instead of a file: objects with the same names."
+    )
+    dry_run = serializers.BooleanField(default=False, help_text="Say what would become of each row, and do nothing.")
+    skip_errors = serializers.BooleanField(
+        default=False, help_text="Register the rows without errors although others have some."
+    )
+
+
+class ProblemSerializer(serializers.Serializer):
+    """What is wrong with a cell, or (without a column) with the whole row."""
+
+    column = serializers.CharField()
+    detail = serializers.CharField(help_text="What is wrong and what to mend.")
+
+
+class RowResultSerializer(serializers.Serializer):
+    """What became of a row."""
+
+    row = serializers.IntegerField(help_text="Its number in the file, where the heading is 1; of JSON, from 1.")
+    outcome = serializers.ChoiceField(choices=("new", "updated", "unchanged", "error"))
+    uuid = serializers.UUIDField(allow_null=True)
+    name = serializers.CharField()
+    changes = serializers.ListField(child=serializers.CharField(), help_text="Columns that an update changes.")
+    errors = ProblemSerializer(many=True)  # type: ignore[assignment]  # the member's name
+
+
+class CountsSerializer(serializers.Serializer):
+    """How many rows became what."""
+
+    new = serializers.IntegerField()
+    updated = serializers.IntegerField()
+    unchanged = serializers.IntegerField()
+    error = serializers.IntegerField()
+
+
+class ImportResultSerializer(serializers.Serializer):
+    """What became of a table, row by row; the credentials are in this answer and never again."""
+
+    dry_run = serializers.BooleanField()
+    id = serializers.IntegerField(allow_null=True, help_text="The import, at device-imports/; null of a dry run.")
+    counts = CountsSerializer()
+    results = RowResultSerializer(many=True)
+    credentials = CredentialsSerializer(many=True)
+
+
+class DeviceImportSerializer(serializers.ModelSerializer[DeviceImport]):
+    """An import that was begun, and how far it is."""
+
+    counts = serializers.SerializerMethodField()
+    errors = serializers.SerializerMethodField(  # type: ignore[assignment]  # the member's name
+        help_text="The first rows that were refused."
+    )
+    credentials_left = serializers.IntegerField(
+        source="to_hand_over", help_text="Devices whose credentials were not handed over: see credentials/."
+    )
+
+    class Meta:
+        model = DeviceImport
+        fields: ClassVar = [
+            "id",
+            "filename",
+            "state",
+            "note",
+            "total",
+            "position",
+            "counts",
+            "errors",
+            "credentials_left",
+            "created_at",
+            "created_by_label",
+            "finished_at",
+        ]
+        read_only_fields = fields
+
+    @extend_schema_field(CountsSerializer())
+    def get_counts(self, kept: DeviceImport) -> dict[str, int]:
+        return {"new": kept.added, "updated": kept.updated, "unchanged": kept.unchanged, "error": kept.refused}
+
+    @extend_schema_field(RowResultSerializer(many=True))
+    def get_errors(self, kept: DeviceImport) -> list[Any]:
+        empty: dict[str, Any] = {"outcome": "error", "uuid": None, "changes": []}
+        return [{**empty, **problem} for problem in kept.problems]
+
+
+class HandedOverSerializer(serializers.Serializer):
+    """The credentials of devices that an import registered. Each is handed over once."""
+
+    remaining = serializers.IntegerField(help_text="Devices whose credentials are still to be asked for.")
+    credentials = CredentialsSerializer(many=True)
+
+
+def row_data(row: Outcome) -> dict[str, Any]:
+    """A row's outcome as RowResultSerializer describes it."""
+    return {
+        "row": row.row,
+        "outcome": row.outcome,
+        "uuid": str(row.uuid) if row.uuid else None,
+        "name": row.name,
+        "changes": list(row.changes),
+        "errors": [{"column": problem.column, "detail": problem.detail} for problem in row.problems],
+    }
+
+
+def error_detail(found: Outcomes, most: int) -> dict[str, Any]:
+    """The rows' errors in the API's shape for errors: `rows.3.hardware_model`."""
+    detail: dict[str, Any] = {}
+    for row in found.refused()[:most]:
+        for problem in row.problems:
+            detail.setdefault(f"rows.{row.row}" + (f".{problem.column}" if problem.column else ""), []).append(
+                problem.detail
+            )
+    return detail

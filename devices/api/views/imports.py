@@ -1,0 +1,147 @@
+"""Devices in numbers: tables up, tables down, and the imports that workers do."""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+from django.http import HttpResponse
+from django.utils.translation import gettext as _
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import mixins, serializers, status, viewsets
+from rest_framework.decorators import action
+from rest_framework.parsers import MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from devices.api.serializers import imports as shapes
+from devices.api.serializers.inventory import credentials_data
+from devices.models import DeviceImport
+from devices.services.imports import outcomes, runs, tables
+from tenants.api.errors import ErrorSerializer
+from tenants.api.parsers import JSONParser
+from tenants.tables import CONTENT_TYPES, TableRow
+
+from .base import Role, TenantObjects, TenantView
+
+_FORM = OpenApiParameter("form", enum=tuple(CONTENT_TYPES), default="csv")
+_FILE = {(200, kind.partition(";")[0]): OpenApiTypes.BINARY for kind in CONTENT_TYPES.values()}
+
+
+class ImportView(TenantView):
+    """Register devices by a table, with an error for each row that has one."""
+
+    role_to_read = role_to_write = Role.OPERATOR
+    parser_classes = (MultiPartParser, JSONParser)
+
+    @extend_schema(
+        request={"multipart/form-data": shapes.UploadSerializer, "application/json": shapes.UploadSerializer},
+        responses={
+            200: shapes.ImportResultSerializer,
+            202: shapes.DeviceImportSerializer,
+            409: ErrorSerializer,
+            503: ErrorSerializer,
+        },
+    )
+    def post(self, request: Request) -> Response:
+        """Register, change or (with `dry_run`) only check the devices of a table.
+
+        Nothing is done while a row has an error, unless `skip_errors`. More than 100 rows are done by a worker (202):
+        its progress, and then the credentials, are at device-imports/.
+        """
+        wanted = shapes.UploadSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        given = wanted.validated_data
+        rows, name = _rows(given)
+        if given["dry_run"]:
+            return Response(_result(outcomes.look_through(rows), None, dry_run=True))
+        try:
+            kept, done = runs.import_rows(rows, name, skip_errors=given["skip_errors"], acting_user=self.acting_user)
+        except runs.HasErrors as error:
+            raise serializers.ValidationError(shapes.error_detail(error.found, runs.MOST_PROBLEMS)) from error
+        if done is None:
+            return Response(shapes.DeviceImportSerializer(kept).data, status.HTTP_202_ACCEPTED)
+        return Response(_result(done, kept.pk, dry_run=False))
+
+
+class DeviceTableView(TenantView):
+    """The tenant's devices as the table that can be imported again."""
+
+    def known_parameters(self) -> Iterable[str]:
+        return ("form",)
+
+    @extend_schema(parameters=[_FORM], responses=_FILE)
+    def get(self, request: Request) -> HttpResponse:
+        """All devices, as CSV or XLSX."""
+        form = _form(request)
+        return _file(tables.export_devices(form), "devices", form)
+
+
+class TemplateView(TenantView):
+    """An empty table with the columns of an import and two examples."""
+
+    def known_parameters(self) -> Iterable[str]:
+        return ("form",)
+
+    @extend_schema(parameters=[_FORM], responses=_FILE)
+    def get(self, request: Request) -> HttpResponse:
+        """The template, as CSV or XLSX."""
+        form = _form(request)
+        return _file(tables.template(form), "devices-template", form)
+
+
+class DeviceImportViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantObjects, viewsets.GenericViewSet):
+    """Imports of devices, newest first."""
+
+    role_to_write = Role.OPERATOR
+    http_method_names = ("get", "head", "post")
+    lookup_value_converter = "int"
+    lookup_field = "pk"
+    lookup_url_kwarg = "id"
+    queryset = DeviceImport.objects.exclude(state=DeviceImport.State.CHECKED).order_by("-id").defer("rows")
+    serializer_class = shapes.DeviceImportSerializer
+
+    @extend_schema(request=None, responses={200: shapes.HandedOverSerializer, 503: ErrorSerializer})
+    @action(detail=True, methods=["post"], pagination_class=None)
+    def credentials(self, request: Request, id: Any) -> Response:  # noqa: A002 (the name in the URL)
+        """Hand over the credentials of the next 1,000 devices that it registered. Each is handed over once."""
+        kept = self.get_object()
+        given = runs.hand_over(kept, acting_user=self.acting_user)
+        credentials = [credentials_data(issued) for _device, issued in given]
+        return Response({"remaining": kept.to_hand_over, "credentials": credentials})
+
+
+def _rows(given: dict[str, Any]) -> tuple[list[TableRow], str]:
+    if ("file" in given) == ("rows" in given):
+        raise serializers.ValidationError({"file": _("Send a file, or rows, and not both.")})
+    if "rows" in given:
+        return tables.check(given["rows"]), ""
+    file = cast("UploadedFile", given["file"])
+    if (file.size or 0) > settings.IMPORT_MAX_BYTES:
+        raise serializers.ValidationError(
+            {"file": _("The file is larger than %(most)d bytes: split it.") % {"most": settings.IMPORT_MAX_BYTES}}
+        )
+    return tables.read(file.read()), file.name or ""
+
+
+def _result(found: outcomes.Outcomes, import_id: int | None, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "id": import_id,
+        "counts": found.counts(),
+        "results": [shapes.row_data(row) for row in found.rows],
+        "credentials": [credentials_data(issued) for issued in found.issued],
+    }
+
+
+def _form(request: Request) -> str:
+    form = request.query_params.get("form", "csv")
+    if form not in CONTENT_TYPES:
+        raise serializers.ValidationError({"form": _("Choose csv or xlsx.")})
+    return form
+
+
+def _file(content: bytes, name: str, form: str) -> HttpResponse:
+    disposition = f'attachment; filename="{name}.{form}"'
+    return HttpResponse(content, content_type=CONTENT_TYPES[form], headers={"Content-Disposition": disposition})

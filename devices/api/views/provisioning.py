@@ -1,0 +1,150 @@
+"""Boards that a tenant claims and gives back, and (on the public side) devices that fetch their credentials."""
+
+from typing import Any, NoReturn
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.exceptions import NotFound, PermissionDenied, Throttled
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.throttling import BaseThrottle
+from rest_framework.views import APIView
+
+from devices.api.filters import device_by_uuid
+from devices.api.serializers.inventory import DeviceSerializer
+from devices.services import claims, fetches
+from tenants.api import limits
+from tenants.api.errors import ErrorSerializer
+from tenants.api.exceptions import Conflict
+from tenants.api.serializers import StrictSerializer
+from tenants.api.views import StrictView
+
+from .base import Role, TenantView
+
+_MINUTE = 60
+
+
+class ClaimSerializer(StrictSerializer):
+    """A board to claim: what stands on its label."""
+
+    serial = serializers.CharField(max_length=64)
+    code = serializers.CharField(max_length=64, help_text="16 letters and digits; case and hyphens do not matter.")
+    name = serializers.CharField(max_length=120, required=False, help_text="The device's; else the board's.")
+
+
+class ClaimView(TenantView):
+    """A board becomes a device of this tenant."""
+
+    role_to_read = role_to_write = Role.OPERATOR
+
+    @extend_schema(
+        request=ClaimSerializer,
+        responses={201: DeviceSerializer, 404: ErrorSerializer, 409: ErrorSerializer, 503: ErrorSerializer},
+    )
+    def post(self, request: Request) -> Response:
+        """Claim a board by its serial number and claim code. The device then fetches its credentials by itself.
+
+        404 says that there is no such board to claim, whichever of the two is wrong, or whoever has it.
+        """
+        wanted = ClaimSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        try:
+            claimed = claims.claim(**wanted.validated_data, acting_user=self.acting_user)
+        except claims.ClaimRefused as error:
+            raise NotFound(str(error)) from error
+        except claims.AlreadyYours as error:
+            raise Conflict(str(error)) from error
+        except claims.TooManyClaims as error:
+            raise Throttled(error.wait, str(error)) from error
+        device = device_by_uuid(claimed.device.uuid)
+        return Response(DeviceSerializer(device).data, status.HTTP_201_CREATED)
+
+
+class ReleaseView(TenantView):
+    """A device's board can be claimed by somebody else again."""
+
+    role_to_read = role_to_write = Role.OPERATOR
+
+    @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
+    def post(self, request: Request, uuid: Any) -> Response:
+        """Release the board. The device is removed; one that has readings stays, switched off and without a key."""
+        claims.release(device_by_uuid(uuid), acting_user=self.acting_user)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class AllowFetchView(TenantView):
+    """A claimed device may fetch credentials once more."""
+
+    role_to_read = role_to_write = Role.OPERATOR
+
+    @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
+    def post(self, request: Request, uuid: Any) -> Response:
+        """Issue a new key and password for the device to fetch. What it had is no good from now on."""
+        claims.allow_new_fetch(device_by_uuid(uuid), acting_user=self.acting_user)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class FetchThrottle(BaseThrottle):
+    """By address: devices behind one router share it."""
+
+    def allow_request(self, request: Request, view: APIView) -> bool:
+        counted, self._wait = limits.count(f"fetch:{request.META.get('REMOTE_ADDR', '')}", seconds=_MINUTE)
+        return counted <= settings.FETCHES_PER_MINUTE
+
+    def wait(self) -> float:
+        return float(self._wait)
+
+
+class FetchSerializer(StrictSerializer):
+    """Who asks for credentials."""
+
+    token = serializers.CharField(max_length=100, help_text="The fetch token that the card was written with.")
+    attempt = serializers.CharField(
+        min_length=16,
+        max_length=128,
+        help_text="Random text that the device keeps before it asks. With the same it hears a lost answer again.",
+    )
+
+
+class FetchedSerializer(serializers.Serializer):
+    """A device's credentials, or (202) why there are none yet."""
+
+    status = serializers.ChoiceField(choices=("issued", "not_claimed", "suspended", "inactive"))
+    retry_after = serializers.IntegerField(required=False, help_text="Seconds to wait before it asks again.")
+    credentials = serializers.DictField(
+        required=False, help_text="What `gwanje_device.py` has in its configuration file: uuid, secret, kid, host, …"
+    )
+
+
+class FetchView(StrictView):
+    """Where preregistered devices fetch their credentials."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    throttle_classes = (FetchThrottle,)
+
+    @extend_schema(
+        request=FetchSerializer,
+        responses={200: FetchedSerializer, 202: FetchedSerializer, 409: ErrorSerializer, 503: ErrorSerializer},
+    )
+    def post(self, request: Request) -> Response:
+        """Fetch the device's credentials, once. 202 while nobody has claimed it: ask again after Retry-After."""
+        wanted = FetchSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        try:
+            found = fetches.fetch(**wanted.validated_data, address=request.META.get("REMOTE_ADDR", ""))
+        except fetches.UnknownToken as error:
+            raise PermissionDenied(str(error)) from error
+        except fetches.AlreadyFetched as error:
+            raise Conflict(str(error), code="already_fetched") from error
+        except fetches.NotYet as error:
+            body = {"status": error.status, "retry_after": error.seconds}
+            return Response(body, status.HTTP_202_ACCEPTED, headers={"Retry-After": str(error.seconds)})
+        return Response({"status": "issued", "credentials": found})
+
+    def throttled(self, request: Request, wait: float) -> NoReturn:
+        text = _("More than %(most)d requests in a minute from this address (fetches_per_minute).")
+        raise Throttled(wait, text % {"most": settings.FETCHES_PER_MINUTE})

@@ -1,0 +1,130 @@
+"""What of the tenant a table is compared with, read at once: as little as the table's rows can be about."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext as _
+
+from devices.models import Component, ComponentType, Device, HardwareModel
+from tenants.models import DeviceRoute
+
+_AT_ONCE = 5000
+
+
+@dataclass(slots=True)
+class Known:
+    """The devices that the rows may be about, and the tenant's metadata."""
+
+    by_uuid: dict[UUID, Device]
+    by_serial: dict[str, list[Device]]
+    by_name: dict[str, list[Device]]
+    taken: set[UUID]  # registered, in whichever tenant
+    models: Sequence[HardwareModel]
+    types: Mapping[str, ComponentType]
+    allowed: Mapping[int, set[int]]  # hardware model → component types; a model without any allows all
+    parts: Mapping[int, Mapping[str, str]]  # device → component key → key of its type
+
+    def add(self, device: Device) -> None:
+        """The device is there from now on: a later row may be about it."""
+        self.by_uuid[device.uuid] = device
+        self.taken.add(device.uuid)
+        self.by_serial.setdefault(device.cpu_serial, []).append(device)
+        self.by_name.setdefault(device.name, []).append(device)
+
+    def match(self, uuid: UUID | None, serial: str, name: str) -> Device | None:
+        """The device that a row is about, told by its UUID, else its CPU serial, else its name; None for a new one.
+
+        Raises ValidationError where it could be several.
+        """
+        if uuid is not None:
+            return self.by_uuid.get(uuid)
+        if serial and (found := self.by_serial.get(serial, [])):
+            return _only(found, "cpu_serial")
+        named = [device for device in self.by_name.get(name, []) if not (serial and device.cpu_serial)]
+        return _only(named, "name") if name and named else None
+
+    def model_named(self, text: str) -> HardwareModel:
+        """The hardware model called so: “name version”, or the name where there is one version. Raises ValueError."""
+        exact = [model for model in self.models if str(model) == text]
+        found = exact or [model for model in self.models if model.name == text]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            versions = ", ".join(str(model) for model in found)
+            raise ValueError(_("There are several of this name: write which one (%(models)s).") % {"models": versions})
+        raise ValueError(
+            _("There is no hardware model %(name)s. There are: %(models)s.")
+            % {"name": text, "models": _listed(map(str, self.models))}
+        )
+
+    def type_named(self, key: str) -> ComponentType:
+        """The component type with that key. Raises ValueError."""
+        found = self.types.get(key)
+        if found is None:
+            raise ValueError(
+                _("There is no component type %(key)s. There are: %(types)s.")
+                % {"key": key, "types": _listed(self.types)}
+            )
+        return found
+
+
+def load(rows: Sequence[Mapping[str, str]]) -> Known:
+    """What the current tenant has of what the rows are about."""
+    uuids = {uuid for row in rows if (uuid := as_uuid(row.get("uuid", "")))}
+    devices: dict[int, Device] = {}
+    for field, values in (
+        ("uuid", uuids),
+        ("cpu_serial", {row.get("cpu_serial", "") for row in rows} - {""}),
+        ("name", {row.get("name", "") for row in rows} - {""}),
+    ):
+        for some in _chunks(sorted(values, key=str)):
+            found = Device.objects.filter(**{f"{field}__in": some}).select_related("hardware_model")
+            devices |= {device.pk: device for device in found}
+    taken: set[UUID] = set()
+    for some in _chunks(list(uuids)):
+        taken |= set(DeviceRoute.objects.filter(device_uuid__in=some).values_list("device_uuid", flat=True))
+    known = Known({}, {}, {}, taken, *_metadata(), parts_of(devices))
+    for device in devices.values():
+        known.add(device)
+    return known
+
+
+def parts_of(devices: Iterable[int]) -> dict[int, dict[str, str]]:
+    """Component key → key of its type, of each device (by primary key)."""
+    parts: dict[int, dict[str, str]] = {}
+    for some in _chunks(list(devices)):
+        rows = Component.objects.filter(device__in=some).order_by("device", "key")
+        for device, key, kind in rows.values_list("device_id", "key", "component_type__key"):
+            parts.setdefault(device, {})[key] = kind
+    return parts
+
+
+def as_uuid(text: str) -> UUID | None:
+    """The UUID, or None for anything else."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _metadata() -> tuple[list[HardwareModel], dict[str, ComponentType], dict[int, set[int]]]:
+    models = list(HardwareModel.objects.prefetch_related("allowed_component_types"))
+    allowed = {model.pk: {kind.pk for kind in model.allowed_component_types.all()} for model in models}
+    return models, {kind.key: kind for kind in ComponentType.objects.all()}, allowed
+
+
+def _only(devices: Sequence[Device], column: str) -> Device:
+    if len(devices) > 1:
+        raise ValidationError({column: _("%(count)d devices have it: give the UUID.") % {"count": len(devices)}})
+    return devices[0]
+
+
+def _chunks(items: Sequence) -> Iterable[Sequence]:
+    return (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))
+
+
+def _listed(names: Iterable[str], most: int = 20) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "") if listed else _("none")

@@ -1,0 +1,53 @@
+"""`manage.py export_tenant demo --output demo.zip`: everything that a tenant owns, as one ZIP."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import InterfaceError, OperationalError
+
+from devices.services import audit
+from telemetry.services.whole.archive import Archive
+from tenants.models import Tenant
+from tenants.tasks import run
+
+
+class Command(BaseCommand):
+    help = "Writes everything that a tenant owns into a ZIP: tables as NDJSON, and a manifest with their hashes."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("slug")
+        parser.add_argument("--output", type=Path, required=True, help="the file to write; it must not exist")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        tenant = Tenant.objects.exclude(schema_name="public").filter(slug=options["slug"]).first()
+        if tenant is None:
+            raise CommandError(f"There is no tenant {options['slug']!r}.")
+        output: Path = options["output"]
+        if output.exists():
+            raise CommandError(f"{output} exists already: remove it, or name another file.")
+        run(tenant.schema_name, "telemetry.services.whole.begin.record", (audit.Named(None, "gwanje"),), {})
+        archive = Archive(tenant)
+        try:
+            _write(archive, output)
+        except (OperationalError, InterfaceError) as error:
+            raise CommandError(f"The database went away, and nothing was written: {error}") from error
+        for file in archive.files:
+            self.stdout.write(f"{file.rows:>12}  {file.name}")
+        self.stdout.write(f"{output}: {output.stat().st_size} bytes, {sum(file.rows for file in archive.files)} rows")
+
+
+def _write(archive: Archive, output: Path) -> None:
+    """Under another name until it is whole; removed where it does not become so."""
+    part = output.with_name(output.name + ".part")
+    try:
+        # Whoever may read it has all that the tenant has.
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            for chunk in archive.chunks():
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(output)
+    finally:
+        part.unlink(missing_ok=True)

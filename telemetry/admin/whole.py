@@ -1,0 +1,47 @@
+"""Everything that the tenant owns, downloaded by its administrators."""
+
+from typing import Any
+
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from devices.admin import panels
+from devices.admin.roles import may, person
+from devices.api.watching import person_watching
+from telemetry.services.whole import begin
+from telemetry.services.whole.answers import answer
+from tenants.access import Role
+from tenants.admin.base import form_page
+
+
+def page(model_admin: Any, request: HttpRequest, back: str) -> HttpResponseBase:
+    """Asks, and then sends the file."""
+    if request.method != "POST":
+        return form_page(
+            model_admin,
+            request,
+            None,
+            title=_("Export everything"),
+            lead=_(
+                "A ZIP with all of this tenant's tables: devices, readings, messages, status changes, audit and the"
+                " rest, with a manifest of counts and hashes. No secrets are in it. It may be large, and take a while;"
+                " a download that is broken off is no readable ZIP."
+            ),
+            submit=_("Download"),
+            back=back,
+        )
+    begin.record(person(request))
+    return answer(request, person_watching(request, Role.ADMIN).may_watch)
+
+
+@panels.on_dashboard(95)
+def everything(request: HttpRequest) -> SafeString:
+    """The way to the export, for administrators."""
+    if not may(request, Role.ADMIN):
+        return SafeString("")
+    url = reverse("admin:telemetry_retentionsettings_export_everything", args=[1])
+    return render_to_string("telemetry/admin/whole.html", {"url": url}, request)

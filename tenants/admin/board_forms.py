@@ -1,0 +1,83 @@
+"""The forms with which staff make boards known."""
+
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminTextInputWidget
+
+from tenants.models import Board
+from tenants.preregistration import clean_components, clean_serial, split_hardware
+
+# The page on which a table is looked at sends it back in a form, of which Django reads 2.5 MB.
+_MOST_BYTES = 1_500_000
+
+
+class BoardForm(forms.Form):
+    """A board to make known."""
+
+    serial = forms.CharField(label=_("Serial number"), max_length=64, widget=UnfoldAdminTextInputWidget)
+    hardware_model = forms.CharField(
+        label=_("Hardware model"),
+        max_length=121,
+        help_text=_("Name and version, for example GreenBox 1.2. The tenant that claims it gets the model."),
+        widget=UnfoldAdminTextInputWidget,
+    )
+    cpu_serial = forms.CharField(
+        label=_("CPU serial"),
+        max_length=64,
+        required=False,
+        help_text=_("Where given, every message must carry it."),
+        widget=UnfoldAdminTextInputWidget,
+    )
+    name = forms.CharField(
+        label=_("Name"),
+        max_length=120,
+        required=False,
+        help_text=_("Empty: the serial number."),
+        widget=UnfoldAdminTextInputWidget,
+    )
+    components = forms.CharField(
+        label=_("Components"),
+        max_length=1000,
+        required=False,
+        help_text=_("For example dht22;dht22-2:dht22;pump: each a key, and its type where that is another word."),
+        widget=UnfoldAdminTextInputWidget,
+    )
+
+    def clean_serial(self) -> str:
+        serial = clean_serial(self.cleaned_data["serial"])
+        if Board.objects.filter(serial=serial).exists():
+            raise ValidationError(_t("This board is preregistered already."))
+        return serial
+
+    def clean_hardware_model(self) -> str:
+        return " ".join(split_hardware(self.cleaned_data["hardware_model"]))
+
+    def clean_components(self) -> str:
+        return clean_components(self.cleaned_data["components"])
+
+
+class ChangeBoardForm(forms.ModelForm):
+    """What a board is, as long as nobody has claimed it."""
+
+    def clean_components(self) -> str:
+        return clean_components(self.cleaned_data["components"])
+
+
+class BoardTableForm(forms.Form):
+    """A table of boards to upload."""
+
+    file = forms.FileField(
+        label=_("File"),
+        help_text=_("CSV (UTF-8 or CP949) or XLSX. You see first what would become of each row."),
+        widget=UnfoldAdminFileFieldWidget,
+    )
+
+    def clean_file(self) -> Any:
+        file = self.cleaned_data["file"]
+        if file.size > _MOST_BYTES:
+            raise ValidationError(_t("The file is larger than %(most)d bytes: split it.") % {"most": _MOST_BYTES})
+        return file

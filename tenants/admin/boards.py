@@ -1,0 +1,331 @@
+"""Boards on the console: made known one by one or by a table, and their codes shown once."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import URLPattern, path, reverse
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from unfold.admin import ModelAdmin
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+
+from tenants import preregistration
+from tenants.models import Board, User
+from tenants.preregistration import IssuedCodes
+from tenants.tables import CONTENT_TYPES, TableRow
+from tenants.tasks import run
+
+from .base import LongList, add_errors, coloured, form_page, render_page
+from .board_forms import BoardForm, BoardTableForm, ChangeBoardForm
+from .site import console
+
+_SHOWN = 100
+_OUTCOMES = {"new": (_("new"), "success"), "unchanged": (_("unchanged"), "neutral"), "error": (_("error"), "danger")}
+_RELEASE = "devices.services.claims.release_by_staff"
+
+
+class ClaimedFilter(admin.SimpleListFilter):
+    """Claimed or not."""
+
+    title = _("claimed")
+    parameter_name = "claimed"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("yes", _("claimed")), ("no", _("free"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        return queryset.filter(tenant__isnull=self.value() == "no") if self.value() in ("yes", "no") else queryset
+
+
+@admin.register(Board, site=console)
+class BoardAdmin(LongList, ModelAdmin):
+    """Boards. What a board is may be changed until somebody has claimed it."""
+
+    form = ChangeBoardForm
+    list_display: ClassVar = ["serial", "hardware", "state", "tenant", "claimed_at", "fetched_at", "created_at"]
+    list_filter: ClassVar = [ClaimedFilter, "tenant"]
+    list_select_related: ClassVar = ["tenant"]
+    search_fields: ClassVar = ["serial", "cpu_serial", "name", "device_uuid"]
+    search_help_text = _("serial number, CPU serial, name, or UUID of the device")
+    fields: ClassVar = [
+        "serial",
+        ("hardware_name", "hardware_version"),
+        ("cpu_serial", "name"),
+        "components",
+        ("state", "tenant"),
+        ("device_uuid", "claimed_at"),
+        ("fetched_at", "asked_again"),
+        ("created_at", "codes_issued_at"),
+        "created_by_label",
+    ]
+    changeable: ClassVar = ["hardware_name", "hardware_version", "cpu_serial", "name", "components"]
+    actions_list: ClassVar = ["import_table"]
+    actions_detail: ClassVar = ["new_codes", "release"]
+    actions: ClassVar = ["new_codes_of"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        names = [name for line in self.fields for name in ([line] if isinstance(line, str) else line)]
+        open_to_change = obj is not None and obj.tenant_id is None
+        return [name for name in names if not (open_to_change and name in self.changeable)]
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        free = obj is None or obj.tenant_id is None
+        return free and super().has_delete_permission(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: Board, form: forms.ModelForm, change: bool) -> None:
+        # Not the whole row, and not one that somebody claimed meanwhile.
+        values = {name: form.cleaned_data[name] for name in form.changed_data}
+        if values and not Board.objects.filter(pk=obj.pk, tenant=None).update(**values):
+            messages.warning(request, _t("Nothing was done: the board was claimed meanwhile."))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
+        # Whoever claimed one between the question and the answer keeps it.
+        queryset.filter(tenant=None).delete()
+
+    def has_create_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.has_add_permission(request)
+
+    @display(description=_("hardware model"), ordering="hardware_name")
+    def hardware(self, board: Board) -> str:
+        return board.hardware
+
+    @display(description=_("state"), ordering="claimed_at")
+    def state(self, board: Board) -> SafeString:
+        if board.asked_again:
+            return coloured(_("asked for again"), "danger")
+        if board.fetched_at is not None:
+            return coloured(_("fetched"), "success")
+        return coloured(_("claimed"), "info") if board.tenant_id else coloured(_("free"), "neutral")
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.template)
+        return [path("template.<str:form>", view, name="tenants_board_template"), *super().get_urls()]
+
+    # --- making them known --------------------------------------------------------------------------------
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """A form of its own, whose answer is the page with the codes."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        form = BoardForm(request.POST or None)
+        if form.is_valid():
+            try:
+                issued = preregistration.preregister([TableRow(1, form.cleaned_data)], acting_user=_person(request))
+            except ValidationError as error:
+                add_errors(form, error)
+            else:
+                self.log_addition(request, issued[0].board, "Preregistered.")
+                return self._show(request, issued)
+        return form_page(
+            self,
+            request,
+            form,
+            title=_("Preregister a board"),
+            lead=_("Whoever has its label can claim it. Its codes are shown once, on the next page."),
+            submit=_("Preregister"),
+            back=_list_url(),
+        )
+
+    @action(description=_("Import"), icon="upload_file", permissions=["create"], url_path="import-table")
+    def import_table(self, request: HttpRequest) -> HttpResponse:
+        """Upload a table; look at what would become of it; then preregister all of it, or nothing."""
+        form = BoardTableForm(request.POST or None, request.FILES or None)
+        try:
+            if request.method == "POST" and "kept" in request.POST:
+                issued = preregistration.preregister(_kept_rows(request), acting_user=_person(request))
+                for one in issued:
+                    self.log_addition(request, one.board, "Preregistered.")
+                return self._show(request, issued) if issued else self._nothing_new(request)
+            if form.is_valid():
+                content = form.cleaned_data["file"].read()
+                return self._preview(request, content, preregistration.read_boards(content))
+        except ValidationError as error:
+            add_errors(form, error)
+        return form_page(
+            self,
+            request,
+            form,
+            template="tenants/board_upload.html",
+            title=_("Preregister boards"),
+            submit=_("Look through"),
+            back=_list_url(),
+            columns=_columns(),
+        )
+
+    def template(self, request: HttpRequest, form: str) -> HttpResponse:
+        """An empty table with examples."""
+        if form not in CONTENT_TYPES:
+            raise Http404
+        headers = {"Content-Disposition": f'attachment; filename="boards-template.{form}"'}
+        return HttpResponse(preregistration.template(form), content_type=CONTENT_TYPES[form], headers=headers)
+
+    def _preview(self, request: HttpRequest, content: bytes, rows: Sequence[TableRow]) -> HttpResponse:
+        looked = preregistration.look_through(rows)
+        shown = sorted(looked, key=lambda row: row.outcome != "error")[:_SHOWN]
+        numbers = {name: sum(row.outcome == name for row in looked) for name in _OUTCOMES}
+        return render_page(
+            self,
+            request,
+            "tenants/board_preview.html",
+            title=_("Preregister boards"),
+            counts=[
+                {"label": _OUTCOMES[name][0], "number": number, "colour": _OUTCOMES[name][1] if number else "neutral"}
+                for name, number in numbers.items()
+            ],
+            rows=[{"row": row, "label": coloured(*_OUTCOMES[row.outcome])} for row in shown],
+            left=len(looked) - _SHOWN,
+            new=numbers["new"],
+            errors=numbers["error"],
+            kept=base64.b64encode(content).decode(),
+            back=_list_url(),
+        )
+
+    def _nothing_new(self, request: HttpRequest) -> HttpResponse:
+        messages.warning(request, _t("Nothing is new: all of these boards were preregistered before."))
+        return redirect(_list_url())
+
+    # --- codes and releases -------------------------------------------------------------------------------
+
+    @action(description=_("New codes"), icon="qr_code", permissions=["change"], url_path="new-codes")
+    def new_codes(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        board = self._board(request, object_id)
+        if request.method != "POST":
+            return form_page(
+                self,
+                request,
+                None,
+                title=_t("New codes for %(board)s") % {"board": board},
+                lead=_("Its label and its card must be made anew: what stands on them is no good from now on."),
+                submit=_("Issue codes"),
+                danger=True,
+                back=_page_of(board),
+                obj=board,
+            )
+        return self._issue(request, [board], _page_of(board))
+
+    @admin.action(description=_("New codes for the selected boards"), permissions=["change"])
+    def new_codes_of(self, request: HttpRequest, queryset: QuerySet[Board]) -> HttpResponse:
+        """For boards whose codes were lost before they were printed."""
+        return self._issue(request, list(queryset[: settings.IMPORT_MAX_ROWS]), _list_url())
+
+    def _issue(self, request: HttpRequest, boards: Sequence[Board], back: str) -> HttpResponse:
+        try:
+            issued = preregistration.issue_codes(boards)
+        except ValidationError as error:
+            messages.error(request, " ".join(error.messages))
+            return redirect(back)
+        for one in issued:
+            self.log_change(request, one.board, "New codes.")
+        return self._show(request, issued)
+
+    @action(description=_("Release"), icon="undo", permissions=["change"], variant=ActionVariant.DANGER)
+    def release(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        board = self._board(request, object_id)
+        if request.method != "POST":
+            return form_page(
+                self,
+                request,
+                None,
+                title=_t("Release %(board)s") % {"board": board},
+                lead=_(
+                    "The tenant loses the device: it is removed, or, where it has readings, switched off and left"
+                    " without a key. Whoever has the label can claim the board then."
+                ),
+                submit=_("Release"),
+                danger=True,
+                back=_page_of(board),
+                obj=board,
+            )
+        if board.tenant is not None:
+            person = _person(request)
+            arguments = (str(board.device_uuid), person.pk, person.get_username())
+            run(board.tenant.schema_name, _RELEASE, arguments, {})
+            self.log_change(request, board, "Released.")
+            messages.success(request, _t("%(board)s is released.") % {"board": board})
+        return redirect(_page_of(board))
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        board = Board.objects.filter(pk=object_id).first() if str(object_id).isdecimal() else None
+        useless = "tenants_board_new_codes" if board and board.tenant_id else "tenants_board_release"
+        return [item for item in super().get_actions_detail(request, object_id) if item.action_name != useless]
+
+    def _show(self, request: HttpRequest, issued: Sequence[IssuedCodes]) -> HttpResponse:
+        """The codes, in this answer and never again."""
+        codes = preregistration.codes_table(issued)
+        card = json.dumps(_card(request, issued[0]), indent=2)
+        return render_page(
+            self,
+            request,
+            "tenants/board_codes.html",
+            title=_("Codes"),
+            issued=issued[:_SHOWN],
+            left=len(issued) - _SHOWN,
+            # In the page itself: the server keeps no copy that a second request could fetch.
+            codes_url=_as_url(codes, "text/csv"),
+            card=card if len(issued) == 1 else "",
+            card_url=_as_url(card.encode(), "application/json"),
+            card_name=f"gwanje-{issued[0].board.serial}.json".replace("/", "-").replace(":", "-"),
+            address=_card(request, issued[0])["provisioning_url"],
+            back=_list_url(),
+        )
+
+    def _board(self, request: HttpRequest, object_id: str) -> Board:
+        board = self.get_object(request, object_id)
+        if not isinstance(board, Board):
+            raise Http404
+        return board
+
+
+def _card(request: HttpRequest, one: IssuedCodes) -> dict[str, str]:
+    """The file that a device is started with which fetches its credentials itself."""
+    url = settings.PUBLIC_URL.rstrip("/") + reverse("provisioning-credentials")
+    return {"provisioning_url": url, "fetch_token": one.fetch_token}
+
+
+def _kept_rows(request: HttpRequest) -> list[TableRow]:
+    """The table that the page before held."""
+    try:
+        content = base64.b64decode(request.POST["kept"], validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise ValidationError(_t("The file cannot be read: upload it again.")) from error
+    return preregistration.read_boards(content)
+
+
+def _as_url(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64," + base64.b64encode(content).decode()
+
+
+def _person(request: HttpRequest) -> User:
+    if not isinstance(request.user, User):
+        raise PermissionDenied
+    return request.user
+
+
+def _columns() -> list[tuple[str, Any]]:
+    return [
+        ("serial", _("needed, and on the label")),
+        ("hardware_model", _("needed: name and version, for example GreenBox 1.2")),
+        ("cpu_serial", _("where given, every message must carry it")),
+        ("name", _("of the device; else the serial number")),
+        ("components", _("for example dht22;dht22-2:dht22;pump")),
+    ]
+
+
+def _list_url() -> str:
+    return reverse("admin:tenants_board_changelist")
+
+
+def _page_of(board: Board) -> str:
+    return reverse("admin:tenants_board_change", args=[board.pk])

@@ -1,0 +1,224 @@
+"""Tables that people upload and download: CSV in the encodings of their spreadsheets, and XLSX.
+
+What is read is bounded before it is read: bytes, rows, columns, and what a packed file says it grows to. A table is a
+list of rows, each a mapping of column to text, with the number that the row has in the spreadsheet.
+"""
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext as _
+from openpyxl import Workbook, load_workbook
+from openpyxl.utils.exceptions import InvalidFileException
+
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+CONTENT_TYPES = {"csv": "text/csv; charset=utf-8", "xlsx": XLSX}
+# With one of these a spreadsheet takes a text for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_MOST_COLUMNS = 40
+_MOST_CELL = 4000  # characters
+# A file of 5 MB that holds more than this unpacked was made to fill memory.
+_MOST_UNPACKED = 20  # times what may be uploaded
+_BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A row: its number in the file (1 is the heading's), and its cells as text."""
+
+    number: int
+    cells: dict[str, str]
+
+
+def read_table(content: bytes, known: Sequence[str], needed: Sequence[str] = ()) -> list[TableRow]:
+    """The rows of a CSV or XLSX file. Raises ValidationError that says what to mend.
+
+    `known` are the columns that a file may have, `needed` those that it must have. Rows without any cell are left out.
+    """
+    if len(content) > settings.IMPORT_MAX_BYTES:
+        raise ValidationError(
+            _("The file is larger than %(most)d bytes: split it.") % {"most": settings.IMPORT_MAX_BYTES}
+        )
+    if not content.strip():
+        raise ValidationError(_("The file is empty."))
+    lines = _xlsx_lines(content) if content.startswith(b"PK") else _csv_lines(content)
+    return _rows(lines, known, needed)
+
+
+def check_rows(rows: Iterable[dict[str, Any]], known: Sequence[str], needed: Sequence[str] = ()) -> list[TableRow]:
+    """Rows that come as JSON objects, as `read_table` gives them; the first has the number 1."""
+    listed = list(rows)
+    _check_count(len(listed))
+    _check_columns([*dict.fromkeys(name for row in listed for name in row)], known, ())
+    found = [TableRow(number, {k: _text(v) for k, v in row.items()}) for number, row in enumerate(listed, 1)]
+    for name in needed:
+        if not any(name in row.cells for row in found):
+            _check_columns([], known, needed)
+    return found
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: str) -> bytes:
+    """The table as CSV (UTF-8 with a mark that Excel knows it by) or XLSX; no cell of it is a formula."""
+    if form == "csv":
+        to = io.StringIO()
+        writer = csv.writer(to)
+        writer.writerow(columns)
+        writer.writerows([_harmless(cell) for cell in row] for row in rows)
+        return to.getvalue().encode("utf-8-sig")
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet()
+    sheet.append(list(columns))
+    for row in rows:
+        sheet.append([_harmless(cell) for cell in row])
+    packed = io.BytesIO()
+    book.save(packed)
+    return packed.getvalue()
+
+
+def harmless(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _harmless(cell: Any) -> Any:
+    text = "" if cell is None else str(cell)
+    # What XML cannot hold would make the file unreadable.
+    return harmless("".join(c for c in text if c >= " " or c in "\t\n"))
+
+
+def _meant(text: str) -> str:
+    """The text that `harmless` was given: a file that was exported reads back as what it was."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
+
+
+def _rows(lines: Iterator[tuple[int, list[str]]], known: Sequence[str], needed: Sequence[str]) -> list[TableRow]:
+    number, heading = next(((n, line) for n, line in lines if any(line)), (0, []))
+    columns = [name.strip().lower().replace(" ", "_") for name in heading]
+    while columns and not columns[-1]:
+        columns.pop()
+    _check_columns(columns, known, needed)
+    rows = []
+    for number, line in lines:
+        if not any(line):
+            continue
+        if any(line[len(columns) :]):
+            raise ValidationError(
+                _("Row %(row)d has more cells than the heading has columns (%(count)d).")
+                % {"row": number, "count": len(columns)}
+            )
+        rows.append(TableRow(number, dict(zip(columns, map(_meant, line), strict=False))))
+        _check_count(len(rows))
+    if not rows:
+        raise ValidationError(_("The file has a heading, and no rows below it."))
+    return rows
+
+
+def _check_count(count: int) -> None:
+    if count > settings.IMPORT_MAX_ROWS:
+        raise ValidationError(
+            _("More than %(most)d rows are not taken at a time: split the file.") % {"most": settings.IMPORT_MAX_ROWS}
+        )
+
+
+def _check_columns(columns: Sequence[str], known: Sequence[str], needed: Sequence[str]) -> None:
+    values = {"known": ", ".join(known)}
+    if missing := [name for name in needed if name not in columns]:
+        raise ValidationError(
+            _("There is no column %(missing)s. The first row names the columns; known are: %(known)s.")
+            % {**values, "missing": ", ".join(missing)}
+        )
+    if unknown := [name or "(empty)" for name in columns if name not in known]:
+        raise ValidationError(
+            _("Nothing is known of the column %(unknown)s. Known are: %(known)s.")
+            % {**values, "unknown": ", ".join(unknown[:5])}
+        )
+    if twice := sorted({name for name in columns if list(columns).count(name) > 1}):
+        raise ValidationError(_("The column %(twice)s is there more than once.") % {"twice": ", ".join(twice)})
+
+
+def _text(value: Any) -> str:
+    """A cell as text; a number that a spreadsheet made of an integer is one again."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    text = (value.isoformat() if isinstance(value, date | datetime) else str(value)).strip()
+    if len(text) > _MOST_CELL or "\0" in text:
+        raise ValidationError(_("A cell holds more than %(most)d characters, or a NUL.") % {"most": _MOST_CELL})
+    return text
+
+
+# --- CSV ------------------------------------------------------------------------------------------------------
+
+
+def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
+    text = _decode(content)
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for line in reader:
+            if len(line) > _MOST_COLUMNS:
+                raise ValidationError(_too_wide())
+            yield reader.line_num, [_text(cell) for cell in line]
+    except csv.Error as error:
+        raise ValidationError(
+            _("Row %(row)d is no CSV: %(error)s") % {"row": reader.line_num, "error": error}
+        ) from error
+
+
+def _decode(content: bytes) -> str:
+    """The text: by its mark, else UTF-8, else what Excel writes in Korea."""
+    encodings = [name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)] or ["utf-8", "cp949"]
+    for encoding in encodings:
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise ValidationError(_("The file is neither UTF-8 nor CP949 (EUC-KR) text: save it as “CSV UTF-8”, or as XLSX."))
+
+
+# --- XLSX -----------------------------------------------------------------------------------------------------
+
+
+def _xlsx_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
+    _refuse_bomb(content)
+    try:
+        book = load_workbook(io.BytesIO(content), read_only=True, data_only=True, keep_links=False)
+        sheet = book.worksheets[0]
+        # A sheet may claim a million rows of 16,384 cells: what is beyond is not asked for.
+        lines = sheet.iter_rows(max_row=2 * settings.IMPORT_MAX_ROWS, max_col=_MOST_COLUMNS + 1, values_only=True)
+        for number, line in enumerate(lines, 1):
+            if line[_MOST_COLUMNS:] and line[_MOST_COLUMNS] is not None:
+                raise ValidationError(_too_wide())
+            yield number, [_text(cell) for cell in line]
+    except ValidationError:
+        raise
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, IndexError, ValueError, OSError, SyntaxError) as error:
+        raise ValidationError(_("The file cannot be read as XLSX: save it again, or as CSV.")) from error
+
+
+def _refuse_bomb(content: bytes) -> None:
+    """By what the file says of itself; a member is never read further than it says."""
+    most = _MOST_UNPACKED * settings.IMPORT_MAX_BYTES
+    try:
+        members = zipfile.ZipFile(io.BytesIO(content)).infolist()
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise ValidationError(_("The file cannot be read as XLSX: save it again, or as CSV.")) from error
+    if len(members) > 1000 or sum(member.file_size for member in members) > most:
+        raise ValidationError(
+            _("Unpacked, the file would be larger than %(most)d bytes: it is not read.") % {"most": most}
+        )
+
+
+def _too_wide() -> str:
+    return _("The file has more than %(most)d columns.") % {"most": _MOST_COLUMNS}

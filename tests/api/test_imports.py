@@ -1,0 +1,346 @@
+"""Devices by tables: dry runs, errors per row, all or nothing, twice the same, workers, credentials once."""
+
+import io
+import json
+import zipfile
+from typing import Any
+
+import openpyxl
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django_tenants.utils import schema_context
+
+from .conftest import Api, at_once, issue_key, make_device, person, problems
+
+HEADING = "name,hardware_model,cpu_serial,timeout_seconds,components"
+
+
+@pytest.fixture(autouse=True)
+def no_broker(settings: Any) -> None:
+    settings.MQTT_ADMIN_URL = ""
+
+
+def table(*lines: str, heading: str = HEADING) -> bytes:
+    return "\n".join([heading, *lines]).encode()
+
+
+def upload(api: Api, content: bytes, **fields: Any) -> Any:
+    file = SimpleUploadedFile("devices.csv", content)
+    return api._client.post(f"{api.root}devices/import/", {"file": file, **fields})
+
+
+def names(tenant: Any) -> list[str]:
+    from devices.models import Device
+
+    with schema_context(tenant.schema_name):
+        return sorted(Device.objects.values_list("name", flat=True))
+
+
+@pytest.fixture
+def model(tenant_a: Any, db: None) -> str:
+    from devices.models import HardwareModel
+
+    with schema_context(tenant_a.schema_name):
+        return str(HardwareModel.objects.get_or_create(name="Testboard", version="3")[0])
+
+
+def test_a_dry_run_says_what_would_become_of_each_row(api: Api, tenant_a: Any, model: str) -> None:
+    make_device(tenant_a, "known", dht22="dht22")
+    before = names(tenant_a)
+    answer = upload(
+        api,
+        table(f"north,{model},S1,90,dht22;dht22-2:dht22", "known,,,120,dht22", "known two,,,,", "x,nothing 9,,a,pump?"),
+        dry_run="true",
+    )
+    assert answer.status_code == 200, answer.content
+    document = answer.json()
+    assert document["counts"] == {"new": 2, "updated": 1, "unchanged": 0, "error": 1}
+    assert document["dry_run"] is True
+    assert document["credentials"] == []
+    rows = document["results"]
+    assert [(row["row"], row["outcome"]) for row in rows] == [(2, "new"), (3, "updated"), (4, "new"), (5, "error")]
+    assert rows[1]["changes"] == ["timeout_seconds"]
+    errors = {error["column"]: error["detail"] for error in rows[3]["errors"]}
+    assert set(errors) == {"hardware_model", "timeout_seconds", "components"}
+    assert "Testboard 3" in errors["hardware_model"]
+    assert names(tenant_a) == before
+
+
+def test_nothing_is_written_while_a_row_has_an_error_unless_asked_for(api: Api, tenant_a: Any) -> None:
+    before = names(tenant_a)
+    content = table("north,,,,dht22", "south,,,,nothing")
+    answer = upload(api, content)
+    assert answer.status_code == 400
+    assert "There is no component type nothing" in problems(answer)["rows.3.components"]
+    assert names(tenant_a) == before
+    answer = upload(api, content, skip_errors="true")
+    assert answer.status_code == 200, answer.content
+    assert answer.json()["counts"] == {"new": 1, "updated": 0, "unchanged": 0, "error": 1}
+    assert names(tenant_a) == sorted([*before, "north"])
+
+
+def test_the_same_file_twice_changes_nothing(api: Api, tenant_a: Any, model: str) -> None:
+    from devices.models import AuditEntry, Device
+    from devices.services.secrets import provisioner
+
+    content = table(f"north,{model},S1,90,dht22;dht22-2:dht22", "south,,,,")
+    first = upload(api, content).json()
+    assert first["counts"]["new"] == 2
+    assert len(first["credentials"]) == 2
+    again = upload(api, content).json()
+    assert again["counts"] == {"new": 0, "updated": 0, "unchanged": 2, "error": 0}
+    assert again["credentials"] == []
+    with schema_context(tenant_a.schema_name):
+        device = Device.objects.get(name="north")
+        assert (str(device.hardware_model), device.cpu_serial, device.timeout_seconds) == (model, "S1", 90)
+        kinds = dict(device.components.values_list("key", "component_type__key"))
+        assert kinds == {"dht22": "dht22", "dht22-2": "dht22"}
+        assert AuditEntry.objects.filter(action="register", object_label="north").count() == 1
+        (given,) = [one for one in first["credentials"] if one["uuid"] == str(device.uuid)]
+        assert provisioner().read(tenant_a.schema_name, device.uuid).secret == given["secret"]
+        assert given["secret"] not in json.dumps(list(AuditEntry.objects.values_list("detail", flat=True)))
+
+
+def test_what_a_row_may_change(api: Api, tenant_a: Any) -> None:
+    from devices.models import AuditEntry, Device
+
+    device = make_device(tenant_a, "known", dht22="dht22")
+    heading = "uuid,name,cpu_serial,active,components"
+    rows = table(f"{device.uuid},renamed,S9,no,dht22;relay", heading=heading)
+    assert upload(api, rows).json()["results"][0]["changes"] == ["name", "cpu_serial", "active", "components"]
+    with schema_context(tenant_a.schema_name):
+        device = Device.objects.get(pk=device.pk)
+        assert (device.name, device.cpu_serial, device.active) == ("renamed", "S9", False)
+        assert device.components.count() == 2
+        assert AuditEntry.objects.filter(action="change", object_id=str(device.pk)).exists()
+    other = upload(api, table(f"{device.uuid},,,,dht22:relay", heading=heading))
+    assert "is a dht22 already" in problems(other)["rows.2.components"]
+    empty = upload(api, table(f"{device.uuid},,,,", heading=heading)).json()
+    assert empty["counts"]["unchanged"] == 1, "an empty cell leaves what is there"
+
+
+def test_rows_that_cannot_be_told_apart(api: Api, tenant_a: Any, tenant_b: Any) -> None:
+    make_device(tenant_a, "twin")
+    make_device(tenant_a, "twin")
+    foreign = make_device(tenant_b, "theirs")
+    answer = upload(
+        api,
+        table(",twin,", ",a,S1", ",b,S1", f"{foreign.uuid},c,", "nonsense,d,", ",,", heading="uuid,name,cpu_serial"),
+        dry_run="1",
+    ).json()
+    found = {row["row"]: row["errors"][0] for row in answer["results"] if row["errors"]}
+    assert found[2] == {"column": "name", "detail": "2 devices have it: give the UUID."}
+    assert found[4]["detail"] == "Row 3 is about the same device: leave one out."
+    assert "is registered already" in found[5]["detail"]
+    assert "theirs" not in json.dumps(answer)
+    assert found[6]["column"] == "uuid"
+    assert 7 not in found, "a row without any cell is none"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "utf-16"])
+def test_encodings_of_spreadsheets(api: Api, tenant_a: Any, encoding: str) -> None:
+    content = "name;components\n온실 북쪽;dht22\n".encode(encoding)
+    answer = upload(api, content)
+    assert answer.json()["results"][0]["name"] == "온실 북쪽"
+
+
+def xlsx(*rows: list[Any]) -> bytes:
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    to = io.BytesIO()
+    book.save(to)
+    return to.getvalue()
+
+
+def test_xlsx_with_numbers_and_gaps(api: Api) -> None:
+    content = xlsx(["Name", "CPU serial", "Timeout seconds", None], ["north", 12345678, 90.0], [None], ["south"])
+    answer = upload(api, content)
+    assert answer.status_code == 200, answer.content
+    assert [(row["row"], row["outcome"]) for row in answer.json()["results"]] == [(2, "new"), (4, "new")]
+
+
+def bomb() -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", b"0" * 150_000_000)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"serial\nx\n", "no column name"),
+        (b"name,colour\nx,red\n", "Nothing is known of the column colour"),
+        (b"name,name\nx,y\n", "more than once"),
+        (b"name\n", "no rows below"),
+        (b"name\nx,y\n", "Row 2 has more cells"),
+        (b'name\n"x\n', "is no CSV"),
+        (b"name\n\xff\xfe\xfd\x81\n", "neither UTF-8 nor CP949"),
+        (b"PK\x03\x04 no zip", "cannot be read as XLSX"),
+        (b"name\n" + b"x\n" * 11, "More than 10 rows"),
+        (b"name\n" + b"x" * 5000 + b"\n", "more than 4000 characters"),
+        pytest.param("bomb", "Unpacked", id="bomb"),
+    ],
+)
+def test_files_that_are_none(api: Api, settings: Any, content: Any, said: str) -> None:
+    settings.IMPORT_MAX_ROWS = 10
+    answer = upload(api, bomb() if content == "bomb" else content, dry_run="true")
+    assert answer.status_code == 400, answer.content
+    assert said in " ".join(problems(answer).values())
+
+
+def test_a_file_that_is_too_large(api: Api, settings: Any) -> None:
+    settings.IMPORT_MAX_BYTES = 100
+    assert "larger than 100 bytes" in problems(upload(api, b"name\n" + b"x" * 100))["file"]
+
+
+def test_rows_come_as_json_too(api: Api, tenant_a: Any) -> None:
+    answer = api.post("devices/import/", {"rows": [{"name": "north", "timeout_seconds": 90, "active": False}]})
+    assert answer.status_code == 200, answer.content
+    assert answer.json()["counts"]["new"] == 1
+    both = api.post("devices/import/", {})
+    assert "Send a file, or rows" in problems(both)["file"]
+    unknown = api.post("devices/import/", {"rows": [{"colour": "red"}]})
+    assert "colour" in " ".join(problems(unknown).values())
+
+
+@pytest.mark.parametrize("form", ["csv", "xlsx"])
+def test_what_is_exported_is_read_back_as_it_was(api: Api, tenant_a: Any, model: str, form: str) -> None:
+    upload(api, table(f"=1+1,{model},S1,90,dht22;dht22-2:dht22", "-x,,@S2,,"))
+    content = api.get("devices/table/", form=form).content
+    if form == "csv":
+        assert b"'=1+1," in content
+        assert b"'@S2" in content
+    else:
+        cells = [cell for row in openpyxl.load_workbook(io.BytesIO(content)).active.rows for cell in row]
+        assert all(cell.data_type != "f" for cell in cells)
+        assert "'=1+1" in [cell.value for cell in cells]
+    again = upload(api, content, dry_run="true").json()
+    assert again["counts"]["unchanged"] == len(again["results"]) >= 2
+
+
+@pytest.mark.parametrize("form", ["csv", "xlsx"])
+def test_the_template_can_be_imported(api: Api, form: str) -> None:
+    answer = api.get("devices/import-template/", form=form)
+    assert f"devices-template.{form}" in answer["Content-Disposition"]
+    assert upload(api, answer.content, dry_run="true").json()["counts"]["new"] == 2
+    assert api.get("devices/import-template/", form="pdf").status_code == 400
+
+
+def test_many_rows_are_done_by_a_worker(api: Api, tenant_a: Any, settings: Any, monkeypatch: Any) -> None:
+    from devices.models import Device, DeviceImport
+    from devices.services.imports import runs
+    from devices.services.secrets import provisioner
+
+    settings.IMPORT_AT_ONCE = 2
+    monkeypatch.setattr(runs, "_BATCH", 2)
+    answer = upload(api, table(*(f"bulk {n},,,,dht22" for n in range(5))))
+    assert answer.status_code == 202, answer.content
+    started = answer.json()
+    assert (started["state"], started["position"], started["total"]) == ("waiting", 0, 5)
+    path = f"device-imports/{started['id']}/"
+    with schema_context(tenant_a.schema_name):
+        # Killed half-way: the second batch is rolled back as a whole, and done again.
+        calls = []
+
+        def killed(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 4:
+                raise KeyboardInterrupt
+            return register(*args, **kwargs)
+
+        from devices.services import registration
+
+        register = registration.register_device
+        monkeypatch.setattr("devices.services.registration.register_device", killed)
+        with pytest.raises(KeyboardInterrupt):
+            runs.step(started["id"], queue=False)
+        assert Device.objects.filter(name__startswith="bulk").count() == 2
+        assert DeviceImport.objects.get(pk=started["id"]).position == 2
+        assert runs.step(started["id"], queue=False) == "5 of 5"
+        assert runs.step(started["id"], queue=False) == "nothing to do"
+        assert Device.objects.filter(name__startswith="bulk").count() == 5
+    ended = api.get(path).json()
+    assert (ended["state"], ended["counts"]["new"], ended["credentials_left"]) == ("done", 5, 5)
+
+    monkeypatch.setattr(runs, "HANDED_AT_ONCE", 3)
+    first, second = api.post(path + "credentials/").json(), api.post(path + "credentials/").json()
+    assert (first["remaining"], second["remaining"]) == (2, 0)
+    given = first["credentials"] + second["credentials"]
+    assert len({one["uuid"] for one in given}) == 5
+    for one in given:
+        assert provisioner().read(tenant_a.schema_name, one["uuid"]).secret == one["secret"]
+    assert api.post(path + "credentials/").json() == {"remaining": 0, "credentials": []}
+
+
+def test_a_row_that_somebody_took_meanwhile_is_said(api: Api, tenant_a: Any, tenant_b: Any, settings: Any) -> None:
+    from devices.services.imports import runs
+
+    settings.IMPORT_AT_ONCE = 1
+    taken = "6d1f6a3e-5f0e-4c53-9d68-0a6f0c8a1f11"
+    started = upload(api, table(f"{taken},first", ",second", heading="uuid,name")).json()
+    from tenants.models import DeviceRoute
+
+    DeviceRoute.objects.create(device_uuid=taken, tenant=tenant_b)
+    with schema_context(tenant_a.schema_name):
+        runs.step(started["id"], queue=False)
+    ended = api.get(f"device-imports/{started['id']}/").json()
+    assert ended["counts"] == {"new": 1, "updated": 0, "unchanged": 0, "error": 1}
+    assert ended["errors"][0]["row"] == 2
+    assert "registered already" in ended["errors"][0]["errors"][0]["detail"]
+
+
+def test_the_same_table_twice_at_once(live_db: None, tenant_a: Any, settings: Any) -> None:
+    from devices.models import Device, DeviceImport
+    from devices.services.imports import runs
+    from devices.services.registration import remove_device
+    from tenants.tables import TableRow
+
+    rows = [TableRow(number, {"name": f"twice at once {number}"}) for number in range(2, 12)]
+
+    def run() -> int:
+        with schema_context(tenant_a.schema_name):
+            done = runs.import_rows(rows)[1]
+            return len(done.issued) if done else 0
+
+    try:
+        assert sorted(at_once([run, run, run])) == [0, 0, 10]
+    finally:
+        with schema_context(tenant_a.schema_name):
+            found = list(Device.objects.filter(name__startswith="twice at once"))
+            for device in found:
+                remove_device(device)
+            DeviceImport.objects.all().delete()
+    assert len(found) == 10
+
+
+def test_vault_away(api: Api, tenant_a: Any, settings: Any, monkeypatch: Any) -> None:
+    from devices.models import DeviceImport
+    from devices.services.imports import runs
+    from devices.services.secrets import SecretsUnavailable
+
+    def away(*args: Any, **kwargs: Any) -> None:
+        raise SecretsUnavailable("away")
+
+    before = names(tenant_a)
+    with monkeypatch.context() as without:
+        without.setattr("devices.services.secrets.SecretStore.write", away)
+        assert upload(api, table("north,,,,")).status_code == 503
+        settings.IMPORT_AT_ONCE = 0
+        started = upload(api, table("north,,,,")).json()
+        with schema_context(tenant_a.schema_name):
+            assert runs.step(started["id"], queue=False) == "0 of 1"
+            assert DeviceImport.objects.get(pk=started["id"]).note == "Vault"
+    assert names(tenant_a) == before
+    with schema_context(tenant_a.schema_name):
+        assert runs.step(started["id"], queue=False) == "1 of 1"
+
+
+def test_who_may(api: Api, tenant_a: Any) -> None:
+    viewer = Api(tenant_a.slug, user=person("looker", tenant_a, "viewer"))
+    assert upload(viewer, table("x,,,,")).status_code == 403
+    reader = Api(tenant_a.slug, key=issue_key(tenant_a, "read"))
+    assert upload(reader, table("x,,,,")).status_code == 403
+    assert reader.get("devices/table/").status_code == 200
