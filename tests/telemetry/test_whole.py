@@ -263,5 +263,5 @@ def test_memory_stays_bounded(live_db: None, tenant_a: Any) -> None:
             cursor.execute("DELETE FROM telemetry_reading WHERE series_id = %s", [series])
             device.series.all().delete()
             device.delete()
-    assert large[0] > 10 * small[0]
+    assert large[0] > small[0] + 1_000_000  # beside whatever else the tenant has
     assert large[1] - small[1] < 20_000, (small, large)

@@ -63,6 +63,7 @@ def test_who_reads_slowly_holds_no_connection_and_gets_all_of_it(
     head = answer.read(200_000)
     wait_until(lambda: _working(web) == 0)
     before = memory(web)
+    asked.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 2**20)  # the rest at once
     content = head + answer.read()
     asked.close()
     assert memory(web) - before < 30

@@ -73,7 +73,7 @@ TABLES: tuple[Table, ...] = (
     Table(telemetry.Quarantined, rows=_WIDE_ROWS),
     Table(telemetry.QuarantineFlood),
     Table(telemetry.Replay, rows=_WIDE_ROWS),
-    Table(telemetry.RecordImport),
+    Table(telemetry.RecordImport, frozenset({"digest"})),
     Table(telemetry.IngestTotals),
     Table(telemetry.LimitHit),
     Table(telemetry.RetentionSettings),
