@@ -29,8 +29,11 @@ logger = logging.getLogger(__name__)
 _HELD_SECONDS = 0.25
 _HELD_BATCH = 1000
 _HELD_PATIENCE_MS = 5
-# Signs of life of devices known to be online are sent to Redis together, and limits are leased, this often.
+# Limits are leased this often.
 _FLUSH_SECONDS = 0.5
+# Newest values, and signs of life of devices known to be online, are told to Redis together this often: what that costs
+# grows with the devices that were heard, not with their messages, and the listener waits for it.
+_TELL_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class Ingest:
         self._presence = presence
         self._latest = latest
         self._flush_at = 0.0
+        self._tell_at = 0.0
         # Tenants with messages that this process parked for want of a key.
         self.parked: set[str] = set()
         # Messages of tenants whose tables are locked, in the order in which they came.
@@ -181,6 +185,8 @@ class Ingest:
         if last or now >= self._flush_at:
             self._flush_at = now + _FLUSH_SECONDS
             self._judge.flush()
+        if last or now >= self._tell_at:
+            self._tell_at = now + _TELL_SECONDS
             self._latest.flush()
 
     def judge_again(self, batch: Sequence[Incoming]) -> list[Judged | Busy]:
@@ -382,7 +388,7 @@ def build_ingest() -> Ingest:
         Keyring(store, soft_ttl=settings.KEY_CACHE_SOFT_TTL, hard_ttl=settings.KEY_CACHE_HARD_TTL),
         Limiter(),
         storage,
-        PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS, flush_seconds=_FLUSH_SECONDS),
+        PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS, flush_seconds=_TELL_SECONDS),
         LatestRecorder(),
     )
 

@@ -45,7 +45,7 @@ _MOST_KEPT = 200_000
 class LatestRecorder:
     """A listener's newest values on their way to Redis. Not shared between threads.
 
-    Make it before the first batch is stored; `note` what is committed, `flush` about twice a second, `close` at the
+    Make it before the first batch is stored; `note` what is committed, `flush` about once a second, `close` at the
     end. Redis away costs nothing but newness.
     """
 

@@ -98,15 +98,27 @@ class Listener:
         Returns how many messages were processed. A lost broker or database is tried again later, with growing
         pauses; anything else that goes wrong is raised. Reading stops while more than a window of messages waits.
         """
-        answering = self._ingest.answering
-        # What PostgreSQL will not answer, because it could not be sent, is settled at once.
-        is_settled = self._ingest.is_storing and answering is None
-        wait = 0.0 if is_settled else min(timeout, self._due_in())
-        is_settled |= self._session.exchange(wait, reading=self.waiting < self._window, also=answering)
+        is_settled = self._exchange(timeout)
         self._do_chores()
         if self._due_in() <= 0:
             return self._process(self._next_batch())
         return self._process([]) if is_settled else 0
+
+    def _exchange(self, timeout: float) -> bool:
+        """Wait for the broker and for PostgreSQL, up to `timeout` seconds, and read; whether PostgreSQL has answered.
+
+        While a batch waits for more messages they are left where they are, and read together at its end: to be woken
+        for each of them would cost as much as to judge it.
+        """
+        answering = self._ingest.answering
+        if self._ingest.is_storing and answering is None:
+            return True  # there will be no answer: it could not be sent
+        is_reading, due = self.waiting < self._window, self._due_in()
+        if not is_reading or len(self._queue) == self._sent or due <= 0:
+            return self._session.exchange(min(timeout, due), reading=is_reading, also=answering)
+        if self._session.exchange(min(timeout, due), reading=False, also=answering):
+            return True
+        return self._session.exchange(0.0, reading=True, also=answering)
 
     def drain(self, seconds: float = 5.0) -> None:
         """Read no more, process what was read, and disconnect; what is left then comes again."""

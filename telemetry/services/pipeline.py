@@ -90,7 +90,7 @@ def judge(
         late,
         version,
         key_version,
-        fingerprint(text_topic, content),
+        fingerprint(text_topic.encode(), content),
         values.measurements,
         _session(message) if kind is _BIRTH else "",
         counter,
@@ -132,17 +132,16 @@ def judge_recorded(
         late=True,
         signature=0,
         key_version=0,
-        fingerprint=fingerprint(text_topic, _exact_text(payload) or _signed_text(message)),
+        fingerprint=fingerprint(text_topic.encode(), _exact_text(payload) or _signed_text(message)),
         measurements=values.measurements,
         unmapped=values.unmapped,
         cut=values.cut,
     )
 
 
-def fingerprint(*parts: str | bytes) -> bytes:
+def fingerprint(*parts: bytes) -> bytes:
     """The first 16 bytes of SHA-256 over the parts with NUL between them."""
-    joined = b"\x00".join([part if part.__class__ is bytes else part.encode() for part in parts])  # type: ignore[union-attr]
-    return hashlib.sha256(joined).digest()[:16]
+    return hashlib.sha256(b"\x00".join(parts)).digest()[:16]
 
 
 def _verify(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime) -> _Signed:
@@ -237,7 +236,7 @@ def _will(topic: Topic, text_topic: str, payload: bytes, received_at: datetime) 
         late=False,
         signature=0,
         key_version=0,
-        fingerprint=fingerprint(text_topic, payload),
+        fingerprint=fingerprint(text_topic.encode(), payload),
         session=_session(message),
     )
 

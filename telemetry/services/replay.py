@@ -191,7 +191,7 @@ def _refuse_again(connection: psycopg.Connection, schema: str, row: Kept, item: 
     if reason in (row.reason, Reason.KEY_UNAVAILABLE):
         run(connection, _SAY_WHY(schema), [row.pk, detail])
         return
-    name = UUID(bytes=fingerprint(reason, row.topic, row.payload))
+    name = UUID(bytes=fingerprint(reason.encode(), row.topic.encode(), row.payload))
     run(connection, _MOVE(schema), [row.pk, name, reason, detail, item.spec.device_id if item.spec else None])
 
 

@@ -70,7 +70,7 @@ class Publisher:
                 self._sock.setblocking(False)
                 sent, position = due, self._ends[due - 1]
             self._receive_what_is_there()
-            time.sleep(max(0.0, min(_TICK, began + sent / rate - time.monotonic())))
+            time.sleep(max(_TICK, began + sent / rate - time.monotonic()))
         while self.acknowledged < total:
             if not select.select([self._sock], [], [], _PATIENCE_SECONDS)[0]:
                 raise TimeoutError(f"the broker acknowledged {self.acknowledged} of {total} messages and stopped")

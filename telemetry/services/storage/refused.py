@@ -60,7 +60,7 @@ def _rows(refused: Sequence[RefusedItem]) -> list[RefusedRow]:
     rows: dict[bytes, RefusedRow] = {}
     for item in refused:
         at, topic = item.incoming.received_at, item.incoming.topic
-        name = fingerprint(item.verdict.reason, topic, item.incoming.payload)
+        name = fingerprint(item.verdict.reason.encode(), topic.encode(), item.incoming.payload)
         if (row := rows.get(name)) is not None:
             rows[name] = row._replace(last_at=at, times=row.times + 1)
             continue
