@@ -57,6 +57,7 @@ class Tally:
     quarantined: int = 0
     limited: int = 0
     unrouted: int = 0
+    tenants: int = 0  # how many it was of
     settled: list[Incoming] = field(default_factory=list)
 
 
@@ -354,6 +355,7 @@ class Ingest:
 
     def _note(self, batch: _Batch, settled: Sequence[_Settled], tally: Tally) -> None:
         """The newest values and presence hear of what is stored; then it may be acknowledged."""
+        tally.tenants = len(batch.groups)
         tally.unrouted += len(batch.unrouted)
         tally.settled += batch.told
         tally.settled += [item.incoming for item in batch.unrouted]
