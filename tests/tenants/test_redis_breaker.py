@@ -28,6 +28,11 @@ def frozen(stack: EmbeddedStack) -> Iterator[None]:
     wait_for_redis()
 
 
+def probes() -> set[threading.Thread]:
+    """The threads that ask a Redis which does not answer: also those of other tests', which nobody brings back."""
+    return {thread for thread in threading.enumerate() if thread.name == "redis-probe"}
+
+
 def test_a_frozen_redis_is_waited_for_once(frozen: None) -> None:
     redis = get_redis_connection("default")
     began = time.monotonic()
@@ -45,8 +50,10 @@ def test_a_frozen_redis_is_waited_for_once(frozen: None) -> None:
 
 def test_it_stays_open_while_redis_is_frozen_and_closes_afterwards(frozen: None, stack: EmbeddedStack) -> None:
     redis = get_redis_connection("default")
+    others = probes()
     with pytest.raises(RedisTimeout):
         redis.ping()
+    assert probes() - others
     until = time.monotonic() + 2.0
     while time.monotonic() < until:
         began = time.monotonic()
@@ -58,7 +65,7 @@ def test_it_stays_open_while_redis_is_frozen_and_closes_afterwards(frozen: None,
     began = time.monotonic()
     wait_for_redis()
     assert time.monotonic() - began < 2.5
-    assert not [thread for thread in threading.enumerate() if thread.name == "redis-probe"]
+    assert not probes() - others
 
 
 def test_a_redis_that_is_down_and_back(stack: EmbeddedStack) -> None:
@@ -113,12 +120,12 @@ def test_one_thread_asks_however_many_were_let_down() -> None:
         asked.set()
         answer.wait(5)
 
-    breaker = Breaker(probe)
+    breaker, others = Breaker(probe), probes()
     threads = [threading.Thread(target=breaker.open, args=(ConnectionError("lost"),)) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert asked.wait(2)
-    assert len([thread for thread in threading.enumerate() if thread.name == "redis-probe"]) == 1
+    assert len(probes() - others) == 1
     answer.set()
