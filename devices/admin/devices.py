@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.humanize.templatetags.humanize import naturaltime
 from django.core.exceptions import PermissionDenied, ValidationError
@@ -106,7 +107,7 @@ class DeviceAdmin(ClaimActions):
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """Those that change something for the device as it is."""
-        device = Device.objects.filter(pk=object_id).only("active", "signature_floor").first()
+        device = self.get_object(request, unquote(str(object_id)))
         useless = {"devices_device_activate" if device and device.active else "devices_device_deactivate"}
         if device and device.signature_floor == Device.Signature.V1:
             useless.add("devices_device_allow_v1")

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.contrib.admin.utils import quote as admin_quote
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
@@ -21,6 +22,14 @@ from .conftest import ADMIN, Pages, device_form, device_page, formset
 def registration(name: str = "a device", uuid: Any = "", **components: int) -> dict[str, Any]:
     rows = [{"component_type": pk, "key": key.replace("_", "-")} for key, pk in components.items()]
     return {"name": name, "uuid": str(uuid)} | formset("components", *rows)
+
+
+@pytest.mark.parametrize("made_up", ["import", "0", "9999999", "a/b", "1; --"])
+def test_a_device_that_is_none_is_said_to_be_none(pages: Pages, made_up: str) -> None:
+    url = f"{ADMIN}devices/device/{admin_quote(made_up)}/change/"
+    answer = pages.client.get(url, follow=True)
+    assert answer.status_code == 200
+    assert "exist" in answer.content.decode()
 
 
 def test_a_uuid_that_another_tenant_has_is_refused_without_naming_it(pages: Pages, tenant_b: Tenant) -> None:
