@@ -21,7 +21,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test faults fuzz lint lock messages
+.PHONY: run test faults fuzz fuzz-guided lint lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -38,6 +38,12 @@ faults: .venv/run.stamp
 SECONDS ?= 60
 fuzz: .venv/test.stamp
 	$(VENV_PYTHON) -m tests.fuzz --seconds $(SECONDS)
+
+# The same led by the branches that an input reaches, from raw bytes. Ends at the first finding.
+ATHERIS := atheris==3.0.0
+fuzz-guided: .venv/test.stamp
+	@$(UV) pip install --quiet --python $(VENV_PYTHON) $(ATHERIS)
+	$(VENV_PYTHON) -m tests.fuzz.guided --seconds $(SECONDS)
 
 # The settings must be complete to be read, and nothing of them is used.
 lint messages: export SECRET_KEY = lint

@@ -21,7 +21,7 @@ LONGEST_SECONDS = 0.010
 _REPEATS = 7
 
 NOW = datetime.fromisoformat(inputs.NOW_TEXT)
-_CLOCK = validation.Clock(timedelta(minutes=5), timedelta(minutes=5))
+CLOCK = validation.Clock(timedelta(minutes=5), timedelta(minutes=5))
 _NAMED = (("C", 1.0, 0.0), ("F", 5 / 9, -160 / 9))
 _METRICS = (
     MetricSpec(
@@ -58,8 +58,8 @@ def device(policy: str = KEEP, floor: int = 1) -> DeviceSpec:
     )
 
 
-_DEVICES = [device(policy, floor) for policy in COMPONENTS for floor in (1, 2)]
-_TOPICS = [
+DEVICES = [device(policy, floor) for policy in COMPONENTS for floor in (1, 2)]
+TOPICS = [
     envelope.parse_topic(text)
     for text in (f"telemetry/demo/{inputs.UUID}/dht22", f"device/birth/{inputs.UUID}", f"device/lwt/{inputs.UUID}")
 ]
@@ -126,8 +126,8 @@ def _pipeline(rng: random.Random) -> Callable[[], Any]:
             raw = inputs.as_bytes(rng, inputs.signed_v1(json.loads(raw)))
     if rng.random() < 0.3:
         raw = inputs.torn(rng, raw)
-    spec, topic = rng.choice(_DEVICES), rng.choice((_TOPICS[0], _TOPICS[0], *_TOPICS))
-    return lambda: pipeline.judge(topic, "a topic", raw, spec, key, NOW.astimezone(UTC), _CLOCK)
+    spec, topic = rng.choice(DEVICES), rng.choice((TOPICS[0], TOPICS[0], *TOPICS))
+    return lambda: pipeline.judge(topic, "a topic", raw, spec, key, NOW.astimezone(UTC), CLOCK)
 
 
 def _paths(rng: random.Random) -> Callable[[], Any]:

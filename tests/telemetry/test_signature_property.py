@@ -34,7 +34,7 @@ _MESSAGE = {
 def _is_taken(raw: bytes) -> bool:
     try:
         accepted = pipeline.judge(
-            _TOPIC, "a topic", raw, _SPEC, targets.key, targets.NOW.astimezone(UTC), targets._CLOCK
+            _TOPIC, "a topic", raw, _SPEC, targets.key, targets.NOW.astimezone(UTC), targets.CLOCK
         )
     except Refused:
         return False
