@@ -27,8 +27,10 @@ logger = logging.getLogger(__name__)
 
 # A tenant whose tables are locked is tried again so often, so many messages at a time, without much waiting.
 _HELD_SECONDS = 0.25
+_HELD_FIRST = 20
 _HELD_BATCH = 1000
 _HELD_PATIENCE_MS = 5
+_AGAIN_PATIENCE_MS = 10
 # Limits are leased this often.
 _FLUSH_SECONDS = 0.5
 # Newest values, and signs of life of devices known to be online, are told to Redis together this often: what that costs
@@ -101,6 +103,8 @@ class Ingest:
         # Messages of tenants whose tables are locked, in the order in which they came.
         self._held: dict[str, list[Incoming]] = {}
         self._retry_held_at = 0.0
+        # Those of them whose tables were found to be free.
+        self._free: set[str] = set()
         self._sent: _Batch | None = None
 
     @property
@@ -165,19 +169,26 @@ class Ingest:
             self._retry_held_at = time.monotonic() + _HELD_SECONDS
             for schema in list(self._held):
                 waiting = self._held.pop(schema)
+                # A few show whether the tables are free: to judge all of them for nothing would make others wait.
+                size = _HELD_BATCH if schema in self._free else _HELD_FIRST
                 try:
-                    batch = self._judged(waiting[:_HELD_BATCH])
+                    batch = self._judged(waiting[:size])
                     self._note(batch, self._receive(batch, _HELD_PATIENCE_MS), tally)
                 except BaseException:
                     self._held[schema] = waiting
                     raise
-                if rest := waiting[_HELD_BATCH:]:
+                self._free.discard(schema)
+                if rest := waiting[size:]:
+                    if schema not in self._held:
+                        self._free.add(schema)
+                        self._retry_held_at = 0.0
                     self._hold(schema, rest)
         return tally
 
     def drop_held(self) -> None:
         """Forget what is held: the connection is gone, and the broker will send it again."""
         self._held.clear()
+        self._free.clear()
 
     def tick(self, *, last: bool = False) -> None:
         """What is due between batches, or, the `last` time, everything. Raises as `process` does."""
@@ -294,6 +305,9 @@ class Ingest:
             if _is_lost(error):
                 raise
             logger.info("A batch of %d tenants is stored tenant by tenant: %s", len(batch.groups), error)
+            if is_busy(error):
+                # Everybody has waited for the locked one already.
+                return self._store_each(batch.groups, _AGAIN_PATIENCE_MS)
         return self._store_each(batch.groups, None)
 
     def _store_each(self, groups: dict[str, list[Judged]], patience_ms: int | None) -> list[_Settled]:
