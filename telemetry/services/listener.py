@@ -27,8 +27,7 @@ _RETRY_SECONDS = (0.2, 5.0)
 _REPLAY_SECONDS = 5.0
 _NOTE_SECONDS = 1.0
 # A batch of one tenant holds so many messages at most: what is behind them is judged while they are stored. One of many
-# tenants holds more, so many of each, because each tenant's part costs a statement or two. Where the largest batch is
-# waiting, the next holds twice as many: the more there are in a batch, the less each costs.
+# tenants holds more, so many of each, because each tenant's part costs a statement or two.
 _FEW_MESSAGES = 250
 _MESSAGES_OF_A_TENANT = 10
 # What a lost database raises, from Django's connection and from our own.
@@ -70,7 +69,7 @@ class Listener:
         self._queue: deque[Incoming] = deque()
         # So many at its head are on their way into PostgreSQL.
         self._sent = 0
-        self._most = _FEW_MESSAGES
+        self._most = min(_FEW_MESSAGES, settings.INGEST_BATCH_MESSAGES)
         self._retry_at = 0.0
         self._retry_after = _RETRY_SECONDS[0]
         self._replay_at = 0.0
@@ -151,15 +150,13 @@ class Listener:
             return 1.0
         if (pause := self._retry_at - time.monotonic()) > 0:
             return pause
-        if unsent >= min(self._most, settings.INGEST_BATCH_MESSAGES):
+        if unsent >= self._most:
             return 0.0
         age = (datetime.now(UTC) - self._queue[self._sent].received_at).total_seconds()
         return max(0.0, settings.INGEST_BATCH_SECONDS - age)
 
     def _next_batch(self) -> list[Incoming]:
-        largest = settings.INGEST_BATCH_MESSAGES
-        size = 2 * self._most if len(self._queue) - self._sent >= largest else self._most
-        return list(islice(self._queue, self._sent, self._sent + min(size, largest)))
+        return list(islice(self._queue, self._sent, self._sent + self._most))
 
     def _process(self, batch: list[Incoming]) -> int:
         """Send a batch, and acknowledge what is settled of the one before; how many that were.
@@ -175,7 +172,8 @@ class Listener:
         if not former:
             return 0
         self._retry_after = _RETRY_SECONDS[0]
-        self._most = max(_FEW_MESSAGES, _MESSAGES_OF_A_TENANT * tally.tenants)
+        wanted = max(_FEW_MESSAGES, _MESSAGES_OF_A_TENANT * tally.tenants)
+        self._most = min(wanted, settings.INGEST_BATCH_MESSAGES)
         oldest = self._queue[0].received_at
         for _ in range(former):
             self._queue.popleft()
