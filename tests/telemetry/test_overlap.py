@@ -124,3 +124,25 @@ def test_messages_behind_those_of_a_locked_tenant_keep_their_order(ingest: Any, 
     ingest._retry_held_at = 0.0
     assert ingest.retry_held().settled == first + second[:3]
     assert stored(locked)[0] == 8
+
+
+def test_many_messages_of_a_locked_tenant_follow_in_their_order(ingest: Any, register: Any) -> None:
+    """A few are tried first, and the rest as soon as those are stored."""
+    device = register()
+    ingest.process(values(device, 1, 1000))
+    waiting = values(device, 60, 0)
+    with psycopg.connect(ingest.storage._conninfo) as blocker:
+        table = sql.Identifier(device.tenant.schema_name, "telemetry_message")
+        blocker.execute(sql.SQL("LOCK TABLE {}").format(table))
+        assert ingest.process(waiting).settled == []
+        ingest._retry_held_at = 0.0
+        assert ingest.retry_held().settled == []
+        assert ingest.held == 60
+    ingest._retry_held_at = 0.0
+    settled = ingest.retry_held().settled
+    assert 0 < len(settled) < 60
+    assert ingest.is_retry_due, "the rest at once"
+    settled += ingest.retry_held().settled
+    assert settled == waiting
+    assert ingest.held == 0
+    assert stored(device)[0] == 61
