@@ -22,7 +22,7 @@ from .processes import Meter, Program, resident_mb
 from .tables import stored
 
 _PATIENCE_SECONDS = 60.0
-_POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.025
 _SETTLE_SECONDS = 0.3
 _CONNECTED = "Connected to the broker"
 

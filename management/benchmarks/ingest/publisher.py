@@ -54,6 +54,8 @@ class Publisher:
                 self._receive()
             if writable:
                 position += self._sock.send(self._view[position : min(limit, position + _CHUNK)])
+            # Or each acknowledgement would wake this program, at its cost and the broker's.
+            time.sleep(_TICK)
 
     def pace(self, rate: float) -> "array[float]":
         """Send `rate` messages a second; the moment at which each was handed to the system."""
