@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -11,7 +11,7 @@ from rest_framework import serializers
 
 from devices.api.pagination import MAX_LIMIT
 from devices.models.presence import Cause, Status
-from tenants.api.fields import Timestamp
+from tenants.api.fields import Timestamp, time_zone
 
 DAY = timedelta(days=1)
 LONGEST = timedelta(days=366)
@@ -73,11 +73,7 @@ class AvailabilityParameters(serializers.Serializer):
         return int(found[1]), int(found[2])
 
     def validate_timezone(self, value: str) -> ZoneInfo:
-        if value not in available_timezones():
-            raise serializers.ValidationError(
-                _("%(value)r is no time zone. Write it like Asia/Seoul, or UTC.") % {"value": value}
-            )
-        return ZoneInfo(value)
+        return time_zone(value)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         today = timezone.now().astimezone(attrs["timezone"])

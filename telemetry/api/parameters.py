@@ -1,7 +1,7 @@
 """The query parameters of the lists over time."""
 
 from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from django.utils.translation import gettext as _
 from rest_framework import serializers
@@ -9,7 +9,7 @@ from rest_framework import serializers
 from devices.api.pagination import MAX_LIMIT
 from telemetry.models import Reason
 from telemetry.services import intervals
-from tenants.api.fields import Timestamp
+from tenants.api.fields import Timestamp, time_zone
 
 MOST_DEVICES = 50
 MOST_NAMES = 50
@@ -128,11 +128,7 @@ class AggregatesParameters(SpanParameters):
             raise serializers.ValidationError(_("%(value)r is no interval: %(why)s.") % values) from error
 
     def validate_timezone(self, value: str) -> ZoneInfo:
-        if value not in available_timezones():
-            raise serializers.ValidationError(
-                _("%(value)r is no time zone. Write it like Asia/Seoul, or UTC.") % {"value": value}
-            )
-        return ZoneInfo(value)
+        return time_zone(value)
 
 
 class ChartParameters(SpanParameters):

@@ -27,6 +27,7 @@ HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 # So many stretches are asked for one by one; of more the span that holds them all is read, and the rest left out.
 _MOST_RUNS = 8
+_FEW_EDGES = 16
 
 Run = tuple[datetime, datetime]
 
@@ -98,8 +99,8 @@ def aggregate(
             for pk, bucket, *values in cursor.fetchall():
                 found[pk][bucket - 1] = Bucket(*values)
         if of_texts:
-            wanted: dict[str, Any] = {"series": of_texts, "edges": _array(edges), "start": start, "stop": stop}
-            cursor.execute(_OF_TEXTS, wanted)
+            wanted: dict[str, Any] = {"series": of_texts, "start": start, "stop": stop}
+            cursor.execute(_with_edges(edges, wanted) + _OF_TEXTS, wanted)
             for pk, bucket, count, last, last_at in cursor.fetchall():
                 found[pk][bucket - 1] = Bucket(count, None, None, None, last, last_at)
     rolled = [runs[0][0] for runs in (parts.days, parts.hours) if runs and of_numbers]
@@ -131,6 +132,8 @@ def _late_days(series: Sequence[Series], start: datetime, stop: datetime) -> fro
 
 
 def _plan(cuts: Sequence[datetime], days_until: datetime | None, late: frozenset[datetime]) -> Plan:
+    if days_until is None and all(map(_is_on_hour, cuts[1:-1])):
+        return _plan_of_hours(cuts[0], cuts[-1])
     made = Plan()
     for earlier, later in pairwise(cuts):
         first, last = _ceil(earlier, HOUR), _floor(later, HOUR)
@@ -147,6 +150,15 @@ def _plan(cuts: Sequence[datetime], days_until: datetime | None, late: frozenset
             first = end
         _add(made.hours, first, last)
         _add(made.raw, last, later)
+    return made
+
+
+def _plan_of_hours(start: datetime, stop: datetime) -> Plan:
+    """The plan of a range that is cut on whole hours only, of which charts have hundreds."""
+    made, first, last = Plan(), _ceil(start, HOUR), _floor(stop, HOUR)
+    _add(made.hours, first, last)
+    for begin, end in [(start, first), (last, stop)] if first <= last else [(start, stop)]:
+        _add(made.raw, begin, end)
     return made
 
 
@@ -172,10 +184,13 @@ def _add(runs: list[Run], begin: datetime, end: datetime) -> None:
     runs.append((begin, end))
 
 
+def _is_on_hour(time: datetime) -> bool:
+    return not (time.minute or time.second or time.microsecond)
+
+
 def _floor(time: datetime, step: timedelta) -> datetime:
     if step is HOUR:
-        is_whole = not (time.minute or time.second or time.microsecond)
-        return time if is_whole else time.replace(minute=0, second=0, microsecond=0)
+        return time if _is_on_hour(time) else time.replace(minute=0, second=0, microsecond=0)
     midnight = time.replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight + (time - midnight) // step * step
 
@@ -188,9 +203,7 @@ def _ceil(time: datetime, step: timedelta) -> datetime:
 # --- the statements -------------------------------------------------------------------------------------------
 
 _WHICH = "= ANY(%(series)s)"
-_EDGES = "WITH e AS MATERIALIZED (SELECT %(edges)s::timestamptz[] AS edges)"
 _OF_TEXTS = f"""
-{_EDGES}
 SELECT DISTINCT ON (series_id, bucket) series_id, bucket, count(*) OVER (PARTITION BY series_id, bucket), text, time
 FROM (
     SELECT series_id, time, text, width_bucket(time, (SELECT edges FROM e)) AS bucket FROM telemetry_reading
@@ -201,18 +214,38 @@ FROM (
 
 def _of_numbers(series: list[int], edges: Sequence[datetime], parts: Plan) -> tuple[str, dict[str, Any]]:
     """The statement of a plan, and its parameters."""
-    wanted: dict[str, Any] = {"series": series, "edges": _array(edges)}
-    sources = [*_from_days(parts.days, wanted), *_from_hours(parts.hours, wanted), *_from_readings(parts.raw, wanted)]
+    wanted: dict[str, Any] = {"series": series}
+    raw, end = parts.raw, None
+    if 0 < len(parts.hours) <= _MOST_RUNS and raw and _is_part_of_hour(parts.hours[-1], raw[-1], edges):
+        raw, end = raw[:-1], raw[-1][1]
+    sources = [*_from_days(parts.days, wanted), *_from_hours(parts.hours, end, wanted), *_from_readings(raw, wanted)]
     return (
-        f"{_EDGES} SELECT series_id, bucket, {OF_ROLLUPS} FROM ({' UNION ALL '.join(sources)}) AS parts"  # noqa: S608
-        " GROUP BY series_id, bucket ORDER BY series_id, bucket",
+        f"{_with_edges(edges, wanted)} SELECT series_id, bucket, {OF_ROLLUPS}"  # noqa: S608
+        f" FROM ({' UNION ALL '.join(sources)}) AS parts GROUP BY series_id, bucket ORDER BY series_id, bucket",
         wanted,
     )
 
 
-def _array(times: Iterable[datetime]) -> str:
-    """The times as PostgreSQL writes an array: the driver takes many times as long for hundreds of them."""
-    return f"{{{','.join([time.isoformat() for time in times])}}}"
+def _is_part_of_hour(hours: Run, raw: Run, edges: Sequence[datetime]) -> bool:
+    """Whether the readings are those of the part of an hour that comes after the hours, and of one stretch."""
+    begin, end = raw
+    return begin == hours[1] and end - begin < HOUR and not any(begin < edge < end for edge in edges[-2:])
+
+
+def _with_edges(edges: Sequence[datetime], wanted: dict[str, Any]) -> str:
+    """The beginning of a statement in which the edges are `e.edges`; adds its parameters.
+
+    Edges that are all as far apart, as those of hours mostly are, are made by PostgreSQL: to write and to read hundreds
+    of times takes as long as the answer.
+    """
+    step = edges[1] - edges[0]
+    if len(edges) > _FEW_EDGES and all(later - earlier == step for earlier, later in pairwise(edges)):
+        wanted |= {"first_edge": edges[0], "last_edge": edges[-1], "step": step.total_seconds()}
+        made = "generate_series(%(first_edge)s::timestamptz, %(last_edge)s, make_interval(secs => %(step)s))"
+        return f"WITH e AS MATERIALIZED (SELECT ARRAY(SELECT {made}) AS edges)"
+    # As PostgreSQL writes an array: the driver takes many times as long for hundreds of times.
+    wanted["edges"] = f"{{{','.join([edge.isoformat() for edge in edges])}}}"
+    return "WITH e AS MATERIALIZED (SELECT %(edges)s::timestamptz[] AS edges)"
 
 
 def _bucket(time: str) -> str:
@@ -227,11 +260,15 @@ def _from_days(runs: Sequence[Run], wanted: dict[str, Any]) -> Iterable[str]:
             WHERE series_id {_WHICH} AND day >= {begin} AND day < {end} {within}"""  # noqa: S608
 
 
-def _from_hours(runs: Sequence[Run], wanted: dict[str, Any]) -> Iterable[str]:
+def _from_hours(runs: Sequence[Run], end: datetime | None, wanted: dict[str, Any]) -> Iterable[str]:
+    """The hours; `end` is where the part of an hour ends that comes after the last of them."""
     for number, run in enumerate(runs[:1] if len(runs) > _MOST_RUNS else runs):
-        begin, end = _bounds(runs if len(runs) > _MOST_RUNS else [run], f"hours{number}", wanted)
+        begin, stop = _bounds(runs if len(runs) > _MOST_RUNS else [run], f"hours{number}", wanted)
+        part = None
+        if end is not None and run is runs[-1]:
+            wanted["end"], part = end, "%(end)s::timestamptz"
         within = _within(runs, "h.hour", "hours", wanted)
-        yield f"""SELECT h.series_id, {_bucket("h.hour")}, {COLUMNS} FROM {hours(_WHICH, begin, end)} h
+        yield f"""SELECT h.series_id, {_bucket("h.hour")}, {COLUMNS} FROM {hours(_WHICH, begin, stop, part)} h
             WHERE true {within}"""  # noqa: S608
 
 

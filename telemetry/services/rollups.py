@@ -93,11 +93,13 @@ _STATE = "(SELECT {} FROM telemetry_rollupstate)"
 _IN_HOURS = "date_bin('1 hour', time, '2000-01-01+00')"
 
 
-def hours(which: str, start: str, stop: str) -> str:
+def hours(which: str, start: str, stop: str, end: str | None = None) -> str:
     """SQL of the hours with start ≤ hour < stop: `(series_id, hour, count, min, max, sum, last, last_at)`.
 
     A subquery in brackets, without an order, for `which` and bounds as in `packing.numbers`; the bounds are on the
-    hour. It is right at every moment: hours that are not rolled up, or marked, are worked out from the readings.
+    hour. With `end`, a time in the hour of `stop`, that hour is there too, of readings before `end`: for much less
+    than another part of the statement would cost to plan. It is right at every moment: hours that are not rolled up,
+    or marked, are worked out from the readings.
     """
     rolled = f"coalesce({_STATE.format('rolled_until')}, '-infinity')"
     kept = f"coalesce({_STATE.format('readings_from')}, '-infinity')"
@@ -113,7 +115,7 @@ def hours(which: str, start: str, stop: str) -> str:
         ) a WHERE a.count > 0
         UNION ALL
         SELECT series_id, {_IN_HOURS}, {AGGREGATES}
-        FROM {numbers(which, f"greatest({start}, {rolled})", stop)} n GROUP BY 1, 2
+        FROM {numbers(which, f"greatest({start}, least({stop}, {rolled}))", end or stop)} n GROUP BY 1, 2
     )"""  # noqa: S608 (the caller's own SQL)
 
 

@@ -138,6 +138,19 @@ def test_rollups_are_used_where_they_serve(field: Field, filled: Callable[[int],
     assert aggregate(listed, cuts, BEGIN, END).rolled_from == BEGIN
 
 
+@pytest.mark.parametrize("minutes", [20, 30, 45, 60, 75])
+def test_a_range_ends_anywhere_in_an_hour(field: Field, filled: Callable[[int], list[Any]], minutes: int) -> None:
+    rows, listed = filled(4), list(Series.objects.order_by("pk"))
+    # A week of Kolkata ends in the middle of an hour of UTC: what follows it in that hour is of another week.
+    midnight = datetime(2026, 10, 18, 18, 30, tzinfo=UTC)
+    for last in (midnight - HOUR / 2, midnight):
+        stop = last + minutes * HOUR / 60
+        for interval, zone in (("1w", "Asia/Kolkata"), ("1d", "UTC"), ("1h", "UTC"), ("6h", "Asia/Seoul")):
+            cuts = edges(parse(interval), ZoneInfo(zone), BEGIN, stop, 5000)
+            said = expected(rows, field.series, cuts, BEGIN, stop)
+            assert aggregate(listed, cuts, BEGIN, stop).buckets == said, (interval, zone, stop)
+
+
 def test_days_of_devices_with_late_readings_are_not_taken(field: Field) -> None:
     one = Series.objects.get(pk=field.series[0])
     field.store(*((one.pk, BEGIN + n * DAY, float(n)) for n in range(10)))
