@@ -121,7 +121,7 @@ def test_messages_behind_those_of_a_locked_tenant_keep_their_order(ingest: Any, 
         assert ingest.advance(second).settled == []
         assert ingest.advance(()).settled == second[3:]
     assert ingest.held == 6
-    ingest._retry_held_at = 0.0
+    ingest._held._retry_at = 0.0
     assert ingest.retry_held().settled == first + second[:3]
     assert stored(locked)[0] == 8
 
@@ -135,10 +135,10 @@ def test_many_messages_of_a_locked_tenant_follow_in_their_order(ingest: Any, reg
         table = sql.Identifier(device.tenant.schema_name, "telemetry_message")
         blocker.execute(sql.SQL("LOCK TABLE {}").format(table))
         assert ingest.process(waiting).settled == []
-        ingest._retry_held_at = 0.0
+        ingest._held._retry_at = 0.0
         assert ingest.retry_held().settled == []
         assert ingest.held == 60
-    ingest._retry_held_at = 0.0
+    ingest._held._retry_at = 0.0
     settled = ingest.retry_held().settled
     assert 0 < len(settled) < 60
     assert ingest.is_retry_due, "the rest at once"
