@@ -48,10 +48,9 @@ def readings(items: Iterable[AcceptedItem], series: SeriesIds) -> list[ReadingRo
         message = item.verdict
         if message.measurements:
             time = binary.micros(message.time)
-            ids = of(item.spec.device_id, message.component)
-            places = ids[0]
+            offsets, first = of(item.spec.device_id, message.component)
             for metric, value, unit, kind in message.measurements:
-                append((ids[places[metric, unit, kind]], time, value))
+                append((first + offsets[metric, unit, kind], time, value))
     return rows
 
 

@@ -1,6 +1,7 @@
 """Which series a measurement belongs to: made when its first value comes, and known from then on."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import psycopg
@@ -22,40 +23,45 @@ class SeriesName(NamedTuple):
 _Key = tuple[str, str, str]  # metric, unit, value type
 _Component = tuple[int, str]  # device id, component's key
 
+# Of a component, so many sets of series are looked through for a device; other devices are among the odd ones.
+_MOST_SETS = 8
 
-class ComponentSeries(tuple[Any, ...]):
-    """The ids of a component's series, by (metric, unit, value type): first where each stands, then the ids.
 
-    A fleet has as many of these as components: their names, and where each stands, are those of all components alike.
+@dataclass(slots=True)
+class _Alike:
+    """Devices whose components have series of the same names, with ids that follow each other in the names' order.
+
+    They were made together; so what is kept for a device is the first of them, and a fleet is mostly one such set.
     """
 
-    __slots__ = ()
-
-    @property
-    def places(self) -> dict[_Key, int]:
-        """Where the id of each name stands."""
-        return tuple.__getitem__(self, 0)
-
-    def ids(self) -> dict[_Key, int]:
-        """The names and the ids."""
-        return {key: tuple.__getitem__(self, place) for key, place in self.places.items()}
+    offsets: dict[_Key, int]
+    firsts: dict[int, int] = field(default_factory=dict)  # by device
 
 
 class SeriesIds:
     """The ids of a tenant's series that this process knows. Not shared between threads."""
 
     def __init__(self) -> None:
-        # By component's key, and within it by device: so there is nothing to be made for each entry.
-        self._known: dict[str, dict[int, ComponentSeries]] = {}
-        self._places: dict[tuple[_Key, ...], dict[_Key, int]] = {}
+        # By component's key; and of devices whose ids do not follow each other the names, then the ids.
+        self._alike: dict[str, dict[tuple[_Key, ...], _Alike]] = {}
+        self._odd: dict[str, dict[int, tuple[Any, ...]]] = {}
+        self._names: dict[tuple[_Key, ...], tuple[_Key, ...]] = {}
         # Components of which all series are known, with the names that are admitted and not made yet; and those of
         # which it was told that values are left out.
         self._whole: dict[_Component, set[_Key]] = {}
         self.told: set[_Component] = set()
 
-    def of(self, device_id: int, component: str) -> ComponentSeries:
-        """The ids of a component's series; `resolve` has put them there."""
-        return self._known[component][device_id]
+    def of(self, device_id: int, component: str) -> tuple[Mapping[_Key, int], int]:
+        """A component's series: what is to be added to the number beside it is each one's id.
+
+        Raises KeyError where `resolve` has not put them there.
+        """
+        for alike in self._alike.get(component, _NO_SETS).values():
+            first = alike.firsts.get(device_id)
+            if first is not None:
+                return alike.offsets, first
+        names, *ids = self._odd[component][device_id]
+        return dict(zip(names, ids, strict=True)), 0
 
     def missing(self, items: Iterable[AcceptedItem]) -> set[SeriesName]:
         """The series of the messages' measurements that are not known."""
@@ -65,28 +71,28 @@ class SeriesIds:
             if not message.measurements:
                 continue
             device_id, component = item.spec.device_id, message.component
-            places = self._places_of(device_id, component)
+            known = self._known_of(device_id, component)
             for metric, _value, unit, kind in message.measurements:
-                if (metric, unit, kind) not in places:
+                if (metric, unit, kind) not in known:
                     missing.add(SeriesName(device_id, component, metric, unit, kind))
         return missing
 
     def load(self, connection: psycopg.Connection, schema: str, components: Collection[_Component]) -> None:
         """Know all series of the components, so that they can be counted."""
         if unknown := sorted(set(components) - self._whole.keys()):
-            for row in connection.execute(
+            rows = connection.execute(
                 sql.SQL(
                     "SELECT s.device_id, s.component, s.metric, s.unit, s.value_type, s.id FROM {} AS s"
                     " JOIN unnest(%s::bigint[], %s::text[]) AS c(device_id, component) USING (device_id, component)"
                 ).format(sql.Identifier(schema, "telemetry_series")),
                 [list(column) for column in zip(*unknown, strict=True)],
-            ):
-                self._add(SeriesName(*row[:5]), row[5])
+            )
+            self._know({SeriesName(*row[:5]): row[5] for row in rows})
             self._whole |= {component: set() for component in unknown}
 
     def is_known_or_fits(self, component: _Component, name: _Key, most: int) -> bool:
         """Whether the series is there, or the component, which was loaded, has fewer than `most`: then it counts."""
-        known, admitted = self._places_of(*component), self._whole[component]
+        known, admitted = self._known_of(*component), self._whole[component]
         if name in known or name in admitted:
             return True
         if len(known) + len(admitted - known.keys()) >= most:
@@ -99,26 +105,48 @@ class SeriesIds:
         if missing := self.missing(items):
             # The devices' own ids: the rows bring equal ones, an object for each.
             own = {name.device_id: name.device_id for name in missing}
-            for name, series_id in _find_or_create(connection, schema, missing).items():
-                self._add(name._replace(device_id=own[name.device_id]), series_id)
+            found = _find_or_create(connection, schema, missing)
+            self._know({name._replace(device_id=own[name.device_id]): pk for name, pk in found.items()})
 
-    def _places_of(self, device_id: int, component: str) -> dict[_Key, int]:
-        known = self._known.get(component, {}).get(device_id)
-        return known.places if known is not None else _NOWHERE
+    def _known_of(self, device_id: int, component: str) -> Mapping[_Key, int]:
+        """As `of`, and empty where nothing is known."""
+        try:
+            return self.of(device_id, component)[0]
+        except KeyError:
+            return {}
 
-    def _add(self, name: SeriesName, series_id: int) -> None:
-        devices = self._known.setdefault(name.component, {})
-        known = devices.get(name.device_id)
-        ids = known.ids() if known is not None else {}
-        ids[name[2:]] = series_id
-        keys = tuple(sorted(ids))
-        places = self._places.get(keys)
-        if places is None:
-            places = self._places[keys] = {key: place for place, key in enumerate(keys, 1)}
-        devices[name.device_id] = ComponentSeries((places, *(ids[key] for key in keys)))
+    def _know(self, found: Mapping[SeriesName, int]) -> None:
+        components: dict[_Component, dict[_Key, int]] = {}
+        for name, series_id in found.items():
+            components.setdefault(name[:2], {})[name[2:]] = series_id
+        for (device_id, component), ids in components.items():
+            self._keep(device_id, component, self._take(device_id, component) | ids)
+
+    def _take(self, device_id: int, component: str) -> dict[_Key, int]:
+        """What is known of the component, by name, which is forgotten by that."""
+        try:
+            offsets, first = self.of(device_id, component)
+        except KeyError:
+            return {}
+        for alike in self._alike.get(component, _NO_SETS).values():
+            alike.firsts.pop(device_id, None)
+        self._odd.get(component, {}).pop(device_id, None)
+        return {key: first + offset for key, offset in offsets.items()}
+
+    def _keep(self, device_id: int, component: str, ids: Mapping[_Key, int]) -> None:
+        names = tuple(sorted(ids))
+        names = self._names.setdefault(names, names)
+        first = ids[names[0]]
+        sets = self._alike.setdefault(component, {})
+        is_run = all(ids[name] == first + place for place, name in enumerate(names))
+        if is_run and (names in sets or len(sets) < _MOST_SETS):
+            alike = sets.setdefault(names, _Alike({name: place for place, name in enumerate(names)}))
+            alike.firsts[device_id] = first
+        else:
+            self._odd.setdefault(component, {})[device_id] = (names, *(ids[name] for name in names))
 
 
-_NOWHERE: dict[_Key, int] = {}
+_NO_SETS: dict[tuple[_Key, ...], _Alike] = {}
 
 
 def _find_or_create(
