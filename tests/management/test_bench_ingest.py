@@ -78,6 +78,7 @@ def test_a_short_run(live_db: None, stack: EmbeddedStack, tmp_path: Path) -> Non
             measured[name]["messages"] / measured[name]["seconds"], rel=0.05
         )
         assert measured[name]["cpu_s"].keys() == {"listener", "postgres", "mosquitto", "valkey", "publisher"}
+        assert 0 < measured[name]["machine_busy"] <= 1
     (latency,) = figures["latency"]
     assert (latency["rate"], latency["samples"]) == (200, 50)
     assert 0 < latency["p50_ms"] <= latency["p99_ms"] <= latency["max_ms"]
@@ -149,17 +150,18 @@ def test_packets_are_those_of_the_protocol() -> None:
 def test_ratios_compare_within_a_round() -> None:
     rounds: list[dict[str, Any]] = [
         {
-            "one": {"messages_per_s": 100, "cpu_us_per_message": 1},
+            "one": {"messages_per_s": 100, "cpu_us_per_message": 1, "machine_busy": 0.5},
             "old": {"messages_per_s": 10, "cpu_us_per_message": 50},
         },
         {
-            "one": {"messages_per_s": 900, "cpu_us_per_message": 1},
+            "one": {"messages_per_s": 900, "cpu_us_per_message": 1, "machine_busy": 0.8},
             "old": {"messages_per_s": 10, "cpu_us_per_message": 50},
         },
-        {"one": {"messages_per_s": 500, "cpu_us_per_message": 1}, "old": None},
+        {"one": {"messages_per_s": 500, "cpu_us_per_message": 1, "machine_busy": 0.9}, "old": None},
     ]
     found = goals.ratios(rounds)
     assert (found["one_to_old"], found["cpu_one_to_old"], found["two_to_one"]) == (50, 0.02, None)
+    assert found["room_beside_one"] == 1.25
     assert memory.slope([(0, 10.0), (1, 12.0), (2, 14.0)]) == 2
     assert memory.slope([(0, 10.0)]) == 0
 

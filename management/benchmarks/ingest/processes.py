@@ -108,6 +108,17 @@ class Meter:
         return spent
 
 
+def machine_seconds() -> tuple[float, float]:
+    """Of all processors together, since the start of the machine: seconds in which they were not idle, and all seconds.
+
+    What a hypervisor took away counts as not idle: nobody here could have had it.
+    """
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, idle, waiting, *rest = map(int, fields)
+    busy = user + nice + system + sum(rest)
+    return busy / _TICKS, (busy + idle + waiting) / _TICKS
+
+
 def cpu_seconds(pid: int, *, with_ended_children: bool = False) -> float:
     """User and system time of the process, in steps of 10 ms; 0 where it is gone."""
     try:

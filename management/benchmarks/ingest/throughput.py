@@ -10,7 +10,7 @@ from . import node_red, old_way
 from .bench import Bench, resident
 from .fleet import Fleet
 from .load import Load
-from .processes import Program
+from .processes import Program, machine_seconds
 from .tables import verify
 
 _POLL_SECONDS = 0.02
@@ -86,10 +86,10 @@ def _burst(bench: Bench, load: Load, pids: list[int], wait: Callable[[], float])
     """Publish the load as fast as the broker takes it; `wait` returns when the last message was done."""
     with bench.publisher(load) as publisher:
         meter = bench.meter(listener=pids, publisher=[publisher.pid])
-        before = meter.read()
+        before, machine = meter.read(), machine_seconds()
         publisher.tell()
         ended = wait()
-        after = meter.read()
+        after, later = meter.read(), machine_seconds()
         published = publisher.result()
     seconds = ended - published["began"]
     spent = {name: after[name] - before[name] for name in before}
@@ -102,6 +102,7 @@ def _burst(bench: Bench, load: Load, pids: list[int], wait: Callable[[], float])
         "rows_per_s": round(4 * load.messages / seconds, 1),
         "cpu_s": {name: round(value, 2) for name, value in spent.items()},
         "cpu_us_per_message": round(1e6 * counted / load.messages, 1),
+        "machine_busy": round((later[0] - machine[0]) / max(later[1] - machine[1], 0.01), 3),
     }
 
 
