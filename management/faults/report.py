@@ -9,6 +9,8 @@ from .run import Outcome
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+_PLACE = re.compile(re.escape(BEGIN) + r"\n(.*?)\n?" + re.escape(END), re.DOTALL)
+_VERDICTS = re.compile(r"^[0-9]+ of [0-9]+ rows passed\.$")
 _HEAD = (
     "| row | fault | acknowledged | lost | doubled | phantom | wrong schema | lag (s): p50 · p99 · longest "
     "| measured | verdict |",
@@ -18,13 +20,45 @@ _HEAD = (
 
 def table(outcomes: Sequence[Outcome], *, rate: float, seconds: float, tenants: int, devices: int) -> str:
     """The results in Markdown, with when and how they were had."""
-    played = [outcome for outcome in outcomes if outcome.passed is not None]
-    passed = sum(outcome.passed is True for outcome in played)
     said = (
-        f"Run on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC with {rate:g} messages a second for {seconds:g} s a row, "
-        f"{devices} devices of {tenants} tenants, versions 1 and 2 mixed: {passed} of {len(played)} rows passed."
+        f"Run on {_now()} with {rate:g} messages a second for {seconds:g} s a row, {devices} devices of {tenants} "
+        "tenants, versions 1 and 2 mixed."
     )
-    return "\n".join([said, "", *_HEAD, *(_line(outcome) for outcome in outcomes)])
+    lines = [_line(outcome) for outcome in outcomes]
+    return "\n".join([said, _verdicts(lines), "", *_HEAD, *lines])
+
+
+def replace_rows(before: str, outcomes: Sequence[Outcome], *, seconds: float) -> str:
+    """The table of an earlier run with these rows in it as they were played since, which it says.
+
+    Raises ValueError where the table before lacks a row.
+    """
+    lines = before.splitlines()
+    places = {_name(line): place for place, line in enumerate(lines) if line.startswith("| ")}
+    for outcome in outcomes:
+        if outcome.row.name not in places:
+            raise ValueError(f"The table has no row {outcome.row.name}: play all rows.")
+        lines[places[outcome.row.name]] = _line(outcome)
+    names = ", ".join(outcome.row.name for outcome in outcomes)
+    end = next(place for place, line in enumerate(lines) if line.startswith("|"))
+    said = [line for line in lines[:end] if line and not _VERDICTS.match(line)]
+    said.append(f"Played again on {_now()}, {seconds:g} s a row: {names}.")
+    rows = lines[end + len(_HEAD) :]
+    return "\n".join([*said, _verdicts(rows), "", *_HEAD, *rows])
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _name(line: str) -> str:
+    return line.split("|", 2)[1].strip()
+
+
+def _verdicts(lines: Sequence[str]) -> str:
+    played = [line for line in lines if not line.endswith("| not played |")]
+    failed = sum("| **FAILED**: " in line for line in played)
+    return f"{len(played) - failed} of {len(played)} rows passed."
 
 
 def _line(outcome: Outcome) -> str:
@@ -47,11 +81,16 @@ def _verdict(outcome: Outcome) -> tuple[str, str]:
     return outcome.measured, "**FAILED**: " + "; ".join(outcome.failures)
 
 
+def read(document: Path = DOCUMENT) -> str:
+    """The table between the markers. Raises ValueError where the document has none."""
+    found = _PLACE.findall(document.read_text(encoding="utf-8"))
+    if len(found) != 1:
+        raise ValueError(f"{document} has no place for the table: {BEGIN} … {END}")
+    return str(found[0])
+
+
 def write(text: str, document: Path = DOCUMENT) -> None:
     """Put the table between the markers. Raises ValueError where the document has none."""
+    read(document)
     before = document.read_text(encoding="utf-8")
-    pattern = re.compile(re.escape(BEGIN) + r"\n.*?" + re.escape(END), re.DOTALL)
-    after, count = pattern.subn(lambda _: f"{BEGIN}\n{text}\n{END}", before)
-    if count != 1:
-        raise ValueError(f"{document} has no place for the table: {BEGIN} … {END}")
-    document.write_text(after, encoding="utf-8")
+    document.write_text(_PLACE.sub(lambda _: f"{BEGIN}\n{text}\n{END}", before), encoding="utf-8")

@@ -4,6 +4,7 @@ Each row for some seconds, on this run's servers. The negative controls leave ou
 messages, so that we know that the count can fail.
 """
 
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -168,6 +169,27 @@ def test_the_report_goes_between_its_markers_and_nowhere_else(tmp_path: Path) ->
     document.write_text("no place\n")
     with pytest.raises(ValueError, match="no place for the table"):
         report.write("| new |", document)
+
+
+def outcome(name: str, *failures: str) -> run.Outcome:
+    return run.Outcome(ROWS[name], None, f"measured {name}", list(failures), not failures, 1.0)
+
+
+def test_rows_that_were_played_again_replace_the_earlier_ones() -> None:
+    before = report.table(
+        [outcome("1"), outcome("2", "slow"), outcome("3", "lost")], rate=9, seconds=60, tenants=1, devices=2
+    )
+    assert "\n1 of 3 rows passed.\n" in before
+    after = report.replace_rows(before, [outcome("2")], seconds=30)
+    assert after.splitlines()[0] == before.splitlines()[0]
+    assert re.search(r"\nPlayed again on .* UTC, 30 s a row: 2\.\n2 of 3 rows passed\.\n\n\| row", after)
+    assert next(line for line in after.splitlines() if line.startswith("| 2 ")).endswith("| passed |")
+    assert "| **FAILED**: lost |" in after
+    again = report.replace_rows(after, [outcome("3")], seconds=60)
+    assert again.count("Played again on") == 2
+    assert "\n3 of 3 rows passed.\n" in again
+    with pytest.raises(ValueError, match="no row 4"):
+        report.replace_rows(again, [outcome("4")], seconds=60)
 
 
 def test_every_row_of_the_matrix_that_concerns_ingest_is_there() -> None:
