@@ -25,6 +25,7 @@ __all__ = [
     "UnroutedFlood",
     "UnroutedMessage",
     "User",
+    "WaitingMessage",
     "validate_slug",
 ]
 
@@ -172,6 +173,25 @@ class UnroutedMessage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.topic[:80]}"
+
+
+class WaitingMessage(models.Model):
+    """A message that the listener has put aside, because its tenant's tables are locked. It is stored when they are
+    free, in the order of the ids; only listeners read it."""
+
+    schema_name = models.CharField(_("tenant's schema"), max_length=63)
+    topic = models.TextField(_("topic"))
+    payload = models.BinaryField(_("payload"))
+    received_at = models.DateTimeField(_("received"))
+
+    class Meta:
+        ordering: ClassVar = ["id"]
+        indexes: ClassVar = [models.Index(fields=["schema_name", "id"], name="waiting_message_order")]
+        verbose_name = _("message that waits for its tenant")
+        verbose_name_plural = _("messages that wait for their tenant")
+
+    def __str__(self) -> str:
+        return f"{self.schema_name}: {self.topic[:80]}"
 
 
 class UnroutedFlood(models.Model):

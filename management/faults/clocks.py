@@ -12,6 +12,7 @@ from .rows import row
 from .scene import READY, Scene
 
 _HOUR = 3600.0
+_SETTLING_SECONDS = 1.0
 _LIBRARIES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib")
 
 
@@ -26,12 +27,14 @@ def wrong(scene: Scene) -> None:
     with scene.load(traffic=traffic):
         scene.spend(0.2)
         before = status_changes(scene)
-        for offset in ("-600", "+600", "+0", "-3600") if library else ():
+        if library:
             traffic.fate = "either"  # what is live for the device may be the future for the listener
+            time.sleep(_SETTLING_SECONDS)  # what is on its way is of before
+        for offset in ("-600", "+600", "+0", "-3600") if library else ():
             shift.write_text(offset)
             scene.spend(0.15)
         shift.write_text("+0")
-        time.sleep(0.5)
+        time.sleep(_SETTLING_SECONDS)
         traffic.fate = "stored"
         scene.spend(0.2)
         changes = status_changes(scene) - before

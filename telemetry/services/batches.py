@@ -16,6 +16,7 @@ class Batch:
     busy: dict[str, list[Incoming]] = field(default_factory=dict)  # by schema, of tenants whose tables are locked
     # (UUIDs' numbers) devices that it has the first message of version 2 from
     risen: set[int] = field(default_factory=set)
+    replayed: bool = False  # as in `Judge.limit`
     packed: Packed | None = None
     error: Exception | None = None  # why it could not be sent
 
@@ -33,7 +34,8 @@ class Settled:
 class Tally:
     """What became of a batch's messages, over all tenants; `unrouted` belong to none.
 
-    `settled` may be acknowledged; the others are held until their tenant's tables are free.
+    `settled` may be acknowledged; the others are held until their tenant's tables are free. `put_aside` and
+    `taken_back`: as in `storage.aside`.
     """
 
     stored: int = 0
@@ -42,4 +44,6 @@ class Tally:
     limited: int = 0
     unrouted: int = 0
     tenants: int = 0  # how many it was of
+    put_aside: int = 0
+    taken_back: int = 0
     settled: list[Incoming] = field(default_factory=list)

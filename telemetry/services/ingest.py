@@ -1,5 +1,6 @@
 """A batch through the pipeline. What it says to be settled is safe: only then may it be acknowledged."""
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ from .sorting import Sorter
 from .storage import Incoming, Judged, Outcome, Storage
 from .storage.binary import EPOCH_MICROS
 from .storing import Storer
+
+logger = logging.getLogger(__name__)
 
 # How long the messages of a tenant whose tables were locked wait for them when they are tried again.
 _HELD_PATIENCE_MS = 5
@@ -52,6 +55,9 @@ class Ingest:
         self._held = Held()
         self._sorter = Sorter(router, self._judge, lambda schema: self.parked.add(schema))
         self._storer = Storer(storage, self._sorter, self._judge, router, latest, self._held)
+        # For what was put aside: where that is locked still, it stays there.
+        self._still = Held()
+        self._taker = Storer(storage, self._sorter, self._judge, router, latest, self._still)
         self._presence = presence
         self._latest = latest
         self._flush_at = 0.0
@@ -98,7 +104,7 @@ class Ingest:
             self._sent = coming
         tally = Tally()
         if former:
-            self._note(former, settled, tally)
+            self._note(former, settled, tally, self._held)
         return tally
 
     def let_go(self) -> None:
@@ -115,13 +121,29 @@ class Ingest:
         return self._held.is_due
 
     def retry_held(self) -> Tally:
-        """Try again what is held, when it is time. Raises as `advance` does. Nothing may be on its way."""
+        """Try again what is held, when it is time, and put aside what is too much. Raises as `advance` does.
+
+        Nothing may be on its way.
+        """
         tally = Tally()
         for schema in self._held.due():
+            if self._held.is_aside(schema) and not self._take_back(schema, tally):
+                continue
             with self._held.trying(schema) as messages:
                 batch = self._sorter.sort(messages)
-                self._note(batch, self._storer.store(batch, _HELD_PATIENCE_MS), tally)
+                self._note(batch, self._storer.store(batch, _HELD_PATIENCE_MS), tally, self._held)
+        for schema in self._held.too_many():
+            with self._held.putting_aside(schema) as messages:
+                self.storage.put_aside(schema, messages)
+            logger.warning("%s is locked: %d of its messages are put aside", schema, len(messages))
+            tally.put_aside += len(messages)
+            tally.settled += messages
         return tally
+
+    def find_aside(self) -> None:
+        """Look for messages that were put aside, by whomever. Raises as `advance` does. Nothing may be on its way."""
+        for schema in self.storage.schemas_aside():
+            self._held.note_aside(schema)
 
     def drop_held(self) -> None:
         """Forget what is held: the connection is gone, and the broker will send it again."""
@@ -167,7 +189,32 @@ class Ingest:
         batch.packed = self.storage.pack(batch.groups)
         return batch
 
-    def _note(self, batch: Batch, settled: Sequence[Settled], tally: Tally) -> None:
+    def _take_back(self, schema: str, tally: Tally) -> bool:
+        """Store some of what was put aside; whether that was the last of it.
+
+        It leaves when it is stored, and known to Redis: who is killed between the two has it stored once more, as
+        duplicates.
+        """
+        with self.storage.taking_back(schema) as is_mine:
+            if not is_mine:  # another listener takes it
+                return False
+            most = self._held.many(schema)
+            messages = self.storage.first_aside(schema, most)
+            if messages:
+                taken, batch = Tally(), self._sorter.sort(messages, replayed=True)
+                self._note(batch, self._taker.store(batch, _HELD_PATIENCE_MS), taken, self._still)
+                self._still.clear()
+                self.storage.drop_aside([message.mid for message in taken.settled])
+                tally.taken_back += len(taken.settled)
+                if len(taken.settled) < len(messages):  # still locked
+                    return False
+                self._held.note_free(schema)
+        if len(messages) == most:
+            return False
+        self._held.note_none_aside(schema)
+        return True
+
+    def _note(self, batch: Batch, settled: Sequence[Settled], tally: Tally, held: Held) -> None:
         """The newest values and presence hear of what is stored; then it may be acknowledged."""
         tally.tenants = len(batch.groups)
         tally.unrouted += len(batch.unrouted)
@@ -183,7 +230,7 @@ class Ingest:
         for part in settled:
             if part.schema in busy:
                 # Stored, but not told: told as duplicates, later.
-                self._held.hold(part.schema, [item.incoming for item in part.items])
+                held.hold(part.schema, [item.incoming for item in part.items])
                 continue
             outcome = part.outcome
             for item in outcome.stored:

@@ -26,6 +26,14 @@ TOPICS = ("telemetry/#", "device/birth/+", "device/lwt/#")
 _RETRY_SECONDS = (0.2, 5.0)
 _REPLAY_SECONDS = 5.0
 _NOTE_SECONDS = 1.0
+# Messages that another listener has put aside, perhaps one that is gone, are looked for.
+_SEEK_SECONDS = 5.0
+_FIGURES = (
+    "ingest_batches_total",
+    "ingest_messages_total",
+    "ingest_put_aside_total",
+    "ingest_taken_back_total",
+)
 # A batch of one tenant holds so many messages at most: what is behind them is judged while they are stored. One of many
 # tenants holds more, so many of each, because each tenant's part costs a statement or two.
 _FEW_MESSAGES = 250
@@ -75,7 +83,8 @@ class Listener:
         self._replay_at = 0.0
         self._sought_parked = False
         self._note_at = 0.0
-        self._figures = {"ingest_batches_total": 0, "ingest_messages_total": 0}
+        self._seek_at = 0.0
+        self._figures = dict.fromkeys(_FIGURES, 0)
         self.processed = 0
         # The oldest message's age when its batch was settled, the worst since it was last noted.
         self._lag = 0.0
@@ -153,7 +162,8 @@ class Listener:
         if unsent >= self._most:
             return 0.0
         age = (datetime.now(UTC) - self._queue[self._sent].received_at).total_seconds()
-        return max(0.0, settings.INGEST_BATCH_SECONDS - age)
+        # Less than nothing: the clock was set back, by who knows how much.
+        return max(0.0, settings.INGEST_BATCH_SECONDS - age) if age >= 0 else 0.0
 
     def _next_batch(self) -> list[Incoming]:
         return list(islice(self._queue, self._sent, self._sent + self._most))
@@ -198,6 +208,9 @@ class Listener:
         if now >= self._note_at and self._session.is_connected:
             self._note_at = now + _NOTE_SECONDS
             self._note()
+        if now >= self._seek_at and self._has_received():
+            self._seek_at = now + _SEEK_SECONDS
+            self._guarded(self._ingest.find_aside)
         if now >= self._replay_at and not self._ingest.keyring.is_paused:
             self._replay_at = now + _REPLAY_SECONDS
             if self._has_received():
@@ -211,7 +224,10 @@ class Listener:
 
     def _retry_held(self) -> None:
         if self._ingest.is_retry_due and self._has_received():
-            self._acknowledge(self._ingest.retry_held())
+            tally = self._ingest.retry_held()
+            self._figures["ingest_put_aside_total"] += tally.put_aside
+            self._figures["ingest_taken_back_total"] += tally.taken_back
+            self._acknowledge(tally)
 
     def _has_received(self) -> bool:
         """Settle what is on its way, because something else is to be stored; False when the database is away."""

@@ -18,9 +18,9 @@ class Sorter:
         self._judge = judge
         self._on_parked = on_parked
 
-    def sort(self, messages: Sequence[Incoming], risen: Iterable[int] = ()) -> Batch:
+    def sort(self, messages: Sequence[Incoming], risen: Iterable[int] = (), *, replayed: bool = False) -> Batch:
         """The messages by tenant, within the limits. `risen`: as in `Judge.judge`, of the batch on its way."""
-        batch = Batch(risen=set(risen))
+        batch = Batch(risen=set(risen), replayed=replayed)
         batch.told = [incoming for incoming in messages if hints.is_hint(incoming)]
         if batch.told:
             hints.take(batch.told, self._router.resolve)
@@ -34,7 +34,7 @@ class Sorter:
                 batch.busy.setdefault(schema, []).append(item.incoming)
             else:
                 groups.setdefault(schema, []).append(item)
-        batch.groups = {schema: self._judge.limit(items, replayed=False) for schema, items in groups.items()}
+        batch.groups = {schema: self._judge.limit(items, replayed=replayed) for schema, items in groups.items()}
         return batch
 
     def again(self, messages: Sequence[Incoming]) -> list[Judged | Busy]:

@@ -39,7 +39,7 @@ class Storer:
         for schema in self._held.schemas & batch.groups.keys():
             # Behind those that wait already.
             items = batch.groups.pop(schema)
-            self._judge.give_back(items, replayed=False)
+            self._judge.give_back(items, replayed=batch.replayed)
             batch.busy[schema] = [item.incoming for item in items] + batch.busy.get(schema, [])
             batch.packed = None
         try:
@@ -60,11 +60,11 @@ class Storer:
     def give_back(self, batch: Batch) -> None:
         """The batch was not stored, as far as is known, and will be judged again."""
         for items in batch.groups.values():
-            self._judge.give_back(items, replayed=False)
+            self._judge.give_back(items, replayed=batch.replayed)
 
     def _settle(self, batch: Batch, patience_ms: int | None) -> list[Settled]:
         try:
-            settled = self._sent(batch) if patience_ms is None else self._each(batch.groups, patience_ms)
+            settled = self._sent(batch) if patience_ms is None else self._each(batch, patience_ms)
             if batch.unrouted:
                 self._storage.store_unrouted(batch.unrouted)
         except BaseException:
@@ -91,21 +91,21 @@ class Storer:
             logger.info("A batch of %d tenants is stored tenant by tenant: %s", len(batch.groups), error)
             if is_busy(error):
                 # Everybody has waited for the locked one already.
-                return self._each(batch.groups, _AGAIN_PATIENCE_MS)
-        return self._each(batch.groups, None)
+                return self._each(batch, _AGAIN_PATIENCE_MS)
+        return self._each(batch, None)
 
-    def _each(self, groups: dict[str, list[Judged]], patience_ms: int | None) -> list[Settled]:
-        """Each tenant by itself. Those that are locked leave `groups`, and are held."""
+    def _each(self, batch: Batch, patience_ms: int | None) -> list[Settled]:
+        """Each tenant by itself. Those that are locked leave the batch's groups, and are held."""
         settled = []
-        for schema, items in list(groups.items()):
+        for schema, items in list(batch.groups.items()):
             try:
                 settled += self._tenant(schema, items, patience_ms)
             except psycopg.Error as error:
                 if not is_busy(error):
                     raise
                 logger.warning("%s is locked: its messages wait", schema)
-                del groups[schema]
-                self._judge.give_back(items, replayed=False)
+                del batch.groups[schema]
+                self._judge.give_back(items, replayed=batch.replayed)
                 self._held.hold(schema, [item.incoming for item in items])
         return settled
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,11 +10,11 @@ import psycopg
 from psycopg import sql
 
 from ..partitions import KEPT_MONTHS, Partitions
-from . import binary, direct, exact, refused, unmapped
+from . import aside, binary, direct, exact, refused, unmapped
 from .direct import Group
 from .floods import FloodGuard
 from .series import SeriesIds
-from .types import AcceptedItem, Judged, Outcome, RefusedItem
+from .types import AcceptedItem, Incoming, Judged, Outcome, RefusedItem
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,26 @@ class Storage:
     def store_unrouted(self, judged: Sequence[RefusedItem]) -> None:
         """Keep messages that belong to no tenant, for staff."""
         refused.keep_unrouted(self._connect(), self._guard, judged)
+
+    def put_aside(self, schema: str, messages: Sequence[Incoming]) -> None:
+        """Keep messages of a tenant whose tables are locked, until they are free. See `aside`."""
+        aside.put(self._connect(), schema, messages)
+
+    def schemas_aside(self) -> list[str]:
+        """The tenants of which there are messages aside."""
+        return aside.schemas(self._connect())
+
+    def taking_back(self, schema: str) -> AbstractContextManager[bool]:
+        """A block in which the tenant's messages are taken back; whether it is this process that does it."""
+        return aside.taking(self._connect(), schema)
+
+    def first_aside(self, schema: str, most: int) -> list[Incoming]:
+        """The oldest of the tenant's messages that are aside, with their numbers as `mid`."""
+        return aside.first(self._connect(), schema, most)
+
+    def drop_aside(self, numbers: Sequence[int]) -> None:
+        """These have been stored."""
+        aside.drop(self._connect(), numbers)
 
     def forget(self, schema: str) -> None:
         """The tenant's tables may have been made anew: look everything up again."""
