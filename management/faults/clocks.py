@@ -8,6 +8,7 @@ from pathlib import Path
 from .brokers import status_changes
 from .fleet import Sender
 from .ledger import Entry, Fate
+from .process import wait_until
 from .rows import row
 from .scene import READY, Scene
 
@@ -26,6 +27,9 @@ def wrong(scene: Scene) -> None:
     traffic = _Traffic()
     with scene.load(traffic=traffic):
         scene.spend(0.2)
+        # Under the library the first look at all keys takes its time.
+        known = len(scene.fleet.senders)
+        wait_until(lambda: status_changes(scene) >= known, 60, "not all devices have become ONLINE")
         before = status_changes(scene)
         if library:
             traffic.fate = "either"  # what is live for the device may be the future for the listener
