@@ -16,9 +16,10 @@ from management.simulator.gwanje_device import sign_v1, sign_v2
 from . import packets
 from .fleet import COMPONENT, METRICS, Fleet, Sender
 
-# Device times lie this far apart, so that no two messages of a run have the same; in seconds.
-_STEP = 0.0005
-# The load ends about now: a burst of 60,000 messages reaches 30 s back, well within what counts as live.
+# Device times lie this far apart, so that no two messages of a run have the same; in seconds. Not further than messages
+# can be sent, or those of a long run would get ahead of the clock, and be refused for it.
+_STEP = 0.00004
+# The load ends about now, and may reach so far back, well within what counts as live.
 _LONGEST_PAST_SECONDS = 120.0
 
 
