@@ -67,7 +67,14 @@ def check(limit: int = 2000) -> Pass:
 
 def take_expired(limit: int) -> Expired:
     """Lease what has expired, to be settled by this checker."""
-    keys = (scripts.LISTENING, scripts.DEADLINE, scripts.EXPIRING, scripts.LAST_SEEN, scripts.TIMEOUT)
+    keys = (
+        scripts.LISTENING,
+        scripts.DEADLINE,
+        scripts.EXPIRING,
+        scripts.LAST_SEEN,
+        scripts.TIMEOUT,
+        scripts.UNHEARD,
+    )
     answer = get_redis_connection("default").eval(scripts.TAKE_EXPIRED, len(keys), *keys, limit)
     now, obstacle = float(answer[0]), answer[1].decode()
     if obstacle:

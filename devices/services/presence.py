@@ -249,6 +249,20 @@ def note_listening() -> None:
         logger.warning("Redis is away: %s", error)
 
 
+def note_unheard(schemas: Iterable[str]) -> None:
+    """Messages of these tenants wait for locked tables, so that for some seconds their devices' silence says nothing.
+
+    Redis being away is no error, as with `note_listening`.
+    """
+    named = list(schemas)
+    if not named:
+        return
+    try:
+        get_redis_connection("default").eval(scripts.NOTE_UNHEARD, 1, scripts.UNHEARD, *named)
+    except RedisError as error:
+        logger.warning("Redis is away: %s", error)
+
+
 def last_seen(uuids: Iterable[UUID]) -> dict[UUID, float]:
     """When each device was last seen (Unix time), as far as Redis knows; empty while Redis is away."""
     members = list(uuids)

@@ -11,10 +11,13 @@ TIMEOUT = "device_timeout"  # hash: schema:UUID → its time-out in seconds
 EXPIRING = "device_expiring"  # sorted set: schema:UUID → until when a checker holds the expired deadline
 WAITING_WILLS = "device_waiting_wills"  # sorted set: schema:UUID:device id:time of a will → when it is decided
 LISTENING = "device_listening"  # hash: last, since (without a gap), stepped (the clock was set back)
+UNHEARD = "device_unheard"  # hash: schema whose messages wait for its tables → until when silence says nothing there
 MARKER = "device_presence"  # missing: Redis was emptied
 
 # Listeners note themselves every second.
 LISTENING_GAP_SECONDS = 3.0
+# Longer than a listener takes to find what another one has put aside.
+UNHEARD_SECONDS = 10.0
 LEASE_SECONDS = 30.0
 # How long a device whose connection the broker lost has to be heard again.
 HINT_GRACE_SECONDS = 5.0
@@ -33,6 +36,14 @@ local last = tonumber(redis.call('HGET', KEYS[1], 'last') or '0')
 if last > now + 1 then redis.call('HSET', KEYS[1], 'stepped', 1) end
 if last > now + 1 or now - last > {LISTENING_GAP_SECONDS} then redis.call('HSET', KEYS[1], 'since', text(now)) end
 redis.call('HSET', KEYS[1], 'last', text(now))
+"""
+)
+
+# KEYS: unheard. ARGV: schemas.
+NOTE_UNHEARD = (
+    _CLOCK
+    + f"""
+for _, schema in ipairs(ARGV) do redis.call('HSET', KEYS[1], schema, text(now + {UNHEARD_SECONDS})) end
 """
 )
 
@@ -60,7 +71,7 @@ return answer
 """
 )
 
-# KEYS: listening, deadline, expiring, last seen, time-out. ARGV: the most members to take.
+# KEYS: listening, deadline, expiring, last seen, time-out, unheard. ARGV: the most members to take.
 # Answers the time, why nothing can be said ('deaf', 'stepped', or ''), how long ago the oldest deadline passed, and
 # for each device taken its member and when it was last seen.
 TAKE_EXPIRED = (
@@ -77,9 +88,13 @@ local function lease(member)
   answer[#answer + 1] = member
   answer[#answer + 1] = redis.call('ZSCORE', KEYS[4], string.match(member, ':(.*)$')) or ''
 end
+local function unheard_until(member)
+  local till = tonumber(redis.call('HGET', KEYS[6], string.match(member, '^(.*):')) or '0')
+  return till <= now + {UNHEARD_SECONDS} and till or 0
+end
 local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, limit)
 for i = 1, #expired, 2 do
-  local earliest = since + (redis.call('HGET', KEYS[5], expired[i]) or 0)
+  local earliest = math.max(since + (redis.call('HGET', KEYS[5], expired[i]) or 0), unheard_until(expired[i]))
   if earliest > now then
     redis.call('ZADD', KEYS[2], text(earliest), expired[i])
   else
@@ -91,6 +106,9 @@ end
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', text(now), 'LIMIT', 0, limit)) do
   if redis.call('ZSCORE', KEYS[2], member) then
     redis.call('ZREM', KEYS[3], member) -- it was heard while a checker that died held it
+  elseif unheard_until(member) > now then
+    redis.call('ZREM', KEYS[3], member)
+    redis.call('ZADD', KEYS[2], text(unheard_until(member)), member)
   else
     lease(member)
   end

@@ -70,6 +70,11 @@ class Ingest:
         return len(self._held)
 
     @property
+    def held_of(self) -> set[str]:
+        """The schemas of tenants whose messages wait for their tables, here or aside."""
+        return self._held.schemas
+
+    @property
     def is_storing(self) -> bool:
         """Whether a batch was sent that is not settled yet."""
         return self._sent is not None

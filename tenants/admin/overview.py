@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Count
+from django.db.models import Count, Min
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -13,7 +13,7 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django_q.models import Failure, OrmQ
 
-from tenants.models import Tenant, UnroutedMessage
+from tenants.models import Tenant, UnroutedMessage, WaitingMessage
 
 STATE_COLOURS: dict[str, str] = {
     Tenant.State.CREATING: "info",
@@ -40,7 +40,16 @@ def context(request: HttpRequest) -> dict[str, Any]:
         "cards": cards(),
         "panels": [_panels[order](request) for order in sorted(_panels)],
         "unrouted": [{"message": one, "reason": reason_in_words(one)} for one in newest],
+        "locked": _locked(),
     }
+
+
+def _locked() -> list[dict[str, Any]]:
+    """Tenants whose tables have been locked for so long that listeners have put their messages aside."""
+    waiting = WaitingMessage.objects.values("schema_name").order_by("schema_name")
+    rows = list(waiting.annotate(messages=Count("pk"), since=Min("received_at")))
+    slugs = dict(Tenant.objects.values_list("schema_name", "slug")) if rows else {}
+    return [{**row, "tenant": slugs.get(row["schema_name"], row["schema_name"])} for row in rows]
 
 
 def reason_in_words(message: UnroutedMessage) -> str:

@@ -157,6 +157,38 @@ def test_nobody_listens(fleet: Fleet) -> None:
     assert redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}") > presence.redis_now() + TIMEOUT - 5
 
 
+def test_messages_wait_for_locked_tables(fleet: Fleet) -> None:
+    """What a device said may be among them: its silence is no evidence before they are stored."""
+    redis = get_redis_connection("default")
+    waiting, leased = fleet.add(2)
+    member = f"{fleet.schema}:{leased.uuid}"
+    fleet.hear(waiting, leased)
+    fleet.wait_out(leased)
+    assert set(health.take_expired(10).members) == {member}, "by a checker that dies then"
+    redis.zadd(scripts.EXPIRING, {member: 1})
+    presence.note_unheard([fleet.schema])
+    fleet.wait_out(waiting)
+    health.check()
+    assert (fleet.ledger(waiting), fleet.ledger(leased)) == (["ONLINE"], ["ONLINE"])
+    assert redis.zscore(scripts.DEADLINE, member) - presence.redis_now() < scripts.UNHEARD_SECONDS
+    # They have been stored, or nobody says so any more.
+    for until in (presence.redis_now() - 0.1, presence.redis_now() + 3600):  # the clock was set back
+        redis.hset(scripts.UNHEARD, fleet.schema, until)
+        fleet.hear(waiting, leased)
+        fleet.wait_out(waiting, leased)
+        health.check()
+        assert (fleet.ledger(waiting)[-1], fleet.ledger(leased)[-1]) == ("TIMEOUT", "TIMEOUT")
+
+
+def test_another_tenants_messages_wait(fleet: Fleet) -> None:
+    [device] = fleet.add()
+    fleet.hear(device)
+    presence.note_unheard(["t_other"])
+    fleet.wait_out(device)
+    health.check()
+    assert fleet.ledger(device) == ["ONLINE", "TIMEOUT"]
+
+
 def test_several_checkers_do_nothing_twice(fleet: Fleet) -> None:
     devices = fleet.add(120)
     fleet.hear(*devices)

@@ -1,5 +1,6 @@
 """Staff's console and the first page."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -7,7 +8,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.utils import timezone
 
-from tenants.models import Domain, Membership, Tenant, UnroutedMessage, User
+from tenants.models import Domain, Membership, Tenant, UnroutedMessage, User, WaitingMessage
 from tests.api.conftest import person
 
 from .conftest import PASSWORD, Pages, formset
@@ -171,6 +172,21 @@ def test_a_message_of_no_tenant_is_readable(console: Pages) -> None:
     assert "&lt;b&gt;café&lt;/b&gt;" in page
     assert "telemetry/nobody/x" in console.get("tenants/unroutedmessage/?q=nobody").content.decode()
     assert "telemetry/nobody/x" not in console.get("tenants/unroutedmessage/?reason=malformed").content.decode()
+
+
+def test_a_tenant_that_is_locked_for_long_is_told_of(console: Pages, tenant_a: Tenant) -> None:
+    assert 'id="locked"' not in console.get().content.decode()
+    now = timezone.now()
+    for schema in (tenant_a.schema_name, "t_removed"):
+        for hours in (1, 2):
+            WaitingMessage.objects.create(
+                schema_name=schema, topic="telemetry/x/y/z", payload=b"{}", received_at=now - timedelta(hours=hours)
+            )
+    page = console.get().content.decode()
+    _before, _found, panel = page.partition('id="locked"')
+    panel = panel.partition("</section>")[0]
+    assert panel.index(">alpha<") < panel.index(">t_removed<")
+    assert f"{now - timedelta(hours=2):%Y-%m-%d %H:%M:%S} UTC" in panel
 
 
 # --- the first page ---------------------------------------------------------------------------------------
