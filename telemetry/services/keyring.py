@@ -157,7 +157,9 @@ class Keyring:
         schema, uuid, version = name
         table = self._tables.setdefault(schema, {}).setdefault(version, _Table())
         self._held.setdefault(schema, {})[version] = table.keys
-        table.keys[uuid.int] = key
+        # Where it is the same key, the same object as ever: new ones among those of the reading would leave holes.
+        if table.keys.get(uuid.int) != key:
+            table.keys[uuid.int] = key
         table.read_at[uuid.int] = now
 
     def _drop(self, name: Name) -> None:

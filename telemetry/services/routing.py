@@ -113,6 +113,8 @@ class Router:
             elif before is not None and before.spec == spec:
                 # The same objects as ever: new ones among those of the reading would leave holes in the memory.
                 before.until, before.busy = known_until, ""
+            elif before is not None and before.spec is not None:
+                before.spec, before.until, before.busy = _with_same_parts(spec, before.spec), known_until, ""
             else:
                 # The specification's own number, so that the message's need not be kept.
                 self._cached[spec.number] = Route(spec, known_until)
@@ -191,3 +193,12 @@ class Router:
                     self._on_renamed_series(renamed)
                 else:
                     self.forget(schema)
+
+
+def _with_same_parts(spec: DeviceSpec, before: DeviceSpec) -> DeviceSpec:
+    """The specification with the objects of the one before where they are equal: tables of keys and of series know the
+    device by these, and a second one of each for every device that has changed would be as large as it is.
+    """
+    names = ("number", "device_id", "cpu_serial")
+    old = {name: getattr(before, name) for name in names if getattr(before, name) == getattr(spec, name)}
+    return replace(spec, **old)

@@ -313,13 +313,15 @@ def test_an_aged_specification_is_read_again(register: Any) -> None:
     device = register()
     uuid = device.device.uuid
     router = Router(ttl=-1)  # what is read is old already
-    [before] = router.routes([uuid])
+    before = router.routes([uuid])[0].spec
     with schema_context(device.tenant.schema_name):
         Device.objects.filter(pk=device.device.pk).update(cpu_serial="changed")
     router._refresh_at = 0.0
     router.routes([uuid])
-    [after] = router.routes([uuid])
-    assert before.spec is not None
-    assert after.spec is not None
-    assert after.spec.cpu_serial == "changed"
-    assert before.spec.cpu_serial != "changed"
+    after = router.routes([uuid])[0].spec
+    assert before is not None
+    assert after is not None
+    assert after.cpu_serial == "changed"
+    assert before.cpu_serial != "changed"
+    # What other tables know the device by is there once.
+    assert (after.number is before.number, after.device_id is before.device_id) == (True, True)

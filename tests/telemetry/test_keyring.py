@@ -216,6 +216,17 @@ def test_a_destroyed_key_is_gone_after_the_soft_limit(make: Any, written: Any) -
     assert keyring.get(SCHEMA, uuid, 2) == b"second"
 
 
+def test_a_key_that_is_read_again_unchanged_stays_the_same_object(make: Any) -> None:
+    keyring, uuid = make(), uuid4()
+    for at, key in enumerate((b"the key", bytes(bytearray(b"the key")), b"another key")):
+        keyring._hold((SCHEMA, uuid, 1), key, at)
+        if at == 0:
+            first = keyring.get(SCHEMA, uuid, 1)
+        assert (keyring.get(SCHEMA, uuid, 1) is first) is (at < 2)
+    assert keyring.get(SCHEMA, uuid, 1) == b"another key"
+    assert keyring._tables[SCHEMA][1].read_at[uuid.int] == 2
+
+
 def test_a_hundred_thousand_keys_are_small_and_a_look_up_allocates_nothing(make: Any) -> None:
     keyring, uuids = make(), [uuid4() for _ in range(100_000)]
     tracemalloc.start()
