@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from .storage import Incoming
 
 # A tenant whose tables are locked is tried again so often. A few messages show whether the tables are free: to judge
-# all of them for nothing would make others wait.
+# all of them for nothing would make others wait, as would more at a time than a batch has.
 _RETRY_SECONDS = 0.25
 _FIRST = 20
-_BATCH = 1000
+_BATCH = 250
 # More of all tenants together are put aside: a quarter of what brokers usually send ahead.
 _MOST = 250
 
