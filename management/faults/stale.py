@@ -12,8 +12,8 @@ from .process import wait_until
 from .rows import row
 from .scene import READY, Scene
 
-# Of each of two tenants; less than a listener reads ahead.
-_MESSAGES = 300
+# Of each of two tenants; fewer than a listener holds of both before it puts some aside.
+_MESSAGES = 100
 # A listener looks every quarter of a second whether a tenant's tables are free.
 _HELD_SECONDS = 2.0
 
