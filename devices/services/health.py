@@ -101,8 +101,19 @@ def settle(expired: Expired) -> int:
         ]
         applied = apply_signals(schema, signals, datetime.fromtimestamp(expired.now, UTC))
         timed_out += len(applied.changes)
+        # Heard between our question and our answer, by a listener that found a deadline there: an older sign of life,
+        # delivered again, had put it back.
+        heard = presence.last_seen(ids)
+        later = [
+            (ids[uuid], Signal("telemetry", datetime.fromtimestamp(heard[uuid], UTC)))
+            for uuid, seen in by_schema[schema]
+            if uuid in ids and heard.get(uuid, seen) > seen
+        ]
+        states = dict(applied.states)
+        if later:
+            states |= apply_signals(schema, later, datetime.fromtimestamp(expired.now, UTC)).states
         still_online += [
-            f"{schema}:{uuid}" for uuid, key in ids.items() if applied.states[key].status == DeviceStatus.Status.ONLINE
+            f"{schema}:{uuid}" for uuid, key in ids.items() if states[key].status == DeviceStatus.Status.ONLINE
         ]
     _end_leases(expired, still_online)
     return timed_out
