@@ -177,7 +177,7 @@ class UnroutedMessage(models.Model):
 
 class WaitingMessage(models.Model):
     """A message that the listener has put aside, because its tenant's tables are locked. It is stored when they are
-    free, in the order of the ids; only listeners read it."""
+    free, in the order of the ids. Only listeners read it; staff are told how many there are."""
 
     schema_name = models.CharField(_("tenant's schema"), max_length=63)
     topic = models.TextField(_("topic"))
