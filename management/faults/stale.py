@@ -13,7 +13,7 @@ from .rows import row
 from .scene import READY, Scene
 
 # Of each of two tenants; fewer than a listener holds of both before it puts some aside.
-_MESSAGES = 100
+MESSAGES = 100
 # A listener looks every quarter of a second whether a tenant's tables are free.
 _HELD_SECONDS = 2.0
 
@@ -66,7 +66,7 @@ def _play(scene: Scene, *options: str) -> float:
 def _send(scene: Scene, schema: str) -> None:
     """Messages of the tenant, until the broker has acknowledged them and the listener has read them."""
     with scene.load(senders=scene.fleet.of(schema)):
-        time.sleep(_MESSAGES / scene.rate)
+        time.sleep(MESSAGES / scene.rate)
     time.sleep(1.0)
 
 
