@@ -102,12 +102,14 @@ def settle(expired: Expired) -> int:
         applied = apply_signals(schema, signals, datetime.fromtimestamp(expired.now, UTC))
         timed_out += len(applied.changes)
         # Heard between our question and our answer, by a listener that found a deadline there: an older sign of life,
-        # delivered again, had put it back.
+        # delivered again, had put it back. A device in any other state has had better evidence than silence.
         heard = presence.last_seen(ids)
         later = [
             (ids[uuid], Signal("telemetry", datetime.fromtimestamp(heard[uuid], UTC)))
             for uuid, seen in by_schema[schema]
-            if uuid in ids and heard.get(uuid, seen) > seen
+            if uuid in ids
+            and heard.get(uuid, seen) > seen
+            and applied.states[ids[uuid]].status == DeviceStatus.Status.TIMEOUT
         ]
         states = dict(applied.states)
         if later:

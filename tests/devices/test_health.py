@@ -157,6 +157,20 @@ def test_nobody_listens(fleet: Fleet) -> None:
     assert redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}") > presence.redis_now() + TIMEOUT - 5
 
 
+def test_heard_between_the_steps_after_an_older_sign_came_again(fleet: Fleet) -> None:
+    """The older one puts the deadline back, so that the newer one is nothing new to the listener."""
+    [device] = fleet.add()
+    first = Sign("telemetry", fleet.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT)
+    fleet.recorder.record([first])
+    fleet.wait_out(device)
+    expired = health.take_expired(10)
+    assert len(expired.members) == 1
+    fleet.recorder.record([first])
+    fleet.hear(device)
+    health.settle(expired)
+    assert fleet.ledger(device)[-1] == "ONLINE"
+
+
 def test_messages_wait_for_locked_tables(fleet: Fleet) -> None:
     """What a device said may be among them: its silence is no evidence before they are stored."""
     redis = get_redis_connection("default")
