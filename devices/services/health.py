@@ -6,19 +6,21 @@ A pass over nothing expired asks Redis and touches no row, however many devices 
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
+import orjson
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from devices.models import Device, DeviceStatus
 from devices.services import presence
 from devices.services import presence_scripts as scripts
-from devices.services.presence_machine import Signal
-from devices.services.presence_store import apply_signals
+from devices.services.presence_machine import ROUNDING, Signal, State
+from devices.services.presence_store import apply_signals, states_of
 from devices.services.timeouts import timeouts_of
 from tenants.models import Tenant
 from tenants.schemas import leave_schema
@@ -28,14 +30,31 @@ logger = logging.getLogger(__name__)
 _CHUNK = 5000
 
 
+class Taken(NamedTuple):
+    """A device whose deadline was taken. `heard`: it spoke while a checker that died held it."""
+
+    schema: str
+    uuid: UUID
+    seen: float
+    heard: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """Deadlines that were taken, leased to this checker: member → (schema, UUID, last seen)."""
+    """Deadlines that were taken, leased to this checker, by member (schema:UUID)."""
 
     now: float
     overdue_seconds: float = 0.0
-    members: dict[str, tuple[str, UUID, float]] = field(default_factory=dict)
+    members: dict[str, Taken] = field(default_factory=dict)
     obstacle: str = ""  # deaf: nobody listens; stepped: the clock was set back
+
+
+@dataclass(frozen=True, slots=True)
+class Silenced:
+    """The devices that were taken, by member, after their silence was counted; those that are gone are not there."""
+
+    states: dict[str, tuple[int, State]] = field(default_factory=dict)  # device id, state
+    timed_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,45 +99,60 @@ def take_expired(limit: int) -> Expired:
     if obstacle:
         return Expired(now, obstacle=obstacle)
     members = {}
-    for member, seen in zip(answer[3::2], answer[4::2], strict=True):
+    for member, seen, heard in zip(answer[3::3], answer[4::3], answer[5::3], strict=True):
         schema, uuid = member.decode().split(":", 1)
-        members[member.decode()] = schema, UUID(uuid), float(seen or now)
+        members[member.decode()] = Taken(schema, UUID(uuid), float(seen or now), bool(heard))
     return Expired(now, float(answer[2]), members)
 
 
 def settle(expired: Expired) -> int:
     """TIMEOUT for the devices that are ONLINE and were not seen since; then the leases end. Returns how many."""
-    by_schema: dict[str, list[tuple[UUID, float]]] = {}
-    for schema, uuid, seen in expired.members.values():
-        by_schema.setdefault(schema, []).append((uuid, seen))
-    timed_out, still_online = 0, []
+    silenced = count_silence(expired)
+    end_leases(expired, silenced)
+    return silenced.timed_out
+
+
+def count_silence(expired: Expired) -> Silenced:
+    """The first step of `settle`: PostgreSQL hears that they are silent. A checker that dies after it is no harm."""
+    by_schema: dict[str, list[Taken]] = {}
+    for taken in expired.members.values():
+        by_schema.setdefault(taken.schema, []).append(taken)
+    states: dict[str, tuple[int, State]] = {}
+    timed_out = 0
     for schema in _existing(by_schema):
-        ids = _ids_of(schema, [uuid for uuid, _ in by_schema[schema]])
+        ids = _ids_of(schema, [taken.uuid for taken in by_schema[schema]])
         signals = [
-            (ids[uuid], Signal("silence", datetime.fromtimestamp(seen, UTC)))
-            for uuid, seen in by_schema[schema]
-            if uuid in ids
+            (ids[taken.uuid], Signal("silence", datetime.fromtimestamp(taken.seen, UTC)))
+            for taken in by_schema[schema]
+            if taken.uuid in ids and not taken.heard
         ]
         applied = apply_signals(schema, signals, datetime.fromtimestamp(expired.now, UTC))
         timed_out += len(applied.changes)
-        # Heard between our question and our answer, by a listener that found a deadline there: an older sign of life,
-        # delivered again, had put it back. A device in any other state has had better evidence than silence.
-        heard = presence.last_seen(ids)
-        later = [
-            (ids[uuid], Signal("telemetry", datetime.fromtimestamp(heard[uuid], UTC)))
-            for uuid, seen in by_schema[schema]
-            if uuid in ids
-            and heard.get(uuid, seen) > seen
-            and applied.states[ids[uuid]].status == DeviceStatus.Status.TIMEOUT
-        ]
-        states = dict(applied.states)
-        if later:
-            states |= apply_signals(schema, later, datetime.fromtimestamp(expired.now, UTC)).states
-        still_online += [
-            f"{schema}:{uuid}" for uuid, key in ids.items() if states[key].status == DeviceStatus.Status.ONLINE
-        ]
-    _end_leases(expired, still_online)
-    return timed_out
+        known = states_of(schema, [ids[taken.uuid] for taken in by_schema[schema] if taken.uuid in ids and taken.heard])
+        known |= applied.states
+        states |= {f"{schema}:{uuid}": (key, known[key]) for uuid, key in ids.items() if key in known}
+    return Silenced(states, timed_out)
+
+
+def end_leases(expired: Expired, silenced: Silenced) -> None:
+    """The second step of `settle`. A device that is called silent and was heard since is ONLINE.
+
+    Such a sign of life may have found a deadline, which an older one that was delivered again had put back: then the
+    listener has not told PostgreSQL. So that none falls between, Redis looks for it in the step that ends the lease.
+    """
+    states, left = dict(silenced.states), list(expired.members)
+    while heard := _end_leases(expired, left, states):
+        by_schema: dict[str, list[tuple[int, Signal]]] = {}
+        for member, at in heard.items():
+            signal = Signal("telemetry", datetime.fromtimestamp(at, UTC))
+            by_schema.setdefault(expired.members[member].schema, []).append((states[member][0], signal))
+        now = datetime.fromtimestamp(max(expired.now, *heard.values()), UTC)
+        applied = {schema: apply_signals(schema, signals, now).states for schema, signals in by_schema.items()}
+        left = list(heard)
+        for member in left:
+            key, _ = states.pop(member)
+            if (state := applied[expired.members[member].schema].get(key)) is not None:
+                states[member] = key, state
 
 
 def decide_waiting_wills(limit: int) -> int:
@@ -187,15 +221,22 @@ def _restore_last_seen(seen: dict[UUID, datetime | None]) -> None:
         get_redis_connection("default").zadd(scripts.LAST_SEEN, scores, nx=True)
 
 
-def _end_leases(expired: Expired, still_online: Sequence[str]) -> None:
-    """A device that stayed ONLINE was seen meanwhile and has a deadline; should it have none, it gets one."""
-    if not expired.members:
-        return
+def _end_leases(expired: Expired, members: Sequence[str], states: Mapping[str, tuple[int, State]]) -> dict[str, float]:
+    """End the leases, but of devices that are TIMEOUT and were heard since: those, and when that was."""
+    if not members:
+        return {}
+    until = expired.now + scripts.LEASE_SECONDS
+    arguments: list[str | float] = []
+    for member in members:
+        state = states[member][1] if member in states else State()
+        at = until
+        if state.status == DeviceStatus.Status.TIMEOUT:
+            at = (state.last_seen_at + ROUNDING).timestamp() if state.last_seen_at else 0.0
+        arguments += [str(expired.members[member].uuid), member, state.status, at]
+    keys = (scripts.EXPIRING, scripts.DEADLINE, scripts.LAST_SEEN)
     redis = get_redis_connection("default")
-    if still_online:
-        deadlines = dict.fromkeys(still_online, expired.now + scripts.LEASE_SECONDS)
-        redis.zadd(scripts.DEADLINE, deadlines, nx=True)
-    redis.zrem(scripts.EXPIRING, *expired.members)
+    answer = redis.eval(scripts.END_LEASES, len(keys), *keys, until, orjson.dumps(arguments))
+    return {member.decode(): float(at) for member, at in zip(answer[::2], answer[1::2], strict=True)}
 
 
 def _existing(schemas: Collection[str]) -> list[str]:

@@ -19,7 +19,7 @@ from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from devices.services import presence_scripts as scripts
-from devices.services.presence_machine import Signal, State
+from devices.services.presence_machine import ROUNDING, Signal, State
 from devices.services.presence_store import apply_signals
 from tenants.database import is_busy
 
@@ -100,9 +100,11 @@ class PresenceRecorder:
             for device, sign in waiting.items()
             if sign.kind == "telemetry" and (device in new or not self._is_confirmed(sign))
         ]
-        busy = self._apply([*told, *silent_before])
+        busy, absent = self._apply([*told, *silent_before])
         for schema, device_id, _ in waiting:
-            self._confirm(schema, device_id)
+            # An old sign that comes again after the will, or after the time-out, does not make its device ONLINE.
+            if (schema, device_id) not in absent:
+                self._confirm(schema, device_id)
         for sign in told:
             if sign.kind == "will" and self._is_confirmed(sign):
                 self._confirmed[sign.schema][sign.device_id] = False
@@ -140,22 +142,23 @@ class PresenceRecorder:
         self._unsent.clear()
         return {sign.device for sign, flag in zip(signs, answer[1:], strict=True) if flag}
 
-    def _apply(self, signs: Sequence[Sign]) -> set[str]:
-        """The schemas that are busy: somebody has locked their tables."""
+    def _apply(self, signs: Sequence[Sign]) -> tuple[set[str], set[tuple[str, int]]]:
+        """The schemas that are busy, because somebody has locked their tables; the devices (schema, id) that are not
+        ONLINE after all."""
         by_schema: dict[str, list[Heard]] = {}
         for sign in signs:
             if sign.kind != "will" or sign.session or not self._let_wait(sign):
                 signal = Signal(sign.kind, sign.at + self._ahead, sign.session, sign.session_at)
                 by_schema.setdefault(sign.schema, []).append((sign.device_id, sign.uuid, signal))
-        busy = set()
+        busy, absent = set(), set()
         for schema, heard in by_schema.items():
             try:
-                apply_heard(schema, heard, datetime.now(UTC) + self._ahead)
+                absent |= {(schema, key) for key in apply_heard(schema, heard, datetime.now(UTC) + self._ahead)}
             except OperationalError as error:
                 if not is_busy(error):
                     raise
                 busy.add(schema)
-        return busy
+        return busy, absent
 
     def _let_wait(self, will: Sign) -> bool:
         """Old firmware's will: decided after the grace, when telemetry on either side of it is known."""
@@ -168,26 +171,31 @@ class PresenceRecorder:
         return True
 
 
-def apply_heard(schema: str, heard: Sequence[Heard], now: datetime) -> None:
-    """Apply signals of which some may be wills.
+def apply_heard(schema: str, heard: Sequence[Heard], now: datetime) -> set[int]:
+    """Apply signals of which some may be wills. Returns the devices that are not ONLINE after them.
 
     Telemetry of devices that are known ONLINE is in Redis alone; before a will and after it Redis is asked, so
-    that a will never outranks a sign of life that came later, whichever listener heard it.
+    that a will never outranks a sign of life that came later, whichever listener heard it. What is not ONLINE has no
+    deadline, whatever old sign of it came again: its next sign of life then sets its state.
     """
+    devices = {device_id: uuid for device_id, uuid, _ in heard}
     wills = {device_id: uuid for device_id, uuid, signal in heard if signal.kind == "will"}
     earlier = _seen_as_signals(wills)
-    applied = apply_signals(schema, [*earlier, *((device_id, signal) for device_id, _, signal in heard)], now)
-    gone = {key: uuid for key, uuid in wills.items() if key in applied.states and _is_gone(applied.states[key])}
-    drop_deadlines(f"{schema}:{uuid}" for uuid in gone.values())
+    states = apply_signals(schema, [*earlier, *((device_id, signal) for device_id, _, signal in heard)], now).states
+    absent = {key for key, state in states.items() if state.status != "ONLINE"}
+    drop_deadlines(f"{schema}:{devices[key]}" for key in absent)
     later = [
         (device_id, signal)
-        for device_id, signal in _seen_as_signals(gone)
-        if signal.at > (applied.states[device_id].will_at or now)
+        for device_id, signal in _seen_as_signals({key: devices[key] for key in absent})
+        if (ended_at := _ended_at(states[device_id])) is not None and signal.at > ended_at
     ]
     if later:
         # Heard between our question and our answer, by a listener that found the deadline still there.
-        apply_signals(schema, later, now)
-        _return_deadlines(schema, [gone[device_id] for device_id, _ in later])
+        again = apply_signals(schema, later, now).states
+        online = {device_id for device_id, state in again.items() if state.status == "ONLINE"}
+        _return_deadlines(schema, [devices[device_id] for device_id in online])
+        absent -= online
+    return absent
 
 
 def _seen_as_signals(devices: dict[int, UUID]) -> list[tuple[int, Signal]]:
@@ -199,8 +207,13 @@ def _seen_as_signals(devices: dict[int, UUID]) -> list[tuple[int, Signal]]:
     ]
 
 
-def _is_gone(state: State) -> bool:
-    return state.status == "OFFLINE"
+def _ended_at(state: State) -> datetime | None:
+    """What a sign of life must be newer than to say that the device is there again; None: no such sign would say it."""
+    if state.status == "OFFLINE":
+        return state.will_at
+    if state.status == "TIMEOUT" and state.last_seen_at is not None:
+        return state.last_seen_at + ROUNDING
+    return None
 
 
 def _return_deadlines(schema: str, uuids: Sequence[UUID]) -> None:

@@ -6,7 +6,8 @@ rule compares the times of evidence, never the order of arrival: the outcome is 
 * A birth or live telemetry is a sign of life. It ends OFFLINE unless the will that counts is newer.
 * A will counts for the session that it names, if that is the device's newest; a will of an old session changes
   nothing, and one of a session whose birth has not come yet waits for it. A will without a session counts always.
-* Silence counts for a device that is ONLINE and was not seen after the time that the silence was counted from.
+* Silence counts for a device that is ONLINE and was not seen after the time that the silence was counted from. One that
+  is TIMEOUT stays so, and was last seen then.
 
 All times are of one clock. Evidence from the future of that clock (it was set back) is not believed.
 """
@@ -19,7 +20,7 @@ Status = Literal["UNKNOWN", "ONLINE", "OFFLINE", "TIMEOUT"]
 Kind = Literal["birth", "telemetry", "will", "silence", "deactivated"]
 
 # The clock of evidence is kept in rounded doubles.
-_ROUNDING = timedelta(milliseconds=1)
+ROUNDING = timedelta(milliseconds=1)
 _REMEMBERED_WILLS = 8
 
 
@@ -126,9 +127,12 @@ def _will(state: State, will: Signal) -> Step:
 
 
 def _silence(state: State, silence: Signal, now: datetime) -> Step:
+    if state.status == "TIMEOUT":
+        # Seen since it was called silent, and silent again: that it was seen is told with it.
+        return Step(replace(state, last_seen_at=_latest(state.last_seen_at, silence.at)))
     if state.status != "ONLINE":
         return Step(state)
-    if state.last_seen_at is not None and state.last_seen_at > silence.at + _ROUNDING:
+    if state.last_seen_at is not None and state.last_seen_at > silence.at + ROUNDING:
         return Step(state)
     state = replace(state, last_seen_at=_latest(state.last_seen_at, silence.at))
     return _turn(state, "TIMEOUT", "timeout", silence.at, now)

@@ -73,7 +73,8 @@ return answer
 
 # KEYS: listening, deadline, expiring, last seen, time-out, unheard. ARGV: the most members to take.
 # Answers the time, why nothing can be said ('deaf', 'stepped', or ''), how long ago the oldest deadline passed, and
-# for each device taken its member and when it was last seen.
+# for each device taken its member, when it was last seen, and 'heard' where it has a deadline again: it spoke while a
+# checker that died held it, perhaps after that had called it silent.
 TAKE_EXPIRED = (
     _CLOCK
     + f"""
@@ -83,10 +84,11 @@ if last > now + 1 or heard[3] then return {{text(now), 'stepped'}} end
 if now - last > {LISTENING_GAP_SECONDS} then return {{text(now), 'deaf'}} end
 local limit = tonumber(ARGV[1])
 local answer, oldest = {{text(now), '', ''}}, now
-local function lease(member)
+local function lease(member, heard)
   redis.call('ZADD', KEYS[3], text(now + {LEASE_SECONDS}), member)
   answer[#answer + 1] = member
   answer[#answer + 1] = redis.call('ZSCORE', KEYS[4], string.match(member, ':(.*)$')) or ''
+  answer[#answer + 1] = heard
 end
 local function unheard_until(member)
   local till = tonumber(redis.call('HGET', KEYS[6], string.match(member, '^(.*):')) or '0')
@@ -100,20 +102,49 @@ for i = 1, #expired, 2 do
   else
     oldest = math.min(oldest, math.max(earliest, tonumber(expired[i + 1])))
     redis.call('ZREM', KEYS[2], expired[i])
-    lease(expired[i])
+    lease(expired[i], '')
   end
 end
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', text(now), 'LIMIT', 0, limit)) do
   if redis.call('ZSCORE', KEYS[2], member) then
-    redis.call('ZREM', KEYS[3], member) -- it was heard while a checker that died held it
+    lease(member, 'heard')
   elseif unheard_until(member) > now then
     redis.call('ZREM', KEYS[3], member)
     redis.call('ZADD', KEYS[2], text(unheard_until(member)), member)
   else
-    lease(member)
+    lease(member, '')
   end
 end
 answer[3] = text(now - oldest)
+return answer
+"""
+)
+
+# Ends the leases of devices that were taken, but of those that are TIMEOUT and were heard since; answers these, each
+# with when that was. Those that another checker has taken since are left to that one. KEYS: expiring, deadline, last
+# seen. ARGV: until when they were taken, and a JSON list: for each device its UUID, schema:UUID, its status, a time.
+# Of TIMEOUT it is when the device had been seen last (where it was not heard since, its next sign of life must find no
+# deadline, so that it sets the status); of ONLINE a deadline, should it have none.
+END_LEASES = (
+    _CLOCK
+    + """
+local answer = {}
+local given = cjson.decode(ARGV[2])
+for i = 1, #given, 4 do
+  local member, status, at = given[i + 1], given[i + 2], given[i + 3]
+  local lease = tonumber(redis.call('ZSCORE', KEYS[1], member) or '0')
+  local seen = status == 'TIMEOUT' and redis.call('ZSCORE', KEYS[3], given[i])
+  if math.abs(lease - ARGV[1]) > 0.001 then
+    -- not ours any more
+  elseif seen and tonumber(seen) > at then
+    answer[#answer + 1] = member
+    answer[#answer + 1] = seen
+  else
+    if status == 'TIMEOUT' then redis.call('ZREM', KEYS[2], member) end
+    if status == 'ONLINE' then redis.call('ZADD', KEYS[2], 'NX', text(at), member) end
+    redis.call('ZREM', KEYS[1], member)
+  end
+end
 return answer
 """
 )

@@ -52,6 +52,19 @@ def apply_signals(schema: str, signals: Sequence[tuple[int, Signal]], now: datet
     return Applied(states, changes)
 
 
+def states_of(schema: str, device_ids: Sequence[int]) -> dict[int, State]:
+    """The devices' states as they are, by id. Nothing is locked."""
+    if not device_ids:
+        return {}
+    quoted = connection.ops.quote_name(schema)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {_COLUMNS} FROM {quoted}.devices_devicestatus WHERE device_id = ANY(%s)",  # noqa: S608
+            [list(device_ids)],
+        )
+        return {row[0]: _state(row) for row in cursor.fetchall()}
+
+
 def _lock(cursor: Any, quoted: str, device_ids: list[int]) -> dict[int, State]:
     cursor.execute(
         f"SELECT {_COLUMNS} FROM {quoted}.devices_devicestatus"  # noqa: S608 (the schema's name is quoted)

@@ -157,7 +157,8 @@ def test_nobody_listens(fleet: Fleet) -> None:
     assert redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}") > presence.redis_now() + TIMEOUT - 5
 
 
-def test_heard_between_the_steps_after_an_older_sign_came_again(fleet: Fleet) -> None:
+@pytest.mark.parametrize("moment", ["before its silence is counted", "before its lease ends", "afterwards"])
+def test_heard_again_after_an_older_sign_came_again(fleet: Fleet, moment: str) -> None:
     """The older one puts the deadline back, so that the newer one is nothing new to the listener."""
     [device] = fleet.add()
     first = Sign("telemetry", fleet.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT)
@@ -166,9 +167,51 @@ def test_heard_between_the_steps_after_an_older_sign_came_again(fleet: Fleet) ->
     expired = health.take_expired(10)
     assert len(expired.members) == 1
     fleet.recorder.record([first])
-    fleet.hear(device)
-    health.settle(expired)
+    if moment == "before its silence is counted":
+        fleet.hear(device)
+    silenced = health.count_silence(expired)
+    if moment == "before its lease ends":
+        fleet.hear(device)
+    health.end_leases(expired, silenced)
+    if moment == "afterwards":
+        fleet.hear(device)
     assert fleet.ledger(device)[-1] == "ONLINE"
+    assert get_redis_connection("default").zcard(scripts.EXPIRING) == 0
+    fleet.wait_out(device)
+    health.check()
+    assert fleet.ledger(device)[-1] == "TIMEOUT", "its next silence counts"
+
+
+def test_heard_again_after_an_older_sign_came_again_behind_its_will(fleet: Fleet) -> None:
+    [device] = fleet.add()
+    first = Sign("telemetry", fleet.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT)
+    fleet.recorder.record([first])
+    will = Sign("will", fleet.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT, "of-this-session")
+    fleet.recorder.record([will])
+    fleet.recorder.record([first])
+    assert fleet.ledger(device) == ["ONLINE", "OFFLINE"]
+    assert get_redis_connection("default").zcard(scripts.DEADLINE) == 0
+    fleet.hear(device)
+    assert fleet.ledger(device) == ["ONLINE", "OFFLINE", "ONLINE"]
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_checker_dies_before_its_leases_end(fleet: Fleet, is_heard: bool) -> None:
+    """It has called the device silent; what it heard meanwhile the next one finds."""
+    [device] = fleet.add()
+    first = Sign("telemetry", fleet.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT)
+    fleet.recorder.record([first])
+    fleet.wait_out(device)
+    expired = health.take_expired(10)
+    fleet.recorder.record([first])
+    assert health.count_silence(expired).timed_out == 1
+    if is_heard:
+        fleet.hear(device)
+    get_redis_connection("default").zadd(scripts.EXPIRING, {f"{fleet.schema}:{device.uuid}": 1}, xx=True)
+    health.check()
+    assert fleet.ledger(device)[1:] == (["TIMEOUT", "ONLINE"] if is_heard else ["TIMEOUT"])
+    fleet.hear(device)
+    assert fleet.ledger(device)[1:] == ["TIMEOUT", "ONLINE"]
 
 
 def test_messages_wait_for_locked_tables(fleet: Fleet) -> None:
@@ -237,6 +280,28 @@ def test_a_checker_dies_in_the_middle_of_a_batch(fleet: Fleet) -> None:
     )
     assert health.check().timed_out == 9
     assert fleet.ledger(devices[0]) == ["ONLINE"]
+
+
+def test_a_slow_checker_ends_no_lease_of_another(fleet: Fleet) -> None:
+    [device] = fleet.add()
+    redis, member = get_redis_connection("default"), f"{fleet.schema}:{device.uuid}"
+    first = Sign("telemetry", fleet.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT)
+    fleet.recorder.record([first])
+    fleet.wait_out(device)
+    slow = health.take_expired(10)
+    fleet.hear(device)
+    silenced = health.count_silence(slow)
+    fleet.wait_out(device)
+    redis.zadd(scripts.EXPIRING, {member: 1})
+    other = health.take_expired(10)
+    fleet.recorder.record([first])
+    assert health.count_silence(other).timed_out == 1
+    fleet.hear(device)
+    health.end_leases(slow, silenced)
+    assert redis.zscore(scripts.EXPIRING, member) is not None
+    redis.zadd(scripts.EXPIRING, {member: 1})  # the other one dies
+    health.check()
+    assert fleet.ledger(device) == ["ONLINE", "TIMEOUT", "ONLINE"]
 
 
 def test_the_command_takes_everything_once(fleet: Fleet) -> None:

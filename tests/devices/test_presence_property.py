@@ -1,8 +1,8 @@
 """Two listeners and two checkers, interleaved and killed at random, against a simple model, on real servers.
 
 Listeners hear signs and process them later, in batches; a checker takes expired deadlines, and settles them or
-dies in between. The example's time runs apart from the servers': its signs lie in the past, and their time-outs
-are lengthened by as much.
+dies in between any two of its steps. The example's time runs apart from the servers': its signs lie in the past, and
+their time-outs are lengthened by as much.
 """
 
 import secrets
@@ -79,6 +79,7 @@ class Presence(RuleBasedStateMachine):
         self.listeners = [PresenceRecorder(grace_seconds=2), PresenceRecorder(grace_seconds=2)]
         self.queues: list[list[Any]] = [[], []]
         self.taken: list[Any] = [None, None]
+        self.silenced: list[Any] = [None, None]
         self.due = [False, False]  # whether the deadline had passed when it was taken
         self.model = Model()
         self.time = datetime.now(UTC) - timedelta(days=2)
@@ -158,14 +159,19 @@ class Presence(RuleBasedStateMachine):
         else:
             self.settle(checker)
 
-    @rule(listener=st.integers(0, 1))
-    def take_while_it_speaks(self, listener: int) -> None:
-        """A sign of life between the checker's two steps."""
+    @rule(listener=st.integers(0, 1), step=st.integers(0, 2), again=st.booleans(), killed=st.booleans())
+    def take_while_it_speaks(self, listener: int, step: int, again: bool, killed: bool) -> None:
+        """A sign of life before, between or after the checker's steps, perhaps after an old one came again."""
         self.time_passes()
         self.take(0)
-        self.hear(listener, "telemetry", "a")
-        self.process(listener, killed=False)
-        self.settle(0)
+        if again:
+            self.process_again(listener, 0)
+        for at, work in enumerate((self.count_silence, self.kill_checker if killed else self.settle)):
+            if at == step:
+                self.hear_and_process(listener, ["telemetry"], "a")
+            work(0)
+        if step == 2:
+            self.hear_and_process(listener, ["telemetry"], "a")
 
     @rule(session=st.sampled_from(SESSIONS))
     def overtake_a_will(self, session: str) -> None:
@@ -200,20 +206,31 @@ class Presence(RuleBasedStateMachine):
             self.due[checker] = seen is not None and self.time - seen > timedelta(seconds=TIMEOUT)
 
     @rule(checker=st.integers(0, 1))
+    def count_silence(self, checker: int) -> None:
+        from devices.services import health
+
+        taken = self.taken[checker]
+        if taken is not None and self.silenced[checker] is None:
+            self.silenced[checker] = health.count_silence(taken)
+            device = taken.members.get(self.member)
+            if device is not None and self.due[checker] and not device.heard:
+                # To the microsecond that Redis keeps.
+                self.model.settle(datetime.fromtimestamp(device.seen + 1e-5, UTC))
+
+    @rule(checker=st.integers(0, 1))
     def settle(self, checker: int) -> None:
         from devices.services import health
 
+        self.count_silence(checker)
         taken, self.taken[checker] = self.taken[checker], None
+        silenced, self.silenced[checker] = self.silenced[checker], None
         if taken is not None:
-            health.settle(taken)
-            if self.member in taken.members and self.due[checker]:
-                # To the microsecond that Redis keeps.
-                self.model.settle(datetime.fromtimestamp(taken.members[self.member][2] + 1e-5, UTC))
+            health.end_leases(taken, silenced)
 
     @rule(checker=st.integers(0, 1))
     def kill_checker(self, checker: int) -> None:
         """Its lease runs out."""
-        self.taken[checker] = None
+        self.taken[checker] = self.silenced[checker] = None
         get_redis_connection("default").zadd("device_expiring", {self.member: 1}, xx=True)
 
     def _row(self) -> tuple[str, list[tuple[str, str]]]:
