@@ -66,7 +66,7 @@ class DeviceSerializer(StrictModelSerializer[Device]):
         help_text="Whether that is the device's own, its model's, from its components' intervals, or the tenant's."
     )
     components = DeviceComponentSerializer(many=True, read_only=True)
-    keys = serializers.SerializerMethodField()
+    keys = DeviceKeySerializer(many=True, read_only=True, source="credentials")
 
     class Meta:
         model = Device
@@ -112,10 +112,6 @@ class DeviceSerializer(StrictModelSerializer[Device]):
 
     def get_timeout_from(self, device: Device) -> Source:
         return _overview(device).timeout_from
-
-    @extend_schema_field(DeviceKeySerializer(many=True))
-    def get_keys(self, device: Device) -> list[Any]:
-        return list(DeviceKeySerializer(device.credentials.all(), many=True).data)
 
 
 class NewComponentSerializer(StrictSerializer):
