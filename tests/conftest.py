@@ -21,6 +21,7 @@ from django.core.management import call_command
 from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
+from tenants.schemas import leave_schema
 from tests import servers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +85,12 @@ def tenant_b(django_db_setup: None, django_db_blocker: Any) -> Any:
 def enter() -> Callable[[Any], AbstractContextManager[Any]]:
     """`with enter(tenant):` the tenant's schema."""
     return lambda tenant: schema_context(tenant.schema_name)
+
+
+@pytest.fixture(autouse=True)
+def outside_of_tenants() -> None:
+    """Every test begins where a process does, in whichever tenant the one before it has ended."""
+    leave_schema()
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ POOL_SIZE = 4
 
 def change(device: Registered, *kinds: str) -> None:
     """Signals of the device, each a change, and notified: numbered and said to watchers."""
-    from devices.services.notifications import notify_tenant
     from devices.services.presence_machine import Signal
     from devices.services.presence_store import apply_signals
 
@@ -34,8 +33,15 @@ def change(device: Registered, *kinds: str) -> None:
     for kind in kinds:
         now = datetime.now(UTC)
         apply_signals(schema, [(device.device.pk, Signal(kind, now))], now)  # type: ignore[arg-type]
-        while notify_tenant(schema, lambda _: None):
-            pass
+        number_changes(schema)
+
+
+def number_changes(schema: str) -> None:
+    """Let watchers know of all changes that there are."""
+    from devices.services.notifications import notify_tenant
+
+    while notify_tenant(schema, lambda _: None):
+        pass
 
 
 def last_position(tenant: Any) -> int:
@@ -162,8 +168,10 @@ def key(live_db: None) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def watch(web: Web, key: Callable[..., Any]) -> Iterator[Callable[..., Stream]]:
+def watch(web: Web, key: Callable[..., Any], tenant_a: Any, tenant_b: Any) -> Iterator[Callable[..., Stream]]:
     """`watch(tenant, query, headers)`: a stream of the tenant's events."""
+    for tenant in (tenant_a, tenant_b):
+        number_changes(tenant.schema_name)  # those that other tests have left
     keys: dict[str, str] = {}
     with ExitStack() as opened:
 
