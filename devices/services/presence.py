@@ -102,12 +102,10 @@ class PresenceRecorder:
         ]
         busy, absent = self._apply([*told, *silent_before])
         for schema, device_id, _ in waiting:
-            # An old sign that comes again after the will, or after the time-out, does not make its device ONLINE.
-            if (schema, device_id) not in absent:
-                self._confirm(schema, device_id)
-        for sign in told:
-            if sign.kind == "will" and self._is_confirmed(sign):
-                self._confirmed[sign.schema][sign.device_id] = False
+            self._confirm(schema, device_id)
+        # An old sign that comes again after the will, or after the time-out, does not make its device ONLINE.
+        for schema, device_id in absent | {(sign.schema, sign.device_id) for sign in told if sign.kind == "will"}:
+            self._doubt(schema, device_id)
         for schema in busy:
             self._confirmed.pop(schema, None)
         return busy
@@ -121,6 +119,11 @@ class PresenceRecorder:
         if device_id >= len(flags):
             flags.extend(bytes(device_id + 1024 - len(flags)))
         flags[device_id] = True
+
+    def _doubt(self, schema: str, device_id: int) -> None:
+        flags = self._confirmed.get(schema)
+        if flags is not None and device_id < len(flags):
+            flags[device_id] = False
 
     def _touch(self) -> set[Device]:
         """Write the signs to Redis; the devices whose deadline was not there (none while Redis is away)."""

@@ -36,11 +36,20 @@ class Fleet:
             DeviceStatus.objects.bulk_create([DeviceStatus(device=device) for device in devices])
         return devices
 
+    def sign(self, device: Any, kind: Any = "telemetry", session: str = "") -> Sign:
+        return Sign(kind, self.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT, session)
+
     def hear(self, *devices: Any) -> None:
-        now = datetime.now(UTC)
-        self.recorder.record(
-            [Sign("telemetry", self.schema, device.pk, device.uuid, now, TIMEOUT) for device in devices]
-        )
+        self.recorder.record([self.sign(device) for device in devices])
+
+    def take_silent(self, device: Any) -> tuple[Sign, health.Expired]:
+        """A device was heard and is silent: its sign of life, and what a checker has taken of it."""
+        first = self.sign(device)
+        self.recorder.record([first])
+        self.wait_out(device)
+        expired = health.take_expired(10)
+        assert len(expired.members) == 1
+        return first, expired
 
     def ledger(self, device: Any) -> list[str]:
         """The statuses that the device went through, the present one last; as they chain."""
@@ -161,11 +170,7 @@ def test_nobody_listens(fleet: Fleet) -> None:
 def test_heard_again_after_an_older_sign_came_again(fleet: Fleet, moment: str) -> None:
     """The older one puts the deadline back, so that the newer one is nothing new to the listener."""
     [device] = fleet.add()
-    first = Sign("telemetry", fleet.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT)
-    fleet.recorder.record([first])
-    fleet.wait_out(device)
-    expired = health.take_expired(10)
-    assert len(expired.members) == 1
+    first, expired = fleet.take_silent(device)
     fleet.recorder.record([first])
     if moment == "before its silence is counted":
         fleet.hear(device)
@@ -184,10 +189,9 @@ def test_heard_again_after_an_older_sign_came_again(fleet: Fleet, moment: str) -
 
 def test_heard_again_after_an_older_sign_came_again_behind_its_will(fleet: Fleet) -> None:
     [device] = fleet.add()
-    first = Sign("telemetry", fleet.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT)
+    first = fleet.sign(device)
     fleet.recorder.record([first])
-    will = Sign("will", fleet.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT, "of-this-session")
-    fleet.recorder.record([will])
+    fleet.recorder.record([fleet.sign(device, "will", "of-this-session")])
     fleet.recorder.record([first])
     assert fleet.ledger(device) == ["ONLINE", "OFFLINE"]
     assert get_redis_connection("default").zcard(scripts.DEADLINE) == 0
@@ -195,14 +199,24 @@ def test_heard_again_after_an_older_sign_came_again_behind_its_will(fleet: Fleet
     assert fleet.ledger(device) == ["ONLINE", "OFFLINE", "ONLINE"]
 
 
+def test_an_old_deadline_that_cannot_be_dropped_hides_nothing(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis went away between the old sign and its answer: the listener still tells PostgreSQL of the next one."""
+    [device] = fleet.add()
+    first, expired = fleet.take_silent(device)
+    health.settle(expired)
+    with monkeypatch.context() as patch:
+        patch.setattr(presence, "drop_deadlines", lambda _: None)
+        fleet.recorder.record([first])
+    assert fleet.ledger(device) == ["ONLINE", "TIMEOUT"]
+    fleet.hear(device)
+    assert fleet.ledger(device) == ["ONLINE", "TIMEOUT", "ONLINE"]
+
+
 @pytest.mark.parametrize("is_heard", [True, False])
 def test_a_checker_dies_before_its_leases_end(fleet: Fleet, is_heard: bool) -> None:
     """It has called the device silent; what it heard meanwhile the next one finds."""
     [device] = fleet.add()
-    first = Sign("telemetry", fleet.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT)
-    fleet.recorder.record([first])
-    fleet.wait_out(device)
-    expired = health.take_expired(10)
+    first, expired = fleet.take_silent(device)
     fleet.recorder.record([first])
     assert health.count_silence(expired).timed_out == 1
     if is_heard:
@@ -285,10 +299,7 @@ def test_a_checker_dies_in_the_middle_of_a_batch(fleet: Fleet) -> None:
 def test_a_slow_checker_ends_no_lease_of_another(fleet: Fleet) -> None:
     [device] = fleet.add()
     redis, member = get_redis_connection("default"), f"{fleet.schema}:{device.uuid}"
-    first = Sign("telemetry", fleet.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT)
-    fleet.recorder.record([first])
-    fleet.wait_out(device)
-    slow = health.take_expired(10)
+    first, slow = fleet.take_silent(device)
     fleet.hear(device)
     silenced = health.count_silence(slow)
     fleet.wait_out(device)
