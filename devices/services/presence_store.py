@@ -30,7 +30,7 @@ def apply_signals(schema: str, signals: Sequence[tuple[int, Signal]], now: datet
         return Applied({}, [])
     quoted = connection.ops.quote_name(schema)
     with transaction.atomic(), connection.cursor() as cursor:
-        before = _lock(cursor, quoted, sorted({device_id for device_id, _ in signals}))
+        before = _read(cursor, quoted, sorted({device_id for device_id, _ in signals}), "FOR UPDATE")
         states = dict(before)
         changes: list[tuple[int, Change]] = []
         ignored: list[tuple[int, str, str, datetime]] = []
@@ -56,20 +56,15 @@ def states_of(schema: str, device_ids: Sequence[int]) -> dict[int, State]:
     """The devices' states as they are, by id. Nothing is locked."""
     if not device_ids:
         return {}
-    quoted = connection.ops.quote_name(schema)
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT {_COLUMNS} FROM {quoted}.devices_devicestatus WHERE device_id = ANY(%s)",  # noqa: S608
-            [list(device_ids)],
-        )
-        return {row[0]: _state(row) for row in cursor.fetchall()}
+        return _read(cursor, connection.ops.quote_name(schema), device_ids, "")
 
 
-def _lock(cursor: Any, quoted: str, device_ids: list[int]) -> dict[int, State]:
+def _read(cursor: Any, quoted: str, device_ids: Sequence[int], lock: str) -> dict[int, State]:
     cursor.execute(
         f"SELECT {_COLUMNS} FROM {quoted}.devices_devicestatus"  # noqa: S608 (the schema's name is quoted)
-        " WHERE device_id = ANY(%s) ORDER BY device_id FOR UPDATE",
-        [device_ids],
+        f" WHERE device_id = ANY(%s) ORDER BY device_id {lock}",
+        [list(device_ids)],
     )
     return {row[0]: _state(row) for row in cursor.fetchall()}
 
