@@ -5,12 +5,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from .brokers import status_changes
 from .fleet import Sender
 from .ledger import Entry, Fate
 from .process import wait_until
 from .rows import row
-from .scene import READY, Scene
+from .scene import CHANGES, DEVICES, READY, Scene
 
 _HOUR = 3600.0
 _SETTLING_SECONDS = 1.0
@@ -29,8 +28,12 @@ def wrong(scene: Scene) -> None:
         scene.spend(0.2)
         # Under the library the first look at all keys takes its time.
         known = len(scene.fleet.senders)
-        wait_until(lambda: _online(scene) == known, 60, "not all devices have become ONLINE")
-        before = status_changes(scene)
+        wait_until(
+            lambda: scene.count_in_tenants(DEVICES, "status = 'ONLINE'") == known,
+            60,
+            "not all devices have become ONLINE",
+        )
+        before = scene.count_in_tenants(CHANGES)
         if library:
             traffic.fate = "either"  # what is live for the device may be the future for the listener
             scene.await_caught_up(time.time())  # what is on its way is of before
@@ -41,7 +44,7 @@ def wrong(scene: Scene) -> None:
         time.sleep(_SETTLING_SECONDS)
         traffic.fate = "stored"
         scene.spend(0.2)
-        changes = status_changes(scene) - before
+        changes = scene.count_in_tenants(CHANGES) - before
     result = scene.settle()
     reasons = sorted({reason for places in result.found.refused.values() for _, reason in places})
     scene.measure(f"{result.found.late} stored as late; refused: {', '.join(reasons)}; {changes} changes of status")
@@ -74,14 +77,6 @@ class _Traffic:
             self.behind += 1
             return [sender.next(ahead=-_HOUR)]
         return [sender.next(fate=self.fate)]
-
-
-def _online(scene: Scene) -> int:
-    tables = " UNION ALL ".join(
-        f"SELECT count(*) AS n FROM \"{schema}\".devices_devicestatus WHERE status = 'ONLINE'"  # noqa: S608 (our schemas)
-        for schema in scene.fleet.schemas
-    )
-    return int(scene.query(f"SELECT sum(n) FROM ({tables}) AS t")[0][0])  # noqa: S608
 
 
 def _faketime() -> str:

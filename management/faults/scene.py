@@ -26,6 +26,8 @@ from .process import Process, wait_until
 from .stored import Books, Found
 
 READY = "Connected to the broker"
+# Tenants' tables for `count_in_tenants`: the ledgers of presence, and what is known of each device.
+CHANGES, DEVICES = "devices_statuschange", "devices_devicestatus"
 # Longer than a listener's longest pause between two tries.
 _QUIET_SECONDS = 8.0
 _PATIENCE_SECONDS = 150.0
@@ -162,6 +164,14 @@ class Scene:
         """What must hold in this row beside the invariants; `words` say what does not."""
         if not holds:
             self.failures.append(words)
+
+    def count_in_tenants(self, table: str, condition: str = "true") -> int:
+        """How many rows of the tenants' tables of that name there are."""
+        counts = " UNION ALL ".join(
+            f'SELECT count(*) AS n FROM "{schema}".{table} WHERE {condition}'  # noqa: S608 (our own schemas)
+            for schema in self.fleet.schemas
+        )
+        return int(self.query(f"SELECT sum(n) FROM ({counts}) AS t")[0][0])  # noqa: S608
 
     def query(self, statement: str, *parameters: Any, autocommit: bool = True) -> list[tuple[Any, ...]]:
         """On a connection of its own, which no fault before has broken."""
