@@ -7,10 +7,10 @@ class TelemetryConfig(AppConfig):
     verbose_name = _("Telemetry")
 
     def ready(self) -> None:
-        from devices.services import freshness
-        from telemetry.services.figures import TENANT_FIGURES
-        from telemetry.services.freshness import newest_readings
-        from tenants import metrics
+        from devices.services.presence import freshness
+        from telemetry.services.latest.component_freshness import newest_readings
+        from telemetry.services.metrics_collector import TENANT_FIGURES
+        from tenants.infrastructure import metrics
 
         freshness.provide(newest_readings)
         metrics.provide(TENANT_FIGURES.collect)

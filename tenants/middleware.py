@@ -15,8 +15,8 @@ from django_tenants.utils import get_public_schema_name, get_tenant_domain_model
 
 from .api.errors import body, is_for_api
 from .api.health import healthz, metrics, readyz
+from .infrastructure.schema_context import enter_schema_of, leave_schema
 from .models import SLUG_PATTERN, Tenant
-from .schemas import enter_schema_of, leave_schema
 
 _PREFIX = re.compile(r"^/t/(?P<slug>[^/]+)(?P<rest>/.*)?$")
 _SLUG = re.compile(SLUG_PATTERN)

@@ -21,7 +21,7 @@ from django.core.management import call_command
 from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
-from tenants.schemas import leave_schema
+from tenants.infrastructure.schema_context import leave_schema
 from tests import servers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ def django_db_setup(django_db_blocker: Any) -> None:
     """Migrate the run's own database, and make two tenants that stay for all tests."""
     from management.quickstart.hardware import install_hardware
     from tenants.models import User
-    from tenants.services import create_tenant
+    from tenants.services.lifecycle import create_tenant
 
     with django_db_blocker.unblock():
         call_command("migrate_schemas", shared=True, verbosity=0)
@@ -122,7 +122,7 @@ class Registered:
 def register(live_db: None, tenant_a: Any) -> Callable[..., Registered]:
     """Register a device for real (PostgreSQL, Vault, broker): `register(tenant=…, components={"dht22": "dht22"})`."""
     from devices.models import ComponentType, HardwareModel
-    from devices.services.registration import register_device
+    from devices.services.provisioning.registration import register_device
 
     def make(tenant: Any = None, components: dict[str, str] | None = None, **kwargs: Any) -> Registered:
         tenant = tenant or tenant_a

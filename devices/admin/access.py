@@ -21,9 +21,9 @@ from unfold.enums import ActionVariant
 from devices.models import ApiKey, AuditEntry, RotationCampaign
 from devices.models.access import ACTIONS
 from devices.services.api_keys import issue_api_key, revoke_api_key
-from tenants.access import Role
 from tenants.admin.base import ReadOnly, coloured, form_page, render_page
 from tenants.admin.navigation import Group
+from tenants.services.roles import Role
 
 from .base import TenantModelAdmin
 from .roles import may, person

@@ -17,8 +17,8 @@ from unfold.admin import ModelAdmin, StackedInline, TabularInline
 from devices.models import AuditEntry
 from devices.models.base import SpecInput, announce_change
 from devices.services import audit
-from tenants.access import Role
 from tenants.admin.base import LongList, render_page
+from tenants.services.roles import Role
 
 from .roles import may, person
 

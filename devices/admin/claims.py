@@ -17,9 +17,9 @@ from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from devices.models import Device
-from devices.services import claims
-from tenants.access import Role
+from devices.services.provisioning import claims
 from tenants.admin.base import add_errors, form_page
+from tenants.services.roles import Role
 
 from . import panels
 from .keys import NOT_AVAILABLE, DeviceActions, errors_as_messages, unavailable_text

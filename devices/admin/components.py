@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from devices.models import Component
-from tenants.access import Role
+from tenants.services.roles import Role
 
 from .base import TenantModelAdmin, TenantTabularInline
 from .site import tenant_admin

@@ -19,11 +19,11 @@ from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
 from devices.models import Component, Device, DeviceImport, PresenceSettings, StatusChange
-from devices.services import ledger, overview
-from devices.services.registration import register_device
-from tenants.access import Role
+from devices.services.presence import overview, status_changes
+from devices.services.provisioning.registration import register_device
 from tenants.admin.base import LongChangeList, add_errors, form_page
 from tenants.admin.navigation import Group
+from tenants.services.roles import Role
 
 from . import panels
 from .claims import ClaimActions
@@ -51,7 +51,7 @@ class DeviceChangeList(LongChangeList):
 
 @admin.register(Device, site=tenant_admin)
 class DeviceAdmin(ClaimActions):
-    """Devices, registered and removed by `devices.services.registration` alone."""
+    """Devices, registered and removed by `devices.services.provisioning.registration` alone."""
 
     changed_by: ClassVar = Role.OPERATOR
     list_display: ClassVar = ["name", "status", "seen", "hardware_model", "uuid", "active"]
@@ -78,7 +78,7 @@ class DeviceAdmin(ClaimActions):
         return DeviceChangeList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
-        return super().get_queryset(request).annotate(maintained=ledger.in_maintenance(timezone.now()))
+        return super().get_queryset(request).annotate(maintained=status_changes.in_maintenance(timezone.now()))
 
     @display(description=_("status"), ordering="presence__status")
     def status(self, device: Any) -> SafeString:

@@ -18,10 +18,10 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminFileFieldWidget
 
 from devices.models import DeviceImport
-from devices.services.imports import outcomes, runs, tables
-from tenants.access import Role
+from devices.services.provisioning import import_application, import_files, import_jobs
 from tenants.admin.base import ReadOnly, add_errors, coloured, form_page, render_page
-from tenants.tables import CONTENT_TYPES
+from tenants.infrastructure.spreadsheets import CONTENT_TYPES
+from tenants.services.roles import Role
 
 from .base import TenantModelAdmin
 from .keys import NOT_AVAILABLE, errors_as_messages, unavailable_text
@@ -32,10 +32,10 @@ State = DeviceImport.State
 _SHOWN = 100
 _COLOURS = {State.CHECKED: "neutral", State.WAITING: "neutral", State.RUNNING: "info", State.DONE: "success"}
 OUTCOMES = {
-    outcomes.NEW: (_("new"), "success"),
-    outcomes.UPDATED: (_("updated"), "info"),
-    outcomes.UNCHANGED: (_("unchanged"), "neutral"),
-    outcomes.ERROR: (_("error"), "danger"),
+    import_application.NEW: (_("new"), "success"),
+    import_application.UPDATED: (_("updated"), "info"),
+    import_application.UNCHANGED: (_("unchanged"), "neutral"),
+    import_application.ERROR: (_("error"), "danger"),
 }
 
 
@@ -99,7 +99,7 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
         if form.is_valid():
             file = form.cleaned_data["file"]
             try:
-                kept = runs.keep(tables.read(file.read()), file.name, acting_user=person(request))
+                kept = import_jobs.keep(import_files.read(file.read()), file.name, acting_user=person(request))
             except ValidationError as error:
                 add_errors(form, error)
             else:
@@ -124,7 +124,7 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
             raise PermissionDenied
         may_change = self.has_add_permission(request)
         if kept.state == State.CHECKED:
-            found = outcomes.look_through(runs.rows_of(kept))
+            found = import_application.look_through(import_jobs.rows_of(kept))
             context = {"counts": _cards(found.counts()), "rows": _shown(found.rows), "left": len(found.rows) - _SHOWN}
             context |= {"errors": len(found.refused()), "good": len(found.rows) - len(found.refused())}
         else:
@@ -142,8 +142,8 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
             raise PermissionDenied
         if request.method == "POST":
             try:
-                runs.begin(kept, skip_errors="skip_errors" in request.POST, acting_user=person(request))
-            except runs.HasErrors:
+                import_jobs.begin(kept, skip_errors="skip_errors" in request.POST, acting_user=person(request))
+            except import_jobs.HasErrors:
                 messages.error(request, _t("Rows have errors: nothing was registered."))
             except ValidationError as error:
                 messages.error(request, " ".join(error.messages))
@@ -159,21 +159,21 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
         if request.method != "POST":
             return redirect(_page_of(kept))
         with errors_as_messages(request):
-            given = runs.hand_over(kept, acting_user=person(request))
+            given = import_jobs.hand_over(kept, acting_user=person(request))
             if given:
                 slug = request.tenant.slug  # type: ignore[attr-defined]
                 name = f"credentials-{kept.pk}-{kept.handed_over}.zip"
-                return _file(tables.credentials_archive(slug, given), name, "application/zip")
+                return _file(import_files.credentials_archive(slug, given), name, "application/zip")
             messages.warning(request, _t("The credentials were downloaded already."))
         return redirect(_page_of(kept))
 
     def template(self, request: HttpRequest, form: str) -> HttpResponse:
         """An empty table with examples."""
-        return self._table(request, form, "devices-template", tables.template)
+        return self._table(request, form, "devices-template", import_files.template)
 
     def devices(self, request: HttpRequest, form: str) -> HttpResponse:
         """All devices, in a form that can be imported again."""
-        return self._table(request, form, "devices", tables.export_devices)
+        return self._table(request, form, "devices", import_files.export_devices)
 
     def _table(self, request: HttpRequest, form: str, name: str, write: Any) -> HttpResponse:
         if not may(request, Role.VIEWER):
@@ -200,10 +200,10 @@ def _file(content: bytes, name: str, kind: str) -> HttpResponse:
 
 def _counts(kept: DeviceImport) -> dict[str, int]:
     return {
-        outcomes.NEW: kept.added,
-        outcomes.UPDATED: kept.updated,
-        outcomes.UNCHANGED: kept.unchanged,
-        outcomes.ERROR: kept.refused,
+        import_application.NEW: kept.added,
+        import_application.UPDATED: kept.updated,
+        import_application.UNCHANGED: kept.unchanged,
+        import_application.ERROR: kept.refused,
     }
 
 
@@ -214,9 +214,9 @@ def _cards(counts: dict[str, int]) -> list[dict[str, Any]]:
     ]
 
 
-def _shown(rows: Sequence[outcomes.Outcome]) -> list[dict[str, Any]]:
+def _shown(rows: Sequence[import_application.Outcome]) -> list[dict[str, Any]]:
     """The first rows, those with errors before the others."""
-    first = sorted(rows, key=lambda row: row.outcome != outcomes.ERROR)[:_SHOWN]
+    first = sorted(rows, key=lambda row: row.outcome != import_application.ERROR)[:_SHOWN]
     return [{"row": row, "label": coloured(*OUTCOMES[row.outcome])} for row in first]
 
 

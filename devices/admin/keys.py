@@ -18,10 +18,10 @@ from unfold.decorators import action
 from unfold.enums import ActionVariant
 
 from devices.models import Device, DeviceCredential
-from devices.services import activation, registration
-from devices.services.secrets import SecretMissing, SecretsUnavailable
-from tenants.access import Role
+from devices.services.provisioning import activation, registration
+from devices.services.vault.secret_store import SecretMissing, SecretsUnavailable
 from tenants.admin.base import coloured, form_page, render_page
+from tenants.services.roles import Role
 
 from . import panels
 from .base import TenantModelAdmin

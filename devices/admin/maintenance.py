@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from devices.models import MaintenanceWindow, PresenceSettings
-from tenants.access import Role
+from tenants.services.roles import Role
 
 from .base import TenantModelAdmin, TenantTabularInline
 from .site import tenant_admin

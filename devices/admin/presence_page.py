@@ -11,7 +11,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from devices.models import Device, IgnoredSign
 from devices.models.presence import Cause, Status
-from devices.services import ledger, words
+from devices.services.presence import descriptions, status_changes
 from tenants.admin.base import render_page
 
 from .panels import DevicePage, add_device_page
@@ -58,7 +58,7 @@ def presence_page(request: HttpRequest, device: Device) -> HttpResponse:
     form = LedgerFilter(request.GET)
     narrowed = form.narrowed()
     before = form.cleaned_data.get("before")
-    changes = ledger.changes(device, before=before, limit=SHOWN + 1, **narrowed)
+    changes = status_changes.changes(device, before=before, limit=SHOWN + 1, **narrowed)
     older = _address(request, before=changes[SHOWN - 1].pk) if len(changes) > SHOWN else ""
     return render_page(
         tenant_admin.get_model_admin(Device),
@@ -78,7 +78,7 @@ def presence_page(request: HttpRequest, device: Device) -> HttpResponse:
 def _ignored(device: Device, start: datetime | None, stop: datetime | None) -> list[dict[str, Any]]:
     given = {"at__gte": start, "at__lt": stop}
     rows = IgnoredSign.objects.filter(device=device, **{name: value for name, value in given.items() if value})
-    return [{"sign": sign, "why": words.why_ignored(sign)} for sign in rows[:_IGNORED_SHOWN]]
+    return [{"sign": sign, "why": descriptions.why_ignored(sign)} for sign in rows[:_IGNORED_SHOWN]]
 
 
 def _midnight(day: Any) -> datetime:

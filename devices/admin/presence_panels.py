@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from devices.models import Device
-from devices.services import freshness, history, ledger, overview, words
+from devices.services.presence import availability, descriptions, freshness, overview, status_changes
 from tenants.admin.base import coloured
 
 from . import panels
@@ -36,9 +36,9 @@ def head(request: HttpRequest, device: Device) -> SafeString:
         "known": known,
         "label": label_of(known.status.status),
         "badges": badges(known.flapping, known.in_maintenance),
-        "why": words.why(known.change) if known.change else "",
-        "quiet": words.why_quiet(known.change) if known.change else "",
-        "silence": words.duration(known.timeout),
+        "why": descriptions.why(known.change) if known.change else "",
+        "quiet": descriptions.why_quiet(known.change) if known.change else "",
+        "silence": descriptions.duration(known.timeout),
     }
     return render_to_string("devices/admin/head.html", context, request)
 
@@ -49,9 +49,9 @@ def timeline(request: HttpRequest, device: Device) -> SafeString:
     now = timezone.now()
     shown = RANGES.get(request.GET.get("timeline", ""), RANGES["24h"])
     start = now - shown.length
-    windows = ledger.windows(device, start, now)
+    windows = status_changes.windows(device, start, now)
     context = {
-        "bar": bar(ledger.timeline(device, start, now), windows, shown, start),
+        "bar": bar(status_changes.timeline(device, start, now), windows, shown, start),
         "months": _months(device, now),
         "zone": timezone.get_current_timezone_name(),
         "history_url": reverse("admin:devices_device_presence", args=[device.pk]),
@@ -68,7 +68,7 @@ def components(request: HttpRequest, device: Device) -> SafeString:
             "component": component,
             "report": reports[component.pk],
             "label": _freshness_label(component.attached, reports[component.pk]),
-            "interval": words.duration(reports[component.pk].interval),
+            "interval": descriptions.duration(reports[component.pk].interval),
         }
         for component in device.components.all()
     ]
@@ -79,7 +79,7 @@ def components(request: HttpRequest, device: Device) -> SafeString:
 def newest_of_ledger(request: HttpRequest, device: Device) -> SafeString:
     """The newest transitions, with their evidence."""
     context = {
-        "rows": ledger_rows(ledger.changes(device, limit=_HISTORY_SHOWN)),
+        "rows": ledger_rows(status_changes.changes(device, limit=_HISTORY_SHOWN)),
         "more_url": reverse("admin:devices_device_presence", args=[device.pk]),
     }
     return render_to_string("devices/admin/status_history.html", context, request)
@@ -92,8 +92,8 @@ def ledger_rows(changes: list[Any]) -> list[dict[str, Any]]:
             "change": change,
             "before": label_of(change.from_status),
             "label": label_of(change.to_status),
-            "why": words.why(change),
-            "quiet": words.why_quiet(change),
+            "why": descriptions.why(change),
+            "quiet": descriptions.why_quiet(change),
         }
         for change in changes
     ]
@@ -115,20 +115,22 @@ def _overview(device: Any) -> overview.Overview:
 def _months(device: Device, now: datetime) -> list[dict[str, Any]]:
     """This month and the last one, in the current time zone's calendar."""
     today = timezone.localtime(now)
-    months = ledger.months_until(today.year, today.month, 2, ZoneInfo(timezone.get_current_timezone_name()), now)
-    figures = ledger.by_month(device, months)
+    months = status_changes.months_until(
+        today.year, today.month, 2, ZoneInfo(timezone.get_current_timezone_name()), now
+    )
+    figures = status_changes.by_month(device, months)
     return [_month_in_words(month.name, known) for month, known in zip(months, figures, strict=True)]
 
 
-def _month_in_words(name: str, known: history.Availability) -> dict[str, Any]:
+def _month_in_words(name: str, known: availability.Availability) -> dict[str, Any]:
     between = known.mean_time_between_failures_seconds
     return {
         "name": name,
         "percent": "–" if known.percent is None else percentage(known.percent),
         "outages": known.outages,
-        "longest": words.duration(known.longest_outage_seconds) if known.outages else "–",
-        "between": "–" if between is None else words.duration(between),
-        "known": words.duration(known.known_seconds),
+        "longest": descriptions.duration(known.longest_outage_seconds) if known.outages else "–",
+        "between": "–" if between is None else descriptions.duration(between),
+        "known": descriptions.duration(known.known_seconds),
     }
 
 

@@ -15,8 +15,8 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, 
 
 from devices.models import ComponentType, Device, HardwareModel
 from devices.models.base import validate_key
-from devices.services.device_config import device_config
-from devices.services.registration import IssuedCredentials
+from devices.services.provisioning.device_config import device_config
+from devices.services.provisioning.registration import IssuedCredentials
 from tenants.models import DeviceRoute
 
 _ROWS = 3

@@ -3,8 +3,8 @@
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 
-from tenants.access import Role, reaches, role_of
 from tenants.models import User
+from tenants.services.roles import Role, reaches, role_of
 
 
 def role(request: HttpRequest) -> Role | None:

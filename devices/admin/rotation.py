@@ -29,7 +29,7 @@ from devices.models import HardwareModel, RotationCampaign, RotationMember
 from devices.services.rotation import campaigns, tokens
 from devices.services.rotation.selection import Selection, select
 from tenants.admin.base import add_errors, coloured, form_page
-from tenants.tables import harmless
+from tenants.infrastructure.spreadsheets import harmless
 
 from .base import TenantModelAdmin
 from .keys import errors_as_messages

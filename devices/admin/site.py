@@ -11,9 +11,9 @@ from django.utils.translation import gettext_lazy as _
 from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
-from tenants.access import role_of
 from tenants.admin.navigation import Group, sidebar
 from tenants.models import User
+from tenants.services.roles import role_of
 
 from . import panels
 from .roles import role

@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 
 from devices.models import MaintenanceWindow
 from devices.models.presence import Status
-from devices.services import history, words
+from devices.services.presence import availability, descriptions
 
 # More cannot be told from each other.
 _SLOTS = 360
@@ -37,12 +37,12 @@ RANGES = {
 
 
 def bar(
-    segments: Sequence[history.Segment], windows: Iterable[MaintenanceWindow], shown: Range, start: datetime
+    segments: Sequence[availability.Segment], windows: Iterable[MaintenanceWindow], shown: Range, start: datetime
 ) -> dict[str, Any]:
     """What `devices/admin/timeline.html` draws. Places and widths are percent of the picture's width."""
-    share = history.shares(segments)
+    share = availability.shares(segments)
     # Outages last: a short one is wider than it is long, and must not lie under its neighbour.
-    drawn = sorted(history.thinned(segments, _SLOTS), key=lambda one: one.status in history.OUTAGE)
+    drawn = sorted(availability.thinned(segments, _SLOTS), key=lambda one: one.status in availability.OUTAGE)
     return {
         "range": shown.key,
         "parts": [_part(one, shown, start) for one in drawn],
@@ -56,15 +56,15 @@ def bar(
     }
 
 
-def _part(one: history.Segment, shown: Range, start: datetime) -> dict[str, Any]:
+def _part(one: availability.Segment, shown: Range, start: datetime) -> dict[str, Any]:
     width = 100 * (one.stop - one.start) / shown.length
-    if one.status in history.OUTAGE:
+    if one.status in availability.OUTAGE:
         width = max(width, _NARROWEST)
     title = _("%(status)s from %(start)s until %(stop)s (%(length)s)") % {
         "status": Status(one.status).label,
-        "start": words.moment(one.start),
-        "stop": words.moment(one.stop),
-        "length": words.duration(one.seconds),
+        "start": descriptions.moment(one.start),
+        "stop": descriptions.moment(one.stop),
+        "length": descriptions.duration(one.seconds),
     }
     left = min(100 * (one.start - start) / shown.length, 100 - width)
     return {"status": one.status, "left": f"{left:.3f}", "width": f"{width:.3f}", "title": title}
@@ -73,8 +73,8 @@ def _part(one: history.Segment, shown: Range, start: datetime) -> dict[str, Any]
 def _window(window: MaintenanceWindow, shown: Range, start: datetime) -> dict[str, Any]:
     begin, end = max(window.starts_at, start), min(window.ends_at, start + shown.length)
     title = _("maintenance from %(start)s until %(stop)s") % {
-        "start": words.moment(window.starts_at),
-        "stop": words.moment(window.ends_at),
+        "start": descriptions.moment(window.starts_at),
+        "stop": descriptions.moment(window.ends_at),
     }
     return {
         "left": f"{100 * (begin - start) / shown.length:.3f}",

@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 from django.core.exceptions import ImproperlyConfigured
 
-from devices.services.broker_logins import Login, LoginsUnavailable, Verdict
-from devices.services.login_desk import LoginDesk
-from devices.services.login_guard import LoginGuard
+from devices.services.broker.auth_batcher import LoginDesk
+from devices.services.broker.auth_throttle import LoginGuard
+from devices.services.broker.authentication import Login, LoginsUnavailable, Verdict
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from django.utils.translation import gettext as _
 
-from devices.services.broker_errors import BrokerUnavailable
-from devices.services.secrets import SecretsUnavailable
+from devices.services.broker.errors import BrokerUnavailable
+from devices.services.vault.secret_store import SecretsUnavailable
 from tenants.api import errors
 from tenants.api.exceptions import Unavailable
 

@@ -9,9 +9,9 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 
-from devices.api.pagination import MAX_LIMIT
 from devices.models.presence import Cause, Status
 from tenants.api.fields import Timestamp, time_zone
+from tenants.api.pagination import MAX_LIMIT
 
 DAY = timedelta(days=1)
 LONGEST = timedelta(days=366)

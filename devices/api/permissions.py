@@ -7,8 +7,8 @@ from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from devices.models import ApiKey
-from tenants.access import reaches, role_of
 from tenants.models import Membership
+from tenants.services.roles import reaches, role_of
 
 if TYPE_CHECKING:
     # REST framework loads this module from its settings, before its views are there.

@@ -8,8 +8,8 @@ from django.contrib.sessions.backends.db import SessionStore
 from rest_framework.request import Request
 
 from devices.models import ApiKey
-from tenants.access import reaches, role_of
 from tenants.models import Membership, Tenant, User
+from tenants.services.roles import reaches, role_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ from django.utils.translation import gettext_lazy as _
 
 from .inventory import Device
 
+# First characters of every API key, by which a broker tells an app from a device.
+API_KEY_PREFIX = "gwj_"
+
 
 class ApiKey(models.Model):
     """An API key. Only its SHA-256 is kept; it lives in the tenant's schema, so no other tenant finds it."""

@@ -6,8 +6,8 @@ from django.core.validators import RegexValidator
 from django.db import models, transaction
 from django.utils.translation import gettext_lazy as _
 
-from devices.services import spec_changes
-from tenants.schemas import current_schema
+from devices import spec_changes
+from tenants.infrastructure.schema_context import current_schema
 
 # Keys stand in topics and in the API's query strings.
 validate_key = RegexValidator(

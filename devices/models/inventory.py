@@ -8,14 +8,14 @@ from django.core.validators import MinValueValidator
 from django.db import models, transaction
 from django.utils.translation import gettext_lazy as _
 
-from devices.services import pins
+from devices.domain import pins
 
 from .base import SpecInput, validate_key
 from .metadata import ComponentType, HardwareModel
 
 
 class Device(SpecInput):
-    """One board in the field. Registered and removed by `devices.services.registration` only."""
+    """One board in the field. Registered and removed by `devices.services.provisioning.registration` only."""
 
     class Signature(models.IntegerChoices):
         V1 = 1, _("version 1 or 2")

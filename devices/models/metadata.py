@@ -7,7 +7,7 @@ from django.core.validators import MinValueValidator
 from django.db import models, transaction
 from django.utils.translation import gettext_lazy as _
 
-from devices.services import paths, specs, units
+from devices.domain import paths, specs, units
 
 from .base import SpecInput, validate_key
 

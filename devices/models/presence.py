@@ -40,8 +40,8 @@ class Quiet(models.TextChoices):
 class DeviceStatus(models.Model):
     """A device's state, beside the row that people edit because it changes often.
 
-    Written by `devices.services.presence` only, under a lock of the row, by the rules of
-    `devices.services.presence_machine`.
+    Written by `devices.services.presence.activity` only, under a lock of the row, by the rules of
+    `devices.services.presence.state_machine`.
     """
 
     Status = Status
@@ -64,7 +64,7 @@ class DeviceStatus(models.Model):
     other_wills = models.JSONField(default=list)
     flapping_until = models.DateTimeField(_("flapping until"), null=True)
     # Why the state that apps were told is not the present one, or says that it flaps: told again once that is over.
-    # Written by `devices.services.notifications`.
+    # Written by `devices.services.notifications.outbox`.
     untold = models.CharField(
         max_length=12, choices=Quiet.choices, blank=True, default="", db_default="", editable=False
     )

@@ -13,14 +13,16 @@ from django.db import transaction
 from django.utils import timezone
 
 from devices.models import ApiKey
-from devices.services import audit, broker_access
+from devices.models.access import API_KEY_PREFIX
+from devices.services.broker import accounts
+from tenants.infrastructure.schema_context import current_schema
 from tenants.models import AppRoute, Tenant
-from tenants.schemas import current_schema
+
+from . import audit
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "gwj_"
-_PREFIX_LENGTH = len(PREFIX) + 10
+_PREFIX_LENGTH = len(API_KEY_PREFIX) + 10
 # last_used_at is for people: once a minute is enough, and spares a write per request.
 _TOUCH_AFTER = datetime.timedelta(minutes=1)
 
@@ -33,7 +35,7 @@ def issue_api_key(
     acting_user: audit.Actor = None,
 ) -> tuple[ApiKey, str]:
     """A new key of the current tenant and its text, which is shown once and kept nowhere."""
-    text = f"{PREFIX}{secrets.token_hex(5)}{secrets.token_urlsafe(32)}"
+    text = f"{API_KEY_PREFIX}{secrets.token_hex(5)}{secrets.token_urlsafe(32)}"
     with transaction.atomic():
         key = ApiKey.objects.create(
             name=name,
@@ -75,15 +77,15 @@ def find_api_key(text: str) -> ApiKey | None:
 
 def _grant(slug: str, prefix: str, text: str) -> None:
     try:
-        broker_access.grant_app(slug, prefix, text)
-    except broker_access.BrokerUnavailable as error:
+        accounts.grant_app(slug, prefix, text)
+    except accounts.BrokerUnavailable as error:
         logger.warning("The API key %s… has no account at the broker (%s); it serves the API only", prefix, error)
 
 
 def _revoke(prefix: str) -> None:
     try:
-        broker_access.revoke_apps([prefix])
-    except broker_access.BrokerUnavailable as error:
+        accounts.revoke_apps([prefix])
+    except accounts.BrokerUnavailable as error:
         logger.warning("The broker still knows the revoked API key %s… (%s); sync_broker removes it", prefix, error)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from devices.services import mosquitto_control
-from devices.services.broker_rules import Role
+from devices.services.broker import mosquitto_control
+from devices.services.broker.topic_rules import Role
 from management.embedded import dynsec, mosquitto_package
 from management.embedded.files import write_file
 

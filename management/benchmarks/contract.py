@@ -12,16 +12,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from devices.services.paths import PROTOCOL_MEMBERS, Path
-from devices.services.specs import ComponentSpec, DeviceSpec, KeySpec, MetricSpec, TenantSpec
-from telemetry.services import envelope, normalization, validation
-from telemetry.services.envelope import Topic
-from telemetry.services.normalization import Normalized
-from telemetry.services.refusal import Refused
+from devices.domain.metric_spec import MetricSpec
+from devices.domain.paths import PROTOCOL_MEMBERS, Path
+from devices.domain.specs import ComponentSpec, DeviceSpec, KeySpec, TenantSpec
+from telemetry.services.pipeline import contract, form, normalization
+from telemetry.services.pipeline.form import Topic
+from telemetry.services.pipeline.normalization import Normalized
+from telemetry.services.pipeline.refusal import Refused
 
 _SERIAL, _VERSION = "10000000a1b2c3d4", "1.4"
 _MESSAGES = 200
-_CLOCK = validation.Clock(live=timedelta(minutes=5), future=timedelta(minutes=5))
+_CLOCK = contract.Clock(live=timedelta(minutes=5), future=timedelta(minutes=5))
 _BUDGET_US = 15.0
 
 _METRICS = (
@@ -48,7 +49,7 @@ def run(*, devices: int, repeats: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"budget_us": _BUDGET_US, "cases": {}}
     for name, (metrics, more) in cases.items():
         spec = _device(uuid4(), metrics)
-        topic = envelope.parse_topic(f"telemetry/demo/{spec.uuid}/air")
+        topic = form.parse_topic(f"telemetry/demo/{spec.uuid}/air")
         messages = [_message(spec, now, number, more) for number in range(_MESSAGES)]
         _verify(topic, messages, spec, now)
         figures["cases"][name] = _compare(topic, messages, spec, now, repeats)
@@ -59,10 +60,10 @@ def run(*, devices: int, repeats: int) -> dict[str, Any]:
 
 def judge(topic: Topic, message: dict[str, Any], spec: DeviceSpec, now: datetime) -> tuple[datetime, bool, Normalized]:
     """Stages 4 and 5 as the pipeline calls them."""
-    validation.check_routing(topic, spec)
-    moment, late = validation.check_time(message, now, _CLOCK)
-    validation.check_board(message, spec)
-    return moment, late, normalization.normalize(message, validation.check_component(topic, message, spec))
+    contract.check_routing(topic, spec)
+    moment, late = contract.check_time(message, now, _CLOCK)
+    contract.check_board(message, spec)
+    return moment, late, normalization.normalize(message, contract.check_component(topic, message, spec))
 
 
 def judge_plainly(

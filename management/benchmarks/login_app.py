@@ -14,10 +14,10 @@ from django_tenants.utils import schema_context  # noqa: E402
 
 from devices.api.broker_app import BrokerApp  # noqa: E402
 from devices.models import Device  # noqa: E402
-from devices.services.broker_logins import DENIED, Login, LoginsUnavailable, Verdict, judge  # noqa: E402
-from devices.services.login_desk import LoginDesk  # noqa: E402
-from devices.services.login_guard import LoginGuard  # noqa: E402
-from devices.services.secrets import provisioner  # noqa: E402
+from devices.services.broker.auth_batcher import LoginDesk  # noqa: E402
+from devices.services.broker.auth_throttle import LoginGuard  # noqa: E402
+from devices.services.broker.authentication import DENIED, Login, LoginsUnavailable, Verdict, judge  # noqa: E402
+from devices.services.vault.secret_store import provisioner  # noqa: E402
 from tenants.models import DeviceRoute  # noqa: E402
 
 

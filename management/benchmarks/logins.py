@@ -19,8 +19,8 @@ from typing import Any
 from django_tenants.utils import schema_context
 
 from devices.api.broker_app import PATH
-from devices.services.registration import register_device
-from tenants.services import create_tenant
+from devices.services.provisioning.registration import register_device
+from tenants.services.lifecycle import create_tenant
 
 _CONNECTIONS = 128  # 16 of EMQX's pool, and 8 requests on each
 _WRONG_SHARE = 0.1

@@ -21,9 +21,9 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from devices.models import Device, DeviceStatus, StatusChange
-from devices.services import health, presence
-from devices.services import presence_scripts as scripts
-from tenants.services import create_tenant
+from devices.services.presence import activity, health_checker
+from devices.services.presence import redis_scripts as scripts
+from tenants.services.lifecycle import create_tenant
 
 _TIMEOUT = 3600.0
 _PASSES = 50
@@ -82,16 +82,16 @@ def _hear(schema: str, uuids: list[UUID]) -> None:
 
 
 def _idle(devices: int) -> dict[str, Any]:
-    health.check()
+    health_checker.check()
     assert get_redis_connection("default").zcard(scripts.DEADLINE) == devices  # noqa: S101 (it verifies itself)
     times = []
     with CaptureQueriesContext(connection) as queries:
         for _ in range(_PASSES):
-            presence.note_listening()
+            activity.note_listening()
             began = time.perf_counter()
-            done = health.check()
+            done = health_checker.check()
             times.append(time.perf_counter() - began)
-            assert done == health.Pass(), done  # noqa: S101
+            assert done == health_checker.Pass(), done  # noqa: S101
     assert get_redis_connection("default").zcard(scripts.DEADLINE) == devices  # noqa: S101
     return {
         "pass_ms": round(1000 * statistics.median(times), 3),
@@ -133,21 +133,21 @@ def _expire(schema: str, uuids: list[UUID], count: int, checkers: int) -> dict[s
     ]
     try:
         time.sleep(4)  # the processes start
-        presence.note_listening()
+        activity.note_listening()
         silent = uuids[:count]
-        first = presence.redis_now() + 1.0
+        first = activity.redis_now() + 1.0
         for number, chunk in enumerate(_chunks(silent)):
             offsets = {f"{schema}:{uuid}": first + (number * _CHUNK + n) / count for n, uuid in enumerate(chunk)}
             redis.zadd(scripts.DEADLINE, offsets)
         redis.hset(scripts.TIMEOUT, mapping={f"{schema}:{uuid}": 1 for uuid in silent})
         last = first + 1.0
         while _timeouts(schema) - before < count:
-            presence.note_listening()
+            activity.note_listening()
             redis.hset(scripts.LISTENING, "since", 0)
-            if presence.redis_now() - last > _PATIENCE_SECONDS:
+            if activity.redis_now() - last > _PATIENCE_SECONDS:
                 raise AssertionError(f"{_timeouts(schema) - before} of {count} devices timed out")
             time.sleep(0.02)
-        lag = presence.redis_now() - last
+        lag = activity.redis_now() - last
     finally:
         for process in processes:
             process.terminate()

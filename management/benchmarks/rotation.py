@@ -16,12 +16,12 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from devices.models import DeviceCredential, RotationCampaign
-from devices.services import presence
-from devices.services import presence_scripts as scripts
-from devices.services.registration import IssuedCredentials
+from devices.services.presence import activity
+from devices.services.presence import redis_scripts as scripts
+from devices.services.provisioning.registration import IssuedCredentials
 from devices.services.rotation import campaigns, steps
 from devices.services.rotation.selection import Selection
-from devices.services.secrets import SecretMissing, provisioner
+from devices.services.vault.secret_store import SecretMissing, provisioner
 from management.simulator.driver import Driver
 from management.simulator.gwanje_device import GwanjeDevice
 from telemetry.models import Message, Quarantined
@@ -103,7 +103,7 @@ def run(
 
     The broker, Vault, PostgreSQL and Redis are those of the settings; the listener is a process of its own.
     """
-    listener, began, redis = _listener(spec_ttl), presence.redis_now(), get_redis_connection("default")
+    listener, began, redis = _listener(spec_ttl), activity.redis_now(), get_redis_connection("default")
     try:
         # The broker keeps nothing for a listener that it has never seen.
         _wait(lambda: float(redis.hget(scripts.LISTENING, "last") or 0) > began, "a listener")

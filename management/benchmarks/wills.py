@@ -18,12 +18,12 @@ from django_tenants.utils import schema_context
 from paho.mqtt.enums import CallbackAPIVersion
 
 from devices.models import DeviceStatus, StatusChange
-from devices.services import presence
-from devices.services import presence_scripts as scripts
-from devices.services.registration import IssuedCredentials, register_device
+from devices.services.presence import activity
+from devices.services.presence import redis_scripts as scripts
+from devices.services.provisioning.registration import IssuedCredentials, register_device
 from management.quickstart.hardware import install_hardware
 from management.simulator.gwanje_device import sign_v2
-from tenants.services import create_tenant
+from tenants.services.lifecycle import create_tenant
 
 _SLUG = "wills"
 _PATIENCE_SECONDS = 30.0
@@ -39,7 +39,7 @@ def run(*, wills: int, rate: int, say: Callable[[str], None]) -> dict[str, Any]:
     say(f"{wills} wills beside {rate} messages a second")
     listener = subprocess.Popen([sys.executable, "manage.py", "run_mqtt_listener"], stderr=subprocess.DEVNULL)
     try:
-        began, redis = presence.redis_now(), get_redis_connection("default")
+        began, redis = activity.redis_now(), get_redis_connection("default")
         # The broker keeps nothing for a listener that it has never seen.
         _wait(lambda: float(redis.hget(scripts.LISTENING, "last") or 0) > began, "no listener")
         published = _publish(issued, rate, tenant.schema_name)

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from devices.services.broker_rules import RULES, Role
+from devices.services.broker.topic_rules import RULES, Role
 
 from .files import write_json
 

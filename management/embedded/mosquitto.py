@@ -8,7 +8,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from devices.services.broker_rules import Role
+from devices.services.broker.topic_rules import Role
 
 from . import ports
 from .dynsec import account, topic_patterns, write_configuration

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from django_tenants.utils import schema_context
 
-from telemetry.services import gaps
+from telemetry.services.queries import missing_sequences
 
 from .ledger import Entry
 from .process import wait_until
@@ -73,7 +73,7 @@ def _reported(scene: Scene) -> set[Counter]:
         boots[sender.schema].add((sender.device_id, sender.boot))
     for schema, devices in boots.items():
         with schema_context(schema):
-            found = gaps.gaps_of([device_id for device_id, _ in devices])
+            found = missing_sequences.gaps_of([device_id for device_id, _ in devices])
         for gap in found:
             if (gap.device_id, gap.boot) in devices:
                 reported |= {(schema, gap.device_id, gap.boot, seq) for seq in range(gap.first, gap.last + 1)}

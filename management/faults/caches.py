@@ -14,7 +14,7 @@ from django.conf import settings
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
-from devices.services.registration import revoke_key
+from devices.services.provisioning.registration import revoke_key
 
 from .fleet import Fleet, Sender
 from .ledger import Entry

@@ -21,7 +21,7 @@ from django_tenants.utils import schema_context
 
 from management.embedded.postgres import binary
 from telemetry.models import Message
-from tenants.database import conninfo
+from tenants.infrastructure.database import conninfo
 
 from .process import wait_until
 from .proxy import Proxy

@@ -9,7 +9,7 @@ from typing import Any
 from django_tenants.utils import schema_context
 
 from devices.models import Device
-from devices.services.registration import IssuedCredentials, register_device
+from devices.services.provisioning.registration import IssuedCredentials, register_device
 from management.quickstart.hardware import install_hardware
 from management.simulator.gwanje_device import sign_v1, sign_v2
 from tenants.models import Tenant

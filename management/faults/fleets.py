@@ -14,9 +14,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from devices.models import DeviceStatus, StatusChange
 from management.simulator.gwanje_device import sign_v2
-from tenants.limits import set_limits
 from tenants.models import DeviceRoute, Tenant
-from tenants.services import create_tenant, resume_tenant, suspend_tenant
+from tenants.services.lifecycle import create_tenant, resume_tenant, suspend_tenant
+from tenants.services.limits import set_limits
 
 from .databases import judge_neighbours
 from .fleet import Fleet, Sender

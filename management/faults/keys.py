@@ -6,8 +6,8 @@ import time
 from django_tenants.utils import schema_context
 
 from devices.models import Device
-from devices.services.registration import rotate_key
-from devices.services.secrets import SecretsUnavailable, forget_provisioner
+from devices.services.provisioning.registration import rotate_key
+from devices.services.vault.secret_store import SecretsUnavailable, forget_provisioner
 
 from .fleet import Sender
 from .rows import row

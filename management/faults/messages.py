@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
-from telemetry.services.queries import latest_values_of
+from telemetry.services.queries.readings import latest_values_of
 
 from .fleet import COMPONENT, Sender
 from .ledger import Entry

@@ -16,7 +16,7 @@ import psycopg
 from paho.mqtt.enums import CallbackAPIVersion
 
 from management.embedded.stack import EmbeddedStack
-from tenants.database import conninfo
+from tenants.infrastructure.database import conninfo
 
 from .fleet import Fleet, Sender
 from .invariants import Result, compare

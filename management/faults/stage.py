@@ -9,7 +9,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from management.embedded.stack import EmbeddedStack
-from tenants.services import create_tenant
+from tenants.services.lifecycle import create_tenant
 
 from .fleet import Fleet
 from .scene import Stage

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from tenants.database import conninfo
+from tenants.infrastructure.database import conninfo
 
 from .process import wait_until
 from .rows import row

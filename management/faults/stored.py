@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from tenants.database import conninfo
+from tenants.infrastructure.database import conninfo
 
 Name = tuple[str, bytes]  # topic, SHA-256 of the payload
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from devices.services.pins import Pin, Pins, normalize
+from devices.domain.pins import Pin, Pins, normalize
 
 from .context import Context
 from .dump import Row

@@ -7,9 +7,11 @@ from uuid import UUID
 from django.core.exceptions import ValidationError
 
 from devices.models import Component, Device, HardwareModel
-from devices.services import activation, audit, broker_access, registration
-from tenants import limits
+from devices.services import audit
+from devices.services.broker import accounts
+from devices.services.provisioning import activation, registration
 from tenants.models import DeviceRoute
+from tenants.services import limits
 
 from . import hardware, people
 from .components import Attached, read_components
@@ -37,7 +39,7 @@ def import_fleet(context: Context) -> None:
         limits.announce([context.options.tenant.schema_name])
     people.import_people(context, known)
     for chunk in _chunks(devices.items()):
-        with broker_access.together():
+        with accounts.together():
             for uuid, row in chunk:
                 _import_device(context, uuid, row, attached.get(uuid, []), known)
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.core.exceptions import ValidationError
 
-from devices.services.registration import check_secret
+from devices.services.provisioning.registration import check_secret
 
 from .dump import CsvFile, Row, of_bytes, rows
 from .report import Problem, TableReport

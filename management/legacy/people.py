@@ -6,8 +6,8 @@ from uuid import UUID
 
 from django.core.exceptions import ValidationError
 
-from tenants.access import reaches
 from tenants.models import Membership, TenantAlias, User
+from tenants.services.roles import reaches
 
 from .context import Context, row_of, words_of
 from .dump import Row

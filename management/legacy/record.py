@@ -13,12 +13,12 @@ import django.db
 import psycopg
 from django.utils import timezone
 
+from devices.domain.specs import DeviceSpec
 from devices.services import audit
-from devices.services.specs import DeviceSpec
 from telemetry.models import RecordImport
-from telemetry.services.listener import LOST
-from telemetry.services.recorded import Batch, Place, Recorded, RecordJudge, RecordWriter, Settled, Superseded
-from telemetry.services.storage import RefusedItem
+from telemetry.services.ingest.listener import LOST
+from telemetry.services.legacy_import import Batch, Place, Recorded, RecordJudge, RecordWriter, Settled, Superseded
+from telemetry.services.pipeline.results import RefusedItem
 
 from .dump import CsvFile, columns_of
 from .report import Problem, TableReport

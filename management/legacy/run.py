@@ -7,9 +7,9 @@ from uuid import UUID
 from django.db import connection, transaction
 from django_tenants.utils import schema_context
 
-from devices.services.spec_loader import load_specs
-from devices.services.specs import DeviceSpec
-from telemetry.services.recorded import RecordJudge
+from devices.domain.specs import DeviceSpec
+from devices.services.specs.loader import load_specs
+from telemetry.services.legacy_import import RecordJudge
 
 from . import fleet, record
 from .context import Context, Options

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from devices.services import pins
+from devices.domain import pins
 from tenants.models import Membership
 
 Role = Membership.Role

@@ -12,11 +12,11 @@ from django_tenants.utils import schema_context
 
 from devices.models import ApiKey, Device
 from devices.services.api_keys import issue_api_key
-from devices.services.registration import register_device
-from devices.services.secrets import provisioner
+from devices.services.provisioning.registration import register_device
+from devices.services.vault.secret_store import provisioner
+from tenants.infrastructure.schema_context import current_schema
 from tenants.models import Tenant, User
-from tenants.schemas import current_schema
-from tenants.services import create_tenant
+from tenants.services.lifecycle import create_tenant
 
 from .hardware import install_hardware
 

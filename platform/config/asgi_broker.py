@@ -10,8 +10,8 @@ django.setup()
 from django.conf import settings  # noqa: E402 (what follows needs the settings)
 
 from devices.api.broker_app import BrokerApp  # noqa: E402
-from devices.services.broker_logins import judge  # noqa: E402
-from devices.services.login_desk import LoginDesk  # noqa: E402
-from devices.services.login_guard import LoginGuard  # noqa: E402
+from devices.services.broker.auth_batcher import LoginDesk  # noqa: E402
+from devices.services.broker.auth_throttle import LoginGuard  # noqa: E402
+from devices.services.broker.authentication import judge  # noqa: E402
 
 application = BrokerApp(settings.BROKER_KEYS, LoginDesk(judge), LoginGuard(settings.BROKER_FAILURES_PER_MINUTE))

@@ -55,9 +55,12 @@ ROOT_URLCONF = "config.urls"
 DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
 TENANT_LIMIT_SET_CALLS = False
 # What a new tenant's schema is filled with, each a function without arguments called inside it.
-TENANT_INSTALLERS = ["devices.services.catalogue.install_units", "telemetry.services.latest.forget_new_tenant"]
+TENANT_INSTALLERS = [
+    "devices.services.metadata.unit_catalogue.install_units",
+    "telemetry.services.latest.values.forget_new_tenant",
+]
 # Who hears that a tenant's limits changed, each a function of the schema's name.
-TENANT_CHANGED = ["devices.services.spec_changes.announce"]
+TENANT_CHANGED = ["devices.spec_changes.announce"]
 
 AUTH_USER_MODEL = "tenants.User"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -128,7 +131,7 @@ CACHES = {
         "OPTIONS": {
             "SOCKET_CONNECT_TIMEOUT": 0.5,
             "SOCKET_TIMEOUT": 0.5,
-            "CONNECTION_POOL_CLASS": "tenants.redis_breaker.BreakerPool",
+            "CONNECTION_POOL_CLASS": "tenants.infrastructure.redis_breaker.BreakerPool",
         },
     }
 }
@@ -254,10 +257,10 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["devices.api.permissions.TenantAccess"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["tenants.api.parsers.JSONParser"],
-    "DEFAULT_THROTTLE_CLASSES": ["devices.api.throttling.TenantThrottle"],
+    "DEFAULT_THROTTLE_CLASSES": ["tenants.api.throttling.TenantThrottle"],
     "DEFAULT_METADATA_CLASS": None,
     "URL_FORMAT_OVERRIDE": None,
-    "DEFAULT_PAGINATION_CLASS": "devices.api.pagination.Page",
+    "DEFAULT_PAGINATION_CLASS": "tenants.api.pagination.Page",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_SCHEMA_CLASS": "drf_standardized_errors.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",

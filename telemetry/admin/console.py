@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from telemetry.models import IngestTotals
-from telemetry.services.figures import COUNTED, TENANT_FIGURES, Counted
+from telemetry.services.metrics_collector import COUNTED, TENANT_FIGURES, Counted
 from tenants.admin import overview
 from tenants.models import Tenant
 

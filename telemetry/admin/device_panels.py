@@ -14,10 +14,10 @@ from django.utils.translation import gettext_lazy
 from devices.admin import panels
 from devices.models import Device
 from telemetry.models import Quarantined
-from telemetry.services import queries
-from telemetry.services.charts import Chart, device_charts
-from telemetry.services.effort import TooMuchWork, bounded
-from telemetry.services.gaps import Completeness, gaps_of
+from telemetry.services.queries import readings
+from telemetry.services.queries.charts import Chart, device_charts
+from telemetry.services.queries.missing_sequences import Completeness, gaps_of
+from telemetry.services.queries.query_budget import TooMuchWork, bounded
 
 _REFUSED_SHOWN = 5
 _GAPS_SHOWN = 10
@@ -33,7 +33,7 @@ _RANGES = {
 @panels.above_device(10)
 def last_values(request: HttpRequest, device: Device) -> SafeString:
     """The newest value of every metric, with its unit as it was measured."""
-    rows = [{"latest": latest, "value": in_words(latest.value)} for latest in queries.latest_values(device)]
+    rows = [{"latest": latest, "value": in_words(latest.value)} for latest in readings.latest_values(device)]
     context = {"rows": rows, "messages_url": reverse("admin:devices_device_messages", args=[device.pk])}
     return render_to_string("telemetry/admin/last_values.html", context, request)
 
@@ -74,7 +74,7 @@ def gaps(request: HttpRequest, device: Device) -> SafeString:
     return render_to_string("telemetry/admin/gaps.html", context, request)
 
 
-def in_words(value: queries.Value) -> str:
+def in_words(value: readings.Value) -> str:
     """A value as a person reads it: no more digits than a sensor has, words for booleans."""
     if isinstance(value, bool):
         return _("true") if value else _("false")

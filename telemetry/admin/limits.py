@@ -16,9 +16,9 @@ from devices.admin import panels, tenant_admin
 from devices.admin.base import TenantModelAdmin
 from devices.admin.site import page_of
 from telemetry.models import LimitHit
-from telemetry.services.limit_overview import LimitUse, limits_now
+from telemetry.services.limits.overview import LimitUse, limits_now
 from tenants.admin.base import ReadOnly
-from tenants.limits import LABELS
+from tenants.services.limits import LABELS
 
 _SOURCES = {"tenant": _("this tenant's own"), "plan": _("the plan's"), "default": _("the platform's")}
 

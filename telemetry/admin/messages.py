@@ -10,7 +10,7 @@ from devices.admin.panels import DevicePage, add_device_page
 from devices.admin.site import page_of
 from devices.models import Device
 from telemetry.models import Message
-from telemetry.services import queries
+from telemetry.services.queries import readings
 from tenants.admin import payloads
 from tenants.admin.base import render_page
 
@@ -26,7 +26,7 @@ def messages_page(request: HttpRequest, device: Device) -> HttpResponse:
         "telemetry/admin/messages.html",
         title=_("Messages received"),
         obj=device,
-        rows=[_row(message) for message in queries.messages(device, limit=SHOWN)],
+        rows=[_row(message) for message in readings.messages(device, limit=SHOWN)],
         shown=SHOWN,
         back=page_of(device.pk),
     )

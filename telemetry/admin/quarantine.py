@@ -23,11 +23,11 @@ from devices.admin.roles import may
 from devices.admin.site import page_of
 from devices.models import Device
 from telemetry.models import Quarantined, QuarantineFlood, Reason
-from telemetry.services import replays
-from telemetry.services.storage.floods import source_of
-from tenants.access import Role
+from telemetry.services.quarantine import replays
+from telemetry.services.storage.suppression import source_of
 from tenants.admin import payloads
 from tenants.admin.base import ReadOnly, coloured, form_page
+from tenants.services.roles import Role
 
 from .replays import begin, in_words, selection_in
 

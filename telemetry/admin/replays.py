@@ -22,9 +22,9 @@ from devices.admin.base import TenantModelAdmin
 from devices.admin.roles import may, person
 from devices.models import Device
 from telemetry.models import Reason, Replay
-from telemetry.services import replays
-from tenants.access import Role
+from telemetry.services.quarantine import replays
 from tenants.admin.base import ReadOnly, coloured, form_page, render_page
+from tenants.services.roles import Role
 
 _COLOURS = {
     Replay.State.WAITING: "neutral",

@@ -24,9 +24,9 @@ from unfold.widgets import (
 from devices.admin import tenant_admin
 from devices.admin.panels import teach_with
 from devices.admin.roles import person
+from devices.domain.paths import PROTOCOL_MEMBERS
 from devices.models import ComponentType, Metric, Unit
-from devices.services.paths import PROTOCOL_MEMBERS
-from telemetry.services import adoption, examples, teaching
+from telemetry.services.mapping import application, proposal, sample_messages
 from tenants.admin.base import render_page
 
 from .device_panels import in_words
@@ -98,7 +98,7 @@ class TaughtMetricForm(forms.ModelForm):
 
 
 _MetricForms = forms.formset_factory(
-    TaughtMetricForm, extra=0, max_num=teaching.MOST_METRICS, absolute_max=teaching.MOST_METRICS
+    TaughtMetricForm, extra=0, max_num=proposal.MOST_METRICS, absolute_max=proposal.MOST_METRICS
 )
 
 
@@ -120,7 +120,7 @@ def teach(request: HttpRequest, component_type: ComponentType) -> HttpResponse:
     taught = None
     if request.method == "POST" and form.is_valid():
         try:
-            message = teaching.example_of(form.cleaned_data["example"])
+            message = proposal.example_of(form.cleaned_data["example"])
             if "metrics-TOTAL_FORMS" not in request.POST:
                 taught = _proposed(component_type, message)
             else:
@@ -130,7 +130,7 @@ def teach(request: HttpRequest, component_type: ComponentType) -> HttpResponse:
                     return _accept(request, component_type, _taken(rows))
         except ValidationError as error:
             form.add_error("example", error)
-    found = [] if taught else [_choice(example) for example in examples.examples(component_type)]
+    found = [] if taught else [_choice(example) for example in sample_messages.examples(component_type)]
     return render_page(
         tenant_admin.get_model_admin(ComponentType),
         request,
@@ -145,7 +145,7 @@ def teach(request: HttpRequest, component_type: ComponentType) -> HttpResponse:
     )
 
 
-def _choice(example: examples.Example) -> dict[str, Any]:
+def _choice(example: sample_messages.Example) -> dict[str, Any]:
     text = json.dumps(example.message, ensure_ascii=False, indent=1)
     return {"example": example, "text": text, "values": _values(example.message)}
 
@@ -156,7 +156,7 @@ def _values(message: dict[str, Any]) -> str:
 
 
 def _proposed(component_type: ComponentType, message: dict[str, Any]) -> _Taught:
-    metrics = teaching.propose(component_type, message)
+    metrics = proposal.propose(component_type, message)
     initial = [model_to_dict(metric) for metric in metrics]
     rows = _MetricForms(prefix="metrics", initial=initial, form_kwargs=_form_options())
     return _with_preview(component_type, message, metrics, rows)
@@ -182,7 +182,7 @@ def _taken(rows: Any) -> list[Metric]:
 
 def _with_preview(component_type: ComponentType, message: dict[str, Any], metrics: list[Metric], rows: Any) -> _Taught:
     try:
-        seen = teaching.preview(component_type, metrics, message)
+        seen = proposal.preview(component_type, metrics, message)
     except ValidationError as error:
         return _Taught(rows, _values(message), {}, [], errors=tuple(error.messages))
     readings = {value.metric: f"{in_words(value.value)} {value.unit}".strip() for value in seen.readings}
@@ -193,7 +193,7 @@ def _with_preview(component_type: ComponentType, message: dict[str, Any], metric
 
 
 def _accept(request: HttpRequest, component_type: ComponentType, metrics: list[Metric]) -> HttpResponse:
-    done = adoption.accept(component_type, metrics, acting_user=person(request))
+    done = application.accept(component_type, metrics, acting_user=person(request))
     adopted, apart = sum(one.series for one in done.adopted), sum(one.apart for one in done.adopted)
     text = _t("Metrics added: %(metrics)d. Series of the past that are theirs now: %(series)d.")
     messages.success(request, text % {"metrics": len(done.metrics), "series": adopted})

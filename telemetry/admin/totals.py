@@ -12,7 +12,7 @@ from unfold.decorators import display
 from devices.admin import tenant_admin
 from devices.admin.base import TenantModelAdmin
 from telemetry.models import IngestTotals, LimitHit, Quarantined, Replay, RetentionSettings
-from telemetry.services.totals_chart import PARTS, Bar, draw
+from telemetry.services.queries.totals_chart import PARTS, Bar, draw
 from tenants.admin.base import ReadOnly
 from tenants.admin.navigation import Group
 

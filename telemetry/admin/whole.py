@@ -12,10 +12,10 @@ from django.utils.translation import gettext_lazy as _
 from devices.admin import panels
 from devices.admin.roles import may, person
 from devices.api.watching import person_watching
-from telemetry.services.whole import begin
-from telemetry.services.whole.answers import answer
-from tenants.access import Role
+from telemetry.services.export import tenant_audit
+from telemetry.services.export.tenant_response import answer
 from tenants.admin.base import form_page
+from tenants.services.roles import Role
 
 
 def page(model_admin: Any, request: HttpRequest, back: str) -> HttpResponseBase:
@@ -34,7 +34,7 @@ def page(model_admin: Any, request: HttpRequest, back: str) -> HttpResponseBase:
             submit=_("Download"),
             back=back,
         )
-    begin.record(person(request))
+    tenant_audit.record(person(request))
     return answer(request, person_watching(request, Role.ADMIN).may_watch)
 
 

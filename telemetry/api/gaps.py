@@ -9,7 +9,7 @@ from rest_framework.response import Response
 
 from devices.api.filters import device_by_uuid
 from devices.api.views.base import TenantView
-from telemetry.services.gaps import Completeness, gaps_of
+from telemetry.services.queries.missing_sequences import Completeness, gaps_of
 
 _MOST = 1000
 

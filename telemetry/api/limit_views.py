@@ -9,8 +9,8 @@ from rest_framework.response import Response
 from devices.api.filters import OfDevice
 from devices.api.views.base import TenantObjects, TenantView
 from telemetry.models import LimitHit
-from telemetry.services.limit_overview import limits_now
-from tenants.limits import LimitName
+from telemetry.services.limits.overview import limits_now
+from tenants.services.limits import LimitName
 
 from . import serializers as shapes
 from .views import TotalsFilter

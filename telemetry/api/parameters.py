@@ -6,10 +6,10 @@ from zoneinfo import ZoneInfo
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 
-from devices.api.pagination import MAX_LIMIT
 from telemetry.models import Reason
-from telemetry.services import intervals
+from telemetry.services.queries import calendar_intervals
 from tenants.api.fields import Timestamp, time_zone
+from tenants.api.pagination import MAX_LIMIT
 
 MOST_DEVICES = 50
 MOST_NAMES = 50
@@ -120,10 +120,10 @@ class AggregatesParameters(SpanParameters):
         help_text="Intervals without readings: left out, with null, or with the last value before them in the range.",
     )
 
-    def validate_interval(self, value: str) -> intervals.Interval:
+    def validate_interval(self, value: str) -> calendar_intervals.Interval:
         try:
-            return intervals.parse(value)
-        except intervals.BadInterval as error:
+            return calendar_intervals.parse(value)
+        except calendar_intervals.BadInterval as error:
             values = {"value": value, "why": error}
             raise serializers.ValidationError(_("%(value)r is no interval: %(why)s.") % values) from error
 

@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from devices.models import Device
 from telemetry.models import QuarantineFlood, Reason, Replay
-from telemetry.services.replays import MOST_CHOSEN
+from telemetry.services.quarantine.replays import MOST_CHOSEN
 from tenants.api.fields import Timestamp
 
 

@@ -15,7 +15,7 @@ from devices.api.filters import device_by_uuid
 from devices.api.views.base import Role, TenantObjects
 from devices.models import Device
 from telemetry.models import QuarantineFlood, Reason, Replay
-from telemetry.services import replays
+from telemetry.services.quarantine import replays
 from tenants.api.errors import ErrorSerializer
 from tenants.api.exceptions import Conflict
 

@@ -10,9 +10,9 @@ from rest_framework import serializers
 
 from devices.models import Metric
 from telemetry.models import IngestTotals, LimitHit, Message, Quarantined
-from telemetry.services.completeness import Code
+from telemetry.services.queries.completeness import Code
 from tenants.api.fields import Timestamp
-from tenants.limits import LimitName
+from tenants.services.limits import LimitName
 
 
 @extend_schema_field({"oneOf": [{"type": "number"}, {"type": "boolean"}, {"type": "string"}]})

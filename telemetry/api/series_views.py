@@ -20,19 +20,20 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
-from devices.api import cursors
 from devices.api.views.events import AnyAccepted
 from devices.api.views.ranges import ParameterView
 from devices.api.watching import watcher_of
 from devices.models import Metric
 from telemetry.models import Series
-from telemetry.services import charts, completeness, export, fleet, intervals
-from telemetry.services.aggregates import Bucket, Buckets, aggregate
-from telemetry.services.completeness import Lack
-from telemetry.services.effort import TooMuchWork, bounded
+from telemetry.services.export import readings
+from telemetry.services.queries import calendar_intervals, charts, completeness, fleet_latest
+from telemetry.services.queries.aggregates import Bucket, Buckets, aggregate
+from telemetry.services.queries.completeness import Lack
+from telemetry.services.queries.query_budget import TooMuchWork, bounded
+from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
 from tenants.api.fields import Timestamp
-from tenants.schemas import current_schema
+from tenants.infrastructure.schema_context import current_schema
 
 from . import parameters
 from . import serializers as shapes
@@ -75,7 +76,7 @@ def span_of(wanted: dict[str, Any]) -> Span:
     """The range of a request. Raises ValidationError for one that is all in the future."""
     now = timezone.now()
     latest = now + timedelta(seconds=settings.INGEST_FUTURE_SECONDS)
-    start = max(wanted.get("from", intervals.EARLIEST), intervals.EARLIEST)
+    start = max(wanted.get("from", calendar_intervals.EARLIEST), calendar_intervals.EARLIEST)
     stop = min(wanted.get("to", now), latest)
     if start >= stop:
         raise ValidationError({"from": _("Nothing is measured yet at this time: it is in the future.")})
@@ -192,16 +193,16 @@ class ExportView(ListsView):
             raw_from=span.start,
         )
         form = wanted["format"]
-        job = export.Wanted(
+        job = readings.Wanted(
             current_schema(),
-            [export.Exported(one, chosen.device_of(one)) for one in chosen.series],
+            [readings.Exported(one, chosen.device_of(one)) for one in chosen.series],
             wanted.get("from"),
             span.stop,
             form,
             lacks,
         )
         is_async = isinstance(request._request, ASGIRequest)
-        content: Any = export.stream(job, watcher_of(request).may_watch) if is_async else export.pieces(job)
+        content: Any = readings.stream(job, watcher_of(request).may_watch) if is_async else readings.pieces(job)
         kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
         answer = StreamingHttpResponse(content, content_type=kind)
         answer["Content-Disposition"] = f'attachment; filename="readings-{span.stop:%Y%m%dT%H%M%SZ}.{form}"'
@@ -231,7 +232,7 @@ class FleetLatestView(ListsView):
         narrowed = {name: wanted.get(name) for name in self.filters}
         scope = f"latest:{devices}:{narrowed}"
         after = cursors.decode(scope, wanted["cursor"]) if "cursor" in wanted else None
-        page = fleet.latest(devices=devices, after=after, limit=wanted["limit"], **narrowed)
+        page = fleet_latest.latest(devices=devices, after=after, limit=wanted["limit"], **narrowed)
         following = None
         if page.end is not None:
             cursor = cursors.encode(scope, list(page.end))
@@ -289,13 +290,13 @@ def _edges(wanted: dict[str, Any], span: Span, count: int) -> list[datetime.date
     """Where the intervals begin. Raises ValidationError where they are more than one answer holds."""
     most = MOST_RESULTS // max(count, 1)
     try:
-        return intervals.edges(wanted["interval"], wanted["timezone"], span.start, span.stop, most)
-    except intervals.TooManyBuckets:
+        return calendar_intervals.edges(wanted["interval"], wanted["timezone"], span.start, span.stop, most)
+    except calendar_intervals.TooManyBuckets:
         values = {
             "interval": wanted["interval"],
             "most": most,
             "series": count,
-            "longer": intervals.longer(span.stop - span.start, most),
+            "longer": calendar_intervals.longer(span.stop - span.start, most),
         }
         refusal = _(
             "The range holds more than %(most)d intervals of %(interval)s, which is what an answer of %(series)d series"

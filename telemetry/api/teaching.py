@@ -15,7 +15,7 @@ from devices.api.serializers.metadata import NestedMetricSerializer
 from devices.api.views.base import TenantView
 from devices.models import ComponentType, Metric
 from telemetry.models import Quarantined
-from telemetry.services import adoption, examples, teaching
+from telemetry.services.mapping import application, proposal, sample_messages
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers import StrictSerializer
 
@@ -108,8 +108,8 @@ class ProposeView(TenantView):
         try:
             message = _example(component_type, wanted)
             given = wanted.get("metrics")
-            metrics = teaching.propose(component_type, message) if given is None else _metrics(given)
-            seen = teaching.preview(component_type, metrics, message)
+            metrics = proposal.propose(component_type, message) if given is None else _metrics(given)
+            seen = proposal.preview(component_type, metrics, message)
         except ModelError as error:
             raise ValidationError(error.messages) from error
         answer = {
@@ -135,7 +135,7 @@ class AcceptView(TenantView):
         component_type = _type(id)
         wanted = _valid(AcceptSerializer(data=request.data))
         try:
-            done = adoption.accept(component_type, _metrics(wanted["metrics"]), acting_user=self.acting_user)
+            done = application.accept(component_type, _metrics(wanted["metrics"]), acting_user=self.acting_user)
         except ModelError as error:
             raise ValidationError(error.messages) from error
         return Response(AcceptedSerializer(done).data, status=201)
@@ -165,13 +165,13 @@ def _example(component_type: ComponentType, wanted: dict[str, Any]) -> dict[str,
             return payload
         if not isinstance(payload, str):
             raise ModelError(_("A payload is a JSON object, or a message as text."))
-        return teaching.example_of(payload)
+        return proposal.example_of(payload)
     if "quarantined" in wanted:
         row = Quarantined.objects.filter(pk=wanted["quarantined"]).first()
         if row is None:
             raise NotFound(_("There is no quarantined message %(id)s.") % {"id": wanted["quarantined"]})
-        return examples.of_quarantine(row)
-    found = examples.examples(component_type, device=device_by_uuid(wanted["device"]), limit=1)
+        return sample_messages.of_quarantine(row)
+    found = sample_messages.examples(component_type, device=device_by_uuid(wanted["device"]), limit=1)
     if not found:
         raise NotFound(_("The device sent no message of a component of type %(type)s.") % {"type": component_type.key})
     return found[0].message

@@ -14,13 +14,13 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from devices.api import cursors
 from devices.api.filters import device_by_uuid
 from devices.api.views.base import TenantObjects, TenantView
 from devices.api.views.ranges import RangeView
 from devices.models import Component, Device, Metric
 from telemetry.models import IngestTotals, Series
-from telemetry.services import completeness, intervals, queries
+from telemetry.services.queries import calendar_intervals, completeness, readings
+from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
 
 from . import parameters
@@ -33,7 +33,7 @@ class LatestView(TenantView):
     @extend_schema(operation_id="devices_latest", responses=shapes.LatestPageSerializer)
     def get(self, request: Request, uuid: UUID) -> Response:
         """The newest value of each metric of a device."""
-        values = queries.latest_values(device_by_uuid(uuid))
+        values = readings.latest_values(device_by_uuid(uuid))
         return Response({"results": shapes.LatestSerializer(values, many=True).data})
 
 
@@ -57,7 +57,7 @@ class ReadingsView(RangeView):
         device = device_by_uuid(wanted["device"])
         series = _series(device, wanted["component"], wanted["metric"])
         scope = f"readings:{device.uuid}:{wanted['component']}:{wanted['metric']}"
-        rows = queries.readings(
+        rows = readings.readings(
             series,
             start=wanted.get("from"),
             stop=wanted.get("to"),
@@ -66,7 +66,7 @@ class ReadingsView(RangeView):
         )
         answer = self.answer(rows, wanted["limit"], scope, lambda row: [row.time.isoformat(), row.series, row.key])
         start, stop = wanted.get("from"), wanted.get("to")
-        lacks = completeness.lacks([device.pk], start, stop, raw_from=start or intervals.EARLIEST)
+        lacks = completeness.lacks([device.pk], start, stop, raw_from=start or calendar_intervals.EARLIEST)
         if answer.data["next"]:
             lacks.append(completeness.more())
         answer.data |= {"complete": not lacks, "incomplete": [asdict(lack) for lack in lacks]}
@@ -90,7 +90,7 @@ class MessagesView(RangeView):
         device = device_by_uuid(wanted["device"])
         scope = f"messages:{device.uuid}"
         after = _position(scope, wanted.get("cursor"), UUID)
-        rows = queries.messages(
+        rows = readings.messages(
             device, start=wanted.get("from"), stop=wanted.get("to"), after=after, limit=wanted["limit"] + 1
         )
         for row in rows:
@@ -115,7 +115,7 @@ class QuarantineView(RangeView):
         device = device_by_uuid(wanted["device"]) if "device" in wanted else None
         topic = wanted.get("topic", "")
         scope = f"quarantine:{device.uuid if device else ''}:{wanted.get('reason', '')}:{topic}"
-        rows = queries.quarantined(
+        rows = readings.quarantined(
             device=device,
             reason=wanted.get("reason", ""),
             topic=topic,
@@ -148,7 +148,7 @@ class TotalsViewSet(mixins.ListModelMixin, TenantObjects, viewsets.GenericViewSe
 
 def _series(device: Device, component: str, metric: str) -> list[Series]:
     """The series of the metric, or none yet. Raises NotFound with what there is instead."""
-    found = queries.series_of(device, component, metric)
+    found = readings.series_of(device, component, metric)
     if found:
         return found
     types = dict(Component.objects.filter(device=device).values_list("key", "component_type_id"))
@@ -176,8 +176,8 @@ def _position(scope: str, cursor: str | None, kind: Callable[[Any], Any]) -> tup
     return datetime.datetime.fromisoformat(time), kind(key)
 
 
-def _reading_position(scope: str, cursor: str | None) -> queries.Position | None:
+def _reading_position(scope: str, cursor: str | None) -> readings.Position | None:
     if cursor is None:
         return None
     time, series, key = cursors.decode(scope, cursor)
-    return queries.Position(datetime.datetime.fromisoformat(time), series, key)
+    return readings.Position(datetime.datetime.fromisoformat(time), series, key)

@@ -9,8 +9,8 @@ from rest_framework.request import Request
 from devices.api.views.base import Role, TenantView
 from devices.api.views.events import AnyAccepted
 from devices.api.watching import watcher_of
-from telemetry.services.whole import begin
-from telemetry.services.whole.answers import answer
+from telemetry.services.export import tenant_audit
+from telemetry.services.export.tenant_response import answer
 
 
 class WholeExportView(TenantView):
@@ -29,5 +29,5 @@ class WholeExportView(TenantView):
 
         The transfer is broken off where it cannot be finished, and such a ZIP has no directory: no program opens it.
         """
-        begin.record(self.acting_user)
+        tenant_audit.record(self.acting_user)
         return answer(request._request, watcher_of(request, Role.ADMIN).may_watch)

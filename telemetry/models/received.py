@@ -1,6 +1,6 @@
 """The messages as received, the readings in them, and what was refused.
 
-Messages and readings are partitioned by month of their device time (see `telemetry.services.partitions`) and
+Messages and readings are partitioned by month of their device time (see `telemetry.services.rollups.partitions`) and
 are written with plain SQL by `telemetry.services.storage`; the models are for reading them.
 """
 

@@ -1,7 +1,7 @@
 """What is worked out from readings, out of band: rollups, newest values, packed days.
 
-All of it is written with plain SQL, by `telemetry.services.rollups`, `latest` and `packing`; the models are for
-reading. Nothing here has a database constraint to a series: it would be checked for every row.
+All of it is written with plain SQL, in `telemetry.services.rollups`; the models are for reading.
+Nothing here has a database constraint to a series: it would be checked for every row.
 """
 
 from typing import ClassVar
@@ -107,7 +107,7 @@ class RepackDay(models.Model):
 class Latest(models.Model):
     """The newest reading of each series, as far as it was moved here; moved forward only.
 
-    `telemetry.services.latest` knows what came since.
+    `telemetry.services.latest.values` knows what came since.
     """
 
     series_id = models.BigIntegerField(primary_key=True)

@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminTextInputWidget
 
 from tenants.models import Board
-from tenants.preregistration import clean_components, clean_serial, split_hardware
+from tenants.services.preregistration import clean_components, clean_serial, split_hardware
 
 # The page on which a table is looked at sends it back in a form, of which Django reads 2.5 MB.
 _MOST_BYTES = 1_500_000

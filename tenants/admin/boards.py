@@ -21,11 +21,11 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from tenants import preregistration
+from tenants.infrastructure.jobs import run
+from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableRow
 from tenants.models import Board, User
-from tenants.preregistration import IssuedCodes
-from tenants.tables import CONTENT_TYPES, TableRow
-from tenants.tasks import run
+from tenants.services import preregistration
+from tenants.services.preregistration import IssuedCodes
 
 from .base import LongList, add_errors, coloured, form_page, render_page
 from .board_forms import BoardForm, BoardTableForm, ChangeBoardForm
@@ -33,7 +33,7 @@ from .site import console
 
 _SHOWN = 100
 _OUTCOMES = {"new": (_("new"), "success"), "unchanged": (_("unchanged"), "neutral"), "error": (_("error"), "danger")}
-_RELEASE = "devices.services.claims.release_by_staff"
+_RELEASE = "devices.services.provisioning.claims.release_by_staff"
 
 
 class ClaimedFilter(admin.SimpleListFilter):

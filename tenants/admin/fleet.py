@@ -13,8 +13,8 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
+from tenants.infrastructure.jobs import enqueue
 from tenants.models import Board, DeviceRoute, UnroutedMessage
-from tenants.tasks import enqueue
 
 from . import payloads
 from .base import LongList, ReadOnly, coloured, form_page
@@ -81,7 +81,7 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
                 submit=_("Give to their tenants"),
                 back=back,
             )
-        enqueue("telemetry.services.unrouted.replay_all")
+        enqueue("telemetry.services.quarantine.unrouted.replay_all")
         messages.success(request, _t("A worker does it: Background work says what came of it."))
         return redirect(back)
 

@@ -10,8 +10,8 @@ from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, StackedInline
 from unfold.decorators import display
 
-from tenants import limits
 from tenants.models import Plan, TenantLimits
+from tenants.services import limits
 
 from .site import console
 

@@ -18,8 +18,8 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from tenants import limits, services
 from tenants.models import Domain, Membership, Plan, Tenant, TenantAlias, TenantLimits
+from tenants.services import lifecycle, limits
 
 from .base import add_errors, coloured, form_page
 from .navigation import Group
@@ -59,7 +59,7 @@ class MembershipInline(TabularInline):
 
 @admin.register(Tenant, site=console)
 class TenantAdmin(ModelAdmin):
-    """Tenants. Each is made by `tenants.services.create_tenant`; none is deleted here once it is complete."""
+    """Tenants. Each is made by `tenants.services.lifecycle.create_tenant`; none is deleted here once it is complete."""
 
     list_display: ClassVar = ["name", "slug", "state_label", "state_detail", "address", "created_at"]
     list_filter: ClassVar = ["state"]
@@ -140,7 +140,7 @@ class TenantAdmin(ModelAdmin):
         """To the tenant's page, made or half-made; None when the form says what to mend."""
         values = form.cleaned_data
         try:
-            tenant = services.create_tenant(slug=slug, name=name, domain=values["domain"], owner=values["owner"])
+            tenant = lifecycle.create_tenant(slug=slug, name=name, domain=values["domain"], owner=values["owner"])
         except ValidationError as error:
             add_errors(form, error)
             return None
@@ -174,7 +174,7 @@ class TenantAdmin(ModelAdmin):
         form = SuspendTenantForm(request.POST or None)
         if form.is_valid():
             reason = form.cleaned_data["reason"]
-            done = services.suspend_tenant(tenant, reason=reason)
+            done = lifecycle.suspend_tenant(tenant, reason=reason)
             return self._done(request, tenant, done, f"Suspended: {reason}", _t("The tenant is suspended."))
         return self._ask(
             request,
@@ -190,7 +190,7 @@ class TenantAdmin(ModelAdmin):
     def resume(self, request: HttpRequest, object_id: str) -> HttpResponse:
         tenant = self._tenant(request, object_id)
         if request.method == "POST":
-            done = services.resume_tenant(tenant)
+            done = lifecycle.resume_tenant(tenant)
             return self._done(request, tenant, done, "Resumed.", _t("The tenant is active again."))
         return self._ask(request, tenant, None, title=_("Resume %(tenant)s"), submit=_("Resume"))
 
@@ -229,7 +229,7 @@ class TenantAdmin(ModelAdmin):
     def _run_discard(self, request: HttpRequest, tenant: Tenant) -> HttpResponse:
         name = str(tenant)
         try:
-            services.discard_half_made_tenant(tenant)
+            lifecycle.discard_half_made_tenant(tenant)
         except ValidationError as error:
             messages.error(request, " ".join(error.messages))
             return redirect(self._page_url(tenant))

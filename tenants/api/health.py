@@ -19,8 +19,8 @@ from django.views.decorators.http import require_safe
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
-from tenants import metrics as figures
-from tenants.database import conninfo
+from tenants.infrastructure import metrics as figures
+from tenants.infrastructure.database import conninfo
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from tenants.models import Domain, Tenant, User, validate_slug
-from tenants.services import create_tenant
+from tenants.services.lifecycle import create_tenant
 
 from .authentication import CarefulBasicAuthentication
 from .errors import ErrorSerializer

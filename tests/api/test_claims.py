@@ -12,8 +12,8 @@ from django.utils import timezone
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
-from tenants import preregistration
-from tenants.tables import TableRow
+from tenants.infrastructure.spreadsheets import TableRow
+from tenants.services import preregistration
 
 from .conftest import HANDLER, Api, add_readings, add_series, at_once, issue_key, person, problems
 
@@ -151,7 +151,7 @@ def test_wrong_codes_are_limited_by_a_limit_that_has_a_name(api: Api, other: Api
 
 
 def test_vault_away_and_nothing_is_lost(api: Api, tenant_a: Any, monkeypatch: Any) -> None:
-    from devices.services.secrets import SecretsUnavailable
+    from devices.services.vault.secret_store import SecretsUnavailable
     from tenants.models import Board, DeviceRoute
 
     def away(*args: Any, **kwargs: Any) -> None:
@@ -159,21 +159,21 @@ def test_vault_away_and_nothing_is_lost(api: Api, tenant_a: Any, monkeypatch: An
 
     issued = board()
     with monkeypatch.context() as without:
-        without.setattr("devices.services.secrets.SecretStore.write", away)
+        without.setattr("devices.services.vault.secret_store.SecretStore.write", away)
         assert claim(api, issued).status_code == 503
     kept = Board.objects.get(pk=issued.board.pk)
     assert kept.tenant is None
     assert not DeviceRoute.objects.filter(device_uuid=kept.next_uuid).exists()
     uuid = claim(api, issued).json()["uuid"]
     with monkeypatch.context() as without:
-        without.setattr("devices.services.secrets.SecretStore.read", away)
+        without.setattr("devices.services.vault.secret_store.SecretStore.read", away)
         answer = fetch(issued)
         assert (answer.status_code, answer["Retry-After"]) == (503, "5")
     assert fetch(issued).json()["credentials"]["uuid"] == uuid
 
 
 def test_the_broker_away_and_nothing_counts_as_fetched(api: Api, monkeypatch: Any) -> None:
-    from devices.services.broker_errors import BrokerUnavailable
+    from devices.services.broker.errors import BrokerUnavailable
 
     def away(*args: Any, **kwargs: Any) -> None:
         raise BrokerUnavailable("away")
@@ -181,7 +181,7 @@ def test_the_broker_away_and_nothing_counts_as_fetched(api: Api, monkeypatch: An
     issued = board()
     uuid = claim(api, issued).json()["uuid"]
     with monkeypatch.context() as without:
-        without.setattr("devices.services.broker_access.grant_devices", away)
+        without.setattr("devices.services.broker.accounts.grant_devices", away)
         answer = fetch(issued)
         assert answer.status_code == 503
         assert "broker" in problems(answer)[None]
@@ -202,7 +202,7 @@ def test_a_model_that_may_not_carry_it(api: Api, tenant_a: Any) -> None:
 
 
 def test_credentials_are_fetched_once(api: Api, tenant_a: Any) -> None:
-    from devices.services.secrets import provisioner
+    from devices.services.vault.secret_store import provisioner
 
     issued = board()
     waiting = fetch(issued)
@@ -249,7 +249,7 @@ def test_the_answer_is_heard_again_only_for_a_while_and_until_the_key_is_used(ap
 
 def test_a_new_fetch_is_allowed(api: Api, tenant_a: Any) -> None:
     from devices.models import DeviceCredential
-    from devices.services import broker_passwords
+    from devices.services.broker import passwords
 
     issued = board()
     uuid = claim(api, issued).json()["uuid"]
@@ -264,7 +264,7 @@ def test_a_new_fetch_is_allowed(api: Api, tenant_a: Any) -> None:
         keys = DeviceCredential.objects.filter(device__uuid=uuid)
         assert [key.revoked_at is None for key in keys.order_by("version")] == [False, True]
         password = keys.latest("version").device.broker_password
-        assert broker_passwords.matches(bytes(password.salt), bytes(password.digest), new["mqtt_password"])
+        assert passwords.matches(bytes(password.salt), bytes(password.digest), new["mqtt_password"])
     assert fetch(issued, attempt="the first asker once more").status_code == 409
     assert audit_of(tenant_a, "allow new fetch") == 1
 
@@ -365,8 +365,8 @@ def live_board(live_db: None) -> Iterator[Any]:
 
 def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, tenant_b: Any) -> None:
     from devices.models import Device
-    from devices.services import claims
-    from devices.services.registration import remove_device
+    from devices.services.provisioning import claims
+    from devices.services.provisioning.registration import remove_device
 
     def of(tenant: Any) -> Any:
         def call() -> str:

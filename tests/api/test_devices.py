@@ -13,7 +13,7 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from devices.models import AuditEntry, Component, Device, DeviceStatus, HardwareModel
-from devices.services.secrets import forget_provisioner, provisioner
+from devices.services.vault.secret_store import forget_provisioner, provisioner
 from tenants.models import DeviceRoute
 
 from .conftest import T0, Api, add_message, add_readings, add_series, make_device, problems

@@ -81,7 +81,7 @@ def test_nothing_is_written_while_a_row_has_an_error_unless_asked_for(api: Api, 
 
 def test_the_same_file_twice_changes_nothing(api: Api, tenant_a: Any, model: str) -> None:
     from devices.models import AuditEntry, Device
-    from devices.services.secrets import provisioner
+    from devices.services.vault.secret_store import provisioner
 
     content = table(f"north,{model},S1,90,dht22;dht22-2:dht22", "south,,,,")
     first = upload(api, content).json()
@@ -231,11 +231,11 @@ def test_the_template_can_be_imported(api: Api, form: str) -> None:
 
 def test_many_rows_are_done_by_a_worker(api: Api, tenant_a: Any, settings: Any, monkeypatch: Any) -> None:
     from devices.models import Device, DeviceImport
-    from devices.services.imports import runs
-    from devices.services.secrets import provisioner
+    from devices.services.provisioning import import_jobs
+    from devices.services.vault.secret_store import provisioner
 
     settings.IMPORT_AT_ONCE = 2
-    monkeypatch.setattr(runs, "_BATCH", 2)
+    monkeypatch.setattr(import_jobs, "_BATCH", 2)
     answer = upload(api, table(*(f"bulk {n},,,,dht22" for n in range(5))))
     assert answer.status_code == 202, answer.content
     started = answer.json()
@@ -251,21 +251,21 @@ def test_many_rows_are_done_by_a_worker(api: Api, tenant_a: Any, settings: Any, 
                 raise KeyboardInterrupt
             return register(*args, **kwargs)
 
-        from devices.services import registration
+        from devices.services.provisioning import registration
 
         register = registration.register_device
-        monkeypatch.setattr("devices.services.registration.register_device", killed)
+        monkeypatch.setattr("devices.services.provisioning.registration.register_device", killed)
         with pytest.raises(KeyboardInterrupt):
-            runs.step(started["id"], queue=False)
+            import_jobs.step(started["id"], queue=False)
         assert Device.objects.filter(name__startswith="bulk").count() == 2
         assert DeviceImport.objects.get(pk=started["id"]).position == 2
-        assert runs.step(started["id"], queue=False) == "5 of 5"
-        assert runs.step(started["id"], queue=False) == "nothing to do"
+        assert import_jobs.step(started["id"], queue=False) == "5 of 5"
+        assert import_jobs.step(started["id"], queue=False) == "nothing to do"
         assert Device.objects.filter(name__startswith="bulk").count() == 5
     ended = api.get(path).json()
     assert (ended["state"], ended["counts"]["new"], ended["credentials_left"]) == ("done", 5, 5)
 
-    monkeypatch.setattr(runs, "HANDED_AT_ONCE", 3)
+    monkeypatch.setattr(import_jobs, "HANDED_AT_ONCE", 3)
     first, second = api.post(path + "credentials/").json(), api.post(path + "credentials/").json()
     assert (first["remaining"], second["remaining"]) == (2, 0)
     given = first["credentials"] + second["credentials"]
@@ -276,7 +276,7 @@ def test_many_rows_are_done_by_a_worker(api: Api, tenant_a: Any, settings: Any, 
 
 
 def test_a_row_that_somebody_took_meanwhile_is_said(api: Api, tenant_a: Any, tenant_b: Any, settings: Any) -> None:
-    from devices.services.imports import runs
+    from devices.services.provisioning import import_jobs
 
     settings.IMPORT_AT_ONCE = 1
     taken = "6d1f6a3e-5f0e-4c53-9d68-0a6f0c8a1f11"
@@ -285,7 +285,7 @@ def test_a_row_that_somebody_took_meanwhile_is_said(api: Api, tenant_a: Any, ten
 
     DeviceRoute.objects.create(device_uuid=taken, tenant=tenant_b)
     with schema_context(tenant_a.schema_name):
-        runs.step(started["id"], queue=False)
+        import_jobs.step(started["id"], queue=False)
     ended = api.get(f"device-imports/{started['id']}/").json()
     assert ended["counts"] == {"new": 1, "updated": 0, "unchanged": 0, "error": 1}
     assert ended["errors"][0]["row"] == 2
@@ -294,15 +294,15 @@ def test_a_row_that_somebody_took_meanwhile_is_said(api: Api, tenant_a: Any, ten
 
 def test_the_same_table_twice_at_once(live_db: None, tenant_a: Any, settings: Any) -> None:
     from devices.models import Device, DeviceImport
-    from devices.services.imports import runs
-    from devices.services.registration import remove_device
-    from tenants.tables import TableRow
+    from devices.services.provisioning import import_jobs
+    from devices.services.provisioning.registration import remove_device
+    from tenants.infrastructure.spreadsheets import TableRow
 
     rows = [TableRow(number, {"name": f"twice at once {number}"}) for number in range(2, 12)]
 
     def run() -> int:
         with schema_context(tenant_a.schema_name):
-            done = runs.import_rows(rows)[1]
+            done = import_jobs.import_rows(rows)[1]
             return len(done.issued) if done else 0
 
     try:
@@ -318,24 +318,24 @@ def test_the_same_table_twice_at_once(live_db: None, tenant_a: Any, settings: An
 
 def test_vault_away(api: Api, tenant_a: Any, settings: Any, monkeypatch: Any) -> None:
     from devices.models import DeviceImport
-    from devices.services.imports import runs
-    from devices.services.secrets import SecretsUnavailable
+    from devices.services.provisioning import import_jobs
+    from devices.services.vault.secret_store import SecretsUnavailable
 
     def away(*args: Any, **kwargs: Any) -> None:
         raise SecretsUnavailable("away")
 
     before = names(tenant_a)
     with monkeypatch.context() as without:
-        without.setattr("devices.services.secrets.SecretStore.write", away)
+        without.setattr("devices.services.vault.secret_store.SecretStore.write", away)
         assert upload(api, table("north,,,,")).status_code == 503
         settings.IMPORT_AT_ONCE = 0
         started = upload(api, table("north,,,,")).json()
         with schema_context(tenant_a.schema_name):
-            assert runs.step(started["id"], queue=False) == "0 of 1"
+            assert import_jobs.step(started["id"], queue=False) == "0 of 1"
             assert DeviceImport.objects.get(pk=started["id"]).note == "Vault"
     assert names(tenant_a) == before
     with schema_context(tenant_a.schema_name):
-        assert runs.step(started["id"], queue=False) == "1 of 1"
+        assert import_jobs.step(started["id"], queue=False) == "1 of 1"
 
 
 def test_who_may(api: Api, tenant_a: Any) -> None:

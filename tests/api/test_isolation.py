@@ -14,9 +14,9 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
-from devices.services import claims
-from tenants import preregistration
-from tenants.tables import TableRow
+from devices.services.provisioning import claims
+from tenants.infrastructure.spreadsheets import TableRow
+from tenants.services import preregistration
 
 from .conftest import (
     HOUR,
@@ -198,7 +198,7 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
         Metric,
         Unit,
     )
-    from devices.services.registration import register_device
+    from devices.services.provisioning.registration import register_device
     from telemetry.models import Replay
 
     device = make_device(tenant, f"canary of {tenant.slug}", dht22="dht22")

@@ -6,10 +6,10 @@ from typing import Any
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
-from devices.services.spec_loader import load_tenant_by_segment
+from devices.services.specs.loader import load_tenant_by_segment
 from telemetry.models import LimitHit
-from telemetry.services.limits import Limiter
-from tenants.limits import set_limits
+from telemetry.services.limits.limiter import Limiter
+from tenants.services.limits import set_limits
 from tests.telemetry.test_limits import Fleet
 
 from .conftest import T0, Api, issue_key, make_device, problems

@@ -12,8 +12,8 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context, schema_exists
 
 from devices.models import Unit
-from tenants.access import role_of
 from tenants.models import Domain, Membership, Tenant, User
+from tenants.services.roles import role_of
 
 from .conftest import HANDLER, issue_key, person, problems
 from .test_isolation import endpoints_of
@@ -158,7 +158,7 @@ def test_the_probes_say_what_answers_and_name_no_address(db: None, tenant_a: Any
 
 
 def test_figures_are_in_prometheus_form(db: None) -> None:
-    from tenants import metrics
+    from tenants.infrastructure import metrics
 
     for process in ("one", "two"):
         metrics.record({"test_behind_seconds": 1.5}, {"test_things_total": 2})

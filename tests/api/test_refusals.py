@@ -13,7 +13,7 @@ import pytest
 from django.test import Client, override_settings
 from django_redis import get_redis_connection
 
-from devices.api.throttling import TenantThrottle
+from tenants.api.throttling import TenantThrottle
 from tenants.models import Tenant
 from tests.conftest import ROOT
 

@@ -13,7 +13,7 @@ from django.db import OperationalError
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
-from telemetry.services import export
+from telemetry.services.export import readings
 
 from .conftest import HOUR, T0, Api, add_readings, add_series, issue_key, make_device, problems, quarantine
 
@@ -292,7 +292,7 @@ def test_an_export_in_pieces_is_the_same(
     ask: Callable[..., Any], mixed: None, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
     whole = ask("export").getvalue()
-    monkeypatch.setattr(export, "PIECE", piece)
+    monkeypatch.setattr(readings, "PIECE", piece)
     assert ask("export").getvalue() == whole
 
 
@@ -300,9 +300,9 @@ def test_between_two_pieces_the_tenant_is_left(
     ask: Callable[..., Any], mixed: None, monkeypatch: pytest.MonkeyPatch, tenant_b: Any
 ) -> None:
     """The same thread answers others meanwhile."""
-    from tenants.schemas import current_schema
+    from tenants.infrastructure.schema_context import current_schema
 
-    monkeypatch.setattr(export, "PIECE", 2)
+    monkeypatch.setattr(readings, "PIECE", 2)
     whole = ask("export").getvalue()
     pieces = []
     content = iter(ask("export").streaming_content)
@@ -317,12 +317,12 @@ def test_between_two_pieces_the_tenant_is_left(
 def test_an_export_that_cannot_be_finished_is_broken_off(
     ask: Callable[..., Any], mixed: None, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(export, "PIECE", 2)
+    monkeypatch.setattr(readings, "PIECE", 2)
     content = iter(ask("export", format=form).streaming_content)
     got = [next(content), next(content)]
     # The statement fails as it does when the server has gone.
-    monkeypatch.setattr(export, "readings", _gone)
-    with pytest.raises(export.ExportBroken):
+    monkeypatch.setattr(readings, "readings", _gone)
+    with pytest.raises(readings.ExportBroken):
         got.extend(content)
     lines = b"".join(got).decode().splitlines()
     if form == "ndjson":

@@ -212,20 +212,20 @@ def test_a_revoked_keys_live_session_is_closed(issue: Callable[..., App]) -> Non
 def test_a_key_that_was_not_issued_after_all_has_no_account(live_db: None, tenant_a: Any) -> None:
     from django.db import transaction
 
-    from devices.services import broker_access
     from devices.services.api_keys import issue_api_key
+    from devices.services.broker import accounts
 
     with schema_context(tenant_a.schema_name), transaction.atomic():
         key, _ = issue_api_key(name="rolled back")
         transaction.set_rollback(True)
-    assert key.prefix not in broker_access.accounts()
+    assert key.prefix not in accounts.accounts()
 
 
 def test_accounts_of_keys_are_brought_in_step(issue: Callable[..., App]) -> None:
     """Revoked while the broker was away, expired, gone: closed. The others stay connected."""
     from devices.models import ApiKey
-    from devices.services import broker_access
-    from devices.services.broker_sync import sync_broker
+    from devices.services.broker import accounts
+    from devices.services.broker.synchronization import sync_broker
 
     sync_broker()
     revoked, expired, gone, valid = (issue() for _ in range(4))
@@ -240,13 +240,13 @@ def test_accounts_of_keys_are_brought_in_step(issue: Callable[..., App]) -> None
         assert neighbour.client.is_connected()
         assert sync_broker().apps == 0
         assert neighbour.client.is_connected()
-    known = broker_access.accounts()
+    known = accounts.accounts()
     assert [app.name in known for app in (revoked, expired, gone, valid)] == [False, False, False, True]
 
 
 def test_a_suspended_tenants_apps_wait_outside_until_it_is_resumed(issue: Callable[..., App], tenant_b: Any) -> None:
-    from devices.services.broker_sync import sync_broker
-    from tenants.services import resume_tenant, suspend_tenant
+    from devices.services.broker.synchronization import sync_broker
+    from tenants.services.lifecycle import resume_tenant, suspend_tenant
 
     app = issue(tenant_b)
     suspend_tenant(tenant_b, reason="test")
@@ -264,7 +264,7 @@ def test_the_broker_away_costs_a_key_its_account_and_nothing_else(
     issue: Callable[..., App], stack: Any, tenant_a: Any
 ) -> None:
     from devices.services.api_keys import find_api_key, revoke_api_key
-    from devices.services.broker_sync import sync_broker
+    from devices.services.broker.synchronization import sync_broker
 
     before = issue()
     stack.stop_server("mosquitto")

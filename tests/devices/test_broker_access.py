@@ -183,7 +183,7 @@ def test_a_keep_alive_that_would_hide_a_loss_is_shortened(
 def test_a_removed_devices_session_is_closed(register: Any) -> None:
     from django_tenants.utils import schema_context
 
-    from devices.services.registration import remove_device
+    from devices.services.provisioning.registration import remove_device
 
     device = register()
     with connect(device) as client:
@@ -210,7 +210,7 @@ def publish_state(device: Registered) -> str:
 def test_a_removed_devices_state_is_removed_and_its_neighbours_stays(register: Any) -> None:
     from django_tenants.utils import schema_context
 
-    from devices.services.registration import remove_device
+    from devices.services.provisioning.registration import remove_device
 
     device, neighbour = register(), register()
     topic, other = publish_state(device), publish_state(neighbour)
@@ -222,7 +222,7 @@ def test_a_removed_devices_state_is_removed_and_its_neighbours_stays(register: A
 
 def test_a_state_that_was_left_behind_is_removed_when_asked_for(register: Any, tenant_b: Any) -> None:
     """The broker was away when the device was removed; or it moved, and is kept under the tenant that it left."""
-    from devices.services.broker_sync import sync_broker
+    from devices.services.broker.synchronization import sync_broker
 
     device = register()
     topic = publish_state(device)
@@ -239,7 +239,7 @@ def test_a_state_that_was_left_behind_is_removed_when_asked_for(register: Any, t
 def test_a_device_that_is_switched_off_is_thrown_out_until_it_is_on_again(register: Any) -> None:
     from django_tenants.utils import schema_context
 
-    from devices.services.activation import set_active
+    from devices.services.provisioning.activation import set_active
 
     device, neighbour = register(), register()
     with connect(device) as client, connect(neighbour) as other, schema_context(device.tenant.schema_name):
@@ -251,7 +251,7 @@ def test_a_device_that_is_switched_off_is_thrown_out_until_it_is_on_again(regist
 
 
 def test_a_session_is_closed_and_the_device_comes_back(register: Any) -> None:
-    from devices.services import broker_access
+    from devices.services.broker import accounts as broker_access
 
     device = register()
     connections: list[Any] = []
@@ -267,9 +267,9 @@ def test_devices_are_let_in_and_kept_out_as_they_are_registered(register: Any, t
     from django_tenants.utils import schema_context
 
     from devices.models import Device
-    from devices.services import broker_access
-    from devices.services.broker_sync import sync_broker
-    from tenants.services import resume_tenant, suspend_tenant
+    from devices.services.broker import accounts as broker_access
+    from devices.services.broker.synchronization import sync_broker
+    from tenants.services.lifecycle import resume_tenant, suspend_tenant
 
     sync_broker()
     off, on, suspended = register(), register(), register(tenant=tenant_b)
@@ -292,7 +292,7 @@ def test_devices_are_let_in_and_kept_out_as_they_are_registered(register: Any, t
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The administrator's connections that are opened."""
-    from devices.services import mosquitto_control
+    from devices.services.broker import mosquitto_control
 
     opened: list[Any] = []
     enter = mosquitto_control._Session.__enter__
@@ -311,8 +311,8 @@ def test_devices_that_are_registered_together_get_their_accounts_over_one_connec
     """Those whose registration came to nothing, or that are removed again, get none."""
     from django.db import transaction
 
-    from devices.services import broker_access
-    from devices.services.registration import remove_device
+    from devices.services.broker import accounts as broker_access
+    from devices.services.provisioning.registration import remove_device
 
     with broker_access.together():
         registered = [register() for _ in range(3)]
@@ -335,7 +335,7 @@ def test_devices_that_are_registered_together_get_their_accounts_over_one_connec
 
 
 def test_many_accounts_are_made_over_one_connection(live_db: None, opened: list[Any]) -> None:
-    from devices.services import broker_access
+    from devices.services.broker import accounts as broker_access
 
     many = [(uuid.uuid4(), f"password {number}") for number in range(60)]
     broker_access.grant_devices(many)
@@ -351,7 +351,7 @@ def test_many_accounts_are_made_over_one_connection(live_db: None, opened: list[
 
 @pytest.mark.parametrize(("seconds_each", "largest"), [(0.001, 100), (0.045, 5), (0.3, 2)])
 def test_a_batch_is_as_large_as_the_broker_may_stand_still(seconds_each: float, largest: int) -> None:
-    from devices.services.mosquitto_control import _batches
+    from devices.services.broker.mosquitto_control import _batches
 
     clock, sizes = [0.0], []
     for batch in _batches([{"command": str(number)} for number in range(500)], lambda: clock[0]):
@@ -363,8 +363,8 @@ def test_a_batch_is_as_large_as_the_broker_may_stand_still(seconds_each: float, 
 
 
 def test_accounts_are_brought_in_step(register: Any) -> None:
-    from devices.services import broker_access
-    from devices.services.broker_sync import sync_broker
+    from devices.services.broker import accounts as broker_access
+    from devices.services.broker.synchronization import sync_broker
 
     device = register()
     stranger = uuid.uuid4()

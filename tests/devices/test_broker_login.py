@@ -189,8 +189,8 @@ def test_who_has_no_valid_key_is_refused(broker: Broker, issue: Callable[..., Ap
 
 
 def test_a_device_that_is_switched_off_or_removed_is_refused_at_once(broker: Broker, own: Registered) -> None:
-    from devices.services.activation import set_active
-    from devices.services.registration import remove_device
+    from devices.services.provisioning.activation import set_active
+    from devices.services.provisioning.registration import remove_device
 
     with schema_context(own.tenant.schema_name):
         for active in (False, True):
@@ -206,7 +206,7 @@ def test_a_suspended_tenants_devices_and_apps_are_refused(
     issue: Callable[..., App],  # noqa: F811
     tenant_b: Any,
 ) -> None:
-    from tenants.services import resume_tenant, suspend_tenant
+    from tenants.services.lifecycle import resume_tenant, suspend_tenant
 
     device, app, neighbour = register(tenant=tenant_b), issue(tenant_b), register()
     suspend_tenant(tenant_b, reason="test")
@@ -227,7 +227,7 @@ def test_passwords_and_routes_that_are_missing_are_made(
 ) -> None:
     """After an upgrade, or a restore of one tenant."""
     from devices.models import BrokerPassword
-    from devices.services.broker_sync import sync_broker
+    from devices.services.broker.synchronization import sync_broker
     from tenants.models import AppRoute
 
     app = issue()
@@ -327,8 +327,8 @@ def test_both_keys_are_valid_while_one_takes_over(broker: Broker, own: Registere
 @pytest.mark.parametrize("keys", [[], ["short"], [KEY, "short"]])
 def test_without_a_long_key_it_does_not_start(settings: Any, keys: list[str]) -> None:
     from devices.api.broker_app import BrokerApp
-    from devices.services.login_desk import LoginDesk
-    from devices.services.login_guard import LoginGuard
+    from devices.services.broker.auth_batcher import LoginDesk
+    from devices.services.broker.auth_throttle import LoginGuard
 
     settings.BROKER_KEYS = keys
     with pytest.raises(CommandError, match="at least 32 characters"):
@@ -465,7 +465,7 @@ def test_who_tries_passwords_locks_out_himself_and_not_the_victim(broker: Broker
 
 
 def test_who_was_let_in_before_is_asked_about_all_the_same(broker: Broker, own: Registered) -> None:
-    from devices.services.activation import set_active
+    from devices.services.provisioning.activation import set_active
 
     attacker = "203.0.113.9"
     assert broker.lets_in(own.uuid, own.mqtt_password, address=attacker)

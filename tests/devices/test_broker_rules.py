@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.services.broker_rules import RULES, Role, covers, is_filter, is_topic, may_publish, may_subscribe, rules_of
+from devices.services.broker.topic_rules import (
+    RULES,
+    Role,
+    covers,
+    is_filter,
+    is_topic,
+    may_publish,
+    may_subscribe,
+    rules_of,
+)
 
 OWN = "6d1f0c1e-0000-4000-8000-000000000001"
 OTHER = "6d1f0c1e-0000-4000-8000-000000000002"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pyhocon import ConfigTree
 
-from devices.services import broker_rules
-from devices.services.broker_rules import RULES, Role
+from devices.services.broker import topic_rules
+from devices.services.broker.topic_rules import RULES, Role
 from tests import emqx
 from tests.conftest import ROOT
 
@@ -137,7 +137,7 @@ def test_the_listeners_window_is_larger_than_a_batch(configuration: ConfigTree) 
 
 
 def test_emqx_gives_up_after_the_platform_has(configuration: ConfigTree) -> None:
-    from devices.services.login_desk import LoginDesk
+    from devices.services.broker.auth_batcher import LoginDesk
 
     asked = configuration["authentication"][1]
     assert asked["request_timeout"].seconds > LoginDesk(lambda logins: [])._patience
@@ -195,19 +195,19 @@ FILTERS = sorted(
 def test_emqxs_rules_say_what_the_table_says(role: Role) -> None:
     """Thousands of topics and filters: each allowed by both or refused by both."""
     acl, client = emqx.read_acl(), CLIENTS[role]
-    rules = broker_rules.rules_of(role, name=client.username, slug="alpha")
+    rules = topic_rules.rules_of(role, name=client.username, slug="alpha")
     for topic in TOPICS:
-        allowed = "allow" if broker_rules.is_topic(topic) and broker_rules.may_publish(rules, topic) else "deny"
-        assert emqx.judge(acl, client, "publish", topic) == allowed or not broker_rules.is_topic(topic), topic
-    for requested in filter(broker_rules.is_filter, FILTERS):
-        allowed = "allow" if broker_rules.may_subscribe(rules, requested) else "deny"
+        allowed = "allow" if topic_rules.is_topic(topic) and topic_rules.may_publish(rules, topic) else "deny"
+        assert emqx.judge(acl, client, "publish", topic) == allowed or not topic_rules.is_topic(topic), topic
+    for requested in filter(topic_rules.is_filter, FILTERS):
+        allowed = "allow" if topic_rules.may_subscribe(rules, requested) else "deny"
         assert emqx.judge(acl, client, "subscribe", requested) == allowed, requested
 
 
 @pytest.mark.parametrize("role", CLIENTS)
 def test_every_rule_of_the_table_is_in_emqxs(role: Role) -> None:
     acl, client = emqx.read_acl(), CLIENTS[role]
-    rules = broker_rules.rules_of(role, name=client.username, slug="alpha")
+    rules = topic_rules.rules_of(role, name=client.username, slug="alpha")
     for pattern in rules.subscribe:
         assert emqx.judge(acl, client, "subscribe", pattern) == "allow"
         assert emqx.judge(acl, client, "subscribe", f"$share/ingest/{pattern}") == "allow"

@@ -12,8 +12,8 @@ from uuid import uuid4
 import pytest
 from django_tenants.utils import schema_context
 
-from devices.services import broker_access
-from devices.services.broker_access import BrokerRefused, BrokerUnavailable
+from devices.services.broker import accounts
+from devices.services.broker.accounts import BrokerRefused, BrokerUnavailable
 
 
 @dataclass
@@ -88,7 +88,7 @@ def api(settings: Any) -> Iterator[ManagementApi]:
 
 def test_a_revoked_device_is_banned_for_a_moment_and_then_thrown_out(api: ManagementApi) -> None:
     uuid = uuid4()
-    broker_access.revoke_devices([uuid])
+    accounts.revoke_devices([uuid])
     assert api.steps == ["POST /banned", "POST /clients/kickout/bulk"]
     ban, kicked = api.asked[0][2], api.asked[1][2]
     assert (ban["as"], ban["who"], ban["by"], ban["reason"]) == ("clientid", str(uuid), "gwanje", "revoked")
@@ -100,32 +100,32 @@ def test_a_revoked_device_is_banned_for_a_moment_and_then_thrown_out(api: Manage
 
 def test_many_are_thrown_out_together(api: ManagementApi) -> None:
     uuids = [uuid4() for _ in range(501)]
-    broker_access.disconnect(uuids)
+    accounts.disconnect(uuids)
     assert api.steps == ["POST /clients/kickout/bulk"] * 2
     assert [name for _, _, names in api.asked for name in names] == [str(uuid) for uuid in uuids]
 
 
 def test_who_is_let_in_again_is_banned_no_more(api: ManagementApi) -> None:
     uuid = uuid4()
-    broker_access.allow_devices([uuid], False)
-    broker_access.allow_devices([uuid], False)  # while the ban lasts
-    broker_access.allow_devices([uuid], True)
-    broker_access.allow_devices([uuid], True)  # when there is none
+    accounts.allow_devices([uuid], False)
+    accounts.allow_devices([uuid], False)  # while the ban lasts
+    accounts.allow_devices([uuid], True)
+    accounts.allow_devices([uuid], True)  # when there is none
     assert api.banned == set()
     assert api.steps[-1] == f"DELETE /banned/clientid/{uuid}"
 
 
 def test_an_app_is_thrown_out_by_its_name(api: ManagementApi) -> None:
-    broker_access.grant_app("alpha", "gwj_0123456789", "the whole key")
+    accounts.grant_app("alpha", "gwj_0123456789", "the whole key")
     assert api.asked == [], "EMQX asks for apps itself"
-    broker_access.revoke_apps(["gwj_0123456789"])
+    accounts.revoke_apps(["gwj_0123456789"])
     assert api.asked[1][2] == ["gwj_0123456789"]
 
 
 def test_nobody_is_thrown_out_of_nothing(api: ManagementApi) -> None:
-    broker_access.revoke_devices([])
-    broker_access.disconnect([])
-    broker_access.grant_devices([(uuid4(), "password")])
+    accounts.revoke_devices([])
+    accounts.disconnect([])
+    accounts.grant_devices([(uuid4(), "password")])
     assert api.asked == []
 
 
@@ -133,23 +133,23 @@ def test_nobody_is_thrown_out_of_nothing(api: ManagementApi) -> None:
 def test_a_refusal_is_said_without_the_secret(api: ManagementApi, status: int) -> None:
     api.broken = status
     with pytest.raises(BrokerRefused, match=f"EMQX answered {status}") as caught:
-        broker_access.revoke_devices([uuid4()])
+        accounts.revoke_devices([uuid4()])
     assert "secret" not in str(caught.value)
 
 
 def test_emqx_away_is_said_without_the_secret(api: ManagementApi, settings: Any) -> None:
     settings.EMQX_API_URL = "http://key:thesecret@127.0.0.1:1"
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1") as caught:
-        broker_access.disconnect([uuid4()])
+        accounts.disconnect([uuid4()])
     assert "thesecret" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
 def test_the_database_says_it_before_emqx_does(api: ManagementApi, register: Any) -> None:
     """Otherwise who is thrown out is let in again."""
     from devices.models import Device
-    from devices.services.activation import set_active
-    from devices.services.broker_logins import Login, judge
-    from devices.services.registration import remove_device
+    from devices.services.broker.authentication import Login, judge
+    from devices.services.provisioning.activation import set_active
+    from devices.services.provisioning.registration import remove_device
 
     device = register()
     login = Login(device.uuid, device.uuid, device.mqtt_password)
@@ -174,8 +174,8 @@ def test_the_database_says_it_before_emqx_does(api: ManagementApi, register: Any
 
 def test_sessions_that_outlived_their_right_are_closed(api: ManagementApi, register: Any, tenant_b: Any) -> None:
     """Its tenant suspended, or removed while EMQX's management API was away."""
-    from devices.services.broker_sync import sync_broker
-    from tenants.services import resume_tenant, suspend_tenant
+    from devices.services.broker.synchronization import sync_broker
+    from tenants.services.lifecycle import resume_tenant, suspend_tenant
 
     own, suspended, gone = register(), register(tenant=tenant_b), str(uuid4())
     api.connected = ["gwanje-listener", own.uuid, suspended.uuid, gone, "gwj_0123456789"]
@@ -189,7 +189,7 @@ def test_sessions_that_outlived_their_right_are_closed(api: ManagementApi, regis
 
 def test_emqx_away_does_not_keep_a_device_registered(api: ManagementApi, register: Any) -> None:
     from devices.models import Device
-    from devices.services.registration import remove_device
+    from devices.services.provisioning.registration import remove_device
 
     device = register()
     api.broken = 503

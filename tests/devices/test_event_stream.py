@@ -22,8 +22,8 @@ from .watching import POOL_SIZE, Stream, Web
 
 def change(device: Registered, *kinds: str) -> None:
     """Signals of the device, each a change, and notified: numbered and said to watchers."""
-    from devices.services.presence_machine import Signal
-    from devices.services.presence_store import apply_signals
+    from devices.services.presence.state_machine import Signal
+    from devices.services.presence.state_store import apply_signals
 
     schema = device.tenant.schema_name
     for kind in kinds:
@@ -34,14 +34,14 @@ def change(device: Registered, *kinds: str) -> None:
 
 def number_changes(schema: str) -> None:
     """Let watchers know of all changes that there are."""
-    from devices.services.notifications import notify_tenant
+    from devices.services.notifications.outbox import notify_tenant
 
     while notify_tenant(schema, lambda _: None):
         pass
 
 
 def last_position(tenant: Any) -> int:
-    from devices.services import status_feed
+    from devices.services.notifications import status_feed
 
     with schema_context(tenant.schema_name):
         return status_feed.last_position()
@@ -294,7 +294,7 @@ def test_an_id_from_the_future_is_taken_for_now(register: Any, watch: Callable[.
 
 def follow(tenant: Any, may_watch: Callable[[], bool], seconds: float, after: int | None = None) -> tuple[str, bool]:
     """What a stream says within this time, and whether it ended by itself."""
-    from devices.services import event_stream
+    from devices.services.notifications import event_stream
 
     begin = last_position(tenant) if after is None else after
     said: list[str] = []
@@ -316,7 +316,7 @@ def follow(tenant: Any, may_watch: Callable[[], bool], seconds: float, after: in
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    from devices.services import event_stream
+    from devices.services.notifications import event_stream
 
     monkeypatch.setattr(event_stream, "KEEP_ALIVE_SECONDS", 0.2)
     monkeypatch.setattr(event_stream, "CHECK_SECONDS", 0.1)
@@ -329,7 +329,7 @@ def test_a_silent_stream_is_kept_alive(live_db: None, hurried: None, tenant_a: A
 
 
 def test_what_redis_lost_is_read_with_the_next_check(register: Any, hurried: None, tenant_a: Any) -> None:
-    from devices.services import status_feed
+    from devices.services.notifications import status_feed
 
     device, begin = register(), last_position(tenant_a)
     asked: list[bool] = []
@@ -395,7 +395,7 @@ def test_the_stream_ends_with_the_membership_or_the_session(member: Any, tenant_
 
 def test_the_stream_ends_with_the_tenants_service(key: Callable[..., Any], tenant_b: Any) -> None:
     from devices.api.watching import Watcher
-    from tenants.services import resume_tenant, suspend_tenant
+    from tenants.services.lifecycle import resume_tenant, suspend_tenant
 
     watcher = Watcher(tenant_b.pk, key_id=key(tenant_b)[0].pk)
     suspend_tenant(tenant_b, reason="test")

@@ -13,9 +13,9 @@ from django.db import connection
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
-from devices.services import health, presence, timeouts
-from devices.services import presence_scripts as scripts
-from devices.services.presence import PresenceRecorder, Sign
+from devices.services.presence import activity, health_checker, timeouts
+from devices.services.presence import redis_scripts as scripts
+from devices.services.presence.activity import PresenceRecorder, Sign
 from tests.redis_away import wait_for_redis
 
 TIMEOUT = 60.0
@@ -42,12 +42,12 @@ class Fleet:
     def hear(self, *devices: Any) -> None:
         self.recorder.record([self.sign(device) for device in devices])
 
-    def take_silent(self, device: Any) -> tuple[Sign, health.Expired]:
+    def take_silent(self, device: Any) -> tuple[Sign, health_checker.Expired]:
         """A device was heard and is silent: its sign of life, and what a checker has taken of it."""
         first = self.sign(device)
         self.recorder.record([first])
         self.wait_out(device)
-        expired = health.take_expired(10)
+        expired = health_checker.take_expired(10)
         assert len(expired.members) == 1
         return first, expired
 
@@ -83,7 +83,7 @@ class Fleet:
     def wait_out(self, *devices: Any) -> None:
         """The devices' time-outs pass."""
         redis = get_redis_connection("default")
-        presence.note_listening()
+        activity.note_listening()
         redis.hset(scripts.LISTENING, "since", 1)
         redis.zadd(scripts.DEADLINE, {f"{self.schema}:{device.uuid}": 1 for device in devices}, xx=True)
 
@@ -105,20 +105,20 @@ def test_the_clock_is_set(fleet: Fleet, step: float) -> None:
     talking, silent = fleet.add(2)
     fleet.hear(talking, silent)
     fleet.shift(-step)
-    health.check()  # a checker may come first, or the listener
-    presence.note_listening()
-    health.check()
+    health_checker.check()  # a checker may come first, or the listener
+    activity.note_listening()
+    health_checker.check()
     fleet.hear(talking)
-    health.check()
+    health_checker.check()
     assert fleet.ledger(talking) == ["ONLINE"]
     assert fleet.ledger(silent) == ["ONLINE"], "nobody knows yet"
     # Whatever the step: no deadline is further away than a time-out from now.
     redis = get_redis_connection("default")
     for device in (talking, silent):
         deadline = redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}")
-        assert deadline - presence.redis_now() < TIMEOUT + 25
+        assert deadline - activity.redis_now() < TIMEOUT + 25
     fleet.wait_out(silent)
-    health.check()
+    health_checker.check()
     assert fleet.ledger(silent) == ["ONLINE", "TIMEOUT"]
     fleet.hear(silent)
     assert fleet.ledger(silent) == ["ONLINE", "TIMEOUT", "ONLINE"]
@@ -128,12 +128,12 @@ def test_redis_is_emptied(fleet: Fleet) -> None:
     talking, silent = fleet.add(2)
     fleet.hear(talking, silent)
     get_redis_connection("default").flushall()
-    health.check()
+    health_checker.check()
     redis = get_redis_connection("default")
     assert redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{silent.uuid}") is not None
     fleet.hear(talking)
     fleet.wait_out(silent)
-    health.check()
+    health_checker.check()
     assert (fleet.ledger(talking), fleet.ledger(silent)) == (["ONLINE"], ["ONLINE", "TIMEOUT"])
 
 
@@ -145,10 +145,10 @@ def test_redis_is_restarted(fleet: Fleet, stack: Any) -> None:
     stack.start_server("valkey")
     wait_for_redis()
     fleet.hear(talking)
-    health.check()
+    health_checker.check()
     assert (fleet.ledger(talking), fleet.ledger(silent)) == (["ONLINE"], ["ONLINE"])
     fleet.wait_out(silent)
-    health.check()
+    health_checker.check()
     assert (fleet.ledger(talking), fleet.ledger(silent)) == (["ONLINE"], ["ONLINE", "TIMEOUT"])
 
 
@@ -158,12 +158,12 @@ def test_nobody_listens(fleet: Fleet) -> None:
     fleet.hear(device)
     redis = get_redis_connection("default")
     fleet.wait_out(device)
-    redis.hset(scripts.LISTENING, "last", presence.redis_now() - 10)
-    assert health.check().obstacle == "deaf"
-    presence.note_listening()
-    health.check()
+    redis.hset(scripts.LISTENING, "last", activity.redis_now() - 10)
+    assert health_checker.check().obstacle == "deaf"
+    activity.note_listening()
+    health_checker.check()
     assert fleet.ledger(device) == ["ONLINE"]
-    assert redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}") > presence.redis_now() + TIMEOUT - 5
+    assert redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}") > activity.redis_now() + TIMEOUT - 5
 
 
 @pytest.mark.parametrize("moment", ["before its silence is counted", "before its lease ends", "afterwards"])
@@ -174,16 +174,16 @@ def test_heard_again_after_an_older_sign_came_again(fleet: Fleet, moment: str) -
     fleet.recorder.record([first])
     if moment == "before its silence is counted":
         fleet.hear(device)
-    silenced = health.count_silence(expired)
+    silenced = health_checker.count_silence(expired)
     if moment == "before its lease ends":
         fleet.hear(device)
-    health.end_leases(expired, silenced)
+    health_checker.end_leases(expired, silenced)
     if moment == "afterwards":
         fleet.hear(device)
     assert fleet.ledger(device)[-1] == "ONLINE"
     assert get_redis_connection("default").zcard(scripts.EXPIRING) == 0
     fleet.wait_out(device)
-    health.check()
+    health_checker.check()
     assert fleet.ledger(device)[-1] == "TIMEOUT", "its next silence counts"
 
 
@@ -203,9 +203,9 @@ def test_an_old_deadline_that_cannot_be_dropped_hides_nothing(fleet: Fleet, monk
     """Redis went away between the old sign and its answer: the listener still tells PostgreSQL of the next one."""
     [device] = fleet.add()
     first, expired = fleet.take_silent(device)
-    health.settle(expired)
+    health_checker.settle(expired)
     with monkeypatch.context() as patch:
-        patch.setattr(presence, "drop_deadlines", lambda _: None)
+        patch.setattr(activity, "drop_deadlines", lambda _: None)
         fleet.recorder.record([first])
     assert fleet.ledger(device) == ["ONLINE", "TIMEOUT"]
     fleet.hear(device)
@@ -218,11 +218,11 @@ def test_a_checker_dies_before_its_leases_end(fleet: Fleet, is_heard: bool) -> N
     [device] = fleet.add()
     first, expired = fleet.take_silent(device)
     fleet.recorder.record([first])
-    assert health.count_silence(expired).timed_out == 1
+    assert health_checker.count_silence(expired).timed_out == 1
     if is_heard:
         fleet.hear(device)
     get_redis_connection("default").zadd(scripts.EXPIRING, {f"{fleet.schema}:{device.uuid}": 1}, xx=True)
-    health.check()
+    health_checker.check()
     assert fleet.ledger(device)[1:] == (["TIMEOUT", "ONLINE"] if is_heard else ["TIMEOUT"])
     fleet.hear(device)
     assert fleet.ledger(device)[1:] == ["TIMEOUT", "ONLINE"]
@@ -235,28 +235,28 @@ def test_messages_wait_for_locked_tables(fleet: Fleet) -> None:
     member = f"{fleet.schema}:{leased.uuid}"
     fleet.hear(waiting, leased)
     fleet.wait_out(leased)
-    assert set(health.take_expired(10).members) == {member}, "by a checker that dies then"
+    assert set(health_checker.take_expired(10).members) == {member}, "by a checker that dies then"
     redis.zadd(scripts.EXPIRING, {member: 1})
-    presence.note_unheard([fleet.schema])
+    activity.note_unheard([fleet.schema])
     fleet.wait_out(waiting)
-    health.check()
+    health_checker.check()
     assert (fleet.ledger(waiting), fleet.ledger(leased)) == (["ONLINE"], ["ONLINE"])
-    assert redis.zscore(scripts.DEADLINE, member) - presence.redis_now() < scripts.UNHEARD_SECONDS
+    assert redis.zscore(scripts.DEADLINE, member) - activity.redis_now() < scripts.UNHEARD_SECONDS
     # They have been stored, or nobody says so any more.
-    for until in (presence.redis_now() - 0.1, presence.redis_now() + 3600):  # the clock was set back
+    for until in (activity.redis_now() - 0.1, activity.redis_now() + 3600):  # the clock was set back
         redis.hset(scripts.UNHEARD, fleet.schema, until)
         fleet.hear(waiting, leased)
         fleet.wait_out(waiting, leased)
-        health.check()
+        health_checker.check()
         assert (fleet.ledger(waiting)[-1], fleet.ledger(leased)[-1]) == ("TIMEOUT", "TIMEOUT")
 
 
 def test_another_tenants_messages_wait(fleet: Fleet) -> None:
     [device] = fleet.add()
     fleet.hear(device)
-    presence.note_unheard(["t_other"])
+    activity.note_unheard(["t_other"])
     fleet.wait_out(device)
-    health.check()
+    health_checker.check()
     assert fleet.ledger(device) == ["ONLINE", "TIMEOUT"]
 
 
@@ -269,7 +269,7 @@ def test_several_checkers_do_nothing_twice(fleet: Fleet) -> None:
     def work() -> None:
         try:
             for _ in range(6):
-                timed_out.append(health.check(limit=25).timed_out)
+                timed_out.append(health_checker.check(limit=25).timed_out)
         finally:
             connection.close()
 
@@ -286,13 +286,13 @@ def test_a_checker_dies_in_the_middle_of_a_batch(fleet: Fleet) -> None:
     devices = fleet.add(10)
     fleet.hear(*devices)
     fleet.wait_out(*devices)
-    assert len(health.take_expired(100).members) == 10  # and no more is heard of it
+    assert len(health_checker.take_expired(100).members) == 10  # and no more is heard of it
     fleet.hear(devices[0])
-    assert health.check().expired == 0, "its leases hold"
+    assert health_checker.check().expired == 0, "its leases hold"
     get_redis_connection("default").zadd(
         scripts.EXPIRING, {f"{fleet.schema}:{device.uuid}": 1 for device in devices}, xx=True
     )
-    assert health.check().timed_out == 9
+    assert health_checker.check().timed_out == 9
     assert fleet.ledger(devices[0]) == ["ONLINE"]
 
 
@@ -301,17 +301,17 @@ def test_a_slow_checker_ends_no_lease_of_another(fleet: Fleet) -> None:
     redis, member = get_redis_connection("default"), f"{fleet.schema}:{device.uuid}"
     first, slow = fleet.take_silent(device)
     fleet.hear(device)
-    silenced = health.count_silence(slow)
+    silenced = health_checker.count_silence(slow)
     fleet.wait_out(device)
     redis.zadd(scripts.EXPIRING, {member: 1})
-    other = health.take_expired(10)
+    other = health_checker.take_expired(10)
     fleet.recorder.record([first])
-    assert health.count_silence(other).timed_out == 1
+    assert health_checker.count_silence(other).timed_out == 1
     fleet.hear(device)
-    health.end_leases(slow, silenced)
+    health_checker.end_leases(slow, silenced)
     assert redis.zscore(scripts.EXPIRING, member) is not None
     redis.zadd(scripts.EXPIRING, {member: 1})  # the other one dies
-    health.check()
+    health_checker.check()
     assert fleet.ledger(device) == ["ONLINE", "TIMEOUT", "ONLINE"]
 
 
@@ -341,7 +341,7 @@ def test_flapping_is_noticed(fleet: Fleet) -> None:
     for _ in range(3):
         fleet.hear(device)
         fleet.wait_out(device)
-        health.check()
+        health_checker.check()
     with schema_context(fleet.schema):
         until = DeviceStatus.objects.get(device=device).flapping_until
     assert until is not None
@@ -349,7 +349,7 @@ def test_flapping_is_noticed(fleet: Fleet) -> None:
 
 
 def test_a_deactivated_device_is_neither(fleet: Fleet) -> None:
-    from devices.services.activation import set_active
+    from devices.services.provisioning.activation import set_active
 
     [device] = fleet.add()
     fleet.hear(device)
@@ -358,7 +358,7 @@ def test_a_deactivated_device_is_neither(fleet: Fleet) -> None:
         assert not set_active(device, False)
     assert get_redis_connection("default").zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}") is None
     fleet.wait_out(device)
-    health.check()
+    health_checker.check()
     assert fleet.ledger(device) == ["ONLINE", "UNKNOWN"]
 
 
@@ -383,7 +383,7 @@ def test_whose_timeout_counts(
 def test_timeouts_of_many_are_those_of_one(fleet: Fleet, register: Callable[..., Any]) -> None:
     """The query for the reconciliation agrees with the listener's specification."""
     from devices.models import Component, Device
-    from devices.services.spec_loader import load_specs
+    from devices.services.specs.loader import load_specs
 
     registered = [register(), register(components={"dht22": "dht22", "soil": "soil"}), register(components={})]
     with schema_context(fleet.schema):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.services.history import (
+from devices.services.presence.availability import (
     Availability,
     Segment,
     availability,

@@ -17,15 +17,15 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     live_db: None, tenant_a: Any, start: Callable[..., Process], settings: Any
 ) -> None:
     from devices.models import Device, DeviceCredential, DeviceImport
-    from devices.services import broker_access
-    from devices.services.imports import runs
-    from devices.services.registration import remove_device
-    from tenants.tables import TableRow
+    from devices.services.broker import accounts
+    from devices.services.provisioning import import_jobs
+    from devices.services.provisioning.registration import remove_device
+    from tenants.infrastructure.spreadsheets import TableRow
 
     settings.IMPORT_AT_ONCE = 0
     rows = [TableRow(number, {"name": f"by a worker {number}"}) for number in range(2, 302)]
     with schema_context(tenant_a.schema_name):
-        kept, done = runs.import_rows(rows)
+        kept, done = import_jobs.import_rows(rows)
         assert done is None
 
         def position() -> int:
@@ -41,7 +41,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
             assert position() < 300, "it was killed half-way"
             # Nobody waits two minutes for a test: the dead process' claim is taken for old.
             DeviceImport.objects.filter(pk=kept.pk).update(claimed_until=timezone.now() - timedelta(seconds=1))
-            assert runs.resume_all() == 1
+            assert import_jobs.resume_all() == 1
             second = start("manage.py", "qcluster")
             wait_until(lambda: DeviceImport.objects.get(pk=kept.pk).state == "done", 90, second.log.read_text)
             kept.refresh_from_db()
@@ -49,10 +49,10 @@ def test_a_killed_worker_loses_and_doubles_nothing(
             found = Device.objects.filter(name__startswith="by a worker")
             assert found.count() == 300
             assert DeviceCredential.objects.filter(device__in=found).count() == 300
-            given = runs.hand_over(kept)
+            given = import_jobs.hand_over(kept)
             assert len({issued.secret for _device, issued in given}) == 300
         finally:
-            with broker_access.together():
+            with accounts.together():
                 for device in Device.objects.filter(name__startswith="by a worker"):
                     remove_device(device)
             kept.delete()

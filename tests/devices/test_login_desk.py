@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from devices.services.broker_logins import DENIED, Login, LoginsUnavailable, Verdict
-from devices.services.login_desk import LoginDesk
-from devices.services.login_guard import LoginGuard
+from devices.services.broker.auth_batcher import LoginDesk
+from devices.services.broker.auth_throttle import LoginGuard
+from devices.services.broker.authentication import DENIED, Login, LoginsUnavailable, Verdict
 
 
 def login(name: str = "a", shown: str = "p", address: str = "192.0.2.1") -> Login:
@@ -165,10 +165,10 @@ def test_the_limit_can_be_switched_off() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from devices.services import login_guard
+    from devices.services.broker import auth_throttle
 
-    monkeypatch.setattr(login_guard, "_MOST_ADDRESSES", 5)
-    monkeypatch.setattr(login_guard, "_MOST_KNOWN", 5)
+    monkeypatch.setattr(auth_throttle, "_MOST_ADDRESSES", 5)
+    monkeypatch.setattr(auth_throttle, "_MOST_KNOWN", 5)
     guard = LoginGuard(1, Clock())
     for number in range(20):
         guard.note(login(str(number)), True)

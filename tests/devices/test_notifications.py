@@ -25,8 +25,8 @@ class Fleet:
     fails: bool = False
 
     def change(self, *kinds: str, at: datetime | None = None) -> None:
-        from devices.services.presence_machine import Signal
-        from devices.services.presence_store import apply_signals
+        from devices.services.presence.state_machine import Signal
+        from devices.services.presence.state_store import apply_signals
 
         for kind in kinds:
             now = at or datetime.now(UTC)
@@ -39,7 +39,7 @@ class Fleet:
 
     def notify(self) -> list[tuple[str, bool]]:
         """Empty the outbox; what was told of the device this time: (state, flapping)."""
-        from devices.services.notifications import notify_tenant
+        from devices.services.notifications.outbox import notify_tenant
 
         self.told.clear()
         while notify_tenant(self.schema, self.tell):
@@ -47,7 +47,7 @@ class Fleet:
         return list(self.told)
 
     def settle(self) -> list[tuple[str, bool]]:
-        from devices.services.notifications import settle
+        from devices.services.notifications.outbox import settle
 
         self.told.clear()
         settle(self.schema, self.tell)
@@ -121,8 +121,8 @@ def test_a_position_is_never_given_twice(fleet: Fleet, tenant_a: Any) -> None:
 
 
 def test_another_notifier_at_work_is_not_disturbed(fleet: Fleet) -> None:
-    from devices.services.notifications import Busy, notify_tenant
-    from tenants.database import conninfo
+    from devices.services.notifications.outbox import Busy, notify_tenant
+    from tenants.infrastructure.database import conninfo
 
     fleet.change("birth")
     key = "hashtext('gwanje_notify'), hashtext(%s)"
@@ -202,7 +202,7 @@ def test_a_window_over_the_beginning_of_flapping_tells_at_its_end_that_it_flaps(
 
 
 def test_a_deactivated_device_is_told_as_unknown_whatever_it_did_before(fleet: Fleet) -> None:
-    from devices.services.notifications import tell_now
+    from devices.services.notifications.outbox import tell_now
 
     fleet.maintain(-HOUR, HOUR)
     fleet.change("birth", "will", "birth", "deactivated")
@@ -233,7 +233,7 @@ def test_a_deactivated_device_is_told_as_unknown_whatever_it_did_before(fleet: F
 )
 def test_why_nobody_is_told(active: bool, to_status: str, in_window: bool, flaps: bool, untold: str, why: str) -> None:
     from devices.models import Device, DeviceStatus, StatusChange
-    from devices.services.notifications import why_quiet
+    from devices.services.notifications.outbox import why_quiet
 
     at = datetime.now(UTC)
     device = Device(active=active)
@@ -247,7 +247,7 @@ def heard(fleet: Fleet) -> Callable[[], list[Any]]:
     """What is said on the tenant's Redis channel."""
     from django_redis import get_redis_connection
 
-    from devices.services import status_feed
+    from devices.services.notifications import status_feed
 
     pubsub = get_redis_connection("default").pubsub(ignore_subscribe_messages=True)
     pubsub.subscribe(status_feed.channel(fleet.schema))
@@ -264,7 +264,7 @@ def heard(fleet: Fleet) -> Callable[[], list[Any]]:
 
 
 def test_watchers_hear_of_every_change_the_quiet_ones_too(fleet: Fleet, heard: Callable[[], list[Any]]) -> None:
-    from devices.services import status_feed
+    from devices.services.notifications import status_feed
 
     fleet.change("birth")
     fleet.notify()

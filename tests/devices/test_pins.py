@@ -9,7 +9,7 @@ from django_tenants.utils import schema_context
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.services import pins
+from devices.domain import pins
 
 
 @pytest.mark.parametrize("pin", [4, "4", "GPIO4", "gpio 04", "BCM_4", " 4 "])

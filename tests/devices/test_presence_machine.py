@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.services.presence_machine import Signal, State, step
+from devices.services.presence.state_machine import Signal, State, step
 
 T0 = datetime(2026, 11, 23, tzinfo=UTC)
 

@@ -69,7 +69,7 @@ class Presence(RuleBasedStateMachine):
     @initialize()
     def register(self) -> None:
         from devices.models import Device, DeviceStatus
-        from devices.services.presence import PresenceRecorder
+        from devices.services.presence.activity import PresenceRecorder
 
         get_redis_connection("default").flushdb()
         self.schema = self.tenant.schema_name
@@ -90,7 +90,7 @@ class Presence(RuleBasedStateMachine):
         return f"{self.schema}:{self.device.uuid}"
 
     def _sign(self, kind: str, session: str) -> Any:
-        from devices.services.presence import Sign
+        from devices.services.presence.activity import Sign
 
         self.time += timedelta(milliseconds=50)
         return Sign(
@@ -121,7 +121,7 @@ class Presence(RuleBasedStateMachine):
     @rule(listener=st.integers(0, 1), killed=st.booleans())
     def process(self, listener: int, killed: bool) -> None:
         """A batch; killed before its acknowledgement, the listener's successor gets it again."""
-        from devices.services.presence import PresenceRecorder
+        from devices.services.presence.activity import PresenceRecorder
 
         behind = (datetime.now(UTC) - self.time).total_seconds()
         batch = [replace(sign, timeout=behind + TIMEOUT) for sign in self.queues[listener]]
@@ -196,22 +196,22 @@ class Presence(RuleBasedStateMachine):
 
     @rule(checker=st.integers(0, 1))
     def take(self, checker: int) -> None:
-        from devices.services import health, presence
+        from devices.services.presence import activity, health_checker
 
-        presence.note_listening()
+        activity.note_listening()
         get_redis_connection("default").hset("device_listening", "since", 0)
         if self.taken[checker] is None:
-            self.taken[checker] = health.take_expired(100)
+            self.taken[checker] = health_checker.take_expired(100)
             seen = self.model.seen
             self.due[checker] = seen is not None and self.time - seen > timedelta(seconds=TIMEOUT)
 
     @rule(checker=st.integers(0, 1))
     def count_silence(self, checker: int) -> None:
-        from devices.services import health
+        from devices.services.presence import health_checker
 
         taken = self.taken[checker]
         if taken is not None and self.silenced[checker] is None:
-            self.silenced[checker] = health.count_silence(taken)
+            self.silenced[checker] = health_checker.count_silence(taken)
             device = taken.members.get(self.member)
             if device is not None and self.due[checker] and not device.heard:
                 # To the microsecond that Redis keeps.
@@ -219,13 +219,13 @@ class Presence(RuleBasedStateMachine):
 
     @rule(checker=st.integers(0, 1))
     def settle(self, checker: int) -> None:
-        from devices.services import health
+        from devices.services.presence import health_checker
 
         self.count_silence(checker)
         taken, self.taken[checker] = self.taken[checker], None
         silenced, self.silenced[checker] = self.silenced[checker], None
         if taken is not None:
-            health.end_leases(taken, silenced)
+            health_checker.end_leases(taken, silenced)
 
     @rule(checker=st.integers(0, 1))
     def kill_checker(self, checker: int) -> None:

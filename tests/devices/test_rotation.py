@@ -23,16 +23,16 @@ VALUE = {"temp": 21.5, "humidity": 44}
 
 @pytest.fixture(autouse=True)
 def quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from devices.services.rotation import deliver
+    from devices.services.rotation import delivery
 
-    monkeypatch.setattr(deliver, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(delivery, "_ANSWER_SECONDS", 0.5)
     settings.INGEST_SPEC_TTL = 0.0
     settings.ROTATION_GRACE_SECONDS = 0.0
 
 
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
-    from telemetry.services.ingest import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_ingest
 
     made = build_ingest()
     yield made
@@ -43,7 +43,7 @@ def ingest(live_db: None) -> Iterator[Any]:
 def hear(ingest: Any) -> Callable[..., str]:
     """`hear(device, seq=1, …)`: a version 2 message through the pipeline; "" or why it was refused."""
     from telemetry.models import Quarantined
-    from telemetry.services.storage import Incoming
+    from telemetry.services.pipeline.results import Incoming
 
     def process(device: Registered, *, version: int = 2, **members: Any) -> str:
         make = wire.v2 if version == 2 else wire.v1
@@ -127,7 +127,7 @@ def keys(device: Registered) -> list[Any]:
 
 
 def in_vault(device: Registered, version: int) -> str:
-    from devices.services.secrets import SecretStore
+    from devices.services.vault.secret_store import SecretStore
 
     return SecretStore("listener").read(device.tenant.schema_name, device.device.uuid, version).secret
 
@@ -148,7 +148,7 @@ def speaks_v2(register: Any, hear: Callable[..., str]) -> Callable[..., Register
 
 
 def test_a_device_moves_and_its_old_key_ends_and_is_destroyed(speaks_v2: Any, hear: Callable[..., str]) -> None:
-    from devices.services.secrets import SecretMissing
+    from devices.services.vault.secret_store import SecretMissing
 
     device = speaks_v2()
     assert keys(device)[0].in_use_since is not None
@@ -190,7 +190,7 @@ def test_a_use_is_kept_once_and_only_when_it_is_another_key(
 
     assert in_use() == 1
     with schema_context(device.tenant.schema_name):
-        from devices.services.registration import rotate_key
+        from devices.services.provisioning.registration import rotate_key
 
         issued = rotate_key(device.device)
     hear(device, seq=3, secret=issued.secret, kid="2")
@@ -235,7 +235,7 @@ def test_a_locked_tenant_holds_up_nobody(register: Any, hear: Callable[..., str]
 
 def test_a_key_that_is_in_vault_without_its_row_is_taken_up(register: Any) -> None:
     """Killed between Vault and PostgreSQL."""
-    from devices.services.secrets import SecretStore
+    from devices.services.vault.secret_store import SecretStore
 
     device = register()
     campaign = Campaign(device)
@@ -534,7 +534,7 @@ def test_what_cannot_be_a_secret_is_refused_and_not_repeated(register: Any, secr
 
 
 def test_an_adopted_secret_is_the_newest_key_once(register: Any, hear: Callable[..., str]) -> None:
-    from devices.services.registration import adopt_secret
+    from devices.services.provisioning.registration import adopt_secret
 
     device = register()
     with schema_context(device.tenant.schema_name):
@@ -547,7 +547,7 @@ def test_an_adopted_secret_is_the_newest_key_once(register: Any, hear: Callable[
 
 
 def test_a_device_that_gets_a_key_by_itself_leaves_its_campaign(register: Any) -> None:
-    from devices.services.registration import rotate_key
+    from devices.services.provisioning.registration import rotate_key
 
     device = register()
     campaign = Campaign(device)
@@ -559,7 +559,7 @@ def test_a_device_that_gets_a_key_by_itself_leaves_its_campaign(register: Any) -
 
 
 def test_a_revoked_keys_session_is_closed_and_the_device_is_refused(speaks_v2: Any, hear: Callable[..., str]) -> None:
-    from devices.services.registration import revoke_key
+    from devices.services.provisioning.registration import revoke_key
 
     device = speaks_v2()
     with RawClient(device.uuid, device.mqtt_password) as raw:

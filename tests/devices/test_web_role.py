@@ -11,18 +11,19 @@ import pytest
 from django_q.models import OrmQ
 from django_tenants.utils import schema_context
 
-from devices.services import registration, secrets
-from devices.services.secrets import SecretMissing, SecretStore, SecretsUnavailable
-from tenants import tasks
+from devices.services.provisioning import registration
+from devices.services.vault import secret_store
+from devices.services.vault.secret_store import SecretMissing, SecretStore, SecretsUnavailable
+from tenants.infrastructure import jobs
 from tests.conftest import ROOT, Registered
 
 
 @pytest.fixture
 def as_web(live_db: None, settings: Any) -> Iterator[None]:
     settings.VAULT_ROLE = "web"
-    secrets.forget_provisioner()
+    secret_store.forget_provisioner()
     yield
-    secrets.forget_provisioner()
+    secret_store.forget_provisioner()
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def test_the_web_registers_rotates_and_hands_over(as_web: None, register: Any) -
     with schema_context(schema):
         issued = registration.rotate_key(device.device)
     assert issued.key_version == 2
-    assert secrets.provisioner().read(schema, uuid, 2).secret == issued.secret
-    assert secrets.provisioner().wrap(schema, uuid, 2, seconds=60)
+    assert secret_store.provisioner().read(schema, uuid, 2).secret == issued.secret
+    assert secret_store.provisioner().wrap(schema, uuid, 2, seconds=60)
 
 
 def test_the_web_removes_no_secret_and_has_a_worker_do_it(
@@ -48,19 +49,19 @@ def test_the_web_removes_no_secret_and_has_a_worker_do_it(
     device: Registered = register()
     schema, uuid = device.tenant.schema_name, device.device.uuid
     with pytest.raises(SecretsUnavailable):
-        secrets.provisioner().delete(schema, uuid)
+        secret_store.provisioner().delete(schema, uuid)
     with pytest.raises(SecretsUnavailable):
-        secrets.provisioner().destroy(schema, uuid, [1])
+        secret_store.provisioner().destroy(schema, uuid, [1])
     with schema_context(schema):
         registration.remove_device(device.device)
     assert SecretStore("listener").read(schema, uuid).version == 1, "the web has not removed it"
     [task] = queued()
     settings.VAULT_ROLE = "provisioner"
-    secrets.forget_provisioner()
-    assert tasks.run(*task["args"]) == "Removed"
+    secret_store.forget_provisioner()
+    assert jobs.run(*task["args"]) == "Removed"
     with pytest.raises(SecretMissing):
         SecretStore("listener").read(schema, uuid)
-    assert tasks.run(*task["args"]) == "Removed", "twice is once"
+    assert jobs.run(*task["args"]) == "Removed", "twice is once"
 
 
 def test_a_device_that_is_registered_again_keeps_its_secret(
@@ -72,7 +73,7 @@ def test_a_device_that_is_registered_again_keeps_its_secret(
         registration.remove_device(device.device)
         _, issued = registration.register_device(name="again", uuid=UUID(str(uuid)))
     [task] = queued()
-    assert tasks.run(*task["args"]) == "It is registered again"
+    assert jobs.run(*task["args"]) == "It is registered again"
     assert SecretStore("listener").read(schema, uuid).secret == issued.secret
 
 

@@ -20,24 +20,24 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "platform"))
 import atheris  # not needed otherwise: `make fuzz-guided` installs it
 
 with atheris.instrument_imports(include=["telemetry.services", "devices.services"]):
-    from devices.services import paths
-    from telemetry.services import envelope, pipeline, signature
-    from telemetry.services.normalization import normalize, read_timestamp
-    from telemetry.services.refusal import Refused
+    from devices.domain import paths
+    from telemetry.services.pipeline import form, processing, signature
+    from telemetry.services.pipeline.normalization import normalize, read_timestamp
+    from telemetry.services.pipeline.refusal import Refused
 
     from . import inputs, targets
 
 
 def _topics(raw: bytes) -> None:
     text = raw.decode("utf-8", "backslashreplace")
-    envelope.segment_of(text)
-    envelope.parse_topic.__wrapped__(text)
+    form.segment_of(text)
+    form.parse_topic.__wrapped__(text)
 
 
 def _envelope(raw: bytes) -> None:
-    envelope.check_size(raw, inputs.LIMIT)
-    envelope.is_token(raw)
-    envelope.parse_object(raw)
+    form.check_size(raw, inputs.LIMIT)
+    form.is_token(raw)
+    form.parse_object(raw)
 
 
 def _signature(raw: bytes) -> None:
@@ -51,7 +51,7 @@ def _verify(raw: bytes) -> None:
 
 
 def _normalization(raw: bytes) -> None:
-    message = envelope.parse_object(raw)
+    message = form.parse_object(raw)
     with suppress(Refused):
         read_timestamp(message.get("timestamp"))
     for component in targets.COMPONENTS.values():
@@ -60,7 +60,7 @@ def _normalization(raw: bytes) -> None:
 
 
 def _version_1(raw: bytes) -> None:
-    message = envelope.parse_object(raw)
+    message = form.parse_object(raw)
     with suppress(RecursionError):  # the signing itself
         _judge(json.dumps(inputs.signed_v1(message)).encode())
 
@@ -74,7 +74,7 @@ def _judge(raw: bytes) -> None:
         for topic in targets.TOPICS:
             with suppress(Refused):
                 now = targets.NOW.astimezone(UTC)
-                pipeline.judge(topic, "a topic", raw, spec, targets.key, now, targets.CLOCK)
+                processing.judge(topic, "a topic", raw, spec, targets.key, now, targets.CLOCK)
 
 
 def _paths(raw: bytes) -> None:

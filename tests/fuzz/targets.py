@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from devices.services import paths
-from devices.services.specs import IGNORE, KEEP, QUARANTINE, ComponentSpec, DeviceSpec, KeySpec, MetricSpec, TenantSpec
-from telemetry.services import envelope, pipeline, signature, validation
-from telemetry.services.normalization import normalize, read_timestamp
-from telemetry.services.refusal import Refused
+from devices.domain import paths
+from devices.domain.metric_spec import MetricSpec
+from devices.domain.specs import IGNORE, KEEP, QUARANTINE, ComponentSpec, DeviceSpec, KeySpec, TenantSpec
+from telemetry.services.pipeline import contract, form, processing, signature
+from telemetry.services.pipeline.normalization import normalize, read_timestamp
+from telemetry.services.pipeline.refusal import Refused
 
 from . import inputs
 
@@ -21,7 +22,7 @@ LONGEST_SECONDS = 0.010
 _REPEATS = 7
 
 NOW = datetime.fromisoformat(inputs.NOW_TEXT)
-CLOCK = validation.Clock(timedelta(minutes=5), timedelta(minutes=5))
+CLOCK = contract.Clock(timedelta(minutes=5), timedelta(minutes=5))
 _NAMED = (("C", 1.0, 0.0), ("F", 5 / 9, -160 / 9))
 _METRICS = (
     MetricSpec(
@@ -60,7 +61,7 @@ def device(policy: str = KEEP, floor: int = 1) -> DeviceSpec:
 
 DEVICES = [device(policy, floor) for policy in COMPONENTS for floor in (1, 2)]
 TOPICS = [
-    envelope.parse_topic(text)
+    form.parse_topic(text)
     for text in (f"telemetry/demo/{inputs.UUID}/dht22", f"device/birth/{inputs.UUID}", f"device/lwt/{inputs.UUID}")
 ]
 
@@ -71,16 +72,16 @@ def key(version: int) -> bytes | None:
 
 def _topics(rng: random.Random) -> Callable[[], Any]:
     text = inputs.topic(rng)
-    return lambda: (envelope.parse_topic.__wrapped__(text), envelope.segment_of(text))
+    return lambda: (form.parse_topic.__wrapped__(text), form.segment_of(text))
 
 
 def _envelope(rng: random.Random) -> Callable[[], Any]:
     raw = inputs.torn(rng, inputs.as_bytes(rng, inputs.mutated(rng, rng.choice(_CORPUS))))
 
     def run() -> None:
-        envelope.check_size(raw, inputs.LIMIT)
-        envelope.is_token(raw)
-        envelope.parse_object(raw)
+        form.check_size(raw, inputs.LIMIT)
+        form.is_token(raw)
+        form.parse_object(raw)
 
     return run
 
@@ -127,7 +128,7 @@ def _pipeline(rng: random.Random) -> Callable[[], Any]:
     if rng.random() < 0.3:
         raw = inputs.torn(rng, raw)
     spec, topic = rng.choice(DEVICES), rng.choice((TOPICS[0], TOPICS[0], *TOPICS))
-    return lambda: pipeline.judge(topic, "a topic", raw, spec, key, NOW.astimezone(UTC), CLOCK)
+    return lambda: processing.judge(topic, "a topic", raw, spec, key, NOW.astimezone(UTC), CLOCK)
 
 
 def _paths(rng: random.Random) -> Callable[[], Any]:

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import pytest
 
-from telemetry.services import pipeline
-from telemetry.services.refusal import Refused
+from telemetry.services.pipeline import processing
+from telemetry.services.pipeline.refusal import Refused
 
 from . import inputs, targets
 
@@ -42,6 +42,6 @@ def _fastest(raw: bytes) -> float:
     for _ in range(5):
         began = time.thread_time()
         with suppress(Refused):
-            pipeline.judge(targets.TOPICS[0], "a topic", raw, spec, targets.key, targets.NOW, targets.CLOCK)
+            processing.judge(targets.TOPICS[0], "a topic", raw, spec, targets.key, targets.NOW, targets.CLOCK)
         times.append(time.thread_time() - began)
     return min(times)

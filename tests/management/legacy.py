@@ -23,7 +23,7 @@ def tenant_fixture(live_db: None) -> Any:
 
 def new_tenant() -> Any:
     from management.quickstart.hardware import install_hardware
-    from tenants.services import create_tenant
+    from tenants.services.lifecycle import create_tenant
 
     slug = f"old-{uuid4().hex[:8]}"
     made = create_tenant(slug=slug, name=slug)
@@ -99,6 +99,6 @@ def messages(tenant: Any) -> list[Any]:
 
 
 def broker_names() -> set[str]:
-    from devices.services import broker_access
+    from devices.services.broker import accounts
 
-    return set(broker_access.accounts())
+    return set(accounts.accounts())

@@ -25,7 +25,7 @@ from management.benchmarks.ingest.run import run
 from management.benchmarks.ingest.tables import verify
 from management.embedded.stack import EmbeddedStack
 from management.management.commands.bench_ingest import _options
-from tenants.database import conninfo
+from tenants.infrastructure.database import conninfo
 
 SHORT = Options(
     only=("one", "old", "old_lean", "copy", "latency"),

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import pytest
 
-from devices.services import commands
-from devices.services.rotation import transport
+from devices.services.broker import commands
+from devices.services.rotation import secret_transport
 from management.simulator.gwanje_device import GwanjeDevice, sign_v2
 
 from .broker import Broker, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
@@ -42,7 +42,7 @@ def rotate(
     *, secret: str = OLD, kid: int = 1, new_kid: int = 2, uuid: str = ID, encrypted_for: str = ID, **members: Any
 ) -> bytes:
     """A `rotate_key` command as the platform makes it."""
-    sealed = transport.encrypt_secret(NEW, OLD, uuid=UUID(encrypted_for), old_version=1, new_version=new_kid)
+    sealed = secret_transport.encrypt_secret(NEW, OLD, uuid=UUID(encrypted_for), old_version=1, new_version=new_kid)
     claims = {"id": "c", "device_uuid": uuid, "command": "rotate_key", "kid": str(new_kid), **sealed, **members}
     return commands.sign(claims, secret.encode(), kid)
 

@@ -23,7 +23,7 @@ from .legacy import Import, broker_names, counts, everything, messages, run_fixt
 
 def test_every_field_is_where_the_document_says(run: Import, tenant: Any, tmp_path: Path) -> None:
     from devices.models import AuditEntry, Component, Device, DeviceCredential
-    from devices.services.secrets import SecretStore
+    from devices.services.vault.secret_store import SecretStore
     from tenants.models import DeviceRoute, Membership
 
     dump = make_dump(tmp_path / "dump", devices=2, messages=5)
@@ -96,23 +96,24 @@ def test_the_record_is_kept_as_it_was_and_its_readings_are_those_of_a_live_messa
 
 def test_the_newest_value_and_the_hourly_ones_are_right_afterwards(run: Import, tenant: Any, tmp_path: Path) -> None:
     from telemetry.models import ReadingHour, Series
-    from telemetry.services import latest, rollups
+    from telemetry.services.latest import values
+    from telemetry.services.rollups import hourly_daily
 
     dump = make_dump(tmp_path / "dump", devices=1, messages=150)
     half = dump.rows("telemetry_data")[75:]
     del dump.rows("telemetry_data")[75:]
     run(dump)
     with schema_context(tenant.schema_name):
-        rollups.run()
+        hourly_daily.run()
         assert sum(ReadingHour.objects.values_list("count", flat=True)) == 150
     dump.rows("telemetry_data").extend(half)
     report = run(dump)
     assert (report["telemetry_data"]["created"], report["telemetry_data"]["unchanged"]) == (75, 75)
     with schema_context(tenant.schema_name):
         series = Series.objects.get(metric="temperature")
-        newest = latest.latest_of([series.pk])[series.pk]
+        newest = values.latest_of([series.pk])[series.pk]
         assert newest.value == json.loads(half[-1][3])["value"]["temp"]
-        rollups.run()
+        hourly_daily.run()
         hours = ReadingHour.objects.filter(series_id=series.pk).order_by("hour")
         assert [(row.count, row.last) for row in hours] == [
             (count, json.loads(dump.rows("telemetry_data")[last][3])["value"]["temp"])
@@ -195,7 +196,7 @@ def test_what_is_registered_already_stays_as_people_have_it(run: Import, tenant:
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(run: Import, tenant: Any, tmp_path: Path) -> None:
-    from devices.services.secrets import SecretMissing, SecretStore
+    from devices.services.vault.secret_store import SecretMissing, SecretStore
 
     dump = make_dump(tmp_path / "dump", devices=2, messages=4)
     dump.rows("telemetry_data").append(dump.message(dump.devices[0], {"temp": 900}, START + timedelta(days=1)))
@@ -284,7 +285,7 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(
 
 def _lose_the_connection_once(start: Callable[..., Any], command: list[str], read: Callable[[], int]) -> None:
     """PostgreSQL throws the import out in the midst of it, which waits and goes on by itself."""
-    from tenants.database import conninfo
+    from tenants.infrastructure.database import conninfo
 
     before = read()
     process = start(*command)
@@ -296,7 +297,7 @@ def _lose_the_connection_once(start: Callable[..., Any], command: list[str], rea
 
 
 def test_a_second_import_at_the_same_time_is_refused(run: Import, tenant: Any, tmp_path: Path) -> None:
-    from tenants.database import conninfo
+    from tenants.infrastructure.database import conninfo
 
     dump = make_dump(tmp_path / "dump", devices=1, messages=1)
     with psycopg.connect(conninfo(), autocommit=True) as own:

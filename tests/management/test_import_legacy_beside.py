@@ -21,8 +21,8 @@ from .legacy import Import, everything, messages, new_tenant, run_fixture, tenan
 
 def live(tenant: Any, device: OldDevice, message: dict[str, Any]) -> Any:
     """The message from the device itself, with its members in the order in which its firmware writes them."""
-    from telemetry.services.ingest import build_ingest
-    from telemetry.services.storage import Incoming
+    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.pipeline.results import Incoming
 
     ingest = build_ingest()
     topic = f"telemetry/{device.owner}/{device.uuid}/dht22"
@@ -101,7 +101,7 @@ def test_a_device_of_another_tenant_is_refused_and_nothing_of_that_tenant_is_tou
 
 def test_what_does_not_fit_is_in_quarantine_and_the_sums_are_right(run: Import, tenant: Any, tmp_path: Path) -> None:
     from telemetry.models import Quarantined
-    from telemetry.services import quarantine_retention
+    from telemetry.services.retention import quarantine
 
     dump = make_dump(tmp_path / "dump", devices=1, messages=1)
     (device,) = dump.devices
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_in_quarantine_and_the_sums_are_right(run: Import, 
     }
     assert totals(tenant) == (8, 2, 0, 6, 0)
     with schema_context(tenant.schema_name):
-        quarantine_retention.run()
+        quarantine.run()
         assert Quarantined.objects.count() == 6, "what was refused is not old because its message is"
 
 
@@ -150,7 +150,7 @@ def test_what_is_mended_is_stored_when_the_record_is_read_again(run: Import, ten
 
 def test_one_row_that_cannot_be_stored_does_not_stop_the_others(run: Import, tenant: Any, tmp_path: Path) -> None:
     from telemetry.models import RecordImport
-    from telemetry.services.recorded import Batch, Place, Recorded, RecordWriter
+    from telemetry.services.legacy_import import Batch, Place, Recorded, RecordWriter
 
     dump = make_dump(tmp_path / "dump", devices=1, messages=3)
     run(dump, "--without-telemetry")
@@ -169,7 +169,7 @@ def test_one_row_that_cannot_be_stored_does_not_stop_the_others(run: Import, ten
 def test_while_the_tenants_tables_are_locked_it_waits(
     run: Import, tenant: Any, tmp_path: Path, start: Callable[..., Any]
 ) -> None:
-    from tenants.database import conninfo
+    from tenants.infrastructure.database import conninfo
 
     dump = make_dump(tmp_path / "dump", devices=2, messages=50)
     run(dump, "--without-telemetry")
@@ -233,7 +233,7 @@ def _rotate(tenant: Any, dump: Dump) -> None:
     from devices.models import Device, DeviceCredential
     from devices.services.rotation import campaigns, steps
     from devices.services.rotation.selection import Selection
-    from devices.services.secrets import SecretStore
+    from devices.services.vault.secret_store import SecretStore
 
     with schema_context(tenant.schema_name):
         campaign = campaigns.start(

@@ -211,7 +211,7 @@ def test_without_a_secret_a_device_is_refused_or_gets_new_keys(run: Import, tena
 
 
 def test_secrets_by_the_standard_input_and_of_single_devices(tenant: Any, tmp_path: Path) -> None:
-    from devices.services.secrets import SecretStore
+    from devices.services.vault.secret_store import SecretStore
 
     dump = make_dump(tmp_path / "dump", devices=2, messages=1)
     one, two = dump.devices
@@ -279,7 +279,7 @@ def test_what_is_not_there_is_named(live_db: None, arguments: list[str], words: 
 
 def test_vault_away_nothing_is_half_registered(run: Import, tenant: Any, tmp_path: Path, settings: Any) -> None:
     from devices.models import Device
-    from devices.services import secrets as vault
+    from devices.services.vault import secret_store as vault
 
     dump = make_dump(tmp_path / "dump", devices=1, messages=1)
     real = settings.VAULT_ADDR

@@ -13,12 +13,12 @@ from uuid import uuid4
 import pytest
 from django_tenants.utils import schema_context
 
-from devices.services import claims
 from devices.services.api_keys import issue_api_key
+from devices.services.provisioning import claims
 from management.simulator.gwanje_device import fetch_credentials
-from tenants import preregistration
+from tenants.infrastructure.spreadsheets import TableRow
 from tenants.models import Board
-from tenants.tables import TableRow
+from tenants.services import preregistration
 from tests.conftest import Process, wait_until
 
 

@@ -383,12 +383,14 @@ def test_a_simulated_device_keeps_a_new_key_in_its_file(
 ) -> None:
     from uuid import UUID
 
-    from devices.services import commands
-    from devices.services.rotation import transport
+    from devices.services.broker import commands
+    from devices.services.rotation import secret_transport
 
     path = quickstart(entry(1), entry(3))
     uuid = entry(1)["uuid"]
-    sealed = transport.encrypt_secret("the next secret", "secret-1", uuid=UUID(uuid), old_version=3, new_version=4)
+    sealed = secret_transport.encrypt_secret(
+        "the next secret", "secret-1", uuid=UUID(uuid), old_version=3, new_version=4
+    )
     command = commands.compose("rotate_key", UUID(uuid), kid="4", **sealed)
     run_fleet(path, messages=4, rate=50)  # its session at the broker keeps the command for it
     broker.publish(f"command/demo/{uuid}/request", commands.sign(command, b"secret-1", 3))

@@ -15,7 +15,7 @@ from django.test import Client
 from django.test.client import ClientHandler
 from django_tenants.utils import schema_context
 
-from tenants.schemas import leave_schema
+from tenants.infrastructure.schema_context import leave_schema
 from tests.api.conftest import make_device, person
 from tests.conftest import Process, wait_until
 

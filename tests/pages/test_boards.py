@@ -13,8 +13,8 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django_tenants.utils import schema_context
 
-from tenants import codes
 from tenants.models import Board, User
+from tenants.services import claim_codes
 from tests.api.conftest import person
 
 from .conftest import PASSWORD, Pages, overflow, sign_in
@@ -52,8 +52,8 @@ def test_one_board(console: Pages) -> None:
     text = page.content.decode()
     (row,) = issued_in(text)
     kept = Board.objects.get(serial="GB-1001")
-    assert kept.claim_digest == codes.digest(codes.read_claim_code(row["claim_code"]) or "")
-    assert codes.same(kept.fetch_digest, row["fetch_token"])
+    assert kept.claim_digest == claim_codes.digest(claim_codes.read_claim_code(row["claim_code"]) or "")
+    assert claim_codes.same(kept.fetch_digest, row["fetch_token"])
     assert (kept.components, kept.hardware, kept.created_by_label) == ("dht22;second:dht22", "GreenBox 1.2", "root")
     assert row["claim_code"] in text
     assert "/api/v1/provisioning/credentials/" in text
@@ -132,7 +132,7 @@ def test_new_codes_and_a_release(console: Pages, tenant_a: Any) -> None:
 
 
 def preregistration_codes(issued: Any, row: dict[str, str]) -> Any:
-    from tenants.preregistration import IssuedCodes
+    from tenants.services.preregistration import IssuedCodes
 
     return IssuedCodes(issued.board, row["claim_code"], row["fetch_token"])
 

@@ -14,9 +14,9 @@ from django.utils import timezone
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
-from tenants import preregistration
+from tenants.infrastructure.spreadsheets import TableRow
 from tenants.models import Board
-from tenants.tables import TableRow
+from tenants.services import preregistration
 from tests.api.conftest import make_device, person
 
 from .conftest import ADMIN, Pages, device_page, overflow, sign_in
@@ -52,7 +52,7 @@ def board(**cells: str) -> Any:
 
 
 def claim(tenant: Any, issued: Any) -> Any:
-    from devices.services import claims
+    from devices.services.provisioning import claims
 
     with schema_context(tenant.schema_name):
         return claims.claim(issued.board.serial, issued.claim_code).device
@@ -156,7 +156,7 @@ def test_a_board_is_claimed_and_released(pages: Pages, tenant_a: Any) -> None:
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_pages_fit(live_db: None, visit: Callable[..., Any], tenant_a: Any, tmp_path: Path, width: int) -> None:
-    from devices.services.registration import remove_device
+    from devices.services.provisioning.registration import remove_device
 
     name = f"greenhouse {uuid4().hex[:6]}"
     table = tmp_path / "fleet.csv"

@@ -7,11 +7,11 @@ import pytest
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
-from devices.services import spec_changes
+from devices import spec_changes
 from telemetry.models import IngestTotals, LimitHit
-from telemetry.services.totals_chart import HEIGHT, draw
-from tenants.limits import set_limits
+from telemetry.services.queries.totals_chart import HEIGHT, draw
 from tenants.models import Plan, Tenant, TenantLimits
+from tenants.services.limits import set_limits
 from tests.api.conftest import make_device, person
 
 from .conftest import Pages, formset, overflow, sign_in

@@ -6,8 +6,8 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django_tenants.utils import schema_context
 
+from devices import spec_changes
 from devices.models import ApiKey, AuditEntry, ComponentType, HardwareModel, Metric, Unit
-from devices.services import spec_changes
 from devices.services.api_keys import find_api_key
 from tenants.models import Tenant
 

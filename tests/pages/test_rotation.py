@@ -26,7 +26,7 @@ def quick(settings: Any) -> None:
 
 def start(tenant: Any, *names: str) -> tuple[Any, list[Any]]:
     """A campaign over new devices with these names, with their keys issued."""
-    from devices.services.registration import register_device
+    from devices.services.provisioning.registration import register_device
     from devices.services.rotation import campaigns, steps
     from devices.services.rotation.selection import Selection
 
@@ -53,7 +53,7 @@ def form(**values: Any) -> dict[str, Any]:
 
 def test_a_rotation_is_started_with_a_form(pages: Pages, tenant_a: Any) -> None:
     from devices.models import AuditEntry, RotationCampaign
-    from devices.services.registration import register_device
+    from devices.services.provisioning.registration import register_device
 
     with schema_context(tenant_a.schema_name):
         marked = register_device(name="marked", secret="one secret of all of them")[0]

@@ -40,15 +40,15 @@ def test_a_uuid_that_another_tenant_has_is_refused_without_naming_it(pages: Page
 
 
 def test_nothing_is_registered_while_vault_is_away(pages: Pages, settings: Any) -> None:
-    from devices.services import secrets
+    from devices.services.vault import secret_store
 
     settings.VAULT_ADDR = "http://127.0.0.1:9"
-    secrets.forget_provisioner()
+    secret_store.forget_provisioner()
     uuid = uuid4()
     try:
         answer = pages.post("devices/device/add/", registration(uuid=uuid))
     finally:
-        secrets.forget_provisioner()
+        secret_store.forget_provisioner()
     assert answer.status_code == 200
     assert "Nothing was done" in answer.content.decode()
     assert not DeviceRoute.objects.filter(device_uuid=uuid).exists()

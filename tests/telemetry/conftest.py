@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
     """The stages as the listener has them, on the run's servers."""
-    from telemetry.services.ingest import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_ingest
 
     made = build_ingest()
     yield made
@@ -20,7 +20,7 @@ def ingest(live_db: None) -> Iterator[Any]:
 @pytest.fixture
 def send(ingest: Any) -> Callable[..., Any]:
     """`send((topic, payload), …)`: one batch; its tally."""
-    from telemetry.services.storage import Incoming
+    from telemetry.services.pipeline.results import Incoming
 
     def process(*messages: tuple[str, bytes], received_at: datetime | None = None) -> Any:
         return ingest.process([Incoming(t, p, received_at or datetime.now(UTC)) for t, p in messages])

@@ -11,7 +11,7 @@ from django.db import connection
 from django_tenants.utils import schema_context
 from psycopg import sql
 
-from tenants.database import conninfo
+from tenants.infrastructure.database import conninfo
 
 _FIRST, _LAST = "'-infinity'", "'infinity'"
 Row = tuple[int, datetime, float]  # series, time, value
@@ -63,7 +63,7 @@ class Field:
 
     def store(self, *rows: Row) -> None:
         """Insert and mark, as one batch of ingest."""
-        from telemetry.services.rollups import mark_late
+        from telemetry.services.rollups.hourly_daily import mark_late
 
         with self.connect() as own, own.transaction():
             self.insert(own, rows)
@@ -82,7 +82,7 @@ def make_field(slug: str, devices: int = 3) -> Field:
     """A tenant of a test module's own; remove it with `remove_field`."""
     from devices.models import Device
     from telemetry.models import Series
-    from tenants.services import create_tenant
+    from tenants.services.lifecycle import create_tenant
 
     with schema_context("public"):
         tenant = create_tenant(slug=slug, name=slug)
@@ -114,7 +114,7 @@ _HOUR = timedelta(hours=1)
 
 def numbers() -> list[Any]:
     """All numbers of the current tenant as readers get them, packed or not: (series, time, value)."""
-    from telemetry.services.packing import numbers as sql_of_numbers
+    from telemetry.services.rollups.packing import numbers as sql_of_numbers
 
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT * FROM {sql_of_numbers('> 0', _FIRST, _LAST)} n ORDER BY 1, 2, 3")  # noqa: S608
@@ -136,7 +136,7 @@ def rows_of(table: str) -> int:
 
 def differences(made: Field, start: datetime, stop: datetime, hours: str = "") -> list[Any]:
     """Hours that are not what the readings say; `hours` is SQL of them, by default as they are read."""
-    from telemetry.services.rollups import hours as read_hours
+    from telemetry.services.rollups.hourly_daily import hours as read_hours
 
     of = hours or read_hours("= ANY(%(series)s)", "%(start)s", "%(stop)s")
     query = f"""

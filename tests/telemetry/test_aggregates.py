@@ -11,10 +11,11 @@ from django.db import connection
 from django_tenants.utils import schema_context
 
 from telemetry.models import Series
-from telemetry.services import aggregates, packing, rollups
-from telemetry.services.aggregates import Bucket, aggregate, plan
-from telemetry.services.effort import TooMuchWork, bounded
-from telemetry.services.intervals import edges, parse
+from telemetry.services.queries import aggregates
+from telemetry.services.queries.aggregates import Bucket, aggregate, plan
+from telemetry.services.queries.calendar_intervals import edges, parse
+from telemetry.services.queries.query_budget import TooMuchWork, bounded
+from telemetry.services.rollups import hourly_daily, packing
 from tests.telemetry.storage import Field, Row, make_field, remove_field, truth
 
 HOUR = timedelta(hours=1)
@@ -48,7 +49,11 @@ def random_rows(chance: random.Random, series: list[int], count: int, begin: dat
     span = int((end - begin).total_seconds())
     times = [begin + timedelta(seconds=chance.randrange(span)) for _ in range(count)]
     # On the edges of hours too, and several at one instant.
-    times += [rollups.hour_of(time) for time in times[::5]] + times[::7] + [rollups.day_of(time) for time in times[::9]]
+    times += (
+        [hourly_daily.hour_of(time) for time in times[::5]]
+        + times[::7]
+        + [hourly_daily.day_of(time) for time in times[::9]]
+    )
     return [(chance.choice(series), time, chance.randrange(-4000, 4000) / 4) for time in times]
 
 
@@ -84,10 +89,10 @@ def filled(field: Field) -> Callable[[int], list[Any]]:
     def fill(seed: int) -> list[Any]:
         chance = random.Random(seed)
         field.store(*random_rows(chance, field.series, 3000, BEGIN, END))
-        rollups.run(now=END - 5 * DAY - HOUR / 2)
+        hourly_daily.run(now=END - 5 * DAY - HOUR / 2)
         packing.run(now=END - 12 * DAY)
         field.store(*random_rows(chance, field.series[:2], 8, BEGIN, END - 6 * DAY))  # late, and rolled up again
-        rollups.run(now=END - 5 * DAY)
+        hourly_daily.run(now=END - 5 * DAY)
         field.store(*random_rows(chance, field.series[2:4], 8, BEGIN, END - 6 * DAY))  # late, and marked only
         with connection.cursor() as cursor:
             cursor.execute(
@@ -154,7 +159,7 @@ def test_a_range_ends_anywhere_in_an_hour(field: Field, filled: Callable[[int], 
 def test_days_of_devices_with_late_readings_are_not_taken(field: Field) -> None:
     one = Series.objects.get(pk=field.series[0])
     field.store(*((one.pk, BEGIN + n * DAY, float(n)) for n in range(10)))
-    rollups.run(now=BEGIN + 11 * DAY)
+    hourly_daily.run(now=BEGIN + 11 * DAY)
     field.store((one.pk, BEGIN + 4 * DAY + HOUR, 100.0))
     stop = BEGIN + 10 * DAY
     cuts = edges(parse("1mo"), ZoneInfo("UTC"), BEGIN, stop, 10)

@@ -12,7 +12,7 @@ from django.db import connection
 from django_tenants.utils import schema_context
 from psycopg import sql
 
-from tenants.database import conninfo
+from tenants.infrastructure.database import conninfo
 from tests import wire
 from tests.conftest import Registered
 from tests.telemetry.test_limits_ingest import SLOW, set_limits
@@ -26,10 +26,10 @@ __all__ = ["ingest"]
 @pytest.fixture(autouse=True)
 def _few(live_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than 30 messages are too many to be held; a free tenant's are taken 40 at a time."""
-    from telemetry.services import held
+    from telemetry.services.ingest import locked_tenants
 
-    monkeypatch.setattr(held, "_MOST", 30)
-    monkeypatch.setattr(held, "_BATCH", 40)
+    monkeypatch.setattr(locked_tenants, "_MOST", 30)
+    monkeypatch.setattr(locked_tenants, "_BATCH", 40)
     with schema_context("public"), connection.cursor() as cursor:
         cursor.execute("TRUNCATE tenants_waitingmessage")
 
@@ -111,7 +111,7 @@ def test_many_messages_of_a_locked_tenant_are_acknowledged_and_stored_later(
 
 
 def test_another_process_takes_back_what_one_has_put_aside_that_is_gone(ingest: Any, register: Any) -> None:
-    from telemetry.services.ingest import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_ingest
 
     device = register()
     gone = build_ingest()
@@ -128,7 +128,7 @@ def test_another_process_takes_back_what_one_has_put_aside_that_is_gone(ingest: 
 
 
 def test_two_processes_take_it_back_once(register: Any) -> None:
-    from telemetry.services.ingest import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_ingest
 
     device = register()
     both = [build_ingest(), build_ingest()]
@@ -213,7 +213,7 @@ def test_killed_between_storing_and_forgetting_it_is_stored_once(
 
 @pytest.mark.parametrize("table", ["telemetry_reading", "devices_device", "devices_devicestatus"])
 def test_whatever_is_locked(ingest: Any, register: Any, table: str) -> None:
-    from tenants.database import bound_lock_waits
+    from tenants.infrastructure.database import bound_lock_waits
 
     bound_lock_waits(50)
     device = register()

@@ -43,7 +43,7 @@ class Waiting(RuleBasedStateMachine):
         self.is_locked = [False, False]
 
     def _listener(self) -> Any:
-        from telemetry.services.ingest import build_ingest
+        from telemetry.services.ingest.batch_pipeline import build_ingest
 
         return build_ingest()
 
@@ -155,11 +155,11 @@ def waiting_machine(
     live_db: None, register: Any, tenant_a: Any, tenant_b: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[type[Waiting]]:
     """More than 30 messages are too many to be held; a free tenant's are taken 40 at a time; nobody waits long."""
-    from telemetry.services import held
-    from tenants.database import bound_lock_waits
+    from telemetry.services.ingest import locked_tenants
+    from tenants.infrastructure.database import bound_lock_waits
 
-    monkeypatch.setattr(held, "_MOST", 30)
-    monkeypatch.setattr(held, "_BATCH", 40)
+    monkeypatch.setattr(locked_tenants, "_MOST", 30)
+    monkeypatch.setattr(locked_tenants, "_BATCH", 40)
     with schema_context("public"), connection.cursor() as cursor:
         cursor.execute("TRUNCATE tenants_waitingmessage")
     bound_lock_waits(50)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django_tenants.utils import schema_context
 
-from devices.services.specs import LimitSpec, RateSpec
+from devices.domain.specs import LimitSpec, RateSpec
 from management.simulator.gwanje_device import GwanjeDevice, open_command
 from tests.conftest import Process, Registered, wait_until
 from tests.mqtt import RawClient
@@ -31,11 +31,11 @@ def refuse(device: Registered, *, signature: int) -> None:
     from dataclasses import replace
     from datetime import UTC, datetime
 
-    from devices.services.spec_loader import load_specs
-    from telemetry.services.envelope import parse_topic
-    from telemetry.services.limits import Limiter
-    from telemetry.services.pipeline import Accepted
-    from telemetry.services.storage import AcceptedItem, Incoming
+    from devices.services.specs.loader import load_specs
+    from telemetry.services.limits.limiter import Limiter
+    from telemetry.services.pipeline.form import parse_topic
+    from telemetry.services.pipeline.processing import Accepted
+    from telemetry.services.pipeline.results import AcceptedItem, Incoming
     from tests import wire
 
     spec = load_specs([device.device.uuid])[device.device.uuid]
@@ -97,8 +97,8 @@ def test_a_command_is_no_telemetry_and_telemetry_no_command(register: Any) -> No
 
 
 def test_nobody_is_told_of_another_tenants_device(register: Any, tenant_a: Any, tenant_b: Any) -> None:
-    from telemetry.services.backoff import Hint
-    from telemetry.services.backoff_commands import BackoffCommands
+    from telemetry.services.limits.backoff_notices import Hint
+    from telemetry.services.notifier.backoff_commands import BackoffCommands
 
     device = register(tenant=tenant_b)
     hint = Hint(tenant_a.schema_name, device.device.pk, device.uuid, "device_rate", 1, 1, 1, 1)

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.models import Series
-from telemetry.services import charts, packing, rollups
-from telemetry.services.charts import Chart, Line, device_charts, lines
-from telemetry.services.downsampling import lttb
+from telemetry.services.queries import charts
+from telemetry.services.queries.charts import Chart, Line, device_charts, lines
+from telemetry.services.queries.downsampling import lttb
+from telemetry.services.rollups import hourly_daily, packing
 from tests.api.conftest import add_readings, add_series, make_device
 from tests.telemetry.storage import Field, make_field, remove_field
 
@@ -139,7 +140,7 @@ def year(live_db: None, made: Field) -> Iterator[list[Line]]:
         rows = [(many, begin + n * HOUR / 4, math.sin(n / 50)) for n in range(60 * 96)]
         rows[1234] = (many, rows[1234][1], 99.0)
         made.store(*rows, *((few, begin + n * DAY, float(n)) for n in range(20)))
-        rollups.run(now=MIDNIGHT - 20 * DAY)
+        hourly_daily.run(now=MIDNIGHT - 20 * DAY)
         packing.run(now=MIDNIGHT - 25 * DAY)
         yield []
         made.clear()

@@ -180,7 +180,7 @@ def test_a_new_unit_of_the_metric_begins_a_new_series_and_both_are_found(
     register: Any, send: Send, ingest: Any, kind: Any
 ) -> None:
     from devices.models import Unit
-    from telemetry.services import queries
+    from telemetry.services.queries import readings as queries
 
     device = register(components={"x": kind.key}, hardware_model=None)
     send((topic(device, "x"), v1(device, {"temp": 20}, ago=60)))
@@ -260,7 +260,7 @@ def test_a_message_from_another_board_is_told_once_an_hour(register: Any, send: 
 
 
 def test_devices_that_are_alike_share_what_is_alike(register: Any, tenant_a: Any) -> None:
-    from devices.services.spec_loader import load_specs
+    from devices.services.specs.loader import load_specs
 
     devices = [register(components={"a": "dht22", "b": "relay"}) for _ in range(3)]
     uuids = [device.device.uuid for device in devices]
@@ -273,7 +273,7 @@ def test_devices_that_are_alike_share_what_is_alike(register: Any, tenant_a: Any
 def test_a_specification_that_is_read_again_unchanged_stays_the_same_object(register: Any) -> None:
     """New objects, equal to those before, would fill the listener's memory with holes."""
     from devices.models import Device
-    from telemetry.services.routing import Router
+    from telemetry.services.lookups.routing import Router
 
     device = register()
     uuid = device.device.uuid
@@ -294,7 +294,7 @@ def test_a_specification_that_is_read_again_unchanged_stays_the_same_object(regi
 
 
 def test_reading_many_devices_takes_as_many_queries_as_reading_one(register: Any) -> None:
-    from devices.services.spec_loader import load_specs
+    from devices.services.specs.loader import load_specs
 
     uuids = [register(components={"a": "dht22", "b": "relay"}).device.uuid for _ in range(5)]
     load_specs(uuids)
@@ -308,7 +308,7 @@ def test_reading_many_devices_takes_as_many_queries_as_reading_one(register: Any
 
 def test_an_aged_specification_is_read_again(register: Any) -> None:
     from devices.models import Device
-    from telemetry.services.routing import Router
+    from telemetry.services.lookups.routing import Router
 
     device = register()
     uuid = device.device.uuid

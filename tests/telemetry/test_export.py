@@ -132,7 +132,7 @@ def test_it_ends_with_the_right_to_read(live_db: None, filled: Any, tenant_a: An
     from asgiref.sync import async_to_sync
 
     from telemetry.models import Series
-    from telemetry.services import export as service
+    from telemetry.services.export import readings as service
 
     with schema_context(tenant_a.schema_name):
         series = Series.objects.get(device=filled)
@@ -156,7 +156,7 @@ def test_it_ends_with_the_right_to_read(live_db: None, filled: Any, tenant_a: An
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked after every piece."""
-    from telemetry.services import export as service
+    from telemetry.services.export import readings as service
 
     monkeypatch.setattr(service, "CHECK_SECONDS", 0.0)
 

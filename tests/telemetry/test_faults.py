@@ -23,7 +23,7 @@ from management.faults.rows import ROWS, Row
 from management.faults.scene import Scene, Stage
 from management.faults.stale import MESSAGES
 from management.faults.stored import Found
-from tenants.database import conninfo
+from tenants.infrastructure.database import conninfo
 
 RATE, SECONDS = 200.0, 3.0
 

@@ -10,7 +10,7 @@ from django_tenants.utils import schema_context
 from prometheus_client import CollectorRegistry, generate_latest
 from psycopg import sql
 
-from tenants.database import conninfo
+from tenants.infrastructure.database import conninfo
 
 LONG_AGO = date(2001, 1, 1)
 
@@ -43,7 +43,7 @@ def read(figures: Any) -> dict[str, float]:
 
 
 def fresh() -> dict[str, float]:
-    from telemetry.services.figures import TenantFigures
+    from telemetry.services.metrics_collector import TenantFigures
 
     return read(TenantFigures())
 
@@ -84,7 +84,7 @@ def test_counters_only_grow_when_the_quarantine_is_replayed(counted: None, tenan
 
 def test_a_tenant_whose_tables_are_locked_keeps_its_counters(counted: None, tenant_a: Any, tenant_b: Any) -> None:
     from telemetry.models import IngestTotals
-    from telemetry.services.figures import TenantFigures
+    from telemetry.services.metrics_collector import TenantFigures
 
     figures = TenantFigures()
     before = read(figures)

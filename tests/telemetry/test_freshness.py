@@ -9,8 +9,8 @@ from django.test.utils import CaptureQueriesContext
 from django_tenants.utils import schema_context
 
 from devices.models import Component, Device
-from devices.services.freshness import judge, reports
-from telemetry.services import freshness
+from devices.services.presence.freshness import judge, reports
+from telemetry.services.latest import component_freshness
 from tests.api.conftest import T0, add_readings, add_series, make_device
 
 
@@ -49,7 +49,7 @@ def device(db: None, tenant_a: Any) -> Device:
 
 def test_the_newest_reading_of_each_component(device: Device, tenant_a: Any) -> None:
     with schema_context(tenant_a.schema_name):
-        found = freshness.newest_readings([device.pk, make_device(tenant_a).pk])
+        found = component_freshness.newest_readings([device.pk, make_device(tenant_a).pk])
     assert found == {
         (device.pk, "one"): T0,
         (device.pk, "two"): T0,

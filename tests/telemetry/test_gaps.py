@@ -7,7 +7,7 @@ from django.db import connection
 from django.test import Client
 
 from devices.models import Device
-from telemetry.services.gaps import Completeness, Gap, gaps_of
+from telemetry.services.queries.missing_sequences import Completeness, Gap, gaps_of
 
 
 @pytest.fixture

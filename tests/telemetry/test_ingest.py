@@ -21,7 +21,7 @@ Send = Callable[..., Any]
 
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
-    from telemetry.services.ingest import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_ingest
 
     made = build_ingest()
     yield made
@@ -31,7 +31,7 @@ def ingest(live_db: None) -> Iterator[Any]:
 @pytest.fixture
 def send(ingest: Any) -> Send:
     """`send((topic, payload), …)`: one batch; its tally."""
-    from telemetry.services.storage import Incoming
+    from telemetry.services.pipeline.results import Incoming
 
     def process(*messages: tuple[str, bytes], received_at: datetime | None = None) -> Any:
         tally = ingest.process([Incoming(t, p, received_at or datetime.now(UTC)) for t, p in messages])
@@ -286,9 +286,9 @@ def test_after_version_2_version_1_is_a_downgrade(register: Any, send: Send) -> 
 
 def test_no_other_listener_hears_version_1_after_version_2(register: Any, send: Send, live_db: None) -> None:
     """Whenever it was sent: only staff can let it in again, and nothing is lost meanwhile."""
-    from devices.services.registration import allow_version_1
-    from telemetry.services.ingest import build_ingest
-    from telemetry.services.storage import Incoming
+    from devices.services.provisioning.registration import allow_version_1
+    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.pipeline.results import Incoming
 
     device, other = register(), build_ingest()
     late = v1(device, {"temp": 9}, ago=1)
@@ -334,7 +334,7 @@ def test_a_message_of_another_device_under_ones_own_name_is_refused(register: An
 
 
 def test_rotation_keeps_the_old_key_for_the_overlap(register: Any, send: Send) -> None:
-    from devices.services.registration import revoke_key, rotate_key
+    from devices.services.provisioning.registration import revoke_key, rotate_key
 
     device = register()
     with schema_context(device.tenant.schema_name):
@@ -395,14 +395,14 @@ def test_vault_away_parks_messages_and_spares_known_devices(register: Any, send:
     assert (tally.stored, tally.quarantined) == (1, 1)
     assert refused(unknown) == [("key_unavailable", 1)]
     assert ingest.parked == {unknown.tenant.schema_name}
-    from telemetry.services import parked
+    from telemetry.services.ingest import deferred_messages
 
     wait_until(lambda: not ingest.keyring.is_paused)
-    assert parked.find_parked() == {unknown.tenant.schema_name}
-    assert parked.replay(ingest) == 1
+    assert deferred_messages.find_parked() == {unknown.tenant.schema_name}
+    assert deferred_messages.replay(ingest) == 1
     assert (refused(unknown), readings(unknown)) == ([], READ)
     assert status(unknown)[0] == "UNKNOWN", "a replay is no sign of life"
-    assert parked.replay(ingest) == 0
+    assert deferred_messages.replay(ingest) == 0
 
 
 def test_a_birth_needs_neither_counter_nor_board(register: Any, send: Send) -> None:
@@ -433,16 +433,16 @@ def test_silence_becomes_a_timeout_and_the_next_message_ends_it(register: Any, s
     import time
 
     from devices.models import Device
-    from devices.services import health
+    from devices.services.presence import health_checker
 
     device = register()
     with schema_context(device.tenant.schema_name):
         Device.objects.filter(pk=device.device.pk).update(timeout_seconds=1)
     send((topic(device), v1(device, VALUE)))
-    health.check()
+    health_checker.check()
     assert status(device)[0] == "ONLINE"
     time.sleep(1.1)
-    health.check()
+    health_checker.check()
     assert status(device)[0] == "TIMEOUT"
     send((topic(device), v1(device, {"temp": 2})))
     assert status(device)[1] == [
@@ -519,8 +519,8 @@ def test_a_key_that_has_just_been_issued_is_taken_before_it_is_told(
     register: Any, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The listener knows the device, and the news of its new key is on its way."""
-    from devices.services import spec_changes
-    from devices.services.registration import rotate_key
+    from devices import spec_changes
+    from devices.services.provisioning.registration import rotate_key
 
     device = register()
     send((topic(device), v2(device, VALUE, seq=1)))

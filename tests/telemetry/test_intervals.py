@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry.services.intervals import BadInterval, TooManyBuckets, edges, longer, parse
+from telemetry.services.queries.calendar_intervals import BadInterval, TooManyBuckets, edges, longer, parse
 
 INTERVALS = ("1m", "5m", "15m", "90m", "1h", "2h", "3h", "6h", "12h", "1d", "2d", "1w", "1mo", "3mo")
 ZONES = (

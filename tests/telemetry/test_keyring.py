@@ -25,7 +25,7 @@ SCHEMA = "t_keyring"
 @pytest.fixture(scope="module")
 def written() -> Callable[..., UUID]:
     """Write a device's secret to Vault: `written("text")`; a list makes several versions."""
-    from devices.services.secrets import SecretStore
+    from devices.services.vault.secret_store import SecretStore
 
     store = SecretStore("provisioner")
 
@@ -40,8 +40,8 @@ def written() -> Callable[..., UUID]:
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., Any]]:
-    from devices.services.secrets import SecretStore
-    from telemetry.services.keyring import Keyring
+    from devices.services.vault.secret_store import SecretStore
+    from telemetry.services.lookups.keyring import Keyring
 
     made = []
 
@@ -78,7 +78,7 @@ def took(call: Callable[[], Any]) -> float:
 
 
 def unavailable(keyring: Any, uuid: UUID) -> None:
-    from telemetry.services.keyring import KeyUnavailable
+    from telemetry.services.lookups.keyring import KeyUnavailable
 
     with pytest.raises(KeyUnavailable):
         keyring.get(SCHEMA, uuid, 1)
@@ -205,7 +205,7 @@ def test_a_role_that_is_refused_logs_in_at_most_once_a_second(
 
 
 def test_a_destroyed_key_is_gone_after_the_soft_limit(make: Any, written: Any) -> None:
-    from devices.services.secrets import SecretStore
+    from devices.services.vault.secret_store import SecretStore
 
     uuid = written("first", "second")
     keyring = make(soft_ttl=1)

@@ -13,9 +13,12 @@ from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
 from telemetry.models import Latest, Series
-from telemetry.services import latest, latest_scripts, packing, rollups, rounds
-from telemetry.services.latest import LatestRecorder, latest_of
-from telemetry.services.latest_table import Newest
+from telemetry.services import periodic_tasks
+from telemetry.services.latest import redis_scripts
+from telemetry.services.latest import values as latest
+from telemetry.services.latest.values import LatestRecorder, latest_of
+from telemetry.services.rollups import hourly_daily, packing
+from telemetry.services.rollups.latest_table import Newest
 from tests.redis_away import wait_for_redis
 from tests.telemetry.storage import Field, make_field, remove_field
 
@@ -151,13 +154,13 @@ def test_a_listener_that_dies_before_it_told_redis(
     assert is_trusted(field)
     hear(field, recorder, (one, NOW + MICROSECOND, 2.0))  # and dies
     redis = get_redis_connection("default")
-    [(writer, beat)] = redis.hgetall(latest_scripts.WRITERS).items()
-    redis.hset(latest_scripts.WRITERS, writer, float(beat) - 6)
+    [(writer, beat)] = redis.hgetall(redis_scripts.WRITERS).items()
+    redis.hset(redis_scripts.WRITERS, writer, float(beat) - 6)
     assert not is_trusted(field)
     assert values(field) == {one: (NOW + MICROSECOND, 2.0)}
-    redis.hset(latest_scripts.WRITERS, writer, float(beat) - 60)
+    redis.hset(redis_scripts.WRITERS, writer, float(beat) - 60)
     latest.mend()
-    assert redis.hgetall(latest_scripts.WRITERS) == {}
+    assert redis.hgetall(redis_scripts.WRITERS) == {}
     assert not is_trusted(field), "until it is completed"
     latest.complete()
     assert is_trusted(field)
@@ -206,7 +209,7 @@ def test_what_is_known_to_nobody_is_looked_up(field: Field, recorder: LatestReco
     field.store((one, OLD, 4.0), (one, OLD, 2.0), (other, NOW, 1.0))
     assert is_trusted(field)
     assert values(field) == {one: (OLD, 4.0), other: (NOW, 1.0)}
-    rollups.run(now=NOW)
+    hourly_daily.run(now=NOW)
     packing.run(now=NOW)
     Latest.objects.all().delete()
     assert values(field) == {one: (OLD, 4.0), other: (NOW, 1.0)}
@@ -216,10 +219,10 @@ def test_late_data_that_nobody_noted(field: Field, recorder: LatestRecorder) -> 
     """A restore, or an import: rollups bring it to the table."""
     one = field.series[0]
     field.store((one, OLD, 1.0))
-    rollups.run(now=NOW)
+    hourly_daily.run(now=NOW)
     latest.complete()
     field.store((one, OLD + timedelta(days=1), 2.0))
-    rollups.run(now=NOW)
+    hourly_daily.run(now=NOW)
     assert is_trusted(field)
     assert values(field) == {one: (OLD + timedelta(days=1), 2.0)}
 
@@ -246,7 +249,7 @@ def test_texts(field: Field, recorder: LatestRecorder) -> None:
     latest.move()
     assert latest_of([text.pk]) == {text.pk: greatest}
     Latest.objects.all().delete()
-    rollups.run(now=NOW + timedelta(hours=2))
+    hourly_daily.run(now=NOW + timedelta(hours=2))
     assert Latest.objects.get(series_id=text.pk).text == greatest.value, "rollups bring texts as well"
 
 
@@ -261,7 +264,7 @@ def test_a_move_that_is_killed_is_made_good(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("telemetry.services.latest_table.move", die)
+        patch.setattr("telemetry.services.rollups.latest_table.move", die)
         with pytest.raises(KeyboardInterrupt):
             latest.move()
     assert Latest.objects.count() == 0
@@ -275,7 +278,7 @@ def test_tenants_that_are_gone_leave_nothing(field: Field, recorder: LatestRecor
         recorder.note(schema, 1, micros(NOW), 1.0)
     recorder.flush()
     with schema_context("public"):
-        rounds.move_latest()
+        periodic_tasks.move_latest()
     redis = get_redis_connection("default")
     assert not redis.exists(latest.values_key("t_gone"), latest.changed_key("t_gone"))
     assert redis.exists(latest.values_key(field.schema))

@@ -10,15 +10,15 @@ from uuid import UUID, uuid4
 import pytest
 from django_redis import get_redis_connection
 
-from devices.services.specs import DeviceSpec, LimitSpec, RateSpec, TenantSpec
-from telemetry.services import backoff
-from telemetry.services.envelope import Kind, Topic
-from telemetry.services.limit_buckets import PREFIX
-from telemetry.services.limit_store import LISTENERS
-from telemetry.services.limits import Limiter, LimitHit, check_payload
-from telemetry.services.pipeline import Accepted
-from telemetry.services.refusal import Refused
-from telemetry.services.storage import AcceptedItem, Incoming
+from devices.domain.specs import DeviceSpec, LimitSpec, RateSpec, TenantSpec
+from telemetry.services.limits import backoff_notices
+from telemetry.services.limits.bucket_store import LISTENERS
+from telemetry.services.limits.buckets import PREFIX
+from telemetry.services.limits.limiter import Limiter, LimitHit, check_payload
+from telemetry.services.pipeline.form import Kind, Topic
+from telemetry.services.pipeline.processing import Accepted
+from telemetry.services.pipeline.refusal import Refused
+from telemetry.services.pipeline.results import AcceptedItem, Incoming
 
 NOW = datetime.now(UTC)
 # So slow that nothing is refilled while a test runs.
@@ -267,7 +267,7 @@ def test_a_device_is_told_once_in_a_while() -> None:
     for _ in range(3):
         limiter.admit([*fleet.messages(5, 1), *fleet.messages(5, 2)])
         limiter.flush()
-    hints = backoff.take_hints(100)
+    hints = backoff_notices.take_hints(100)
     assert [(hint.schema, hint.device_id, hint.uuid, hint.limit) for hint in hints] == [
         ("t_one", device, str(UUID(int=device)), "device_rate") for device in (1, 2)
     ]
@@ -275,7 +275,7 @@ def test_a_device_is_told_once_in_a_while() -> None:
     other = Limiter()
     other.admit(fleet.messages(5))
     other.flush()
-    assert backoff.take_hints(100) == [], "another listener has told it"
+    assert backoff_notices.take_hints(100) == [], "another listener has told it"
 
 
 def test_old_hints_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +284,7 @@ def test_old_hints_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     limiter.flush()
     later = time.time() + 120
     monkeypatch.setattr(time, "time", lambda: later)
-    assert backoff.take_hints(10) == []
+    assert backoff_notices.take_hints(10) == []
 
 
 def test_a_payload_above_the_tenants_maximum_is_too_large() -> None:
@@ -323,7 +323,7 @@ def test_refusals_are_counted_by_day_limit_and_device(db: None, tenant_a: Any, t
     from django.db import connection
 
     from telemetry.models import LimitHit as Counted
-    from telemetry.services.limit_counts import count_refused
+    from telemetry.services.storage.limit_counts import count_refused
 
     for hits in ({("tenant_rate", None): 3, ("device_rate", 7): 2}, {("tenant_rate", None): 4, ("device_rate", 8): 1}):
         with connection.cursor() as cursor:
@@ -340,8 +340,8 @@ def test_old_counts_of_devices_are_summed_up(db: None, tenant_a: Any, enter: Any
     from datetime import timedelta
 
     from telemetry.models import LimitHit as Counted
-    from telemetry.services import rounds
-    from telemetry.services.limit_counts import due_before
+    from telemetry.services import periodic_tasks
+    from telemetry.services.storage.limit_counts import due_before
 
     old, new = due_before() - timedelta(days=1), due_before()
     with enter(tenant_a):
@@ -350,7 +350,7 @@ def test_old_counts_of_devices_are_summed_up(db: None, tenant_a: Any, enter: Any
             Counted.objects.create(day=day, limit="device_rate", device_id=2, times=3)
         Counted.objects.create(day=old, limit="device_rate", times=4)
         for _ in range(2):
-            rounds.fold_refusals_tenant()
+            periodic_tasks.fold_refusals_tenant()
             rows = set(Counted.objects.values_list("day", "device_id", "times"))
             assert rows == {(old, None, 9), (new, 1, 2), (new, 2, 3)}
 
@@ -358,9 +358,9 @@ def test_old_counts_of_devices_are_summed_up(db: None, tenant_a: Any, enter: Any
 def test_a_tenants_own_limits_come_before_its_plans_and_those_before_the_settings(
     db: None, tenant_a: Any, settings: Any
 ) -> None:
-    from devices.services.spec_loader import load_tenant_by_segment
-    from tenants.limits import limits_of, set_limits
+    from devices.services.specs.loader import load_tenant_by_segment
     from tenants.models import Plan, Tenant
+    from tenants.services.limits import limits_of, set_limits
 
     def spec() -> Any:
         found = load_tenant_by_segment(tenant_a.slug)
@@ -385,7 +385,7 @@ def test_a_tenants_own_limits_come_before_its_plans_and_those_before_the_setting
 def test_limits_that_make_no_sense_are_refused(db: None, tenant_a: Any, values: dict[str, Any]) -> None:
     from django.core.exceptions import ValidationError
 
-    from tenants.limits import set_limits
+    from tenants.services.limits import set_limits
 
     with pytest.raises(ValidationError) as error:
         set_limits(tenant_a, **values)
@@ -393,9 +393,9 @@ def test_limits_that_make_no_sense_are_refused(db: None, tenant_a: Any, values: 
 
 
 def test_listeners_hear_of_changed_limits(live_db: None, tenant_a: Any) -> None:
-    from devices.services import spec_changes
-    from tenants.limits import announce_plan, set_limits
+    from devices import spec_changes
     from tenants.models import Plan
+    from tenants.services.limits import announce_plan, set_limits
 
     def newest() -> int:
         return max(spec_changes.changed_since(0).values(), default=0)

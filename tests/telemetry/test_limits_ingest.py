@@ -9,7 +9,7 @@ import pytest
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
-from tenants.limits import set_limits
+from tenants.services.limits import set_limits
 from tests.conftest import Registered
 from tests.wire import topic, v1, v2
 
@@ -19,7 +19,7 @@ SLOW = 0.001
 
 @pytest.fixture
 def ingest(live_db: None, tenant_a: Any, tenant_b: Any) -> Iterator[Any]:
-    from telemetry.services.ingest import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_ingest
 
     redis = get_redis_connection("default")
     for key in redis.scan_iter("gwanje:limit*"):
@@ -35,7 +35,7 @@ _NAMES = ("tenant_rate", "tenant_burst", "device_rate", "device_burst", "daily_q
 
 
 def incoming(device: Registered, *payloads: bytes) -> list[Any]:
-    from telemetry.services.storage import Incoming
+    from telemetry.services.pipeline.results import Incoming
 
     return [Incoming(topic(device), payload, datetime.now(UTC)) for payload in payloads]
 

@@ -13,7 +13,7 @@ __all__ = ["ingest"]
 
 @pytest.fixture
 def listener(ingest: Any, settings: Any) -> Iterator[Any]:
-    from telemetry.services.listener import Listener
+    from telemetry.services.ingest.listener import Listener
 
     settings.INGEST_BATCH_SECONDS = 0.5
     made = Listener(ingest, client_id="test-timing")
@@ -23,7 +23,7 @@ def listener(ingest: Any, settings: Any) -> Iterator[Any]:
 
 def waits_since(listener: Any, seconds: float) -> float:
     """When a batch is due whose only message came so long ago, as the clock has it now."""
-    from telemetry.services.storage import Incoming
+    from telemetry.services.pipeline.results import Incoming
 
     came = datetime.now(UTC) - timedelta(seconds=seconds)
     listener._queue.append(Incoming("telemetry/alpha/x/y", b"{}", came))

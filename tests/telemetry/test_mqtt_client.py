@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.enums import CallbackAPIVersion
 
-from telemetry.services import mqtt_client
-from telemetry.services.mqtt_client import BufferedClient, Publish
-from telemetry.services.session import Session
-from telemetry.services.storage import Incoming
+from telemetry.services.mqtt import client as mqtt_client
+from telemetry.services.mqtt.client import BufferedClient, Publish
+from telemetry.services.mqtt.session import Session
+from telemetry.services.pipeline.results import Incoming
 from tests.conftest import Process, Registered, wait_until
 from tests.mqtt import RawClient
 

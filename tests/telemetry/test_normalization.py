@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.services import paths, units
-from devices.services.catalogue import UNITS
-from devices.services.specs import IGNORE, KEEP, ComponentSpec, MetricSpec
-from telemetry.services.measurement import Measurement
-from telemetry.services.normalization import normalize, read_timestamp
-from telemetry.services.refusal import Refused
+from devices.domain import paths, units
+from devices.domain.metric_spec import MetricSpec
+from devices.domain.specs import IGNORE, KEEP, ComponentSpec
+from devices.services.metadata.unit_catalogue import UNITS
+from telemetry.services.pipeline.measurement import Measurement
+from telemetry.services.pipeline.normalization import normalize, read_timestamp
+from telemetry.services.pipeline.refusal import Refused
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data" / "payloads.json").read_text())
 UCUM = {symbol: ucum for symbol, _, _, ucum in UNITS}

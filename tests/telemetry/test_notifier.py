@@ -21,8 +21,8 @@ from tests.redis_away import wait_for_redis
 
 def change(device: Registered, *kinds: str, at: datetime | None = None) -> None:
     """Signals of the device, one after the other, as the listener and the checker apply them."""
-    from devices.services.presence_machine import Signal
-    from devices.services.presence_store import apply_signals
+    from devices.services.presence.state_machine import Signal
+    from devices.services.presence.state_store import apply_signals
 
     for kind in kinds:
         now = at or datetime.now(UTC)
@@ -87,8 +87,8 @@ def app(live_db: None) -> Iterator[Callable[..., RawClient]]:
 def test_an_app_is_told_the_state_with_the_latest_values(
     register: Any, notify: Callable[..., Process], app: Callable[..., RawClient]
 ) -> None:
-    from telemetry.services.ingest import build_ingest
-    from telemetry.services.storage import Incoming
+    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.pipeline.results import Incoming
 
     device, ingest = register(), build_ingest()
     client, notifier = app(device.tenant), notify()
@@ -167,7 +167,7 @@ def positions_are_unique(device: Registered) -> bool:
 @pytest.fixture
 def notifier(live_db: None) -> Iterator[Any]:
     """A notifier whose steps the test makes itself."""
-    from telemetry.services.notifier import Notifier
+    from telemetry.services.notifier.notifier import Notifier
 
     made = Notifier(client_id="notifier-in-the-test", look_seconds=0.2)
     run_until(made, lambda: made._broker.is_connected)
@@ -301,9 +301,9 @@ def test_what_the_broker_did_not_acknowledge_is_told_again(
     register: Any, notifier: Any, app: Callable[..., RawClient], stack: EmbeddedStack, monkeypatch: Any
 ) -> None:
     """A broker that stands still: the batch stays in the outbox, and the connection is given up with what is on it."""
-    from devices.services import state_broker
+    from devices.services.notifications import state_publisher
 
-    monkeypatch.setattr(state_broker, "_ACKNOWLEDGED_WITHIN", 0.5)
+    monkeypatch.setattr(state_publisher, "_ACKNOWLEDGED_WITHIN", 0.5)
     device = register()
     client = app(device.tenant)
     stack.signal("mosquitto", signal.SIGSTOP)
@@ -325,14 +325,14 @@ def test_a_notifier_that_freezes_in_the_middle_loses_the_lock_and_its_work(
 ) -> None:
     from django.db import InterfaceError, OperationalError
 
-    from devices.services import notifications
+    from devices.services.notifications import outbox
 
     device = register()
     client = app(device.tenant)
     change(device, "birth")
-    monkeypatch.setattr(notifications, "FROZEN_SECONDS", 1)
+    monkeypatch.setattr(outbox, "FROZEN_SECONDS", 1)
     with pytest.raises((OperationalError, InterfaceError)):
-        notifications.notify_tenant(device.tenant.schema_name, lambda _: time.sleep(1.5))
+        outbox.notify_tenant(device.tenant.schema_name, lambda _: time.sleep(1.5))
     connection.close()
     assert ledger(device) == [("ONLINE", None, "")]
     run_until(notifier, lambda: ledger(device)[0][1])
@@ -342,7 +342,7 @@ def test_a_notifier_that_freezes_in_the_middle_loses_the_lock_and_its_work(
 def test_what_is_published_and_not_committed_is_told_again(
     register: Any, notifier: Any, app: Callable[..., RawClient], stack: EmbeddedStack, monkeypatch: Any
 ) -> None:
-    from devices.services import status_feed
+    from devices.services.notifications import status_feed
 
     device = register()
     client = app(device.tenant)

@@ -9,8 +9,9 @@ from django.db import connection
 from django_tenants.utils import schema_context
 
 from telemetry.models import PackedDay, Reading, Series
-from telemetry.services import packing, partitions, queries, rollups
-from telemetry.services.upkeep import state
+from telemetry.services.queries import readings
+from telemetry.services.rollups import hourly_daily, packing, partitions
+from telemetry.services.work_lock import state
 from tests.telemetry.storage import Field, make_field, numbers, remove_field, rows_of, truth
 
 HOUR = timedelta(hours=1)
@@ -42,7 +43,7 @@ def text_series(field: Field) -> Series:
 
 
 def pack() -> dict[str, int]:
-    rollups.run(now=NOW)
+    hourly_daily.run(now=NOW)
     return packing.run(now=NOW)
 
 
@@ -85,7 +86,7 @@ def test_what_comes_late_joins_its_day(field: Field) -> None:
 def test_a_day_that_is_not_rolled_up_is_not_packed(field: Field) -> None:
     field.store((field.series[0], OLD, 1.0))
     assert packing.run(now=NOW)["days"] == 0
-    rollups.run(now=OLD + 30 * HOUR)
+    hourly_daily.run(now=OLD + 30 * HOUR)
     assert packing.run(now=NOW)["days"] == 1
 
 
@@ -118,14 +119,14 @@ def test_pages_go_through_packed_days_and_others_in_order(field: Field) -> None:
     for limit in (1, 7, 100, 1000):
         found: list[Any] = []
         after = None
-        while page := queries.readings(listed, after=after, limit=limit):
+        while page := readings.readings(listed, after=after, limit=limit):
             found += [(row.time, row.series, row.value) for row in page]
-            after = queries.Position(page[-1].time, page[-1].series, page[-1].key)
+            after = readings.Position(page[-1].time, page[-1].series, page[-1].key)
             if limit == 1 and len(found) > 60:
                 break
         assert found == wanted[: len(found)]
         assert limit == 1 or len(found) == len(wanted)
-    between = queries.readings(listed, start=OLD + HOUR, stop=OLD + 30 * HOUR, limit=1000)
+    between = readings.readings(listed, start=OLD + HOUR, stop=OLD + 30 * HOUR, limit=1000)
     assert [(r.time, r.series, r.value) for r in between] == [
         row for row in wanted if OLD + HOUR <= row[0] < OLD + 30 * HOUR
     ]
@@ -136,10 +137,10 @@ def test_the_newest_and_the_hours_of_packed_days(field: Field) -> None:
     field.store((one, OLD, 1.0), (one, OLD + timedelta(seconds=3, microseconds=5), 4.0))
     pack()
     field.store((one, OLD + timedelta(seconds=2), 3.0))
-    [hour] = rollups.hourly([one], OLD, OLD + DAY)
+    [hour] = hourly_daily.hourly([one], OLD, OLD + DAY)
     assert (hour.count, hour.sum, hour.last, hour.last_at) == (3, 8.0, 4.0, OLD + timedelta(seconds=3, microseconds=5))
     device = Series.objects.select_related("device").get(pk=one).device
-    [newest] = queries.latest_values(device)
+    [newest] = readings.latest_values(device)
     assert (newest.value, newest.time) == (4.0, OLD + timedelta(seconds=3, microseconds=5))
 
 

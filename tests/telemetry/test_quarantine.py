@@ -24,7 +24,7 @@ Send = Callable[..., Any]
 
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
-    from telemetry.services.ingest import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_ingest
 
     made = build_ingest()
     yield made
@@ -34,7 +34,7 @@ def ingest(live_db: None) -> Iterator[Any]:
 @pytest.fixture
 def send(ingest: Any) -> Send:
     """`send((topic, payload), …)`: one batch; its tally."""
-    from telemetry.services.storage import Incoming
+    from telemetry.services.pipeline.results import Incoming
 
     def process(*messages: tuple[str, bytes], received_at: datetime | None = None) -> Any:
         tally = ingest.process([Incoming(t, p, received_at or datetime.now(UTC)) for t, p in messages])
@@ -48,7 +48,7 @@ def send(ingest: Any) -> Send:
 def _tenant(django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
     from management.quickstart.hardware import install_hardware
     from tenants.models import DeviceRoute, Tenant
-    from tenants.services import create_tenant
+    from tenants.services.lifecycle import create_tenant
 
     slug = f"q{uuid4().hex[:8]}"
     with django_db_blocker.unblock():
@@ -112,7 +112,7 @@ def readings(device: Registered) -> list[tuple[str, float | None]]:
 
 def begin(tenant: Any, **selection: Any) -> Any:
     """A replay that no worker hears of."""
-    from telemetry.services import replays
+    from telemetry.services.quarantine import replays
 
     with schema_context(tenant.schema_name):
         return replays.begin(replays.Selection(**selection), queue=False)
@@ -120,7 +120,7 @@ def begin(tenant: Any, **selection: Any) -> Any:
 
 def step(tenant: Any, replay: Any) -> Any:
     """A step of it; the replay afterwards."""
-    from telemetry.services import replays
+    from telemetry.services.quarantine import replays
 
     with schema_context(tenant.schema_name):
         replays.step(replay.pk, queue=False)
@@ -142,7 +142,7 @@ def attach(device: Registered, key: str = "dht22") -> None:
 
 def test_refused_mended_replayed(own: Any, register: Any, send: Send, tenant_b: Any) -> None:
     from devices.models import AuditEntry
-    from telemetry.services import queries
+    from telemetry.services.queries import readings as queries
 
     device = register(tenant=own, components={})
     stranger = register(tenant=tenant_b, components={})
@@ -215,7 +215,7 @@ def test_a_replay_is_narrowed(own: Any, register: Any, send: Send) -> None:
     def count(**selection: Any) -> int:
         return int(begin(own, **selection).total)
 
-    from telemetry.services import replays
+    from telemetry.services.quarantine import replays
 
     found = []
     for selection in (
@@ -238,7 +238,7 @@ def test_a_replay_is_narrowed(own: Any, register: Any, send: Send) -> None:
 
 def test_killed_half_way_it_goes_on(own: Any, register: Any, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
     from telemetry.models import Replay
-    from telemetry.services import replays
+    from telemetry.services.quarantine import replays
 
     device = register(tenant=own, components={})
     send(*[(topic(device), v1(device, {"temp": number})) for number in range(25)], (topic(device), b"{"))
@@ -283,7 +283,7 @@ def test_killed_half_way_it_goes_on(own: Any, register: Any, send: Send, monkeyp
 
 
 def test_two_at_once_do_no_harm(own: Any, register: Any, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
-    from telemetry.services import replays
+    from telemetry.services.quarantine import replays
 
     device = register(tenant=own, components={})
     send(*[(topic(device), v1(device, {"temp": number})) for number in range(60)])
@@ -318,7 +318,7 @@ def test_a_cancelled_replay_stops_after_its_batch(
     own: Any, register: Any, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from telemetry.models import Replay
-    from telemetry.services import replays
+    from telemetry.services.quarantine import replays
 
     device = register(tenant=own, components={})
     send(*[(topic(device), v1(device, {"temp": number})) for number in range(9)])
@@ -343,8 +343,8 @@ def test_locked_tables_are_waited_for_and_said(
     own: Any, register: Any, send: Send, monkeypatch: pytest.MonkeyPatch, has_partition: bool
 ) -> None:
     """Also where the month's partition is still to be made, which locks more than a row does."""
-    from telemetry.services import replays
-    from tenants.database import conninfo
+    from telemetry.services.quarantine import replays
+    from tenants.infrastructure.database import conninfo
 
     device, good = register(tenant=own, components={}), register(tenant=own)
     ago = 0.0
@@ -372,7 +372,7 @@ def test_locked_tables_are_waited_for_and_said(
 
 def _unheard_of(tenant: Any) -> float:
     """Seconds back to a month that has no partition."""
-    from telemetry.services import partitions
+    from telemetry.services.rollups import partitions
 
     month = partitions.month_before(datetime.now(UTC), 3)
     with schema_context(tenant.schema_name), connection.cursor() as cursor:
@@ -384,7 +384,7 @@ def _unheard_of(tenant: Any) -> float:
 def test_vault_away_is_waited_for(
     own: Any, register: Any, send: Send, stack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from telemetry.services import replays
+    from telemetry.services.quarantine import replays
 
     device = register(tenant=own, components={})
     send((topic(device), v1(device, VALUE)))
@@ -406,7 +406,7 @@ def test_vault_away_is_waited_for(
 
 def test_a_worker_replays_what_a_person_began(own: Any, register: Any, send: Send, start: Any) -> None:
     from telemetry.models import Replay
-    from telemetry.services import replays
+    from telemetry.services.quarantine import replays
 
     device = register(tenant=own, components={})
     send((topic(device), v2(device, VALUE, seq=1)))
@@ -420,7 +420,7 @@ def test_a_worker_replays_what_a_person_began(own: Any, register: Any, send: Sen
 
 
 def test_only_so_many_at_once(own: Any) -> None:
-    from telemetry.services import replays
+    from telemetry.services.quarantine import replays
 
     for _ in range(replays.MOST_AT_ONCE):
         begin(own)
@@ -432,13 +432,13 @@ def test_the_round_finds_replays_that_nobody_is_at(own: Any, tenant_b: Any) -> N
     from django_q.models import OrmQ
 
     from telemetry.models import Replay
-    from telemetry.services import rounds
+    from telemetry.services import periodic_tasks
 
     replay = begin(own)
-    assert rounds.resume_replays() == 0, "its own task is on the way"
+    assert periodic_tasks.resume_replays() == 0, "its own task is on the way"
     with schema_context(own.schema_name):
         Replay.objects.filter(pk=replay.pk).update(claimed_until=datetime.now(UTC) - timedelta(minutes=2))
-    assert rounds.resume_replays() == 1
+    assert periodic_tasks.resume_replays() == 1
     OrmQ.objects.all().delete()
 
 
@@ -518,8 +518,8 @@ def test_a_flood_is_counted(own: Any, register: Any, send: Send, settings: Any) 
 
 
 def test_a_listener_that_starts_anew_knows_what_is_full(own: Any, register: Any, send: Send, settings: Any) -> None:
-    from telemetry.services.ingest import build_ingest
-    from telemetry.services.storage import Incoming
+    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.pipeline.results import Incoming
 
     settings.QUARANTINE_SOURCE_MESSAGES = 5
     device = register(tenant=own)
@@ -569,7 +569,7 @@ def test_parked_messages_are_never_thrown_away(own: Any, register: Any, send: Se
         stack.start_server("openbao")
         stack.wait_ready("openbao", 20)
     assert kept(own) == {"key_unavailable": 9}
-    from telemetry.services import quarantine_retention
+    from telemetry.services.retention import quarantine as quarantine_retention
 
     with schema_context(own.schema_name):
         quarantine_retention.run(now=datetime.now(UTC) + timedelta(days=1000))
@@ -614,7 +614,7 @@ def quarantine(tenant: Any, count: int, *, days: float = 0.0, reason: str = "mal
 
 def test_what_is_too_old_goes(own: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from telemetry.models import QuarantineFlood
-    from telemetry.services import quarantine_retention
+    from telemetry.services.retention import quarantine as quarantine_retention
 
     monkeypatch.setattr(quarantine_retention, "_ROWS", 3)
     settings.QUARANTINE_DAYS = 30
@@ -636,7 +636,8 @@ def test_what_is_too_much_goes_oldest_first(own: Any, settings: Any, monkeypatch
     from django_q.models import OrmQ
 
     from telemetry.models import Quarantined
-    from telemetry.services import quarantine_retention, rounds
+    from telemetry.services import periodic_tasks
+    from telemetry.services.retention import quarantine as quarantine_retention
 
     monkeypatch.setattr(quarantine_retention, "_ROWS", 3)
     settings.QUARANTINE_MEGABYTES = 1
@@ -644,7 +645,7 @@ def test_what_is_too_much_goes_oldest_first(own: Any, settings: Any, monkeypatch
     quarantine(own, 3, days=5, reason="quota_exceeded", size=size)
     quarantine(own, 5, days=4, size=size)
     quarantine(own, 3, days=3, size=size)
-    assert rounds.keep_quarantine() >= 1
+    assert periodic_tasks.keep_quarantine() >= 1
     OrmQ.objects.all().delete()
     with schema_context(own.schema_name):
         assert quarantine_retention.run() == {"old": 0, "too much": 4}
@@ -659,7 +660,7 @@ def test_what_is_too_much_goes_oldest_first(own: Any, settings: Any, monkeypatch
 
 
 def test_nobodys_messages_go_too(live_db: None, settings: Any) -> None:
-    from telemetry.services import quarantine_retention
+    from telemetry.services.retention import quarantine as quarantine_retention
     from tenants.models import UnroutedMessage
 
     settings.QUARANTINE_DAYS = 30

@@ -120,7 +120,7 @@ def readings(device: Registered) -> int:
 def _forget_what_was_counted() -> None:
     from django_redis import get_redis_connection
 
-    from telemetry.services.limit_buckets import PREFIX
+    from telemetry.services.limits.buckets import PREFIX
 
     redis = get_redis_connection("default")
     for key in redis.scan_iter(f"{PREFIX}*"):
@@ -168,7 +168,7 @@ def test_the_table_has_every_reason() -> None:
 
 
 def test_every_reason_over_mqtt(register: Any, start: Any, tenant_b: Any, sealed: Callable[[], None]) -> None:
-    from tenants.limits import set_limits
+    from tenants.services.limits import set_limits
 
     devices = {reason: register() for reason in MESSAGES if reason != "quota_exceeded"}
     devices["quota_exceeded"] = register(tenant=tenant_b)

@@ -10,7 +10,9 @@ from django.db import IntegrityError, connection, transaction
 from django_tenants.utils import schema_context
 
 from telemetry.models import DeviceSequence, Latest, PackedDay, Reading, ReadingDay, ReadingHour, RetentionSettings
-from telemetry.services import latest, packing, partitions, retention, rollups
+from telemetry.services.latest import values
+from telemetry.services.retention import telemetry
+from telemetry.services.rollups import hourly_daily, packing, partitions
 from tests.telemetry.storage import Field, make_field, remove_field, rows_of
 
 DAY = timedelta(days=1)
@@ -56,7 +58,7 @@ def fill(field: Field) -> None:
     one = field.series[0]
     old = datetime(1970, 1, 1, 12, tzinfo=UTC)
     field.store((one, old, 0.0), *((one, month(ago), float(ago)) for ago in range(5)))
-    rollups.run(now=NOW)
+    hourly_daily.run(now=NOW)
     packing.run(now=NOW)
 
 
@@ -68,7 +70,7 @@ def test_everything_is_kept_unless_it_is_said(field: Field) -> None:
     fill(field)
     before = rows_of("telemetry_packedday") + rows_of("telemetry_reading")
     assert before == 6
-    done = retention.run(now=NOW)
+    done = telemetry.run(now=NOW)
     assert (done["dropped"], done["deleted"]) == (0, 0)
     assert rows_of("telemetry_packedday") + rows_of("telemetry_reading") == before
 
@@ -78,7 +80,7 @@ def test_old_months_go_and_their_rollups_stay(fields: list[Field], field: Field)
         with schema_context(one.schema):
             fill(one)
     RetentionSettings(readings_months=2).save()
-    done = retention.run(now=NOW)
+    done = telemetry.run(now=NOW)
     assert done["dropped"] >= 4, "two months of readings, and of packed days"
     with connection.cursor() as cursor:
         cursor.execute("SELECT min(time) FROM truth")
@@ -96,7 +98,7 @@ def test_old_months_go_and_their_rollups_stay(fields: list[Field], field: Field)
 def test_what_comes_later_than_it_is_kept_goes_with_the_next_run(field: Field) -> None:
     fill(field)
     RetentionSettings(readings_months=2).save()
-    retention.run(now=NOW)
+    telemetry.run(now=NOW)
     one, first = field.series[0], month(4)
     with field.connect() as own:
         partitions.Partitions().ensure(own, field.schema, [first])
@@ -107,8 +109,8 @@ def test_what_comes_later_than_it_is_kept_goes_with_the_next_run(field: Field) -
     [hour] = ReadingHour.objects.filter(hour=first)
     field.store((one, first, 99.0))
     assert rows_of("telemetry_reading_default") == 1
-    assert [(r.count, r.last) for r in rollups.hourly([one], first, first + DAY)] == [(1, 4.0)]
-    done = retention.run(now=NOW)
+    assert [(r.count, r.last) for r in hourly_daily.hourly([one], first, first + DAY)] == [(1, 4.0)]
+    done = telemetry.run(now=NOW)
     assert done["deleted"] >= 1
     assert rows_of("telemetry_reading_default") == 0
     assert ReadingHour.objects.get(series_id=one, hour=first).last == hour.last, "the rollup knows of the rest"
@@ -125,22 +127,24 @@ def test_rollups_and_messages_have_a_retention_of_their_own(field: Field) -> Non
                 [device, month(ago)],
             )
     RetentionSettings(messages_months=1, readings_months=2, rollups_months=3).save()
-    retention.run(now=NOW)
+    telemetry.run(now=NOW)
     assert rows_of("telemetry_message") == 2
     assert times(ReadingHour, "hour") == sorted(month(n) for n in range(4))
-    assert times(ReadingDay, "day") == sorted(d for d in (month(n) for n in range(4)) if d + DAY <= rollups.day_of(NOW))
+    assert times(ReadingDay, "day") == sorted(
+        d for d in (month(n) for n in range(4)) if d + DAY <= hourly_daily.day_of(NOW)
+    )
 
 
 def test_the_newest_value_goes_with_its_reading(field: Field) -> None:
     fill(field)
     one, other = field.series[:2]
     field.store((other, month(4), 7.0))
-    rollups.run(now=NOW)
-    latest.complete()
-    assert latest.latest_of([one, other])[other].value == 7.0
+    hourly_daily.run(now=NOW)
+    values.complete()
+    assert values.latest_of([one, other])[other].value == 7.0
     RetentionSettings(readings_months=2).save()
-    retention.run(now=NOW)
-    assert set(latest.latest_of([one, other])) == {one}
+    telemetry.run(now=NOW)
+    assert set(values.latest_of([one, other])) == {one}
     assert times(Latest, "series_id") == [one]
 
 
@@ -150,10 +154,10 @@ def test_a_reader_holds_one_partition_back_and_nothing_else(field: Field) -> Non
     held = partitions.name_of(partitions.MESSAGES, (month(3).year, month(3).month))
     with field.connect() as own, own.transaction():
         own.execute(f"SELECT 1 FROM {held}")  # noqa: S608
-        retention.run(now=NOW)
+        telemetry.run(now=NOW)
         names = partitions.of(connection.connection, field.schema, partitions.MESSAGES).values()
         assert held in names
-    retention.run(now=NOW)
+    telemetry.run(now=NOW)
     assert held not in partitions.of(connection.connection, field.schema, partitions.MESSAGES).values()
 
 
@@ -167,7 +171,7 @@ def test_rollups_may_not_go_before_the_readings(field: Field) -> None:
 
 def test_the_next_months_partitions_are_made_ahead(field: Field) -> None:
     last = month(0) - timedelta(days=1)
-    retention.run(now=last)
+    telemetry.run(now=last)
     for table in (*partitions.TABLES, partitions.HOURS):
         assert (month(0).year, month(0).month) in partitions.of(connection.connection, field.schema, table)
 
@@ -181,11 +185,11 @@ def test_a_device_with_many_gaps_keeps_the_newest(field: Field) -> None:
             " FROM generate_series(1, 20) n, (VALUES (1), (2)) AS b(boot) WHERE boot = 1 OR n <= 5 GROUP BY boot",
             [device],
         )
-        assert retention.compact_sequences(most=5) == 1
+        assert telemetry.compact_sequences(most=5) == 1
         cursor.execute("SELECT seen::text FROM telemetry_devicesequence WHERE device_id = %s ORDER BY boot", [device])
         assert [row for (row,) in cursor.fetchall()] == [
             "{[2,33),[34,35),[36,37),[38,39),[40,41)}",
             "{[2,3),[4,5),[6,7),[8,9),[10,11)}",
         ]
-        assert retention.compact_sequences(most=5) == 0
+        assert telemetry.compact_sequences(most=5) == 0
     DeviceSequence.objects.filter(device_id=device).delete()

@@ -10,8 +10,9 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from telemetry.models import Latest, PackedDay, ReadingHour, RollupState
-from telemetry.services import latest, latest_scripts, rounds
-from telemetry.services.latest import LatestRecorder
+from telemetry.services import periodic_tasks
+from telemetry.services.latest import redis_scripts, values
+from telemetry.services.latest.values import LatestRecorder
 from tests.conftest import Process, wait_until
 from tests.telemetry.storage import Field, make_field, remove_field
 
@@ -32,10 +33,12 @@ def both(django_db_setup: None, django_db_blocker: Any) -> Iterator[list[Field]]
 @pytest.fixture
 def queued(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """(task, schema) as they are queued, without a worker."""
-    from tenants.schemas import current_schema
+    from tenants.infrastructure.schema_context import current_schema
 
     tasks: list[tuple[str, str]] = []
-    monkeypatch.setattr(rounds, "enqueue", lambda path: tasks.append((path.rpartition(".")[2], current_schema())))
+    monkeypatch.setattr(
+        periodic_tasks, "enqueue", lambda path: tasks.append((path.rpartition(".")[2], current_schema()))
+    )
     return tasks
 
 
@@ -44,16 +47,16 @@ def test_only_tenants_with_something_to_do_are_queued(
 ) -> None:
     busy, idle = both
     # Listeners of other tests that ended without a word would be given up in the middle of this one.
-    get_redis_connection("default").delete(latest_scripts.WRITERS)
-    rounds.roll_up()
+    get_redis_connection("default").delete(redis_scripts.WRITERS)
+    periodic_tasks.roll_up()
     assert {("roll_up_tenant", busy.schema), ("roll_up_tenant", idle.schema)} <= set(queued), "never rolled up"
     for one in both:
         with schema_context(one.schema):
-            rounds.roll_up_tenant()
-            rounds.pack_tenant()
-            rounds.complete_tenant()
+            periodic_tasks.roll_up_tenant()
+            periodic_tasks.pack_tenant()
+            periodic_tasks.complete_tenant()
     queued.clear()
-    for look in (rounds.roll_up, rounds.pack, rounds.keep_latest, rounds.move_latest):
+    for look in (periodic_tasks.roll_up, periodic_tasks.pack, periodic_tasks.keep_latest, periodic_tasks.move_latest):
         with schema_context("public"):
             look()
     assert not [task for task in queued if task[1] in (busy.schema, idle.schema)]
@@ -62,18 +65,18 @@ def test_only_tenants_with_something_to_do_are_queued(
     recorder.note(busy.schema, busy.series[0], int(OLD.timestamp()) * 1_000_000, 1.0)
     recorder.close()
     with schema_context("public"):
-        rounds.roll_up()
-        rounds.move_latest()
+        periodic_tasks.roll_up()
+        periodic_tasks.move_latest()
     assert [task for task in queued if task[1] in (busy.schema, idle.schema)] == [
         ("roll_up_tenant", busy.schema),
         ("move_tenant", busy.schema),
     ]
     with schema_context(busy.schema):
-        assert rounds.roll_up_tenant() == {"chunks": 0, "late": 1}
+        assert periodic_tasks.roll_up_tenant() == {"chunks": 0, "late": 1}
     queued.clear()
     with schema_context("public"):
-        rounds.pack()
-        rounds.keep_latest()
+        periodic_tasks.pack()
+        periodic_tasks.keep_latest()
     mine = [task for task in queued if task[1] in (busy.schema, idle.schema)]
     assert ("pack_tenant", busy.schema) in mine
     assert ("pack_tenant", idle.schema) not in mine
@@ -87,25 +90,25 @@ def test_a_worker_does_it(live_db: None, both: list[Field], start: Callable[...,
             one.clear()
     busy.store((busy.series[0], OLD, 3.0))
     worker = start("manage.py", "qcluster")
-    rounds.roll_up()
-    rounds.keep_latest()
+    periodic_tasks.roll_up()
+    periodic_tasks.keep_latest()
 
     def rolled() -> bool:
         with schema_context(busy.schema):
             return ReadingHour.objects.exists() and RollupState.objects.get().rolled_until is not None
 
     wait_until(rolled, 30, lambda: worker.log.read_text()[-2000:])
-    rounds.pack()
+    periodic_tasks.pack()
 
     def packed() -> bool:
         with schema_context(busy.schema):
             return PackedDay.objects.exists()
 
     wait_until(packed, 30, lambda: worker.log.read_text()[-2000:])
-    wait_until(lambda: not latest.incomplete([busy.schema, idle.schema]), 30)
+    wait_until(lambda: not values.incomplete([busy.schema, idle.schema]), 30)
     redis = get_redis_connection("default")
-    assert latest.decode(redis.hget(latest.values_key(busy.schema), busy.series[0]).decode()).value == 3.0
-    assert not redis.hexists(latest.values_key(idle.schema), busy.series[0])
+    assert values.decode(redis.hget(values.values_key(busy.schema), busy.series[0]).decode()).value == 3.0
+    assert not redis.hexists(values.values_key(idle.schema), busy.series[0])
     with schema_context(busy.schema):
         assert Latest.objects.get().value == 3.0
     with schema_context(idle.schema):

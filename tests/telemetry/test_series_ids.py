@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from telemetry.services.measurement import Measurement
+from telemetry.services.pipeline.measurement import Measurement
 from tests.telemetry.storage import Field, make_field, remove_field
 
 METRICS = tuple("abcdefghij")

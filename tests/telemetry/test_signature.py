@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.services import signature
+from telemetry.services.pipeline import signature
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data" / "signatures.json").read_text())
 V1 = [vector for vector in VECTORS if vector["scheme"] == "v1"]

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.services.specs import IGNORE
-from telemetry.services import envelope, pipeline
-from telemetry.services.refusal import Refused
+from devices.domain.specs import IGNORE
+from telemetry.services.pipeline import form, processing
+from telemetry.services.pipeline.refusal import Refused
 from tests.fuzz import inputs, targets
 
 _SPEC = targets.device(IGNORE)
-_TOPIC = envelope.parse_topic(f"telemetry/demo/{inputs.UUID}/dht22")
+_TOPIC = form.parse_topic(f"telemetry/demo/{inputs.UUID}/dht22")
 _MESSAGE = {
     "timestamp": inputs.NOW_TEXT,
     "cpu_serial": "c0ffee",
@@ -33,7 +33,7 @@ _MESSAGE = {
 
 def _is_taken(raw: bytes) -> bool:
     try:
-        accepted = pipeline.judge(
+        accepted = processing.judge(
             _TOPIC, "a topic", raw, _SPEC, targets.key, targets.NOW.astimezone(UTC), targets.CLOCK
         )
     except Refused:

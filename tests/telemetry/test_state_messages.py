@@ -14,7 +14,7 @@ AT = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 
 
 def told(**values: Any) -> Any:
-    from devices.services.notifications import Told
+    from devices.services.notifications.outbox import Told
 
     usual: dict[str, Any] = {
         "device_id": 1,
@@ -27,13 +27,13 @@ def told(**values: Any) -> Any:
 
 
 def latest(component: str, metric: str, value: Any, unit: str = "") -> Any:
-    from telemetry.services.queries import LatestValue
+    from telemetry.services.queries.readings import LatestValue
 
     return LatestValue(component, metric, value, unit, "number", AT)
 
 
 def flat(*values: Any, **state: Any) -> dict[str, Any]:
-    from telemetry.services.state_messages import flat_state
+    from telemetry.services.notifier.state_messages import flat_state
 
     return flat_state(told(**state), AT, values)
 
@@ -75,14 +75,14 @@ def test_a_device_that_flaps_says_so() -> None:
 
 
 def test_a_device_that_was_never_seen_has_no_time() -> None:
-    from telemetry.services.state_messages import flat_state
+    from telemetry.services.notifier.state_messages import flat_state
 
     assert flat_state(told(), None, [])["last_seen_at"] is None
 
 
 def test_values_are_those_of_attached_components_in_the_order_of_attachment(db: None, tenant_a: Any) -> None:
     from devices.models import Component
-    from telemetry.services.state_messages import state_payloads
+    from telemetry.services.notifier.state_messages import state_payloads
 
     device = make_device(tenant_a, z="dht22", a="dht22", gone="dht22")
     other = make_device(tenant_a, z="dht22")
@@ -106,7 +106,7 @@ def test_many_states_cost_as_many_queries_as_one(db: None, tenant_a: Any) -> Non
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 
-    from telemetry.services.state_messages import state_payloads
+    from telemetry.services.notifier.state_messages import state_payloads
 
     with schema_context(tenant_a.schema_name), CaptureQueriesContext(connection) as captured:
         assert len(state_payloads([told(device_id=number) for number in range(50)])) == 50

@@ -18,7 +18,7 @@ Message = tuple[str, bytes]
 
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
-    from telemetry.services.ingest import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_ingest
 
     made = build_ingest()
     yield made
@@ -26,7 +26,7 @@ def ingest(live_db: None) -> Iterator[Any]:
 
 
 def incoming(messages: list[Message]) -> list[Any]:
-    from telemetry.services.storage import Incoming
+    from telemetry.services.pipeline.results import Incoming
 
     return [Incoming(topic, payload, datetime.now(UTC), mid) for mid, (topic, payload) in enumerate(messages, 1)]
 
@@ -133,7 +133,7 @@ def test_a_locked_tenant_waits_and_the_others_do_not(ingest: Any, register: Any,
     """As a migration locks: its messages are neither lost nor acknowledged, and nobody else waits for them."""
     from django.db import connection
 
-    from tenants.database import bound_lock_waits, conninfo
+    from tenants.infrastructure.database import bound_lock_waits, conninfo
 
     bound_lock_waits(50)
     locked, free = register(), register(tenant=tenant_b)
@@ -174,7 +174,7 @@ def test_two_listeners_that_store_the_same_messages_store_them_once(
     """Each batch goes to both, in pieces of its own, at the same time."""
     from django.db import connection
 
-    from telemetry.services.ingest import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_ingest
 
     devices = [register(), register(tenant=tenant_b)]
     messages = [
@@ -215,7 +215,7 @@ def test_two_listeners_that_store_the_same_messages_store_them_once(
 def test_arrays_are_what_postgresql_reads() -> None:
     """Every kind of array, sent and read back."""
     from telemetry.services.storage import binary
-    from tenants.database import conninfo
+    from tenants.infrastructure.database import conninfo
 
     moment = datetime(2026, 11, 24, 1, 2, 3, 456789, tzinfo=UTC)
     cases: list[tuple[Callable[[Any], Any], list[Any], str, list[Any]]] = [

@@ -10,7 +10,7 @@ import pytest
 from django.core.exceptions import ValidationError
 from django_tenants.utils import schema_context
 
-from devices.services.guesses import guess
+from devices.services.metadata.unit_inference import guess
 from tests.conftest import Registered
 from tests.wire import topic, v1, v2
 
@@ -37,7 +37,7 @@ def untaught(live_db: None, tenant_a: Any) -> Iterator[Any]:
 
 def proposal(tenant: Any, kind: Any, message: Any) -> dict[str, tuple[str, str, str]]:
     """Key → (path, value type, unit) of what is proposed."""
-    from telemetry.services import teaching
+    from telemetry.services.mapping import proposal as teaching
 
     with schema_context(tenant.schema_name):
         metrics = teaching.propose(kind, message)
@@ -73,11 +73,11 @@ def test_what_names_say(path: tuple[str, ...], value: Any, key: str, unit: str) 
 
 
 def test_units_that_are_guessed_are_those_of_the_catalogue() -> None:
-    from devices.services import guesses
-    from devices.services.catalogue import UNITS
+    from devices.services.metadata import unit_inference
+    from devices.services.metadata.unit_catalogue import UNITS
 
-    words = [*guesses._WORDS.values(), *guesses._KOREAN.values()]
-    named = {*guesses._UNITS.values(), *guesses._LETTERS.values(), *(word.unit for word in words)}
+    words = [*unit_inference._WORDS.values(), *unit_inference._KOREAN.values()]
+    named = {*unit_inference._UNITS.values(), *unit_inference._LETTERS.values(), *(word.unit for word in words)}
     assert named <= {symbol for symbol, *_ in UNITS}
 
 
@@ -96,7 +96,7 @@ def test_proposals_for_messages_of_real_devices(tenant_a: Any, untaught: Any) ->
 
 
 def test_the_name_of_a_unit_becomes_the_path_of_the_unit(tenant_a: Any, untaught: Any) -> None:
-    from telemetry.services import teaching
+    from telemetry.services.mapping import proposal as teaching
 
     message = {"TempUnit": "F", "Temperature": 68, "data": {"unit": "kPa", "pressure": 100}}
     with schema_context(tenant_a.schema_name):
@@ -112,7 +112,7 @@ def test_the_name_of_a_unit_becomes_the_path_of_the_unit(tenant_a: Any, untaught
 
 def test_a_preview_says_what_would_be_refused_and_what_is_left(tenant_a: Any, untaught: Any) -> None:
     from devices.models import Metric
-    from telemetry.services import teaching
+    from telemetry.services.mapping import proposal as teaching
 
     with schema_context(tenant_a.schema_name):
         metric = Metric(key="t", path="t", maximum=10)
@@ -128,7 +128,7 @@ def test_a_preview_says_what_would_be_refused_and_what_is_left(tenant_a: Any, un
 
 
 def test_an_example_is_of_either_version_or_pasted(register: Any) -> None:
-    from telemetry.services.teaching import example_of
+    from telemetry.services.mapping.proposal import example_of
 
     device = register()
     assert example_of(v1(device, {"temp": 1}))["value"] == {"temp": 1}
@@ -141,14 +141,15 @@ def test_an_example_is_of_either_version_or_pasted(register: Any) -> None:
 
 def _teach(device: Registered, kind: Any, message: Any, **changes: dict[str, Any]) -> dict[str, tuple[str, int, int]]:
     """Accept what is proposed, changed: metric's key → (unit, series adopted, series kept apart)."""
-    from telemetry.services import adoption, teaching
+    from telemetry.services.mapping import application
+    from telemetry.services.mapping import proposal as teaching
 
     with schema_context(device.tenant.schema_name):
         metrics = teaching.propose(kind, message)
         for metric in metrics:
             for name, value in changes.get(metric.key, {}).items():
                 setattr(metric, name, value)
-        done = adoption.accept(kind, metrics, acting_user=None)
+        done = application.accept(kind, metrics, acting_user=None)
         return {one.metric.key: (one.unit, one.series, one.apart) for one in done.adopted}
 
 
@@ -181,7 +182,7 @@ def test_what_is_converted_keeps_the_unit_in_which_it_was_sent(
     untaught: Any,
 ) -> None:
     from devices.models import Unit
-    from telemetry.services import queries
+    from telemetry.services.queries import readings as queries
 
     device = register(components={"x": untaught.key}, hardware_model=None)
     send((topic(device, "x"), v1(device, {"temp": 68}, ago=60)))
@@ -247,11 +248,11 @@ def test_other_types_tenants_and_components_are_not_touched(
 
 def test_nothing_is_made_where_one_of_them_is_wrong(tenant_a: Any, untaught: Any) -> None:
     from devices.models import Metric
-    from telemetry.services import adoption
+    from telemetry.services.mapping import application
 
     with schema_context(tenant_a.schema_name):
         with pytest.raises(ValidationError):
-            adoption.accept(untaught, [Metric(key="a", path="a"), Metric(key="a", path="b")], acting_user=None)
+            application.accept(untaught, [Metric(key="a", path="a"), Metric(key="a", path="b")], acting_user=None)
         assert not untaught.metrics.exists()
 
 
@@ -261,7 +262,7 @@ def test_examples_are_the_newest_messages_and_what_was_refused(
     untaught: Any,
     tenant_a: Any,
 ) -> None:
-    from telemetry.services.examples import examples
+    from telemetry.services.mapping.sample_messages import examples
 
     device = register(components={"x": untaught.key}, hardware_model=None)
     send((topic(device, "x"), v1(device, {"temp": 1}, ago=30)), (topic(device, "x"), v1(device, {"temp": 2}, ago=20)))

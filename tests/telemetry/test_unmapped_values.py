@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.services import paths, units
-from devices.services.catalogue import UNITS
-from devices.services.specs import IGNORE, KEEP, QUARANTINE, ComponentSpec, MetricSpec
-from telemetry.services import unmapped
-from telemetry.services.normalization import Normalized, normalize
-from telemetry.services.refusal import Refused
+from devices.domain import paths, units
+from devices.domain.metric_spec import MetricSpec
+from devices.domain.specs import IGNORE, KEEP, QUARANTINE, ComponentSpec
+from devices.services.metadata.unit_catalogue import UNITS
+from telemetry.services.pipeline import unmapped_values
+from telemetry.services.pipeline.normalization import Normalized, normalize
+from telemetry.services.pipeline.refusal import Refused
 
 TEMP = MetricSpec("temperature", ("value", "temp"), "number", "°C")
 SIGNED = {"timestamp": 1, "cpu_serial": "x", "hmac": "y", "boot": 1, "seq": 2, "device_uuid": "u", "component": "c"}
@@ -88,7 +89,7 @@ def test_a_type_that_takes_metrics_alone_refuses_the_message() -> None:
 
 
 def test_a_long_array_of_metrics_is_no_unregistered_value() -> None:
-    metrics = [MetricSpec(f"p{i}", ("p", str(i)), "number", "") for i in range(3 * unmapped.MOST_ITEMS)]
+    metrics = [MetricSpec(f"p{i}", ("p", str(i)), "number", "") for i in range(3 * unmapped_values.MOST_ITEMS)]
     values = _normalize({"p": list(range(len(metrics)))}, *metrics, policy=QUARANTINE)
     assert [value.value for value in values.measurements] == [float(i) for i in range(len(metrics))]
 
@@ -96,9 +97,9 @@ def test_a_long_array_of_metrics_is_no_unregistered_value() -> None:
 @pytest.mark.parametrize(
     ("message", "kept"),
     [
-        ({f"k{i}": i for i in range(1000)}, unmapped.MOST_VALUES),
-        ({"k": list(range(1000))}, unmapped.MOST_ITEMS),
-        ({"k": "x" * (unmapped.MOST_LETTERS + 1)}, 0),
+        ({f"k{i}": i for i in range(1000)}, unmapped_values.MOST_VALUES),
+        ({"k": list(range(1000))}, unmapped_values.MOST_ITEMS),
+        ({"k": "x" * (unmapped_values.MOST_LETTERS + 1)}, 0),
         ({"k": "a\x00b"}, 0),
         ({"k": 10**400}, 0),
         ({"k": float("inf")}, 0),

@@ -16,7 +16,7 @@ VALUE = {"temp": 21.5, "humidity": 44}
 
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
-    from telemetry.services.ingest import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_ingest
 
     made = build_ingest()
     yield made
@@ -50,9 +50,9 @@ def stored(device: Registered) -> int:
 def test_sealed_known_devices_go_on_unknown_ones_wait_revoked_ones_are_refused(
     register: Any, ingest: Any, sealed: Callable[[], None], stack: EmbeddedStack
 ) -> None:
-    from devices.services.registration import revoke_key
-    from telemetry.services import parked
-    from telemetry.services.storage import Incoming
+    from devices.services.provisioning.registration import revoke_key
+    from telemetry.services.ingest import deferred_messages
+    from telemetry.services.pipeline.results import Incoming
 
     known, unknown, revoked = register(), register(), register()
 
@@ -70,10 +70,10 @@ def test_sealed_known_devices_go_on_unknown_ones_wait_revoked_ones_are_refused(
     assert (stored(known), reasons(known)) == (3, [])
     assert (stored(unknown), reasons(unknown)) == (0, ["key_unavailable", "key_unavailable"])
     assert (stored(revoked), reasons(revoked)) == (1, ["bad_signature", "bad_signature"])
-    assert parked.replay(ingest) == 0
+    assert deferred_messages.replay(ingest) == 0
     stack.restart("openbao", 20)
     wait_until(lambda: not ingest.keyring.is_paused)
-    ingest.parked |= parked.find_parked()
-    wait_until(lambda: parked.replay(ingest) is not None and stored(unknown) == 2)
+    ingest.parked |= deferred_messages.find_parked()
+    wait_until(lambda: deferred_messages.replay(ingest) is not None and stored(unknown) == 2)
     assert reasons(unknown) == []
     assert (stored(revoked), reasons(revoked)) == (1, ["bad_signature", "bad_signature"])

@@ -17,8 +17,8 @@ from django.db import OperationalError, connection
 from django.db.models import Field
 from django_tenants.utils import schema_context
 
-from telemetry.services.whole import archive, pieces
-from telemetry.services.whole.tables import LEFT_OUT, TABLES, Table, tenant_models
+from telemetry.services.export import tenant_archive, tenant_pieces
+from telemetry.services.export.tenant_tables import LEFT_OUT, TABLES, Table, tenant_models
 from tests.api.conftest import Api, add_message, add_readings, add_series, issue_key, make_device, person, quarantine
 
 T0 = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
@@ -37,7 +37,7 @@ def rows(files: dict[str, bytes], name: str) -> list[dict[str, Any]]:
 
 
 def export(tenant: Any) -> dict[str, bytes]:
-    return opened(b"".join(archive.whole(tenant)))
+    return opened(b"".join(tenant_archive.whole(tenant)))
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def filled(db: None, tenant_a: Any, tenant_b: Any, no_broker: None) -> dict[str,
     """Both tenants with one of each kind, the other's under a name that must not be seen."""
     made = {}
     for tenant in (tenant_a, tenant_b):
-        from devices.services.registration import register_device
+        from devices.services.provisioning.registration import register_device
 
         canary = f"canary of {tenant.slug}"
         device = make_device(tenant, canary, dht22="dht22")
@@ -139,12 +139,16 @@ def test_pages_lose_and_repeat_nothing(db: None, tenant_a: Any, monkeypatch: pyt
     add_readings(tenant_a, series, *((T0 + timedelta(seconds=n), n) for n in range(23)))
     for n in range(11):
         add_message(tenant_a, device, T0 + timedelta(seconds=n // 2))
-    monkeypatch.setattr("telemetry.services.export.PIECE", 5)
-    read = [json.loads(line) for piece, _ in pieces.of_readings(tenant_a.schema_name) for line in piece.splitlines()]
+    monkeypatch.setattr("telemetry.services.export.readings.PIECE", 5)
+    read = [
+        json.loads(line) for piece, _ in tenant_pieces.of_readings(tenant_a.schema_name) for line in piece.splitlines()
+    ]
     assert [row["value"] for row in read] == list(range(23))
     for model in (Unit, Message):
         small = Table(model, rows=3)
-        lines = [line for piece, _ in pieces.of_table(tenant_a.schema_name, small) for line in piece.splitlines()]
+        lines = [
+            line for piece, _ in tenant_pieces.of_table(tenant_a.schema_name, small) for line in piece.splitlines()
+        ]
         with schema_context(tenant_a.schema_name):
             assert len(lines) == len(set(lines)) == model._default_manager.count()
 
@@ -162,7 +166,7 @@ def test_packed_days_are_in_it(live_db: None, tenant_a: Any) -> None:
     try:
         found = [
             json.loads(line)["value"]
-            for piece, _ in pieces.of_readings(tenant_a.schema_name)
+            for piece, _ in tenant_pieces.of_readings(tenant_a.schema_name)
             for line in piece.splitlines()
             if json.loads(line)["device"] == str(device.uuid)
         ]
@@ -179,10 +183,10 @@ def test_one_that_cannot_be_finished_is_no_zip(filled: dict[str, Any], tenant_a:
         yield b"{}\n", 1
         raise OperationalError("away")
 
-    monkeypatch.setattr(pieces, "of_readings", away)
+    monkeypatch.setattr(tenant_pieces, "of_readings", away)
     got: list[bytes] = []
-    with pytest.raises(archive.ExportBroken):
-        got.extend(archive.whole(tenant_a))
+    with pytest.raises(tenant_archive.ExportBroken):
+        got.extend(tenant_archive.whole(tenant_a))
     assert got
     with pytest.raises(zipfile.BadZipFile):
         zipfile.ZipFile(io.BytesIO(b"".join(got)))
@@ -206,7 +210,7 @@ def test_the_command(filled: dict[str, Any], tenant_a: Any, tmp_path: Path, monk
         raise OperationalError("away")
         yield
 
-    monkeypatch.setattr(pieces, "of_readings", away)
+    monkeypatch.setattr(tenant_pieces, "of_readings", away)
     with pytest.raises(CommandError, match="nothing was written"):
         call_command("export_tenant", "alpha", output=tmp_path / "broken.zip")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alpha.zip"]
@@ -240,7 +244,7 @@ def test_memory_stays_bounded(live_db: None, tenant_a: Any) -> None:
     program = (
         "import django, resource, sys; django.setup()\n"
         "from tenants.models import Tenant\n"
-        "from telemetry.services.whole.archive import Archive\n"
+        "from telemetry.services.export.tenant_archive import Archive\n"
         "size = sum(len(chunk) for chunk in Archive(Tenant.objects.get(slug='alpha')).chunks())\n"
         "print(size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )

@@ -67,9 +67,9 @@ def test_who_reads_slowly_holds_no_connection_and_gets_all_of_it(
     content = head + answer.read()
     asked.close()
     assert memory(web) - before < 30
-    archive = zipfile.ZipFile(io.BytesIO(content))
-    assert archive.testzip() is None
-    manifest = json.loads(archive.read("manifest.json"))
+    tenant_archive = zipfile.ZipFile(io.BytesIO(content))
+    assert tenant_archive.testzip() is None
+    manifest = json.loads(tenant_archive.read("manifest.json"))
     rows = {file["name"]: file["rows"] for file in manifest["files"]}
     assert rows["telemetry.message.ndjson"] >= MESSAGES
     assert len(content) > MESSAGES * BYTES
@@ -94,14 +94,14 @@ def test_what_cannot_be_finished_is_broken_off(web: Web, filled: Any, tenant_a: 
 
 
 def test_it_ends_with_the_right_to_read(filled: Any, tenant_a: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from telemetry.services.whole import archive
+    from telemetry.services.export import tenant_archive
 
-    monkeypatch.setattr(archive, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(tenant_archive, "CHECK_SECONDS", 0.0)
     answers = iter([True, True, False])
 
     async def read() -> None:
-        async for _chunk in archive.stream(tenant_a, lambda: next(answers)):
+        async for _chunk in tenant_archive.stream(tenant_a, lambda: next(answers)):
             pass
 
-    with pytest.raises(archive.ExportBroken, match="right to read"):
+    with pytest.raises(tenant_archive.ExportBroken, match="right to read"):
         async_to_sync(read)()

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tenants import codes
+from tenants.services import claim_codes
 
 
 def test_a_code_reads_back_however_it_is_typed() -> None:
     for _ in range(50):
-        code = codes.new_claim_code()
+        code = claim_codes.new_claim_code()
         plain = code.replace("-", "")
         assert len(plain) == 16
         for typed in (
@@ -17,26 +17,26 @@ def test_a_code_reads_back_however_it_is_typed() -> None:
             f" {plain} ",
             code.replace("0", "o").replace("1", "l"),
         ):
-            assert codes.read_claim_code(typed) == plain
+            assert claim_codes.read_claim_code(typed) == plain
 
 
 def test_every_wrong_character_and_every_swap_shows() -> None:
-    plain = codes.new_claim_code().replace("-", "")
+    plain = claim_codes.new_claim_code().replace("-", "")
     for place in range(16):
-        for other in set(codes.ALPHABET) - {plain[place]}:
-            assert codes.read_claim_code(plain[:place] + other + plain[place + 1 :]) is None
+        for other in set(claim_codes.ALPHABET) - {plain[place]}:
+            assert claim_codes.read_claim_code(plain[:place] + other + plain[place + 1 :]) is None
     for place in range(15):
         swapped = plain[:place] + plain[place + 1] + plain[place] + plain[place + 2 :]
-        assert swapped == plain or codes.read_claim_code(swapped) is None
+        assert swapped == plain or claim_codes.read_claim_code(swapped) is None
 
 
 @pytest.mark.parametrize("typed", ["", "K7QM", "UUUU-UUUU-UUUU-UUUU", "한글" * 8, "\0" * 16, "0" * 5000])
 def test_what_is_no_code(typed: str) -> None:
-    assert codes.read_claim_code(typed) is None
+    assert claim_codes.read_claim_code(typed) is None
 
 
 def test_codes_and_tokens_differ_and_are_compared_as_hashes() -> None:
-    assert len({codes.new_claim_code() for _ in range(200)}) == 200
-    token = codes.new_fetch_token()
-    assert codes.same(codes.digest(token), token)
-    assert not codes.same(codes.digest(token), token + "x")
+    assert len({claim_codes.new_claim_code() for _ in range(200)}) == 200
+    token = claim_codes.new_fetch_token()
+    assert claim_codes.same(claim_codes.digest(token), token)
+    assert not claim_codes.same(claim_codes.digest(token), token + "x")

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from management.embedded.stack import EmbeddedStack
-from tenants.redis_breaker import Breaker, BreakerPool, RedisAway
+from tenants.infrastructure.redis_breaker import Breaker, BreakerPool, RedisAway
 from tests.redis_away import wait_for_redis
 
 # The settings' own time limit, and what a busy machine adds.

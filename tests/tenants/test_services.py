@@ -8,9 +8,9 @@ from django.core.exceptions import ValidationError
 from django.db import connection
 from django_tenants.utils import schema_context, schema_exists
 
+from tenants.infrastructure.schema_context import leave_schema
 from tenants.models import Membership, Tenant, User
-from tenants.schemas import leave_schema
-from tenants.services import create_tenant, discard_half_made_tenant, resume_tenant, suspend_tenant
+from tenants.services.lifecycle import create_tenant, discard_half_made_tenant, resume_tenant, suspend_tenant
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_creation_that_fails_is_recorded_and_resumed(
         create_tenant(slug=slug, name="Made")
     tenant = Tenant.objects.get(slug=slug)
     assert (tenant.state, tenant.state_detail) == ("failed", "the disk is full")
-    settings.TENANT_INSTALLERS = ["devices.services.catalogue.install_units"]
+    settings.TENANT_INSTALLERS = ["devices.services.metadata.unit_catalogue.install_units"]
     assert create_tenant(slug=slug, name="Made").state == "active"
     assert Tenant.objects.get(slug=slug).state_detail == ""
 

@@ -10,8 +10,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from devices.models import Component, ComponentType, Device
-from devices.services import freshness
-from devices.services.freshness import Freshness
+from devices.services.presence import freshness
+from devices.services.presence.freshness import Freshness
 from tenants.api.fields import Timestamp
 
 from .base import StrictModelSerializer

@@ -6,7 +6,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from devices.models import DeviceImport
-from devices.services.imports.outcomes import Outcome, Outcomes
+from devices.services.provisioning.import_application import Outcome, Outcomes
 from tenants.api.serializers import StrictSerializer
 
 from .inventory import CredentialsSerializer

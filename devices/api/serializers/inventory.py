@@ -12,9 +12,9 @@ from rest_framework import serializers
 
 from devices.models import Device, DeviceCredential, DeviceStatus, HardwareModel
 from devices.models.base import validate_key
-from devices.services import overview, words
-from devices.services.registration import IssuedCredentials
-from devices.services.timeouts import Source
+from devices.services.presence import descriptions, overview
+from devices.services.presence.timeouts import Source
+from devices.services.provisioning.registration import IssuedCredentials
 from tenants.api.fields import Timestamp
 from tenants.api.serializers import StrictSerializer
 
@@ -95,7 +95,7 @@ class DeviceSerializer(StrictModelSerializer[Device]):
     @extend_schema_field(serializers.CharField(allow_null=True))
     def get_status_why(self, device: Device) -> str | None:
         change = _overview(device).change
-        return words.why(change) if change else None
+        return descriptions.why(change) if change else None
 
     @extend_schema_field(Timestamp(allow_null=True))
     def get_last_seen_at(self, device: Device) -> str | None:

@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from devices.models import Device, MaintenanceWindow, PresenceSettings, StatusChange
 from devices.models.presence import Cause, Quiet, Status
-from devices.services import words
+from devices.services.presence import descriptions
 from tenants.api.fields import Timestamp
 
 from .base import StrictModelSerializer
@@ -31,7 +31,7 @@ class StatusChangeSerializer(serializers.Serializer[StatusChange]):
         } | super().get_fields()
 
     def get_why(self, change: StatusChange) -> str:
-        return words.why(change)
+        return descriptions.why(change)
 
     def get_quiet(self, change: StatusChange) -> Quiet | None:
         return Quiet(change.quiet) if change.quiet else None

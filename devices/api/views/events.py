@@ -12,9 +12,9 @@ from rest_framework.request import Request
 
 from devices.api.filters import device_by_uuid
 from devices.api.watching import watcher_of
-from devices.services import event_stream, status_feed
+from devices.services.notifications import event_stream, status_feed
 from tenants.api.errors import ErrorSerializer
-from tenants.schemas import current_schema
+from tenants.infrastructure.schema_context import current_schema
 
 from .base import TenantView
 

@@ -18,10 +18,10 @@ from rest_framework.response import Response
 from devices.api.serializers import imports as shapes
 from devices.api.serializers.inventory import credentials_data
 from devices.models import DeviceImport
-from devices.services.imports import outcomes, runs, tables
+from devices.services.provisioning import import_application, import_files, import_jobs
 from tenants.api.errors import ErrorSerializer
 from tenants.api.parsers import JSONParser
-from tenants.tables import CONTENT_TYPES, TableRow
+from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableRow
 
 from .base import Role, TenantObjects, TenantView
 
@@ -55,11 +55,13 @@ class ImportView(TenantView):
         given = wanted.validated_data
         rows, name = _rows(given)
         if given["dry_run"]:
-            return Response(_result(outcomes.look_through(rows), None, dry_run=True))
+            return Response(_result(import_application.look_through(rows), None, dry_run=True))
         try:
-            kept, done = runs.import_rows(rows, name, skip_errors=given["skip_errors"], acting_user=self.acting_user)
-        except runs.HasErrors as error:
-            raise serializers.ValidationError(shapes.error_detail(error.found, runs.MOST_PROBLEMS)) from error
+            kept, done = import_jobs.import_rows(
+                rows, name, skip_errors=given["skip_errors"], acting_user=self.acting_user
+            )
+        except import_jobs.HasErrors as error:
+            raise serializers.ValidationError(shapes.error_detail(error.found, import_jobs.MOST_PROBLEMS)) from error
         if done is None:
             return Response(shapes.DeviceImportSerializer(kept).data, status.HTTP_202_ACCEPTED)
         return Response(_result(done, kept.pk, dry_run=False))
@@ -75,7 +77,7 @@ class DeviceTableView(TenantView):
     def get(self, request: Request) -> HttpResponse:
         """All devices, as CSV or XLSX."""
         form = _form(request)
-        return _file(tables.export_devices(form), "devices", form)
+        return _file(import_files.export_devices(form), "devices", form)
 
 
 class TemplateView(TenantView):
@@ -88,7 +90,7 @@ class TemplateView(TenantView):
     def get(self, request: Request) -> HttpResponse:
         """The template, as CSV or XLSX."""
         form = _form(request)
-        return _file(tables.template(form), "devices-template", form)
+        return _file(import_files.template(form), "devices-template", form)
 
 
 class DeviceImportViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantObjects, viewsets.GenericViewSet):
@@ -107,7 +109,7 @@ class DeviceImportViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Tena
     def credentials(self, request: Request, id: Any) -> Response:  # noqa: A002 (the name in the URL)
         """Hand over the credentials of the next 1,000 devices that it registered. Each is handed over once."""
         kept = self.get_object()
-        given = runs.hand_over(kept, acting_user=self.acting_user)
+        given = import_jobs.hand_over(kept, acting_user=self.acting_user)
         credentials = [credentials_data(issued) for _device, issued in given]
         return Response({"remaining": kept.to_hand_over, "credentials": credentials})
 
@@ -116,16 +118,16 @@ def _rows(given: dict[str, Any]) -> tuple[list[TableRow], str]:
     if ("file" in given) == ("rows" in given):
         raise serializers.ValidationError({"file": _("Send a file, or rows, and not both.")})
     if "rows" in given:
-        return tables.check(given["rows"]), ""
+        return import_files.check(given["rows"]), ""
     file = cast("UploadedFile", given["file"])
     if (file.size or 0) > settings.IMPORT_MAX_BYTES:
         raise serializers.ValidationError(
             {"file": _("The file is larger than %(most)d bytes: split it.") % {"most": settings.IMPORT_MAX_BYTES}}
         )
-    return tables.read(file.read()), file.name or ""
+    return import_files.read(file.read()), file.name or ""
 
 
-def _result(found: outcomes.Outcomes, import_id: int | None, *, dry_run: bool) -> dict[str, Any]:
+def _result(found: import_application.Outcomes, import_id: int | None, *, dry_run: bool) -> dict[str, Any]:
     return {
         "dry_run": dry_run,
         "id": import_id,

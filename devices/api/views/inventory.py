@@ -17,7 +17,7 @@ from devices.api import filters
 from devices.api.serializers import components as component_serializers
 from devices.api.serializers import inventory as serializers
 from devices.models import Component, Device, DeviceCredential
-from devices.services import activation, registration
+from devices.services.provisioning import activation, registration
 from tenants.api.errors import ErrorSerializer
 from tenants.api.exceptions import Conflict
 

@@ -9,11 +9,13 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from devices.api import cursors, filters, parameters
+from devices.api import filters, parameters
 from devices.api.filters import device_by_uuid
 from devices.api.serializers import presence as shapes
 from devices.models import MaintenanceWindow, PresenceSettings
-from devices.services import audit, ledger
+from devices.services import audit
+from devices.services.presence import status_changes
+from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
 
 from .base import Role, TenantModelViewSet, TenantView
@@ -40,7 +42,7 @@ class HistoryView(RangeView):
         narrowed = {name: wanted.get(name, "") for name in ("cause", "status")}
         scope = f"history:{device.uuid}:{narrowed['cause']}:{narrowed['status']}"
         before = cursors.decode(scope, wanted["cursor"])[0] if "cursor" in wanted else None
-        rows = ledger.changes(
+        rows = status_changes.changes(
             device,
             start=wanted.get("since"),
             stop=wanted.get("until"),
@@ -67,8 +69,8 @@ class TimelineView(ParameterView):
         device = device_by_uuid(uuid)
         span = wanted["since"], wanted["until"]
         answer = wanted | {
-            "results": ledger.timeline(device, *span),
-            "maintenance": ledger.windows(device, *span),
+            "results": status_changes.timeline(device, *span),
+            "maintenance": status_changes.windows(device, *span),
         }
         return Response(shapes.TimelineSerializer(answer).data)
 
@@ -88,7 +90,7 @@ class AvailabilityView(ParameterView):
         wanted = self.wanted()
         device = device_by_uuid(uuid)
         year, month = wanted["month"]
-        months = ledger.months_until(year, month, wanted["months"], wanted["timezone"], timezone.now())
+        months = status_changes.months_until(year, month, wanted["months"], wanted["timezone"], timezone.now())
         results = [
             {
                 "month": one.name,
@@ -100,7 +102,7 @@ class AvailabilityView(ParameterView):
                 "mean_time_between_failures_seconds": figures.mean_time_between_failures_seconds,
                 "known_seconds": figures.known_seconds,
             }
-            for one, figures in zip(months, ledger.by_month(device, months), strict=True)
+            for one, figures in zip(months, status_changes.by_month(device, months), strict=True)
         ]
         answer = {"timezone": wanted["timezone"].key, "results": results}
         return Response(shapes.AvailabilityPageSerializer(answer).data)

@@ -15,8 +15,8 @@ from rest_framework.views import APIView
 
 from devices.api.filters import device_by_uuid
 from devices.api.serializers.inventory import DeviceSerializer
-from devices.services import claims, fetches
-from tenants.api import limits
+from devices.services.provisioning import claims, credential_bootstrap
+from tenants.api import request_counts
 from tenants.api.errors import ErrorSerializer
 from tenants.api.exceptions import Conflict
 from tenants.api.serializers import StrictSerializer
@@ -91,7 +91,7 @@ class FetchThrottle(BaseThrottle):
     """By address: devices behind one router share it."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
-        counted, self._wait = limits.count(f"fetch:{request.META.get('REMOTE_ADDR', '')}", seconds=_MINUTE)
+        counted, self._wait = request_counts.count(f"fetch:{request.META.get('REMOTE_ADDR', '')}", seconds=_MINUTE)
         return counted <= settings.FETCHES_PER_MINUTE
 
     def wait(self) -> float:
@@ -135,12 +135,12 @@ class FetchView(StrictView):
         wanted = FetchSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         try:
-            found = fetches.fetch(**wanted.validated_data, address=request.META.get("REMOTE_ADDR", ""))
-        except fetches.UnknownToken as error:
+            found = credential_bootstrap.fetch(**wanted.validated_data, address=request.META.get("REMOTE_ADDR", ""))
+        except credential_bootstrap.UnknownToken as error:
             raise PermissionDenied(str(error)) from error
-        except fetches.AlreadyFetched as error:
+        except credential_bootstrap.AlreadyFetched as error:
             raise Conflict(str(error), code="already_fetched") from error
-        except fetches.NotYet as error:
+        except credential_bootstrap.NotYet as error:
             body = {"status": error.status, "retry_after": error.seconds}
             return Response(body, status.HTTP_202_ACCEPTED, headers={"Retry-After": str(error.seconds)})
         return Response({"status": "issued", "credentials": found})

@@ -7,7 +7,7 @@ from rest_framework import serializers
 from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
-from devices.api import cursors
+from tenants.api import cursors
 
 from .base import TenantView
 

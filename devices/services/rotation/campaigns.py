@@ -14,7 +14,7 @@ from django.utils.translation import ngettext
 from devices.models import DeviceCredential, RotationCampaign, RotationMember
 from devices.models.base import announce_change
 from devices.services import audit
-from tenants import tasks
+from tenants.infrastructure import jobs
 
 from .selection import Selection, select
 
@@ -118,7 +118,7 @@ def start(
         # Another campaign may take some of them at this moment: the constraint says who was first.
         RotationMember.objects.bulk_create(members, batch_size=_AT_ONCE, ignore_conflicts=True)
         audit.record(acting_user, "start rotation", campaign, f"{len(members)} devices")
-        transaction.on_commit(lambda: tasks.enqueue(STEP, campaign.pk))
+        transaction.on_commit(lambda: jobs.enqueue(STEP, campaign.pk))
     return campaign
 
 
@@ -187,7 +187,7 @@ def roll_back(campaign: RotationCampaign, *, acting_user: audit.Actor = None) ->
         locked.save(update_fields=["state", "turned_at", "deadline"])
         announce_change()
         audit.record(acting_user, "roll back rotation", locked, f"{locked.members.filter(open=True).count()} to return")
-        transaction.on_commit(lambda: tasks.enqueue(STEP, campaign.pk))
+        transaction.on_commit(lambda: jobs.enqueue(STEP, campaign.pk))
     campaign.refresh_from_db()
 
 

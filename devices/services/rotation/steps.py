@@ -13,15 +13,15 @@ from django_tenants.utils import schema_context
 from devices.models import DeviceCredential, RotationCampaign, RotationMember
 from devices.models.base import announce_change
 from devices.services import audit
-from devices.services.broker_errors import BrokerUnavailable
-from devices.services.secrets import SecretsUnavailable, provisioner
-from tenants import tasks
+from devices.services.broker.errors import BrokerUnavailable
+from devices.services.vault.secret_store import SecretsUnavailable, provisioner
+from tenants.infrastructure import jobs
+from tenants.infrastructure.schema_context import current_schema
 from tenants.models import Tenant
-from tenants.schemas import current_schema
 
 from . import campaigns
-from .deliver import Answer, send_due
-from .issue import issue_batch
+from .delivery import Answer, send_due
+from .issuing import issue_batch
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def step_all() -> int:
     for schema in schemas:
         with schema_context(schema):
             for pk in RotationCampaign.objects.filter(state__in=UNDER_WAY).values_list("pk", flat=True):
-                tasks.enqueue(campaigns.STEP, pk)
+                jobs.enqueue(campaigns.STEP, pk)
                 queued += 1
     return queued
 

@@ -13,8 +13,8 @@ from django.utils.translation import gettext as _
 
 from devices.models import RotationCampaign, RotationMember
 from devices.services import audit
-from devices.services.secrets import provisioner
-from tenants.schemas import current_schema
+from devices.services.vault.secret_store import provisioner
+from tenants.infrastructure.schema_context import current_schema
 
 Member = RotationMember.State
 MOST = 200

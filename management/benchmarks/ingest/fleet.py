@@ -13,6 +13,7 @@ import psycopg
 from django.db import connection, transaction
 from django_tenants.utils import schema_context
 
+from devices import spec_changes
 from devices.models import (
     Component,
     ComponentType,
@@ -23,12 +24,11 @@ from devices.models import (
     Metric,
     Unit,
 )
-from devices.services import spec_changes
-from devices.services.secrets import provisioner
+from devices.services.vault.secret_store import provisioner
 from management.embedded.server import package_directory
-from tenants.database import conninfo
+from tenants.infrastructure.database import conninfo
 from tenants.models import DeviceRoute, Tenant
-from tenants.services import create_tenant, schema_name_of
+from tenants.services.lifecycle import create_tenant, schema_name_of
 
 COMPONENT = "bme280"
 # metric, member of the message's value, unit

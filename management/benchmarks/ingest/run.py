@@ -14,7 +14,7 @@ from django.conf import settings
 from django.core.management import call_command
 
 from management.embedded.stack import EmbeddedStack
-from tenants.database import conninfo
+from tenants.infrastructure.database import conninfo
 
 from . import copying, goals, latency, memory, node_red, throughput
 from .bench import Bench

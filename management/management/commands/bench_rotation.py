@@ -30,10 +30,10 @@ class Command(BaseCommand):
         with own_servers("postgres", "valkey", "openbao", "mosquitto", on_progress=say) as stack:
             from django_tenants.utils import schema_context
 
-            from devices.services.registration import register_device
+            from devices.services.provisioning.registration import register_device
             from management.benchmarks import rotation
             from management.quickstart.hardware import install_hardware
-            from tenants.services import create_tenant
+            from tenants.services.lifecycle import create_tenant
 
             call_command("migrate_schemas", shared=True, verbosity=0)
             tenant = create_tenant(slug="rotation", name="Rotation")

@@ -10,8 +10,8 @@ import django.db
 from django.core.management.base import BaseCommand, CommandParser
 from redis.exceptions import RedisError
 
-from devices.services import health
-from tenants import metrics
+from devices.services.presence import health_checker
+from tenants.infrastructure import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Command(BaseCommand):
         signal.signal(signal.SIGINT, self._on_signal)
         # A checker that starts heals what an outage left; several may do so at once.
         if options["reconcile"] or not options["once"]:
-            self._guarded(lambda: logger.info("%d deadlines were missing in Redis", health.reconcile()))
+            self._guarded(lambda: logger.info("%d deadlines were missing in Redis", health_checker.reconcile()))
         if options["once"]:
             while self._pass(options["batch"]):
                 pass
@@ -46,7 +46,7 @@ class Command(BaseCommand):
 
     def _pass(self, batch: int) -> bool:
         """One pass; whether there may be more to do at once."""
-        done = health.check(batch)
+        done = health_checker.check(batch)
         if done.obstacle != self._obstacle:
             self._obstacle = done.obstacle
             if done.obstacle == "deaf":

@@ -6,7 +6,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tenants.models import User
-from tenants.services import create_tenant
+from tenants.services.lifecycle import create_tenant
 
 
 class Command(BaseCommand):

@@ -8,9 +8,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError
 
 from devices.services import audit
-from telemetry.services.whole.archive import Archive
+from telemetry.services.export.tenant_archive import Archive
+from tenants.infrastructure.jobs import run
 from tenants.models import Tenant
-from tenants.tasks import run
 
 
 class Command(BaseCommand):
@@ -27,7 +27,7 @@ class Command(BaseCommand):
         output: Path = options["output"]
         if output.exists():
             raise CommandError(f"{output} exists already: remove it, or name another file.")
-        run(tenant.schema_name, "telemetry.services.whole.begin.record", (audit.Named(None, "gwanje"),), {})
+        run(tenant.schema_name, "telemetry.services.export.tenant_audit.record", (audit.Named(None, "gwanje"),), {})
         archive = Archive(tenant)
         try:
             _write(archive, output)

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from devices.services.secrets import SecretsUnavailable
+from devices.services.vault.secret_store import SecretsUnavailable
 from management.legacy import given, run
 from management.legacy.context import Options
 from management.legacy.dump import DumpError, find

@@ -15,8 +15,8 @@ from django_tenants.utils import schema_context
 
 from devices.models import Device
 from telemetry.models import Reason, Replay
-from telemetry.services import replays, unrouted
-from telemetry.services.listener import LOST
+from telemetry.services.ingest.listener import LOST
+from telemetry.services.quarantine import replays, unrouted
 from tenants.models import Tenant
 
 _PAUSE_SECONDS = 1.0

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from management.watchdog import Watchdog
-from telemetry.services.notifier import Notifier
+from telemetry.services.notifier.notifier import Notifier
 
 logger = logging.getLogger(__name__)
 

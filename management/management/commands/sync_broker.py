@@ -4,9 +4,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from devices.services.broker_access import BrokerUnavailable
-from devices.services.broker_sync import sync_broker
-from devices.services.secrets import SecretsUnavailable
+from devices.services.broker.accounts import BrokerUnavailable
+from devices.services.broker.synchronization import sync_broker
+from devices.services.vault.secret_store import SecretsUnavailable
 
 
 class Command(BaseCommand):

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import psycopg
 
+from telemetry.services.pipeline.results import AcceptedItem
+
 from . import binary
 from .statements import per_schema, run
-from .types import AcceptedItem
 
 _TABLE = {"sequence": "telemetry_devicesequence"}
 _UPSERT = (

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from .types import AcceptedItem
+from telemetry.services.pipeline.results import AcceptedItem
 
 
 class SeriesName(NamedTuple):

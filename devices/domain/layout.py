@@ -1,0 +1,113 @@
+"""Where a component's metrics are in its messages, laid out so that a message is gone through once. Pure.
+
+Worked out when a specification is made, not per message, and shared by all devices whose components are alike.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from devices.domain.metric_spec import MetricSpec
+from devices.domain.paths import PROTOCOL_MEMBERS, Path
+
+# The greatest finite number: what is within these bounds is neither infinite nor no number.
+GREATEST = 1.7976931348623157e308
+
+# Token → what is known below it; None: a metric (or the name of a unit) is there, and everything below is its own.
+Tree = Mapping[str, "Tree | None"]
+
+
+class Member(NamedTuple):
+    """A metric within the object that holds it. `plain`: a number that is kept as it is sent, within the bounds."""
+
+    token: str
+    metric: MetricSpec
+    key: str
+    unit: str
+    value_type: str
+    plain: bool
+    low: float
+    high: float
+
+
+class Node(NamedTuple):
+    """An object (or array) of the message that holds metrics: `token` within the node with the index `holder`.
+
+    The first node is the message itself, and a node comes after its holder. `known` are the names in it that need
+    no second look.
+    """
+
+    holder: int
+    token: str
+    known: frozenset[str]
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The nodes, the same as a tree of names, and the metrics' keys."""
+
+    nodes: tuple[Node, ...]
+    tree: Tree
+    keys: frozenset[str]
+
+
+def lay_out(metrics: Iterable[MetricSpec]) -> Layout:
+    """The layout of a component's metrics."""
+    listed = tuple(metrics)
+    tree: dict[str, Tree | None] = dict.fromkeys(PROTOCOL_MEMBERS)
+    paths = [metric.path for metric in listed] + [metric.unit_path for metric in listed if metric.unit_path]
+    for path in paths:
+        _cover(tree, path)
+    holders = sorted({path[:depth] for path in paths for depth in range(len(path))} | {()}, key=_depth)
+    index = {path: number for number, path in enumerate(holders)}
+    nodes = tuple(
+        Node(
+            holder=index[path[:-1]] if path else -1,
+            token=path[-1] if path else "",
+            known=_known(tree, path),
+            members=tuple(_member(metric) for metric in listed if metric.path[:-1] == path),
+        )
+        for path in holders
+    )
+    return Layout(nodes=nodes, tree=tree, keys=frozenset(metric.key for metric in listed))
+
+
+def _depth(path: Path) -> tuple[int, Path]:
+    return len(path), path
+
+
+def _cover(tree: dict[str, "Tree | None"], path: Path) -> None:
+    """Note in the tree that the path is spoken for."""
+    for token in path[:-1]:
+        below = tree.setdefault(token, {})
+        if below is None:  # the whole of it is spoken for
+            return
+        assert isinstance(below, dict)  # noqa: S101 (for the type checker)
+        tree = below
+    tree[path[-1]] = None
+
+
+def _known(tree: Tree, path: Path) -> frozenset[str]:
+    below: Tree | None = tree
+    for token in path:
+        if below is None:
+            return frozenset()
+        below = below.get(token)
+    # What is below a known object is looked at in its own node.
+    return frozenset(below or ())
+
+
+def _member(metric: MetricSpec) -> Member:
+    plain = metric.value_type == "number" and (metric.factor, metric.offset) == (1.0, 0.0) and not metric.unit_path
+    low, high = metric.minimum, metric.maximum
+    return Member(
+        token=metric.path[-1],
+        metric=metric,
+        key=metric.key,
+        unit=metric.unit,
+        value_type=metric.value_type,
+        plain=plain,
+        low=-GREATEST if low is None else low,
+        high=GREATEST if high is None else high,
+    )

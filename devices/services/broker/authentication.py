@@ -1,0 +1,167 @@
+"""Who may connect to a broker that asks: a batch of logins judged together, by what PostgreSQL says at that moment.
+
+The answer is the same for a wrong password, an unknown name, a device that is switched off and a suspended tenant.
+Nothing is remembered between batches, so that whatever is revoked is refused from its commit on.
+"""
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from django.db import DatabaseError, connection
+from django.utils import timezone
+from django_tenants.utils import schema_context
+
+from devices.models import ApiKey, BrokerPassword
+from devices.models.access import API_KEY_PREFIX
+from devices.services.broker.topic_rules import Role
+from tenants.models import AppRoute, DeviceRoute, Tenant
+
+from . import passwords
+
+logger = logging.getLogger(__name__)
+
+# One tenant's tables may be locked, for a migration: the others' devices do not wait for it.
+_LIMITS = "SET lock_timeout = '100ms'; SET statement_timeout = '1s'"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a client shows when it connects, and the address that it comes from."""
+
+    client_id: str
+    name: str
+    password: str = field(repr=False)
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a client is let in, until when at the latest, and what its topic rules are made with."""
+
+    allowed: bool
+    attributes: dict[str, str] = field(default_factory=dict)
+    expires_at: datetime | None = None
+
+
+DENIED = Verdict(False)
+
+
+class LoginsUnavailable(Exception):
+    """Nothing is known about a login, because the database did not say."""
+
+
+def judge(logins: Sequence[Login]) -> list[Verdict | LoginsUnavailable]:
+    """A verdict for each login, in order; for those of a tenant whose tables do not answer, the reason.
+
+    Raises DatabaseError where nothing can be said at all. Leaves the connection in the public schema.
+    """
+    plausible = {login.name for login in logins if _is_plausible(login)}
+    with schema_context("public"):
+        _set_limits()
+        owned = _owners(plausible)
+    known: dict[str, _Account | LoginsUnavailable] = {}
+    for tenant, names in owned:
+        known |= _accounts(tenant, names)
+    return [_verdict(login, known) if login.name in plausible else DENIED for login in logins]
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """A device or an app that may connect, and what its password is checked with (no salt: plain SHA-256)."""
+
+    digest: bytes
+    attributes: dict[str, str]
+    salt: bytes | None = None
+    rounds: int = 0
+    expires_at: datetime | None = None
+
+
+def _verdict(login: Login, known: dict[str, "_Account | LoginsUnavailable"]) -> Verdict | LoginsUnavailable:
+    # The client id is bound to the name: who has another's takes over its session.
+    account = known.get(login.name) if login.client_id == login.name else None
+    if account is None or isinstance(account, LoginsUnavailable):
+        return account or DENIED
+    if not _password_fits(account, login.password):
+        return DENIED
+    return Verdict(True, account.attributes, account.expires_at)
+
+
+def _password_fits(account: _Account, password: str) -> bool:
+    if account.salt is not None:
+        return passwords.matches(account.salt, account.digest, password, account.rounds)
+    digest = hashlib.sha256(password.encode("utf-8", "surrogatepass")).hexdigest()
+    return secrets.compare_digest(account.digest, digest.encode())
+
+
+def _is_plausible(login: Login) -> bool:
+    return login.client_id == login.name and (_is_uuid(login.name) or login.name.startswith(API_KEY_PREFIX))
+
+
+def _is_uuid(name: str) -> bool:
+    """Whether it is a UUID in the one spelling that stands in topics."""
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
+def _set_limits() -> None:
+    """Once for each new connection."""
+    if connection.connection is None:
+        with connection.cursor() as cursor:
+            cursor.execute(_LIMITS)
+
+
+def _owners(names: Iterable[str]) -> list[tuple[Tenant, list[str]]]:
+    """The active tenants that the names belong to, each with its own."""
+    devices = [name for name in names if not name.startswith(API_KEY_PREFIX)]
+    apps = [name for name in names if name.startswith(API_KEY_PREFIX)]
+    routes = [
+        (str(uuid), tenant)
+        for uuid, tenant in DeviceRoute.objects.filter(device_uuid__in=devices).values_list("device_uuid", "tenant")
+    ]
+    if apps:
+        routes += AppRoute.objects.filter(prefix__in=apps).values_list("prefix", "tenant")
+    names_of: dict[int, list[str]] = {}
+    for name, tenant_id in routes:
+        names_of.setdefault(tenant_id, []).append(name)
+    tenants = Tenant.objects.filter(pk__in=names_of, state=Tenant.State.ACTIVE)
+    return [(tenant, names_of[tenant.pk]) for tenant in tenants]
+
+
+def _accounts(tenant: Tenant, names: list[str]) -> dict[str, "_Account | LoginsUnavailable"]:
+    """Those of the names that may connect; or for each why that cannot be said."""
+    try:
+        with schema_context(tenant.schema_name):
+            devices = [name for name in names if not name.startswith(API_KEY_PREFIX)]
+            apps = [name for name in names if name.startswith(API_KEY_PREFIX)]
+            found = _devices(devices) if devices else {}
+            return found | (_apps(tenant.slug, apps) if apps else {})
+    except DatabaseError as error:
+        if connection.connection is None or connection.connection.closed:
+            raise
+        logger.warning("The tables of %s do not answer who may connect: %s", tenant.slug, error)
+        return dict.fromkeys(names, LoginsUnavailable(str(error)))
+
+
+def _devices(names: list[str]) -> dict[str, "_Account | LoginsUnavailable"]:
+    rows = BrokerPassword.objects.filter(device__uuid__in=names, device__active=True)
+    return {
+        str(uuid): _Account(bytes(digest), {"role": str(Role.DEVICE), "name": str(uuid)}, bytes(salt), rounds)
+        for uuid, salt, digest, rounds in rows.values_list("device__uuid", "salt", "digest", "rounds")
+    }
+
+
+def _apps(slug: str, names: list[str]) -> dict[str, "_Account | LoginsUnavailable"]:
+    keys = ApiKey.objects.filter(prefix__in=names, revoked_at=None)
+    now = timezone.now()
+    return {
+        key.prefix: _Account(key.digest.encode(), {"role": str(Role.APP), "slug": slug}, expires_at=key.expires_at)
+        for key in keys
+        if key.expires_at is None or key.expires_at > now
+    }

@@ -1,0 +1,102 @@
+"""What the broker keeps of devices that are gone: their last state, for whichever app comes next."""
+
+import threading
+import time
+from collections.abc import Iterable
+from urllib.parse import unquote, urlsplit
+from uuid import UUID, uuid4
+
+import paho.mqtt.client as mqtt
+from django.conf import settings
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
+
+from devices.services.broker.errors import BrokerUnavailable
+
+STATE_TOPIC = "client/state/{slug}/{uuid}"
+_WAIT_SECONDS = 5.0
+_UNDER_WAY = 500
+_QUIET_SECONDS = 1.0
+
+
+def forget_states(devices: Iterable[tuple[str, UUID]]) -> None:
+    """Remove the retained states of devices (tenant's slug, UUID). Raises BrokerUnavailable."""
+    topics = [STATE_TOPIC.format(slug=slug, uuid=uuid) for slug, uuid in devices]
+    if not topics or not settings.MQTT_URL:
+        return
+    with _Connection() as connection:
+        connection.clear(topics)
+
+
+def kept_states() -> set[tuple[str, UUID]]:
+    """Whose states the broker keeps (tenant's slug, UUID). Raises BrokerUnavailable."""
+    if not settings.MQTT_URL:
+        return set()
+    with _Connection() as connection:
+        return connection.retained()
+
+
+class _Connection:
+    """A connection with the platform's own account, under a client id of its own, so that it disturbs nobody."""
+
+    def __init__(self) -> None:
+        url = urlsplit(settings.MQTT_URL)
+        self._address = (url.hostname or "localhost", url.port or 1883)
+        self._connected = threading.Event()
+        self._answer: ReasonCode | None = None
+        self._found: set[tuple[str, UUID]] = set()
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"gwanje-states-{uuid4().hex[:12]}")
+        self._client.username_pw_set(unquote(url.username or ""), unquote(url.password or ""))
+        if url.scheme == "mqtts":
+            self._client.tls_set()
+        self._client.max_inflight_messages_set(_UNDER_WAY)
+        self._client.on_connect = self._on_connect
+
+    def __enter__(self) -> "_Connection":
+        try:
+            self._client.connect(*self._address, keepalive=30)
+        except OSError as error:
+            raise BrokerUnavailable(f"The broker at {self._address[0]}:{self._address[1]} does not answer.") from error
+        self._client.loop_start()
+        if not self._connected.wait(_WAIT_SECONDS) or self._answer is None or self._answer.is_failure:
+            self.__exit__()
+            raise BrokerUnavailable(f"The broker refuses the platform: {self._answer or 'no answer'}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _on_connect(self, _client: object, _userdata: object, _flags: object, reason: ReasonCode, _p: object) -> None:
+        self._answer = reason
+        self._connected.set()
+
+    def clear(self, topics: Iterable[str]) -> None:
+        """Publish nothing, retained, on each topic."""
+        published = [self._client.publish(topic, b"", qos=1, retain=True) for topic in topics]
+        for message in published:
+            try:
+                message.wait_for_publish(_WAIT_SECONDS)
+            except (RuntimeError, ValueError) as error:
+                raise BrokerUnavailable(f"The broker does not take the end of a state: {error}") from error
+            if not message.is_published():
+                raise BrokerUnavailable("The broker did not take the end of a state in time.")
+
+    def retained(self) -> set[tuple[str, UUID]]:
+        """Whose states are retained, once the broker has sent none for a while."""
+        self._client.on_message = self._note
+        self._client.subscribe(STATE_TOPIC.format(slug="+", uuid="+"), qos=1)
+        count = -1
+        while count != len(self._found):
+            count = len(self._found)
+            time.sleep(_QUIET_SECONDS)
+        return set(self._found)
+
+    def _note(self, _client: object, _userdata: object, message: mqtt.MQTTMessage) -> None:
+        parts = message.topic.split("/")
+        if not message.retain or len(parts) != 4:
+            return
+        try:
+            self._found.add((parts[2], UUID(parts[3])))
+        except ValueError:
+            return

@@ -1,1 +1,0 @@
-"""Devices in numbers: a table is read, compared with what there is, and registered row by row."""

@@ -1,0 +1,163 @@
+"""A tenant's changes as server-sent events: first from the ledger, then live, without a gap and without doubles.
+
+The tenant is a value here, and no connection to the database is held: whatever asks it is one synchronous unit,
+which enters the tenant's schema, leaves it, and gives the connection back.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connections
+from django_tenants.utils import schema_context
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from devices.services.notifications.status_feed import StatusEvent
+
+from . import status_feed
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 15.0
+# How often it is asked whether the watcher still may; the ledger is read then too, should Redis have lost something.
+CHECK_SECONDS = 30.0
+# How often the ledger is read while Redis is away.
+POLL_SECONDS = 2.0
+# What the browser waits before it connects again.
+_RETRY_MILLISECONDS = 2000
+
+T = TypeVar("T")
+
+
+async def events(schema: str, after: int, device: UUID | None, may_watch: Callable[[], bool]) -> AsyncIterator[str]:
+    """Server-sent events of the changes after a position, of one device or of all, until `may_watch` says no.
+
+    Ends too when the database is away: the watcher connects again, and goes on after the last event that it had.
+    """
+    live = _Live(status_feed.channel(schema))
+    try:
+        await sync_to_async(connections.close_all)()  # the one that the request was judged with
+        yield f"retry: {_RETRY_MILLISECONDS}\nid: {after}\n\n"
+        async for text in _follow(live, schema, after, device, may_watch):
+            yield text
+    except (OperationalError, InterfaceError) as error:
+        logger.warning("An event stream of %s ends, since the database is away: %s", schema, error)
+    finally:
+        await live.close()
+
+
+def frame(event: StatusEvent) -> str:
+    """The event in the form of the stream."""
+    return f"id: {event.position}\nevent: status\ndata: {json.dumps(event.data, ensure_ascii=False)}\n\n"
+
+
+async def _follow(
+    live: "_Live", schema: str, last: int, device: UUID | None, may_watch: Callable[[], bool]
+) -> AsyncIterator[str]:
+    said_at = checked_at = time.monotonic()
+    behind = False
+    while True:
+        # Subscribed before the ledger is read, nothing falls between the two.
+        behind = await live.open() or behind or not live.is_open
+        while behind:
+            page = await _unit(schema, lambda: status_feed.read(last, device))  # noqa: B023 (called at once)
+            for event in page.events:
+                said_at = time.monotonic()
+                yield frame(event)
+            last, behind = max(last, page.upto), not page.is_last
+        pause = min(said_at + KEEP_ALIVE_SECONDS, checked_at + CHECK_SECONDS) - time.monotonic()
+        heard = await live.next(max(0.0, pause))
+        if heard is not None and heard.position == last + 1:
+            last = heard.position
+            if device is None or heard.device == str(device):
+                said_at = time.monotonic()
+                yield frame(heard)
+        behind = heard is not None and heard.position > last
+        now = time.monotonic()
+        if now - checked_at >= CHECK_SECONDS:
+            if not await _unit(schema, may_watch):
+                return
+            checked_at, behind = now, True
+        if now - said_at >= KEEP_ALIVE_SECONDS:
+            said_at = now
+            yield ": still here\n\n"
+
+
+async def _unit(schema: str, ask: Callable[[], T]) -> T:
+    def run() -> T:
+        try:
+            with schema_context(schema):
+                return ask()
+        finally:
+            connections.close_all()
+
+    return await sync_to_async(run)()
+
+
+class _Live:
+    """The tenant's channel in Redis, where Redis is there."""
+
+    def __init__(self, channel: str) -> None:
+        self._channel = channel
+        self._redis: Redis | None = None
+        self._pubsub: Any = None
+        self._is_away = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._pubsub is not None
+
+    async def open(self) -> bool:
+        """Subscribe, where that is not done. Whether it was done now: what was said before was not heard."""
+        if self.is_open:
+            return False
+        try:
+            self._pubsub = await self._subscribe()
+        except RedisError as error:
+            await self._give_up(error)
+            return False
+        self._is_away = False
+        return True
+
+    async def _subscribe(self) -> Any:
+        # Without retries: a connection that is made anew by itself would hide that something was not heard.
+        self._redis = Redis.from_url(
+            settings.REDIS_URL, socket_connect_timeout=1, health_check_interval=10, retry=Retry(NoBackoff(), 0)
+        )
+        pubsub = self._redis.pubsub()
+        await pubsub.subscribe(self._channel)
+        if await pubsub.get_message(timeout=1) is None:
+            raise RedisError("no answer to SUBSCRIBE")
+        return pubsub
+
+    async def _give_up(self, error: RedisError) -> None:
+        if not self._is_away:
+            logger.warning("Redis is away (%s): what is said on %s is read from the ledger", error, self._channel)
+        self._is_away = True
+        await self.close()
+
+    async def next(self, timeout: float) -> StatusEvent | None:
+        """What is said next; None after `timeout` seconds, or after POLL_SECONDS while Redis is away."""
+        if self._pubsub is None:
+            await asyncio.sleep(min(timeout, POLL_SECONDS))
+            return None
+        try:
+            message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout)
+        except RedisError as error:
+            await self._give_up(error)
+            return None
+        return status_feed.parse(message["data"]) if message else None
+
+    async def close(self) -> None:
+        redis, self._redis, self._pubsub = self._redis, None, None
+        if redis is not None:
+            await redis.aclose()

@@ -1,0 +1,150 @@
+"""Applies signals to the devices' rows: under their locks, by the machine's rules, each change a ledger row."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import connection, transaction
+
+from devices.services.presence.state_machine import Change, Signal, State, step
+
+# Committed changes are told on this channel, with the schema's name: the notifier publishes them.
+CHANNEL = "gwanje_status"
+
+_COLUMNS = "device_id, status, reason, since, session, session_at, last_seen_at, will_at, other_wills"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What the signals did: the devices' states after them, and the changes, in order."""
+
+    states: dict[int, State]
+    changes: list[tuple[int, Change]]
+
+
+def apply_signals(schema: str, signals: Sequence[tuple[int, Signal]], now: datetime) -> Applied:
+    """Apply (device id, signal) in their order, in one transaction. Devices that have no row are passed over."""
+    if not signals:
+        return Applied({}, [])
+    quoted = connection.ops.quote_name(schema)
+    with transaction.atomic(), connection.cursor() as cursor:
+        before = _read(cursor, quoted, sorted({device_id for device_id, _ in signals}), "FOR UPDATE")
+        states = dict(before)
+        changes: list[tuple[int, Change]] = []
+        ignored: list[tuple[int, str, str, datetime]] = []
+        for device_id, signal in signals:
+            if device_id not in states:
+                continue
+            result = step(states[device_id], signal, now)
+            states[device_id] = result.state
+            if result.change is not None:
+                changes.append((device_id, result.change))
+            if result.ignored:
+                ignored.append((device_id, signal.session, result.ignored, signal.at))
+        _save(cursor, quoted, {key: state for key, state in states.items() if state != before[key]})
+        _add_changes(cursor, quoted, changes, now)
+        _add_ignored(cursor, quoted, ignored, now)
+        if changes:
+            _mark_flapping(cursor, quoted, sorted({device_id for device_id, _ in changes}), now)
+            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, schema])
+    return Applied(states, changes)
+
+
+def states_of(schema: str, device_ids: Sequence[int]) -> dict[int, State]:
+    """The devices' states as they are, by id. Nothing is locked."""
+    if not device_ids:
+        return {}
+    with connection.cursor() as cursor:
+        return _read(cursor, connection.ops.quote_name(schema), device_ids, "")
+
+
+def _read(cursor: Any, quoted: str, device_ids: Sequence[int], lock: str) -> dict[int, State]:
+    cursor.execute(
+        f"SELECT {_COLUMNS} FROM {quoted}.devices_devicestatus"  # noqa: S608 (the schema's name is quoted)
+        f" WHERE device_id = ANY(%s) ORDER BY device_id {lock}",
+        [list(device_ids)],
+    )
+    return {row[0]: _state(row) for row in cursor.fetchall()}
+
+
+def _state(row: tuple[Any, ...]) -> State:
+    _, status, reason, since, session, session_at, last_seen_at, will_at, wills = row
+    others = tuple((other, datetime.fromisoformat(at)) for other, at in _json(wills))
+    return State(status, reason, since, session, session_at, last_seen_at, will_at, others)
+
+
+def _json(value: Any) -> Any:
+    # Django's connection gives JSON as text where no field of its own reads it.
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _save(cursor: Any, quoted: str, states: dict[int, State]) -> None:
+    if not states:
+        return
+    rows = [
+        (
+            device_id,
+            state.status,
+            state.reason,
+            state.since,
+            state.session,
+            state.session_at,
+            state.last_seen_at,
+            state.will_at,
+            json.dumps([[session, at.astimezone(UTC).isoformat()] for session, at in state.other_wills]),
+        )
+        for device_id, state in states.items()
+    ]
+    cursor.execute(
+        f"UPDATE {quoted}.devices_devicestatus AS s SET status = n.status, reason = n.reason, since = n.since,"  # noqa: S608
+        " session = n.session, session_at = n.session_at, last_seen_at = n.last_seen_at, will_at = n.will_at,"
+        " other_wills = n.other_wills::jsonb"
+        " FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::timestamptz[],"
+        f" %s::timestamptz[], %s::timestamptz[], %s::text[]) AS n({_COLUMNS}) WHERE s.device_id = n.device_id",
+        [list(column) for column in zip(*rows, strict=True)],
+    )
+
+
+def _add_changes(cursor: Any, quoted: str, changes: list[tuple[int, Change]], now: datetime) -> None:
+    if not changes:
+        return
+    rows = [(device_id, c.old, c.new, c.cause, c.session, c.evidence_at) for device_id, c in changes]
+    cursor.execute(
+        f"INSERT INTO {quoted}.devices_statuschange"  # noqa: S608
+        " (device_id, from_status, to_status, cause, session, evidence_at, at, quiet)"
+        " SELECT n.*, %s, '' FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[],"
+        " %s::timestamptz[]) AS n",
+        [now, *(list(column) for column in zip(*rows, strict=True))],
+    )
+
+
+def _add_ignored(cursor: Any, quoted: str, ignored: list[tuple[int, str, str, datetime]], now: datetime) -> None:
+    if not ignored:
+        return
+    cursor.execute(
+        f"INSERT INTO {quoted}.devices_ignoredsign (device_id, session, why, evidence_at, at)"  # noqa: S608
+        " SELECT n.*, %s FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::timestamptz[]) AS n",
+        [now, *(list(column) for column in zip(*ignored, strict=True))],
+    )
+
+
+def _mark_flapping(cursor: Any, quoted: str, device_ids: list[int], now: datetime) -> None:
+    """Devices that changed often enough within the tenant's window are flapping until they are quiet as long."""
+    cursor.execute(
+        f"""
+        WITH rules AS (
+            SELECT coalesce(max(flapping_changes), 6) AS changes,
+                   coalesce(max(flapping_window_seconds), 600) * interval '1 second' AS quiet
+            FROM {quoted}.devices_presencesettings
+        )
+        UPDATE {quoted}.devices_devicestatus AS s SET flapping_until = %s::timestamptz + rules.quiet
+        FROM rules
+        WHERE s.device_id = ANY(%s) AND %s::timestamptz - rules.quiet < (
+            SELECT c.at FROM {quoted}.devices_statuschange AS c
+            WHERE c.device_id = s.device_id ORDER BY c.id DESC OFFSET rules.changes - 1 LIMIT 1
+        )
+        """,  # noqa: S608 (the schema's name is quoted)
+        [now, device_ids, now],
+    )

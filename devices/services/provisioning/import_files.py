@@ -1,0 +1,73 @@
+"""Tables of devices as files: read, written, and the template of one."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+
+from devices.models import ComponentType, Device, HardwareModel
+from devices.services.provisioning.device_config import device_config
+from devices.services.provisioning.registration import IssuedCredentials
+from tenants.infrastructure.spreadsheets import TableRow, check_rows, read_table, write_table
+
+from .import_lookup import parts_of
+from .import_resource import COLUMNS, DeviceResource, join_parts
+
+MOST_EXPORTED = 100_000
+_CHUNK = 1000
+
+
+def read(content: bytes) -> list[TableRow]:
+    """The rows of an uploaded table. Raises ValidationError."""
+    return read_table(content, COLUMNS, ("name",))
+
+
+def check(rows: Iterable[dict[str, Any]]) -> list[TableRow]:
+    """Rows that came as JSON. Raises ValidationError."""
+    return check_rows(rows, COLUMNS)
+
+
+def export_devices(form: str, devices: QuerySet[Device] | None = None) -> bytes:
+    """The devices (of the current tenant, all unless given) as CSV or XLSX, in a form that can be imported again."""
+    chosen = (Device.objects.all() if devices is None else devices).select_related("hardware_model").order_by("pk")
+    if chosen.count() > MOST_EXPORTED:
+        raise ValidationError(_("A table holds %(most)d devices at most.") % {"most": MOST_EXPORTED})
+    return write_table(COLUMNS, _exported(chosen), form)
+
+
+def template(form: str) -> bytes:
+    """The columns, and two rows as examples with what the tenant has."""
+    model, kind = HardwareModel.objects.first(), ComponentType.objects.first()
+    key = kind.key if kind else "dht22"
+    named = str(model or "")
+    examples = [
+        ["", _("Greenhouse 1"), named, "10000000a1b2c3d4", "", "yes", key],
+        ["", _("Greenhouse 2"), named, "", "120", "yes", join_parts({key: key, f"{key}-2": key})],
+    ]
+    return write_table(COLUMNS, examples, form)
+
+
+def credentials_archive(slug: str, given: Iterable[tuple[Device, IssuedCredentials]]) -> bytes:
+    """A ZIP with a configuration file for each device, as `gwanje_device.py` is started with."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for device, issued in given:
+            text = json.dumps(device_config(slug, device, issued), indent=2, ensure_ascii=False)
+            archive.writestr(f"gwanje-{device.uuid}.json", text)
+    return packed.getvalue()
+
+
+def _exported(devices: QuerySet[Device]) -> Iterable[list[str]]:
+    resource = DeviceResource()
+    page = list(devices[:_CHUNK])
+    while page:
+        parts = parts_of([device.pk for device in page])
+        for device in page:
+            device.parts = parts.get(device.pk, {})  # type: ignore[attr-defined]
+            yield resource.export_resource(device)
+        page = list(devices.filter(pk__gt=page[-1].pk)[:_CHUNK])

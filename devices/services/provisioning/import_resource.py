@@ -1,0 +1,241 @@
+"""Devices as rows of a table, both ways: columns, how a cell is read, and what a row changes.
+
+A row is about the device with its UUID, else its CPU serial, else its name. An empty cell leaves what is there, and
+components are added, never taken away: a file that was made for something else destroys nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+from uuid import UUID, uuid4
+
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext as _
+from import_export import resources
+from import_export.fields import Field
+from import_export.widgets import BooleanWidget, Widget
+
+from devices.models import Component, ComponentType, Device, HardwareModel
+from devices.models.base import validate_key
+from devices.services import audit
+
+from . import activation, registration
+from . import import_lookup as knowledge
+
+COLUMNS = ("uuid", "name", "hardware_model", "cpu_serial", "timeout_seconds", "active", "components")
+# What a model calls what the table calls otherwise.
+_COLUMN_OF = {"parts": "components"}
+_YES, _NO = {"yes", "true", "1", "y", "예"}, {"no", "false", "0", "n", "아니요"}
+
+
+class UuidCell(Widget):
+    """A UUID."""
+
+    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> UUID:
+        found = knowledge.as_uuid(value)
+        if found is None:
+            raise ValueError(_("This is no UUID: write it like 6d1f6a3e-5f0e-4c53-9d68-0a6f0c8a1f11, or nothing."))
+        return found
+
+
+class SecondsCell(Widget):
+    """A whole number of seconds."""
+
+    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> int:
+        if not value.isascii() or not value.isdecimal() or not 0 < int(value[:10]) < 2**31 or len(value) > 10:
+            raise ValueError(_("Write a whole number of seconds, 1 or more."))
+        return int(value)
+
+
+class YesCell(BooleanWidget):
+    """Yes or no."""
+
+    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> bool:
+        if value.lower() not in _YES | _NO:
+            raise ValueError(_("Write yes or no."))
+        return value.lower() in _YES
+
+    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
+        return "yes" if value else "no"
+
+
+class ModelCell(Widget):
+    """A hardware model by its name and version."""
+
+    known: knowledge.Known
+
+    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> HardwareModel:
+        return self.known.model_named(value)
+
+    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
+        return str(value or "")
+
+
+class PartsCell(Widget):
+    """Components: `dht22;dht22-2:dht22;pump`, each a key and its type, which is the key where none is named."""
+
+    known: knowledge.Known
+
+    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> dict[str, ComponentType]:
+        return {key: self.known.type_named(kind) for key, kind in split_parts(value).items()}
+
+    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
+        return join_parts(value or {})
+
+
+def split_parts(text: str) -> dict[str, str]:
+    """Component key → key of its type. Raises ValueError."""
+    parts: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        key, _colon, kind = (word.strip() for word in part.partition(":"))
+        try:
+            validate_key(key)
+        except ValidationError as error:
+            raise ValueError(f"{part}: {' '.join(error.messages)}") from error
+        if key in parts:
+            raise ValueError(_("The component %(key)s is there twice.") % {"key": key})
+        parts[key] = kind or key
+    return parts
+
+
+def join_parts(parts: Mapping[str, str]) -> str:
+    """The cell that `split_parts` reads."""
+    return ";".join(key if key == kind else f"{key}:{kind}" for key, kind in parts.items())
+
+
+class DeviceResource(resources.ModelResource):
+    """Devices as rows. `load` first; then rows are imported, or devices exported, in the tenant's schema."""
+
+    uuid = Field("uuid", "uuid", widget=UuidCell())
+    name = Field("name", "name")
+    hardware_model = Field("hardware_model", "hardware_model", widget=ModelCell())
+    cpu_serial = Field("cpu_serial", "cpu_serial")
+    timeout_seconds = Field("timeout_seconds", "timeout_seconds", widget=SecondsCell())
+    active = Field("active", "active", widget=YesCell())
+    components = Field("parts", "components", widget=PartsCell())
+
+    class Meta:
+        model = Device
+        fields = COLUMNS
+        import_order = export_order = COLUMNS
+        import_id_fields: ClassVar[list[str]] = []
+        skip_diff = True
+        store_instance = True
+
+    def load(self, rows: Sequence[Mapping[str, str]], *, acting_user: audit.Actor = None) -> None:
+        """Read what the rows are compared with; the real ones are done in the name of `acting_user`."""
+        self.known = knowledge.load(rows)
+        self.acting_user = acting_user
+        self.issued: list[registration.IssuedCredentials] = []
+        self._seen: dict[tuple[str, str], int] = {}
+        for name in ("hardware_model", "components"):
+            self.fields[name].widget.known = self.known
+
+    def before_import_row(self, row: Any, **kwargs: Any) -> None:
+        """Refuse a second row about one device, where the whole table is looked through."""
+        key = next(((name, row[name].lower()) for name in ("uuid", "cpu_serial", "name") if row.get(name)), None)
+        if key is None:
+            raise ValidationError({"name": _("A device needs a name.")})
+        first = self._seen.setdefault(key, kwargs["row_number"])
+        if first != kwargs["row_number"]:
+            raise ValidationError({key[0]: _("Row %(row)d is about the same device: leave one out.") % {"row": first}})
+
+    def get_or_init_instance(self, instance_loader: Any, row: Any) -> tuple[Device, bool]:
+        """The device that the row is about, or a new one."""
+        found = self.known.match(knowledge.as_uuid(row.get("uuid", "")), row.get("cpu_serial", ""), row.get("name", ""))
+        device: Any = found
+        if found is None:
+            device = Device()
+            device.uuid = None  # until the row says one
+        device.parts = {}
+        device.before = {name: getattr(device, name) for name in COLUMNS[:-1]}
+        return device, found is None
+
+    def import_field(self, field: Any, instance: Any, row: Any, is_m2m: bool = False, **kwargs: Any) -> None:
+        """An empty cell leaves what is there."""
+        if row.get(field.column_name):
+            field.save(instance, row, is_m2m, **kwargs)
+
+    def skip_row(self, instance: Any, original: Any, row: Any, import_validation_errors: Any = None) -> bool:
+        """Whether the device is as the row says already."""
+        if instance.pk is None:
+            instance.changes = []
+            return False
+        there = self.known.parts.get(instance.pk, {})
+        added = [key for key, kind in instance.parts.items() if there.get(key) != kind.key]
+        changed = [name for name, value in instance.before.items() if getattr(instance, name) != value]
+        instance.changes = changed + (["components"] if added else [])
+        return not instance.changes and not import_validation_errors
+
+    def validate_instance(
+        self, instance: Any, import_validation_errors: Any = None, validate_unique: bool = True
+    ) -> None:
+        """Everything that would be refused, said at once, each under its column."""
+        errors = dict(import_validation_errors or {})
+        if not instance.name:
+            errors["name"] = [_("A device needs a name.")]
+        if instance.pk is None and instance.uuid in self.known.taken:
+            errors["uuid"] = [_("The device UUID %(uuid)s is registered already.") % {"uuid": instance.uuid}]
+        if "parts" not in errors and (refusal := self._refused_parts(instance)):
+            errors["parts"] = [refusal]
+        try:
+            # Without what would ask the database for each row.
+            instance.clean_fields(exclude={*errors, "uuid", "hardware_model", "id"})
+        except ValidationError as error:
+            errors = error.update_error_dict(errors)
+        if errors:
+            raise ValidationError({_COLUMN_OF.get(str(name), str(name)): error for name, error in errors.items()})
+
+    def save_instance(self, instance: Any, is_create: bool, row: Any, **kwargs: Any) -> None:
+        """By the services that do it one by one. Nothing in a dry run. Raises SecretsUnavailable."""
+        if kwargs.get("dry_run"):
+            return
+        if is_create:
+            self._register(instance, kwargs.get("new_uuid"))
+        else:
+            self._change(instance)
+
+    def save_m2m(self, instance: Any, row: Any, **kwargs: Any) -> None:
+        """Components were saved with the device."""
+
+    def _refused_parts(self, device: Any) -> str:
+        there = self.known.parts.get(device.pk, {})
+        allowed = self.known.allowed.get(device.hardware_model.pk, set()) if device.hardware_model else set()
+        for key, kind in device.parts.items():
+            if there.get(key, kind.key) != kind.key:
+                values = {"key": key, "there": there[key], "kind": kind.key}
+                return _("The component %(key)s is a %(there)s already, and cannot become a %(kind)s.") % values
+            if key not in there and allowed and kind.pk not in allowed:
+                values = {"model": device.hardware_model, "kind": kind.key}
+                return _("%(model)s may not carry %(kind)s.") % values
+        return ""
+
+    def _register(self, wanted: Any, new_uuid: UUID | None) -> None:
+        device, issued = registration.register_device(
+            name=wanted.name,
+            uuid=wanted.uuid or new_uuid or uuid4(),
+            cpu_serial=wanted.cpu_serial,
+            hardware_model=wanted.hardware_model,
+            timeout_seconds=wanted.timeout_seconds,
+            components=wanted.parts,
+            acting_user=self.acting_user,
+        )
+        if not wanted.active:
+            activation.set_active(device, False, acting_user=self.acting_user)
+        self.issued.append(issued)
+        self.known.add(device)
+        wanted.pk, wanted.uuid = device.pk, device.uuid
+
+    def _change(self, device: Any) -> None:
+        columns = [name for name in device.changes if name not in ("components", "active")]
+        if columns:
+            device.save(update_fields=columns)
+        there = self.known.parts.get(device.pk, {})
+        for key, kind in device.parts.items():
+            if key not in there:
+                component = Component(device=device, key=key, component_type=kind)
+                component.full_clean()
+                component.save()
+        if columns or "components" in device.changes:
+            audit.record(self.acting_user, "change", device, ", ".join([*columns, *device.parts]))
+        if "active" in device.changes:
+            activation.set_active(device, device.active, acting_user=self.acting_user)

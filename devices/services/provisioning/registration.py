@@ -1,0 +1,286 @@
+"""Registering, rotating, and removing devices: PostgreSQL, Vault and the broker kept in step.
+
+The secret is written to Vault inside the database transaction: when Vault is away nothing is registered. The
+broker is told after the commit; when it is away the account is made by `manage.py sync_broker`.
+"""
+
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import Max
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from devices.models import (
+    Component,
+    ComponentType,
+    Device,
+    DeviceCredential,
+    DeviceStatus,
+    HardwareModel,
+    RotationMember,
+)
+from devices.services import audit
+from devices.services.broker import accounts, passwords, retained_states
+from devices.services.presence import activity
+from devices.services.vault.key_versions import new_secret, next_key
+from devices.services.vault.secret_store import provisioner
+from tenants.infrastructure import jobs
+from tenants.infrastructure.schema_context import current_schema
+from tenants.models import DeviceRoute, Tenant
+from tenants.services.preregistration import free_board
+
+logger = logging.getLogger(__name__)
+
+ROTATION_OVERLAP = timedelta(days=7)
+_MOST_SECRET = 512
+_REMOVAL = "devices.services.provisioning.registration.remove_secret"
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCredentials:
+    """What a device needs to speak; shown once to whoever registered it."""
+
+    uuid: UUID
+    secret: str
+    key_version: int
+    mqtt_password: str
+
+    def __repr__(self) -> str:
+        return f"<IssuedCredentials of {self.uuid}, key {self.key_version}>"
+
+
+def register_device(
+    *,
+    name: str,
+    uuid: UUID | None = None,
+    cpu_serial: str = "",
+    hardware_model: HardwareModel | None = None,
+    components: Mapping[str, ComponentType] | None = None,
+    timeout_seconds: int | None = None,
+    secret: str | None = None,
+    mqtt_password: str | None = None,
+    acting_user: audit.Actor = None,
+) -> tuple[Device, IssuedCredentials]:
+    """Register a device of the current tenant with its components (key → type) and its first key.
+
+    `secret` is for a device that comes with one, such as one of an old server: it becomes its first key, marked to be
+    rotated, because others may know it. `mqtt_password` likewise, for the broker. Raises
+    ValidationError when the UUID is registered already, in whichever tenant (the message does not say in which), and
+    SecretsUnavailable when Vault is away; nothing is registered then.
+    """
+    uuid = uuid or uuid4()
+    for given in (secret, mqtt_password):
+        if given is not None:
+            check_secret(given)
+    with transaction.atomic():
+        device = make_rows(
+            name=name,
+            uuid=uuid,
+            cpu_serial=cpu_serial,
+            hardware_model=hardware_model,
+            components=components,
+            timeout_seconds=timeout_seconds,
+        )
+        issued = _first_key(device, secret, mqtt_password)
+        passwords.keep({device.pk: issued.mqtt_password})
+        audit.record(acting_user, "register", device)
+    return device, issued
+
+
+def make_rows(
+    *,
+    name: str,
+    uuid: UUID,
+    cpu_serial: str = "",
+    hardware_model: HardwareModel | None = None,
+    components: Mapping[str, ComponentType] | None = None,
+    timeout_seconds: int | None = None,
+) -> Device:
+    """What `register_device` writes into PostgreSQL, without a key: for a rehearsal that is undone. Raises as it does.
+
+    To be called in a transaction.
+    """
+    _claim_route(uuid)
+    device = Device(uuid=uuid, name=name, cpu_serial=cpu_serial, hardware_model=hardware_model)
+    device.timeout_seconds = timeout_seconds
+    device.full_clean()
+    device.save()
+    for key, component_type in (components or {}).items():
+        component = Component(device=device, key=key, component_type=component_type)
+        component.full_clean()
+        component.save()
+    DeviceStatus.objects.create(device=device)
+    return device
+
+
+def rotate_key(
+    device: Device, *, overlap: timedelta = ROTATION_OVERLAP, acting_user: audit.Actor = None
+) -> IssuedCredentials:
+    """Issue the device's next key; the ones before it stay valid for `overlap`. A campaign leaves it alone then."""
+    with transaction.atomic():
+        Device.objects.select_for_update().get(pk=device.pk)
+        device.credentials.filter(not_after=None, revoked_at=None).update(not_after=timezone.now() + overlap)
+        key = next_key(current_schema(), device.uuid, _newest_row(device))
+        DeviceCredential(device=device, version=key.version).save()
+        device.rotations.filter(open=True).update(
+            open=False, state=RotationMember.State.LEFT, note=f"got key {key.version} by itself"
+        )
+        audit.record(acting_user, "rotate key", device, f"key {key.version}")
+    return IssuedCredentials(device.uuid, key.secret, key.version, key.mqtt_password)
+
+
+def adopt_secret(device: Device, secret: str, *, acting_user: audit.Actor = None) -> IssuedCredentials:
+    """Make a secret that the device holds already its newest key, marked to be rotated, because others may know it.
+
+    Nothing is written where that is its newest valid key already. Keys before it stay as they are. Raises
+    ValidationError for a secret that cannot be one, and SecretsUnavailable.
+    """
+    check_secret(secret)
+    schema = current_schema()
+    with transaction.atomic():
+        Device.objects.select_for_update().get(pk=device.pk)
+        known, kept = _newest_row(device), provisioner().read(schema, device.uuid)
+        if kept.secret != secret:
+            version = provisioner().write(
+                schema, device.uuid, secret=secret, mqtt_password=kept.mqtt_password, cas=kept.version
+            )
+            kept = replace(kept, secret=secret, version=version)
+        if kept.version > known:
+            DeviceCredential(device=device, version=kept.version, rotate=True).save()
+            audit.record(acting_user, "adopt key", device, f"key {kept.version}")
+    return IssuedCredentials(device.uuid, kept.secret, kept.version, kept.mqtt_password)
+
+
+def replace_credentials(device: Device, *, acting_user: audit.Actor = None) -> IssuedCredentials:
+    """A new key and a new password for a device whose own may be in wrong hands: none that it had is good any more."""
+    with transaction.atomic():
+        Device.objects.select_for_update().get(pk=device.pk)
+        device.credentials.filter(revoked_at=None).update(revoked_at=timezone.now())
+        device.rotations.filter(open=True).update(
+            open=False, state=RotationMember.State.LEFT, note="got new credentials"
+        )
+        issued = _first_key(device, None, None)
+        passwords.keep({device.pk: issued.mqtt_password})
+        audit.record(acting_user, "rotate key", device, f"key {issued.key_version}, the ones before are revoked")
+        transaction.on_commit(lambda: _disconnect(device.uuid))
+    return issued
+
+
+def revoke_key(credential: DeviceCredential, *, acting_user: audit.Actor = None) -> None:
+    """Refuse the key from now on, whatever Vault and caches hold, and close the device's session at the broker."""
+    uuid = credential.device.uuid
+    with transaction.atomic():
+        credential.revoked_at = timezone.now()
+        credential.save(update_fields=["revoked_at"])
+        audit.record(acting_user, "revoke key", credential.device, f"key {credential.version}")
+        transaction.on_commit(lambda: _disconnect(uuid))
+
+
+def allow_version_1(device: Device, *, acting_user: audit.Actor = None) -> None:
+    """Take version 1 signatures of the device again, until its next version 2 message."""
+    with transaction.atomic():
+        device.signature_floor = Device.Signature.V1
+        device.save(update_fields=["signature_floor"])
+        audit.record(acting_user, "allow version 1", device)
+
+
+def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
+    """Remove a device that has no readings; raises ValidationError for one that has (deactivate it instead)."""
+    schema, uuid = current_schema(), device.uuid
+    with transaction.atomic():
+        if _has_telemetry(device):
+            raise ValidationError(
+                _("%(device)s has readings, which would go with it: deactivate it instead of removing it.")
+                % {"device": device}
+            )
+        audit.record(acting_user, "remove", device, str(uuid))
+        device.delete()
+        DeviceRoute.objects.filter(device_uuid=uuid).delete()
+        free_board(uuid)
+        slug = Tenant.objects.get(schema_name=schema).slug
+        # Web servers may remove nothing from Vault. The queue is in the database: it holds this if it is committed.
+        jobs.enqueue(_REMOVAL, str(uuid))
+        transaction.on_commit(lambda: _forget(schema, slug, uuid))
+
+
+def remove_secret(uuid: str) -> str:
+    """In a worker: remove the secret of a device that was removed, unless it is registered again.
+
+    Raises SecretsUnavailable: the task then stands among those that failed, and can be queued again.
+    """
+    with transaction.atomic():
+        tenant = Tenant.objects.get(schema_name=current_schema())
+        # Held meanwhile, so that nobody registers a device of this UUID whose secret would go.
+        route, is_free = DeviceRoute.objects.get_or_create(device_uuid=UUID(uuid), defaults={"tenant": tenant})
+        if not is_free:
+            return "It is registered again"
+        provisioner().delete(tenant.schema_name, route.device_uuid)
+        route.delete()
+    return "Removed"
+
+
+def _claim_route(uuid: UUID) -> None:
+    tenant = Tenant.objects.get(schema_name=current_schema())
+    _route, created = DeviceRoute.objects.get_or_create(device_uuid=uuid, defaults={"tenant": tenant})
+    if not created:
+        raise ValidationError({"uuid": _("The device UUID %(uuid)s is registered already.") % {"uuid": uuid}})
+
+
+def _first_key(device: Device, given: str | None, given_password: str | None) -> IssuedCredentials:
+    secret, mqtt_password = given or new_secret(), given_password or secrets.token_urlsafe(24)
+    version = provisioner().write(current_schema(), device.uuid, secret=secret, mqtt_password=mqtt_password)
+    DeviceCredential(device=device, version=version, rotate=given is not None).save()
+    transaction.on_commit(lambda: _grant(device.uuid, mqtt_password))
+    return IssuedCredentials(device.uuid, secret, version, mqtt_password)
+
+
+def _newest_row(device: Device) -> int:
+    return device.credentials.aggregate(newest=Max("version"))["newest"] or 0
+
+
+def check_secret(secret: str) -> None:
+    """Refuse (ValidationError) a text that cannot be a secret, in words that do not hold it."""
+    if not 8 <= len(secret) <= _MOST_SECRET or not secret.isprintable():
+        raise ValidationError(
+            {"secret": _("A secret has 8 to %(most)d characters, all of them printable.") % {"most": _MOST_SECRET}}
+        )
+
+
+def _disconnect(uuid: UUID) -> None:
+    try:
+        accounts.disconnect([uuid])
+    except accounts.BrokerUnavailable as error:
+        # What it sends is refused all the same.
+        logger.warning("The session of %s at the broker is not closed: %s", uuid, error)
+
+
+def _grant(uuid: UUID, mqtt_password: str) -> None:
+    try:
+        accounts.grant_devices([(uuid, mqtt_password)])
+    except accounts.BrokerUnavailable as error:
+        logger.warning("Device %s has no account at the broker yet (%s); run sync_broker", uuid, error)
+
+
+def _forget(schema: str, slug: str, uuid: UUID) -> None:
+    """After the commit: without its route the device is unknown already; these remove what is left of it."""
+    try:
+        accounts.revoke_devices([uuid])
+    except accounts.BrokerUnavailable as error:
+        logger.warning("The broker still has an account or a session of %s (%s); run sync_broker", uuid, error)
+    try:
+        retained_states.forget_states([(slug, uuid)])
+    except accounts.BrokerUnavailable as error:
+        logger.warning("The broker still keeps the state of %s (%s); run sync_broker --states", uuid, error)
+    activity.drop_deadlines([f"{schema}:{uuid}"])
+
+
+def _has_telemetry(device: Device) -> bool:
+    # Asked by table name through the relation, so that devices does not import telemetry.
+    return bool(device.series.exists()) if hasattr(device, "series") else False

@@ -1,0 +1,103 @@
+"""A connection to the broker for one exchange: commands out, and the responses that come at once.
+
+Who is not connected finds the command in its session at the broker when it comes back; its response is heard by
+nobody then, and is not needed: what counts is the key that it signs with.
+"""
+
+import queue
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from uuid import UUID, uuid4
+
+import paho.mqtt.client as mqtt
+from django.conf import settings
+from paho.mqtt.enums import CallbackAPIVersion
+
+from devices.services.broker.commands import COMMAND_TOPIC
+from devices.services.broker.errors import BrokerUnavailable
+
+_CONNECT_SECONDS = 5.0
+_MOST_RESPONSE = 64 * 1024
+
+
+def exchange(slug: str, commands: Mapping[UUID, bytes], *, wait: float) -> dict[UUID, list[bytes]]:
+    """Publish a command to each of the tenant's devices; what they answer within `wait` seconds (unverified).
+
+    Returns when the broker has acknowledged all of them. Raises BrokerUnavailable; some may have been sent then.
+    """
+    heard: queue.Queue[tuple[UUID, bytes]] = queue.Queue()
+    client = _connect(slug, heard)
+    try:
+        sent = [
+            client.publish(COMMAND_TOPIC.format(slug=slug, uuid=uuid), command, qos=1)
+            for uuid, command in commands.items()
+        ]
+        deadline = time.monotonic() + _CONNECT_SECONDS + 0.01 * len(sent)
+        for info in sent:
+            info.wait_for_publish(max(0.01, deadline - time.monotonic()))
+            if not info.is_published():
+                raise BrokerUnavailable("The broker does not acknowledge commands.")
+        return _collect(heard, commands.keys(), time.monotonic() + wait)
+    except (RuntimeError, ValueError) as error:
+        raise BrokerUnavailable(f"The broker does not take commands: {error}") from error
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def _connect(slug: str, heard: "queue.Queue[tuple[UUID, bytes]]") -> mqtt.Client:
+    url = urlsplit(settings.MQTT_URL)
+    ready: queue.Queue[str] = queue.Queue()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"gwanje-commands-{uuid4().hex[:12]}")
+    client.username_pw_set(unquote(url.username or ""), unquote(url.password or ""))
+    client.max_inflight_messages_set(100)
+    if url.scheme == "mqtts":
+        client.tls_set()
+
+    def on_connect(_client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            ready.put(str(reason))
+        else:
+            client.subscribe(f"command/{slug}/+/response", qos=1)
+
+    def on_message(_client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
+        uuid = _device_of(message._topic.decode("utf-8", "replace"))
+        if uuid is not None and len(message.payload) <= _MOST_RESPONSE:
+            heard.put((uuid, bytes(message.payload)))
+
+    client.on_connect = on_connect
+    client.on_subscribe = lambda *_: ready.put("")
+    client.on_message = on_message
+    try:
+        client.connect(url.hostname or "localhost", url.port or 1883, keepalive=30)
+        client.loop_start()
+        refusal = ready.get(timeout=_CONNECT_SECONDS)
+    except (OSError, queue.Empty) as error:
+        client.loop_stop()
+        raise BrokerUnavailable("The broker does not answer.") from error
+    if refusal:
+        client.loop_stop()
+        raise BrokerUnavailable(f"The broker refuses the platform's account: {refusal}")
+    return client
+
+
+def _collect(heard: "queue.Queue[tuple[UUID, bytes]]", asked: Any, deadline: float) -> dict[UUID, list[bytes]]:
+    """Until everybody has answered; an old response may come before the one that is waited for."""
+    answers: dict[UUID, list[bytes]] = {}
+    while len(answers) < len(asked) and (left := deadline - time.monotonic()) > 0:
+        try:
+            uuid, payload = heard.get(timeout=left)
+        except queue.Empty:
+            break
+        if uuid in asked:
+            answers.setdefault(uuid, []).append(payload)
+    return answers
+
+
+def _device_of(topic: str) -> UUID | None:
+    try:
+        return UUID(topic.split("/")[2])
+    except (IndexError, ValueError):
+        return None

@@ -1,0 +1,196 @@
+"""Readings as one long text, in pieces: CSV or NDJSON, series after series, each in order of time.
+
+Each piece is read by itself, in the tenant's schema, which is left again before the piece is sent; between two pieces
+nothing is held, neither a connection nor more than the piece, however slowly the client reads. A text that cannot be
+finished ends with `ExportBroken`, for the server to break the connection off: half a file must not look like a whole
+one.
+"""
+
+import csv
+import io
+import logging
+import time as clock
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import orjson
+from asgiref.sync import sync_to_async
+from django.db import InterfaceError, OperationalError, connections
+from django_tenants.utils import schema_context
+
+from telemetry.models import Series
+from telemetry.services.queries.completeness import Lack
+from telemetry.services.queries.readings import Position, ReadingRow, Value, readings
+from tenants.infrastructure.spreadsheets import harmless
+
+logger = logging.getLogger(__name__)
+
+PIECE = 5000  # readings
+# How often it is asked whether whoever reads still may.
+CHECK_SECONDS = 15.0
+COLUMNS = ("time", "device", "component", "metric", "value", "unit")
+
+T = TypeVar("T")
+
+
+class ExportBroken(Exception):
+    """The text cannot be finished. What was sent so far is not whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A series, and the UUID of its device."""
+
+    series: Series
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is exported: readings of the series with start ≤ time < stop."""
+
+    schema: str
+    series: Sequence[Exported]
+    start: datetime | None
+    stop: datetime
+    form: str  # csv or ndjson
+    lacks: Sequence[Lack]  # what is known to be missing from the beginning
+
+
+class Export:
+    """The pieces of a text, one by one."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._number = 0  # of the series that is next
+        self._after: Position | None = None
+        self._count = 0
+        self._ended = False
+
+    def begin(self) -> bytes:
+        """What comes before the readings."""
+        return ",".join(COLUMNS).encode() + b"\r\n" if self._wanted.form == "csv" else b""
+
+    def next(self) -> bytes | None:
+        """The next piece, read in the present schema; None when there is no more."""
+        if self._ended:
+            return None
+        pieces: list[bytes] = []
+        room = PIECE
+        while room > 0 and self._number < len(self._wanted.series):
+            one = self._wanted.series[self._number]
+            rows = readings(
+                [one.series], start=self._wanted.start, stop=self._wanted.stop, after=self._after, limit=room
+            )
+            pieces.append(_as_csv(one, rows) if self._wanted.form == "csv" else as_ndjson(one, rows))
+            if len(rows) < room:
+                self._number, self._after = self._number + 1, None
+            else:
+                self._after = Position(rows[-1].time, rows[-1].series, rows[-1].key)
+            room -= max(len(rows), 1)
+            self._count += len(rows)
+        if self._number == len(self._wanted.series):
+            self._ended = True
+            pieces.append(self._end())
+        return b"".join(pieces)
+
+    def broken(self, why: str) -> bytes:
+        """The last words of a text that cannot be finished."""
+        if self._wanted.form == "csv":
+            return b""
+        return _line({"complete": False, "readings": self._count, "detail": why})
+
+    def _end(self) -> bytes:
+        if self._wanted.form == "csv":
+            return b""
+        lacks = [asdict(lack) for lack in self._wanted.lacks]
+        return _line({"complete": not lacks, "readings": self._count, "incomplete": lacks})
+
+
+async def stream(wanted: Wanted, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """The text for an asynchronous server: between two pieces no connection is held."""
+    export = Export(wanted)
+    await sync_to_async(connections.close_all)()  # the one that the request was judged with
+    yield export.begin()
+    checked_at = clock.monotonic()
+    why = ""
+    try:
+        while (piece := await _unit(wanted.schema, export.next)) is not None:
+            yield piece
+            if clock.monotonic() - checked_at >= CHECK_SECONDS:
+                if not await _unit(wanted.schema, may_read):
+                    why = "The right to read ended."
+                    break
+                checked_at = clock.monotonic()
+    except (OperationalError, InterfaceError) as error:
+        logger.warning("An export of %s breaks off, since the database is away: %s", wanted.schema, error)
+        why = "The database went away."
+    if why:
+        yield export.broken(why)
+        raise ExportBroken(why)
+
+
+def pieces(wanted: Wanted) -> Iterator[bytes]:
+    """The text for a synchronous server, which has a connection for each thread anyway."""
+    export = Export(wanted)
+    yield export.begin()
+    while True:
+        try:
+            with schema_context(wanted.schema):
+                piece = export.next()
+        except (OperationalError, InterfaceError) as error:
+            yield export.broken("The database went away.")
+            raise ExportBroken(str(error)) from error
+        if piece is None:
+            return
+        yield piece
+
+
+def as_ndjson(one: Exported, rows: Sequence[ReadingRow]) -> bytes:
+    """The rows, each a JSON object on a line of its own."""
+    head = {"device": one.device, "component": one.series.component, "metric": one.series.metric}
+    unit = one.series.unit or None
+    return b"".join(_line({"time": row.time, **head, "value": row.value, "unit": unit}) for row in rows)
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+
+
+def _as_csv(one: Exported, rows: Sequence[ReadingRow]) -> bytes:
+    """The rows. Only names and texts are quoted where they must be: to ask it of every number takes half the time."""
+    head = _cells(one.device, one.series.component, one.series.metric)
+    unit = _cells(one.series.unit)
+    return "".join(f"{_time(row.time)},{head},{_cell(row.value)},{unit}\r\n" for row in rows).encode()
+
+
+def _time(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat()[:-6] + "Z"
+
+
+def _cell(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _cells(value) if isinstance(value, str) else repr(value)
+
+
+def _cells(*texts: str) -> str:
+    """Texts as one line of CSV, without its end."""
+    to = io.StringIO()
+    csv.writer(to).writerow(harmless(text) for text in texts)
+    return to.getvalue().removesuffix("\r\n")
+
+
+async def _unit(schema: str, ask: Callable[[], T]) -> T:
+    """One synchronous unit in the tenant's schema, which gives the connection back."""
+
+    def run() -> T:
+        try:
+            with schema_context(schema):
+                return ask()
+        finally:
+            connections.close_all()
+
+    return await sync_to_async(run)()

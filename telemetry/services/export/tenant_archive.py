@@ -1,0 +1,136 @@
+"""The ZIP itself: its files one after the other, and at its end a manifest with what they hold and their hashes.
+
+A ZIP that cannot be finished has no directory at its end, so that no program opens it; over HTTP the transfer is
+broken off besides. Between two pieces neither a connection nor a tenant's schema is held.
+"""
+
+import hashlib
+import logging
+import time as clock
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+from zipfile import ZIP_DEFLATED
+
+import orjson
+from asgiref.sync import sync_to_async
+from django.db import InterfaceError, OperationalError, connections
+from django_tenants.utils import schema_context
+from zipstream import ZipStream
+
+from telemetry.services.export.readings import CHECK_SECONDS, ExportBroken
+from tenants.models import Tenant
+
+from . import tenant_pieces
+from .tenant_readme import README, schema_document
+from .tenant_tables import LEFT_OUT, READINGS, TABLES, TENANT
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_LEVEL = 6
+
+
+@dataclass(slots=True)
+class File:
+    """A file of the archive: what was written of it so far."""
+
+    name: str
+    rows: int = 0
+    bytes: int = 0
+    sha256: str = ""
+
+
+class Archive:
+    """An export under way. `chunks` gives its bytes; `files` what is in it."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self.tenant = tenant
+        self.files: list[File] = []
+        self._began = datetime.now(UTC)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The ZIP, piece after piece. Raises what a lost database raises; the ZIP is not whole then."""
+        archive = ZipStream(compress_type=ZIP_DEFLATED, compress_level=_LEVEL)
+        schema = self.tenant.schema_name
+        self._add(archive, "README.txt", iter([(README.encode(), 0)]))
+        self._add(archive, "schema.json", iter([(schema_document(), 0)]))
+        self._add(archive, f"{TENANT}.json", tenant_pieces.of_tenant(self.tenant))
+        for table in TABLES:
+            self._add(archive, f"{table.name}.ndjson", tenant_pieces.of_table(schema, table))
+        self._add(archive, f"{READINGS}.ndjson", tenant_pieces.of_readings(schema))
+        archive.add(self._manifest(), "manifest.json")
+        yield from archive
+
+    def _add(self, archive: ZipStream, name: str, content: Iterator[tuple[bytes, int]]) -> None:
+        file = File(name)
+        self.files.append(file)
+        archive.add(_noted(file, content), name)
+
+    def _manifest(self) -> Iterator[bytes]:
+        """Written last, when the others are."""
+        document = {
+            "format": FORMAT,
+            "tenant": self.tenant.slug,
+            "began_at": self._began,
+            "ended_at": datetime.now(UTC),
+            "complete": True,
+            "files": [asdict(file) for file in self.files],
+            "left_out": {model._meta.label: reason for model, reason in LEFT_OUT.items()},
+        }
+        yield orjson.dumps(document, option=orjson.OPT_UTC_Z | orjson.OPT_INDENT_2) + b"\n"
+
+
+async def stream(tenant: Tenant, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """The ZIP for an asynchronous server. Raises ExportBroken where it cannot be finished."""
+    chunks = Archive(tenant).chunks()
+    await sync_to_async(connections.close_all)()  # the one that the request was judged with
+    checked_at = clock.monotonic()
+    try:
+        while (chunk := await _unit(lambda: next(chunks, None))) is not None:
+            if chunk:
+                yield chunk
+            if clock.monotonic() - checked_at >= CHECK_SECONDS:
+                if not await _unit(lambda: _in_tenant(tenant, may_read)):
+                    raise ExportBroken("The right to read ended.")
+                checked_at = clock.monotonic()
+    except (OperationalError, InterfaceError) as error:
+        logger.warning("An export of %s breaks off, since the database is away: %s", tenant.slug, error)
+        raise ExportBroken("The database went away.") from error
+
+
+def whole(tenant: Tenant) -> Iterator[bytes]:
+    """The ZIP for a synchronous server. Raises ExportBroken where it cannot be finished."""
+    try:
+        yield from Archive(tenant).chunks()
+    except (OperationalError, InterfaceError) as error:
+        raise ExportBroken("The database went away.") from error
+
+
+def _noted(file: File, content: Iterator[tuple[bytes, int]]) -> Iterator[bytes]:
+    """The content, with what it holds noted in the file's entry."""
+    digest = hashlib.sha256()
+    for piece, rows in content:
+        digest.update(piece)
+        file.rows += rows
+        file.bytes += len(piece)
+        yield piece
+    file.sha256 = digest.hexdigest()
+
+
+def _in_tenant(tenant: Tenant, ask: Callable[[], bool]) -> bool:
+    with schema_context(tenant.schema_name):
+        return ask()
+
+
+async def _unit(ask: Callable[[], Any]) -> Any:
+    """One synchronous unit, which gives the connection back."""
+
+    def run() -> Any:
+        try:
+            return ask()
+        finally:
+            connections.close_all()
+
+    return await sync_to_async(run)()

@@ -1,0 +1,306 @@
+"""An old server's record of what it received, taken over: judged by today's contract, stored by the same storage.
+
+The old server verified the messages; nothing is verified again, which is why a device's present key, its being
+switched off, and the tenant's limits play no part. They are late, so they are no sign of life. What does not fit the
+contract is put into quarantine, received now, so that it is kept there as long as anything else.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import psycopg
+from django.conf import settings
+
+from devices.domain.specs import DeviceSpec
+from tenants.infrastructure.database import conninfo, is_busy
+
+from .latest.values import LatestRecorder
+from .limits.limiter import check_payload
+from .lookups.routing import Router
+from .pipeline import form, processing
+from .pipeline.contract import Clock
+from .pipeline.form import Topic
+from .pipeline.refusal import Refused
+from .pipeline.results import AcceptedItem, Incoming, Judged, Outcome, RefusedItem
+from .storage.binary import EPOCH_MICROS
+from .storage.optimistic_writer import Conflict
+from .storage.statements import per_schema, run
+from .storage.tenant_writer import Storage
+
+logger = logging.getLogger(__name__)
+
+# An old record may be long: all of its months are partitions of their own, and a clock that says 1970 makes none.
+_MONTHS = 240
+_PATIENCE_MS = 5000
+_PAUSE_SECONDS = 0.5
+_FLUSH_SECONDS = 0.5
+# After messages that were there already, so many batches are expected to hold others.
+_EXACT_BATCHES = 20
+
+# Fails with a division by zero where another process has moved it: the COMMIT may be on its way behind it.
+_MOVE = per_schema(
+    "WITH moved AS (UPDATE {imports} SET position = $3, digest = $4, line = $5, read = read + $6, stored = stored + $7,"
+    " duplicates = duplicates + $8, refused = $9::jsonb, unreadable = unreadable + $10 WHERE id = $1 AND position = $2"
+    " RETURNING 1) SELECT 1 / count(*)::int FROM moved",
+    imports="telemetry_recordimport",
+)
+
+Resolve = Callable[[Sequence[UUID]], Mapping[UUID, DeviceSpec | None]]
+
+
+@dataclass(slots=True)
+class Recorded:
+    """A row of the record. `device` is the one that the row names beside its topic, where it names one."""
+
+    line: int
+    topic: str
+    payload: bytes
+    device_time: datetime | None
+    received_at: datetime
+    device: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the file a batch ends: bytes and lines so far, and the SHA-256 of those bytes."""
+
+    position: int
+    digest: str
+    line: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows up to `end`, of `read` lines with `unreadable` ones among them that are no rows."""
+
+    rows: list[Recorded]
+    read: int
+    unreadable: int
+    end: Place
+
+
+@dataclass(slots=True)
+class Settled:
+    """What became of a batch; `refused` with their rows."""
+
+    stored: int = 0
+    duplicates: int = 0
+    refused: list[tuple[Recorded, Refused]] = field(default_factory=list)
+
+
+class Superseded(Exception):
+    """Another process has moved the import on: nothing of this batch was done."""
+
+
+class _Undo(Exception):
+    """A row can be stored; it was tried only."""
+
+
+def _undo(_connection: psycopg.Connection, _outcome: Outcome) -> None:
+    raise _Undo
+
+
+class RecordJudge:
+    """Says what rows of a tenant's old record are. Not shared between threads."""
+
+    def __init__(self, schema: str, resolve: Resolve) -> None:
+        self._schema = schema
+        self._resolve = resolve
+        self._max_payload = settings.INGEST_MAX_PAYLOAD
+        self._clock = Clock(
+            live=timedelta(seconds=settings.INGEST_LIVE_SECONDS),
+            future=timedelta(seconds=settings.INGEST_FUTURE_SECONDS),
+        )
+
+    def judge(self, rows: Sequence[Recorded]) -> list[AcceptedItem | RefusedItem]:
+        """What each row is, in their order."""
+        topics = [_open(row) for row in rows]
+        specs = self._resolve([topic.uuid for topic in topics if isinstance(topic, Topic)])
+        return [self._judge(row, topic, specs) for row, topic in zip(rows, topics, strict=True)]
+
+    def _judge(
+        self, row: Recorded, topic: Topic | Refused, specs: Mapping[UUID, DeviceSpec | None]
+    ) -> AcceptedItem | RefusedItem:
+        if isinstance(topic, Refused):
+            return _refused(row, None, topic)
+        spec = specs.get(topic.uuid)
+        if spec is None or spec.tenant.schema != self._schema:  # whose else it is, is not said
+            return _refused(row, None, Refused("unknown_device", f"The tenant has no device {topic.uuid}."))
+        try:
+            if row.device is not None and row.device != topic.uuid:
+                raise Refused("malformed", f"The row is of the device {row.device}, its topic of {topic.uuid}.")
+            form.check_size(row.payload, self._max_payload)
+            check_payload(row.payload, spec.tenant.limits)
+            accepted = processing.judge_recorded(
+                topic, row.topic, row.payload, spec, row.device_time, row.received_at, self._clock
+            )
+        except Refused as refusal:
+            return _refused(row, spec, refusal)
+        except Exception as error:  # one row that we cannot read must not stop all others
+            logger.exception("Line %d cannot be judged", row.line)
+            return _refused(row, spec, Refused("malformed", f"It cannot be read: {type(error).__name__}: {error}."))
+        return AcceptedItem(Incoming(row.topic, row.payload, row.received_at), spec, accepted)
+
+
+class RecordWriter:
+    """Stores a tenant's old record batch by batch. `close` it at the end. Not shared between threads."""
+
+    def __init__(self, schema: str) -> None:
+        self._schema = schema
+        self._storage = Storage(conninfo(), kept_months=_MONTHS)
+        self._router = Router(ttl=settings.INGEST_SPEC_TTL, on_renamed_series=self._storage.forget)
+        self._judge = RecordJudge(schema, self._specs)
+        self._latest = LatestRecorder()
+        self._flush_at = 0.0
+        self._exact = 0
+
+    def settle(self, import_id: int, before: Place, refused: dict[str, int], batch: Batch) -> Settled:
+        """Judge and store a batch, and move the import from `before` to its end, in one transaction.
+
+        `refused` are the import's counts so far by reason; those of the batch are added to it once it is stored. Waits
+        while the tenant's tables are locked. Raises Superseded, and what a lost database raises; nothing is done then.
+        """
+        is_fresh = False
+        while True:
+            judged = self._judge.judge(batch.rows)
+            try:
+                settled = self._store(import_id, before, refused, batch, judged)
+            except (psycopg.DataError, psycopg.IntegrityError):
+                # Perhaps the tenant's devices changed under the cache; else one of the rows cannot be stored.
+                self._forget()
+                batch = self._without_poison(batch, judged) if is_fresh else batch
+                is_fresh = True
+                continue
+            except psycopg.Error as error:
+                if not is_busy(error):
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            for _row, refusal in settled.refused:
+                refused[refusal.reason] = refused.get(refusal.reason, 0) + 1
+            self._tick()
+            return settled
+
+    def recover(self) -> None:
+        """After a lost connection: look everything up anew. What was committed unheard of is doubted."""
+        self._latest.doubt()
+        self._storage.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._storage.forget(self._schema)
+        self._router.forget()
+
+    def _specs(self, uuids: Sequence[UUID]) -> dict[UUID, DeviceSpec | None]:
+        """The devices' specifications; waits while the tenant's tables are locked, so that nothing is known."""
+        wanted = list(set(uuids))
+        routes = self._router.routes(wanted)
+        while any(route.spec is None and route.busy for route in routes):
+            time.sleep(_PAUSE_SECONDS)
+            routes = self._router.routes(wanted)
+        return {uuid: route.spec for uuid, route in zip(wanted, routes, strict=True)}
+
+    def _without_poison(self, batch: Batch, judged: Sequence[AcceptedItem | RefusedItem]) -> Batch:
+        """The batch without the rows that PostgreSQL refuses, each of which is tried alone."""
+        kept = []
+        for row, item in zip(batch.rows, judged, strict=True):
+            try:
+                self._storage.store(self._schema, [item], _PATIENCE_MS, after=_undo)
+            except _Undo:
+                kept.append(row)
+            except (psycopg.DataError, psycopg.IntegrityError) as error:
+                logger.warning("Line %d cannot be stored and is left out: %s", row.line, error)
+        return Batch(kept, batch.read, batch.unreadable + len(batch.rows) - len(kept), batch.end)
+
+    def close(self) -> None:
+        """Tell Redis the rest, and let go of the servers."""
+        self._latest.close()
+        self._storage.close()
+
+    def _store(
+        self,
+        import_id: int,
+        before: Place,
+        refused: Mapping[str, int],
+        batch: Batch,
+        judged: Sequence[AcceptedItem | RefusedItem],
+    ) -> Settled:
+        settled = Settled(
+            refused=[
+                (row, item.verdict)
+                for row, item in zip(batch.rows, judged, strict=True)
+                if isinstance(item, RefusedItem)
+            ]
+        )
+        words = _with_lines(batch.rows, judged)
+
+        def move(connection: psycopg.Connection, _schema: str, outcome: Outcome) -> None:
+            counts = dict(refused)
+            for _row, refusal in settled.refused:
+                counts[refusal.reason] = counts.get(refusal.reason, 0) + 1
+            settled.stored, settled.duplicates = len(outcome.stored), len(outcome.duplicates)
+            end = batch.end
+            parameters = [import_id, before.position, end.position, end.digest, end.line, batch.read]
+            parameters += [settled.stored, settled.duplicates, _json(counts), batch.unreadable]
+            run(connection, _MOVE(self._schema), parameters)
+
+        outcome = self._write(words, move)
+        self._latest.note_all(self._schema, outcome.readings, EPOCH_MICROS)
+        return settled
+
+    def _write(self, items: Sequence[Judged], move: Callable[[psycopg.Connection, str, Outcome], None]) -> Outcome:
+        if self._exact == 0:
+            try:
+                packed = self._storage.pack({self._schema: items})
+                self._storage.send(packed, move)
+                return self._storage.receive(packed)[self._schema]
+            except Conflict:  # or superseded: then this way fails too
+                self._exact = _EXACT_BATCHES
+        self._exact -= 1
+        try:
+            return self._storage.store(
+                self._schema,
+                items,
+                _PATIENCE_MS,
+                after=lambda connection, outcome: move(connection, self._schema, outcome),
+            )
+        except psycopg.errors.DivisionByZero:
+            raise Superseded from None
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now >= self._flush_at:
+            self._flush_at = now + _FLUSH_SECONDS
+            self._latest.flush()
+
+
+def _open(row: Recorded) -> Topic | Refused:
+    try:
+        return form.parse_topic(row.topic)
+    except Refused as refusal:
+        return refusal
+
+
+def _refused(row: Recorded, spec: DeviceSpec | None, refusal: Refused) -> RefusedItem:
+    return RefusedItem(Incoming(row.topic, row.payload, datetime.now(UTC)), spec, refusal)
+
+
+def _with_lines(rows: Sequence[Recorded], judged: Sequence[AcceptedItem | RefusedItem]) -> list[Judged]:
+    """The same; what goes into quarantine says where it is from."""
+    said: list[Judged] = []
+    for row, item in zip(rows, judged, strict=True):
+        if isinstance(item, RefusedItem):
+            origin = f"From an old record, line {row.line}, received {row.received_at.isoformat()}: "
+            refusal = Refused(item.verdict.reason, origin + item.verdict.detail)
+            item = RefusedItem(item.incoming, item.spec, refusal)
+        said.append(item)
+    return said
+
+
+def _json(counts: Mapping[str, int]) -> str:
+    return json.dumps(counts)

@@ -1,0 +1,91 @@
+"""A tenant's limits as people see them: the value, where it comes from, how much is used, what was refused today."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from django.db.models import Sum
+from redis.exceptions import RedisError
+
+from telemetry.models import LimitHit
+from tenants.infrastructure.schema_context import current_schema
+from tenants.models import Tenant
+from tenants.services.limits import LABELS, Limit, LimitName, limits_of
+
+from .bucket_store import LimitStore
+from .buckets import bucket_key
+from .limiter import today
+
+logger = logging.getLogger(__name__)
+
+_SHARED_RATES = (LimitName.TENANT_RATE, LimitName.TENANT_BACKFILL_RATE)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitUse:
+    """A limit of the current tenant; `value` None is no limit.
+
+    `used`: of a rate of the tenant messages a second over the last ten seconds, of the quota those of today; None
+    for what each device has for itself, for the size of a message, and while Redis is away.
+    """
+
+    name: LimitName
+    value: float | None
+    burst: float | None
+    source: str
+    used: float | None
+    refused_today: int
+    resets_at: datetime | None
+
+    @property
+    def label(self) -> str:
+        """What it limits, in the reader's language."""
+        return str(LABELS[self.name])
+
+    @property
+    def share(self) -> float | None:
+        """The part of it that is used, 1 is all."""
+        return self.used / self.value if self.used is not None and self.value else None
+
+
+def limits_now() -> list[LimitUse]:
+    """All limits of the current tenant, those that are not set too. Asks Redis where one is in force."""
+    tenant = Tenant.objects.select_related("limits__plan").get(schema_name=current_schema())
+    limits = limits_of(tenant)
+    used, refused = _used(tenant.schema_name, limits), _refused_today()
+    return [_use(name, limits.get(name), used.get(name), refused.get(name, 0)) for name in LimitName]
+
+
+def _use(name: LimitName, limit: Limit | None, used: float | None, refused: int) -> LimitUse:
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return LimitUse(
+        name=name,
+        value=limit.value if limit else None,
+        burst=limit.burst if limit else None,
+        source=limit.source if limit else "default",
+        used=used,
+        refused_today=refused,
+        resets_at=midnight if limit and name is LimitName.DAILY_QUOTA else None,
+    )
+
+
+def _used(schema: str, limits: Mapping[LimitName, Limit]) -> dict[LimitName, float]:
+    rates = [name for name in _SHARED_RATES if name in limits]
+    has_quota = LimitName.DAILY_QUOTA in limits
+    if not rates and not has_quota:
+        return {}
+    try:
+        store = LimitStore()
+        used = dict(zip(rates, store.rates_now([bucket_key(schema, name) for name in rates]), strict=True))
+        if has_quota:
+            used[LimitName.DAILY_QUOTA] = store.used_of(bucket_key(schema, LimitName.DAILY_QUOTA, today()))
+    except RedisError as error:
+        logger.warning("What is used of the limits of %s is not known: %s", schema, error)
+        return {}
+    return used
+
+
+def _refused_today() -> dict[str, int]:
+    rows = LimitHit.objects.filter(day=datetime.now(UTC).date()).order_by()
+    return dict(rows.values_list("limit").annotate(times=Sum("times")))

@@ -1,0 +1,121 @@
+"""Accepting what was taught: the metrics are made, and the series that their values were kept in become theirs.
+
+A series of values without a metric has the path for a name and no unit. It is given the metric's name, and the unit
+that the device sends: nothing of what is stored is converted, so that history and what follows are found together,
+each reading with its unit; where the unit sent is the one that is kept, they are one series.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connection, transaction
+
+from devices import spec_changes
+from devices.domain import paths
+from devices.models import ComponentType, Metric
+from devices.services import audit
+from tenants.infrastructure.schema_context import current_schema
+
+from . import proposal
+
+_RENAME = """
+UPDATE telemetry_series AS s SET metric = %(metric)s, unit = %(unit)s
+FROM devices_component AS c
+WHERE c.component_type_id = %(type)s AND s.device_id = c.device_id AND s.component = c.key
+AND s.metric = %(name)s AND s.unit = '' AND s.value_type = ANY(%(kinds)s)
+AND NOT EXISTS (SELECT 1 FROM telemetry_series AS o WHERE o.device_id = s.device_id AND o.component = s.component
+    AND o.metric = %(metric)s AND o.unit = %(unit)s AND o.value_type = s.value_type)
+"""
+_LEFT = """
+SELECT count(*) FROM telemetry_series AS s
+JOIN devices_component AS c ON s.device_id = c.device_id AND s.component = c.key
+WHERE c.component_type_id = %(type)s AND s.metric = %(name)s AND s.unit = ''
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What became of the series that a metric's values were kept in.
+
+    `series` have the metric's name now, and `unit`. `apart` keep the name of their path: where the message names the
+    unit nobody knows which it was, a series of another type of value is no history of it, and where a series of the
+    metric's name is there already two would become one.
+    """
+
+    metric: Metric
+    unit: str
+    series: int
+    apart: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The metrics that were made, and what they adopted."""
+
+    metrics: list[Metric] = field(default_factory=list)
+    adopted: list[Adopted] = field(default_factory=list)
+
+
+def accept(component_type: ComponentType, metrics: Sequence[Metric], *, acting_user: audit.Actor) -> Accepted:
+    """Make the metrics and let them adopt their series, in one transaction.
+
+    Raises ValidationError where one of them is wrong; nothing is made then.
+    """
+    with transaction.atomic():
+        # Two people who teach the same type do so one after the other.
+        ComponentType.objects.select_for_update().get(pk=component_type.pk)
+        proposal.check(component_type, metrics)
+        done = Accepted()
+        for metric in metrics:
+            metric.save()
+            done.metrics.append(metric)
+            done.adopted.append(_adopt(metric))
+            audit.record(acting_user, "add", metric, _in_words(done.adopted[-1]))
+        # After the news of the metrics, which are announced as they are saved: who hears of the names first would
+        # make series anew under the old ones.
+        schema = current_schema()
+        transaction.on_commit(lambda: spec_changes.announce_renamed_series(schema))
+    return done
+
+
+def _adopt(metric: Metric) -> Adopted:
+    path = paths.parse(metric.path)
+    unit = (metric.sent_unit or metric.unit).symbol if metric.unit else ""
+    adopted = apart = 0
+    for name in _names(path):
+        values: dict[str, Any] = {
+            "type": metric.component_type_id,
+            "name": name,
+            "metric": metric.key,
+            "unit": unit,
+            "kinds": _kinds(metric),
+        }
+        with connection.cursor() as cursor:
+            if not metric.unit_path and (metric.key, unit) != (name, ""):
+                cursor.execute(_RENAME, values)
+                adopted += cursor.rowcount
+            cursor.execute(_LEFT, values)
+            left = int(cursor.fetchone()[0])
+        if not metric.unit_path and (metric.key, unit) == (name, ""):
+            adopted += left  # they have the metric's name as they are
+        else:
+            apart += left
+    return Adopted(metric, unit, adopted, apart)
+
+
+def _names(path: paths.Path) -> Iterable[str]:
+    """What values at the path were kept as: also where another metric had that name for a key."""
+    plain = paths.series_name(path)
+    return dict.fromkeys((plain, paths.series_name(path, frozenset({plain}))))
+
+
+def _kinds(metric: Metric) -> list[str]:
+    """The types that the values were kept as: words and 0 and 1 become booleans only when there is a metric."""
+    if metric.value_type == Metric.ValueType.BOOLEAN:
+        return [str(kind) for kind in Metric.ValueType.values]
+    return [str(metric.value_type)]
+
+
+def _in_words(adopted: Adopted) -> str:
+    return f"taught by example; {adopted.series} series adopted, {adopted.apart} kept apart"

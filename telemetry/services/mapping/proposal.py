@@ -1,0 +1,181 @@
+"""Teaching by example: what a component type's metrics could be, from a message that one of its components sent.
+
+A proposal is guessed from names and values, shown with the readings that it would give, and accepted or changed by a
+person. Nothing is written here; `adoption` writes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext as _
+
+from devices.domain import paths, specs
+from devices.models import ComponentType, Metric, Unit
+from devices.models.base import validate_key
+from devices.services.metadata.unit_inference import guess
+from devices.services.specs.loader import metric_spec
+from telemetry.services.pipeline import form, signature, unmapped_values
+from telemetry.services.pipeline.measurement import Measurement
+from telemetry.services.pipeline.normalization import normalize
+from telemetry.services.pipeline.refusal import Refused
+
+MOST_METRICS = unmapped_values.MOST_VALUES
+
+# Pairs of words for on and off; the first that the value is in.
+_WORDS = (
+    ("ON", "OFF"), ("on", "off"), ("On", "Off"), ("true", "false"), ("True", "False"), ("open", "closed"),
+    ("OPEN", "CLOSED"), ("yes", "no"), ("켜짐", "꺼짐"), ("열림", "닫힘"),
+)  # fmt: skip
+_UNIT_NAMES = ("unit", "units", "uom", "단위")
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What metrics would make of a message: its readings, or why it would be refused; and what is left over."""
+
+    readings: list[Measurement]
+    unmapped: list[Measurement]
+    refusal: Refused | None = None
+
+
+def example_of(payload: bytes | memoryview | str) -> dict[str, Any]:
+    """The message in a payload of either signature version, or pasted as JSON. Its signature is not looked at.
+
+    Raises ValidationError, saying what is wrong with it.
+    """
+    raw = payload.strip().encode("utf-8", "replace") if isinstance(payload, str) else bytes(payload).strip()
+    try:
+        if form.is_token(raw):
+            raw = signature.unverified_payload(raw)
+        return form.parse_object(raw)
+    except (Refused, signature.BadToken) as error:
+        detail = error.detail if isinstance(error, Refused) else str(error)
+        raise ValidationError(_("This is no message: %(why)s") % {"why": detail}) from error
+
+
+def propose(component_type: ComponentType, message: dict[str, Any]) -> list[Metric]:
+    """Metrics, not saved, for the values in the message that none of the type's is for; in the message's order."""
+    known = specs.ComponentSpec("", "", True, True, _specs(component_type.metrics.select_related("unit")))
+    leaves = [
+        (path, value)
+        for path, value in unmapped_values.leaves(message, known.layout.tree, ())
+        if value is not unmapped_values.CUT and len(paths.written(path)) <= _PATH_LENGTH
+    ][:MOST_METRICS]
+    names_of_units = {path: value for path, value in leaves if _names_a_unit(path, value)}
+    units = {unit.symbol: unit for unit in Unit.objects.all()}
+    taken = set(component_type.metrics.values_list("key", flat=True))
+    proposed = []
+    for path, value in leaves:
+        if path not in names_of_units:
+            metric = _proposal(component_type, path, value, units, taken)
+            _find_unit_path(metric, path, names_of_units)
+            taken.add(metric.key)
+            proposed.append(metric)
+    return proposed
+
+
+def preview(component_type: ComponentType, metrics: Sequence[Metric], message: dict[str, Any]) -> Preview:
+    """What the type's metrics together with these would make of the message.
+
+    Raises ValidationError where one of them is wrong.
+    """
+    check(component_type, metrics)
+    every = [*component_type.metrics.select_related("unit"), *metrics]
+    component = specs.ComponentSpec(component_type.key, component_type.key, True, True, _specs(every))
+    try:
+        values = normalize(message, component)
+    except Refused as refusal:
+        return Preview([], [], refusal)
+    return Preview(values.measurements, values.unmapped)
+
+
+def check(component_type: ComponentType, metrics: Sequence[Metric]) -> None:
+    """Raises ValidationError with the faults of each metric under its key."""
+    faults: dict[str, list[str]] = {}
+    seen = set(component_type.metrics.values_list("key", flat=True))
+    if len(metrics) > MOST_METRICS:
+        raise ValidationError(_("At most %(most)s metrics at a time.") % {"most": MOST_METRICS})
+    for metric in metrics:
+        metric.component_type = component_type
+        try:
+            # The rows that it points to are given as such: looking for them would ask once for each metric.
+            metric.full_clean(exclude={"component_type", "unit", "sent_unit"}, validate_constraints=False)
+        except ValidationError as error:
+            faults.setdefault(metric.key, []).extend(f"{k}: {' '.join(v)}" for k, v in error.message_dict.items())
+        if metric.key in seen:
+            faults.setdefault(metric.key, []).append(_("There is a metric with this key already."))
+        seen.add(metric.key)
+    if faults:
+        raise ValidationError([f"{key}: {fault}" for key, listed in faults.items() for fault in listed])
+
+
+_PATH_LENGTH = Metric._meta.get_field("path").max_length or 0
+
+
+def _specs(metrics: Iterable[Metric]) -> tuple[specs.MetricSpec, ...]:
+    return tuple(metric_spec(metric) for metric in metrics)
+
+
+def _proposal(
+    component_type: ComponentType, path: paths.Path, value: Any, units: dict[str, Unit], taken: set[str]
+) -> Metric:
+    guessed = guess(path, value)
+    metric = Metric(
+        component_type=component_type,
+        key=_free_key(guessed.key, taken),
+        name=path[-1][:80] if not path[-1].isascii() and path[-1].isprintable() else "",
+        path=paths.written(path),
+    )
+    if isinstance(value, bool):
+        metric.value_type = Metric.ValueType.BOOLEAN
+    elif isinstance(value, str):
+        words = next((pair for pair in _WORDS if value in pair), None)
+        metric.value_type = Metric.ValueType.BOOLEAN if words else Metric.ValueType.TEXT
+        metric.true_value, metric.false_value = words or ("", "")
+    else:
+        metric.unit = units.get(guessed.unit)
+    return metric
+
+
+def _free_key(wanted: str, taken: set[str]) -> str:
+    try:
+        validate_key(wanted)
+    except ValidationError:
+        wanted = "value"
+    key, number = wanted, 1
+    while key in taken:
+        number += 1
+        key = f"{wanted[:58]}-{number}"
+    return key
+
+
+def _names_a_unit(path: paths.Path, value: Any) -> bool:
+    name = path[-1].lower()
+    return isinstance(value, str) and len(value) <= 24 and any(name.endswith(word) for word in _UNIT_NAMES)
+
+
+def _find_unit_path(metric: Metric, path: paths.Path, names_of_units: dict[paths.Path, str]) -> None:
+    """`TempUnit` is that of what is called Temp…; `unit`, that of the values beside it."""
+    if metric.value_type != Metric.ValueType.NUMBER:
+        return
+    for unit_path, named in names_of_units.items():
+        stem = unit_path[-1].lower()
+        for word in _UNIT_NAMES:
+            stem = stem.removesuffix(word)
+        stem = stem.rstrip("_- ")
+        beside = not stem and unit_path[:-1] == path[: len(unit_path) - 1]
+        if beside or (stem and (path[-1].lower().startswith(stem) or metric.key.startswith(stem))):
+            candidate = metric.unit or _unit_called(named)
+            if candidate is None:
+                continue
+            metric.unit, metric.unit_path = candidate, paths.written(unit_path)
+            metric.work_out_conversion()
+            if named.strip() in metric.conversions:
+                return
+            metric.unit_path = ""
+
+
+def _unit_called(name: str) -> Unit | None:
+    return Unit.objects.filter(symbol=name.strip()).first() or Unit.objects.filter(ucum=name.strip()).first()

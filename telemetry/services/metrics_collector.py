@@ -1,0 +1,197 @@
+"""Every tenant's counters for `/metrics`: what was ever received, and what became of it.
+
+They are sums over what PostgreSQL keeps by day, so that they survive any restart, and only grow: what left the
+quarantine to be judged again is counted as quarantined once and as received twice.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from itertools import islice
+
+import psycopg
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from psycopg import sql
+
+from tenants.infrastructure.database import conninfo
+
+logger = logging.getLogger(__name__)
+
+_FRESH_SECONDS = 15.0
+# Schemas in one query: each costs a lock and some time to plan.
+_AT_ONCE = 100
+_SECONDS_MOST = 5
+_LOCK_MS = 100
+
+_TENANTS = """
+SELECT t.slug, t.schema_name FROM public.tenants_tenant AS t
+WHERE to_regclass(format('%I.telemetry_limithit', t.schema_name)) IS NOT NULL ORDER BY t.slug
+"""
+# The first of recent days, as a number of days before today. What is older does not change any more: what is replayed
+# is taken from where it was counted and added to `replayed` there, and what is folded has the same sum.
+_RECENT_DAYS = 1
+_OF_ONE = """
+SELECT {schema}, NULL, coalesce(sum(received + replayed), 0)::bigint, coalesce(sum(stored), 0)::bigint,
+    coalesce(sum(duplicates), 0)::bigint, coalesce(sum(quarantined + replayed), 0)::bigint,
+    coalesce(sum(rate_limited), 0)::bigint FROM {totals} WHERE day {days}
+UNION ALL SELECT {schema}, "limit", sum(times)::bigint, 0, 0, 0, 0 FROM {hits} WHERE day {days} GROUP BY "limit"
+"""
+_TODAY = """
+UNION ALL SELECT {schema}, '', received, stored, duplicates, quarantined, rate_limited FROM {totals}
+    WHERE day = (now() AT TIME ZONE 'UTC')::date
+"""
+COUNTED = {
+    "received": "Messages received.",
+    "stored": "Messages stored.",
+    "duplicates": "Messages that were stored before.",
+    "quarantined": "Messages put into quarantine.",
+    "rate_limited": "Messages over a rate: counted, not stored.",
+}
+
+
+@dataclass(slots=True)
+class Counted:
+    """A tenant's counters. `today` is of the day (UTC), `limits` are refusals by the limit's name."""
+
+    totals: tuple[int, ...] = (0, 0, 0, 0, 0)  # as in COUNTED
+    today: tuple[int, ...] = (0, 0, 0, 0, 0)  # likewise
+    limits: dict[str, int] = field(default_factory=dict)
+
+    def plus(self, newer: "Counted") -> "Counted":
+        """Both together."""
+        names = self.limits.keys() | newer.limits.keys()
+        return Counted(
+            tuple(old + new for old, new in zip(self.totals, newer.totals, strict=True)),
+            newer.today,
+            {name: self.limits.get(name, 0) + newer.limits.get(name, 0) for name in names},
+        )
+
+
+class TenantFigures:
+    """The counters of all tenants, read again every few seconds at most. What cannot be read now stays as it was."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Counted] = {}  # by slug
+        self._old: dict[str, Counted] = {}  # by schema: of days before `_recent`
+        self._recent: date | None = None
+        self._read_at = -_FRESH_SECONDS
+        self._reading = threading.Lock()
+        self._own: psycopg.Connection | None = None
+
+    def by_tenant(self) -> dict[str, Counted]:
+        """The counters by the tenant's slug."""
+        if time.monotonic() - self._read_at >= _FRESH_SECONDS and self._reading.acquire(blocking=not self._known):
+            try:
+                if time.monotonic() - self._read_at >= _FRESH_SECONDS:
+                    self._read_at = time.monotonic()
+                    self._read()
+            finally:
+                self._reading.release()
+        return self._known
+
+    def collect(self) -> Iterable[Metric]:
+        """The families of metrics."""
+        families = [
+            CounterMetricFamily(f"gwanje_tenant_{name}", text, labels=["tenant"]) for name, text in COUNTED.items()
+        ]
+        refused = CounterMetricFamily("gwanje_tenant_limit_refused", "Messages by limit.", labels=["tenant", "limit"])
+        for slug, counted in self.by_tenant().items():
+            for family, value in zip(families, counted.totals, strict=True):
+                family.add_metric([slug], value)
+            for limit, times in sorted(counted.limits.items()):
+                refused.add_metric([slug, limit], times)
+        return [*families, refused]
+
+    def _read(self) -> None:
+        recent = datetime.now(UTC).date() - timedelta(days=_RECENT_DAYS)
+        try:
+            own = self._connect()
+            slugs = {schema: slug for slug, schema in own.execute(_TENANTS).fetchall()}
+            self._read_old(own, slugs, recent)
+            found = {
+                schema: counted
+                for chunk in _chunks(schema for schema in slugs if schema in self._old)
+                for schema, counted in _read_chunk(own, chunk, ">=", recent)
+            }
+        except psycopg.Error as error:
+            logger.warning("The tenants' counters are not read again: %s", error)
+            return
+        known = self._known
+        self._known = {
+            slug: self._old[schema].plus(found[schema]) if schema in found else known.get(slug, Counted())
+            for schema, slug in slugs.items()
+        }
+
+    def _connect(self) -> psycopg.Connection:
+        """A connection of its own, kept: a new one would have to look up every tenant's tables again.
+
+        Its limits of time are not to hold for requests, nor their schema for it.
+        """
+        if self._own is None or self._own.closed:
+            options = f"-c jit=off -c statement_timeout={1000 * _SECONDS_MOST} -c lock_timeout={_LOCK_MS}"
+            keep = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+            text = conninfo(connect_timeout=3, application_name="gwanje-figures", options=options, **keep)
+            self._own = psycopg.connect(text, autocommit=True)
+        return self._own
+
+    def _read_old(self, own: psycopg.Connection, schemas: Collection[str], recent: date) -> None:
+        """What does not change any more: once a day, and for tenants that are new here."""
+        if self._recent != recent:
+            self._old, self._recent = {}, recent
+        for chunk in _chunks(schema for schema in schemas if schema not in self._old):
+            self._old |= dict(_read_chunk(own, chunk, "<", recent))
+
+
+# One for the process, so that who looks at the console and who reads /metrics share what was read.
+TENANT_FIGURES = TenantFigures()
+
+
+def _chunks(schemas: Iterable[str]) -> Iterator[list[str]]:
+    left = iter(schemas)
+    while chunk := list(islice(left, _AT_ONCE)):
+        yield chunk
+
+
+def _read_chunk(
+    own: psycopg.Connection, schemas: list[str], comparison: str, day: date
+) -> Iterable[tuple[str, Counted]]:
+    """The counters of these on such days, in one query; one by one where one of them is locked.
+
+    Those that stay locked are left out.
+    """
+    try:
+        return _ask(own, schemas, comparison, day).items()
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+        if own.closed:
+            raise
+        if len(schemas) == 1:
+            logger.info("The counters of %s cannot be read now: %s", schemas[0], error)
+            return []
+    return [found for schema in schemas for found in _read_chunk(own, [schema], comparison, day)]
+
+
+def _ask(own: psycopg.Connection, schemas: list[str], comparison: str, day: date) -> dict[str, Counted]:
+    days = sql.SQL("{} {}").format(sql.SQL("<" if comparison == "<" else ">="), sql.Literal(day))
+    text = sql.SQL(_OF_ONE if comparison == "<" else _OF_ONE + _TODAY)
+    parts = [
+        text.format(
+            schema=sql.Literal(schema),
+            totals=sql.Identifier(schema, "telemetry_ingesttotals"),
+            hits=sql.Identifier(schema, "telemetry_limithit"),
+            days=days,
+        )
+        for schema in schemas
+    ]
+    found: dict[str, Counted] = {}
+    for schema, limit, *numbers in own.execute(sql.SQL(" UNION ALL ").join(parts)).fetchall():
+        counted = found.setdefault(schema, Counted())
+        if limit is None:
+            counted.totals = tuple(numbers)
+        elif not limit:
+            counted.today = tuple(numbers)
+        else:
+            counted.limits[limit] = numbers[0]
+    return found

@@ -1,0 +1,235 @@
+"""The listener's session at the broker: connected again and again, and nothing in it forgotten.
+
+The session is persistent, so whatever is not acknowledged comes again after a reconnect. An acknowledgement
+belongs to the connection that its message came on: message ids of an older one mean others now.
+"""
+
+import logging
+import select
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+import paho.mqtt.client as mqtt
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from telemetry.services.pipeline.results import Incoming
+from tenants.infrastructure import metrics
+
+from .client import BufferedClient, Publish
+
+logger = logging.getLogger(__name__)
+
+KEEPALIVE_SECONDS = 60
+_SESSION_SECONDS = 7 * 24 * 3600
+_RETRY_SECONDS = (0.2, 5.0)
+# Reason codes of MQTT 5; paho gives the first also for what MQTT 3.1.1 brokers answer.
+_UNSUPPORTED_VERSION = 132
+_TAKEN_OVER = 142
+_SHORT_SECONDS = 5.0
+_MANY_SHORT = 5
+
+
+class Session:
+    """One client at the broker. What it receives is handed to `on_messages`, in order."""
+
+    def __init__(
+        self,
+        client_id: str,
+        topics: Sequence[str],
+        *,
+        former_topics: Sequence[str] = (),
+        window: int,
+        on_messages: Callable[[list[Incoming]], None],
+        on_lost: Callable[[], None],
+        manual_ack: bool = True,
+        persistent: bool = True,
+        by_connection: bool = True,
+    ) -> None:
+        """`topics` are subscribed to, and `former_topics`, which the session may remember, no longer.
+
+        `window`: how many messages the broker may send ahead of their acknowledgements (MQTT 5).
+
+        The last three are off only in tests that show that messages are lost without them.
+        """
+        if not settings.MQTT_URL:
+            raise ImproperlyConfigured("MQTT_URL is not set, for example mqtt://user:password@host:1883.")
+        self._url = urlsplit(settings.MQTT_URL)
+        self._client_id = client_id
+        self._topics = topics
+        self._former_topics = former_topics
+        self._window = window
+        self._on_messages = on_messages
+        self._on_lost = on_lost
+        self._manual_ack = manual_ack
+        self._persistent = persistent
+        self._by_connection = by_connection
+        self._version = mqtt.MQTTv5
+        self._epoch = 0
+        self._reconnect_at = 0.0
+        self._reconnect_after = _RETRY_SECONDS[0]
+        self._connected_at = 0.0
+        # Connections in a row that the broker ended soon.
+        self._short_lived = 0
+        self._client = self._make_client()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker has accepted the connection."""
+        return self._client.is_connected()
+
+    def exchange(self, timeout: float, *, reading: bool, also: int | None = None) -> bool:
+        """Wait up to `timeout` seconds, read (unless told not to) what has come, and write what waits.
+
+        Waits no longer when something comes on the socket `also`, and returns whether it did.
+        """
+        if self._client.socket() is None:
+            self._connect()
+        sock = cast(Any, self._client.socket())
+        others = [] if also is None else [also]
+        if sock is None:
+            return bool(select.select(others, [], [], timeout)[0])
+        wanted = [sock, *others] if reading else others
+        writing = [sock] if self._client.want_write() else []
+        readable, writable, _ = select.select(wanted, writing, [], 0 if reading and sock.pending() else timeout)
+        if sock in readable or (reading and sock.pending()):
+            self._client.loop_read()
+        if writable or self._client.want_write():
+            self._client.loop_write()
+        self._client.loop_misc()
+        # The library itself waits twice the keep-alive.
+        self._client.drop_if_silent(1.5 * KEEPALIVE_SECONDS)
+        return also in readable
+
+    def acknowledge(self, messages: Iterable[Incoming]) -> None:
+        """Acknowledge messages, in this order; those of an earlier connection are left alone."""
+        if self._manual_ack:
+            epoch, any_epoch = self._epoch, not self._by_connection
+            self._client.acknowledge(
+                [message.mid for message in messages if (message.epoch == epoch or any_epoch) and message.qos]
+            )
+
+    def close(self, seconds: float, *, for_good: bool = False) -> None:
+        """Write what waits, for at most so long, and disconnect; the session stays, but when it is `for_good`."""
+        deadline = time.monotonic() + seconds
+        while self._client.want_write() and time.monotonic() < deadline:
+            self._client.loop_write()
+            time.sleep(0.001)
+        self._client.leave(max(0.1, deadline - time.monotonic()), for_good=for_good)
+
+    def _make_client(self) -> BufferedClient:
+        client = BufferedClient(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            protocol=self._version,
+            clean_session=None if self._version == mqtt.MQTTv5 else not self._persistent,
+            manual_ack=self._manual_ack,
+        )
+        client.username_pw_set(unquote(self._url.username or ""), unquote(self._url.password or ""))
+        if self._url.scheme == "mqtts":
+            client.tls_set()
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publishes = self._on_publishes
+        return client
+
+    def _connect(self) -> None:
+        if time.monotonic() < self._reconnect_at:
+            return
+        options: dict[str, Any] = {}
+        if self._version == mqtt.MQTTv5:
+            properties = Properties(PacketTypes.CONNECT)
+            if self._persistent:
+                properties.SessionExpiryInterval = _SESSION_SECONDS
+            properties.ReceiveMaximum = self._window
+            options = {"clean_start": not self._persistent, "properties": properties}
+        try:
+            self._client.connect(
+                self._url.hostname or "localhost", self._url.port or 1883, keepalive=KEEPALIVE_SECONDS, **options
+            )
+        except OSError as error:
+            self._lost(f"cannot be reached: {error}")
+
+    def _lost(self, why: str) -> None:
+        logger.warning("The broker %s; trying again in %.1f s", why, self._reconnect_after)
+        self._reconnect_at = time.monotonic() + self._reconnect_after
+        self._reconnect_after = min(2 * self._reconnect_after, _RETRY_SECONDS[1])
+
+    def _on_connect(self, client: mqtt.Client, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            if reason.value == _UNSUPPORTED_VERSION and self._version == mqtt.MQTTv5:
+                self._version = MQTTProtocolVersion.MQTTv311
+            logger.error("The broker refuses the connection: %s", reason)
+            return
+        self._epoch += 1
+        self._connected_at = time.monotonic()
+        # Whatever the broker says it remembers: a shared subscription may be gone after its restart.
+        if self._former_topics:
+            client.unsubscribe(list(self._former_topics))
+        if not self._topics:
+            pass
+        elif self._version == mqtt.MQTTv5:
+            options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+            client.subscribe([(topic, options) for topic in self._topics])
+        else:
+            client.subscribe([(topic, 1) for topic in self._topics])
+        logger.info(
+            "Connected to the broker (MQTT %s, session present: %s)",
+            "5" if self._version == mqtt.MQTTv5 else "3.1.1",
+            flags.session_present,
+        )
+
+    def _on_disconnect(self, _client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _props: Any) -> None:
+        self._note_takeover(is_told=reason.value == _TAKEN_OVER)
+        if self._by_connection:
+            self._on_lost()
+        self._lost(f"is gone: {reason}")
+        if self._client._protocol != self._version:
+            logger.warning("The broker does not speak MQTT 5: going on with 3.1.1, without flow control")
+            self._client = self._make_client()
+            self._reconnect_at = 0.0
+
+    def _note_takeover(self, *, is_told: bool) -> None:
+        """Two clients of one name throw each other out for ever; not every broker says so."""
+        is_short = time.monotonic() - self._connected_at < _SHORT_SECONDS
+        self._short_lived = self._short_lived + 1 if is_short else 0
+        if not is_short:
+            self._reconnect_after = _RETRY_SECONDS[0]
+        if is_told or self._short_lived == _MANY_SHORT:
+            logger.error(
+                "The session %r is taken over again and again: give each listener a --client-id of its own",
+                self._client_id,
+            )
+            metrics.record({}, {"listener_takeovers_total": 1})
+
+    def _on_publishes(self, publishes: list[Publish]) -> None:
+        now = datetime.now(UTC)
+        epoch = self._epoch
+        # Retained messages are not asked for in MQTT 5, and cannot be refused in 3.1.1: a retained will would
+        # put its device OFFLINE at every reconnect.
+        if stale := [publish.mid for publish in publishes if publish.retained]:
+            self._client.acknowledge(stale)
+            publishes = [publish for publish in publishes if not publish.retained]
+        self._on_messages(
+            [
+                Incoming(topic.decode("utf-8", "backslashreplace"), payload, now, mid, 1, epoch)
+                for topic, payload, mid, _ in publishes
+            ]
+        )
+        if not self._manual_ack:
+            self._client.acknowledge([publish.mid for publish in publishes])
+
+    def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
+        """A message of QoS 0 or 2."""
+        if not message.retain:
+            # Not message.topic: it raises on bytes that are not UTF-8.
+            topic = message._topic.decode("utf-8", "backslashreplace")
+            self._on_messages([Incoming(topic, bytes(message.payload), datetime.now(UTC), message.mid, 0, self._epoch)])

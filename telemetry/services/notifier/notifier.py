@@ -1,0 +1,270 @@
+"""The notifier: hears from PostgreSQL which tenants have news, and from apps what they ask for, and publishes it.
+
+One loop, no second thread. What PostgreSQL says is a hint: every tenant's outbox is looked at from time to time.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Any
+from uuid import UUID
+
+import django.db
+import psycopg
+from django.db import connection
+from django_redis import get_redis_connection
+from redis.exceptions import RedisError
+
+from devices.services.broker.retained_states import STATE_TOPIC
+from devices.services.notifications import outbox
+from devices.services.notifications.outbox import Busy, Tell, Told
+from devices.services.notifications.state_publisher import BrokerAway, StateBroker
+from devices.services.presence.state_store import CHANNEL
+from telemetry.services.limits import backoff_notices
+from tenants.infrastructure.database import conninfo
+from tenants.models import DeviceRoute, Tenant
+
+from .backoff_commands import BackoffCommands
+from .state_messages import state_payloads
+
+logger = logging.getLogger(__name__)
+
+_LOST = (django.db.OperationalError, django.db.InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
+_RETRY_SECONDS = (0.2, 5.0)
+_BUSY_SECONDS = 0.3
+_REQUESTS_AT_ONCE = 100
+_ANSWER_AGAIN_SECONDS = 1.0
+_IDLE_SECONDS = 0.1
+_HINTS_EVERY_SECONDS = 0.5
+_HINTS_AT_ONCE = 200
+# A device that is away for longer is not told afterwards.
+_HINT_LASTS_SECONDS = 60
+# The connection is silent for long: that it is dead must show by itself.
+_HINTS: dict[str, Any] = {
+    "application_name": "gwanje-notifier",
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+
+
+class Work(IntEnum):
+    """What there may be to do for a tenant, in this order."""
+
+    NEWS = 1  # changes are in the outbox
+    SETTLING = 2  # devices were quiet and may be so no more
+    WANTED = 3  # states are to be told now
+
+
+class Notifier:
+    """`run_once` is the step; the command loops over it. Any number may run, each with a client id of its own."""
+
+    def __init__(self, *, client_id: str = "", look_seconds: float = 30.0) -> None:
+        self._broker = StateBroker(client_id)
+        self._backoff = BackoffCommands()
+        self._backoff_at = 0.0
+        self._look_seconds = look_seconds
+        self._hints: psycopg.Connection | None = None
+        self._slugs: dict[str, str] = {}
+        # What is to be done, and not before when.
+        self._todo: dict[tuple[Work, str], float] = {}
+        # By schema the devices that apps ask for, and those published in vain, without an acknowledgement or a
+        # commit: what was sent may yet reach the broker, after a newer state from another notifier.
+        self._wanted: dict[str, set[UUID]] = {}
+        self._answered: dict[UUID, float] = {}
+        self._look_at = self._retry_at = 0.0
+        self._retry_after = _RETRY_SECONDS[0]
+
+    def run_once(self, timeout: float = 1.0) -> int:
+        """Wait for news up to `timeout` seconds and do what there is. Returns how many changes were taken.
+
+        A lost broker or database is tried again later, with growing pauses; the changes wait in the outbox.
+        """
+        holding = time.monotonic() < self._retry_at
+        hints = [self._hints] if self._hints is not None and not holding else []
+        self._broker.exchange(self._pause(timeout), also=hints)
+        if time.monotonic() < self._retry_at:
+            return 0
+        try:
+            self._hear()
+            done = self._work() if self._broker.is_connected else 0
+        except _LOST as error:
+            self._close_database()
+            self._hold("PostgreSQL is away", error)
+            return 0
+        except BrokerAway as error:
+            self._hold("States are not published", error)
+            return 0
+        self._retry_after = _RETRY_SECONDS[0]
+        return done
+
+    def close(self) -> None:
+        """Disconnect; nothing is under way between two steps."""
+        self._broker.close()
+        self._backoff.close()
+        self._close_database()
+
+    # --- what there is to do ----------------------------------------------------------------------------------
+
+    def _pause(self, timeout: float) -> float:
+        """How long to wait for news: not at all where something is due."""
+        if not self._broker.is_connected or self._hints is None:
+            return min(timeout, _IDLE_SECONDS)
+        due = max(min([self._look_at, *self._todo.values()]), self._retry_at)
+        return min(timeout, max(0.0, due - time.monotonic()))
+
+    def _hear(self) -> None:
+        if self._hints is None:
+            self._hints = psycopg.connect(conninfo(**_HINTS), autocommit=True)
+            self._hints.execute(f"LISTEN {CHANNEL}")
+            self._look_at = 0.0
+        for hint in self._hints.notifies(timeout=0):
+            self._todo.setdefault((Work.NEWS, hint.payload), 0.0)
+        if time.monotonic() >= self._look_at:
+            self._look()
+            self._look_at = time.monotonic() + self._look_seconds
+
+    def _look(self) -> None:
+        """Find the tenants with changes in the outbox or devices to settle: a hint may have been missed."""
+        self._slugs = _active_tenants()
+        for schema in self._slugs:
+            try:
+                found = _look_into(schema)
+            except django.db.ProgrammingError as error:
+                logger.warning("%s cannot be looked at: %s", schema, error)
+                continue
+            for work in found:
+                self._todo.setdefault((work, schema), 0.0)
+
+    def _work(self) -> int:
+        self._note_requests()
+        now = time.monotonic()
+        done = sum(self._step(*key) for key, at in sorted(self._todo.items()) if at <= now)
+        self._tell_to_back_off()
+        return done
+
+    def _step(self, work: Work, schema: str) -> int:
+        """One batch of a tenant's work, which stays to be done while there may be more. Returns how many changes."""
+        act: dict[Work, Callable[[str, Tell], int]] = {
+            Work.NEWS: outbox.notify_tenant,
+            Work.SETTLING: outbox.settle,
+            Work.WANTED: self._tell_wanted,
+        }
+        told: set[UUID] = set()
+        try:
+            done = act[work](schema, self._tell_as(schema, told)) if self._is_active(schema) else 0
+            self._wanted.get(schema, set()).difference_update(told)
+        except Busy:
+            self._todo[work, schema] = time.monotonic() + _BUSY_SECONDS
+            return 0
+        except (*_LOST, BrokerAway):
+            self._want(schema, told)
+            raise
+        except Exception:  # what is wrong with one tenant must not silence the others; a later look tries again
+            logger.exception("%s: cannot do its %s", schema, work.name)
+            done = 0
+        if done < outbox.BATCH:
+            del self._todo[work, schema]
+        return done if work is Work.NEWS else 0
+
+    def _is_active(self, schema: str) -> bool:
+        """Whether the tenant is in service; what waits in a suspended one's outbox is found when it is resumed."""
+        if schema not in self._slugs:
+            self._slugs = _active_tenants()
+        return schema in self._slugs
+
+    # --- publishing -------------------------------------------------------------------------------------------
+
+    def _tell_as(self, schema: str, told: set[UUID]) -> Tell:
+        """Publishes the tenant's states, and notes in `told` which devices' they are, acknowledged or not."""
+
+        def tell(states: Sequence[Told]) -> None:
+            topics = [STATE_TOPIC.format(slug=self._slugs[schema], uuid=state.uuid) for state in states]
+            messages = list(zip(topics, state_payloads(states), strict=True))
+            told.update(state.uuid for state in states)
+            self._broker.publish(messages)
+
+        return tell
+
+    def _want(self, schema: str, uuids: set[UUID]) -> None:
+        """Have the present state of these devices told."""
+        if uuids:
+            self._wanted.setdefault(schema, set()).update(uuids)
+            self._todo.setdefault((Work.WANTED, schema), 0.0)
+
+    def _tell_wanted(self, schema: str, tell: Tell) -> int:
+        wanted = sorted(self._wanted.get(schema, ()))[: outbox.BATCH]
+        if wanted:
+            outbox.tell_now(schema, wanted, tell)
+            # Those that are gone or deactivated, too.
+            self._wanted[schema] -= set(wanted)
+        return len(wanted)
+
+    def _tell_to_back_off(self) -> None:
+        """Tell devices that are over a limit, where listeners have noted any; what cannot be told now is dropped."""
+        now = time.monotonic()
+        if now < self._backoff_at:
+            return
+        self._backoff_at = now + _HINTS_EVERY_SECONDS
+        try:
+            hints = backoff_notices.take_hints(_HINTS_AT_ONCE)
+        except RedisError:
+            return
+        if hints:
+            self._broker.publish(self._backoff.messages(hints), passing_seconds=_HINT_LASTS_SECONDS)
+
+    def _note_requests(self) -> None:
+        """Apps' requests become work, for devices of the tenant that the topic names, once a second for each."""
+        asked = self._broker.requests(_REQUESTS_AT_ONCE)
+        if not asked:
+            return
+        routes = DeviceRoute.objects.filter(device_uuid__in=[uuid for _, uuid in asked])
+        owners = routes.values_list("device_uuid", "tenant__slug", "tenant__schema_name")
+        for uuid, slug, schema in owners:
+            if (slug, uuid) in asked and self._may_answer(schema, uuid):
+                self._want(schema, {uuid})
+        self._broker.forget(asked)
+
+    def _may_answer(self, schema: str, uuid: UUID) -> bool:
+        """Whether no notifier has answered for the device within the last second."""
+        try:
+            redis = get_redis_connection("default")
+            name, milliseconds = f"gwanje:answered:{schema}:{uuid}", int(1000 * _ANSWER_AGAIN_SECONDS)
+            return bool(redis.set(name, 1, nx=True, px=milliseconds))
+        except RedisError:
+            now = time.monotonic()
+            self._answered = {one: at for one, at in self._answered.items() if now - at < _ANSWER_AGAIN_SECONDS}
+            return self._answered.setdefault(uuid, now) == now
+
+    # --- servers that are away --------------------------------------------------------------------------------
+
+    def _hold(self, what: str, error: Exception) -> None:
+        said = str(error).strip().splitlines()
+        logger.warning("%s (%s); trying again in %.1f s", what, said[0] if said else error, self._retry_after)
+        self._retry_at = time.monotonic() + self._retry_after
+        self._retry_after = min(2 * self._retry_after, _RETRY_SECONDS[1])
+
+    def _close_database(self) -> None:
+        connection.close()
+        if self._hints is not None:
+            self._hints.close()
+            self._hints = None
+
+
+def _active_tenants() -> dict[str, str]:
+    """Schema → slug."""
+    return dict(Tenant.objects.filter(state=Tenant.State.ACTIVE).values_list("schema_name", "slug"))
+
+
+def _look_into(schema: str) -> list[Work]:
+    """What there is to do in the schema, from two partial indexes; no transaction and no search path."""
+    quoted = connection.ops.quote_name(schema)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT EXISTS (SELECT 1 FROM {quoted}.devices_statuschange WHERE position IS NULL),"  # noqa: S608
+            f" EXISTS (SELECT 1 FROM {quoted}.devices_devicestatus WHERE untold <> '')"
+        )
+        news, unsettled = cursor.fetchone()
+    return [Work.NEWS] * news + [Work.SETTLING] * unsettled

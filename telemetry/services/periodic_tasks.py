@@ -1,0 +1,199 @@
+"""What the workers' schedules call: each looks which tenants have something to do, and queues a task for each.
+
+Looking costs a query for many tenants, not a task for each.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import connection
+from django_redis import get_redis_connection
+from django_tenants.utils import schema_context
+from redis.exceptions import RedisError
+
+from tenants.infrastructure.jobs import enqueue
+from tenants.models import Tenant
+
+from .latest import values
+from .quarantine import replays
+from .retention import quarantine, telemetry
+from .rollups import hourly_daily, packing
+from .storage import limit_counts
+from .work_lock import Busy
+
+logger = logging.getLogger(__name__)
+
+_COMPLETE = (Tenant.State.ACTIVE, Tenant.State.SUSPENDED)
+_TENANTS_A_QUERY = 100
+_HERE = "telemetry.services.periodic_tasks"
+# A replay that was begun, or left, so long ago has lost its task.
+_IDLE_SECONDS = 10
+
+
+def roll_up() -> int:
+    """Tenants with an hour to roll up, or marked ones. Returns how many tasks were queued."""
+    until = hourly_daily.hour_of(datetime.now(UTC) - hourly_daily.SETTLED_AFTER)
+    return _queue(
+        "roll_up_tenant",
+        "coalesce((SELECT rolled_until < %s FROM {schema}.telemetry_rollupstate), true)"
+        " OR EXISTS (SELECT 1 FROM {schema}.telemetry_latehour)",
+        [until],
+    )
+
+
+def keep_latest() -> int:
+    """Tenants whose newest values Redis lost, or may have missed. Returns how many tasks were queued."""
+    try:
+        values.mend()
+        incomplete = values.incomplete(_schemas())
+    except RedisError as error:
+        logger.warning("Redis is away (%s): the next round tries again", error)
+        return 0
+    return _enqueue("complete_tenant", incomplete)
+
+
+def move_latest() -> int:
+    """Tenants whose newest values changed; and what Redis has of tenants that are gone. Returns how many tasks."""
+    try:
+        values.forget_others(Tenant.objects.values_list("schema_name", flat=True))
+        redis = get_redis_connection("default")
+        changed = [s for s in _schemas() if redis.exists(values.changed_key(s), values.moving_key(s))]
+    except RedisError as error:
+        logger.warning("Redis is away (%s): the next round tries again", error)
+        return 0
+    return _enqueue("move_tenant", changed)
+
+
+def pack() -> int:
+    """Tenants with days to pack. Returns how many tasks were queued."""
+    until = packing.due_until(datetime.now(UTC))
+    return _queue(
+        "pack_tenant",
+        "EXISTS (SELECT 1 FROM {schema}.telemetry_repackday) OR (SELECT coalesce(packed_until, '-infinity')"
+        " < least(%s, date_trunc('day', rolled_until, 'UTC')) FROM {schema}.telemetry_rollupstate)",
+        [until],
+    )
+
+
+def retain() -> int:
+    """All tenants: it is little work where nothing is to go. Returns how many tasks were queued."""
+    return _enqueue("retain_tenant", _schemas())
+
+
+def fold_refusals() -> int:
+    """Tenants with old counts of what limits refused of each device. Returns how many tasks were queued."""
+    return _queue(
+        "fold_refusals_tenant",
+        "EXISTS (SELECT 1 FROM {schema}.telemetry_limithit WHERE day < %s AND device_id IS NOT NULL)",
+        [limit_counts.due_before()],
+    )
+
+
+def keep_quarantine() -> int:
+    """Tenants whose quarantine is too old or too large, and the messages of no tenant. Returns how many tasks."""
+    quarantine.run_unrouted()
+    limits = quarantine.limits(datetime.now(UTC))
+    return _queue(
+        "keep_quarantine_tenant",
+        "EXISTS (SELECT 1 FROM {schema}.telemetry_quarantined WHERE last_received_at < %s"
+        " AND reason <> 'key_unavailable') OR EXISTS (SELECT 1 FROM {schema}.telemetry_quarantineflood WHERE day < %s)"
+        " OR pg_total_relation_size('{schema}.telemetry_quarantined') > %s",
+        [limits.before, limits.before, limits.size],
+    )
+
+
+def resume_replays() -> int:
+    """Tenants with replays that nobody is at. Returns how many tasks were queued."""
+    return _queue(
+        "resume_replays_tenant",
+        "EXISTS (SELECT 1 FROM {schema}.telemetry_replay WHERE state IN ('waiting', 'running')"
+        " AND claimed_until < now() - make_interval(secs => %s))",
+        [_IDLE_SECONDS],
+    )
+
+
+# --- a tenant's task, in its schema -------------------------------------------------------------------------------
+
+
+def roll_up_tenant() -> Any:
+    """Rollups of the current tenant."""
+    return _try(hourly_daily.run)
+
+
+def complete_tenant() -> Any:
+    """Redis' newest values of the current tenant."""
+    return _try(values.complete)
+
+
+def move_tenant() -> Any:
+    """The table of newest values of the current tenant."""
+    return _try(values.move)
+
+
+def pack_tenant() -> Any:
+    """Packed days of the current tenant."""
+    return _try(packing.run)
+
+
+def retain_tenant() -> Any:
+    """Retention of the current tenant."""
+    return _try(telemetry.run)
+
+
+def fold_refusals_tenant() -> int:
+    """Old counts of refusals of the current tenant."""
+    return limit_counts.fold()
+
+
+def keep_quarantine_tenant() -> Any:
+    """Retention of the current tenant's quarantine."""
+    return quarantine.run()
+
+
+def resume_replays_tenant() -> Any:
+    """Replays of the current tenant that nobody is at."""
+    return replays.resume()
+
+
+def _try(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except Busy as error:
+        logger.info("Another is at it (%s): the next round tries again", error)
+        return "busy"
+    except RedisError as error:
+        logger.warning("Redis is away (%s): the next round tries again", error)
+        return "Redis is away"
+
+
+def _schemas() -> list[str]:
+    return list(Tenant.objects.filter(state__in=_COMPLETE).order_by("pk").values_list("schema_name", flat=True))
+
+
+def _queue(task: str, condition: str, parameters: Sequence[Any]) -> int:
+    """Queue the task for the tenants of which the condition is true."""
+    return _enqueue(task, [schema for chunk in _chunks(_schemas()) for schema in _where(chunk, condition, parameters)])
+
+
+def _where(schemas: list[str], condition: str, parameters: Sequence[Any]) -> list[str]:
+    selects = [
+        f"SELECT {number} WHERE {condition.format(schema=connection.ops.quote_name(schema))}"
+        for number, schema in enumerate(schemas)
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(" UNION ALL ".join(selects), [*parameters] * len(schemas))
+        return [schemas[number] for (number,) in cursor.fetchall()]
+
+
+def _enqueue(task: str, schemas: Sequence[str]) -> int:
+    for schema in schemas:
+        with schema_context(schema):
+            enqueue(f"{_HERE}.{task}")
+    return len(schemas)
+
+
+def _chunks(schemas: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(schemas), _TENANTS_A_QUERY):
+        yield schemas[start : start + _TENANTS_A_QUERY]

@@ -1,0 +1,176 @@
+"""Stage 5: a message's nested values to flat (metric, value, unit), in the unit that is kept. Pure."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from devices.domain import paths
+from devices.domain.layout import GREATEST
+from devices.domain.metric_spec import MetricSpec
+from devices.domain.specs import IGNORE, ComponentSpec
+
+from . import unmapped_values
+from .measurement import Measurement, Value
+from .refusal import Refused, quote
+
+__all__ = ["Measurement", "Normalized", "Value", "normalize", "read_timestamp"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECONDS_FROM = 1e11
+_NONE: list[Measurement] = []
+# What Measurement(…) does by way of a function in Python.
+_new = tuple.__new__
+
+
+class Normalized(NamedTuple):
+    """What is in a message: the metrics' values, and those that no metric is for; `cut`: there are more of these."""
+
+    measurements: list[Measurement]
+    unmapped: list[Measurement] = _NONE
+    cut: bool = False
+
+
+def normalize(message: dict[str, Any], component: ComponentSpec) -> Normalized:
+    """The values in the component's message. A path that is not there, or null there, gives nothing.
+
+    Raises Refused: `wrong_type`, `out_of_range` or `unit_mismatch`, naming the path, what came and what was expected.
+    """
+    measurements: list[Measurement] = []
+    objects: list[Any] = []
+    has_more = False
+    for holder, token, known, members in component.layout.nodes:
+        node = message if holder < 0 else _within(objects[holder], token)
+        objects.append(node)
+        if node.__class__ is dict:
+            if not node.keys() <= known:
+                has_more = True
+        elif node is None:
+            continue
+        else:
+            has_more = True
+        for member in members:
+            raw = node.get(member.token) if node.__class__ is dict else _within(node, member.token)
+            if raw is None:
+                continue
+            # The usual case, in one comparison, which is false for NaN, infinity, and whole numbers beyond 64 bits.
+            if member.plain and (raw.__class__ is float or raw.__class__ is int) and member.low <= raw <= member.high:
+                value: Value = float(raw)
+            else:
+                value = _value(raw, member.metric, message)
+            measurements.append(_new(Measurement, (member.key, value, member.unit, member.value_type)))
+    if has_more and component.unmapped != IGNORE:
+        return Normalized(measurements, *unmapped_values.collect(message, component))
+    return Normalized(measurements)
+
+
+def read_timestamp(value: Any) -> datetime:
+    """ISO 8601 with an offset, or a Unix time (seconds; milliseconds from 1e11 up), as an aware UTC time.
+
+    Raises Refused (`malformed`).
+    """
+    try:
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            if moment.tzinfo is UTC:
+                return moment
+            if moment.tzinfo is None:
+                raise Refused("malformed", f"The timestamp {quote(value)} has no offset; end it with Z or +00:00.")
+            return moment.astimezone(UTC)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return _EPOCH + timedelta(seconds=value / 1000 if value >= _MILLISECONDS_FROM else value)
+    except (ValueError, OverflowError) as error:
+        raise Refused("malformed", f"The timestamp {quote(value)} cannot be read: {error}") from error
+    raise Refused(
+        "malformed",
+        "The message has no timestamp; it is ISO 8601 with an offset, or a Unix time as a number."
+        if value is None
+        else f"The timestamp {quote(value)} is neither text nor a number; send ISO 8601 or a Unix time.",
+    )
+
+
+def _within(holder: Any, token: str) -> Any:
+    """What the object or array holds there; None: nothing."""
+    if holder.__class__ is dict:
+        return holder.get(token)
+    if holder.__class__ is list:
+        index = paths.array_index(token)
+        return holder[index] if index is not None and index < len(holder) else None
+    return None
+
+
+def _value(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> Value:
+    if metric.value_type == "number":
+        return _number(raw, metric, message)
+    if metric.value_type == "boolean":
+        return _boolean(raw, metric)
+    if not isinstance(raw, str):
+        raise _wrong_type(raw, metric, "text")
+    if "\x00" in raw:
+        raise Refused("wrong_type", f"{_name(metric)}: the text holds a NUL character, which cannot be stored.")
+    return raw
+
+
+def _number(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, int | float):
+        raise _wrong_type(raw, metric, "a number")
+    factor, offset = _conversion(metric, message) if metric.unit_path else (metric.factor, metric.offset)
+    try:
+        value = float(raw)
+        if factor != 1.0 or offset != 0.0:
+            # Twelve digits: 68 °F is 20 °C and not 20.000000000000004.
+            value = float(f"{value * factor + offset:.12g}")
+    except OverflowError:
+        raise _wrong_type(raw, metric, "a number that fits 64 bits") from None
+    if not -GREATEST <= value <= GREATEST:
+        raise _wrong_type(raw, metric, "a finite number that fits 64 bits")
+    low, high = metric.minimum, metric.maximum
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise Refused(
+            "out_of_range",
+            f"{_name(metric)}: {value:g} {metric.unit} is outside the valid range "
+            f"{'' if low is None else f'{low:g}'} to {'' if high is None else f'{high:g}'} {metric.unit}. "
+            "Look at the sensor, or widen the metric's range.",
+        )
+    return value
+
+
+def _conversion(metric: MetricSpec, message: dict[str, Any]) -> tuple[float, float]:
+    """(factor, offset) for the unit that the message names; where it names none, those of the unit as registered."""
+    named = paths.find(message, metric.unit_path)
+    if named is paths.MISSING or named is None:
+        return metric.factor, metric.offset
+    found = metric.by_unit.get(named.strip()) if isinstance(named, str) else None
+    if found is None:
+        known = ", ".join(name for name, _, _ in metric.conversions[:12])
+        raise Refused(
+            "unit_mismatch",
+            f"{_name(metric)}: the message names the unit {quote(named, 40)} at {paths.written(metric.unit_path)}, "
+            f"which cannot be converted to {metric.unit}. Known are {known}, and others; correct what the device "
+            "sends, or add the unit to the tenant's units.",
+        )
+    return found
+
+
+def _boolean(raw: Any, metric: MetricSpec) -> bool:
+    if metric.true_value and isinstance(raw, str):
+        if raw == metric.true_value:
+            return True
+        if raw == metric.false_value:
+            return False
+        raise _wrong_type(raw, metric, f"{metric.true_value} or {metric.false_value}")
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, int | float) and raw in (0, 1):
+        return bool(raw)
+    raise _wrong_type(raw, metric, "a boolean")
+
+
+def _wrong_type(raw: Any, metric: MetricSpec, expected: str) -> Refused:
+    return Refused(
+        "wrong_type",
+        f"{_name(metric)}: expected {expected}, got {quote(raw)}. "
+        "Correct the metric's type or path, or what the device sends.",
+    )
+
+
+def _name(metric: MetricSpec) -> str:
+    return f"Metric {metric.key} at {paths.written(metric.path)}"

@@ -1,0 +1,185 @@
+"""The lines of series over a range of time, with few points and the same picture.
+
+A series that has few readings keeps them all. Of one that has more, the database leaves over the first, the last, the
+least and the greatest of each of as many stretches as points are wanted, and of those `downsampling.lttb` chooses: so
+no peak is lost, and memory is bounded whatever the range holds. Where reading them all would be too much work, or they
+are no longer kept, the least and the greatest of each hour stand for them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from django.db import connection
+
+from devices.models import Device, Metric
+from telemetry.models import Series
+from telemetry.services.rollups.hourly_daily import HOUR, hour_of, hours
+from telemetry.services.rollups.packing import numbers
+from telemetry.services.work_lock import state
+
+from .downsampling import Point, lttb
+
+# So many readings of all series together are looked at themselves.
+MOST_READINGS = 300_000
+# A silence longer than this many points (and this long), and unusual for the series, is a gap and no line.
+_GAP_POINTS = 6
+_GAP_USUAL = 4
+_GAP_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series: points (Unix time in seconds, value) in order of time, and the silences in it.
+
+    `resolution` is by how many seconds a point's time may be off: 0 where all points are readings.
+    """
+
+    series: Series
+    points: list[Point] = field(default_factory=list)
+    gaps: list[tuple[float, float]] = field(default_factory=list)
+    resolution: float = 0.0
+
+
+_WHICH = "= ANY(%(series)s)"
+_FEW = f"""
+SELECT s.id, date_part('epoch', r.time), r.value FROM unnest(%(series)s::bigint[]) AS s(id) CROSS JOIN LATERAL (
+    SELECT time, value FROM {numbers("= s.id", "%(start)s::timestamptz", "%(stop)s::timestamptz")} n LIMIT %(limit)s
+) AS r
+"""  # noqa: S608 (constants)
+_COUNTS = f"""
+SELECT coalesce(sum(count), 0) FROM {hours(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")} h
+"""  # noqa: S608
+_READINGS = numbers(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")
+# An hour's last value is where it was measured, and another extreme somewhere in the hour before it.
+_EXTREMES = f"""(
+    SELECT h.series_id, e.time, e.value
+    FROM {hours(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")} h CROSS JOIN LATERAL (VALUES
+        (CASE WHEN min = last THEN last_at ELSE hour + (last_at - hour) / 3 END, min),
+        (CASE WHEN max = last THEN last_at ELSE hour + (last_at - hour) / 3 * 2 END, max)
+    ) AS e(time, value)
+)"""  # noqa: S608
+_OUTLINE = """
+SELECT series_id, min(ARRAY[at, value]), max(ARRAY[at, value]), min(ARRAY[value, at]), max(ARRAY[value, -at])
+FROM (SELECT series_id, date_part('epoch', time) AS at, value FROM {points} p) AS points
+GROUP BY series_id, floor((at - %(begin)s) / %(width)s)
+"""
+
+
+def lines(series: Sequence[Series], start: datetime, stop: datetime, most: int) -> list[Line]:
+    """A line of at most `most` (3 or more) points for each of the series with numbers or booleans in the range.
+
+    Series without any in start ≤ time < stop, and texts, are left out.
+    """
+    by_id = {one.pk: one for one in series if one.value_type != Metric.ValueType.TEXT}
+    if not by_id or start >= stop:
+        return []
+    found = _few(list(by_id), start, stop, most)
+    many = [pk for pk, points in found.items() if len(points) > most]
+    resolution = dict.fromkeys(by_id, 0.0)
+    if gone := _is_gone(start):
+        many = list(by_id)
+    if many:
+        by_hours = gone or _is_too_much(many, start, stop, most)
+        found |= _outline(many, start, stop, most, by_hours=by_hours)
+        resolution |= dict.fromkeys(many, HOUR.total_seconds() if by_hours else 0.0)
+    silence = max(_GAP_SECONDS, _GAP_POINTS * (stop - start).total_seconds() / most)
+    return [
+        Line(one, lttb(found[pk], most), _gaps(found[pk], silence), resolution[pk])
+        for pk, one in by_id.items()
+        if found.get(pk)
+    ]
+
+
+def _few(series: list[int], start: datetime, stop: datetime, most: int) -> dict[int, list[Point]]:
+    """All readings of the series that have few, in order; of the others one more than `most`, whichever."""
+    found: dict[int, list[Point]] = {pk: [] for pk in series}
+    with connection.cursor() as cursor:
+        cursor.execute(_FEW, {"series": series, "start": start, "stop": stop, "limit": most + 1})
+        for pk, at, value in cursor.fetchall():
+            found[pk].append((at, value))
+    for points in found.values():
+        points.sort()
+    return found
+
+
+def _is_gone(start: datetime) -> bool:
+    """Whether readings of the range are no longer kept."""
+    kept = state().readings_from
+    return kept is not None and start < kept
+
+
+def _is_too_much(series: list[int], start: datetime, stop: datetime, most: int) -> bool:
+    """Whether hours should stand for the readings: they are many, and the hours are enough for a picture."""
+    if (stop - start) / HOUR * 4 < most:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNTS, {"series": series, "start": hour_of(start), "stop": stop})
+        return int(cursor.fetchone()[0]) > MOST_READINGS
+
+
+def _outline(
+    series: list[int], start: datetime, stop: datetime, most: int, *, by_hours: bool
+) -> dict[int, list[Point]]:
+    """The first, last, least and greatest of each stretch, in order of time."""
+    width = (stop - start).total_seconds() / most
+    begin, end = (hour_of(start), _next_hour(stop)) if by_hours else (start, stop)
+    wanted: dict[str, Any] = {"series": series, "start": begin, "stop": end, "begin": begin.timestamp(), "width": width}
+    chosen: dict[int, set[Point]] = {pk: set() for pk in series}
+    with connection.cursor() as cursor:
+        cursor.execute(_OUTLINE.format(points=_EXTREMES if by_hours else _READINGS), wanted)
+        for pk, first, last, least, greatest in cursor.fetchall():
+            chosen[pk] |= {tuple(first), tuple(last), (least[1], least[0]), (-greatest[1], greatest[0])}
+    return {pk: sorted(points) for pk, points in chosen.items()}
+
+
+def _next_hour(time: datetime) -> datetime:
+    return hour_of(time + HOUR - timedelta(microseconds=1))
+
+
+def _gaps(points: Sequence[Point], silence: float) -> list[tuple[float, float]]:
+    if len(points) < 2:
+        return []
+    usual = median(later[0] - earlier[0] for earlier, later in pairwise(points))
+    longest = max(silence, _GAP_USUAL * usual)
+    return [(earlier[0], later[0]) for earlier, later in pairwise(points) if later[0] - earlier[0] > longest]
+
+
+# --- a device's page ------------------------------------------------------------------------------------------
+
+DAY = timedelta(days=1)
+_POINTS = 300
+_MOST_CHARTS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One line for drawing: Unix times in seconds, and the value at each (None: nothing came for a while)."""
+
+    series: Series
+    start: float
+    stop: float
+    times: list[float]
+    values: list[float | None]
+
+
+def device_charts(device: Device, now: datetime, span: timedelta = DAY) -> list[Chart]:
+    """A chart for each series of numbers that has readings in the span before `now`.
+
+    They begin where the first reading is, so that a device of ten minutes fills its charts too.
+    """
+    listed = device.series.filter(value_type=Metric.ValueType.NUMBER).order_by("component", "metric", "id")
+    found = lines(list(listed[:_MOST_CHARTS]), now - span, now + timedelta(microseconds=1), _POINTS)
+    start = min((line.points[0][0] for line in found), default=0.0)
+    return [_chart(line, start, now.timestamp()) for line in found]
+
+
+def _chart(line: Line, start: float, stop: float) -> Chart:
+    """The line, with nothing in the middle of each gap."""
+    marked: list[tuple[float, float | None]] = list(line.points)
+    marked += [((earlier + later) / 2, None) for earlier, later in line.gaps]
+    marked.sort(key=lambda point: point[0])
+    return Chart(line.series, start, stop, [at for at, _ in marked], [value for _, value in marked])

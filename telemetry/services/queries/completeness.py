@@ -1,0 +1,90 @@
+"""Whether an answer about a range of time holds all that there is, as far as the platform knows at this moment.
+
+What a device sends later comes later; what was refused is decided and no part of any answer. Neither is a reason.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from django.conf import settings
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from telemetry.models import Quarantined, Reason, RetentionSettings, RollupState
+from telemetry.services.rollups.partitions import bounds, month_before
+
+
+class Code(StrEnum):
+    """Why an answer is not complete."""
+
+    MORE = "more"
+    RUNNING = "running"
+    RETENTION = "retention"
+    PARKED = "parked"
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """A reason for which something may be missing, and what it is in words."""
+
+    code: Code
+    detail: str
+
+
+def lacks(
+    devices: Sequence[int] | None,
+    start: datetime | None,
+    stop: datetime | None,
+    *,
+    raw_from: datetime | None = None,
+    rolled_from: datetime | None = None,
+) -> list[Lack]:
+    """What may be missing of start ≤ time < stop of the devices (None: all of the tenant's); at most three queries.
+
+    `raw_from`: the answer rests on readings themselves from this time on; `rolled_from`: on rollups from this time on.
+    """
+    found = []
+    now = timezone.now()
+    if stop is None or stop > now:
+        found.append(Lack(Code.RUNNING, _("The range is not over yet: more will come.")))
+    found += _dropped(raw_from, rolled_from, now)
+    parked = Quarantined.objects.filter(reason=Reason.KEY_UNAVAILABLE)
+    if devices is not None:
+        parked = parked.filter(device__in=devices)
+    if start is not None:
+        # A device's clock may be so much ahead of ours.
+        parked = parked.filter(last_received_at__gte=start - timedelta(seconds=settings.INGEST_FUTURE_SECONDS))
+    if parked.exists():
+        found.append(
+            Lack(
+                Code.PARKED,
+                _("Messages wait for the store of device keys to answer; then they are read by themselves."),
+            )
+        )
+    return found
+
+
+def more() -> Lack:
+    """There is a next page."""
+    return Lack(Code.MORE, _("There is more: follow 'next'."))
+
+
+def _dropped(raw_from: datetime | None, rolled_from: datetime | None, now: datetime) -> list[Lack]:
+    kept = RollupState.objects.values_list("readings_from", flat=True).first()
+    if kept is not None and raw_from is not None and raw_from < kept:
+        said = _("Readings before %(time)s are no longer kept.") % {"time": _said(kept)}
+        return [Lack(Code.RETENTION, said)]
+    if kept is not None and rolled_from is not None and rolled_from < kept:
+        # Rollups outlive the readings.
+        months = RetentionSettings.current().rollups_months
+        first = None if months is None else bounds(month_before(now, months))[0]
+        if first is not None and rolled_from < first:
+            said = _("Hourly and daily values before %(time)s are no longer kept.") % {"time": _said(first)}
+            return [Lack(Code.RETENTION, said)]
+    return []
+
+
+def _said(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")

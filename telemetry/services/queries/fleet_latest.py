@@ -1,0 +1,89 @@
+"""The newest values of all of a tenant's devices, page by page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+
+from devices.models import Metric
+from telemetry.services.latest.values import latest_of
+
+from .readings import Value
+
+Position = tuple[int, str, str]  # device id, component, metric
+
+
+@dataclass(frozen=True, slots=True)
+class FleetValue:
+    """The newest value of a metric of a device's component."""
+
+    device: UUID
+    component: str
+    metric: str
+    value: Value
+    unit: str  # the unit's symbol when it was measured; "" for none
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPage:
+    """Some of the values, and where the next page goes on; None on the last."""
+
+    values: list[FleetValue]
+    end: Position | None
+
+
+_METRICS = """
+SELECT s.device_id, s.component, s.metric, d.uuid, array_agg(s.id), array_agg(s.unit), array_agg(s.value_type)
+FROM telemetry_series s JOIN devices_device d ON d.id = s.device_id
+WHERE {conditions} GROUP BY s.device_id, s.component, s.metric, d.uuid
+ORDER BY s.device_id, s.component, s.metric LIMIT %(limit)s
+"""
+_CONDITIONS = {
+    "devices": "s.device_id = ANY(%(devices)s)",
+    "component": "s.component = %(component)s",
+    "metric": "s.metric = %(metric)s",
+    "hardware_model": "d.hardware_model_id = %(hardware_model)s",
+    "after": "(s.device_id, s.component, s.metric) > (%(device_id)s, %(after_component)s, %(after_metric)s)",
+}
+
+
+def latest(
+    *,
+    devices: Sequence[int] | None = None,
+    component: str | None = None,
+    metric: str | None = None,
+    hardware_model: int | None = None,
+    after: Sequence[Any] | None = None,
+    limit: int,
+) -> FleetPage:
+    """The newest value of each of the next `limit` metrics, by device, component and metric.
+
+    Metrics without readings are left out. Where a metric's unit was changed, the newest over its units.
+    """
+    wanted: dict[str, Any] = {
+        "devices": devices, "component": component, "metric": metric, "hardware_model": hardware_model, "after": after,
+    }  # fmt: skip
+    conditions = [_CONDITIONS[name] for name, value in wanted.items() if value is not None]
+    if after is not None:
+        wanted |= dict(zip(("device_id", "after_component", "after_metric"), after, strict=True))
+    with connection.cursor() as cursor:
+        cursor.execute(_METRICS.format(conditions=" AND ".join(conditions) or "true"), wanted | {"limit": limit + 1})
+        rows = cursor.fetchall()
+    page = rows[:limit]
+    newest = latest_of(pk for row in page for pk in row[4])
+    values = []
+    for _device, of, measured, uuid, *columns in page:
+        found = [one for one in zip(*columns, strict=True) if one[0] in newest]
+        if found:
+            pk, unit, kind = max(found, key=lambda one: (newest[one[0]].time, one[0]))
+            values.append(FleetValue(uuid, of, measured, _value(newest[pk].value, kind), unit, newest[pk].time))
+    end = (page[-1][0], page[-1][1], page[-1][2]) if len(rows) > limit else None
+    return FleetPage(values, end)
+
+
+def _value(value: float | str, kind: str) -> Value:
+    return bool(value) if kind == Metric.ValueType.BOOLEAN else value

@@ -1,0 +1,215 @@
+"""Reading telemetry back: the latest values, ranges of readings, what was received and what was refused.
+
+Every function reads the current tenant's schema and returns a list, never a queryset, so that nothing is read
+after the tenant is left.
+"""
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db.models import BinaryField, Func, IntegerField, QuerySet
+
+from devices.models import Device, Metric
+from telemetry.models import Message, Quarantined, Series
+from telemetry.services.latest.values import latest_of
+from telemetry.services.rollups.packing import ordered_numbers
+from tenants.infrastructure.database import cursor_for_many
+
+Value = float | bool | str
+Text = Metric.ValueType.TEXT
+Boolean = Metric.ValueType.BOOLEAN
+
+
+@dataclass(frozen=True, slots=True)
+class LatestValue:
+    """The newest value of a component's metric."""
+
+    component: str
+    metric: str
+    value: Value
+    unit: str  # the unit's symbol when it was measured; "" for none
+    value_type: str
+    time: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRow:
+    """One value of a series. `key` is its place among the values of one instant: a number, or a text's MD5."""
+
+    time: datetime.datetime
+    series: int
+    key: float | str
+    value: Value
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a page of readings ended: the next begins after it, in the order of (time, series, key)."""
+
+    time: datetime.datetime
+    series: int
+    key: float | str
+
+
+# The predicate on text is that of the partial indexes: without it they are not used.
+_TEXTS = """(SELECT time, {series} AS series, NULL::float8 AS value, text, md5(text) AS hash FROM telemetry_reading
+WHERE series_id = {series} AND text IS NOT NULL {bounds} ORDER BY time, md5(text) LIMIT %(limit)s)"""
+
+
+def latest_values(device: Device) -> list[LatestValue]:
+    """The newest value of each metric of the device, by component and metric; two queries.
+
+    Where a metric's unit was changed, the newest over its units. Of two values of one instant the greater.
+    """
+    return latest_values_of([device.pk]).get(device.pk, [])
+
+
+def latest_values_of(device_ids: Sequence[int]) -> dict[int, list[LatestValue]]:
+    """The same for several devices, in as many queries; those without readings are not in the answer."""
+    series = {one.pk: one for one in Series.objects.filter(device_id__in=list(device_ids))}
+    newest = latest_of(series)
+    by_metric: dict[tuple[int, str, str], int] = {}
+    for pk in sorted(newest, key=lambda pk: (newest[pk].time, pk)):
+        one = series[pk]
+        by_metric[one.device_id, one.component, one.metric] = pk
+    found: dict[int, list[LatestValue]] = {}
+    for (device, component, metric), pk in sorted(by_metric.items()):
+        kind, value = series[pk].value_type, newest[pk].value
+        read = _value(None, value, kind) if isinstance(value, str) else _value(value, None, kind)
+        latest = LatestValue(component, metric, read, series[pk].unit, kind, newest[pk].time)
+        found.setdefault(device, []).append(latest)
+    return found
+
+
+def series_of(device: Device, component: str, metric: str) -> list[Series]:
+    """The series of a component's metric: one for each unit and value type that it ever had."""
+    return list(Series.objects.filter(device=device, component=component, metric=metric).order_by("id"))
+
+
+def readings(
+    series: Sequence[Series],
+    *,
+    start: datetime.datetime | None = None,
+    stop: datetime.datetime | None = None,
+    after: Position | None = None,
+    limit: int,
+) -> list[ReadingRow]:
+    """At most `limit` readings of the series with start ≤ time < stop, after a position, oldest first.
+
+    A keyset: readings that arrive between two calls are neither repeated nor do they shift the others.
+    """
+    if not series:
+        return []
+    by_id = {one.pk: one for one in series}
+    sql = " UNION ALL ".join(_one_series(one, start, stop, after) for one in series)
+    # Distinct: what came again after its day was packed is in two places.
+    order = "time, series, value, hash"
+    page = f"SELECT DISTINCT ON ({order}) * FROM ({sql}) AS page ORDER BY {order} LIMIT %(limit)s"  # noqa: S608 (ids only)
+    with cursor_for_many() as cursor:
+        cursor.execute(page, {"start": start, "stop": stop, "limit": limit} | _position_parameters(after))
+        rows = cursor.fetchall()
+    return [_row(time, by_id[pk], value, text, hash_) for time, pk, value, text, hash_ in rows]
+
+
+def messages(
+    device: Device,
+    *,
+    start: datetime.datetime | None = None,
+    stop: datetime.datetime | None = None,
+    after: tuple[datetime.datetime, UUID] | None = None,
+    limit: int,
+) -> list[Message]:
+    """At most `limit` of the device's messages with start ≤ device time < stop, newest first, after a position."""
+    rows = _between(Message.objects.filter(device=device), "time", start, stop)
+    return _page(rows, ("time", "fingerprint"), after, limit)
+
+
+def quarantined(
+    *,
+    device: Device | None = None,
+    reason: str = "",
+    topic: str = "",
+    start: datetime.datetime | None = None,
+    stop: datetime.datetime | None = None,
+    after: tuple[datetime.datetime, int] | None = None,
+    limit: int,
+    payload_bytes: int = 64 * 1024,
+) -> list[Quarantined]:
+    """At most `limit` refused messages, last received first, with start ≤ last received < stop.
+
+    A payload may be anything up to what the broker takes, so that of each only the first `payload_bytes` are read:
+    `payload_head`, and `payload_size` says how many there are. `payload` itself is read when it is asked for.
+    """
+    head = Func("payload", 1, payload_bytes, function="substring", output_field=BinaryField())
+    size = Func("payload", function="octet_length", output_field=IntegerField())
+    rows = Quarantined.objects.select_related("device").defer("payload")
+    rows = rows.annotate(payload_head=head, payload_size=size)
+    if device is not None:
+        rows = rows.filter(device=device)
+    if reason:
+        rows = rows.filter(reason=reason)
+    if topic:
+        rows = rows.filter(topic__icontains=topic)
+    return _page(_between(rows, "last_received_at", start, stop), ("last_received_at", "id"), after, limit)
+
+
+def _one_series(
+    one: Series, start: datetime.datetime | None, stop: datetime.datetime | None, after: Position | None
+) -> str:
+    """The SQL of one series' part of a page; its id is the only thing in it that is not a parameter."""
+    is_text = one.value_type == Text
+    key = "md5(text)" if is_text else "value"
+    bounds = ["AND time >= %(start)s"] * (start is not None) + ["AND time < %(stop)s"] * (stop is not None)
+    if after is not None:
+        bounds.append(_beyond(one.pk, key, after))
+    if is_text:
+        return _TEXTS.format(series=int(one.pk), bounds=" ".join(bounds))
+    first = "%(after_time)s" if after is not None else "%(start)s" if start is not None else "'-infinity'"
+    last = "%(stop)s" if stop is not None else "'infinity'"
+    rows = ordered_numbers(str(int(one.pk)), " ".join(bounds), first, last, "%(limit)s")
+    return f"SELECT time, {int(one.pk)} AS series, value, NULL::text AS text, NULL::text AS hash FROM {rows} AS n"  # noqa: S608 (ids only)
+
+
+def _beyond(series: int, key: str, after: Position) -> str:
+    """What of the series comes after the position, which may be in another series."""
+    if series < after.series:
+        return "AND time > %(after_time)s"
+    if series > after.series:
+        return "AND time >= %(after_time)s"
+    # The first condition is implied by the second; PostgreSQL chooses the partitions by it.
+    return f"AND time >= %(after_time)s AND (time, {key}) > (%(after_time)s, %(after_key)s)"
+
+
+def _position_parameters(after: Position | None) -> dict[str, Any]:
+    return {} if after is None else {"after_time": after.time, "after_key": after.key}
+
+
+def _row(time: datetime.datetime, one: Series, value: float | None, text: str | None, hash_: str | None) -> ReadingRow:
+    key = hash_ if hash_ is not None else float(value or 0.0)
+    return ReadingRow(time, one.pk, key, _value(value, text, one.value_type), one.unit)
+
+
+def _value(value: float | None, text: str | None, kind: str) -> Value:
+    if text is not None:
+        return text
+    return bool(value) if kind == Boolean else float(value or 0.0)
+
+
+def _between(
+    rows: QuerySet[Any], field: str, start: datetime.datetime | None, stop: datetime.datetime | None
+) -> QuerySet[Any]:
+    bounds: Mapping[str, datetime.datetime | None] = {f"{field}__gte": start, f"{field}__lt": stop}
+    return rows.filter(**{name: value for name, value in bounds.items() if value is not None})
+
+
+def _page(rows: QuerySet[Any], order: tuple[str, str], after: tuple[Any, Any] | None, limit: int) -> list[Any]:
+    """The rows after a position in descending order of two fields, of which the first is indexed."""
+    if after is not None:
+        first, second = order
+        rows = rows.filter(**{f"{first}__lte": after[0]}).exclude(**{first: after[0], f"{second}__gte": after[1]})
+    descending: Iterable[str] = (f"-{name}" for name in order)
+    return list(rows.order_by(*descending)[:limit])

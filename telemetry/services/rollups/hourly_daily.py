@@ -1,0 +1,338 @@
+"""Hourly and daily rollups of numbers and booleans, kept up out of band.
+
+How nothing is missed. Before an hour is rolled up, the worker says so (`marked_until`) while no insert of readings
+is under way: a table lock, for a moment. An ingest transaction that was there first is committed before that, so
+that its readings are rolled up with the hour; one that comes later sees `marked_until` and marks what it inserts
+for such hours, in the same transaction. The worker rolls up, and only then `rolled_until` moves. Marked hours are
+done again; a mark that was renewed meanwhile stays. Each step is one transaction, so that a killed worker leaves
+nothing half-done. A reader takes an hour from the rollup when it is before `rolled_until` and not marked.
+"""
+
+import time as clock
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+from django.db import connection as django_connection
+from psycopg import sql
+
+from telemetry.services.work_lock import Busy, State, step
+from tenants.infrastructure.database import cursor_for_many
+from tenants.infrastructure.schema_context import current_schema
+
+from . import latest_table, partitions
+from .packing import numbers
+
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+# An hour is rolled up so long after its end. Ingest need not mark what is younger than 60 s, so that the difference
+# is what transactions may take and clocks may differ.
+SETTLED_AFTER = timedelta(minutes=5)
+_MARKS = 500
+_LOCK_TIMEOUT = "100ms"  # ingest waits behind us for so long, at most
+_LOCK_ATTEMPTS = 20
+_LOCK_PAUSE = 0.25
+
+# In the order of the key, so that two listeners do not wait for each other crosswise. A mark that is there is
+# renewed, so that the worker that works on it sees that more has come.
+LATE_HOURS = sql.SQL(
+    "INSERT INTO {latehour} (device_id, hour)"
+    " SELECT * FROM unnest(%s::bigint[], %s::timestamptz[]) AS late(device_id, hour)"
+    " WHERE hour < (SELECT marked_until FROM {state}) ORDER BY device_id, hour"
+    " ON CONFLICT (device_id, hour) DO UPDATE SET mark = EXCLUDED.mark"
+)
+
+
+def mark_late(connection: psycopg.Connection, schema: str, pairs: Collection[tuple[int, datetime]]) -> None:
+    """Mark (device id, time) of readings that this transaction has inserted: their hours are rolled up again.
+
+    To be called in the transaction of the insert and *after* it, for all readings that are then older than 60 s.
+    The insert must have been into `telemetry_reading` itself, not a partition of it: its lock on that table is
+    what keeps the worker from going on before it is committed. Reads nothing, so that it may stand in a pipeline.
+    """
+    hours = sorted({(device_id, hour_of(time)) for device_id, time in pairs})
+    if hours:
+        devices, starts = zip(*hours, strict=True)
+        connection.execute(late_hours(schema), [list(devices), list(starts)])
+
+
+def late_hours(schema: str) -> sql.Composed:
+    """The statement of `mark_late`: its parameters are the device ids and the hours, without repetitions."""
+    return LATE_HOURS.format(
+        latehour=sql.Identifier(schema, "telemetry_latehour"), state=sql.Identifier(schema, "telemetry_rollupstate")
+    )
+
+
+def hour_of(time: datetime) -> datetime:
+    """The beginning of the time's hour."""
+    return time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def day_of(time: datetime) -> datetime:
+    """The beginning of the time's day of UTC."""
+    return hour_of(time).replace(hour=0)
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+# Over rows (time, value). Of two values of one instant the greater is the last. A sum of numbers that are absurdly
+# large is not said: PostgreSQL would raise an error, and one reading would hold up all rollups.
+AGGREGATES = """
+    count(*) AS count, min(value) AS min, max(value) AS max,
+    CASE WHEN bool_and(abs(value) < 1e290) THEN sum(value) FILTER (WHERE abs(value) < 1e290) END AS sum,
+    (max(ARRAY[date_part('epoch', time), value]))[2] AS last, max(time) AS last_at"""
+# The same over rows of rollups.
+OF_ROLLUPS = """
+    sum(count)::bigint AS count, min(min) AS min, max(max) AS max,
+    CASE WHEN count(sum) = count(*) THEN sum(sum) END AS sum,
+    (max(ARRAY[date_part('epoch', last_at), last]))[2] AS last, max(last_at) AS last_at"""
+COLUMNS = "count, min, max, sum, last, last_at"
+_STATE = "(SELECT {} FROM telemetry_rollupstate)"
+_IN_HOURS = "date_bin('1 hour', time, '2000-01-01+00')"
+
+
+def hours(which: str, start: str, stop: str, end: str | None = None) -> str:
+    """SQL of the hours with start ≤ hour < stop: `(series_id, hour, count, min, max, sum, last, last_at)`.
+
+    A subquery in brackets, without an order, for `which` and bounds as in `packing.numbers`; the bounds are on the
+    hour. With `end`, a time in the hour of `stop`, that hour is there too, of readings before `end`: for much less
+    than another part of the statement would cost to plan. It is right at every moment: hours that are not rolled up,
+    or marked, are worked out from the readings.
+    """
+    rolled = f"coalesce({_STATE.format('rolled_until')}, '-infinity')"
+    kept = f"coalesce({_STATE.format('readings_from')}, '-infinity')"
+    late = f"""SELECT s.id AS series_id, l.hour FROM telemetry_series s JOIN telemetry_latehour l USING (device_id)
+            WHERE s.id {which} AND l.hour >= greatest({start}, {kept}) AND l.hour < least({stop}, {rolled})"""  # noqa: S608
+    return f"""(
+        SELECT h.series_id, h.hour, {COLUMNS} FROM telemetry_readinghour h
+        WHERE h.series_id {which} AND h.hour >= {start} AND h.hour < least({stop}, {rolled})
+            AND (h.series_id, h.hour) NOT IN ({late})
+        UNION ALL
+        SELECT l.series_id, l.hour, a.* FROM ({late}) l CROSS JOIN LATERAL (
+            SELECT {AGGREGATES} FROM {numbers("= l.series_id", "l.hour", "l.hour + interval '1 hour'")} n
+        ) a WHERE a.count > 0
+        UNION ALL
+        SELECT series_id, {_IN_HOURS}, {AGGREGATES}
+        FROM {numbers(which, f"greatest({start}, least({stop}, {rolled}))", end or stop)} n GROUP BY 1, 2
+    )"""  # noqa: S608 (the caller's own SQL)
+
+
+@dataclass(slots=True)
+class Rollup:
+    """A series in one stretch of time. `sum` is None when it is too large to be said."""
+
+    series: int
+    start: datetime
+    count: int
+    min: float
+    max: float
+    sum: float | None
+    last: float
+    last_at: datetime
+
+
+_HOURLY = f"SELECT * FROM {hours('= ANY(%(series)s)', '%(start)s', '%(stop)s')} h ORDER BY series_id, hour"  # noqa: S608
+
+
+def hourly(series: Sequence[int], start: datetime, stop: datetime) -> list[Rollup]:
+    """The series' hours with start ≤ hour < stop that have readings, in order; one query. Bounds on the hour."""
+    with cursor_for_many() as cursor:
+        cursor.execute(_HOURLY, {"series": list(series), "start": start, "stop": stop})
+        return [Rollup(*row) for row in cursor.fetchall()]
+
+
+# --- the work -------------------------------------------------------------------------------------------------
+
+_UPSERT = ", ".join(f"{name} = EXCLUDED.{name}" for name in COLUMNS.split(", "))
+# The newest value of each series goes with them.
+_ROLL_HOURS = f"""
+WITH rolled AS (
+    INSERT INTO telemetry_readinghour (series_id, hour, {COLUMNS})
+    SELECT s.id, a.* FROM telemetry_series s CROSS JOIN LATERAL (
+        SELECT {_IN_HOURS} AS hour, {AGGREGATES} FROM {numbers("= s.id", "%(start)s", "%(stop)s")} n GROUP BY 1
+    ) a WHERE s.value_type <> 'text'
+    ON CONFLICT (series_id, hour) DO UPDATE SET {_UPSERT} RETURNING series_id, last_at, last
+)
+{
+    latest_table.forward(
+        "SELECT DISTINCT ON (series_id) series_id, last_at, last, NULL FROM rolled ORDER BY series_id, last_at DESC"
+    )
+}
+"""  # noqa: S608 (constants)
+_ROLL_DAY = f"""
+INSERT INTO telemetry_readingday (series_id, day, {COLUMNS})
+SELECT s.id, %(day)s, a.* FROM telemetry_series s CROSS JOIN LATERAL (
+    SELECT {OF_ROLLUPS} FROM telemetry_readinghour
+    WHERE series_id = s.id AND hour >= %(day)s AND hour < %(day)s + interval '24 hours'
+) a WHERE s.value_type <> 'text' AND a.count IS NOT NULL
+ON CONFLICT (series_id, day) DO UPDATE SET {_UPSERT}
+"""  # noqa: S608
+_FIRST = """
+SELECT min(f.time) FROM telemetry_series s CROSS JOIN LATERAL (
+    (SELECT time FROM telemetry_reading WHERE series_id = s.id AND text IS NULL
+        AND time >= %(start)s AND time < %(stop)s ORDER BY time LIMIT 1)
+    UNION ALL
+    (SELECT time FROM telemetry_reading WHERE series_id = s.id AND text IS NOT NULL AND s.value_type = 'text'
+        AND time >= %(start)s AND time < %(stop)s ORDER BY time LIMIT 1)
+    UNION ALL
+    (SELECT day FROM telemetry_packedday WHERE series_id = s.id
+        AND day >= %(start)s AND day < %(stop)s ORDER BY day LIMIT 1)
+) f
+"""
+_LATE = "SELECT device_id, hour, mark FROM telemetry_latehour WHERE hour < %s ORDER BY hour, device_id LIMIT %s"
+_REDO_HOURS = f"""
+WITH rolled AS (
+    INSERT INTO telemetry_readinghour (series_id, hour, {COLUMNS})
+    SELECT s.id, m.hour, a.* FROM unnest(%s::bigint[], %s::timestamptz[]) AS m(device_id, hour)
+    JOIN telemetry_series s USING (device_id) CROSS JOIN LATERAL (
+        SELECT {AGGREGATES} FROM {numbers("= s.id", "m.hour", "m.hour + interval '1 hour'")} n
+    ) a WHERE s.value_type <> 'text' AND a.count > 0
+    ON CONFLICT (series_id, hour) DO UPDATE SET {_UPSERT} RETURNING series_id, last_at, last
+)
+{
+    latest_table.forward(
+        "SELECT DISTINCT ON (series_id) series_id, last_at, last, NULL FROM rolled ORDER BY series_id, last_at DESC"
+    )
+}
+"""  # noqa: S608
+_REDO_DAYS = f"""
+INSERT INTO telemetry_readingday (series_id, day, {COLUMNS})
+SELECT s.id, m.day, a.* FROM unnest(%s::bigint[], %s::timestamptz[]) AS m(device_id, day)
+JOIN telemetry_series s USING (device_id) CROSS JOIN LATERAL (
+    SELECT {OF_ROLLUPS} FROM telemetry_readinghour
+    WHERE series_id = s.id AND hour >= m.day AND hour < m.day + interval '24 hours'
+) a WHERE a.count IS NOT NULL
+ON CONFLICT (series_id, day) DO UPDATE SET {_UPSERT}
+"""  # noqa: S608
+_REPACK = """
+INSERT INTO telemetry_repackday (device_id, day)
+SELECT * FROM unnest(%s::bigint[], %s::timestamptz[]) AS m(device_id, day) WHERE day < %s
+ON CONFLICT DO NOTHING
+"""
+# Locked in the order in which ingest takes them, then removed unless renewed.
+_LOCK_MARKS = """
+SELECT 1 FROM telemetry_latehour WHERE (device_id, hour) IN (SELECT * FROM unnest(%s::bigint[], %s::timestamptz[]))
+ORDER BY device_id, hour FOR UPDATE
+"""
+_REMOVE_MARKS = """
+DELETE FROM telemetry_latehour WHERE (device_id, hour, mark) IN (
+    SELECT * FROM unnest(%s::bigint[], %s::timestamptz[], %s::bigint[]))
+"""
+
+
+def run(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int]:
+    """Bring the current tenant's rollups up to date; what is not done within the time is left to the next run.
+
+    `now` is for tests. Returns how many chunks (a day at most) were rolled up, and how many marked hours redone.
+    Raises Busy when ingest or another worker is in the way.
+    """
+    deadline = clock.monotonic() + seconds
+    until = hour_of((now or datetime.now(UTC)) - SETTLED_AFTER)
+    chunks = late = 0
+    _mark_until(until)
+    while clock.monotonic() < deadline and _roll_chunk():
+        chunks += 1
+    while clock.monotonic() < deadline and (done := _redo_late()):
+        late += done
+    return {"chunks": chunks, "late": late}
+
+
+def _mark_until(until: datetime) -> None:
+    """From now on whoever inserts readings of hours before `until` marks them."""
+    for attempt in range(1, _LOCK_ATTEMPTS + 1):
+        try:
+            with step() as (cursor, state):
+                if state.marked_until is not None and state.marked_until >= until:
+                    return
+                cursor.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
+                # ONLY: every insert locks the table itself, and vacuum of its partitions is not disturbed.
+                cursor.execute("LOCK TABLE ONLY telemetry_reading IN SHARE MODE")
+                cursor.execute("UPDATE telemetry_rollupstate SET marked_until = %s", [until])
+                return
+        except Busy:
+            if attempt == _LOCK_ATTEMPTS:
+                raise
+            clock.sleep(_LOCK_PAUSE)
+
+
+def _roll_chunk() -> bool:
+    """Roll up the next hours, up to the end of their day. False when there are none."""
+    with step() as (cursor, state):
+        start = _next_start(cursor, state)
+    if start is None:
+        return False
+    _ensure_partitions([start])
+    with step() as (cursor, state):
+        if state.marked_until is None or _next_start(cursor, state) != start:
+            return True  # another worker was here
+        stop = min(state.marked_until, day_of(start) + DAY)
+        cursor.execute(_ROLL_HOURS, {"start": start, "stop": stop})
+        cursor.execute(latest_table.TEXTS_BETWEEN, {"start": start, "stop": stop})
+        if stop == day_of(stop):
+            cursor.execute(_ROLL_DAY, {"day": stop - DAY})
+        cursor.execute("UPDATE telemetry_rollupstate SET rolled_until = %s", [stop])
+    return True
+
+
+def _next_start(cursor: Any, state: State) -> datetime | None:
+    """Where the next chunk begins: days without any reading are passed over."""
+    if state.marked_until is None or (state.rolled_until is not None and state.rolled_until >= state.marked_until):
+        return None
+    start = state.rolled_until
+    if start is not None and (start != day_of(start) or state.marked_until - start <= DAY):
+        return start
+    cursor.execute(_FIRST, {"start": start or "-infinity", "stop": state.marked_until})
+    (first,) = cursor.fetchone()
+    if first is not None:
+        return day_of(first) if start is None else max(start, day_of(first))
+    # Nothing at all: rolled up, as it were.
+    cursor.execute("UPDATE telemetry_rollupstate SET rolled_until = marked_until")
+    return None
+
+
+def _redo_late() -> int:
+    """Roll up marked hours again, a number of them; returns how many."""
+    with step() as (cursor, state):
+        cursor.execute(_LATE, [state.rolled_until, _MARKS])
+        hours_ = [hour for _, hour, _ in cursor.fetchall()]
+    _ensure_partitions(hours_)
+    with step() as (cursor, state):
+        cursor.execute(_LATE, [state.rolled_until, _MARKS])
+        marks = [(device, hour.astimezone(UTC), mark) for device, hour, mark in cursor.fetchall()]
+        if not marks:
+            return 0
+        # Hours whose readings were dropped keep the rollup that they have.
+        kept = [m for m in marks if state.readings_from is None or m[1] >= state.readings_from]
+        _redo(cursor, state, kept)
+        columns = [list(column) for column in zip(*marks, strict=True)]
+        cursor.execute(_LOCK_MARKS, columns[:2])
+        cursor.execute(_REMOVE_MARKS, columns)
+        return len(marks)
+
+
+def _redo(cursor: Any, state: State, marks: list[tuple[int, datetime, int]]) -> None:
+    pairs = [(device, hour) for device, hour, _ in marks]
+    if not pairs or state.rolled_until is None:
+        return
+    cursor.execute(_REDO_HOURS, _columns(pairs))
+    cursor.execute(latest_table.TEXTS_IN_HOURS, _columns(pairs))
+    days = sorted({(device, day_of(hour)) for device, hour in pairs})
+    if whole := [(device, day) for device, day in days if day + DAY <= state.rolled_until]:
+        cursor.execute(_REDO_DAYS, _columns(whole))
+    if state.packed_until is not None:
+        cursor.execute(_REPACK, [*_columns(days), state.packed_until])
+
+
+def _columns(pairs: Sequence[tuple[int, datetime]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*pairs, strict=True)]
+
+
+def _ensure_partitions(times: Collection[datetime]) -> None:
+    """In transactions of their own: readers of the rollups wait for them."""
+    now = datetime.now(UTC)
+    for month in sorted({(time.year, time.month) for time in times}):
+        if partitions.age_in_months(month, now) <= partitions.KEPT_MONTHS:
+            django_connection.ensure_connection()
+            partitions.create(django_connection.connection, current_schema(), month, [partitions.HOURS])

@@ -1,0 +1,108 @@
+"""The table of newest values: moved forward only, and right for all that is rolled up.
+
+Of two values of one instant the greater counts; of texts the one that is greater in order of code points.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from tenants.infrastructure.database import cursor_for_many
+
+from .packing import PACKED_TIME
+
+
+class Newest(NamedTuple):
+    """The newest reading of a series; booleans are 0.0 and 1.0."""
+
+    time: datetime
+    value: float | str
+
+
+def forward(rows: str) -> str:
+    """SQL that moves the table forward by rows (series id, time, value, text), each series once."""
+    return f"""
+INSERT INTO telemetry_latest AS l (series_id, time, value, text) {rows}
+ON CONFLICT (series_id) DO UPDATE SET time = EXCLUDED.time, value = EXCLUDED.value, text = EXCLUDED.text
+WHERE EXCLUDED.time > l.time OR EXCLUDED.time = l.time
+    AND (EXCLUDED.value > l.value OR EXCLUDED.text COLLATE "C" > l.text COLLATE "C")
+"""
+
+
+_NEWEST_TEXT = """SELECT time, text FROM telemetry_reading
+    WHERE series_id = s.id AND text IS NOT NULL AND time >= {start} AND time < {stop}
+    ORDER BY time DESC, text COLLATE "C" DESC LIMIT 1"""
+# Rollups bring the newest numbers; these the texts.
+TEXTS_BETWEEN = forward(
+    "SELECT s.id, t.time, NULL, t.text FROM telemetry_series s CROSS JOIN LATERAL ("  # noqa: S608 (constants)
+    + _NEWEST_TEXT.format(start="%(start)s", stop="%(stop)s")
+    + ") t WHERE s.value_type = 'text'"
+)
+TEXTS_IN_HOURS = forward(
+    "SELECT DISTINCT ON (s.id) s.id, t.time, NULL, t.text"  # noqa: S608 (constants)
+    " FROM unnest(%s::bigint[], %s::timestamptz[]) AS m(device_id, hour)"
+    " JOIN telemetry_series s USING (device_id) CROSS JOIN LATERAL ("
+    + _NEWEST_TEXT.format(start="m.hour", stop="m.hour + interval '1 hour'")
+    + ") t WHERE s.value_type = 'text' ORDER BY s.id, t.time DESC"
+)
+_MOVE = forward("SELECT * FROM unnest(%s::bigint[], %s::timestamptz[], %s::float8[], %s::text[])")
+
+# Up to this time the table has everything that is stored.
+_EXACT_UNTIL = """coalesce(least(
+    (SELECT rolled_until FROM telemetry_rollupstate), (SELECT min(hour) FROM telemetry_latehour)), '-infinity')"""
+_LAST_PACKED = PACKED_TIME.format(ms="p.offsets[p.count]", us="p.micros[p.count]")
+# The table, and of each series the newest of the readings since a time of its own: none where another has told of it,
+# else since that up to which the table is right, and all where nothing is known. An index probe a series.
+_LOOK_UP = f"""
+SELECT s.id, r.time, r.value, r.text FROM telemetry_series s
+LEFT JOIN telemetry_latest l ON l.series_id = s.id
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN l.series_id IS NULL AND s.id <> ALL(%(told)s::bigint[]) THEN '-infinity'::timestamptz
+        WHEN %(trusted)s THEN 'infinity' ELSE {_EXACT_UNTIL} END AS since
+) x
+CROSS JOIN LATERAL (
+    SELECT l.time, l.value, l.text WHERE l.series_id IS NOT NULL
+    UNION ALL
+    (SELECT time, value, NULL FROM telemetry_reading
+     WHERE x.since < 'infinity' AND series_id = s.id AND text IS NULL AND s.value_type <> 'text' AND time >= x.since
+     ORDER BY time DESC, value DESC LIMIT 1)
+    UNION ALL
+    (SELECT time, NULL, text FROM telemetry_reading
+     WHERE x.since < 'infinity' AND series_id = s.id AND text IS NOT NULL AND s.value_type = 'text'
+        AND time >= x.since
+     ORDER BY time DESC, text COLLATE "C" DESC LIMIT 1)
+    UNION ALL
+    (SELECT {_LAST_PACKED}, p.numbers[p.count], NULL FROM telemetry_packedday p
+     WHERE x.since = '-infinity' AND p.series_id = s.id ORDER BY p.day DESC LIMIT 1)
+) r
+WHERE s.id = ANY(%(series)s::bigint[])
+"""  # noqa: S608 (constants)
+
+
+def look_up(series: Sequence[int], told: Mapping[int, Newest], *, trusted: bool) -> dict[int, Newest]:
+    """The newest of `told` (what Redis knows), the table and, where these may have missed something, the readings.
+
+    `trusted` says that Redis knows of everything that was stored for the series that it knows. One query.
+    """
+    found = dict(told)
+    with cursor_for_many() as cursor:
+        cursor.execute(_LOOK_UP, {"series": _array(series), "told": _array(told), "trusted": trusted})
+        for pk, time, value, text in cursor.fetchall():
+            newest = Newest(time, text if text is not None else value)
+            known = found.get(pk)
+            if known is None or known < newest:
+                found[pk] = newest
+    return found
+
+
+def _array(series: Iterable[int]) -> str:
+    """The ids as PostgreSQL writes an array: thousands, in one step."""
+    return f"{{{','.join(map(str, series))}}}"
+
+
+def move(cursor: Any, rows: Collection[tuple[int, Newest]]) -> None:
+    """Move the table forward by the rows, each series once."""
+    texts = [(series, n.time, None, n.value) for series, n in rows if isinstance(n.value, str)]
+    numbers = [(series, n.time, n.value, None) for series, n in rows if not isinstance(n.value, str)]
+    if texts or numbers:
+        cursor.execute(_MOVE, [list(column) for column in zip(*texts, *numbers, strict=True)])

@@ -1,0 +1,230 @@
+"""Packed days: one row for each series and day of UTC, with arrays of its times and numbers.
+
+A day is packed some days after its end. What is to be packed is a row of `RepackDay`, for days whose turn has come
+and for days to which something came late; a device's day is moved in one statement, so that its readings are always
+in exactly one place. A reading that comes again in another message may be in both; readers and packing see to it.
+Texts stay as they are.
+"""
+
+import time as clock
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+from django.db import connection
+
+from telemetry.services.work_lock import Busy, state, step
+from tenants.infrastructure.schema_context import current_schema
+
+from . import partitions
+
+_PACKED_UNTIL = "(SELECT packed_until FROM telemetry_rollupstate)"
+# When a number of a packed day was measured. Whole numbers of microseconds, so that nothing is rounded.
+PACKED_TIME = "p.day + ({ms} * 1000::bigint + coalesce({us}, 0)) * interval '1 microsecond'"
+_TIME = PACKED_TIME.format(ms="u.ms", us="u.us")
+_UNPACKED = "unnest(p.offsets, p.micros, p.numbers) AS u(ms, us, value)"
+# Counted and not EXISTS, so that it is asked for single rows, of which there are few, and never worked out for the
+# whole table.
+_NOT_PACKED = f"""(
+    r.time >= coalesce({_PACKED_UNTIL}, '-infinity') OR 0 = (
+        SELECT count(*) FROM telemetry_packedday p CROSS JOIN LATERAL {_UNPACKED}
+        WHERE p.series_id = r.series_id AND p.day = date_trunc('day', r.time, 'UTC')
+            AND r.value = ANY(p.numbers) AND u.value = r.value AND {_TIME} = r.time
+    )
+)"""  # noqa: S608 (constants)
+
+
+def numbers(which: str, start: str, stop: str) -> str:
+    """SQL of all numbers and booleans with start ≤ time < stop, packed or not: `(series_id, time, value)`.
+
+    A subquery in brackets, without an order. `which` is what follows `series_id`, as `= s.id` or
+    `= ANY(%(series)s)`; `start` and `stop` are SQL of a timestamptz, where '-infinity' and 'infinity' will do.
+    All of it is one snapshot: while a day is being packed it is seen either way, and once.
+    """
+    return f"""(
+        SELECT r.series_id, r.time, r.value FROM telemetry_reading r
+        WHERE r.series_id {which} AND r.text IS NULL AND r.time >= {start} AND r.time < {stop} AND {_NOT_PACKED}
+        UNION ALL
+        SELECT p.series_id, {_TIME}, u.value FROM telemetry_packedday p CROSS JOIN LATERAL {_UNPACKED}
+        WHERE p.series_id {which} AND p.day > {start}::timestamptz - interval '24 hours' AND p.day < {stop}
+            AND {_TIME} >= {start} AND {_TIME} < {stop}
+    )"""  # noqa: S608 (the caller's own SQL)
+
+
+def ordered_numbers(series: str, bounds: str, start: str, stop: str, limit: str) -> str:
+    """SQL of the first `limit` numbers of one series in order of (time, value), for pages: `(time, value)`.
+
+    `series` is SQL of its id, `bounds` conditions on `time` and `value` (with their AND); before `start` and from
+    `stop` on they let nothing through. Only days that the page needs are unpacked; what is in both places comes
+    twice.
+    """
+    return f"""(
+        (SELECT time, value FROM telemetry_reading
+         WHERE series_id = {series} AND text IS NULL {bounds} ORDER BY time, value LIMIT {limit})
+        UNION ALL
+        (SELECT time, value FROM (
+            SELECT {_TIME} AS time, u.value FROM (
+                SELECT day, sum(count) OVER (ORDER BY day ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                    - first_value(count) OVER (ORDER BY day) AS before
+                FROM telemetry_packedday
+                WHERE series_id = {series} AND day > {start}::timestamptz - interval '24 hours' AND day < {stop}
+            ) d JOIN telemetry_packedday p ON p.series_id = {series} AND p.day = d.day
+            CROSS JOIN LATERAL {_UNPACKED} WHERE d.before IS NULL OR d.before < {limit}
+        ) packed WHERE true {bounds} ORDER BY time, value LIMIT {limit})
+    )"""  # noqa: S608 (the caller's own SQL)
+
+
+# --- the work -------------------------------------------------------------------------------------------------
+
+DAY = timedelta(days=1)
+_DEVICES = 50
+_FIRST = """
+SELECT date_trunc('day', min(f.time), 'UTC') FROM telemetry_series s CROSS JOIN LATERAL (
+    SELECT time FROM telemetry_reading WHERE series_id = s.id AND text IS NULL
+        AND time >= %(start)s AND time < %(stop)s ORDER BY time LIMIT 1
+) f WHERE s.value_type <> 'text'
+"""
+_ASK = """
+INSERT INTO telemetry_repackday (device_id, day)
+SELECT DISTINCT s.device_id, %(day)s FROM telemetry_series s CROSS JOIN LATERAL (
+    SELECT 1 FROM telemetry_reading WHERE series_id = s.id AND text IS NULL
+        AND time >= %(day)s AND time < %(day)s + interval '24 hours' LIMIT 1
+) f WHERE s.value_type <> 'text'
+ON CONFLICT DO NOTHING
+"""
+_ASKED = """
+SELECT day, array_agg(device_id) FROM (
+    SELECT device_id, day FROM telemetry_repackday WHERE day = (SELECT min(day) FROM telemetry_repackday)
+    ORDER BY device_id LIMIT %s
+) AS asked GROUP BY day
+"""
+_MICROS = "round(date_part('epoch', time - day) * 1e6)::bigint"
+_IN_ORDER = "ORDER BY time, value"
+_PACK = f"""
+WITH moved AS (
+    DELETE FROM telemetry_reading r USING telemetry_series s
+    WHERE s.device_id = ANY(%(devices)s) AND s.value_type <> 'text' AND r.series_id = s.id AND r.text IS NULL
+        AND r.time >= %(day)s AND r.time < %(day)s + interval '24 hours'
+    RETURNING r.series_id, r.time, r.value
+), whole AS (
+    SELECT series_id, %(day)s::timestamptz AS day, time, value FROM moved
+    UNION
+    SELECT p.series_id, p.day, {_TIME}, u.value FROM telemetry_packedday p CROSS JOIN LATERAL {_UNPACKED}
+    WHERE p.day = %(day)s AND p.series_id IN (SELECT series_id FROM moved)
+)
+INSERT INTO telemetry_packedday (series_id, day, count, offsets, micros, numbers)
+SELECT series_id, day, count(*), array_agg(({_MICROS} / 1000)::integer {_IN_ORDER}),
+    CASE WHEN bool_or({_MICROS} %% 1000 <> 0) THEN array_agg(({_MICROS} %% 1000)::smallint {_IN_ORDER}) END,
+    array_agg(value {_IN_ORDER})
+FROM whole GROUP BY series_id, day
+ON CONFLICT (series_id, day) DO UPDATE
+SET count = EXCLUDED.count, offsets = EXCLUDED.offsets, micros = EXCLUDED.micros, numbers = EXCLUDED.numbers
+"""  # noqa: S608 (constants)
+_DONE = "DELETE FROM telemetry_repackday WHERE day = %(day)s AND device_id = ANY(%(devices)s)"
+
+
+def run(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int]:
+    """Pack the current tenant's days whose turn has come; what is not done within the time is left to the next run.
+
+    Returns how many days were begun, how many series' days were packed, and how many partitions were emptied.
+    Raises Busy when ingest or another worker is in the way.
+    """
+    deadline = clock.monotonic() + seconds
+    until = due_until(now or datetime.now(UTC))
+    days = packed = 0
+    while clock.monotonic() < deadline:
+        if (done := _pack_asked()) is not None:
+            packed += done
+        elif until is not None and _ask_next(until):
+            days += 1
+        else:
+            return {"days": days, "packed": packed, "emptied": _reclaim()}
+    return {"days": days, "packed": packed, "emptied": 0}
+
+
+def due_until(now: datetime) -> datetime | None:
+    """Days before this are to be packed; None where nothing is."""
+    if not settings.READINGS_PACK_AFTER_DAYS:
+        return None
+    return _midnight(now) - settings.READINGS_PACK_AFTER_DAYS * DAY
+
+
+def _midnight(time: datetime) -> datetime:
+    return time.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _ask_next(until: datetime) -> bool:
+    """Ask that the next day be packed. False when there is none, or it is not rolled up yet.
+
+    `packed_until` moves first: from then on readers look for what is in both places.
+    """
+    with step() as (cursor, now):
+        if now.rolled_until is None:
+            return False
+        until = min(until, _midnight(now.rolled_until))
+        if now.packed_until is not None and now.packed_until >= until:
+            return False
+        cursor.execute(_FIRST, {"start": now.packed_until or "-infinity", "stop": until})
+        (day,) = cursor.fetchone()
+        if day is not None:
+            cursor.execute(_ASK, {"day": day})
+        reached = until if day is None else day + DAY
+        cursor.execute("UPDATE telemetry_rollupstate SET packed_until = %s", [reached])
+        return day is not None
+
+
+def _pack_asked() -> int | None:
+    """Pack some devices' day that was asked for; how many series' days, or None when none is asked for."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ASKED, [_DEVICES])
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    day, devices = row
+    if partitions.age_in_months((day.year, day.month), datetime.now(UTC)) <= partitions.KEPT_MONTHS:
+        partitions.create(connection.connection, current_schema(), (day.year, day.month), [partitions.PACKED])
+    with step() as (cursor, now):
+        packed = 0
+        if now.readings_from is None or day >= now.readings_from:
+            cursor.execute(_PACK, {"day": day, "devices": devices})
+            packed = cursor.rowcount
+        cursor.execute(_DONE, {"day": day, "devices": devices})
+        return int(packed)
+
+
+# --- space ----------------------------------------------------------------------------------------------------
+
+# Texts and what came late: a partition that holds few of them for its size is written anew.
+_MOST_LEFT = 100_000
+_BYTES_LEFT = 1000
+_LEAST_GAIN = 1_000_000
+
+
+def _reclaim() -> int:
+    """Give back the space of months that are packed; returns of how many partitions."""
+    now = state()
+    if now.packed_until is None:
+        return 0
+    emptied = 0
+    for month, name in partitions.of(connection.connection, current_schema(), partitions.READINGS).items():
+        if partitions.bounds(month)[1] <= now.packed_until:
+            try:
+                emptied += _rewrite(connection.ops.quote_name(name))
+            except Busy:
+                continue  # somebody reads it: the next run will do
+    return emptied
+
+
+def _rewrite(name: str) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_relation_size(%s::regclass)", [name])
+        (size,) = cursor.fetchone()
+        cursor.execute(f"SELECT count(*) FROM (SELECT 1 FROM {name} LIMIT {_MOST_LEFT + 1}) AS r")  # noqa: S608 (quoted)
+        (left,) = cursor.fetchone()
+    if not size or left > _MOST_LEFT or (left and size < left * _BYTES_LEFT + _LEAST_GAIN):
+        return False
+    with step(lock_timeout="500ms") as (cursor, _):
+        cursor.execute(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
+        cursor.execute(f"CREATE TEMPORARY TABLE gwanje_left ON COMMIT DROP AS SELECT * FROM {name}")  # noqa: S608
+        cursor.execute(f"TRUNCATE {name}")
+        cursor.execute(f"INSERT INTO {name} SELECT * FROM gwanje_left")  # noqa: S608
+    return True

@@ -1,0 +1,32 @@
+"""Where a page ended, as text that a client hands back unread.
+
+It is signed for one tenant and one list: a cursor of another tenant, or of another device's readings, is refused
+rather than understood.
+"""
+
+from typing import Any
+
+from django.core.signing import BadSignature, Signer
+from django.utils.translation import gettext as _
+from rest_framework.exceptions import ValidationError
+
+from tenants.infrastructure.schema_context import current_schema
+
+
+def encode(scope: str, position: list[Any]) -> str:
+    """The position (plain JSON values) in the list that `scope` names."""
+    return _signer(scope).sign_object(position)
+
+
+def decode(scope: str, text: str) -> list[Any]:
+    """The position again. Raises ValidationError (400) for a cursor that is not of this list."""
+    try:
+        return list(_signer(scope).unsign_object(text))
+    except BadSignature as error:
+        raise ValidationError(
+            {"cursor": _("This is no cursor of this list. Follow `next` as it was given, or begin without a cursor.")}
+        ) from error
+
+
+def _signer(scope: str) -> Signer:
+    return Signer(sep=".", salt=f"gwanje.api.cursor:{current_schema()}:{scope}")

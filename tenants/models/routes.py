@@ -1,0 +1,35 @@
+"""Routes: the tenant of each device and of each app."""
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from .tenants import Tenant
+
+
+class DeviceRoute(models.Model):
+    """Device UUID → tenant, unique over the platform: the only thing that says whose a message is."""
+
+    device_uuid = models.UUIDField(_("device UUID"), primary_key=True)
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="device_routes", verbose_name=_("tenant"))
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("device route")
+        verbose_name_plural = _("device routes")
+
+    def __str__(self) -> str:
+        return str(self.device_uuid)
+
+
+class AppRoute(models.Model):
+    """First characters of an API key → tenant: whose the app is that connects to the broker with it."""
+
+    prefix = models.CharField(_("begins with"), max_length=24, primary_key=True)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="app_routes", verbose_name=_("tenant"))
+
+    class Meta:
+        verbose_name = _("app route")
+        verbose_name_plural = _("app routes")
+
+    def __str__(self) -> str:
+        return self.prefix

@@ -1,0 +1,130 @@
+"""What is done to tenants: create, resume or discard a half-made one, suspend."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.management import call_command
+from django.db import connection, transaction
+from django.utils.module_loading import import_string
+from django.utils.translation import gettext as _
+from django_tenants.utils import schema_context
+
+from tenants.models import Domain, Membership, Tenant, User, validate_slug
+
+from .limits import announce
+
+logger = logging.getLogger(__name__)
+
+
+def create_tenant(*, slug: str, name: str, domain: str = "", owner: User | None = None) -> Tenant:
+    """Create a tenant with its schema and the catalogue that a new tenant gets, or resume a half-made one.
+
+    `domain` is an optional host name; `owner` becomes the tenant's administrator. Takes about a second.
+    Raises ValidationError when the slug is not usable or belongs to a tenant that is complete; any other
+    error leaves the tenant `failed`, with the error in `state_detail`, and the same call tries again.
+    """
+    validate_slug(slug)
+    with _only_one_creator(slug):
+        tenant = _begin(slug, name)
+        try:
+            _build(tenant)
+            _finish(tenant, domain, owner)
+        except Exception as error:
+            Tenant.objects.filter(pk=tenant.pk).update(state=Tenant.State.FAILED, state_detail=f"{error}"[:2000])
+            logger.exception("Creating the tenant %s failed; create it again to resume", slug)
+            raise
+    return tenant
+
+
+def discard_half_made_tenant(tenant: Tenant) -> None:
+    """Remove a tenant whose creation did not finish, with what there is of its schema.
+
+    Raises ValidationError for a tenant that is complete: its data is not removed by this.
+    """
+    with _only_one_creator(tenant.slug), transaction.atomic():
+        locked = Tenant.objects.select_for_update().get(pk=tenant.pk)
+        if locked.state not in (Tenant.State.CREATING, Tenant.State.FAILED):
+            raise ValidationError(
+                _("Tenant %(slug)s is %(state)s: only a half-made one is discarded.")
+                % {"slug": tenant.slug, "state": locked.get_state_display()}
+            )
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP SCHEMA IF EXISTS {connection.ops.quote_name(locked.schema_name)} CASCADE")
+        locked.delete()
+
+
+def suspend_tenant(tenant: Tenant, *, reason: str) -> bool:
+    """Close an active tenant's addresses; its devices' messages are quarantined. False when it was not active."""
+    return _change_state(tenant, Tenant.State.ACTIVE, Tenant.State.SUSPENDED, reason)
+
+
+def resume_tenant(tenant: Tenant) -> bool:
+    """Open a suspended tenant again. False when it was not suspended."""
+    return _change_state(tenant, Tenant.State.SUSPENDED, Tenant.State.ACTIVE, "")
+
+
+def _change_state(tenant: Tenant, old: Tenant.State, new: Tenant.State, detail: str) -> bool:
+    """Whether the state was `old`; listeners are told, so that they follow at once."""
+    with transaction.atomic():
+        changed = Tenant.objects.filter(pk=tenant.pk, state=old).update(state=new, state_detail=detail)
+        if changed:
+            announce([tenant.schema_name])
+    return bool(changed)
+
+
+@contextmanager
+def _only_one_creator(slug: str) -> Iterator[None]:
+    """Hold the slug against another creator, in whichever process; released by itself when this one dies."""
+    name = f"create_tenant:{slug}"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [name])
+        if not cursor.fetchone()[0]:
+            raise ValidationError({"slug": _("The tenant %(slug)r is being created right now.") % {"slug": slug}})
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(hashtext(%s))", [name])
+
+
+def _begin(slug: str, name: str) -> Tenant:
+    """The tenant's row in state `creating`, new or of an attempt before."""
+    with transaction.atomic():
+        tenant, created = Tenant.objects.select_for_update().get_or_create(
+            slug=slug, defaults={"name": name, "schema_name": schema_name_of(slug)}
+        )
+        if not created and tenant.state not in (Tenant.State.FAILED, Tenant.State.CREATING):
+            raise ValidationError({"slug": _("There is a tenant with the slug %(slug)r already.") % {"slug": slug}})
+        tenant.state, tenant.state_detail = Tenant.State.CREATING, "making the schema"
+        tenant.save(update_fields=["state", "state_detail"])
+        # With the row, so that migrations of all tenants find a schema for every one.
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {connection.ops.quote_name(tenant.schema_name)}")
+    return tenant
+
+
+def schema_name_of(slug: str) -> str:
+    """The slug as a PostgreSQL schema name; the prefix keeps it apart from public and pg_*."""
+    return "t_" + slug.replace("-", "_")
+
+
+def _build(tenant: Tenant) -> None:
+    """Tables and catalogue. Each step may be done again."""
+    call_command("migrate_schemas", tenant=True, schema_name=tenant.schema_name, interactive=False, verbosity=0)
+    with schema_context(tenant.schema_name), transaction.atomic():
+        for path in settings.TENANT_INSTALLERS:
+            install: Callable[[], None] = import_string(path)
+            install()
+
+
+def _finish(tenant: Tenant, domain: str, owner: User | None) -> None:
+    with transaction.atomic():
+        if domain:
+            Domain.objects.get_or_create(domain=domain.lower(), defaults={"tenant": tenant, "is_primary": True})
+        if owner is not None:
+            Membership.objects.update_or_create(user=owner, tenant=tenant, defaults={"role": Membership.Role.ADMIN})
+        tenant.state, tenant.state_detail = Tenant.State.ACTIVE, ""
+        tenant.save(update_fields=["state", "state_detail"])
