@@ -21,7 +21,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test faults fuzz fuzz-guided lint lock messages
+.PHONY: run test bench faults fuzz fuzz-guided lint lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -30,9 +30,14 @@ test: .venv/test.stamp
 	@command -v chromium >/dev/null && command -v mosquitto_pub >/dev/null || tests/install_browser.sh
 	$(VENV_PYTHON) -m pytest $(WORKERS) $(ARGS)
 
+# One benchmark, on servers of its own: make bench PART=ingest ARGS="--json --only one,two"
+PART ?= contract
+bench: .venv/test.stamp
+	$(VENV_PYTHON) -m tests.benchmarks $(PART) $(ARGS)
+
 # Three quarters of an hour: each row of the fault matrix for a minute. Writes its results into docs/reliability.md.
-faults: .venv/run.stamp
-	$(VENV_PYTHON) manage.py run_faults $(ARGS)
+faults: .venv/test.stamp
+	$(VENV_PYTHON) -m tests.faults $(ARGS)
 
 # A minute of what nobody would send; make fuzz SECONDS=3600 for an hour.
 SECONDS ?= 60

@@ -6,18 +6,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-# They start the servers that the settings ask for, or need none.
-WITHOUT_SETTINGS = (
-    "up",
-    "bench_presence",
-    "bench_ingest",
-    "bench_revisions",
-    "bench_rotation",
-    "bench_queries",
-    "bench_broker_access",
-    "run_faults",
-    "bench_contract",
-)
+# It starts the servers that the settings ask for.
+WITHOUT_SETTINGS = ("up",)
 
 # They serve no pages, and spare themselves what pages are made with.
 WITHOUT_PAGES = ("run_mqtt_listener",)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 _PLACES = ("devices", "management", "platform", "telemetry", "tenants", "templates")
-_LEFT_OUT = ("management/simulator/", "management/benchmarks/")
+_LEFT_OUT = ("management/simulator/", "management/device_client/")
 
 # Function → which arguments are (context, text, plural).
 _CALLS: dict[str, tuple[int | None, int, int | None]] = {

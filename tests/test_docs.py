@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -29,6 +30,8 @@ from tests.documents import FENCED, anchors, fenced, links, read, spans, table
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+# The changelog also names what a release has removed or renamed.
+CURRENT = [name for name in NAMES if name != "CHANGELOG.md"]
 UUID = "6d1f6a3e-5f0e-4c53-9d68-0a6f0c8a1f11"
 # What stands for something in an example, and one thing that it may stand for.
 STAND_INS = {
@@ -62,7 +65,7 @@ def test_relative_links_lead_somewhere(name: str) -> None:
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), f"{link}: no such heading"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CURRENT)
 def test_files_that_are_named_exist(name: str) -> None:
     for span in spans(read(name)):
         assert not _FILE.match(span) or (ROOT / span).exists(), f"{span} does not exist"
@@ -147,11 +150,23 @@ def test_every_command_of_ours_is_documented() -> None:
     assert table(read("docs/operations.md"), "command | what | when").keys() == OURS
 
 
+BENCHMARKS = {path.stem for path in (ROOT / "tests" / "benchmarks" / "parts").glob("[a-z]*.py")}
+
+
+def test_every_benchmark_is_documented_with_options_that_it_has() -> None:
+    documented = table(read("docs/scaling.md"), "part | what it measures | when to run it")
+    assert documented.keys() == BENCHMARKS
+    for part, cells in documented.items():
+        parser = import_module(f"tests.benchmarks.parts.{part}").Command().create_parser("tests.benchmarks", part)
+        for option in re.findall(r"`(--[a-z][\w-]*)`", " ".join(cells)):
+            assert option in parser._option_string_actions, f"{part}: there is no option {option}"
+
+
 def test_no_other_app_has_a_command_of_the_same_name() -> None:
     assert {name: app for name, app in get_commands().items() if name in OURS} == dict.fromkeys(OURS, "management")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CURRENT)
 def test_commands_that_are_named_exist_with_their_options(name: str) -> None:
     for span in spans(read(name)):
         words = span.partition("manage.py ")[2] or (span if span.split(" ")[0] in OURS else "")
@@ -209,7 +224,7 @@ def find_view(address: str) -> Callable[..., Any] | None:
     return None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CURRENT)
 def test_addresses_exist_and_know_their_parameters(name: str) -> None:
     for address in addresses(read(name)):
         answering = find_view(address)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .gwanje_device import GwanjeDevice, Link, Outbox
+from management.device_client.gwanje_device import GwanjeDevice, Link, Outbox
 
 WINDOW = 500  # unacknowledged messages at once
 BUFFER_LIMIT = 100_000  # messages, in memory

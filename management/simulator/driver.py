@@ -4,7 +4,7 @@ import selectors
 import time
 from collections.abc import Callable, Sequence
 
-from .gwanje_device import Link
+from management.device_client.gwanje_device import Link
 
 HOUSEKEEPING_EVERY = 0.25  # seconds between the turns of a connection on which nothing happens
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from .gwanje_device import GwanjeDevice, sign_v1, sign_v2
+from management.device_client.gwanje_device import GwanjeDevice, sign_v1, sign_v2
 
 Packet = tuple[str, bytes]  # topic, payload
 OUT_OF_RANGE = 1_000_000.0  # in no unit of any sensor here a possible value

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
+from management.device_client.gwanje_device import GwanjeDevice, KeyKeeper, Link
+
 from .bridge import BridgeLink
 from .driver import Driver
 from .faults import FAULTS, Packet, choose_fault, good
-from .gwanje_device import GwanjeDevice, KeyKeeper, Link
 from .inventory import DeviceEntry, Inventory, InventoryUnusable, remember_key
 from .sensors import measure
 

@@ -12,8 +12,8 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
+from management.device_client.gwanje_device import decrypt_secret, open_command
 from management.embedded.stack import EmbeddedStack
-from management.simulator.gwanje_device import decrypt_secret, open_command
 from tests import wire
 from tests.conftest import Registered, wait_until
 from tests.mqtt import RawClient

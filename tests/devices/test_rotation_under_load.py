@@ -8,7 +8,7 @@ from tests.mqtt import RawClient
 
 def test_a_campaign_under_load_refuses_nothing_and_leaves_no_old_key(register: Any, stack: EmbeddedStack) -> None:
     from devices.services.provisioning.registration import IssuedCredentials
-    from management.benchmarks import rotation
+    from tests.benchmarks import rotation
 
     devices = [register(cpu_serial="") for _ in range(20)]
     issued = [IssuedCredentials(d.device.uuid, d.secret, int(d.kid), d.mqtt_password) for d in devices]

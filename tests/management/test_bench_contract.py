@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 
 def test_both_ways_say_the_same_and_no_server_is_needed() -> None:
-    command = [sys.executable, "manage.py", "bench_contract", "--json", "--repeats", "1", "--devices", "100"]
+    command = [sys.executable, "-m", "tests.benchmarks", "contract", "--json", "--repeats", "1", "--devices", "100"]
     answer = subprocess.run(command, cwd=ROOT, env={"PATH": ""}, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0, answer.stderr
     figures = json.loads(answer.stdout)

@@ -10,22 +10,21 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from django.conf import settings
 from django.core.management import CommandError
 from psycopg import sql
 
-from management.benchmarks.ingest import goals, memory, packets, publisher
-from management.benchmarks.ingest.bench import Bench
-from management.benchmarks.ingest.fleet import Fleet, Sender, make_fleet
-from management.benchmarks.ingest.load import LoadMaker, encode
-from management.benchmarks.ingest.old_way import opened
-from management.benchmarks.ingest.options import Options
-from management.benchmarks.ingest.publisher import Publisher
-from management.benchmarks.ingest.run import run
-from management.benchmarks.ingest.tables import verify
 from management.embedded.stack import EmbeddedStack
-from management.management.commands.bench_ingest import _options
 from tenants.infrastructure.database import conninfo
+from tests.benchmarks.ingest import goals, memory, packets, publisher
+from tests.benchmarks.ingest.bench import Bench
+from tests.benchmarks.ingest.fleet import Fleet, Sender, make_fleet
+from tests.benchmarks.ingest.load import LoadMaker, encode
+from tests.benchmarks.ingest.old_way import opened
+from tests.benchmarks.ingest.options import Options
+from tests.benchmarks.ingest.publisher import Publisher
+from tests.benchmarks.ingest.run import run
+from tests.benchmarks.ingest.tables import verify
+from tests.benchmarks.parts.ingest import _options
 
 SHORT = Options(
     only=("one", "old", "old_lean", "copy", "latency"),
@@ -173,4 +172,3 @@ def test_what_cannot_be_measured_is_refused_in_words() -> None:
         _options({**given, "only": "one,three", "rates": "1000", "node_red": ""})
     with pytest.raises(CommandError, match="--rates takes whole numbers"):
         _options({**given, "only": "one", "rates": "fast", "node_red": ""})
-    assert settings.BASE_DIR.joinpath("manage.py").read_text().count("bench_ingest") == 1

@@ -8,7 +8,7 @@ from django.conf import settings
 
 
 def test_a_short_run() -> None:
-    command = [sys.executable, "manage.py", "bench_queries", "--readings", "140000", "--json"]
+    command = [sys.executable, "-m", "tests.benchmarks", "queries", "--readings", "140000", "--json"]
     done = subprocess.run(command, cwd=settings.BASE_DIR, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)

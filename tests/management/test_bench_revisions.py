@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from management.benchmarks import revisions
-from management.benchmarks.revisions import Asked, RevisionError
+from tests.benchmarks import revisions
+from tests.benchmarks.revisions import Asked, RevisionError
 from tests.conftest import wait_until
 
 pytestmark = pytest.mark.skipif(
@@ -32,12 +32,12 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def start(place: Path) -> Callable[[], "subprocess.Popen[str]"]:
-    """Start `manage.py bench_revisions` of HEAD with itself, which keeps its files in `place`."""
+    """Start the benchmark of HEAD with itself, which keeps its files in `place`."""
 
     def start() -> subprocess.Popen[str]:
         options = ["--base", "HEAD", "--rounds", "1", "--devices", "4", "--messages", "100", "--json"]
         return subprocess.Popen(
-            [sys.executable, "manage.py", "bench_revisions", *options],
+            [sys.executable, "-m", "tests.benchmarks", "revisions", *options],
             cwd=settings.BASE_DIR,
             env={**os.environ, "TMPDIR": str(place)},
             stdout=subprocess.PIPE,

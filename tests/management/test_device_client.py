@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from management.simulator import gwanje_device
-from management.simulator.gwanje_device import GwanjeDevice, Outbox, iso_timestamp, sign_v1, sign_v2
+from management.device_client import gwanje_device
+from management.device_client.gwanje_device import GwanjeDevice, Outbox, iso_timestamp, sign_v1, sign_v2
 
 from .broker import Broker, Heard, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
 from .proxy import LossyProxy

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from management.device_client.gwanje_device import GwanjeDevice, device_from_config
 from management.management.commands.simulate_devices import Command
 from management.simulator.faults import FAULTS
-from management.simulator.gwanje_device import GwanjeDevice, device_from_config
 from telemetry.models import Reason
 
 from .broker import Broker, Listener, broker_fixture, listener_fixture  # noqa: F401 (fixtures)

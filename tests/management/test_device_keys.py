@@ -13,7 +13,7 @@ import pytest
 
 from devices.services.broker import commands
 from devices.services.rotation import secret_transport
-from management.simulator.gwanje_device import GwanjeDevice, sign_v2
+from management.device_client.gwanje_device import GwanjeDevice, sign_v2
 
 from .broker import Broker, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
 from .signed import is_signed, opened

@@ -15,7 +15,7 @@ from django_tenants.utils import schema_context
 
 from devices.services.api_keys import issue_api_key
 from devices.services.provisioning import claims
-from management.simulator.gwanje_device import fetch_credentials
+from management.device_client.gwanje_device import fetch_credentials
 from tenants.infrastructure.spreadsheets import TableRow
 from tenants.models import Board
 from tenants.services import preregistration
@@ -72,7 +72,7 @@ def test_from_the_label_to_the_reading(
         key = issue_api_key(name="claims", scope="write")[1]
     start("manage.py", "run_mqtt_listener").wait_for("Connected to the broker")
     config = card(tmp_path, web, board.fetch_token)
-    device = start("management/simulator/gwanje_device.py", str(config))
+    device = start("management/device_client/gwanje_device.py", str(config))
     device.wait_for("no credentials yet (not_claimed)")
     claimed = ask(web, "claims/", key, {"serial": board.board.serial, "code": board.claim_code})
     device.wait_for(f"the credentials of {claimed['uuid']}")
@@ -114,7 +114,7 @@ def test_an_answer_that_was_lost_is_heard_again_and_a_new_fetch_when_it_is_allow
 
 
 def test_a_platform_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("management.simulator.gwanje_device.FETCH_EVERY", 0.05)
+    monkeypatch.setattr("management.device_client.gwanje_device.FETCH_EVERY", 0.05)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

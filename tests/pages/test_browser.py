@@ -77,7 +77,7 @@ def test_a_device_is_registered_speaks_and_is_seen(
     owner: str, visit: Callable[..., Any], download: Any, start: Callable[..., Any], tenant_a: Tenant
 ) -> None:
     """The whole of the job: a person registers a device, the device runs with its file, the person sees its value."""
-    from management.simulator.gwanje_device import device_from_config
+    from management.device_client.gwanje_device import device_from_config
 
     name = f"roof {uuid4().hex[:8]}"
 

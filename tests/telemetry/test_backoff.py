@@ -12,7 +12,7 @@ import pytest
 from django_tenants.utils import schema_context
 
 from devices.domain.specs import LimitSpec, RateSpec
-from management.simulator.gwanje_device import GwanjeDevice, open_command
+from management.device_client.gwanje_device import GwanjeDevice, open_command
 from tests.conftest import Process, Registered, wait_until
 from tests.mqtt import RawClient
 

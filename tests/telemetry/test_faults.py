@@ -15,15 +15,15 @@ import psycopg
 import pytest
 
 from management.embedded.stack import EmbeddedStack
-from management.faults import report, run
-from management.faults.fleet import Fleet
-from management.faults.invariants import compare
-from management.faults.ledger import Entry, Ledger
-from management.faults.rows import ROWS, Row
-from management.faults.scene import Scene, Stage
-from management.faults.stale import MESSAGES
-from management.faults.stored import Found
 from tenants.infrastructure.database import conninfo
+from tests.faults import report, run
+from tests.faults.fleet import Fleet
+from tests.faults.invariants import compare
+from tests.faults.ledger import Entry, Ledger
+from tests.faults.rows import ROWS, Row
+from tests.faults.scene import Scene, Stage
+from tests.faults.stale import MESSAGES
+from tests.faults.stored import Found
 
 RATE, SECONDS = 200.0, 3.0
 

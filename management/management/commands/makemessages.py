@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.commands import makemessages
 
 # What nobody reads on a page: tests, measurements, and the programs that stand in for devices.
-LEFT_OUT = ("tests/*", "management/simulator/*", "management/benchmarks/*", "docs/*", "deploy/*", "static/*", "var/*")
+LEFT_OUT = ("tests/*", "management/simulator/*", "tests/benchmarks/*", "docs/*", "deploy/*", "static/*", "var/*")
 
 
 class Command(makemessages.Command):

@@ -38,9 +38,6 @@ class Command(BaseCommand):
         parser.add_argument(
             "--retire", action="store_true", help="store what the broker holds for this client id, and end its session"
         )
-        parser.add_argument("--without-manual-ack", action="store_true", help="loses messages: for tests only")
-        parser.add_argument("--without-session", action="store_true", help="loses messages: for tests only")
-        parser.add_argument("--without-connections", action="store_true", help="loses messages: for tests only")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["replicas"] < 1:
@@ -50,15 +47,7 @@ class Command(BaseCommand):
         self._stop = False
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
-        listener = Listener(
-            build_ingest(),
-            client_id=options["client_id"],
-            share=options["share"],
-            retiring=options["retire"],
-            manual_ack=not options["without_manual_ack"],
-            persistent=not options["without_session"],
-            by_connection=not options["without_connections"],
-        )
+        listener = self.make_listener(options)
         bound_lock_waits(LOCK_TIMEOUT_MS)
         give_back_memory()
         watchdog = Watchdog(settings.INGEST_WATCHDOG_SECONDS)
@@ -72,6 +61,12 @@ class Command(BaseCommand):
             "Stopped after %d messages; %d were read and not stored: they will come again",
             listener.processed,
             listener.waiting,
+        )
+
+    def make_listener(self, options: dict[str, Any]) -> Listener:
+        """Return the listener that the options describe."""
+        return Listener(
+            build_ingest(), client_id=options["client_id"], share=options["share"], retiring=options["retire"]
         )
 
     def _on_signal(self, *_: object) -> None:
