@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from devices.models.access import ACTIONS
-from tests.catalogue import ROOT, Entry, of_python, of_template, read_po, wanted
+from tests.translation_catalogue import ROOT, Entry, of_python, of_template, read_po, wanted
 
 KO = ROOT / "locale" / "ko" / "LC_MESSAGES"
 ENTRIES = [entry for entry in read_po(KO / "django.po") if entry.text]

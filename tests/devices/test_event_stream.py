@@ -15,9 +15,9 @@ from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
 from tests.conftest import Registered, wait_until
-from tests.redis_away import wait_for_redis
+from tests.redis_recovery import wait_for_redis
 
-from .watching import POOL_SIZE, Stream, Web
+from .event_stream_client import POOL_SIZE, Stream, Web
 
 
 def change(device: Registered, *kinds: str) -> None:

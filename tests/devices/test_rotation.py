@@ -14,7 +14,7 @@ from django_tenants.utils import schema_context
 
 from management.device_client.gwanje_device import decrypt_secret, open_command
 from management.embedded.stack import EmbeddedStack
-from tests import wire
+from tests import payloads
 from tests.conftest import Registered, wait_until
 from tests.mqtt import RawClient
 
@@ -46,14 +46,14 @@ def hear(ingest: Any) -> Callable[..., str]:
     from telemetry.services.pipeline.results import Incoming
 
     def process(device: Registered, *, version: int = 2, **members: Any) -> str:
-        make = wire.v2 if version == 2 else wire.v1
+        make = payloads.v2 if version == 2 else payloads.v1
         ingest.router.forget()
         payload = make(device, VALUE, **members)
-        ingest.process([Incoming(wire.topic(device), payload, datetime.now(UTC))])
+        ingest.process([Incoming(payloads.topic(device), payload, datetime.now(UTC))])
         ingest._judge._key_uses._flush_at = 0.0
         ingest.tick(last=True)
         with schema_context(device.tenant.schema_name):
-            row = Quarantined.objects.filter(topic=wire.topic(device), payload=payload).first()
+            row = Quarantined.objects.filter(topic=payloads.topic(device), payload=payload).first()
             return row.reason if row else ""
 
     return process
@@ -321,7 +321,7 @@ def test_what_a_device_says_stands_on_the_page(speaks_v2: Any, secret: str, note
             claims = open_command(bytes(message.payload), device.secret)
             said = {"id": claims["id"], "device_uuid": device.uuid, "status": "error", "detail": "no room"}
             topic = f"command/{device.tenant.slug}/{device.uuid}/response"
-            raw.publish(topic, wire.token(said, secret or device.secret, "1"))
+            raw.publish(topic, payloads.token(said, secret or device.secret, "1"))
 
         raw.client.on_message = answer
         raw.subscribe(f"command/+/{device.uuid}/request")
@@ -409,7 +409,9 @@ def test_a_device_that_moved_is_told_to_return(speaks_v2: Any, hear: Callable[..
             claims = open_command(bytes(message.payload), new)
             assert (claims["command"], claims["kid"]) == ("use_key", "1")
             said = {"id": claims["id"], "device_uuid": device.uuid, "status": "ok"}
-            raw.publish(f"command/{device.tenant.slug}/{device.uuid}/response", wire.token(said, device.secret, "1"))
+            raw.publish(
+                f"command/{device.tenant.slug}/{device.uuid}/response", payloads.token(said, device.secret, "1")
+            )
 
         raw.client.on_message = answer
         raw.subscribe(f"command/+/{device.uuid}/request")

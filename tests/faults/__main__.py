@@ -42,7 +42,7 @@ class Command(BaseCommand):
             # They need the settings, which need the servers.
             from tests.faults import report, run
             from tests.faults.rows import ROWS
-            from tests.faults.stage import set_stage
+            from tests.faults.setup import set_stage
 
             names = [name.strip() for name in options["rows"].split(",") if name.strip()]
             if unknown := [name for name in names if name not in ROWS]:

@@ -15,7 +15,7 @@ from .ledger import Entry
 from .process import wait_until
 from .proxy import Proxy
 from .rows import row
-from .scene import CHANGES, READY, Scene
+from .scenario import CHANGES, READY, Scene
 
 Counter = tuple[str, int, int, int]  # schema, device id, boot, seq
 

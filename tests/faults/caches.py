@@ -21,7 +21,7 @@ from .ledger import Entry
 from .load import Load
 from .process import wait_until
 from .rows import row
-from .scene import Scene
+from .scenario import Scene
 
 _LEAST_THROUGHPUT = 0.9
 _REPLAYED = 50

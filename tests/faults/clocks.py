@@ -9,7 +9,7 @@ from .fleet import Sender
 from .ledger import Entry, Fate
 from .process import wait_until
 from .rows import row
-from .scene import CHANGES, DEVICES, READY, Scene
+from .scenario import CHANGES, DEVICES, READY, Scene
 
 _HOUR = 3600.0
 _SETTLING_SECONDS = 1.0

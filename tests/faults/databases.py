@@ -26,7 +26,7 @@ from tenants.infrastructure.database import conninfo
 from .process import wait_until
 from .proxy import Proxy
 from .rows import Skipped, row
-from .scene import Scene
+from .scenario import Scene
 
 _WEB_SECONDS = 5.0
 _WAL_MIB = 224

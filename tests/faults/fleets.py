@@ -23,7 +23,7 @@ from .fleet import Fleet, Sender
 from .ledger import Entry
 from .process import wait_until
 from .rows import row
-from .scene import Scene
+from .scenario import Scene
 
 _FLAPPING = 5
 _NOISE = 10

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from .fleet import READINGS
 from .ledger import Entry, Ledger
-from .stored import Found
+from .stored_rows import Found
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from devices.services.vault.secret_store import SecretsUnavailable, forget_provi
 
 from .fleet import Sender
 from .rows import row
-from .scene import Scene
+from .scenario import Scene
 
 
 @row("15", "keys of all devices rotated at load, Vault restarted in the middle")

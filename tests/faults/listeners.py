@@ -5,7 +5,7 @@ import time
 
 from .process import Process
 from .rows import row
-from .scene import Scene
+from .scenario import Scene
 
 _KILLS = 10
 _EXIT_SECONDS = 10.0

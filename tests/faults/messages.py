@@ -14,7 +14,7 @@ from .fleet import COMPONENT, Sender
 from .ledger import Entry
 from .poison import corpus
 from .rows import row
-from .scene import Scene
+from .scenario import Scene
 
 _DAY = 24 * 3600.0
 _WINDOW = 100

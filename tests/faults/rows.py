@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .scene import Scene
+from .scenario import Scene
 
 Play = Callable[[Scene], None]
 

@@ -9,8 +9,8 @@ from . import brokers, caches, clocks, databases, fleets, keys, listeners, messa
 from .bounds import most_seconds
 from .invariants import Result
 from .rows import ROWS, Row, Skipped
-from .scene import Scene, Stage
-from .stage import restore
+from .scenario import Scene, Stage
+from .setup import restore
 
 # What a row takes beside its load: listeners that start, servers that come back, what waited being stored.
 _ROW_SECONDS = 420.0

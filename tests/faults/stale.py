@@ -10,7 +10,7 @@ from tenants.infrastructure.database import conninfo
 
 from .process import wait_until
 from .rows import row
-from .scene import READY, Scene
+from .scenario import READY, Scene
 
 # Of each of two tenants; fewer than a listener holds of both before it puts some aside.
 MESSAGES = 100

@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from django.db import connection
 from django_tenants.utils import schema_context
 
-from .dump import Dump
+from .legacy_dump import Dump
 
 LAW = ("created", "unchanged", "errors")
 

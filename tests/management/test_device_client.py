@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from management.device_client import gwanje_device
 from management.device_client.gwanje_device import GwanjeDevice, Outbox, iso_timestamp, sign_v1, sign_v2
 
-from .broker import Broker, Heard, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
+from .mosquitto import Broker, Heard, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
 from .proxy import LossyProxy
 from .signed import is_signed, opened
 

@@ -19,7 +19,7 @@ from management.management.commands.simulate_devices import Command
 from management.simulator.faults import FAULTS
 from telemetry.models import Reason
 
-from .broker import Broker, Listener, broker_fixture, listener_fixture  # noqa: F401 (fixtures)
+from .mosquitto import Broker, Listener, broker_fixture, listener_fixture  # noqa: F401 (fixtures)
 from .signed import is_signed, opened
 
 DOCS = Path(__file__).parents[2] / "docs"

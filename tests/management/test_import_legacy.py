@@ -15,8 +15,8 @@ from django_tenants.utils import schema_context
 
 from tests.conftest import wait_until
 
-from .dump import START, make_dump
 from .legacy import Import, broker_names, counts, everything, messages, run_fixture, tenant_fixture, totals  # noqa: F401
+from .legacy_dump import START, make_dump
 
 # --- Every field to its place -----------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from management.simulator.fleet import Fleet, FleetOptions, Summary
 from management.simulator.inventory import InventoryUnusable, load_inventory
 from management.simulator.sensors import SENSORS, measure
 
-from .broker import Broker, Heard, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
+from .mosquitto import Broker, Heard, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
 from .signed import is_signed, opened
 
 COMPONENTS = ["dht22", "bmp280-2"]

@@ -16,7 +16,7 @@ from telemetry.services.queries.aggregates import Bucket, aggregate, plan
 from telemetry.services.queries.calendar_intervals import edges, parse
 from telemetry.services.queries.query_budget import TooMuchWork, bounded
 from telemetry.services.rollups import hourly_daily, packing
-from tests.telemetry.storage import Field, Row, make_field, remove_field, truth
+from tests.telemetry.rollup_tenant import Field, Row, make_field, remove_field, truth
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)

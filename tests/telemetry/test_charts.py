@@ -20,7 +20,7 @@ from telemetry.services.queries.charts import Chart, Line, device_charts, lines
 from telemetry.services.queries.downsampling import lttb
 from telemetry.services.rollups import hourly_daily, packing
 from tests.api.conftest import add_readings, add_series, make_device
-from tests.telemetry.storage import Field, make_field, remove_field
+from tests.telemetry.rollup_tenant import Field, make_field, remove_field
 
 NOW = timezone.now().replace(microsecond=0)
 DAY = timedelta(days=1)

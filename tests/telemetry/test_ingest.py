@@ -11,10 +11,10 @@ import pytest
 from django.core.exceptions import ValidationError
 from django_tenants.utils import schema_context
 
-from tests import wire
+from tests import payloads
 from tests.conftest import Registered, wait_until
-from tests.redis_away import wait_for_redis
-from tests.wire import topic, v1, v2
+from tests.payloads import topic, v1, v2
+from tests.redis_recovery import wait_for_redis
 
 Send = Callable[..., Any]
 
@@ -123,7 +123,7 @@ def test_a_version_1_message_written_in_another_way_is_the_same_message(register
 
 def test_two_values_of_one_instant_are_both_kept(register: Any, send: Send) -> None:
     device = register()
-    at = wire.timestamp()
+    at = payloads.timestamp()
     send((topic(device), v1(device, {"temp": 1}, timestamp=at)), (topic(device), v1(device, {"temp": 2}, timestamp=at)))
     send((topic(device), v1(device, {"temp": 2, "humidity": 5}, timestamp=at)))
     assert [row[2] for row in readings(device) if row[1] == "temperature"] == [1.0, 2.0]
@@ -194,7 +194,7 @@ REFUSALS: list[tuple[str, Callable[[Registered], tuple[str, bytes]]]] = [
     ("wrong_tenant", other_tenants_slug),
     ("bad_signature", lambda d: (topic(d), _changed(v1(d, VALUE)))),
     ("bad_signature", lambda d: (topic(d), v1(d, VALUE, secret="another"))),
-    ("bad_signature", lambda d: (topic(d), json.dumps({"timestamp": wire.timestamp(), "value": VALUE}).encode())),
+    ("bad_signature", lambda d: (topic(d), json.dumps({"timestamp": payloads.timestamp(), "value": VALUE}).encode())),
     ("bad_signature", lambda d: (topic(d), v2(d, VALUE, seq=1, secret="another"))),
     ("bad_signature", lambda d: (topic(d), v2(d, VALUE, seq=1, kid="9"))),
     ("bad_signature", lambda d: (topic(d), v2(d, VALUE, seq=1, device_uuid=str(uuid.uuid4())))),
@@ -407,9 +407,9 @@ def test_vault_away_parks_messages_and_spares_known_devices(register: Any, send:
 
 def test_a_birth_needs_neither_counter_nor_board(register: Any, send: Send) -> None:
     device = register()
-    members = {"device_uuid": device.uuid, "session": "s", "timestamp": wire.timestamp()}
-    assert send((f"device/birth/{device.uuid}", wire.token(members, device.secret, device.kid))).stored == 1
-    moved = wire.token({**members, "cpu_serial": "moved"}, device.secret, device.kid)
+    members = {"device_uuid": device.uuid, "session": "s", "timestamp": payloads.timestamp()}
+    assert send((f"device/birth/{device.uuid}", payloads.token(members, device.secret, device.kid))).stored == 1
+    moved = payloads.token({**members, "cpu_serial": "moved"}, device.secret, device.kid)
     send((f"device/birth/{device.uuid}", moved))
     assert refused(device) == [("cpu_serial_mismatch", 1)]
 

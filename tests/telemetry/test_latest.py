@@ -19,8 +19,8 @@ from telemetry.services.latest import values as latest
 from telemetry.services.latest.values import LatestRecorder, latest_of
 from telemetry.services.rollups import hourly_daily, packing
 from telemetry.services.rollups.latest_table import Newest
-from tests.redis_away import wait_for_redis
-from tests.telemetry.storage import Field, make_field, remove_field
+from tests.redis_recovery import wait_for_redis
+from tests.telemetry.rollup_tenant import Field, make_field, remove_field
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)

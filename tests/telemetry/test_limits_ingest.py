@@ -11,7 +11,7 @@ from django_tenants.utils import schema_context
 
 from tenants.services.limits import set_limits
 from tests.conftest import Registered
-from tests.wire import topic, v1, v2
+from tests.payloads import topic, v1, v2
 
 # So slow that nothing is refilled while a test runs.
 SLOW = 0.001

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .test_storage import ingest
+from .test_tenant_writer import ingest
 
 __all__ = ["ingest"]
 

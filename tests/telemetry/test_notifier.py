@@ -13,10 +13,10 @@ from django.db import connection
 from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
-from tests import wire
+from tests import payloads
 from tests.conftest import Process, Registered, wait_until
 from tests.mqtt import RawClient
-from tests.redis_away import wait_for_redis
+from tests.redis_recovery import wait_for_redis
 
 
 def change(device: Registered, *kinds: str, at: datetime | None = None) -> None:
@@ -92,8 +92,8 @@ def test_an_app_is_told_the_state_with_the_latest_values(
 
     device, ingest = register(), build_ingest()
     client, notifier = app(device.tenant), notify()
-    message = wire.v1(device, {"temp": 25.5, "humidity": 45.1})
-    ingest.process([Incoming(wire.topic(device), message, datetime.now(UTC))])
+    message = payloads.v1(device, {"temp": 25.5, "humidity": 45.1})
+    ingest.process([Incoming(payloads.topic(device), message, datetime.now(UTC))])
     ingest.storage.close()
     (state,) = wait_until(lambda: publications(client, device), 5)
     seen = datetime.fromisoformat(state.pop("last_seen_at"))

@@ -12,7 +12,7 @@ from telemetry.models import PackedDay, Reading, Series
 from telemetry.services.queries import readings
 from telemetry.services.rollups import hourly_daily, packing, partitions
 from telemetry.services.work_lock import state
-from tests.telemetry.storage import Field, make_field, numbers, remove_field, rows_of, truth
+from tests.telemetry.rollup_tenant import Field, make_field, numbers, remove_field, rows_of, truth
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)

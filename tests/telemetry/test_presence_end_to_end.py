@@ -8,7 +8,7 @@ import pytest
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
-from tests import wire
+from tests import payloads
 from tests.conftest import Process, Registered, wait_until
 from tests.mqtt import RawClient
 from tests.telemetry.test_ingest import status
@@ -52,8 +52,8 @@ class Connection(RawClient):
 
     def __enter__(self) -> "Connection":
         super().__enter__()
-        members = {"device_uuid": self._device.uuid, "session": self._session, "timestamp": wire.timestamp()}
-        token = wire.token(members, self._device.secret, self._device.kid)
+        members = {"device_uuid": self._device.uuid, "session": self._session, "timestamp": payloads.timestamp()}
+        token = payloads.token(members, self._device.secret, self._device.kid)
         self.publish_acknowledged(self._topics[1], token)
         return self
 
@@ -86,7 +86,7 @@ def test_the_process_hangs_while_the_connection_lives(platform: None, device: Re
     with Connection(device, "s1") as connection:
         assert reaches(device, "TIMEOUT", 10) == [ARRIVED, ("ONLINE", "TIMEOUT", "timeout")]
         assert connection.client.is_connected()
-        connection.publish_acknowledged(wire.topic(device), wire.v2(device, {"temp": 20}, seq=1))
+        connection.publish_acknowledged(payloads.topic(device), payloads.v2(device, {"temp": 20}, seq=1))
         assert reaches(device, "ONLINE", 5)[-1] == ("TIMEOUT", "ONLINE", "telemetry")
 
 
@@ -107,7 +107,7 @@ def test_it_reconnects_within_the_keep_alive(platform: None, device: Registered)
     first.client.loop_stop()  # its network is gone, and nobody has noticed
     with Connection(device, "s2") as second:
         for seq in range(1, 30):
-            second.publish_acknowledged(wire.topic(device), wire.v2(device, {"temp": 20}, seq=seq))
+            second.publish_acknowledged(payloads.topic(device), payloads.v2(device, {"temp": 20}, seq=seq))
             time.sleep(0.1)
         # Whichever of will and birth the broker sent first: at the end it is there, and the ledger chains.
         final, changes = status(device)
@@ -132,7 +132,7 @@ def test_redis_is_emptied_while_devices_report(platform: None, register: Callabl
         for seq in range(1, 60):
             if seq in (5, 20):
                 get_redis_connection("default").flushall()
-            connection.publish_acknowledged(wire.topic(talking), wire.v2(talking, {"temp": 20}, seq=seq))
+            connection.publish_acknowledged(payloads.topic(talking), payloads.v2(talking, {"temp": 20}, seq=seq))
             time.sleep(0.2)
         assert status(talking) == ("ONLINE", [ARRIVED])
         # The one that fell silent is found, although Redis forgot its deadline twice.
@@ -151,7 +151,7 @@ def test_nobody_listens_so_silence_says_nothing(
         servers.STACK.stop_server("postgres")
         try:
             for seq in range(1, 30):
-                connection.publish_acknowledged(wire.topic(device), wire.v2(device, {"temp": 20}, seq=seq))
+                connection.publish_acknowledged(payloads.topic(device), payloads.v2(device, {"temp": 20}, seq=seq))
                 time.sleep(0.2)
         finally:
             servers.STACK.start_server("postgres")
@@ -160,7 +160,7 @@ def test_nobody_listens_so_silence_says_nothing(
 
         database.close()
         for seq in range(30, 50):
-            connection.publish_acknowledged(wire.topic(device), wire.v2(device, {"temp": 20}, seq=seq))
+            connection.publish_acknowledged(payloads.topic(device), payloads.v2(device, {"temp": 20}, seq=seq))
             time.sleep(0.2)
         database.close()
         assert status(device) == ("ONLINE", [ARRIVED])

@@ -16,7 +16,7 @@ from django.db import connection
 from django_tenants.utils import schema_context
 
 from tests.conftest import Registered, wait_until
-from tests.wire import topic, v1, v2
+from tests.payloads import topic, v1, v2
 
 VALUE = {"temp": 21.5, "humidity": 44}
 Send = Callable[..., Any]

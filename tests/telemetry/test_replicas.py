@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django_tenants.utils import schema_context
 
-from tests import wire
+from tests import payloads
 from tests.conftest import Process, Registered, wait_until
 from tests.mqtt import RawClient
 
@@ -29,7 +29,7 @@ def forget_sessions(live_db: None) -> Iterator[None]:
 def publish(device: Registered, count: int, first: int = 0) -> None:
     with RawClient.of_url("MQTT_BRIDGE_URL") as client:
         for n in range(first, first + count):
-            client.publish(wire.topic(device), wire.v2(device, {"temp": n % 50}, seq=n))
+            client.publish(payloads.topic(device), payloads.v2(device, {"temp": n % 50}, seq=n))
         wait_until(lambda: len(client.acknowledged) == count)
 
 

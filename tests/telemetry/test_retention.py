@@ -13,7 +13,7 @@ from telemetry.models import DeviceSequence, Latest, PackedDay, Reading, Reading
 from telemetry.services.latest import values
 from telemetry.services.retention import telemetry
 from telemetry.services.rollups import hourly_daily, packing, partitions
-from tests.telemetry.storage import Field, make_field, remove_field, rows_of
+from tests.telemetry.rollup_tenant import Field, make_field, remove_field, rows_of
 
 DAY = timedelta(days=1)
 # Not in the first hours of a month, when its first hour is not rolled up yet.

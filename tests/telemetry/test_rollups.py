@@ -15,9 +15,9 @@ from django_tenants.utils import schema_context
 
 from telemetry.services.rollups import hourly_daily, packing
 from telemetry.services.work_lock import Busy, state
-from tests import wire
+from tests import payloads
 from tests.conftest import Registered
-from tests.telemetry.storage import Field, Row, differences, make_field, numbers, remove_field, truth
+from tests.telemetry.rollup_tenant import Field, Row, differences, make_field, numbers, remove_field, truth
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -308,7 +308,9 @@ def test_ingest_marks_what_it_stores_late(register: Callable[..., Registered]) -
 
     def send(*ago: float) -> None:
         now = datetime.now(UTC)
-        ingest.process([Incoming(wire.topic(device), wire.v1(device, {"temp": n % 50}, ago=n), now) for n in ago])
+        ingest.process(
+            [Incoming(payloads.topic(device), payloads.v1(device, {"temp": n % 50}, ago=n), now) for n in ago]
+        )
 
     try:
         with schema_context(device.tenant.schema_name):

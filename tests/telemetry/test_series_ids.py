@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 
 from telemetry.services.pipeline.measurement import Measurement
-from tests.telemetry.storage import Field, make_field, remove_field
+from tests.telemetry.rollup_tenant import Field, make_field, remove_field
 
 METRICS = tuple("abcdefghij")
 

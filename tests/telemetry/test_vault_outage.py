@@ -9,7 +9,7 @@ from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
 from tests.conftest import Registered, wait_until
-from tests.wire import topic, v2
+from tests.payloads import topic, v2
 
 VALUE = {"temp": 21.5, "humidity": 44}
 

@@ -13,7 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from management.embedded.stack import EmbeddedStack
 from tenants.infrastructure.redis_breaker import Breaker, BreakerPool, RedisAway
-from tests.redis_away import wait_for_redis
+from tests.redis_recovery import wait_for_redis
 
 # The settings' own time limit, and what a busy machine adds.
 STALL_SECONDS = 0.5 + 0.4

@@ -43,7 +43,7 @@ def test_a_tenant_has_its_schema_its_units_and_its_owner(slug: str) -> None:
 def test_a_creation_that_fails_is_recorded_and_resumed(
     slug: str, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
-    settings.TENANT_INSTALLERS = ["tests.tenants.test_services.fail"]
+    settings.TENANT_INSTALLERS = ["tests.tenants.test_lifecycle.fail"]
     with pytest.raises(RuntimeError, match="the disk is full"):
         create_tenant(slug=slug, name="Made")
     tenant = Tenant.objects.get(slug=slug)
@@ -58,7 +58,7 @@ def fail() -> None:
 
 
 def test_a_half_made_tenant_is_discarded_with_its_schema(slug: str, settings: Any) -> None:
-    settings.TENANT_INSTALLERS = ["tests.tenants.test_services.fail"]
+    settings.TENANT_INSTALLERS = ["tests.tenants.test_lifecycle.fail"]
     with pytest.raises(RuntimeError):
         create_tenant(slug=slug, name="Made")
     tenant = Tenant.objects.get(slug=slug)

@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django_tenants.utils import schema_context
 
 from tests.conftest import Registered
-from tests.wire import topic, v1, v2
+from tests.payloads import topic, v1, v2
 
 Send = Callable[..., Any]
 

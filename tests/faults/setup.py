@@ -12,7 +12,7 @@ from management.embedded.stack import EmbeddedStack
 from tenants.services.lifecycle import create_tenant
 
 from .fleet import Fleet
-from .scene import Stage
+from .scenario import Stage
 
 # The supervisor's words for what it starts by itself.
 _COMES_UP = frozenset({"STARTING", "RUNNING", "BACKOFF"})

@@ -14,7 +14,7 @@ from django_tenants.utils import schema_context
 
 from tests.conftest import Registered, wait_until
 from tests.mqtt import RawClient
-from tests.wire import topic, v1, v2
+from tests.payloads import topic, v1, v2
 
 GOOD = {"temp": 21.5, "humidity": 44}
 Make = Callable[[Registered], tuple[str, bytes]]

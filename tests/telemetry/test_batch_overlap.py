@@ -7,17 +7,20 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests import wire
+from tests import payloads
 from tests.conftest import Registered
 
-from .test_storage import both_versions, incoming, ingest, stored
+from .test_tenant_writer import both_versions, incoming, ingest, stored
 
 __all__ = ["ingest"]
 
 
 def values(device: Registered, count: int, first: int) -> list[Any]:
     return incoming(
-        [(wire.topic(device), wire.v2(device, {"humidity": 20 + n / 100}, seq=n)) for n in range(first, first + count)]
+        [
+            (payloads.topic(device), payloads.v2(device, {"humidity": 20 + n / 100}, seq=n))
+            for n in range(first, first + count)
+        ]
     )
 
 
@@ -61,7 +64,7 @@ def test_the_same_messages_in_two_batches_are_stored_once(ingest: Any, register:
 def test_version_1_is_not_taken_behind_a_version_2_that_is_being_stored(ingest: Any, register: Any) -> None:
     device = register()
     ingest.advance(values(device, 1, 0))
-    ingest.advance(incoming([(wire.topic(device), wire.v1(device, {"temp": 20}))]))
+    ingest.advance(incoming([(payloads.topic(device), payloads.v1(device, {"temp": 20}))]))
     tally = ingest.advance(())
     assert (tally.stored, tally.quarantined) == (0, 1)
 
@@ -93,7 +96,7 @@ def test_when_the_connection_breaks_both_batches_are_tried_again(ingest: Any, re
 def test_what_cannot_be_sent_is_found_when_it_is_settled(ingest: Any, register: Any) -> None:
     """Two messages with one counter are known not to go in together: there is no answer to wait for."""
     device = register()
-    batch = values(device, 3, 0) + incoming([(wire.topic(device), wire.v2(device, {"humidity": 99}, seq=2))])
+    batch = values(device, 3, 0) + incoming([(payloads.topic(device), payloads.v2(device, {"humidity": 99}, seq=2))])
     ingest.advance(batch)
     assert ingest.is_storing
     assert ingest.answering is None

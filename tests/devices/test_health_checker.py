@@ -16,7 +16,7 @@ from django_tenants.utils import schema_context
 from devices.services.presence import activity, health_checker, timeouts
 from devices.services.presence import redis_scripts as scripts
 from devices.services.presence.activity import PresenceRecorder, Sign
-from tests.redis_away import wait_for_redis
+from tests.redis_recovery import wait_for_redis
 
 TIMEOUT = 60.0
 

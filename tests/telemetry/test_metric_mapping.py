@@ -12,9 +12,9 @@ from django_tenants.utils import schema_context
 
 from devices.services.metadata.unit_inference import guess
 from tests.conftest import Registered
-from tests.wire import topic, v1, v2
+from tests.payloads import topic, v1, v2
 
-from .test_contract import readings, series, settle
+from .test_hardware_contract import readings, series, settle
 
 PAYLOADS = {
     case["name"]: case["payload"]

@@ -36,13 +36,13 @@ def refuse(device: Registered, *, signature: int) -> None:
     from telemetry.services.pipeline.form import parse_topic
     from telemetry.services.pipeline.processing import Accepted
     from telemetry.services.pipeline.results import AcceptedItem, Incoming
-    from tests import wire
+    from tests import payloads
 
     spec = load_specs([device.device.uuid])[device.device.uuid]
     limits = LimitSpec(device=RateSpec(0.5, 1))
     spec = replace(spec, tenant=replace(spec.tenant, limits=limits))
     now = datetime.now(UTC)
-    topic = parse_topic(wire.topic(device))
+    topic = parse_topic(payloads.topic(device))
     verdict = Accepted(topic, "dht22", now, False, signature, int(device.kid), b"0" * 16)
     limiter = Limiter()
     assert len(limiter.admit([AcceptedItem(Incoming("t", b"", now), spec, verdict)] * 2)) == 1
@@ -89,11 +89,11 @@ def test_a_device_of_version_2_is_told_in_what_its_key_signs(register: Any, noti
 
 
 def test_a_command_is_no_telemetry_and_telemetry_no_command(register: Any) -> None:
-    from tests import wire
+    from tests import payloads
 
     device = register()
     with pytest.raises(ValueError, match="no command"):
-        open_command(wire.v2(device, {"temp": 1}, seq=1), device.secret)
+        open_command(payloads.v2(device, {"temp": 1}, seq=1), device.secret)
 
 
 def test_nobody_is_told_of_another_tenants_device(register: Any, tenant_a: Any, tenant_b: Any) -> None:

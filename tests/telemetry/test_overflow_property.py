@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from tests.conftest import Registered
 
-from .test_aside import locked, retry, since, totals
-from .test_overlap import values
-from .test_storage import stored
+from .test_batch_overlap import values
+from .test_overflow import locked, retry, since, totals
+from .test_tenant_writer import stored
 
 TABLES = ("telemetry_message", "telemetry_reading", "devices_devicestatus")
 

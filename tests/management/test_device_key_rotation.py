@@ -15,7 +15,7 @@ from devices.services.broker import commands
 from devices.services.rotation import secret_transport
 from management.device_client.gwanje_device import GwanjeDevice, sign_v2
 
-from .broker import Broker, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
+from .mosquitto import Broker, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
 from .signed import is_signed, opened
 
 ID = "0d0b2a52-6a9e-4a55-9d68-0a6f0c8a1f11"

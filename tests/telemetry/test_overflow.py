@@ -13,12 +13,12 @@ from django_tenants.utils import schema_context
 from psycopg import sql
 
 from tenants.infrastructure.database import conninfo
-from tests import wire
+from tests import payloads
 from tests.conftest import Registered
 from tests.telemetry.test_limits_ingest import SLOW, set_limits
 
-from .test_overlap import values
-from .test_storage import both_versions, incoming, ingest, stored
+from .test_batch_overlap import values
+from .test_tenant_writer import both_versions, incoming, ingest, stored
 
 __all__ = ["ingest"]
 
@@ -249,7 +249,7 @@ def test_messages_of_a_device_that_is_gone_meanwhile_are_quarantined(ingest: Any
     retry_all(ingest)
     assert waiting() == 0
     with schema_context(device.tenant.schema_name):
-        assert Quarantined.objects.filter(topic=wire.topic(device), reason="unknown_device").count() == 50
+        assert Quarantined.objects.filter(topic=payloads.topic(device), reason="unknown_device").count() == 50
 
 
 def test_one_that_cannot_be_stored_does_not_stay_in_the_way(ingest: Any, register: Any) -> None:
@@ -270,4 +270,4 @@ def test_one_that_cannot_be_stored_does_not_stay_in_the_way(ingest: Any, registe
             cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT poison")
     assert (waiting(), stored(other)[0]) == (0, 20)
     with schema_context("public"):
-        assert UnroutedMessage.objects.filter(topic=wire.topic(device)).count() == 20
+        assert UnroutedMessage.objects.filter(topic=payloads.topic(device)).count() == 20

@@ -10,7 +10,7 @@ import pytest
 from django_tenants.utils import schema_context
 from psycopg import sql
 
-from tests import wire
+from tests import payloads
 from tests.conftest import Registered, wait_until
 
 Message = tuple[str, bytes]
@@ -35,8 +35,8 @@ def both_versions(device: Registered, count: int, first: int = 0) -> list[Messag
     """Version 1 and then version 2, because there is no way back."""
     half = count // 2
     values = [{"temp": 20, "humidity": 20 + n / 100} for n in range(first, first + count)]
-    return [(wire.topic(device), wire.v1(device, value)) for value in values[:half]] + [
-        (wire.topic(device), wire.v2(device, value, seq=first + n)) for n, value in enumerate(values[half:])
+    return [(payloads.topic(device), payloads.v1(device, value)) for value in values[:half]] + [
+        (payloads.topic(device), payloads.v2(device, value, seq=first + n)) for n, value in enumerate(values[half:])
     ]
 
 
@@ -93,8 +93,8 @@ def test_what_is_there_already_is_stored_once_and_the_rest_goes_in(
 
 def test_a_repeated_counter_in_one_batch_is_found(ingest: Any, register: Any) -> None:
     device = register()
-    once, again = (wire.v2(device, {"humidity": t}, seq=7) for t in (1, 2))
-    tally = ingest.process(incoming([(wire.topic(device), once), (wire.topic(device), again)]))
+    once, again = (payloads.v2(device, {"humidity": t}, seq=7) for t in (1, 2))
+    tally = ingest.process(incoming([(payloads.topic(device), once), (payloads.topic(device), again)]))
     assert (tally.stored, tally.quarantined) == (1, 1)
     assert stored(device) == (1, [1.0])
 
@@ -123,7 +123,7 @@ def test_one_message_that_postgresql_refuses_does_not_hold_up_the_others(
     from tenants.models import UnroutedMessage
 
     with schema_context("public"):
-        kept = UnroutedMessage.objects.filter(topic=wire.topic(device))
+        kept = UnroutedMessage.objects.filter(topic=payloads.topic(device))
         assert kept.count() == 2
         assert "poison" in kept[0].detail
 
@@ -178,7 +178,7 @@ def test_two_listeners_that_store_the_same_messages_store_them_once(
 
     devices = [register(), register(tenant=tenant_b)]
     messages = [
-        (wire.topic(device), wire.v2(device, {"humidity": 20 + n / 100}, seq=n))
+        (payloads.topic(device), payloads.v2(device, {"humidity": 20 + n / 100}, seq=n))
         for n in range(200)
         for device in devices
     ]

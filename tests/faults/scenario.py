@@ -23,7 +23,7 @@ from .invariants import Result, compare
 from .ledger import Ledger
 from .load import Load, Traffic, plain
 from .process import Process, wait_until
-from .stored import Books, Found
+from .stored_rows import Books, Found
 
 READY = "Connected to the broker"
 # Tenants' tables for `count_in_tenants`: the ledgers of presence, and what is known of each device.

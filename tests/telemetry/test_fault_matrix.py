@@ -21,9 +21,9 @@ from tests.faults.fleet import Fleet
 from tests.faults.invariants import compare
 from tests.faults.ledger import Entry, Ledger
 from tests.faults.rows import ROWS, Row
-from tests.faults.scene import Scene, Stage
+from tests.faults.scenario import Scene, Stage
 from tests.faults.stale import MESSAGES
-from tests.faults.stored import Found
+from tests.faults.stored_rows import Found
 
 RATE, SECONDS = 200.0, 3.0
 

@@ -13,8 +13,8 @@ from django_tenants.utils import schema_context
 
 from tests.conftest import wait_until
 
-from .dump import START, Dump, OldDevice, make_dump, sign_v1
 from .legacy import Import, everything, messages, new_tenant, run_fixture, tenant_fixture, totals  # noqa: F401
+from .legacy_dump import START, Dump, OldDevice, make_dump, sign_v1
 
 # --- Beside what is there already -------------------------------------------------------------------------
 

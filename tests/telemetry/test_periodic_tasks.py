@@ -14,7 +14,7 @@ from telemetry.services import periodic_tasks
 from telemetry.services.latest import redis_scripts, values
 from telemetry.services.latest.values import LatestRecorder
 from tests.conftest import Process, wait_until
-from tests.telemetry.storage import Field, make_field, remove_field
+from tests.telemetry.rollup_tenant import Field, make_field, remove_field
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 OLD = NOW - timedelta(days=10)
