@@ -21,7 +21,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test bench faults fuzz fuzz-guided lint lock messages
+.PHONY: run test bench faults upgrade fuzz fuzz-guided lint lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -38,6 +38,11 @@ bench: .venv/test.stamp
 # Three quarters of an hour: each row of the fault matrix for a minute. Writes its results into docs/reliability.md.
 faults: .venv/test.stamp
 	$(VENV_PYTHON) -m tests.faults $(ARGS)
+
+# The upgrade from a former revision, under load: make upgrade BASE=v0.1
+BASE ?= HEAD
+upgrade: .venv/test.stamp
+	$(VENV_PYTHON) -m tests.upgrade --base $(BASE) $(ARGS)
 
 # A minute of what nobody would send; make fuzz SECONDS=3600 for an hour.
 SECONDS ?= 60

@@ -1,0 +1,1 @@
+"""The upgrade from a former revision, played on a live database under load."""
