@@ -21,7 +21,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test bench faults upgrade fuzz fuzz-guided lint lock messages
+.PHONY: run test bench faults upgrade fuzz fuzz-guided lint docs hooks lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -65,6 +65,14 @@ lint: .venv/test.stamp
 	.venv/bin/mypy .
 	.venv/bin/lint-imports
 	$(VENV_PYTHON) -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+
+# The documentation site, in site/. A link or an anchor that leads nowhere is an error.
+docs: .venv/test.stamp
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+
+# The hooks of .pre-commit-config.yaml, for `git commit` and `git push`.
+hooks: .venv/test.stamp
+	.venv/bin/pre-commit install --hook-type pre-commit --hook-type pre-push
 
 # Collects what is to be translated, and compiles what is. After translating, once more.
 messages: KO := locale/ko/LC_MESSAGES/django

@@ -6,10 +6,11 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-# It starts the servers that the settings ask for.
-WITHOUT_SETTINGS = ("up",)
+# Commands that run without settings: `up` starts the servers that the settings require, and Django would answer
+# `version` with its own.
+WITHOUT_SETTINGS = ("up", "version")
 
-# They serve no pages, and spare themselves what pages are made with.
+# Commands that serve no pages and do not load the modules that render them.
 WITHOUT_PAGES = ("run_mqtt_listener",)
 
 

@@ -45,9 +45,11 @@ STAND_INS = {
 }
 
 _ADDRESS = re.compile(
-    r"(?<![\w/])(?:http://localhost:8000)?(?:/t/demo)?/?(?:api/|admin/|healthz|readyz|metrics(?!\"))[^\s\"'`)>|…,]*"
+    r"(?<![\w/#])(?:http://localhost:8000)?(?:/t/demo)?/?(?:api/|admin/|healthz|readyz|metrics(?!\"))[^\s\"'`)>|…,]*"
 )
-_FILE = re.compile(r"^(?:tests|docs|deploy|management|devices|tenants|telemetry|platform|templates|static)/[\w./-]*$")
+_FILE = re.compile(
+    r"^(?:tests|docs|deploy|management|devices|tenants|telemetry|platform|templates|static|locale)/[\w./-]*$"
+)
 
 
 # --- Links and files ----------------------------------------------------------------------------------------
@@ -242,6 +244,23 @@ def test_the_addresses_that_are_searched_for_are_found() -> None:
     assert f"http://localhost:8000/t/demo/api/v1/devices/{UUID}/latest/" in found
     assert find_view("http://localhost:8000/t/demo/api/v1/nothing/") is None
     assert find_view("http://localhost:8000/nothing/") is None
+
+
+# --- Recipes and the site -----------------------------------------------------------------------------------
+
+
+def test_every_recipe_names_its_files() -> None:
+    recipes = dict(re.findall(r"^### (.+?)\n(.*?)(?=^##|\Z)", read("CONTRIBUTING.md"), re.MULTILINE | re.DOTALL))
+    assert len(recipes) == 6
+    for title, steps in recipes.items():
+        named = [span for span in spans(steps) if _FILE.match(span)]
+        assert len(named) >= 3, f"{title}: names {named}"
+        assert all((ROOT / name).exists() for name in named)
+
+
+def test_the_site_has_every_document() -> None:
+    pages = set(re.findall(r"^ +- .+: (\S+\.md)$", read("mkdocs.yml"), re.MULTILINE))
+    assert pages == {name.removeprefix("docs/") for name in NAMES}
 
 
 # --- Tables and examples ------------------------------------------------------------------------------------
