@@ -5,3 +5,11 @@ from django.utils.translation import gettext_lazy as _
 class DevicesConfig(AppConfig):
     name = "devices"
     verbose_name = _("Devices")
+
+    def ready(self) -> None:
+        from devices import spec_changes
+        from devices.services.metadata.unit_catalogue import install_units
+        from tenants.infrastructure import hooks
+
+        hooks.new_tenant.register(install_units)
+        hooks.tenant_changed.register(spec_changes.announce)

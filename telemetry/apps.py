@@ -7,10 +7,11 @@ class TelemetryConfig(AppConfig):
     verbose_name = _("Telemetry")
 
     def ready(self) -> None:
-        from devices.services.presence import freshness
-        from telemetry.services.latest.component_freshness import newest_readings
+        from devices.hooks import newest_readings
+        from telemetry.services.latest import component_freshness, values
         from telemetry.services.metrics_collector import TENANT_FIGURES
-        from tenants.infrastructure import metrics
+        from tenants.infrastructure import hooks
 
-        freshness.provide(newest_readings)
-        metrics.provide(TENANT_FIGURES.collect)
+        newest_readings.register(component_freshness.newest_readings)
+        hooks.new_tenant.register(values.forget_new_tenant)
+        hooks.metric_collectors.register(TENANT_FIGURES.collect)

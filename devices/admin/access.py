@@ -18,11 +18,12 @@ from django.utils.translation import gettext_lazy as _
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
+from devices import hooks
 from devices.models import ApiKey, AuditEntry, RotationCampaign
 from devices.models.access import ACTIONS
 from devices.services.api_keys import issue_api_key, revoke_api_key
 from tenants.admin.base import ReadOnly, coloured, form_page, render_page
-from tenants.admin.navigation import Group
+from tenants.infrastructure.hooks import NavigationGroup
 from tenants.services.roles import Role
 
 from .base import TenantModelAdmin
@@ -155,6 +156,12 @@ class AuditEntryAdmin(ReadOnly, TenantModelAdmin):
         return str(entry.done)
 
 
-tenant_admin.groups.append(
-    Group(40, _("Access"), ((ApiKey, "key"), (RotationCampaign, "sync_lock"), (AuditEntry, "history")))
+_NAVIGATION = NavigationGroup(
+    _("Access"),
+    (
+        (ApiKey, "key"),
+        (RotationCampaign, "sync_lock"),
+        (AuditEntry, "history"),
+    ),
 )
+hooks.tenant_navigation.register(_NAVIGATION, order=40)

@@ -16,12 +16,13 @@ from unfold.decorators import action
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from devices import hooks
 from devices.models import Device
 from devices.services.provisioning import claims
 from tenants.admin.base import add_errors, form_page
+from tenants.infrastructure.hooks import device_release
 from tenants.services.roles import Role
 
-from . import panels
 from .keys import NOT_AVAILABLE, DeviceActions, errors_as_messages, unavailable_text
 from .roles import may, person
 from .site import page_of
@@ -153,13 +154,13 @@ class ClaimActions(DeviceActions):
         return redirect(page_of(pk) if stays else reverse("admin:devices_device_changelist"))
 
 
-@panels.above_device(2)
+@hooks.panels_above_device.provider(2)
 def asked_again(request: HttpRequest, device: Device) -> SafeString:
     """A warning where somebody else asked for the device's credentials."""
     return _render(request, device, "devices/admin/board_warning.html")
 
 
-@panels.below_device(45)
+@hooks.panels_below_device.provider(45)
 def board(request: HttpRequest, device: Device) -> SafeString:
     """Which board the device was, and whether it has fetched its credentials."""
     return _render(request, device, "devices/admin/board.html")
@@ -170,3 +171,6 @@ def _render(request: HttpRequest, device: Device, template: str) -> SafeString:
         device.board = claims.of_device(device)  # type: ignore[attr-defined]
     context = {"device": device, "board": device.board, "may_change": may(request, Role.OPERATOR)}  # type: ignore[attr-defined]
     return render_to_string(template, context, request) if context["board"] else SafeString("")
+
+
+device_release.register(claims.release_by_staff)

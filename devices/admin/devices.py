@@ -18,14 +18,14 @@ from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
+from devices import hooks
 from devices.models import Component, Device, DeviceImport, PresenceSettings, StatusChange
 from devices.services.presence import overview, status_changes
 from devices.services.provisioning.registration import register_device
 from tenants.admin.base import LongChangeList, add_errors, form_page
-from tenants.admin.navigation import Group
+from tenants.infrastructure.hooks import NavigationGroup
 from tenants.services.roles import Role
 
-from . import panels
 from .claims import ClaimActions
 from .components import ComponentInline
 from .keys import NOT_AVAILABLE, unavailable_text
@@ -101,8 +101,8 @@ class DeviceAdmin(ClaimActions):
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
         device = kwargs.get("obj")
         if isinstance(device, Device):
-            context["panels_above"] = [panel(request, device) for panel in panels.above()]
-            context["panels_below"] = [panel(request, device) for panel in panels.below()]
+            context["panels_above"] = [panel(request, device) for panel in hooks.panels_above_device]
+            context["panels_below"] = [panel(request, device) for panel in hooks.panels_below_device]
         return super().render_change_form(request, context, *args, **kwargs)
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
@@ -167,9 +167,9 @@ class DeviceAdmin(ClaimActions):
                 for name, view in (("allow-fetch", self.allow_fetch), ("release", self.release))
             ),
         ]
-        return [*own, *(self._page_url(page) for page in panels.device_pages()), *super().get_urls()]
+        return [*own, *(self._page_url(page) for page in hooks.device_pages), *super().get_urls()]
 
-    def _page_url(self, page: panels.DevicePage) -> URLPattern:
+    def _page_url(self, page: hooks.DevicePage) -> URLPattern:
         def view(request: HttpRequest, object_id: str) -> HttpResponse:
             return page.view(request, self.device(request, object_id))
 
@@ -177,16 +177,14 @@ class DeviceAdmin(ClaimActions):
         return path(f"<path:object_id>/{page.path}/", self.admin_site.admin_view(view), name=name)
 
 
-tenant_admin.groups.append(
-    Group(
-        10,
-        _("Fleet"),
-        (
-            (Device, "sensors"),
-            (Component, "memory"),
-            (DeviceImport, "upload_file"),
-            (StatusChange, "monitor_heart"),
-            (PresenceSettings, "timer"),
-        ),
-    )
+_NAVIGATION = NavigationGroup(
+    _("Fleet"),
+    (
+        (Device, "sensors"),
+        (Component, "memory"),
+        (DeviceImport, "upload_file"),
+        (StatusChange, "monitor_heart"),
+        (PresenceSettings, "timer"),
+    ),
 )
+hooks.tenant_navigation.register(_NAVIGATION, order=10)

@@ -17,13 +17,13 @@ from django.utils.translation import gettext_lazy as _
 from unfold.decorators import action
 from unfold.enums import ActionVariant
 
+from devices import hooks
 from devices.models import Device, DeviceCredential
 from devices.services.provisioning import activation, registration
 from devices.services.vault.secret_store import SecretMissing, SecretsUnavailable
 from tenants.admin.base import coloured, form_page, render_page
 from tenants.services.roles import Role
 
-from . import panels
 from .base import TenantModelAdmin
 from .registration import credentials_context
 from .roles import may, person
@@ -195,7 +195,7 @@ _STATES = {
 }
 
 
-@panels.below_device(50)
+@hooks.panels_below_device.provider(50)
 def keys(request: HttpRequest, device: Device) -> SafeString:
     """The device's keys: which are valid, and until when. Never a secret."""
     revoke = reverse("admin:devices_device_revoke_key", args=[device.pk])

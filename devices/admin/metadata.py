@@ -9,11 +9,11 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import action, display
 
+from devices import hooks
 from devices.models import ComponentType, HardwareModel, Metric, Unit
 from devices.models.base import announce_change
-from tenants.admin.navigation import Group
+from tenants.infrastructure.hooks import NavigationGroup
 
-from . import panels
 from .base import TenantModelAdmin, TenantStackedInline
 from .site import tenant_admin
 
@@ -59,7 +59,7 @@ class ComponentTypeAdmin(TenantModelAdmin):
         component_type = self.get_object(request, object_id)
         if component_type is None:
             raise Http404
-        return panels.teaching_page(request, component_type)
+        return hooks.metric_mapping_page.first()(request, component_type)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ComponentType]:
         return super().get_queryset(request).annotate(metric_total=Count("metrics"))
@@ -90,6 +90,12 @@ class HardwareModelAdmin(TenantModelAdmin):
         announce_change()  # the allowed types are rows of their own, which announce nothing
 
 
-tenant_admin.groups.append(
-    Group(20, _("Hardware"), ((HardwareModel, "developer_board"), (ComponentType, "extension"), (Unit, "straighten"))),
+_NAVIGATION = NavigationGroup(
+    _("Hardware"),
+    (
+        (HardwareModel, "developer_board"),
+        (ComponentType, "extension"),
+        (Unit, "straighten"),
+    ),
 )
+hooks.tenant_navigation.register(_NAVIGATION, order=20)

@@ -11,11 +11,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
+from devices import hooks
 from devices.models import AuditEntry, Device, StatusChange
 from devices.models.presence import Status
 from tenants.admin.base import ReadOnly, coloured
 
-from . import panels
 from .base import TenantModelAdmin
 from .site import tenant_admin
 
@@ -53,7 +53,7 @@ class StatusChangeAdmin(ReadOnly, TenantModelAdmin):
         return label_of(change.to_status)
 
 
-@panels.on_dashboard(0)
+@hooks.dashboard_panels.provider(0)
 def devices_by_status(request: HttpRequest) -> SafeString:
     """How many active devices are in which state."""
     active = Device.objects.filter(active=True)
@@ -72,7 +72,7 @@ def devices_by_status(request: HttpRequest) -> SafeString:
     return render_to_string("gwanje/cards.html", {"title": _("Devices"), "cards": cards}, request)
 
 
-@panels.on_dashboard(90)
+@hooks.dashboard_panels.provider(90)
 def newest_changes(request: HttpRequest) -> SafeString:
     """What was last done, and by whom."""
     context = {

@@ -9,12 +9,12 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from devices import hooks
 from devices.models import Device, IgnoredSign
 from devices.models.presence import Cause, Status
 from devices.services.presence import descriptions, status_changes
 from tenants.admin.base import render_page
 
-from .panels import DevicePage, add_device_page
 from .presence_panels import ledger_rows
 from .site import page_of, tenant_admin
 
@@ -93,4 +93,4 @@ def _address(request: HttpRequest, *, before: int | None) -> str:
     return "?" + query.urlencode()
 
 
-add_device_page(DevicePage(path="presence", name="presence", view=presence_page))
+hooks.device_pages.register(hooks.DevicePage(path="presence", name="presence", view=presence_page))

@@ -11,11 +11,11 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
+from devices import hooks
 from devices.models import Device
 from devices.services.presence import availability, descriptions, freshness, overview, status_changes
 from tenants.admin.base import coloured
 
-from . import panels
 from .presence import label_of
 from .timeline import RANGES, bar
 
@@ -27,7 +27,7 @@ FRESHNESS_COLOURS = {
 _HISTORY_SHOWN = 8
 
 
-@panels.above_device(0)
+@hooks.panels_above_device.provider(0)
 def head(request: HttpRequest, device: Device) -> SafeString:
     """The state in words with what led to it, since when, when it was last seen, how long it may be silent."""
     known = _overview(device)
@@ -43,7 +43,7 @@ def head(request: HttpRequest, device: Device) -> SafeString:
     return render_to_string("devices/admin/head.html", context, request)
 
 
-@panels.above_device(5)
+@hooks.panels_above_device.provider(5)
 def timeline(request: HttpRequest, device: Device) -> SafeString:
     """The states of the last 24 hours or 30 days, and this and the last month in figures."""
     now = timezone.now()
@@ -59,7 +59,7 @@ def timeline(request: HttpRequest, device: Device) -> SafeString:
     return render_to_string("devices/admin/timeline.html", context, request)
 
 
-@panels.above_device(8)
+@hooks.panels_above_device.provider(8)
 def components(request: HttpRequest, device: Device) -> SafeString:
     """Which of its components report as often as they should."""
     reports = _overview(device).reports
@@ -75,7 +75,7 @@ def components(request: HttpRequest, device: Device) -> SafeString:
     return render_to_string("devices/admin/freshness.html", {"rows": rows}, request)
 
 
-@panels.below_device(90)
+@hooks.panels_below_device.provider(90)
 def newest_of_ledger(request: HttpRequest, device: Device) -> SafeString:
     """The newest transitions, with their evidence."""
     context = {

@@ -11,11 +11,11 @@ from django.utils.translation import gettext_lazy as _
 from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
-from tenants.admin.navigation import Group, sidebar
+from devices import hooks
+from tenants.admin.navigation import sidebar
 from tenants.models import User
 from tenants.services.roles import role_of
 
-from . import panels
 from .roles import role
 
 
@@ -35,11 +35,6 @@ class TenantAdminSite(UnfoldAdminSite):
     login_template = "gwanje/login.html"
     index_template = "devices/admin/dashboard.html"
     index_title = _("Overview")
-    groups: list[Group]
-
-    def __init__(self, name: str = "admin") -> None:
-        super().__init__(name)
-        self.groups = []
 
     def has_permission(self, request: HttpRequest) -> bool:
         return role(request) is not None
@@ -49,10 +44,10 @@ class TenantAdminSite(UnfoldAdminSite):
         return super().each_context(request) | {"site_title": name, "site_header": name, "site_url": None}
 
     def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:
-        return sidebar(self, request)
+        return sidebar(self, hooks.tenant_navigation, request)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        rendered = [panel(request) for panel in panels.dashboard()]
+        rendered = [panel(request) for panel in hooks.dashboard_panels]
         return super().index(request, {"panels": rendered, **(extra_context or {})})
 
 

@@ -54,13 +54,6 @@ PUBLIC_SCHEMA_URLCONF = "config.urls_public"
 ROOT_URLCONF = "config.urls"
 DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
 TENANT_LIMIT_SET_CALLS = False
-# What a new tenant's schema is filled with, each a function without arguments called inside it.
-TENANT_INSTALLERS = [
-    "devices.services.metadata.unit_catalogue.install_units",
-    "telemetry.services.latest.values.forget_new_tenant",
-]
-# Who hears that a tenant's limits changed, each a function of the schema's name.
-TENANT_CHANGED = ["devices.spec_changes.announce"]
 
 AUTH_USER_MODEL = "tenants.User"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -10,7 +10,8 @@ from django.utils.safestring import SafeString
 
 from telemetry.models import IngestTotals
 from telemetry.services.metrics_collector import COUNTED, TENANT_FIGURES, Counted
-from tenants.admin import overview
+from tenants.infrastructure import hooks
+from tenants.infrastructure.jobs import enqueue
 from tenants.models import Tenant
 
 # Those with the most that was not taken come first, so that what is left out is of no concern.
@@ -18,7 +19,13 @@ SHOWN = 100
 _NOT_TAKEN = slice(3, 5)  # quarantined and rate limited
 
 
-@overview.panel(10)
+@hooks.unrouted_replay.provider()
+def queue_unrouted_replay() -> str:
+    """Queue the replay of unrouted messages and return the task's id."""
+    return enqueue("telemetry.services.quarantine.unrouted.replay_all")
+
+
+@hooks.console_panels.provider(10)
 def totals(request: HttpRequest) -> SafeString:
     """Today's and all days' totals, of all tenants together and of each."""
     figures = TENANT_FIGURES.by_tenant()

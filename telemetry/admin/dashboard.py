@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
-from devices.admin import panels
+from devices import hooks
 from telemetry.models import IngestTotals, Quarantined
 
 _REFUSED_SHOWN = 8
@@ -25,7 +25,7 @@ _COUNTED = (
 )
 
 
-@panels.on_dashboard(10)
+@hooks.dashboard_panels.provider(10)
 def totals_today(request: HttpRequest) -> SafeString:
     """Received = stored + duplicates + quarantined + rate limited, of the day that the server's clock (UTC) has."""
     today = datetime.now(UTC).date()
@@ -43,7 +43,7 @@ def _card(totals: IngestTotals, name: str, colour: str, listed: str) -> dict[str
     }
 
 
-@panels.on_dashboard(50)
+@hooks.dashboard_panels.provider(50)
 def newest_refused(request: HttpRequest) -> SafeString:
     """The newest of the quarantine."""
     rows = Quarantined.objects.select_related("device")[:_REFUSED_SHOWN]

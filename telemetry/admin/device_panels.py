@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from devices.admin import panels
+from devices import hooks
 from devices.models import Device
 from telemetry.models import Quarantined
 from telemetry.services.queries import readings
@@ -30,7 +30,7 @@ _RANGES = {
 }
 
 
-@panels.above_device(10)
+@hooks.panels_above_device.provider(10)
 def last_values(request: HttpRequest, device: Device) -> SafeString:
     """The newest value of every metric, with its unit as it was measured."""
     rows = [{"latest": latest, "value": in_words(latest.value)} for latest in readings.latest_values(device)]
@@ -38,7 +38,7 @@ def last_values(request: HttpRequest, device: Device) -> SafeString:
     return render_to_string("telemetry/admin/last_values.html", context, request)
 
 
-@panels.above_device(20)
+@hooks.panels_above_device.provider(20)
 def charts(request: HttpRequest, device: Device) -> SafeString:
     """A line for each series of numbers over the last day, week, month or year."""
     asked = request.GET.get("range", "")
@@ -58,7 +58,7 @@ def charts(request: HttpRequest, device: Device) -> SafeString:
     return render_to_string("telemetry/admin/charts.html", context, request)
 
 
-@panels.below_device(70)
+@hooks.panels_below_device.provider(70)
 def refused(request: HttpRequest, device: Device) -> SafeString:
     """The newest of the device's messages that were refused."""
     rows = Quarantined.objects.filter(device=device)[:_REFUSED_SHOWN]
@@ -67,7 +67,7 @@ def refused(request: HttpRequest, device: Device) -> SafeString:
     return render_to_string("telemetry/admin/refused.html", context, request)
 
 
-@panels.below_device(75)
+@hooks.panels_below_device.provider(75)
 def gaps(request: HttpRequest, device: Device) -> SafeString:
     """Which numbers of the device's messages are missing."""
     context = {"rows": gaps_of([device.pk], limit=_GAPS_SHOWN), "whole": Completeness.of(device)}

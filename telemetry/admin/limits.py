@@ -12,7 +12,8 @@ from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
-from devices.admin import panels, tenant_admin
+from devices import hooks
+from devices.admin import tenant_admin
 from devices.admin.base import TenantModelAdmin
 from devices.admin.site import page_of
 from telemetry.models import LimitHit
@@ -50,7 +51,7 @@ class LimitHitAdmin(ReadOnly, TenantModelAdmin):
         return format_html('<a class="gw-link" href="{}">{}</a>', page_of(row.device.pk), row.device)
 
 
-@panels.on_dashboard(15)
+@hooks.dashboard_panels.provider(15)
 def limits(request: HttpRequest) -> SafeString:
     """The limits, where any is set, or refused something today."""
     context = limits_context()

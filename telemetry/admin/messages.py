@@ -5,8 +5,8 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
+from devices import hooks
 from devices.admin import tenant_admin
-from devices.admin.panels import DevicePage, add_device_page
 from devices.admin.site import page_of
 from devices.models import Device
 from telemetry.models import Message
@@ -36,4 +36,4 @@ def _row(message: Message) -> dict[str, Any]:
     return {"message": message, "payload": payloads.readable(message.payload, _PAYLOAD_SHOWN)}
 
 
-add_device_page(DevicePage(path="messages", name="messages", view=messages_page))
+hooks.device_pages.register(hooks.DevicePage(path="messages", name="messages", view=messages_page))

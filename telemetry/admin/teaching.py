@@ -21,8 +21,8 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
+from devices import hooks
 from devices.admin import tenant_admin
-from devices.admin.panels import teach_with
 from devices.admin.roles import person
 from devices.domain.paths import PROTOCOL_MEMBERS
 from devices.models import ComponentType, Metric, Unit
@@ -114,6 +114,7 @@ class _Taught:
     errors: tuple[str, ...] = ()
 
 
+@hooks.metric_mapping_page.provider()
 def teach(request: HttpRequest, component_type: ComponentType) -> HttpResponse:
     """Nothing is changed until 'accept'; each step sends the example along."""
     form = ExampleForm(request.POST or None)
@@ -201,6 +202,3 @@ def _accept(request: HttpRequest, component_type: ComponentType, metrics: list[M
         text = _t("Series that keep the name of their path, for their unit or type of value is another: %(series)d.")
         messages.warning(request, text % {"series": apart})
     return redirect("admin:devices_componenttype_change", component_type.pk)
-
-
-teach_with(teach)

@@ -9,12 +9,13 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
+from devices import hooks
 from devices.admin import tenant_admin
 from devices.admin.base import TenantModelAdmin
 from telemetry.models import IngestTotals, LimitHit, Quarantined, Replay, RetentionSettings
 from telemetry.services.queries.totals_chart import PARTS, Bar, draw
 from tenants.admin.base import ReadOnly
-from tenants.admin.navigation import Group
+from tenants.infrastructure.hooks import NavigationGroup
 
 _DAYS = 30
 _FIRST_LABEL = 1
@@ -84,16 +85,14 @@ def _label(name: str) -> str:
     return str(label_for_field(name, IngestTotals))
 
 
-tenant_admin.groups.append(
-    Group(
-        30,
-        _("Messages"),
-        (
-            (Quarantined, "gpp_bad"),
-            (Replay, "replay"),
-            (IngestTotals, "functions"),
-            (LimitHit, "speed"),
-            (RetentionSettings, "auto_delete"),
-        ),
+_NAVIGATION = NavigationGroup(
+    _("Messages"),
+    (
+        (Quarantined, "gpp_bad"),
+        (Replay, "replay"),
+        (IngestTotals, "functions"),
+        (LimitHit, "speed"),
+        (RetentionSettings, "auto_delete"),
     ),
 )
+hooks.tenant_navigation.register(_NAVIGATION, order=30)

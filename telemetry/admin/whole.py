@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from devices.admin import panels
+from devices import hooks
 from devices.admin.roles import may, person
 from devices.api.watching import person_watching
 from telemetry.services.export import tenant_audit
@@ -38,7 +38,7 @@ def page(model_admin: Any, request: HttpRequest, back: str) -> HttpResponseBase:
     return answer(request, person_watching(request, Role.ADMIN).may_watch)
 
 
-@panels.on_dashboard(95)
+@hooks.dashboard_panels.provider(95)
 def everything(request: HttpRequest) -> SafeString:
     """The way to the export, for administrators."""
     if not may(request, Role.ADMIN):

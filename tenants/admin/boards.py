@@ -17,11 +17,12 @@ from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
+from django_tenants.utils import schema_context
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from tenants.infrastructure.jobs import run
+from tenants.infrastructure import hooks
 from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableRow
 from tenants.models import Board, User
 from tenants.services import preregistration
@@ -33,7 +34,6 @@ from .site import console
 
 _SHOWN = 100
 _OUTCOMES = {"new": (_("new"), "success"), "unchanged": (_("unchanged"), "neutral"), "error": (_("error"), "danger")}
-_RELEASE = "devices.services.provisioning.claims.release_by_staff"
 
 
 class ClaimedFilter(admin.SimpleListFilter):
@@ -250,8 +250,8 @@ class BoardAdmin(LongList, ModelAdmin):
             )
         if board.tenant is not None:
             person = _person(request)
-            arguments = (str(board.device_uuid), person.pk, person.get_username())
-            run(board.tenant.schema_name, _RELEASE, arguments, {})
+            with schema_context(board.tenant.schema_name):
+                hooks.device_release.first()(str(board.device_uuid), person.pk, person.get_username())
             self.log_change(request, board, "Released.")
             messages.success(request, _t("%(board)s is released.") % {"board": board})
         return redirect(_page_of(board))

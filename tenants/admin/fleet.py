@@ -13,12 +13,11 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from tenants.infrastructure.jobs import enqueue
+from tenants.infrastructure import hooks
 from tenants.models import Board, DeviceRoute, UnroutedMessage
 
 from . import payloads
 from .base import LongList, ReadOnly, coloured, form_page
-from .navigation import Group
 from .overview import reason_in_words
 from .site import console
 
@@ -81,7 +80,7 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
                 submit=_("Give to their tenants"),
                 back=back,
             )
-        enqueue("telemetry.services.quarantine.unrouted.replay_all")
+        hooks.unrouted_replay.first()()
         messages.success(request, _t("A worker does it: Background work says what came of it."))
         return redirect(back)
 
@@ -90,6 +89,12 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
         return payloads.render(message.payload)
 
 
-console.groups.append(
-    Group(20, _("Fleet"), ((DeviceRoute, "router"), (Board, "qr_code"), (UnroutedMessage, "unsubscribe"))),
+_NAVIGATION = hooks.NavigationGroup(
+    _("Fleet"),
+    (
+        (DeviceRoute, "router"),
+        (Board, "qr_code"),
+        (UnroutedMessage, "unsubscribe"),
+    ),
 )
+hooks.console_navigation.register(_NAVIGATION, order=20)

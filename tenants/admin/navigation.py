@@ -1,40 +1,23 @@
-"""The sidebar of both admin sites: groups of models, of which a person sees those that the role allows."""
+"""The sidebar of both admin sites: groups of models, limited to those that the user may view or change."""
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
-from django.contrib.admin import ModelAdmin
-from django.db.models import Model
+from django.contrib.admin import AdminSite, ModelAdmin
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.functional import Promise
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A heading of the sidebar with its models, each with the name of its icon (Material Symbols)."""
-
-    order: int
-    title: str | Promise
-    models: tuple[tuple[type[Model], str], ...]
+from tenants.infrastructure.hooks import NavigationGroup
 
 
-class GroupedSite(Protocol):
-    """An admin site with a sidebar of groups."""
-
-    groups: list[Group]
-
-    def get_model_admin(self, model: type[Model]) -> ModelAdmin: ...
-
-
-def sidebar(site: GroupedSite, request: HttpRequest) -> list[dict[str, Any]]:
-    """The sidebar's groups in the form that unfold's templates take."""
+def sidebar(site: AdminSite, registered: Iterable[NavigationGroup], request: HttpRequest) -> list[dict[str, Any]]:
+    """Return the sidebar's groups in the form of unfold's templates, without groups that would be empty."""
     index = reverse("admin:index")
     home = _item(_("Overview"), "dashboard", index, request.path == index)
     groups: list[dict[str, Any]] = [{"title": "", "items": [home]}]
-    for group in sorted(site.groups, key=lambda group: group.order):
+    for group in registered:
         admins = [(site.get_model_admin(model), icon) for model, icon in group.models]
         items = [_model_item(a, icon, request) for a, icon in admins if a.has_view_or_change_permission(request)]
         groups.append({"title": group.title, "items": items})

@@ -1,6 +1,5 @@
 """The figures on the console's first page."""
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -8,11 +7,11 @@ from django.db.models import Count, Min
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django_q.models import Failure, OrmQ
 
+from tenants.infrastructure import hooks
 from tenants.models import Tenant, UnroutedMessage, WaitingMessage
 
 STATE_COLOURS: dict[str, str] = {
@@ -21,16 +20,7 @@ STATE_COLOURS: dict[str, str] = {
     Tenant.State.SUSPENDED: "warning",
     Tenant.State.FAILED: "danger",
 }
-
-
 _UNROUTED_SHOWN = 8
-# What other apps show on the first page, in order of number: this app does not know them, they know this one.
-_panels: dict[int, Callable[[HttpRequest], SafeString]] = {}
-
-
-def panel(order: int) -> Callable[[Callable[[HttpRequest], SafeString]], Callable[[HttpRequest], SafeString]]:
-    """Register a panel of the console's first page."""
-    return lambda render: _panels.setdefault(order, render)
 
 
 def context(request: HttpRequest) -> dict[str, Any]:
@@ -38,7 +28,7 @@ def context(request: HttpRequest) -> dict[str, Any]:
     newest = UnroutedMessage.objects.all()[:_UNROUTED_SHOWN]
     return {
         "cards": cards(),
-        "panels": [_panels[order](request) for order in sorted(_panels)],
+        "panels": [render(request) for render in hooks.console_panels],
         "unrouted": [{"message": one, "reason": reason_in_words(one)} for one in newest],
         "locked": _locked(),
     }

@@ -11,10 +11,11 @@ from django.utils.translation import gettext_lazy as _
 from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
+from tenants.infrastructure import hooks
 from tenants.models import Tenant, User
 
 from . import overview
-from .navigation import Group, sidebar
+from .navigation import sidebar
 
 
 class ConsoleAuthenticationForm(AuthenticationForm):
@@ -41,11 +42,6 @@ class Console(UnfoldAdminSite):
     login_template = "gwanje/login.html"
     index_template = "tenants/console_index.html"
     index_title = _("Overview")
-    groups: list[Group]
-
-    def __init__(self, name: str = "admin") -> None:
-        super().__init__(name)
-        self.groups = []
 
     def has_permission(self, request: HttpRequest) -> bool:
         return is_staff(request.user)
@@ -58,7 +54,7 @@ class Console(UnfoldAdminSite):
         }
 
     def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:
-        return sidebar(self, request)
+        return sidebar(self, hooks.console_navigation, request)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         shown = overview.context(request) if self.get_model_admin(Tenant).has_view_permission(request) else {}

@@ -7,8 +7,9 @@ from django.utils.translation import gettext_lazy as _
 from django_q.models import Failure, OrmQ, Schedule, Success
 from unfold.admin import ModelAdmin
 
+from tenants.infrastructure import hooks
+
 from .base import LongList, ReadOnly
-from .navigation import Group
 from .site import console
 
 
@@ -41,10 +42,13 @@ class WaitingTaskAdmin(ReadOnly, ModelAdmin):
     readonly_fields: ClassVar = fields
 
 
-console.groups.append(
-    Group(
-        30,
-        _("Background work"),
-        ((OrmQ, "pending_actions"), (Success, "task_alt"), (Failure, "error"), (Schedule, "schedule")),
-    )
+_NAVIGATION = hooks.NavigationGroup(
+    _("Background work"),
+    (
+        (OrmQ, "pending_actions"),
+        (Success, "task_alt"),
+        (Failure, "error"),
+        (Schedule, "schedule"),
+    ),
 )
+hooks.console_navigation.register(_NAVIGATION, order=30)

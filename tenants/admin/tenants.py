@@ -18,11 +18,11 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
+from tenants.infrastructure import hooks
 from tenants.models import Domain, Membership, Plan, Tenant, TenantAlias, TenantLimits
 from tenants.services import lifecycle, limits
 
 from .base import add_errors, coloured, form_page
-from .navigation import Group
 from .overview import STATE_COLOURS
 from .plans import TenantLimitsInline
 from .site import console
@@ -264,4 +264,11 @@ class TenantAdmin(ModelAdmin):
         return reverse("admin:tenants_tenant_changelist")
 
 
-console.groups.append(Group(10, _("Tenants"), ((Tenant, "domain"), (Plan, "speed"))))
+_NAVIGATION = hooks.NavigationGroup(
+    _("Tenants"),
+    (
+        (Tenant, "domain"),
+        (Plan, "speed"),
+    ),
+)
+hooks.console_navigation.register(_NAVIGATION, order=10)

@@ -12,9 +12,9 @@ from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from tenants.infrastructure import hooks
 from tenants.models import Membership, User
 
-from .navigation import Group
 from .site import console
 
 
@@ -96,4 +96,11 @@ class PermissionGroupAdmin(DjangoGroupAdmin, ModelAdmin):
         return bool(request.user.is_superuser)
 
 
-console.groups.append(Group(15, _("People"), ((User, "person"), (PermissionGroup, "group"))))
+_NAVIGATION = hooks.NavigationGroup(
+    _("People"),
+    (
+        (User, "person"),
+        (PermissionGroup, "group"),
+    ),
+)
+hooks.console_navigation.register(_NAVIGATION, order=15)

@@ -1,17 +1,19 @@
 """Figures of the platform, in Prometheus' form at `/metrics`: what its processes note in Redis, and what is provided.
 
 What the processes note names no tenant and is kept for looking at: Redis being away loses a few. The tenants'
-counters come from whoever provides them (`provide`).
+counters come from the hook `metric_collectors`.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from django_redis import get_redis_connection
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
+
+from . import hooks
 
 logger = logging.getLogger(__name__)
 
@@ -20,13 +22,6 @@ _KEY = "gwanje:metrics"
 _PROCESSES = "gwanje:metrics:processes"
 _PROCESS_SECONDS = 60
 PREFIX = "gwanje_"
-
-_providers: list[Callable[[], Iterable[Metric]]] = []
-
-
-def provide(collect: Callable[[], Iterable[Metric]]) -> None:
-    """Have these figures shown too; called whenever somebody asks. It raises nothing."""
-    _providers.append(collect)
 
 
 def record(gauges: Mapping[str, float], counters: Mapping[str, int] | None = None, *, process: str = "") -> None:
@@ -69,7 +64,7 @@ class _Figures:
         yield GaugeMetricFamily(
             f"{PREFIX}redis_up", "Whether Redis answers; without it there are less figures.", is_there
         )
-        for collect in _providers:
+        for collect in hooks.metric_collectors:
             yield from collect()
 
 

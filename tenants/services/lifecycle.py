@@ -1,17 +1,16 @@
 """What is done to tenants: create, resume or discard a half-made one, suspend."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import connection, transaction
-from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _
 from django_tenants.utils import schema_context
 
+from tenants.infrastructure import hooks
 from tenants.models import Domain, Membership, Tenant, User, validate_slug
 
 from .limits import announce
@@ -115,8 +114,7 @@ def _build(tenant: Tenant) -> None:
     """Tables and catalogue. Each step may be done again."""
     call_command("migrate_schemas", tenant=True, schema_name=tenant.schema_name, interactive=False, verbosity=0)
     with schema_context(tenant.schema_name), transaction.atomic():
-        for path in settings.TENANT_INSTALLERS:
-            install: Callable[[], None] = import_string(path)
+        for install in hooks.new_tenant:
             install()
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 from django.utils.functional import Promise
-from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy as _
 
+from tenants.infrastructure import hooks
 from tenants.models import Plan, Tenant, TenantLimits
 
 
@@ -91,14 +91,13 @@ def announce_plan(plan: Plan) -> None:
 
 def announce(schemas: list[str]) -> None:
     """Tell the listeners, after the commit, that these tenants' limits changed."""
-    announcers = [import_string(path) for path in settings.TENANT_CHANGED]
 
-    def tell() -> None:
+    def publish() -> None:
         for schema in schemas:
-            for announcer in announcers:
-                announcer(schema)
+            for announce_change in hooks.tenant_changed:
+                announce_change(schema)
 
-    transaction.on_commit(tell)
+    transaction.on_commit(publish)
 
 
 def _first(own: TenantLimits | None, plan: Plan | None, name: str) -> tuple[float, str]:

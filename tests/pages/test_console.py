@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.utils import timezone
 
+from tenants.infrastructure import hooks
 from tenants.models import Domain, Membership, Tenant, UnroutedMessage, User, WaitingMessage
 from tests.api.conftest import person
 
@@ -101,16 +102,17 @@ def test_staff_cannot_make_themselves_superusers(db: None, root: User) -> None:
 # --- tenants ----------------------------------------------------------------------------------------------
 
 
-def test_creating_a_tenant_that_fails_says_so_and_can_be_tried_again(console: Pages, settings: Any) -> None:
-    installers = settings.TENANT_INSTALLERS
-    settings.TENANT_INSTALLERS = ["tests.pages.test_console.fails"]
+def test_creating_a_tenant_that_fails_says_so_and_can_be_tried_again(
+    console: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     owner = person("an-owner")
-    answer = console.post("tenants/tenant/add/", {"slug": "unlucky", "name": "Unlucky"}, follow=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(hooks.new_tenant, "entries", [(0, fails)])
+        answer = console.post("tenants/tenant/add/", {"slug": "unlucky", "name": "Unlucky"}, follow=True)
     assert "no space left on device" in answer.content.decode()
     tenant = Tenant.objects.get(slug="unlucky")
     assert tenant.state == Tenant.State.FAILED
 
-    settings.TENANT_INSTALLERS = installers
     again = f"tenants/tenant/{tenant.pk}/try_again/"
     assert "Owner" in console.get(again).content.decode()
     answer = console.post(again, {"owner": "an-owner", "domain": "Unlucky.Example.COM"}, follow=True)

@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.db import connection
 from django_tenants.utils import schema_context, schema_exists
 
+from tenants.infrastructure import hooks
 from tenants.infrastructure.schema_context import leave_schema
 from tenants.models import Membership, Tenant, User
 from tenants.services.lifecycle import create_tenant, discard_half_made_tenant, resume_tenant, suspend_tenant
@@ -40,15 +41,13 @@ def test_a_tenant_has_its_schema_its_units_and_its_owner(slug: str) -> None:
     owner.delete()
 
 
-def test_a_creation_that_fails_is_recorded_and_resumed(
-    slug: str, monkeypatch: pytest.MonkeyPatch, settings: Any
-) -> None:
-    settings.TENANT_INSTALLERS = ["tests.tenants.test_lifecycle.fail"]
-    with pytest.raises(RuntimeError, match="the disk is full"):
-        create_tenant(slug=slug, name="Made")
+def test_a_creation_that_fails_is_recorded_and_resumed(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(hooks.new_tenant, "entries", [(0, fail)])
+        with pytest.raises(RuntimeError, match="the disk is full"):
+            create_tenant(slug=slug, name="Made")
     tenant = Tenant.objects.get(slug=slug)
     assert (tenant.state, tenant.state_detail) == ("failed", "the disk is full")
-    settings.TENANT_INSTALLERS = ["devices.services.metadata.unit_catalogue.install_units"]
     assert create_tenant(slug=slug, name="Made").state == "active"
     assert Tenant.objects.get(slug=slug).state_detail == ""
 
@@ -57,8 +56,8 @@ def fail() -> None:
     raise RuntimeError("the disk is full")
 
 
-def test_a_half_made_tenant_is_discarded_with_its_schema(slug: str, settings: Any) -> None:
-    settings.TENANT_INSTALLERS = ["tests.tenants.test_lifecycle.fail"]
+def test_a_half_made_tenant_is_discarded_with_its_schema(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks.new_tenant, "entries", [(0, fail)])
     with pytest.raises(RuntimeError):
         create_tenant(slug=slug, name="Made")
     tenant = Tenant.objects.get(slug=slug)

@@ -1,24 +1,22 @@
 """Whether a component reports: FRESH, STALE or NEVER, by its newest reading and its expected interval.
 
 A device can be ONLINE while one of its sensors is STALE. A reading counts by its own time: one that comes late is
-as old as it says. The readings are kept by another app, which provides them here when it starts.
+as old as it says. The readings come from the hook `newest_readings`.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from devices import hooks
 from devices.models import Component
 from devices.services.presence.timeouts import interval_of
 
 # After two missed reports a component is stale.
 MISSED_REPORTS = 2
-
-# Device ids → (device id, component's key) → the time of the newest reading; without those that have none.
-NewestReadings = Callable[[Collection[int]], dict[tuple[int, str], datetime]]
 
 
 class Freshness(models.TextChoices):
@@ -47,23 +45,10 @@ def judge(last_reading_at: datetime | None, interval: int, now: datetime) -> Fre
 def reports(components: Iterable[Component], now: datetime) -> dict[int, Report]:
     """By component id; one query for all of them. Their types are read where they are not loaded yet."""
     listed = list(components)
-    newest = _newest_readings({component.device_id for component in listed}) if listed else {}
+    newest = hooks.newest_readings.first()({component.device_id for component in listed}) if listed else {}
     return {component.pk: _report(component, newest, now) for component in listed}
-
-
-def provide(newest_readings: NewestReadings) -> None:
-    """Whoever keeps the readings says how the newest are found."""
-    global _newest_readings
-    _newest_readings = newest_readings
 
 
 def _report(component: Component, newest: dict[tuple[int, str], datetime], now: datetime) -> Report:
     last, interval = newest.get((component.device_id, component.key)), interval_of(component)
     return Report(judge(last, interval, now), last, interval)
-
-
-def _no_readings(_device_ids: Collection[int]) -> dict[tuple[int, str], datetime]:
-    return {}
-
-
-_newest_readings: NewestReadings = _no_readings
