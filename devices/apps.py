@@ -7,9 +7,9 @@ class DevicesConfig(AppConfig):
     verbose_name = _("Devices")
 
     def ready(self) -> None:
-        from devices import spec_changes
+        from devices import change_feeds
         from devices.services.metadata.unit_catalogue import install_units
         from tenants.infrastructure import hooks
 
         hooks.new_tenant.register(install_units)
-        hooks.tenant_changed.register(spec_changes.announce)
+        hooks.tenant_changed.register(change_feeds.publish_spec_change)

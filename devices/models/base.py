@@ -6,7 +6,7 @@ from django.core.validators import RegexValidator
 from django.db import models, transaction
 from django.utils.translation import gettext_lazy as _
 
-from devices import spec_changes
+from devices import change_feeds
 from tenants.infrastructure.schema_context import current_schema
 
 # Keys stand in topics and in the API's query strings.
@@ -35,4 +35,4 @@ class SpecInput(models.Model):
 def announce_change() -> None:
     """After commit, tell every listener that the current tenant's specifications changed."""
     schema = current_schema()
-    transaction.on_commit(lambda: spec_changes.announce(schema))
+    transaction.on_commit(lambda: change_feeds.publish_spec_change(schema))

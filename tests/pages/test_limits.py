@@ -7,7 +7,7 @@ import pytest
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
-from devices import spec_changes
+from devices import change_feeds
 from telemetry.models import IngestTotals, LimitHit
 from telemetry.services.queries.totals_chart import HEIGHT, draw
 from tenants.models import Plan, Tenant, TenantLimits
@@ -49,16 +49,16 @@ def test_staff_make_plans_and_give_them_to_tenants(
         assert console.post(page, tenant_form(tenant_a, plan=plan.pk, device_rate="2")).status_code == 302
     own = TenantLimits.objects.get(tenant=tenant_a)
     assert (own.plan, own.device_rate, own.tenant_rate) == (plan, 2.0, None)
-    assert tenant_a.schema_name in spec_changes.changed_since(before + 1), "listeners are told"
+    assert tenant_a.schema_name in change_feeds.spec_changes_since(before + 1), "listeners are told"
     before = newest_change()
     with django_capture_on_commit_callbacks(execute=True):
         console.post(f"tenants/plan/{plan.pk}/change/", {"name": "small", "tenant_rate": "6"})
-    assert tenant_a.schema_name in spec_changes.changed_since(before + 1)
+    assert tenant_a.schema_name in change_feeds.spec_changes_since(before + 1)
     assert b"small" in console.get("tenants/plan/").content
 
 
 def newest_change() -> int:
-    return max(spec_changes.changed_since(0).values(), default=0)
+    return max(change_feeds.spec_changes_since(0).values(), default=0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django_tenants.utils import schema_context
 
-from devices import spec_changes
+from devices import change_feeds
 from devices.models import ApiKey, AuditEntry, ComponentType, HardwareModel, Metric, Unit
 from devices.services.api_keys import find_api_key
 from tenants.models import Tenant
@@ -98,11 +98,11 @@ def test_allowed_types_of_a_model_reach_the_listeners(
         model, kind = HardwareModel.objects.first(), ComponentType.objects.first()
     assert model is not None
     assert kind is not None
-    start = max(spec_changes.changed_since(0).values(), default=0) + 1
+    start = max(change_feeds.spec_changes_since(0).values(), default=0) + 1
     values = {"name": model.name, "version": model.version, "allowed_component_types": [kind.pk]}
     with django_capture_on_commit_callbacks(execute=True):
         assert pages.post(f"devices/hardwaremodel/{model.pk}/change/", values).status_code == 302
-    assert tenant_a.schema_name in spec_changes.changed_since(start)
+    assert tenant_a.schema_name in change_feeds.spec_changes_since(start)
 
 
 def test_an_api_key_is_shown_once_and_can_be_revoked(pages: Pages, tenant_a: Tenant) -> None:

@@ -519,12 +519,12 @@ def test_a_key_that_has_just_been_issued_is_taken_before_it_is_told(
     register: Any, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The listener knows the device, and the news of its new key is on its way."""
-    from devices import spec_changes
+    from devices import change_feeds
     from devices.services.provisioning.registration import rotate_key
 
     device = register()
     send((topic(device), v2(device, VALUE, seq=1)))
-    monkeypatch.setattr(spec_changes, "changed_since", lambda _newest: {})
+    monkeypatch.setattr(change_feeds, "spec_changes_since", lambda _newest: {})
     with schema_context(device.tenant.schema_name):
         issued = rotate_key(device.device)
     message = v2(device, VALUE, seq=2, secret=issued.secret, kid=str(issued.key_version))

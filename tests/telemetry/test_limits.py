@@ -393,21 +393,21 @@ def test_limits_that_make_no_sense_are_refused(db: None, tenant_a: Any, values: 
 
 
 def test_listeners_hear_of_changed_limits(live_db: None, tenant_a: Any) -> None:
-    from devices import spec_changes
+    from devices import change_feeds
     from tenants.models import Plan
     from tenants.services.limits import announce_plan, set_limits
 
     def newest() -> int:
-        return max(spec_changes.changed_since(0).values(), default=0)
+        return max(change_feeds.spec_changes_since(0).values(), default=0)
 
     before = newest()
     set_limits(tenant_a, tenant_rate=1e6)
     changed = newest()
-    assert tenant_a.schema_name in spec_changes.changed_since(before + 1)
+    assert tenant_a.schema_name in change_feeds.spec_changes_since(before + 1)
     plan, _ = Plan.objects.get_or_create(name="of a test")
     set_limits(tenant_a, plan=plan)
     changed = newest()
     announce_plan(plan)
-    assert tenant_a.schema_name in spec_changes.changed_since(changed + 1)
+    assert tenant_a.schema_name in change_feeds.spec_changes_since(changed + 1)
     set_limits(tenant_a, plan=None, tenant_rate=None)
     plan.delete()

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from devices import signature_upgrades, spec_changes
+from devices import change_feeds
 from devices.domain.specs import DeviceSpec, TenantSpec
 from devices.services.specs.loader import load_specs, load_tenant_by_segment
 
@@ -151,7 +151,7 @@ class Router:
     def raise_floor(self, uuid: UUID) -> None:
         """The device has signed with version 2: from now on version 1 is a downgrade, at every listener."""
         self._raise_floor(uuid)
-        signature_upgrades.announce(uuid)
+        change_feeds.publish_signature_upgrade(uuid)
 
     def _raise_floor(self, uuid: UUID) -> None:
         cached = self._cached.get(uuid.int)
@@ -173,8 +173,8 @@ class Router:
             return
         self._poll_at = now + _POLL_SECONDS
         try:
-            risen = signature_upgrades.risen_after(self._risen_at)
-            changed = spec_changes.changed_since(self._newest)
+            risen = change_feeds.signature_upgrades_after(self._risen_at)
+            changed = change_feeds.spec_changes_since(self._newest)
         except RedisError:
             logger.warning("Redis is away: changed metadata is seen after %.0f s at the latest", self._ttl)
             self._poll_at = now + 1.0
@@ -189,7 +189,7 @@ class Router:
             if self._seen.get(schema) != at:
                 self._seen[schema] = at
                 self._newest = max(self._newest, at)
-                if (renamed := spec_changes.renamed_series_of(schema)) is not None:
+                if (renamed := change_feeds.renamed_series_of(schema)) is not None:
                     self._on_renamed_series(renamed)
                 else:
                     self.forget(schema)

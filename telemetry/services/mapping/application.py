@@ -11,7 +11,7 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from devices import spec_changes
+from devices import change_feeds
 from devices.domain import paths
 from devices.models import ComponentType, Metric
 from devices.services import audit
@@ -75,7 +75,7 @@ def accept(component_type: ComponentType, metrics: Sequence[Metric], *, acting_u
         # After the news of the metrics, which are announced as they are saved: who hears of the names first would
         # make series anew under the old ones.
         schema = current_schema()
-        transaction.on_commit(lambda: spec_changes.announce_renamed_series(schema))
+        transaction.on_commit(lambda: change_feeds.publish_renamed_series(schema))
     return done
 
 

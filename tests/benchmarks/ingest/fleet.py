@@ -13,7 +13,7 @@ import psycopg
 from django.db import connection, transaction
 from django_tenants.utils import schema_context
 
-from devices import spec_changes
+from devices import change_feeds
 from devices.models import (
     Component,
     ComponentType,
@@ -169,7 +169,7 @@ def _register(tenant: Tenant, count: int, version_2_share: float) -> list[Sender
     with schema_context("public"):
         for chunk in _chunks(uuids):
             DeviceRoute.objects.bulk_create(DeviceRoute(device_uuid=uuid, tenant=tenant) for uuid in chunk)
-    spec_changes.announce(tenant.schema_name)
+    change_feeds.publish_spec_change(tenant.schema_name)
     return senders
 
 
