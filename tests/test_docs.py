@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from django.apps import apps
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import CommandParser
 from django.db import connection
@@ -244,6 +245,26 @@ def test_the_addresses_that_are_searched_for_are_found() -> None:
     assert f"http://localhost:8000/t/demo/api/v1/devices/{UUID}/latest/" in found
     assert find_view("http://localhost:8000/t/demo/api/v1/nothing/") is None
     assert find_view("http://localhost:8000/nothing/") is None
+
+
+# --- Architecture -------------------------------------------------------------------------------------------
+
+
+def packages(app: str) -> set[str]:
+    """Return the paths of the app's packages, without migrations."""
+    found = {str(path.parent.relative_to(ROOT)) for path in (ROOT / app).rglob("__init__.py")}
+    return {path for path in found if not path.endswith("/migrations")}
+
+
+@pytest.mark.parametrize("app", ["tenants", "devices", "telemetry", "management"])
+def test_the_architecture_lists_every_package(app: str) -> None:
+    assert table(read("docs/architecture.md"), f"package of {app} | contains").keys() == packages(app)
+
+
+def test_the_picture_of_the_data_has_every_table() -> None:
+    shown = re.findall(r"class=\"code\"[^>]*>((?:tenants|devices|telemetry)_\w+)\b", read("docs/images/data.svg"))
+    ours = [model for app in ("tenants", "devices", "telemetry") for model in apps.get_app_config(app).get_models()]
+    assert sorted(shown) == sorted(model._meta.db_table for model in ours)
 
 
 # --- Recipes and the site -----------------------------------------------------------------------------------
