@@ -14,7 +14,7 @@ from django_tenants.middleware.main import TenantMainMiddleware
 from django_tenants.utils import get_public_schema_name, get_tenant_domain_model
 
 from .api.errors import body, is_for_api
-from .api.health import healthz, metrics, readyz
+from .api.views.health import healthz, metrics, readyz
 from .infrastructure.schema_context import enter_schema_of, leave_schema
 from .models import SLUG_PATTERN, Tenant
 

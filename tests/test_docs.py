@@ -22,7 +22,7 @@ from django.urls import Resolver404, resolve
 from devices.models import Device
 from devices.models.presence import Cause, Status
 from management.embedded.dynsec import topic_patterns
-from telemetry.api.serializers import LatestSerializer
+from telemetry.api.serializers.readings import LatestSerializer
 from telemetry.models import Reason
 from tenants.middleware import _PROBES
 from tenants.models import Membership

@@ -5,7 +5,7 @@ from django.utils.translation import gettext as _
 from devices.services.broker.errors import BrokerUnavailable
 from devices.services.vault.secret_store import SecretsUnavailable
 from tenants.api import errors
-from tenants.api.exceptions import Unavailable
+from tenants.api.errors import Unavailable
 
 
 class Handler(errors.Handler):

@@ -1,23 +1,25 @@
-"""What a person's role and a key's scope allow in a tenant."""
+"""Permissions of members and API keys in a tenant, for a request and for a stream that outlasts it."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends.db import SessionStore
 from django.utils.translation import gettext as _
-from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 
 from devices.models import ApiKey
-from tenants.models import Membership
-from tenants.services.roles import reaches, role_of
+from tenants.api.permissions import MemberPermission
+from tenants.models import Tenant, User
+from tenants.services.roles import Role, reaches, role_of
 
 if TYPE_CHECKING:
     # REST framework loads this module from its settings, before its views are there.
     from rest_framework.views import APIView
 
-Role = Membership.Role
 
-
-class TenantAccess(BasePermission):
+class TenantAccess(MemberPermission):
     """Members by their role, API keys by their scope, nobody else.
 
     A view says `role_to_read` (viewer unless it says otherwise), `role_to_write` (administrator) and
@@ -25,13 +27,11 @@ class TenantAccess(BasePermission):
     metadata; keys manage no keys.
     """
 
-    message: str = ""
-
     def has_permission(self, request: Request, view: "APIView") -> bool:
         reading = request.method in SAFE_METHODS
         if isinstance(request.auth, ApiKey):
             return self._key_may(request.auth, reading, view)
-        return self._person_may(request, reading, view)
+        return super().has_permission(request, view)
 
     def _key_may(self, key: ApiKey, reading: bool, view: "APIView") -> bool:
         if not getattr(view, "open_to_keys", True):
@@ -45,14 +45,43 @@ class TenantAccess(BasePermission):
         self.message = _("This API key may only read: use one that was issued to read and write.")
         return reading or key.scope == ApiKey.Scope.WRITE
 
-    def _person_may(self, request: Request, reading: bool, view: "APIView") -> bool:
-        needed: Any = (
-            getattr(view, "role_to_read", Role.VIEWER) if reading else getattr(view, "role_to_write", Role.ADMIN)
-        )
-        role = role_of(request.user, getattr(request, "tenant", None))
-        if role is None:
-            self.message = _("You are no member of this tenant: one of its administrators can make you one.")
-        else:
-            roles = {"needed": needed.value, "role": role.value}
-            self.message = _("This needs the role %(needed)s in this tenant; yours is %(role)s.") % roles
-        return reaches(role, needed)
+
+@dataclass(frozen=True, slots=True)
+class StreamAccess:
+    """A key (or 0), or a person with a session, in a tenant."""
+
+    tenant_id: int
+    key_id: int = 0
+    user_id: int = 0
+    session: str = ""
+    least: Role = Role.VIEWER  # that a person must have
+
+    def may_watch(self) -> bool:
+        """Whether the tenant is in service and the key still valid, or the person logged in and with that role.
+
+        Asks the database, in the tenant's schema.
+        """
+        tenant = Tenant.objects.filter(pk=self.tenant_id, state=Tenant.State.ACTIVE).first()
+        if tenant is None:
+            return False
+        if self.key_id:
+            key = ApiKey.objects.filter(pk=self.key_id).first()
+            return key is not None and key.is_valid()
+        user = User.objects.filter(pk=self.user_id).first()
+        return user is not None and self._is_logged_in() and reaches(role_of(user, tenant), self.least)
+
+    def _is_logged_in(self) -> bool:
+        return str(SessionStore(self.session).get(SESSION_KEY)) == str(self.user_id)
+
+
+def stream_access(request: Request, least: Role = Role.VIEWER) -> StreamAccess:
+    """Who makes the request, which has been let in."""
+    if isinstance(request.auth, ApiKey):
+        return StreamAccess(request._request.tenant.pk, key_id=request.auth.pk)  # type: ignore[attr-defined]
+    return session_stream_access(request._request, least)
+
+
+def session_stream_access(request: Any, least: Role) -> StreamAccess:
+    """The person who makes a request of Django's own."""
+    session = request.session.session_key or ""
+    return StreamAccess(request.tenant.pk, user_id=request.user.pk or 0, session=session, least=least)

@@ -249,7 +249,7 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["devices.api.permissions.TenantAccess"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["tenants.api.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["tenants.api.negotiation.JSONParser"],
     "DEFAULT_THROTTLE_CLASSES": ["tenants.api.throttling.TenantThrottle"],
     "DEFAULT_METADATA_CLASS": None,
     "URL_FORMAT_OVERRIDE": None,

@@ -4,8 +4,8 @@ from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
 from devices.admin import tenant_admin
-from tenants.api.schema import DocsView, SchemaView
-from tenants.api.views import NoSuchAddress
+from tenants.api.views.base import UnknownAddressView
+from tenants.api.views.schema import DocsView, SchemaView
 
 handler400 = "tenants.api.errors.bad_request"
 handler500 = "tenants.api.errors.server_error"
@@ -17,5 +17,5 @@ urlpatterns: list = [
     path("api/v1/", include("config.urls_api")),
     path("api/schema/", SchemaView.as_view(), name="api-schema"),
     path("api/docs/", DocsView.as_view(), name="api-docs"),
-    re_path(r"^api/", NoSuchAddress.as_view()),
+    re_path(r"^api/", UnknownAddressView.as_view()),
 ]

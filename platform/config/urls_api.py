@@ -3,33 +3,9 @@
 from django.urls import path
 
 from devices.api import urls as devices_urls
-from devices.api.views.root import EndpointsView
 from telemetry.api import urls as telemetry_urls
+from tenants.api.views.root import EndpointsView
 
-_LISTS = {
-    "devices": "device-list",
-    "device-imports": "device-import-list",
-    "components": "component-list",
-    "component-types": "component-type-list",
-    "metrics": "metric-list",
-    "units": "unit-list",
-    "hardware-models": "hardware-model-list",
-    "maintenance-windows": "maintenance-window-list",
-    "presence-settings": "presence-settings",
-    "readings": "reading-list",
-    "messages": "message-list",
-    "quarantine": "quarantine-list",
-    "quarantine/replays": "replay-list",
-    "quarantine/floods": "quarantine-flood-list",
-    "totals": "totals-list",
-    "limits": "limit-list",
-    "limit-refusals": "limit-refusals-list",
-    "events": "events",
-    "api-keys": "api-key-list",
-}
+_ENDPOINTS = (*devices_urls.urlpatterns, *telemetry_urls.urlpatterns)
 
-urlpatterns = [
-    path("", EndpointsView.as_view(endpoints=_LISTS), name="api-root"),
-    *devices_urls.urlpatterns,
-    *telemetry_urls.urlpatterns,
-]
+urlpatterns = [path("", EndpointsView.as_view(patterns=_ENDPOINTS), name="api-root"), *_ENDPOINTS]

@@ -5,9 +5,9 @@ from django.urls import include, path, re_path
 
 from devices.api.views.provisioning import FetchView
 from tenants.admin import console
-from tenants.api.schema import DocsView, SchemaView
-from tenants.api.tenants import TenantViewSet
-from tenants.api.views import NoSuchAddress
+from tenants.api.views.base import UnknownAddressView
+from tenants.api.views.schema import DocsView, SchemaView
+from tenants.api.views.tenants import TenantViewSet
 from tenants.views import LandingPage
 
 handler400 = "tenants.api.errors.bad_request"
@@ -22,5 +22,5 @@ urlpatterns: list = [
     path("api/v1/provisioning/credentials/", FetchView.as_view(), name="provisioning-credentials"),
     path("api/schema/", SchemaView.as_view(), name="api-schema"),
     path("api/docs/", DocsView.as_view(), name="api-docs"),
-    re_path(r"^api/", NoSuchAddress.as_view()),
+    re_path(r"^api/", UnknownAddressView.as_view()),
 ]

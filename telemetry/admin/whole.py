@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from devices import hooks
 from devices.admin.roles import may, person
-from devices.api.watching import person_watching
+from devices.api.permissions import session_stream_access
 from telemetry.services.export import tenant_audit
 from telemetry.services.export.tenant_response import answer
 from tenants.admin.base import form_page
@@ -35,7 +35,7 @@ def page(model_admin: Any, request: HttpRequest, back: str) -> HttpResponseBase:
             back=back,
         )
     tenant_audit.record(person(request))
-    return answer(request, person_watching(request, Role.ADMIN).may_watch)
+    return answer(request, session_stream_access(request, Role.ADMIN).may_watch)
 
 
 @hooks.dashboard_panels.provider(95)

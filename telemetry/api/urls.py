@@ -3,13 +3,15 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from .gaps import GapsView
-from .limit_views import LimitHitViewSet, LimitsView
-from .replay_views import QuarantineFloodViewSet, ReplayViewSet
-from .series_views import AggregatesView, ChartView, ExportView, FleetLatestView
-from .teaching import AcceptView, ProposeView
-from .views import LatestView, MessagesView, QuarantineView, ReadingsView, TotalsViewSet
-from .whole import WholeExportView
+from .views.aggregates import AggregatesView
+from .views.charts import ChartView
+from .views.exports import ExportView, WholeExportView
+from .views.latest import FleetLatestView, LatestView
+from .views.limits import LimitHitViewSet, LimitsView
+from .views.messages import GapsView, MessagesView, TotalsViewSet
+from .views.metric_mapping import AcceptView, ProposeView
+from .views.quarantine import QuarantineFloodViewSet, QuarantineView, ReplayViewSet
+from .views.readings import ReadingsView
 
 router = SimpleRouter(use_regex_path=False)
 router.register("totals", TotalsViewSet, "totals")

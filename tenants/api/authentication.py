@@ -6,9 +6,8 @@ from rest_framework.authentication import BasicAuthentication
 from rest_framework.exceptions import AuthenticationFailed, Throttled
 from rest_framework.request import Request
 
+from tenants.infrastructure import window_counts
 from tenants.models import User
-
-from . import request_counts
 
 _FAILURES = 10
 _WINDOW_SECONDS = 60
@@ -20,13 +19,13 @@ class CarefulBasicAuthentication(BasicAuthentication):
     def authenticate_credentials(self, userid: str, password: str, request: Request | None = None) -> tuple[User, None]:
         address = request.META.get("REMOTE_ADDR", "") if request is not None else ""
         key = f"public:basic:{address}:{userid}"
-        failures, wait = request_counts.count(key, seconds=_WINDOW_SECONDS, add=0)
+        failures, wait = window_counts.count(key, seconds=_WINDOW_SECONDS, add=0)
         if failures >= _FAILURES:
             raise Throttled(wait, _("Too many wrong passwords."))
         try:
             return super().authenticate_credentials(userid, password, request)
         except AuthenticationFailed:
-            request_counts.count(key, seconds=_WINDOW_SECONDS)
+            window_counts.count(key, seconds=_WINDOW_SECONDS)
             raise
 
 

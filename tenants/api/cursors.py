@@ -4,6 +4,8 @@ It is signed for one tenant and one list: a cursor of another tenant, or of anot
 rather than understood.
 """
 
+import datetime
+from collections.abc import Callable
 from typing import Any
 
 from django.core.signing import BadSignature, Signer
@@ -26,6 +28,14 @@ def decode(scope: str, text: str) -> list[Any]:
         raise ValidationError(
             {"cursor": _("This is no cursor of this list. Follow `next` as it was given, or begin without a cursor.")}
         ) from error
+
+
+def decode_after(scope: str, cursor: str | None, key: Callable[[Any], Any]) -> tuple[datetime.datetime, Any] | None:
+    """Return the (time, key) that a page of a list over time ended with, or None without a cursor."""
+    if cursor is None:
+        return None
+    time, value = decode(scope, cursor)
+    return datetime.datetime.fromisoformat(time), key(value)
 
 
 def _signer(scope: str) -> Signer:

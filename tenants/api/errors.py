@@ -14,17 +14,42 @@ from django.db import DataError, IntegrityError, InterfaceError, OperationalErro
 from django.db.models import ProtectedError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views import defaults
 from drf_standardized_errors.handler import ExceptionHandler
 from rest_framework import exceptions, serializers
+from rest_framework.exceptions import APIException
 from rest_framework.fields import get_error_detail
 from rest_framework.response import Response
 
-from .exceptions import Conflict, TooLarge, Unavailable
-
 logger = logging.getLogger(__name__)
 
+
 DATABASE_AWAY = (OperationalError, InterfaceError)
+
+
+class Conflict(APIException):
+    """The request is right, and what is there already stands against it."""
+
+    status_code = 409
+    default_code = "conflict"
+    default_detail = gettext_lazy("Somebody else changed the same thing at the same time: look at it again and repeat.")
+
+
+class TooLarge(APIException):
+    """The request's body is larger than the platform reads."""
+
+    status_code = 413
+    default_code = "too_large"
+
+
+class Unavailable(APIException):
+    """A server that the answer needs is away; the same request may be repeated."""
+
+    status_code = 503
+    default_code = "unavailable"
+    default_detail = gettext_lazy("The database does not answer. Try again in a few seconds.")
+    wait = 5  # seconds, in Retry-After
 
 
 class Handler(ExceptionHandler):

@@ -6,9 +6,8 @@ from django.conf import settings
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
+from tenants.infrastructure import window_counts
 from tenants.infrastructure.schema_context import current_schema
-
-from . import request_counts
 
 if TYPE_CHECKING:
     # REST framework loads this module from its settings, before its views are there.
@@ -25,7 +24,7 @@ class TenantThrottle(BaseThrottle):
         limit = settings.API_REQUESTS_PER_MINUTE
         if not limit:
             return True
-        counted, self._wait = request_counts.count(f"api:{current_schema()}", seconds=_WINDOW_SECONDS)
+        counted, self._wait = window_counts.count(f"api:{current_schema()}", seconds=_WINDOW_SECONDS)
         return counted <= limit
 
     def wait(self) -> float:

@@ -12,7 +12,7 @@ from uuid import UUID  # noqa: E402 (what follows needs the settings)
 
 from django_tenants.utils import schema_context  # noqa: E402
 
-from devices.api.broker_app import BrokerApp  # noqa: E402
+from devices.api.emqx_auth import EmqxAuthApp  # noqa: E402
 from devices.models import Device  # noqa: E402
 from devices.services.broker.auth_batcher import LoginDesk  # noqa: E402
 from devices.services.broker.auth_throttle import LoginGuard  # noqa: E402
@@ -41,4 +41,4 @@ _WAYS = {
     "vault": (judge_by_vault, 1),
 }
 _judge, _batch = _WAYS[os.environ["BENCH_WAY"]]
-application = BrokerApp([os.environ["BENCH_KEY"]], LoginDesk(_judge, batch=_batch), LoginGuard(0))
+application = EmqxAuthApp([os.environ["BENCH_KEY"]], LoginDesk(_judge, batch=_batch), LoginGuard(0))

@@ -18,7 +18,7 @@ from typing import Any
 
 from django_tenants.utils import schema_context
 
-from devices.api.broker_app import PATH
+from devices.api.emqx_auth import PATH
 from devices.services.provisioning.registration import register_device
 from tenants.services.lifecycle import create_tenant
 

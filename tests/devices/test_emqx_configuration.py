@@ -88,7 +88,7 @@ def test_a_misspelt_key_is_found(wrong: str, found: str) -> None:
 
 
 def test_what_is_to_be_filled_in_is_too_short_for_a_key() -> None:
-    from devices.api.broker_app import SHORTEST_KEY
+    from devices.api.emqx_auth import SHORTEST_KEY
 
     headers, _ = emqx.request_of({})
     assert headers["x-broker-key"].startswith("REPLACE")

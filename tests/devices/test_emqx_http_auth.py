@@ -326,7 +326,7 @@ def test_both_keys_are_valid_while_one_takes_over(broker: Broker, own: Registere
 
 @pytest.mark.parametrize("keys", [[], ["short"], [KEY, "short"]])
 def test_without_a_long_key_it_does_not_start(settings: Any, keys: list[str]) -> None:
-    from devices.api.broker_app import BrokerApp
+    from devices.api.emqx_auth import EmqxAuthApp
     from devices.services.broker.auth_batcher import LoginDesk
     from devices.services.broker.auth_throttle import LoginGuard
 
@@ -334,7 +334,7 @@ def test_without_a_long_key_it_does_not_start(settings: Any, keys: list[str]) ->
     with pytest.raises(CommandError, match="at least 32 characters"):
         call_command("run_broker_login", port=free_port())
     with pytest.raises(ImproperlyConfigured, match="at least 32 characters"):
-        BrokerApp(keys, LoginDesk(lambda logins: []), LoginGuard(0))
+        EmqxAuthApp(keys, LoginDesk(lambda logins: []), LoginGuard(0))
 
 
 def test_it_listens_on_the_loopback(broker: Broker) -> None:

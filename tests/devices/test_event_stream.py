@@ -347,11 +347,11 @@ def test_what_redis_lost_is_read_with_the_next_check(register: Any, hurried: Non
 
 
 def test_the_stream_ends_with_the_key(hurried: None, key: Callable[..., Any], tenant_a: Any) -> None:
-    from devices.api.watching import Watcher
+    from devices.api.permissions import StreamAccess
     from devices.services.api_keys import revoke_api_key
 
     issued, _ = key(tenant_a)
-    watcher = Watcher(tenant_a.pk, key_id=issued.pk)
+    watcher = StreamAccess(tenant_a.pk, key_id=issued.pk)
     assert not follow(tenant_a, watcher.may_watch, 0.5)[1]
     with schema_context(tenant_a.schema_name):
         revoke_api_key(issued)
@@ -364,13 +364,13 @@ def member(live_db: None, tenant_a: Any) -> Iterator[Any]:
     from django.contrib.auth import SESSION_KEY
     from django.contrib.sessions.backends.db import SessionStore
 
-    from devices.api.watching import Watcher
+    from devices.api.permissions import StreamAccess
     from tests.api.conftest import person
 
     user, session = person(f"watcher-{os.urandom(4).hex()}", tenant_a, "viewer"), SessionStore()
     session[SESSION_KEY] = str(user.pk)
     session.save()
-    yield user, session, Watcher(tenant_a.pk, user_id=user.pk, session=session.session_key or "")
+    yield user, session, StreamAccess(tenant_a.pk, user_id=user.pk, session=session.session_key or "")
     user.delete()
 
 
@@ -394,10 +394,10 @@ def test_the_stream_ends_with_the_membership_or_the_session(member: Any, tenant_
 
 
 def test_the_stream_ends_with_the_tenants_service(key: Callable[..., Any], tenant_b: Any) -> None:
-    from devices.api.watching import Watcher
+    from devices.api.permissions import StreamAccess
     from tenants.services.lifecycle import resume_tenant, suspend_tenant
 
-    watcher = Watcher(tenant_b.pk, key_id=key(tenant_b)[0].pk)
+    watcher = StreamAccess(tenant_b.pk, key_id=key(tenant_b)[0].pk)
     suspend_tenant(tenant_b, reason="test")
     try:
         with schema_context(tenant_b.schema_name):

@@ -13,8 +13,7 @@ from devices.models import Component, ComponentType, Device
 from devices.services.presence import freshness
 from devices.services.presence.freshness import Freshness
 from tenants.api.fields import Timestamp
-
-from .base import StrictModelSerializer
+from tenants.api.serializers.base import StrictModelSerializer
 
 _NO_SUCH_TYPE = _("There is no component type {value}: create it at component-types/ first.")
 

@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from devices.models import DeviceImport
 from devices.services.provisioning.import_application import Outcome, Outcomes
-from tenants.api.serializers import StrictSerializer
+from tenants.api.serializers.base import StrictSerializer
 
 from .inventory import CredentialsSerializer
 

@@ -16,9 +16,8 @@ from devices.services.presence import descriptions, overview
 from devices.services.presence.timeouts import Source
 from devices.services.provisioning.registration import IssuedCredentials
 from tenants.api.fields import Timestamp
-from tenants.api.serializers import StrictSerializer
+from tenants.api.serializers.base import StrictModelSerializer, StrictSerializer
 
-from .base import StrictModelSerializer
 from .components import DeviceComponentSerializer, component_type_by_key, time_or_null
 
 _NO_SUCH_MODEL = _("There is no hardware model {pk_value}: hardware-models/ lists those there are, and takes more.")

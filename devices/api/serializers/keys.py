@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from devices.models import ApiKey
 from tenants.api.fields import Timestamp
-from tenants.api.serializers import StrictSerializer
+from tenants.api.serializers.base import StrictSerializer
 
 
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):

@@ -6,8 +6,7 @@ from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
 from devices.models import ComponentType, HardwareModel, Metric, Unit
-
-from .base import StrictModelSerializer
+from tenants.api.serializers.base import StrictModelSerializer
 
 
 def _type_by_key(**options: Any) -> serializers.SlugRelatedField:

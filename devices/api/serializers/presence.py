@@ -9,8 +9,7 @@ from devices.models import Device, MaintenanceWindow, PresenceSettings, StatusCh
 from devices.models.presence import Cause, Quiet, Status
 from devices.services.presence import descriptions
 from tenants.api.fields import Timestamp
-
-from .base import StrictModelSerializer
+from tenants.api.serializers.base import StrictModelSerializer
 
 
 class StatusChangeSerializer(serializers.Serializer[StatusChange]):

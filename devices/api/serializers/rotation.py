@@ -8,7 +8,7 @@ from rest_framework import serializers
 from devices.models import RotationCampaign, RotationMember
 from devices.services.rotation import campaigns
 from tenants.api.fields import Timestamp
-from tenants.api.serializers import StrictSerializer
+from tenants.api.serializers.base import StrictSerializer
 
 from .inventory import hardware_model_field
 

@@ -1,17 +1,11 @@
-"""What the views of a tenant share: who may, what is refused, and one audit row for each change."""
+"""Base classes of views that change a tenant's objects, with one audit row for each change."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from django.db import transaction
 from django.db.models import Model
-from django.http import Http404
-from django.utils.translation import gettext as _t
-from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
-from rest_framework.exceptions import NotFound
-from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
@@ -19,47 +13,20 @@ from rest_framework.serializers import BaseSerializer
 from devices.models import ApiKey
 from devices.services import audit
 from tenants.api.errors import ErrorSerializer
-from tenants.api.views import StrictView
-from tenants.models import Membership, User
-
-Role = Membership.Role
+from tenants.api.views.base import ObjectsView, TenantView
+from tenants.models import User
 
 
-class TenantView(StrictView):
-    """A view in a tenant. The roles are read by `devices.api.permissions.TenantAccess`."""
-
-    role_to_read: ClassVar[Membership.Role] = Role.VIEWER
-    role_to_write: ClassVar[Membership.Role] = Role.ADMIN
-    open_to_keys: ClassVar[bool] = True
-    only_admin_keys: ClassVar[bool] = False
-    how_to_authenticate = _("Send an API key of this tenant (Authorization: Bearer <key>), or log in.")
+class AuditedView(TenantView):
+    """A view whose requests change something."""
 
     @property
     def acting_user(self) -> User | ApiKey:
-        """Whom the audit names: the permissions let nobody else past."""
+        """Return the user or API key that the audit names; the permissions let nothing else past."""
         return cast("User | ApiKey", self.request.user)
 
 
-class TenantObjects(TenantView, GenericAPIView):
-    """A view over objects of one model."""
-
-    def known_parameters(self) -> Iterable[str]:
-        if getattr(self, "action", "list") != "list":
-            return ()
-        filterset = getattr(self, "filterset_class", None)
-        return {*getattr(self.paginator, "parameters", ()), *(filterset.base_filters if filterset else ())}
-
-    def get_object(self) -> Any:
-        try:
-            return super().get_object()
-        except Http404 as error:
-            name, value = next(iter(self.kwargs.items()))
-            kind = self.get_queryset().model._meta.verbose_name
-            values = {"kind": kind, "name": name, "value": value}
-            raise NotFound(_t("There is no %(kind)s with the %(name)s %(value)s.") % values) from error
-
-
-class AuditedUpdate(mixins.UpdateModelMixin, TenantObjects):
+class AuditedUpdate(mixins.UpdateModelMixin, AuditedView, ObjectsView):
     """PATCH, with the audit row in the same transaction."""
 
     def perform_update(self, serializer: BaseSerializer[Any]) -> None:
@@ -74,7 +41,7 @@ class TenantModelViewSet(
     AuditedUpdate,
     mixins.DestroyModelMixin,
     mixins.ListModelMixin,
-    TenantObjects,
+    ObjectsView,
     viewsets.GenericViewSet,
 ):
     """List, add, read, change (PATCH) and remove, each change with its audit row in one transaction."""

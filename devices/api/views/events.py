@@ -6,17 +6,16 @@ from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework import serializers
-from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
 from devices.api.filters import device_by_uuid
-from devices.api.watching import watcher_of
+from devices.api.permissions import stream_access
 from devices.services.notifications import event_stream, status_feed
 from tenants.api.errors import ErrorSerializer
+from tenants.api.negotiation import JSONErrorsNegotiation
+from tenants.api.views.base import TenantView
 from tenants.infrastructure.schema_context import current_schema
-
-from .base import TenantView
 
 _GREATEST = 2**63 - 1
 _LAST_EVENT_ID = OpenApiParameter(
@@ -30,16 +29,6 @@ event: status
 data: {"device": "6d1f6a3e-…", "from": "ONLINE", "to": "OFFLINE", "cause": "will", "session": "…",
        "evidence_at": "2026-11-22T09:30:00Z", "at": "2026-11-22T09:30:00.045Z", "quiet": null}
 """
-
-
-class AnyAccepted(BaseContentNegotiation):
-    """Refusals are JSON whatever the client asks for: a browser's EventSource asks for text/event-stream alone."""
-
-    def select_parser(self, request: Request, parsers: Any) -> Any:
-        return parsers[0]
-
-    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> tuple[Any, str]:
-        return renderers[0], renderers[0].media_type
 
 
 class EventsParameters(serializers.Serializer):
@@ -58,7 +47,7 @@ class EventsView(TenantView):
     """Changes of state, as they happen."""
 
     http_method_names = ("get",)  # a HEAD would wait for the end of the stream
-    content_negotiation_class = AnyAccepted
+    content_negotiation_class = JSONErrorsNegotiation
     renderer_classes = (JSONRenderer,)
     known: ClassVar[tuple[str, ...]] = ("device", "last_event_id")
 
@@ -82,7 +71,7 @@ class EventsView(TenantView):
         device = device_by_uuid(wanted["device"]).uuid if "device" in wanted else None
         newest = status_feed.last_position()
         stream = event_stream.events(
-            current_schema(), min(newest, wanted.get("last_event_id", newest)), device, watcher_of(request).may_watch
+            current_schema(), min(newest, wanted.get("last_event_id", newest)), device, stream_access(request).may_watch
         )
         response = StreamingHttpResponse(stream, content_type="text/event-stream")
         response["X-Accel-Buffering"] = "no"  # nginx would keep events back until it has a bufferful

@@ -20,16 +20,18 @@ from devices.api.serializers.inventory import credentials_data
 from devices.models import DeviceImport
 from devices.services.provisioning import import_application, import_files, import_jobs
 from tenants.api.errors import ErrorSerializer
-from tenants.api.parsers import JSONParser
+from tenants.api.negotiation import JSONParser
+from tenants.api.views.base import ObjectsView, TenantView
 from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableRow
+from tenants.services.roles import Role
 
-from .base import Role, TenantObjects, TenantView
+from .base import AuditedView
 
 _FORM = OpenApiParameter("form", enum=tuple(CONTENT_TYPES), default="csv")
 _FILE = {(200, kind.partition(";")[0]): OpenApiTypes.BINARY for kind in CONTENT_TYPES.values()}
 
 
-class ImportView(TenantView):
+class ImportView(AuditedView):
     """Register devices by a table, with an error for each row that has one."""
 
     role_to_read = role_to_write = Role.OPERATOR
@@ -93,7 +95,9 @@ class TemplateView(TenantView):
         return _file(import_files.template(form), "devices-template", form)
 
 
-class DeviceImportViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantObjects, viewsets.GenericViewSet):
+class DeviceImportViewSet(
+    mixins.ListModelMixin, mixins.RetrieveModelMixin, AuditedView, ObjectsView, viewsets.GenericViewSet
+):
     """Imports of devices, newest first."""
 
     role_to_write = Role.OPERATOR

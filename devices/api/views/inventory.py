@@ -18,10 +18,11 @@ from devices.api.serializers import components as component_serializers
 from devices.api.serializers import inventory as serializers
 from devices.models import Component, Device, DeviceCredential
 from devices.services.provisioning import activation, registration
-from tenants.api.errors import ErrorSerializer
-from tenants.api.exceptions import Conflict
+from tenants.api.errors import Conflict, ErrorSerializer
+from tenants.api.views.base import ObjectsView
+from tenants.services.roles import Role
 
-from .base import AuditedUpdate, Role, TenantModelViewSet, TenantObjects
+from .base import AuditedUpdate, TenantModelViewSet
 
 _WITHOUT_VAULT = {503: ErrorSerializer}
 
@@ -44,7 +45,7 @@ class DeviceViewSet(
     mixins.RetrieveModelMixin,
     AuditedUpdate,
     mixins.ListModelMixin,
-    TenantObjects,
+    ObjectsView,
     viewsets.GenericViewSet,
 ):
     """The devices: their state, components and keys."""

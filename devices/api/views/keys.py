@@ -10,11 +10,13 @@ from rest_framework.response import Response
 from devices.api.serializers import keys as serializers
 from devices.models import ApiKey
 from devices.services import api_keys
+from tenants.api.views.base import ObjectsView
+from tenants.services.roles import Role
 
-from .base import Role, TenantObjects
+from .base import AuditedView
 
 
-class ApiKeyViewSet(mixins.ListModelMixin, TenantObjects, viewsets.GenericViewSet):
+class ApiKeyViewSet(mixins.ListModelMixin, AuditedView, ObjectsView, viewsets.GenericViewSet):
     """The tenant's API keys. What was issued is shown once; afterwards only its first characters are known."""
 
     role_to_read = role_to_write = Role.ADMIN

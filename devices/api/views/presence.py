@@ -17,14 +17,15 @@ from devices.services import audit
 from devices.services.presence import status_changes
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
+from tenants.api.views.base import CursorPageView, ParametersView
+from tenants.services.roles import Role
 
-from .base import Role, TenantModelViewSet, TenantView
-from .ranges import ParameterView, RangeView
+from .base import AuditedView, TenantModelViewSet
 
 _NOT_FOUND = {404: ErrorSerializer}
 
 
-class HistoryView(RangeView):
+class HistoryView(CursorPageView):
     """The changes of a device's state."""
 
     parameters_class = parameters.HistoryParameters
@@ -37,7 +38,7 @@ class HistoryView(RangeView):
     )
     def get(self, request: Request, uuid: UUID) -> Response:
         """The changes of a device's state, newest first, each with its evidence."""
-        wanted = self.wanted()
+        wanted = self.valid_parameters()
         device = device_by_uuid(uuid)
         narrowed = {name: wanted.get(name, "") for name in ("cause", "status")}
         scope = f"history:{device.uuid}:{narrowed['cause']}:{narrowed['status']}"
@@ -50,10 +51,10 @@ class HistoryView(RangeView):
             limit=wanted["limit"] + 1,
             **narrowed,
         )
-        return self.answer(rows, wanted["limit"], scope, lambda row: [row.pk])
+        return self.page(rows, wanted["limit"], scope, lambda row: [row.pk])
 
 
-class TimelineView(ParameterView):
+class TimelineView(ParametersView):
     """A device's states over a time."""
 
     parameters_class = parameters.TimelineParameters
@@ -65,7 +66,7 @@ class TimelineView(ParameterView):
     )
     def get(self, request: Request, uuid: UUID) -> Response:
         """A device's states over a time, oldest first, without gap: the last 24 hours unless it is said otherwise."""
-        wanted = self.wanted()
+        wanted = self.valid_parameters()
         device = device_by_uuid(uuid)
         span = wanted["since"], wanted["until"]
         answer = wanted | {
@@ -75,7 +76,7 @@ class TimelineView(ParameterView):
         return Response(shapes.TimelineSerializer(answer).data)
 
 
-class AvailabilityView(ParameterView):
+class AvailabilityView(ParametersView):
     """A device's availability by month."""
 
     parameters_class = parameters.AvailabilityParameters
@@ -87,7 +88,7 @@ class AvailabilityView(ParameterView):
     )
     def get(self, request: Request, uuid: UUID) -> Response:
         """Availability, outages and the time between them, by month, newest month first."""
-        wanted = self.wanted()
+        wanted = self.valid_parameters()
         device = device_by_uuid(uuid)
         year, month = wanted["month"]
         months = status_changes.months_until(year, month, wanted["months"], wanted["timezone"], timezone.now())
@@ -117,7 +118,7 @@ class MaintenanceWindowViewSet(TenantModelViewSet):
     filterset_class = filters.MaintenanceWindowFilter
 
 
-class PresenceSettingsView(TenantView):
+class PresenceSettingsView(AuditedView):
     """The tenant's rules of presence."""
 
     @extend_schema(operation_id="presence_settings", responses=shapes.PresenceSettingsSerializer)

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 from django.conf import settings
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers, status
+from rest_framework import status
 from rest_framework.exceptions import NotFound, PermissionDenied, Throttled
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
@@ -15,27 +15,19 @@ from rest_framework.views import APIView
 
 from devices.api.filters import device_by_uuid
 from devices.api.serializers.inventory import DeviceSerializer
+from devices.api.serializers.provisioning import ClaimSerializer, FetchedSerializer, FetchSerializer
 from devices.services.provisioning import claims, credential_bootstrap
-from tenants.api import request_counts
-from tenants.api.errors import ErrorSerializer
-from tenants.api.exceptions import Conflict
-from tenants.api.serializers import StrictSerializer
-from tenants.api.views import StrictView
+from tenants.api.errors import Conflict, ErrorSerializer
+from tenants.api.views.base import StrictView
+from tenants.infrastructure import window_counts
+from tenants.services.roles import Role
 
-from .base import Role, TenantView
+from .base import AuditedView
 
 _MINUTE = 60
 
 
-class ClaimSerializer(StrictSerializer):
-    """A board to claim: what stands on its label."""
-
-    serial = serializers.CharField(max_length=64)
-    code = serializers.CharField(max_length=64, help_text="16 letters and digits; case and hyphens do not matter.")
-    name = serializers.CharField(max_length=120, required=False, help_text="The device's; else the board's.")
-
-
-class ClaimView(TenantView):
+class ClaimView(AuditedView):
     """A board becomes a device of this tenant."""
 
     role_to_read = role_to_write = Role.OPERATOR
@@ -63,7 +55,7 @@ class ClaimView(TenantView):
         return Response(DeviceSerializer(device).data, status.HTTP_201_CREATED)
 
 
-class ReleaseView(TenantView):
+class ReleaseView(AuditedView):
     """A device's board can be claimed by somebody else again."""
 
     role_to_read = role_to_write = Role.OPERATOR
@@ -75,7 +67,7 @@ class ReleaseView(TenantView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class AllowFetchView(TenantView):
+class AllowFetchView(AuditedView):
     """A claimed device may fetch credentials once more."""
 
     role_to_read = role_to_write = Role.OPERATOR
@@ -91,32 +83,11 @@ class FetchThrottle(BaseThrottle):
     """By address: devices behind one router share it."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
-        counted, self._wait = request_counts.count(f"fetch:{request.META.get('REMOTE_ADDR', '')}", seconds=_MINUTE)
+        counted, self._wait = window_counts.count(f"fetch:{request.META.get('REMOTE_ADDR', '')}", seconds=_MINUTE)
         return counted <= settings.FETCHES_PER_MINUTE
 
     def wait(self) -> float:
         return float(self._wait)
-
-
-class FetchSerializer(StrictSerializer):
-    """Who asks for credentials."""
-
-    token = serializers.CharField(max_length=100, help_text="The fetch token that the card was written with.")
-    attempt = serializers.CharField(
-        min_length=16,
-        max_length=128,
-        help_text="Random text that the device keeps before it asks. With the same it hears a lost answer again.",
-    )
-
-
-class FetchedSerializer(serializers.Serializer):
-    """A device's credentials, or (202) why there are none yet."""
-
-    status = serializers.ChoiceField(choices=("issued", "not_claimed", "suspended", "inactive"))
-    retry_after = serializers.IntegerField(required=False, help_text="Seconds to wait before it asks again.")
-    credentials = serializers.DictField(
-        required=False, help_text="What `gwanje_device.py` has in its configuration file: uuid, secret, kid, host, …"
-    )
 
 
 class FetchView(StrictView):

@@ -13,13 +13,16 @@ from devices.models import RotationCampaign
 from devices.services.rotation import campaigns, tokens
 from devices.services.rotation.selection import Selection
 from tenants.api.errors import ErrorSerializer
+from tenants.api.views.base import ObjectsView
 
-from .base import TenantObjects
+from .base import AuditedView
 
 _SHOWN = {200: serializers.RotationCampaignSerializer, 400: ErrorSerializer}
 
 
-class RotationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantObjects, viewsets.GenericViewSet):
+class RotationViewSet(
+    mixins.ListModelMixin, mixins.RetrieveModelMixin, AuditedView, ObjectsView, viewsets.GenericViewSet
+):
     """New keys for many devices, with overlap."""
 
     http_method_names = ("get", "head", "post")

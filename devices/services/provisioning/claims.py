@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from devices.models import ComponentType, Device, HardwareModel
 from devices.services import audit
 from devices.services.provisioning.import_resource import split_parts
-from tenants.api import request_counts
+from tenants.infrastructure import window_counts
 from tenants.infrastructure.schema_context import current_schema
 from tenants.models import Board, Tenant
 from tenants.services import claim_codes
@@ -102,7 +102,7 @@ def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = 
     if board is not None and right and board.tenant_id == tenant.pk:
         raise AlreadyYours(Device.objects.filter(uuid__in=[board.device_uuid]).first(), board)
     for counter in counters:
-        request_counts.count(counter, seconds=_HOUR)
+        window_counts.count(counter, seconds=_HOUR)
     logger.info("A claim of %s was refused", tenant.slug)
     raise ClaimRefused
 
@@ -199,6 +199,6 @@ def _counters(tenant: Tenant, acting_user: audit.Actor) -> list[str]:
 
 def _refuse_too_many(counters: list[str]) -> None:
     for counter in counters:
-        failures, wait = request_counts.count(counter, seconds=_HOUR, add=0)
+        failures, wait = window_counts.count(counter, seconds=_HOUR, add=0)
         if failures >= settings.CLAIM_FAILURES_PER_HOUR:
             raise TooManyClaims(wait)

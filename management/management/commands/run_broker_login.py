@@ -6,7 +6,7 @@ import uvicorn
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from devices.api.broker_app import SHORTEST_KEY
+from devices.api.emqx_auth import SHORTEST_KEY
 
 
 class Command(BaseCommand):

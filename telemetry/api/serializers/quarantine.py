@@ -8,9 +8,11 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from devices.models import Device
-from telemetry.models import QuarantineFlood, Reason, Replay
+from telemetry.models import Quarantined, QuarantineFlood, Reason, Replay
 from telemetry.services.quarantine.replays import MOST_CHOSEN
 from tenants.api.fields import Timestamp
+
+from .base import payload_text
 
 
 class NewReplaySerializer(serializers.Serializer):
@@ -123,3 +125,44 @@ class QuarantineFloodSerializer(serializers.ModelSerializer[QuarantineFlood]):
     @extend_schema_field(OpenApiTypes.UUID)
     def get_device(self, row: Any) -> str | None:
         return None if row.device_uuid is None else str(row.device_uuid)
+
+
+class QuarantinedSerializer(serializers.ModelSerializer[Quarantined]):
+    """A message that was refused, as it was sent. The same one again raises `times` and `received_at`."""
+
+    device = serializers.UUIDField(source="device.uuid", read_only=True, allow_null=True, default=None)
+    received_at = Timestamp(source="last_received_at", read_only=True)
+    first_received_at = Timestamp(read_only=True)
+    payload = serializers.SerializerMethodField(help_text="As it was sent; of a large one the first 64 KiB.")
+    payload_encoding = serializers.SerializerMethodField()
+    payload_size = serializers.IntegerField(read_only=True, help_text="How many bytes were sent.")
+
+    class Meta:
+        model = Quarantined
+        fields: ClassVar = [
+            "id",
+            "reason",
+            "detail",
+            "topic",
+            "device",
+            "received_at",
+            "first_received_at",
+            "times",
+            "payload",
+            "payload_encoding",
+            "payload_size",
+        ]
+        read_only_fields = fields
+
+    @extend_schema_field(OpenApiTypes.STR)
+    def get_payload(self, row: Any) -> str:
+        return payload_text(bytes(row.payload_head), cut=row.payload_size > len(row.payload_head))[0]
+
+    @extend_schema_field(serializers.ChoiceField(choices=["utf-8", "base64"]))
+    def get_payload_encoding(self, row: Any) -> str:
+        return payload_text(bytes(row.payload_head), cut=row.payload_size > len(row.payload_head))[1]
+
+
+class QuarantinePageSerializer(serializers.Serializer):
+    results = QuarantinedSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="The address of the next page; null on the last.")

@@ -1,6 +1,6 @@
-"""Teaching a component type by example: what its metrics could be, and accepting them."""
+"""Metrics of a component type proposed from a message, and applied."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.core.exceptions import ValidationError as ModelError
 from django.utils.translation import gettext as _
@@ -11,100 +11,26 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from devices.api.filters import device_by_uuid
-from devices.api.serializers.metadata import NestedMetricSerializer
-from devices.api.views.base import TenantView
+from devices.api.views.base import AuditedView
 from devices.models import ComponentType, Metric
+from telemetry.api.serializers import metric_mapping as shapes
 from telemetry.models import Quarantined
 from telemetry.services.mapping import application, proposal, sample_messages
 from tenants.api.errors import ErrorSerializer
-from tenants.api.serializers import StrictSerializer
-
-from .serializers import UnitField, ValueField
 
 
-class TaughtMetricSerializer(NestedMetricSerializer):
-    """A metric that is proposed, or accepted."""
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        return attrs  # checked all together, beside the metrics that the type has already
-
-    class Meta(NestedMetricSerializer.Meta):
-        fields: ClassVar = NestedMetricSerializer.Meta.fields[1:]
-
-
-class ProposeSerializer(StrictSerializer):
-    """An example: `payload` (the JSON object, or a message as text), the newest message of `device`, or the message
-    of a `quarantine` row. With `metrics` nothing is guessed: the answer says what these would give.
-    """
-
-    payload = serializers.JSONField(required=False)
-    device = serializers.UUIDField(required=False)
-    quarantined = serializers.IntegerField(required=False, min_value=1, max_value=2**63 - 1)
-    metrics = TaughtMetricSerializer(many=True, required=False)
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if len(attrs.keys() & {"payload", "device", "quarantined"}) != 1:
-            raise ValidationError(_("Give one of payload, device and quarantined."))
-        return attrs
-
-
-class TaughtReadingSerializer(serializers.Serializer):
-    """A reading that the example would give."""
-
-    metric = serializers.CharField()
-    value = ValueField()
-    unit = UnitField()
-
-
-class RefusalSerializer(serializers.Serializer):
-    """Why the example would be refused."""
-
-    reason = serializers.CharField()
-    detail = serializers.CharField()
-
-
-class ProposalSerializer(serializers.Serializer):
-    """The example, metrics for it, the readings that they would give, and the values that are left over."""
-
-    example = serializers.JSONField()
-    metrics = TaughtMetricSerializer(many=True)
-    readings = TaughtReadingSerializer(many=True)
-    unmapped = TaughtReadingSerializer(many=True)
-    refusal = RefusalSerializer(allow_null=True)
-
-
-class AcceptSerializer(StrictSerializer):
-    """The metrics to make."""
-
-    metrics = TaughtMetricSerializer(many=True, allow_empty=False)
-
-
-class AdoptedSerializer(serializers.Serializer):
-    """How many series got the metric's name with `unit`, and how many keep the name of their path."""
-
-    metric = serializers.CharField(source="metric.key")
-    unit = UnitField()
-    series = serializers.IntegerField()
-    apart = serializers.IntegerField()
-
-
-class AcceptedSerializer(serializers.Serializer):
-    metrics = NestedMetricSerializer(many=True)
-    adopted = AdoptedSerializer(many=True)
-
-
-class ProposeView(TenantView):
+class ProposeView(AuditedView):
     """Metrics for a component type, guessed from a message."""
 
     @extend_schema(
         operation_id="component_types_propose",
-        request=ProposeSerializer,
-        responses={200: ProposalSerializer, 404: ErrorSerializer},
+        request=shapes.ProposeSerializer,
+        responses={200: shapes.ProposalSerializer, 404: ErrorSerializer},
     )
     def post(self, request: Request, id: int) -> Response:  # noqa: A002 (the name in the address)
         """What the type's metrics could be, from an example, and the readings that they would give. Changes nothing."""
         component_type = _type(id)
-        wanted = _valid(ProposeSerializer(data=request.data))
+        wanted = _valid(shapes.ProposeSerializer(data=request.data))
         try:
             message = _example(component_type, wanted)
             given = wanted.get("metrics")
@@ -119,26 +45,26 @@ class ProposeView(TenantView):
             "unmapped": seen.unmapped,
             "refusal": seen.refusal,
         }
-        return Response(ProposalSerializer(answer).data)
+        return Response(shapes.ProposalSerializer(answer).data)
 
 
-class AcceptView(TenantView):
+class AcceptView(AuditedView):
     """Metrics that were proposed, accepted."""
 
     @extend_schema(
         operation_id="component_types_accept",
-        request=AcceptSerializer,
-        responses={201: AcceptedSerializer, 404: ErrorSerializer},
+        request=shapes.AcceptSerializer,
+        responses={201: shapes.AcceptedSerializer, 404: ErrorSerializer},
     )
     def post(self, request: Request, id: int) -> Response:  # noqa: A002
         """Make the metrics; what was kept of their values without a metric becomes theirs."""
         component_type = _type(id)
-        wanted = _valid(AcceptSerializer(data=request.data))
+        wanted = _valid(shapes.AcceptSerializer(data=request.data))
         try:
             done = application.accept(component_type, _metrics(wanted["metrics"]), acting_user=self.acting_user)
         except ModelError as error:
             raise ValidationError(error.messages) from error
-        return Response(AcceptedSerializer(done).data, status=201)
+        return Response(shapes.AcceptedSerializer(done).data, status=201)
 
 
 def _type(pk: int) -> ComponentType:

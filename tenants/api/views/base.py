@@ -1,19 +1,25 @@
-"""What all views of the API share, and the answer of addresses that are none."""
+"""Base classes of the API's views, and the answer for unknown addresses."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NoReturn
 
-from django.http import HttpRequest, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
+from rest_framework import serializers
 from rest_framework.exceptions import NotAuthenticated, NotFound, ValidationError
+from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.utils.urls import replace_query_param
 from rest_framework.views import APIView
+
+from tenants.api import cursors
+from tenants.services.roles import Role
 
 
 class StrictView(APIView):
@@ -48,7 +54,77 @@ class StrictView(APIView):
         raise AssertionError("permission_denied() raises")
 
 
-class NoSuchAddress(APIView):
+class TenantView(StrictView):
+    """A view in a tenant. The permission classes read the roles and the flags for API keys."""
+
+    role_to_read: ClassVar[Role] = Role.VIEWER
+    role_to_write: ClassVar[Role] = Role.ADMIN
+    open_to_keys: ClassVar[bool] = True
+    only_admin_keys: ClassVar[bool] = False
+    how_to_authenticate = _("Send an API key of this tenant (Authorization: Bearer <key>), or log in.")
+
+
+class ObjectsView(TenantView, GenericAPIView):
+    """A view over objects of one model."""
+
+    def known_parameters(self) -> Iterable[str]:
+        if getattr(self, "action", "list") != "list":
+            return ()
+        filterset = getattr(self, "filterset_class", None)
+        return {*getattr(self.paginator, "parameters", ()), *(filterset.base_filters if filterset else ())}
+
+    def get_object(self) -> Any:
+        try:
+            return super().get_object()
+        except Http404 as error:
+            name, value = next(iter(self.kwargs.items()))
+            kind = self.get_queryset().model._meta.verbose_name
+            values = {"kind": kind, "name": name, "value": value}
+            raise NotFound(_t("There is no %(kind)s with the %(name)s %(value)s.") % values) from error
+
+
+class ParametersView(TenantView):
+    """A view whose query parameters are described by a serializer; its list fields may be given several times."""
+
+    parameters_class: ClassVar[type[serializers.Serializer]]
+
+    def known_parameters(self) -> Iterable[str]:
+        return self.parameters_class().fields
+
+    def repeatable_parameters(self) -> list[str]:
+        fields = self.parameters_class().fields
+        return [name for name, field in fields.items() if isinstance(field, serializers.ListField)]
+
+    def given_parameters(self) -> dict[str, Any]:
+        """Return the query parameters as text, or lists of texts, before validation."""
+        lists, query = self.repeatable_parameters(), self.request.query_params
+        return {name: query.getlist(name) if name in lists else query[name] for name in query}
+
+    def valid_parameters(self) -> dict[str, Any]:
+        """Return the validated query parameters. Raises ValidationError (400)."""
+        serializer = self.parameters_class(data=self.given_parameters())
+        serializer.is_valid(raise_exception=True)
+        return serializer.validated_data
+
+
+class CursorPageView(ParametersView):
+    """A list over time, page by page with a cursor: rows that arrive while a client reads shift nothing."""
+
+    row_class: ClassVar[type[serializers.Serializer]]
+
+    def page(self, rows: list[Any], limit: int, scope: str, position: Callable[[Any], list[Any]]) -> Response:
+        """Return a page of `limit` rows; one row more than `limit` means that there is a next page."""
+        page, following = rows[:limit], None
+        if len(rows) > limit:
+            following = self.next_address(scope, position(page[-1]))
+        return Response({"results": self.row_class(page, many=True).data, "next": following})
+
+    def next_address(self, scope: str, position: list[Any]) -> str:
+        """Return the address of the page that begins after the position."""
+        return replace_query_param(self.request.build_absolute_uri(), "cursor", cursors.encode(scope, position))
+
+
+class UnknownAddressView(APIView):
     """404 in the API's own shape for addresses under `api/` that are none; a missing last slash is put there."""
 
     authentication_classes = ()
@@ -95,4 +171,4 @@ def _exists_with_slash(request: HttpRequest) -> bool:
         match = resolve(request.path_info + "/", getattr(request, "urlconf", None))
     except Resolver404:
         return False
-    return getattr(match.func, "cls", None) is not NoSuchAddress
+    return getattr(match.func, "cls", None) is not UnknownAddressView

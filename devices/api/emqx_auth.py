@@ -32,7 +32,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Answer = tuple[int, dict[str, Any]]
 
 
-class BrokerApp:
+class EmqxAuthApp:
     """Answers EMQX. Without the right key it says 401, whatever is asked, and nothing more."""
 
     def __init__(self, keys: Sequence[str], desk: LoginDesk, guard: LoginGuard) -> None:

@@ -1,73 +1,26 @@
 """Tenants, as the platform's staff see and create them. On the public side only."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import DomainNameValidator
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from django_tenants.utils import get_public_schema_name
 from drf_spectacular.utils import extend_schema
-from rest_framework import mixins, serializers, status, viewsets
+from rest_framework import mixins, status, viewsets
 from rest_framework.authentication import SessionAuthentication
-from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
-from tenants.models import Domain, Tenant, User, validate_slug
+from tenants.api.authentication import CarefulBasicAuthentication
+from tenants.api.errors import Conflict, ErrorSerializer
+from tenants.api.permissions import IsSuperuser
+from tenants.api.serializers.tenants import NewTenantSerializer, TenantSerializer
+from tenants.models import Domain, Tenant
 from tenants.services.lifecycle import create_tenant
 
-from .authentication import CarefulBasicAuthentication
-from .errors import ErrorSerializer
-from .exceptions import Conflict
-from .serializers import StrictSerializer
-from .views import StrictView
-
-
-class IsSuperuser(BasePermission):
-    """The platform's staff."""
-
-    message = _("This needs a superuser of the platform.")
-
-    def has_permission(self, request: Request, view: APIView) -> bool:
-        return isinstance(request.user, User) and request.user.is_active and request.user.is_superuser
-
-
-class TenantSerializer(serializers.ModelSerializer[Tenant]):
-    """A tenant and whether it is in use."""
-
-    domains = serializers.SlugRelatedField[Domain](slug_field="domain", many=True, read_only=True)
-
-    class Meta:
-        model = Tenant
-        fields: ClassVar = ["slug", "name", "state", "state_detail", "created_at", "domains"]
-        read_only_fields = fields
-
-
-class NewTenantSerializer(StrictSerializer):
-    """A tenant to create; one whose creation failed is resumed."""
-
-    slug = serializers.CharField(validators=[validate_slug], help_text="In addresses (/t/{slug}/) and topics.")
-    name = serializers.CharField(max_length=120)
-    domain = serializers.CharField(required=False, max_length=253, help_text="A host name of its own.")
-    owner = serializers.SlugRelatedField(
-        slug_field="username",
-        queryset=User.objects.filter(is_active=True),
-        required=False,
-        error_messages={"does_not_exist": _("There is no active user {value}: create the user first.")},
-        help_text="The username of its first administrator.",
-    )
-
-    def validate_domain(self, value: str) -> str:
-        domain = value.lower().rstrip(".")
-        DomainNameValidator(message=_("Give a host name, for example demo.example.com."))(domain)
-        if domain == urlsplit(settings.PUBLIC_URL).hostname:
-            raise serializers.ValidationError(_t("%(host)s is the platform's own address.") % {"host": domain})
-        return domain
+from .base import StrictView
 
 
 class TenantViewSet(mixins.ListModelMixin, StrictView, viewsets.GenericViewSet):

@@ -1,10 +1,9 @@
-"""Replays of the quarantine, and the floods that were counted beside it."""
+"""The quarantine, its replays, and the messages that were only counted."""
 
 from typing import Any
 
 from django.db.models import OuterRef, Subquery
 from django.utils.translation import gettext as _
-from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action
@@ -12,17 +11,23 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from devices.api.filters import device_by_uuid
-from devices.api.views.base import Role, TenantObjects
+from devices.api.views.base import AuditedView
 from devices.models import Device
-from telemetry.models import QuarantineFlood, Reason, Replay
+from telemetry.api import parameters
+from telemetry.api.filters import FloodFilter
+from telemetry.api.serializers import quarantine as shapes
+from telemetry.models import QuarantineFlood, Replay
 from telemetry.services.quarantine import replays
-from tenants.api.errors import ErrorSerializer
-from tenants.api.exceptions import Conflict
+from telemetry.services.queries import readings
+from tenants.api import cursors
+from tenants.api.errors import Conflict, ErrorSerializer
+from tenants.api.views.base import CursorPageView, ObjectsView
+from tenants.services.roles import Role
 
-from . import replay_serializers as shapes
 
-
-class ReplayViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantObjects, viewsets.GenericViewSet):
+class ReplayViewSet(
+    mixins.ListModelMixin, mixins.RetrieveModelMixin, AuditedView, ObjectsView, viewsets.GenericViewSet
+):
     """Replays of the quarantine, newest first. Operators and writing keys begin and cancel them."""
 
     role_to_write = Role.OPERATOR
@@ -60,18 +65,7 @@ class ReplayViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantObje
         return Response(self.get_serializer(replay).data)
 
 
-class FloodFilter(filters.FilterSet):
-    """What the floods are narrowed by."""
-
-    device = filters.UUIDFilter(label="A device's UUID.", method="of_device")
-    reason = filters.ChoiceFilter(choices=Reason.choices)
-    day = filters.DateFilter(label="A day (2026-11-22).")
-
-    def of_device(self, rows: Any, _name: str, value: Any) -> Any:
-        return rows.filter(device_id=device_by_uuid(value).pk)
-
-
-class QuarantineFloodViewSet(mixins.ListModelMixin, TenantObjects, viewsets.GenericViewSet):
+class QuarantineFloodViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
     """Refused messages that were counted instead of kept, because there were too many of one kind on a day."""
 
     queryset = QuarantineFlood.objects.annotate(
@@ -79,3 +73,32 @@ class QuarantineFloodViewSet(mixins.ListModelMixin, TenantObjects, viewsets.Gene
     ).order_by("-day", "-times", "id")
     serializer_class = shapes.QuarantineFloodSerializer
     filterset_class = FloodFilter
+
+
+class QuarantineView(CursorPageView):
+    """The messages that were refused."""
+
+    parameters_class = parameters.QuarantineParameters
+    row_class = shapes.QuarantinedSerializer
+
+    @extend_schema(
+        operation_id="quarantine_list",
+        parameters=[parameters.QuarantineParameters],
+        responses={200: shapes.QuarantinePageSerializer, 404: ErrorSerializer},
+    )
+    def get(self, request: Request) -> Response:
+        """The messages that were refused and why, last received first."""
+        wanted = self.valid_parameters()
+        device = device_by_uuid(wanted["device"]) if "device" in wanted else None
+        topic = wanted.get("topic", "")
+        scope = f"quarantine:{device.uuid if device else ''}:{wanted.get('reason', '')}:{topic}"
+        rows = readings.quarantined(
+            device=device,
+            reason=wanted.get("reason", ""),
+            topic=topic,
+            start=wanted.get("from"),
+            stop=wanted.get("to"),
+            after=cursors.decode_after(scope, wanted.get("cursor"), int),
+            limit=wanted["limit"] + 1,
+        )
+        return self.page(rows, wanted["limit"], scope, lambda row: [row.last_received_at.isoformat(), row.pk])

@@ -1,19 +1,31 @@
-"""Which series a request means."""
+"""The series and the range of time that a request selects, and what every answer about series says."""
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+import datetime
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import NotFound, ValidationError
 
 from devices.models import Component, Device, Metric
 from telemetry.models import Series
+from telemetry.services.queries import calendar_intervals, readings
+from telemetry.services.queries.completeness import Lack
+from telemetry.services.queries.query_budget import TooMuchWork, bounded
+
+# The series of one answer; intervals of all its series together, or points of all its lines together.
+MAX_SERIES = 100
+MAX_RESULTS = 25_000
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class SelectedSeries:
     """The series that are meant, by device in the order of the request, component, metric and id."""
 
     devices: Sequence[Device]
@@ -24,7 +36,7 @@ class Chosen:
         return next(str(device.uuid) for device in self.devices if device.pk == one.device_id)
 
 
-def choose(wanted: dict[str, Any], most: int | None = None) -> Chosen:
+def select_series(wanted: dict[str, Any], most: int | None = None) -> SelectedSeries:
     """The series of `device`, `component` and `metric`; what has never been measured has none; three queries at most.
 
     Raises NotFound for names that none of the devices has, with those that there are, and ValidationError for more
@@ -47,12 +59,83 @@ def choose(wanted: dict[str, Any], most: int | None = None) -> Chosen:
         )
     order = {device.pk: number for number, device in enumerate(devices.values())}
     found.sort(key=lambda one: (order[one.device_id], one.component, one.metric, one.pk))
-    return Chosen(list(devices.values()), found)
+    return SelectedSeries(list(devices.values()), found)
 
 
-def devices_of(uuids: Iterable[UUID]) -> list[Device]:
+def devices_by_uuid(uuids: Iterable[UUID]) -> list[Device]:
     """The current tenant's devices, in this order. Raises NotFound, in the same words for another tenant's."""
     return list(_devices(uuids).values())
+
+
+def series_of_metric(device: Device, component: str, metric: str) -> list[Series]:
+    """Return the series of the metric, or none yet. Raises NotFound with the names that the device has."""
+    found = readings.series_of(device, component, metric)
+    if not found:
+        _refuse_unknown([device], Series.objects.filter(device=device), [component], [metric])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRange:
+    """The part of a range that can hold readings: start ≤ time < stop. `requested_stop` is the request's `to`."""
+
+    start: datetime.datetime
+    stop: datetime.datetime
+    requested_stop: datetime.datetime | None
+
+
+def time_range(wanted: dict[str, Any]) -> TimeRange:
+    """Return the range of a request. Raises ValidationError for one that is all in the future."""
+    now = timezone.now()
+    latest = now + timedelta(seconds=settings.INGEST_FUTURE_SECONDS)
+    start = max(wanted.get("from", calendar_intervals.EARLIEST), calendar_intervals.EARLIEST)
+    stop = min(wanted.get("to", now), latest)
+    if start >= stop:
+        raise ValidationError({"from": _("Nothing is measured yet at this time: it is in the future.")})
+    return TimeRange(start, stop, wanted.get("to", stop))
+
+
+@contextmanager
+def query_budget(parameter: str) -> Iterator[None]:
+    """Bound the queries of the block. Raises ValidationError that names the parameter to change."""
+    try:
+        with bounded():
+            yield
+    except TooMuchWork:
+        refusal = _("The range holds too many readings to work through in time: ask for a shorter one.")
+        raise ValidationError({parameter: refusal}) from None
+
+
+def series_to_show(series: Iterable[Series], found: set[int]) -> list[Series]:
+    """The series with readings in the range, and of a metric that has none the one of its newest unit."""
+    newest: dict[tuple[int, str, str], Series] = {}
+    held = set()
+    for one in series:
+        key = one.device_id, one.component, one.metric
+        newest[key] = one
+        if one.pk in found:
+            held.add(key)
+    bare = {one.pk for key, one in newest.items() if key not in held}
+    return [one for one in series if one.pk in found or one.pk in bare]
+
+
+def series_data(selected: SelectedSeries, one: Series, shown: Iterable[Series]) -> dict[str, Any]:
+    """Return what SeriesSerializer describes of one of the series that are shown."""
+    key = one.device_id, one.component, one.metric
+    others = [o for o in shown if o.pk != one.pk and (o.device_id, o.component, o.metric) == key]
+    return {
+        "device": selected.device_of(one),
+        "component": one.component,
+        "metric": one.metric,
+        "unit": one.unit or None,
+        "value_type": one.value_type,
+        "other_units": [other.unit or None for other in others],
+    }
+
+
+def completeness_data(lacks: Sequence[Lack]) -> dict[str, Any]:
+    """Return what CompleteSerializer describes."""
+    return {"complete": not lacks, "incomplete": [asdict(lack) for lack in lacks]}
 
 
 def _devices(uuids: Iterable[UUID]) -> dict[UUID, Device]:

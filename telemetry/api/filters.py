@@ -1,0 +1,38 @@
+"""Filters of the lists of daily counts."""
+
+from typing import Any
+
+from django_filters import rest_framework as filters
+
+from devices.api.filters import OfDevice, device_by_uuid
+from telemetry.models import Reason
+from tenants.services.limits import LimitName
+
+# "from" is no name that a class body can hold.
+TotalsFilter: type[filters.FilterSet] = type(
+    "TotalsFilter",
+    (filters.FilterSet,),
+    {
+        "from": filters.DateFilter(field_name="day", lookup_expr="gte", label="Not before this day (2026-11-22)."),
+        "to": filters.DateFilter(field_name="day", lookup_expr="lt", label="Before this day (2026-11-22)."),
+    },
+)
+
+
+class LimitHitFilter(OfDevice, TotalsFilter):
+    """By day, limit and device."""
+
+    name = filters.ChoiceFilter(
+        field_name="limit", choices=[(name.value, name.value) for name in LimitName], label="The limit's name."
+    )
+
+
+class FloodFilter(filters.FilterSet):
+    """What the floods are narrowed by."""
+
+    device = filters.UUIDFilter(label="A device's UUID.", method="of_device")
+    reason = filters.ChoiceFilter(choices=Reason.choices)
+    day = filters.DateFilter(label="A day (2026-11-22).")
+
+    def of_device(self, rows: Any, _name: str, value: Any) -> Any:
+        return rows.filter(device_id=device_by_uuid(value).pk)

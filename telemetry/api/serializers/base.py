@@ -1,0 +1,53 @@
+"""Fields and parts that several answers share."""
+
+import base64
+import codecs
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from telemetry.services.queries.completeness import Code
+
+
+@extend_schema_field({"oneOf": [{"type": "number"}, {"type": "boolean"}, {"type": "string"}]})
+class ValueField(serializers.Field):
+    """A number, a boolean or a text, as it was measured."""
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+class UnitField(serializers.CharField):
+    """A unit's symbol as it was when the value was measured, or null for none."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_null=True, **options)
+
+    def to_representation(self, value: Any) -> Any:
+        return value or None
+
+
+class LackSerializer(serializers.Serializer):
+    """Why something may be missing."""
+
+    code = serializers.ChoiceField(choices=[code.value for code in Code])
+    detail = serializers.CharField(help_text="The same in words.")
+
+
+class CompleteSerializer(serializers.Serializer):
+    """Whether the answer holds all that there is, as far as the platform knows."""
+
+    complete = serializers.BooleanField()
+    incomplete = LackSerializer(many=True, help_text="Why not; empty where it is complete.")
+
+
+def payload_text(payload: bytes, *, cut: bool = False) -> tuple[str, str]:
+    """A payload as JSON can hold it, and how: ("…", "utf-8") where it is UTF-8, else ("…", "base64").
+
+    `cut` says that it is only the beginning, which may end within a character: that one is left out.
+    """
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(payload, final=not cut), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(payload).decode(), "base64"

@@ -1,0 +1,40 @@
+"""Limits of the tenant and what they refused."""
+
+from typing import ClassVar
+
+from rest_framework import serializers
+
+from telemetry.models import LimitHit
+from tenants.api.fields import Timestamp
+from tenants.services.limits import LimitName
+
+
+class LimitSerializer(serializers.Serializer):
+    """A limit of the tenant, how much of it is used, and how many messages it refused today (UTC)."""
+
+    name = serializers.ChoiceField(choices=[(name.value, name.value) for name in LimitName])
+    value = serializers.FloatField(allow_null=True, help_text="Null: no limit.")
+    burst = serializers.FloatField(allow_null=True, help_text="Of a rate: messages at once, after a silence.")
+    source = serializers.ChoiceField(  # type: ignore[assignment]  # a member, not the field's own source
+        choices=["tenant", "plan", "default"], help_text="Who says so."
+    )
+    used = serializers.FloatField(
+        allow_null=True, help_text="Of the tenant's rates: messages a second, lately. Of the quota: messages today."
+    )
+    refused_today = serializers.IntegerField()
+    resets_at = Timestamp(allow_null=True, help_text="When the quota begins anew.")
+
+
+class LimitsPageSerializer(serializers.Serializer):
+    results = LimitSerializer(many=True)
+
+
+class LimitHitSerializer(serializers.ModelSerializer[LimitHit]):
+    """How many messages a limit refused on a day (UTC); with the device where the limit is the device's own."""
+
+    name = serializers.CharField(source="limit", read_only=True)
+    device = serializers.UUIDField(source="device.uuid", read_only=True, allow_null=True, default=None)
+
+    class Meta:
+        model = LimitHit
+        fields: ClassVar = ["day", "name", "device", "times"]

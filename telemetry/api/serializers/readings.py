@@ -1,0 +1,107 @@
+"""Readings, latest values, aggregates and charts."""
+
+from rest_framework import serializers
+
+from devices.models import Metric
+from tenants.api.fields import Timestamp
+
+from .base import CompleteSerializer, UnitField, ValueField
+
+
+class LatestSerializer(serializers.Serializer):
+    """The newest value of a component's metric."""
+
+    component = serializers.CharField()
+    metric = serializers.CharField()
+    value = ValueField()
+    unit = UnitField()
+    time = Timestamp()
+
+
+class LatestPageSerializer(serializers.Serializer):
+    results = LatestSerializer(many=True)
+
+
+class ReadingSerializer(serializers.Serializer):
+    """A value, its unit, and when it was measured."""
+
+    time = Timestamp()
+    value = ValueField()
+    unit = UnitField()
+
+
+class ReadingsPageSerializer(CompleteSerializer):
+    results = ReadingSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="The address of the next page; null on the last.")
+
+
+class FleetLatestSerializer(LatestSerializer):
+    """The newest value of a metric of a device's component."""
+
+    device = serializers.UUIDField()
+
+
+class FleetLatestPageSerializer(CompleteSerializer):
+    results = FleetLatestSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="The address of the next page; null on the last.")
+
+
+class SeriesSerializer(serializers.Serializer):
+    """A metric of a component in one unit."""
+
+    device = serializers.UUIDField()
+    component = serializers.CharField()
+    metric = serializers.CharField()
+    unit = UnitField()
+    value_type = serializers.ChoiceField(choices=Metric.ValueType.choices)
+    other_units = serializers.ListField(
+        child=UnitField(), help_text="The metric was measured in these too: each has an entry of its own."
+    )
+
+
+class AggregateSerializer(serializers.Serializer):
+    """The readings of one interval. Of texts there are only `count` and `last`."""
+
+    start = serializers.DateTimeField(help_text="When it begins, with the offset of the time zone that was asked for.")
+    count = serializers.IntegerField(required=False)
+    min = ValueField(required=False, allow_null=True)
+    max = ValueField(required=False, allow_null=True)
+    avg = serializers.FloatField(required=False, allow_null=True, help_text="Of booleans the share of true.")
+    sum = serializers.FloatField(required=False, allow_null=True)
+    last = ValueField(required=False, allow_null=True)
+
+
+class AggregatedSeriesSerializer(SeriesSerializer):
+    results = AggregateSerializer(many=True)
+
+
+class AggregatesSerializer(CompleteSerializer):
+    def get_fields(self) -> dict[str, serializers.Field]:
+        return {"from": Timestamp(), "to": Timestamp()} | super().get_fields()
+
+    interval = serializers.CharField()
+    timezone = serializers.CharField()
+    series = AggregatedSeriesSerializer(many=True)
+
+
+class PointSerializer(serializers.Serializer):
+    time = Timestamp()
+    value = serializers.FloatField(help_text="Of booleans 0 or 1.")
+
+
+class ChartSeriesSerializer(SeriesSerializer):
+    points = PointSerializer(many=True)
+    gaps = serializers.ListField(
+        child=serializers.ListField(child=Timestamp(), min_length=2, max_length=2),
+        help_text="Silences that are unusual for the series: [last before, first after].",
+    )
+    resolution_seconds = serializers.FloatField(
+        help_text="By how much a point's time may be off: 0 where the points are readings."
+    )
+
+
+class ChartSerializer(CompleteSerializer):
+    def get_fields(self) -> dict[str, serializers.Field]:
+        return {"from": Timestamp(), "to": Timestamp()} | super().get_fields()
+
+    series = ChartSeriesSerializer(many=True)

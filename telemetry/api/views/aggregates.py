@@ -1,0 +1,140 @@
+"""Aggregates of readings by calendar intervals."""
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from devices.models import Metric
+from telemetry.api import parameters
+from telemetry.api.serializers import readings as shapes
+from telemetry.api.series_selection import (
+    MAX_RESULTS,
+    MAX_SERIES,
+    TimeRange,
+    completeness_data,
+    query_budget,
+    select_series,
+    series_data,
+    series_to_show,
+    time_range,
+)
+from telemetry.models import Series
+from telemetry.services.queries import calendar_intervals, completeness
+from telemetry.services.queries.aggregates import Bucket, Buckets, aggregate
+from tenants.api.errors import ErrorSerializer
+from tenants.api.fields import Timestamp
+from tenants.api.views.base import ParametersView
+
+Text, Boolean = Metric.ValueType.TEXT, Metric.ValueType.BOOLEAN
+_time = Timestamp().to_representation
+
+
+class AggregatesView(ParametersView):
+    """Aggregates of series by intervals."""
+
+    parameters_class = parameters.AggregatesParameters
+
+    @extend_schema(
+        operation_id="readings_aggregates",
+        parameters=[parameters.AggregatesParameters],
+        responses={200: shapes.AggregatesSerializer, 404: ErrorSerializer},
+    )
+    def get(self, request: Request) -> Response:
+        """Count, least, greatest, mean, sum and last of the readings in each interval, series by series.
+
+        Intervals begin where the clocks of the time zone say, so that a day may have 23 or 25 hours; the first and
+        the last hold what of them is within the range. Where a metric's unit was changed there is an entry for each.
+        """
+        wanted = self.valid_parameters()
+        requested = time_range(wanted)
+        chosen = select_series(wanted, MAX_SERIES)
+        edges = _edges(wanted, requested, len(chosen.series))
+        with query_budget("from"):
+            answer = aggregate(chosen.series, edges, requested.start, requested.stop)
+        lacks = completeness.lacks(
+            [device.pk for device in chosen.devices],
+            requested.start,
+            requested.requested_stop,
+            raw_from=answer.raw_from,
+            rolled_from=answer.rolled_from,
+        )
+        rows = _Rows(wanted, edges)
+        shown = series_to_show(chosen.series, {pk for pk, buckets in answer.buckets.items() if buckets})
+        series = [series_data(chosen, one, shown) | {"results": rows.of(one, answer.buckets)} for one in shown]
+        document = {
+            "from": _time(requested.start),
+            "to": _time(requested.stop),
+            "interval": str(wanted["interval"]),
+            "timezone": str(wanted["timezone"]),
+            "series": series,
+        }
+        return Response(document | completeness_data(lacks))
+
+
+class _Rows:
+    """The results of an answer."""
+
+    def __init__(self, wanted: dict[str, Any], edges: Sequence[datetime.datetime]) -> None:
+        self._names = wanted.get("aggregate") or parameters.AGGREGATES
+        self._fill: str = wanted["fill"]
+        self._starts = [edge.astimezone(wanted["timezone"]).isoformat() for edge in edges[:-1]]
+
+    def of(self, one: Series, buckets: Buckets) -> list[dict[str, Any]]:
+        """The results of a series, in order of time."""
+        names = [name for name in self._names if one.value_type != Text or name in ("count", "last")]
+        own, rows, last = buckets[one.pk], [], None
+        for number in range(len(self._starts)) if self._fill != "none" else own:
+            bucket = own.get(number)
+            if bucket is not None:
+                last = _of_type(bucket.last, one.value_type)
+                values = _values(bucket, one.value_type)
+            else:
+                values = _nothing(last if self._fill == "previous" else None, one.value_type)
+            rows.append({"start": self._starts[number]} | {name: values[name] for name in names})
+        return rows
+
+
+def _values(bucket: Bucket, kind: str) -> dict[str, Any]:
+    return {
+        "count": bucket.count,
+        "min": _of_type(bucket.min, kind),
+        "max": _of_type(bucket.max, kind),
+        "avg": bucket.avg,
+        "sum": bucket.sum,
+        "last": _of_type(bucket.last, kind),
+    }
+
+
+def _nothing(last: Any, kind: str) -> dict[str, Any]:
+    """An interval without readings; `last` is what is carried on from before, or None."""
+    mean = None if last is None or kind == Text else float(last)
+    return {"count": 0, "min": last, "max": last, "avg": mean, "sum": None, "last": last}
+
+
+def _of_type(value: float | str | None, kind: str) -> float | bool | str | None:
+    return bool(value) if kind == Boolean and value is not None else value
+
+
+def _edges(wanted: dict[str, Any], requested: TimeRange, count: int) -> list[datetime.datetime]:
+    """Where the intervals begin. Raises ValidationError where they are more than one answer holds."""
+    most = MAX_RESULTS // max(count, 1)
+    try:
+        return calendar_intervals.edges(wanted["interval"], wanted["timezone"], requested.start, requested.stop, most)
+    except calendar_intervals.TooManyBuckets:
+        values = {
+            "interval": wanted["interval"],
+            "most": most,
+            "series": count,
+            "longer": calendar_intervals.longer(requested.stop - requested.start, most),
+        }
+        refusal = _(
+            "The range holds more than %(most)d intervals of %(interval)s, which is what an answer of %(series)d series"
+            " may have: ask for a longer interval (%(longer)s), a shorter range, or fewer series."
+        )
+        raise ValidationError({"interval": refusal % values}) from None

@@ -1,0 +1,73 @@
+"""Charts: lines of few points that look like all readings."""
+
+import datetime
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from telemetry.api import parameters
+from telemetry.api.serializers import readings as shapes
+from telemetry.api.series_selection import (
+    MAX_RESULTS,
+    MAX_SERIES,
+    completeness_data,
+    query_budget,
+    select_series,
+    series_data,
+    time_range,
+)
+from telemetry.services.queries import charts, completeness
+from tenants.api.errors import ErrorSerializer
+from tenants.api.fields import Timestamp
+from tenants.api.views.base import ParametersView
+
+_time = Timestamp().to_representation
+
+
+class ChartView(ParametersView):
+    """Lines of few points."""
+
+    parameters_class = parameters.ChartParameters
+
+    @extend_schema(
+        operation_id="readings_chart",
+        parameters=[parameters.ChartParameters],
+        responses={200: shapes.ChartSerializer, 404: ErrorSerializer},
+    )
+    def get(self, request: Request) -> Response:
+        """Lines of numbers and booleans with at most `max_points` points each that look like all readings.
+
+        The points are readings, chosen by largest triangle three buckets; no peak is lost. Only where there are very
+        many, or the readings are no longer kept, the least and the greatest of each hour stand for them.
+        """
+        wanted = self.valid_parameters()
+        requested, most = time_range(wanted), wanted["max_points"]
+        chosen = select_series(wanted, min(MAX_SERIES, MAX_RESULTS // most))
+        with query_budget("from"):
+            found = charts.lines(chosen.series, requested.start, requested.stop, most)
+        shown = [line.series for line in found]
+        exact = any(line.resolution == 0.0 for line in found)
+        lacks = completeness.lacks(
+            [device.pk for device in chosen.devices],
+            requested.start,
+            requested.requested_stop,
+            raw_from=requested.start if exact else None,
+            rolled_from=requested.start,
+        )
+        series = [series_data(chosen, line.series, shown) | _drawn(line) for line in found]
+        document = {"from": _time(requested.start), "to": _time(requested.stop), "series": series}
+        return Response(document | completeness_data(lacks))
+
+
+def _drawn(line: charts.Line) -> dict[str, Any]:
+    return {
+        "points": [{"time": _unix(at), "value": value} for at, value in line.points],
+        "gaps": [[_unix(earlier), _unix(later)] for earlier, later in line.gaps],
+        "resolution_seconds": line.resolution,
+    }
+
+
+def _unix(at: float) -> str:
+    return _time(datetime.datetime.fromtimestamp(at, datetime.UTC))

@@ -1,0 +1,94 @@
+"""Readings and whole tenants as files."""
+
+from typing import Any
+
+from django.core.handlers.asgi import ASGIRequest
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+
+from devices.api.permissions import stream_access
+from devices.api.views.base import AuditedView
+from telemetry.api import parameters
+from telemetry.api.series_selection import select_series, time_range
+from telemetry.services.export import readings, tenant_audit
+from telemetry.services.export.tenant_response import answer
+from telemetry.services.queries import completeness
+from tenants.api.errors import ErrorSerializer
+from tenants.api.negotiation import JSONErrorsNegotiation
+from tenants.api.views.base import ParametersView
+from tenants.infrastructure.schema_context import current_schema
+from tenants.services.roles import Role
+
+
+class WholeExportView(AuditedView):
+    """The whole of a tenant, for its administrators and for keys that were issued for this."""
+
+    role_to_read = Role.ADMIN
+    only_admin_keys = True
+    http_method_names = ("get",)
+    # Refusals are JSON whatever the client asks for.
+    content_negotiation_class = JSONErrorsNegotiation
+    renderer_classes = (JSONRenderer,)
+
+    @extend_schema(operation_id="export_everything", responses={(200, "application/zip"): OpenApiTypes.BINARY})
+    def get(self, request: Request) -> StreamingHttpResponse:
+        """A ZIP with every table as NDJSON, and a manifest with counts and SHA-256.
+
+        The transfer is broken off where it cannot be finished, and such a ZIP has no directory: no program opens it.
+        """
+        tenant_audit.record(self.acting_user)
+        return answer(request._request, stream_access(request, Role.ADMIN).may_watch)
+
+
+class ExportView(ParametersView):
+    """Readings as a file."""
+
+    http_method_names = ("get",)
+    parameters_class = parameters.ExportParameters
+    # Refusals are JSON whatever the client asks for.
+    content_negotiation_class = JSONErrorsNegotiation
+    renderer_classes = (JSONRenderer,)
+
+    @extend_schema(
+        operation_id="readings_export",
+        parameters=[parameters.ExportParameters],
+        responses={
+            (200, "text/csv"): OpenApiTypes.STR,
+            (200, "application/x-ndjson"): OpenApiTypes.STR,
+            404: ErrorSerializer,
+        },
+    )
+    def get(self, request: Request) -> StreamingHttpResponse:
+        """All readings of the series as CSV or NDJSON, series after series, each in order of time.
+
+        The transfer is broken off where the file cannot be finished: one that ends as HTTP says is whole. The last
+        line of NDJSON says `complete`; what is known to be missing beforehand is in the header `Gwanje-Incomplete`.
+        """
+        wanted = self.valid_parameters()
+        requested, chosen = time_range(wanted), select_series(wanted)
+        lacks = completeness.lacks(
+            [device.pk for device in chosen.devices],
+            wanted.get("from"),
+            requested.requested_stop,
+            raw_from=requested.start,
+        )
+        form = wanted["format"]
+        job = readings.Wanted(
+            current_schema(),
+            [readings.Exported(one, chosen.device_of(one)) for one in chosen.series],
+            wanted.get("from"),
+            requested.stop,
+            form,
+            lacks,
+        )
+        is_async = isinstance(request._request, ASGIRequest)
+        content: Any = readings.stream(job, stream_access(request).may_watch) if is_async else readings.pieces(job)
+        kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
+        answer = StreamingHttpResponse(content, content_type=kind)
+        answer["Content-Disposition"] = f'attachment; filename="readings-{requested.stop:%Y%m%dT%H%M%SZ}.{form}"'
+        if lacks:
+            answer["Gwanje-Incomplete"] = ", ".join(lack.code for lack in lacks)
+        return answer

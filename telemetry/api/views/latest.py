@@ -1,0 +1,56 @@
+"""The newest values of a device and of all devices."""
+
+from typing import ClassVar
+from uuid import UUID
+
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from devices.api.filters import device_by_uuid
+from telemetry.api import parameters
+from telemetry.api.serializers import readings as shapes
+from telemetry.api.series_selection import completeness_data, devices_by_uuid
+from telemetry.services.queries import completeness, fleet_latest, readings
+from tenants.api import cursors
+from tenants.api.errors import ErrorSerializer
+from tenants.api.views.base import CursorPageView, TenantView
+
+
+class LatestView(TenantView):
+    """The newest value of each metric of a device."""
+
+    @extend_schema(operation_id="devices_latest", responses=shapes.LatestPageSerializer)
+    def get(self, request: Request, uuid: UUID) -> Response:
+        """The newest value of each metric of a device."""
+        values = readings.latest_values(device_by_uuid(uuid))
+        return Response({"results": shapes.LatestSerializer(values, many=True).data})
+
+
+class FleetLatestView(CursorPageView):
+    """The newest values of all devices."""
+
+    parameters_class = parameters.FleetLatestParameters
+    filters: ClassVar = ("component", "metric", "hardware_model")
+
+    @extend_schema(
+        operation_id="latest_list",
+        parameters=[parameters.FleetLatestParameters],
+        responses={200: shapes.FleetLatestPageSerializer, 404: ErrorSerializer},
+    )
+    def get(self, request: Request) -> Response:
+        """The newest value of each metric of all devices, or of those that the parameters name.
+
+        By device, component and metric. A page may hold fewer results than `limit` although there is a next.
+        """
+        wanted = self.valid_parameters()
+        devices = [device.pk for device in devices_by_uuid(wanted["device"])] if "device" in wanted else None
+        narrowed = {name: wanted.get(name) for name in self.filters}
+        scope = f"latest:{devices}:{narrowed}"
+        after = cursors.decode(scope, wanted["cursor"]) if "cursor" in wanted else None
+        page = fleet_latest.latest(devices=devices, after=after, limit=wanted["limit"], **narrowed)
+        following = None if page.end is None else self.next_address(scope, list(page.end))
+        lacks = completeness.lacks(devices, None, timezone.now()) + ([completeness.more()] if following else [])
+        results = shapes.FleetLatestSerializer(page.values, many=True).data
+        return Response({"results": results, "next": following} | completeness_data(lacks))

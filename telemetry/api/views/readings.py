@@ -1,0 +1,59 @@
+"""The readings of one metric."""
+
+import datetime
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from devices.api.filters import device_by_uuid
+from telemetry.api import parameters
+from telemetry.api.serializers import readings as shapes
+from telemetry.api.series_selection import completeness_data, series_of_metric
+from telemetry.services.queries import calendar_intervals, completeness, readings
+from tenants.api import cursors
+from tenants.api.errors import ErrorSerializer
+from tenants.api.views.base import CursorPageView
+
+
+class ReadingsView(CursorPageView):
+    """The readings of one metric of one component."""
+
+    parameters_class = parameters.ReadingsParameters
+    row_class = shapes.ReadingSerializer
+
+    @extend_schema(
+        operation_id="readings_list",
+        parameters=[parameters.ReadingsParameters],
+        responses={200: shapes.ReadingsPageSerializer, 404: ErrorSerializer},
+    )
+    def get(self, request: Request) -> Response:
+        """The readings of one metric of one component, oldest first.
+
+        Where the metric's unit was changed, those before the change carry the unit that they were measured in.
+        """
+        wanted = self.valid_parameters()
+        device = device_by_uuid(wanted["device"])
+        series = series_of_metric(device, wanted["component"], wanted["metric"])
+        scope = f"readings:{device.uuid}:{wanted['component']}:{wanted['metric']}"
+        rows = readings.readings(
+            series,
+            start=wanted.get("from"),
+            stop=wanted.get("to"),
+            after=_reading_position(scope, wanted.get("cursor")),
+            limit=wanted["limit"] + 1,
+        )
+        answer = self.page(rows, wanted["limit"], scope, lambda row: [row.time.isoformat(), row.series, row.key])
+        start, stop = wanted.get("from"), wanted.get("to")
+        lacks = completeness.lacks([device.pk], start, stop, raw_from=start or calendar_intervals.EARLIEST)
+        if answer.data["next"]:
+            lacks.append(completeness.more())
+        answer.data |= completeness_data(lacks)
+        return answer
+
+
+def _reading_position(scope: str, cursor: str | None) -> readings.Position | None:
+    if cursor is None:
+        return None
+    time, series, key = cursors.decode(scope, cursor)
+    return readings.Position(datetime.datetime.fromisoformat(time), series, key)

@@ -1,0 +1,45 @@
+"""Permissions by the role of a member, and of the platform's staff."""
+
+from typing import TYPE_CHECKING, Any
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework.request import Request
+
+from tenants.models import User
+from tenants.services.roles import Role, reaches, role_of
+
+if TYPE_CHECKING:
+    # REST framework loads this module from its settings, before its views are there.
+    from rest_framework.views import APIView
+
+
+class MemberPermission(BasePermission):
+    """Members of the tenant by their role: `role_to_read` and `role_to_write` of the view."""
+
+    message: str = ""
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        """Return whether the member's role is high enough to read, or to write."""
+        reading = request.method in SAFE_METHODS
+        needed: Any = (
+            getattr(view, "role_to_read", Role.VIEWER) if reading else getattr(view, "role_to_write", Role.ADMIN)
+        )
+        role = role_of(request.user, getattr(request, "tenant", None))
+        if role is None:
+            self.message = _("You are no member of this tenant: one of its administrators can make you one.")
+        else:
+            roles = {"needed": needed.value, "role": role.value}
+            self.message = _("This needs the role %(needed)s in this tenant; yours is %(role)s.") % roles
+        return reaches(role, needed)
+
+
+class IsSuperuser(BasePermission):
+    """Superusers of the platform."""
+
+    message = gettext_lazy("This needs a superuser of the platform.")
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        """Return whether the user is an active superuser."""
+        return isinstance(request.user, User) and request.user.is_active and request.user.is_superuser

@@ -1,0 +1,46 @@
+"""Tenants, as the platform's staff see and create them."""
+
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.validators import DomainNameValidator
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+from rest_framework import serializers
+
+from tenants.api.serializers.base import StrictSerializer
+from tenants.models import Domain, Tenant, User, validate_slug
+
+
+class TenantSerializer(serializers.ModelSerializer[Tenant]):
+    """A tenant and whether it is in use."""
+
+    domains = serializers.SlugRelatedField[Domain](slug_field="domain", many=True, read_only=True)
+
+    class Meta:
+        model = Tenant
+        fields: ClassVar = ["slug", "name", "state", "state_detail", "created_at", "domains"]
+        read_only_fields = fields
+
+
+class NewTenantSerializer(StrictSerializer):
+    """A tenant to create; one whose creation failed is resumed."""
+
+    slug = serializers.CharField(validators=[validate_slug], help_text="In addresses (/t/{slug}/) and topics.")
+    name = serializers.CharField(max_length=120)
+    domain = serializers.CharField(required=False, max_length=253, help_text="A host name of its own.")
+    owner = serializers.SlugRelatedField(
+        slug_field="username",
+        queryset=User.objects.filter(is_active=True),
+        required=False,
+        error_messages={"does_not_exist": _("There is no active user {value}: create the user first.")},
+        help_text="The username of its first administrator.",
+    )
+
+    def validate_domain(self, value: str) -> str:
+        domain = value.lower().rstrip(".")
+        DomainNameValidator(message=_("Give a host name, for example demo.example.com."))(domain)
+        if domain == urlsplit(settings.PUBLIC_URL).hostname:
+            raise serializers.ValidationError(_t("%(host)s is the platform's own address.") % {"host": domain})
+        return domain
