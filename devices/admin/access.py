@@ -41,7 +41,7 @@ class ApiKeyForm(forms.ModelForm):
     def clean_expires_at(self) -> Any:
         expires_at = self.cleaned_data["expires_at"]
         if expires_at is not None and expires_at <= timezone.now():
-            raise ValidationError(_("This is in the past."))
+            raise ValidationError(_("The time must be in the future."))
         return expires_at
 
 
@@ -108,16 +108,16 @@ class ApiKeyAdmin(TenantModelAdmin):
             raise Http404
         if request.method == "POST":
             if revoke_api_key(key, acting_user=person(request)):
-                messages.success(request, _t("The key is revoked."))
+                messages.success(request, _t("The key has been revoked."))
             else:
-                messages.warning(request, _t("The key was revoked before."))
+                messages.warning(request, _t("The key had already been revoked."))
             return redirect(self._page_url(key))
         return form_page(
             self,
             request,
             None,
             title=_t("Revoke %(key)s") % {"key": key},
-            lead=_("Whoever uses it is refused from now on. This cannot be undone."),
+            lead=_("Requests with this key are rejected from now on. This cannot be undone."),
             submit=_("Revoke"),
             danger=True,
             back=self._page_url(key),

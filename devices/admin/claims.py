@@ -35,14 +35,14 @@ class ClaimForm(forms.Form):
     code = forms.CharField(
         label=_("Claim code"),
         max_length=64,
-        help_text=_("16 letters and digits. Case and hyphens do not matter."),
+        help_text=_("16 letters and digits. Case and hyphens are ignored."),
         widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off", "autocapitalize": "characters"}),
     )
     name = forms.CharField(
         label=_("Name"),
         max_length=120,
         required=False,
-        help_text=_("What you call the device; empty: its own name, or serial number."),
+        help_text=_("The name of the device; if empty, the preregistered name or the serial number."),
         widget=UnfoldAdminTextInputWidget,
     )
 
@@ -67,7 +67,9 @@ class ClaimActions(DeviceActions):
             request,
             form,
             title=_("Claim a board"),
-            lead=_("A board that was made ready for you has a label with both. It fetches its credentials by itself."),
+            lead=_(
+                "The label of a preregistered device shows both values. The device fetches its credentials by itself."
+            ),
             submit=_("Claim"),
             back=reverse("admin:devices_device_changelist"),
         )
@@ -88,7 +90,9 @@ class ClaimActions(DeviceActions):
             form.add_error(None, unavailable_text(error))
         else:
             messages.success(
-                request, _t("%(device)s is yours. It is online once it fetched its credentials.") % {"device": device}
+                request,
+                _t("%(device)s is registered. It goes online after it has fetched its credentials.")
+                % {"device": device},
             )
             return redirect(page_of(device.pk))
         return None
@@ -105,24 +109,24 @@ class ClaimActions(DeviceActions):
     def as_csv(self, request: HttpRequest) -> HttpResponse:
         return redirect("admin:devices_deviceimport_devices", form="csv")
 
-    @action(description=_("Allow a new fetch"), permissions=["change"], url_path="allow-fetch")
+    @action(description=_("Reset credentials"), permissions=["change"], url_path="allow-fetch")
     def allow_fetch(self, request: HttpRequest, object_id: str) -> HttpResponse:
         device = self.device(request, object_id)
         if request.method != "POST":
             return self._ask(
                 request,
                 device,
-                title=_t("Allow %(device)s a new fetch") % {"device": device},
+                title=_t("Reset the credentials of %(device)s") % {"device": device},
                 lead=_(
-                    "It gets a new key and password. What it has now, and whoever else may have it, is no good from"
-                    " now on."
+                    "The device can fetch a new key and password once. Its present credentials, and every copy of"
+                    " them, become invalid now."
                 ),
                 submit=_("Allow"),
                 danger=True,
             )
         with errors_as_messages(request):
             claims.allow_new_fetch(device, acting_user=person(request))
-            messages.success(request, _t("%(device)s may fetch new credentials, once.") % {"device": device})
+            messages.success(request, _t("%(device)s can fetch new credentials once.") % {"device": device})
         return redirect(page_of(device.pk))
 
     @action(
@@ -140,8 +144,8 @@ class ClaimActions(DeviceActions):
                 device,
                 title=_t("Release the board of %(device)s") % {"device": device},
                 lead=_(
-                    "Whoever has its label may claim it then. The device is removed; one that has readings stays,"
-                    " switched off and without a key."
+                    "After that, anyone with its label can claim it. The device is removed; a device with "
+                    "readings stays, deactivated and without a key."
                 ),
                 submit=_("Release"),
                 danger=True,
@@ -149,7 +153,7 @@ class ClaimActions(DeviceActions):
         name, pk = str(device), device.pk
         with errors_as_messages(request):
             claims.release(device, acting_user=person(request))
-            messages.success(request, _t("The board of %(device)s is released.") % {"device": name})
+            messages.success(request, _t("The board of %(device)s has been released.") % {"device": name})
         stays = Device.objects.filter(pk=pk).exists()
         return redirect(page_of(pk) if stays else reverse("admin:devices_device_changelist"))
 

@@ -44,7 +44,9 @@ class UploadForm(forms.Form):
 
     file = forms.FileField(
         label=_("File"),
-        help_text=_("CSV (UTF-8 or CP949) or XLSX. Nothing is registered yet: you see first what would become of it."),
+        help_text=_(
+            "CSV (UTF-8 or CP949) or XLSX. Nothing is registered yet: a preview shows the result for each row."
+        ),
         widget=UnfoldAdminFileFieldWidget,
     )
 
@@ -110,7 +112,7 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
             form,
             template="devices/admin/import_upload.html",
             title=_("Import devices"),
-            submit=_("Look through"),
+            submit=_("Check"),
             back=reverse("admin:devices_device_changelist"),
             columns=_columns(),
         )
@@ -144,7 +146,7 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
             try:
                 import_jobs.begin(kept, skip_errors="skip_errors" in request.POST, acting_user=person(request))
             except import_jobs.HasErrors:
-                messages.error(request, _t("Rows have errors: nothing was registered."))
+                messages.error(request, _t("Some rows have errors: nothing was registered."))
             except ValidationError as error:
                 messages.error(request, " ".join(error.messages))
             except NOT_AVAILABLE as error:
@@ -164,7 +166,7 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
                 slug = request.tenant.slug  # type: ignore[attr-defined]
                 name = f"credentials-{kept.pk}-{kept.handed_over}.zip"
                 return _file(import_files.credentials_archive(slug, given), name, "application/zip")
-            messages.warning(request, _t("The credentials were downloaded already."))
+            messages.warning(request, _t("The credentials have already been downloaded."))
         return redirect(_page_of(kept))
 
     def template(self, request: HttpRequest, form: str) -> HttpResponse:
@@ -222,11 +224,11 @@ def _shown(rows: Sequence[import_application.Outcome]) -> list[dict[str, Any]]:
 
 def _columns() -> list[tuple[str, Any]]:
     return [
-        ("name", _("needed for a new device")),
-        ("uuid", _("made for you where it is empty")),
-        ("hardware_model", _("name and version, as under Hardware models")),
-        ("cpu_serial", _("where given, every message must carry it")),
-        ("timeout_seconds", _("how long it may be silent")),
+        ("name", _("required for a new device")),
+        ("uuid", _("generated if empty")),
+        ("hardware_model", _("name and version of a hardware model")),
+        ("cpu_serial", _("if set, every message must contain it")),
+        ("timeout_seconds", _("seconds without a message until the device times out")),
         ("active", _("yes or no")),
         ("components", _("for example dht22;dht22-2:dht22;pump")),
     ]

@@ -34,9 +34,7 @@ NOT_AVAILABLE = (SecretsUnavailable, SecretMissing, ImproperlyConfigured)
 
 def unavailable_text(error: Exception) -> str:
     """What a person is told when Vault does not do its part."""
-    return _t("Nothing was done, because the store of secrets does not answer as it should: %(error)s") % {
-        "error": error
-    }
+    return _t("Nothing was changed, because the secret store does not respond correctly: %(error)s") % {"error": error}
 
 
 @contextmanager
@@ -66,7 +64,7 @@ class DeviceActions(TenantModelAdmin):
                 request,
                 device,
                 title=_t("New key for %(device)s") % {"device": device},
-                lead=_t("The keys that it has now stay valid for %(days)d days.")
+                lead=_t("The present keys stay valid for %(days)d days.")
                 % {"days": registration.ROTATION_OVERLAP.days},
                 submit=_("Issue a key"),
             )
@@ -96,7 +94,7 @@ class DeviceActions(TenantModelAdmin):
             object_id,
             lambda device: activation.set_active(device, False, acting_user=person(request)),
             title=_("Deactivate %(device)s"),
-            lead=_("What it sends is quarantined until it is activated again."),
+            lead=_("Its messages are quarantined until it is activated again."),
             submit=_("Deactivate"),
             danger=True,
         )
@@ -118,7 +116,7 @@ class DeviceActions(TenantModelAdmin):
             object_id,
             lambda device: registration.allow_version_1(device, acting_user=person(request)),
             title=_("Allow version 1 signatures of %(device)s again"),
-            lead=_("For a device that went back to old firmware. It is closed again by its next version 2 message."),
+            lead=_("For a device with its old firmware again. The next version 2 message ends this exception."),
             submit=_("Allow version 1"),
             danger=True,
         )
@@ -131,14 +129,16 @@ class DeviceActions(TenantModelAdmin):
                 request,
                 device,
                 title=_t("Remove %(device)s") % {"device": device},
-                lead=_("Only a device without readings is removed; its keys and its account at the broker go with it."),
+                lead=_(
+                    "Only a device without readings can be removed. Its keys and its broker account are removed too."
+                ),
                 submit=_("Remove"),
                 danger=True,
             )
         name, page = str(device), page_of(device.pk)
         with errors_as_messages(request):
             registration.remove_device(device, acting_user=person(request))
-            messages.success(request, _t("%(device)s is removed.") % {"device": name})
+            messages.success(request, _t("%(device)s has been removed.") % {"device": name})
             return redirect("admin:devices_device_changelist")
         return redirect(page)
 
@@ -151,12 +151,12 @@ class DeviceActions(TenantModelAdmin):
                 request,
                 device,
                 title=_t("Revoke key %(version)d of %(device)s") % {"version": key.version, "device": device},
-                lead=_("Messages signed with it are refused from now on. This cannot be undone."),
+                lead=_("Messages signed with this key are rejected from now on. This cannot be undone."),
                 submit=_("Revoke"),
                 danger=True,
             )
         registration.revoke_key(key, acting_user=person(request))
-        messages.success(request, _t("Key %(version)d is revoked.") % {"version": key.version})
+        messages.success(request, _t("Key %(version)d has been revoked.") % {"version": key.version})
         return redirect(page_of(device.pk))
 
     def device(self, request: HttpRequest, object_id: str) -> Device:
@@ -173,7 +173,7 @@ class DeviceActions(TenantModelAdmin):
         if request.method != "POST":
             return self._ask(request, device, title=title % {"device": device}, **options)
         change(device)
-        messages.success(request, _t("%(device)s is changed.") % {"device": device})
+        messages.success(request, _t("%(device)s has been changed.") % {"device": device})
         return redirect(page_of(device.pk))
 
     def _ask(self, request: HttpRequest, device: Device, **options: Any) -> HttpResponse:

@@ -54,7 +54,7 @@ class ComponentTypeAdmin(TenantModelAdmin):
     inlines: ClassVar = [MetricInline]
     actions_detail: ClassVar = ["teach"]
 
-    @action(description=_("Teach by example"), icon="school", permissions=["change"], url_path="teach")
+    @action(description=_("Map metrics from an example"), icon="school", permissions=["change"], url_path="teach")
     def teach(self, request: HttpRequest, object_id: str) -> HttpResponse:
         component_type = self.get_object(request, object_id)
         if component_type is None:

@@ -64,7 +64,7 @@ def presence_page(request: HttpRequest, device: Device) -> HttpResponse:
         tenant_admin.get_model_admin(Device),
         request,
         "devices/admin/presence_page.html",
-        title=_("Changes of status"),
+        title=_("Status changes"),
         obj=device,
         form=form,
         rows=ledger_rows(changes[:SHOWN]),

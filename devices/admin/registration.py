@@ -31,14 +31,14 @@ class RegisterDeviceForm(forms.Form):
         label=_("UUID"),
         required=False,
         initial=uuid4,
-        help_text=_("Made for you; put the device's own here if it has one already."),
+        help_text=_("Generated; replace it if the device already has a UUID."),
         widget=UnfoldAdminUUIDInputWidget,
     )
     cpu_serial = forms.CharField(
         label=_("CPU serial"),
         required=False,
         max_length=64,
-        help_text=_("Where given, every message must carry it."),
+        help_text=_("If set, every message must contain it."),
         widget=UnfoldAdminTextInputWidget,
     )
     hardware_model = forms.ModelChoiceField(
@@ -52,7 +52,7 @@ class RegisterDeviceForm(forms.Form):
     def clean_uuid(self) -> UUID | None:
         uuid = self.cleaned_data["uuid"]
         if uuid is not None and DeviceRoute.objects.filter(device_uuid=uuid).exists():
-            raise ValidationError(_("This UUID is registered already."))
+            raise ValidationError(_("This UUID is already registered."))
         return uuid
 
 
@@ -124,7 +124,7 @@ def credentials_context(request: HttpRequest, device: Device, issued: IssuedCred
     config = device_config(request.tenant.slug, device, issued)  # type: ignore[attr-defined]
     text = json.dumps(config, indent=2, ensure_ascii=False)
     lines = [
-        Line(_("Device UUID, also the MQTT user name and client id"), str(device.uuid)),
+        Line(_("Device UUID (also MQTT user name and client id)"), str(device.uuid)),
         Line(_("Secret"), issued.secret),
         Line(_("Key id (kid)"), str(issued.key_version)),
         Line(_("MQTT password"), issued.mqtt_password),

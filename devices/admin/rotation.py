@@ -59,9 +59,9 @@ class SelectionForm(forms.Form):
 
     name = forms.CharField(label=_("Name"), max_length=120, widget=UnfoldAdminTextInputWidget)
     marked = forms.BooleanField(
-        label=_("Only keys that are marked"),
+        label=_("Only keys marked for rotation"),
         required=False,
-        help_text=_("Devices whose key others may know too, such as those of an old server."),
+        help_text=_("Devices whose key may be known to others, for example devices of an old server."),
         widget=UnfoldBooleanSwitchWidget,
     )
     hardware_model = forms.ModelChoiceField(
@@ -80,17 +80,17 @@ class SelectionForm(forms.Form):
     )
     deadline = forms.SplitDateTimeField(
         label=_("Deadline"),
-        help_text=_("The old keys end then at the latest; they end before when every device has moved."),
+        help_text=_("The old keys expire at this time, or earlier when every device signs with its new key."),
         widget=UnfoldAdminSplitDateTimeWidget,
     )
     at_deadline = forms.ChoiceField(
         label=_("At the deadline"),
         choices=RotationCampaign.AtDeadline.choices,
-        help_text=_("What happens to the old keys of devices that have not moved."),
+        help_text=_("What happens to the old keys of devices that do not sign with their new keys yet."),
         widget=UnfoldAdminSelectWidget,
     )
     extend_days = forms.IntegerField(
-        label=_("Days to wait longer"), min_value=1, max_value=90, widget=UnfoldAdminIntegerFieldWidget
+        label=_("Days of extension"), min_value=1, max_value=90, widget=UnfoldAdminIntegerFieldWidget
     )
 
     def selection(self) -> Selection:
@@ -145,14 +145,14 @@ class RotationAdmin(TenantModelAdmin):
         }
         form = SelectionForm(request.POST or None, initial=initial)
         if form.is_valid() and (campaign := self._start(request, form)) is not None:
-            messages.success(request, _t("The rotation has begun: keys are issued in the background."))
+            messages.success(request, _t("The rotation has started. Keys are issued in the background."))
             return redirect(_page_of(campaign))
         return form_page(
             self,
             request,
             form,
             title=_("Rotate keys"),
-            lead=_("New keys for %(number)d devices, or for those of them that you choose here.")
+            lead=_("Issues new keys for all %(number)d devices, or for the devices selected here.")
             % {"number": select(Selection()).count()},
             submit=_("Start"),
             back=reverse("admin:devices_rotationcampaign_changelist"),
@@ -201,8 +201,9 @@ class RotationAdmin(TenantModelAdmin):
                 campaign,
                 title=_t("Hand over keys of %(rotation)s") % {"rotation": campaign},
                 lead=_(
-                    "For devices that cannot be told over MQTT: a file with a token for each, which gives its key "
-                    "once. Whoever holds the file holds the keys. The tokens are shown this once."
+                    "For devices that no MQTT command reaches: a file with one single-use token per device, which"
+                    " unwraps its key once. Anyone with the file can read the keys. The tokens are shown only "
+                    "once."
                 ),
                 submit=_("Download the tokens"),
             )
@@ -220,20 +221,23 @@ class RotationAdmin(TenantModelAdmin):
             except ValidationError as error:
                 add_errors(form, error)
             else:
-                messages.success(request, _t("The deadline is changed."))
+                messages.success(request, _t("The deadline has been changed."))
                 return redirect(_page_of(campaign))
-        title = _t("Another deadline for %(rotation)s") % {"rotation": campaign}
+        title = _t("Change the deadline of %(rotation)s") % {"rotation": campaign}
         return self._ask(request, campaign, form=form, title=title, submit=_("Change"))
 
-    @action(description=_("End the old keys now"), permissions=["decide"], variant=ActionVariant.DANGER)
+    @action(description=_("Expire the old keys now"), permissions=["decide"], variant=ActionVariant.DANGER)
     def end(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._decide(
             request,
             object_id,
             campaigns.end,
-            title=_("End the old keys of %(rotation)s"),
-            lead=_("Devices that have not moved are refused from then on, until somebody takes their keys to them."),
-            submit=_("End the old keys"),
+            title=_("Expire the old keys of %(rotation)s"),
+            lead=_(
+                "Messages of devices without their new keys are rejected from then on, until their keys are "
+                "installed by hand."
+            ),
+            submit=_("Expire the old keys"),
         )
 
     @action(description=_("Roll back"), permissions=["decide"], url_path="roll-back", variant=ActionVariant.DANGER)
@@ -244,8 +248,8 @@ class RotationAdmin(TenantModelAdmin):
             campaigns.roll_back,
             title=_("Roll back %(rotation)s"),
             lead=_(
-                "The old keys are valid again. Devices that have a new key are told to go back, and keep it until they "
-                "have, or for a week."
+                "The old keys become valid again. Devices with a new key receive a command to return to the old "
+                "key; their new key stays valid until they have returned, for at most a week."
             ),
             submit=_("Roll back"),
         )
@@ -256,7 +260,7 @@ class RotationAdmin(TenantModelAdmin):
             return self._ask(request, campaign, title=title % {"rotation": campaign}, danger=True, **options)
         with errors_as_messages(request):
             change(campaign, acting_user=person(request))
-            messages.success(request, _t("%(rotation)s is changed.") % {"rotation": campaign})
+            messages.success(request, _t("%(rotation)s has been changed.") % {"rotation": campaign})
         return redirect(_page_of(campaign))
 
     def _ask(

@@ -104,8 +104,8 @@ ACTIONS: dict[str, Promise] = {
     "claim": _("claim"),
     "release": _("release"),
     "fetch credentials": _("fetch credentials"),
-    "credentials asked for again": _("credentials asked for again"),
-    "allow new fetch": _("allow new fetch"),
+    "credentials asked for again": _("repeated credential request"),
+    "allow new fetch": _("reset credentials"),
     "export everything": _("export everything"),
 }
 

@@ -18,7 +18,7 @@ class DeviceImport(models.Model):
     """
 
     class State(models.TextChoices):
-        CHECKED = "checked", _("looked through")
+        CHECKED = "checked", _("checked")
         WAITING = "waiting", _("waits for a worker")
         RUNNING = "running", _("running")
         DONE = "done", _("done")

@@ -24,7 +24,7 @@ class Device(SpecInput):
     uuid = models.UUIDField(_("UUID"), unique=True, default=uuid.uuid4)
     name = models.CharField(_("name"), max_length=120)
     cpu_serial = models.CharField(
-        _("CPU serial"), max_length=64, blank=True, help_text=_("Where given, every message must carry it.")
+        _("CPU serial"), max_length=64, blank=True, help_text=_("If set, every message must contain it.")
     )
     hardware_model = models.ForeignKey(
         HardwareModel,
@@ -44,7 +44,10 @@ class Device(SpecInput):
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text=_("How long it may be silent; empty: its model's, or from what it reports."),
+        help_text=_(
+            "Seconds without a message until the device times out. If empty, the value of its hardware model, or "
+            "one derived from its reporting interval."
+        ),
     )
     created_at = models.DateTimeField(_("registered"), auto_now_add=True)
 
@@ -72,13 +75,15 @@ class Component(SpecInput):
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text=_("Where it reports at another interval than its type."),
+        help_text=_("Only if its reporting interval differs from the interval of its type."),
     )
     pins = models.JSONField(
         _("pins"),
         default=dict,
         blank=True,
-        help_text=_('Where its lines are on the board, for example {"data": 4} or {"sda": 2, "scl": 3}.'),
+        help_text=_(
+            'The pins of the board that its lines are connected to, for example {"data": 4} or {"sda": 2, "scl": 3}.'
+        ),
     )
 
     class Meta:
@@ -100,7 +105,9 @@ class Component(SpecInput):
         if model and allowed and self.component_type_id and self.component_type not in allowed:
             raise ValidationError(
                 {
-                    "component_type": _("%(model)s may not carry %(type)s; allowed are: %(allowed)s.")
+                    "component_type": _(
+                        "%(model)s cannot have a component of type %(type)s; allowed types: %(allowed)s."
+                    )
                     % {"model": model, "type": self.component_type, "allowed": ", ".join(map(str, allowed))}
                 }
             )
@@ -114,7 +121,7 @@ class Component(SpecInput):
             raise ValidationError({"pins": str(error)}) from error
         twice = pins.clash_within(self.pins)
         if twice is not None:
-            raise ValidationError({"pins": _("Two of its lines are on the pin %(pin)s.") % {"pin": twice}})
+            raise ValidationError({"pins": _("Two lines of the component use the pin %(pin)s.") % {"pin": twice}})
         if not self.pins or not self.attached or not self.device_id:
             return
         others = Component.objects.filter(device_id=self.device_id, attached=True).exclude(pk=self.pk)
@@ -122,7 +129,7 @@ class Component(SpecInput):
         if found is not None:
             values = {"pin": found[0], "other": found[1]}
             raise ValidationError(
-                {"pins": _("The pin %(pin)s is taken by %(other)s; only the lines of a bus are shared.") % values}
+                {"pins": _("The pin %(pin)s is already used by %(other)s; only bus lines can share a pin.") % values}
             )
 
     def save(self, *args: Any, **kwargs: Any) -> None:
@@ -146,7 +153,7 @@ class DeviceCredential(SpecInput):
     version = models.PositiveIntegerField(_("version (key id)"))
     created_at = models.DateTimeField(_("issued"), auto_now_add=True)
     not_after = models.DateTimeField(
-        _("valid until"), null=True, blank=True, help_text=_("Set when a newer key takes over.")
+        _("valid until"), null=True, blank=True, help_text=_("Set when a newer key replaces this one.")
     )
     revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
     # Since when the device signs with it (again): the newest of these is the key in use. Set by the listener.
@@ -154,7 +161,7 @@ class DeviceCredential(SpecInput):
     rotate = models.BooleanField(
         _("to be rotated"),
         default=False,
-        help_text=_("Others may know this key too: a key rotation can choose the devices that have such keys."),
+        help_text=_("This key may be known to others. A key rotation can select the devices with such keys."),
     )
 
     class Meta:

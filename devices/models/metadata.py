@@ -66,14 +66,17 @@ class HardwareModel(SpecInput):
         blank=True,
         related_name="hardware_models",
         verbose_name=_("allowed component types"),
-        help_text=_("None chosen: every type is allowed."),
+        help_text=_("If none is selected, every type is allowed."),
     )
     timeout_seconds = models.PositiveIntegerField(
         _("time-out in seconds"),
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text=_("How long its devices may be silent; empty: from what they report, and the tenant's default."),
+        help_text=_(
+            "Seconds without a message until a device of this model times out. If empty, a value derived from the"
+            " reporting interval and the tenant's default."
+        ),
     )
 
     class Meta:
@@ -95,9 +98,9 @@ class ComponentType(SpecInput):
     class Unmapped(models.TextChoices):
         """What becomes of values that no metric is for."""
 
-        KEEP = specs.KEEP, _("keep them under their path")
+        KEEP = specs.KEEP, _("store them under their path")
         IGNORE = specs.IGNORE, _("ignore them")
-        QUARANTINE = specs.QUARANTINE, _("put the message into quarantine")
+        QUARANTINE = specs.QUARANTINE, _("quarantine the message")
 
     key = models.CharField(_("key"), max_length=63, unique=True, validators=[validate_key])
     name = models.CharField(_("name"), max_length=80)
@@ -106,14 +109,17 @@ class ComponentType(SpecInput):
         _("expected interval in seconds"),
         default=60,
         validators=[MinValueValidator(1)],
-        help_text=_("How often its components report; after two missed reports one is stale."),
+        help_text=_("How often its components report. A component is stale after two missed reports."),
     )
     unmapped = models.CharField(
         _("values without a metric"),
         max_length=10,
         choices=Unmapped.choices,
         default=Unmapped.KEEP,
-        help_text=_("What is kept has no unit, and becomes a metric's when the type is taught by example."),
+        help_text=_(
+            "Stored values have no unit. They are assigned to a metric when the metric is mapped from an example "
+            "message."
+        ),
     )
 
     class Meta:
@@ -139,7 +145,7 @@ class Metric(SpecInput):
     key = models.CharField(_("key"), max_length=63, validators=[validate_key])
     name = models.CharField(_("name"), max_length=80, blank=True)
     path = models.CharField(
-        _("path"), max_length=200, help_text=_("Dotted (value.temp), or a JSON Pointer (/probes/0/t).")
+        _("path"), max_length=200, help_text=_("A dotted path (value.temp) or a JSON Pointer (/probes/0/t).")
     )
     value_type = models.CharField(_("value type"), max_length=8, choices=ValueType.choices, default=ValueType.NUMBER)
     unit = models.ForeignKey(
@@ -152,16 +158,22 @@ class Metric(SpecInput):
         blank=True,
         related_name="+",
         verbose_name=_("unit as sent"),
-        help_text=_("Where the device sends another unit than the one kept; converted as value × factor + offset."),
+        help_text=_(
+            "Only if the device sends another unit than the stored one. The value is converted: value × factor + "
+            "offset."
+        ),
     )
     unit_path = models.CharField(
         _("path of the unit"),
         max_length=200,
         blank=True,
-        help_text=_("Where the message itself names the unit (TempUnit: C or F); where it does not, the unit as sent."),
+        help_text=_(
+            "The path of the unit's name in the message (TempUnit: C or F). If the message has none, the sent "
+            "unit applies."
+        ),
     )
-    minimum = models.FloatField(_("minimum"), null=True, blank=True, help_text=_("In the unit kept, inclusive."))
-    maximum = models.FloatField(_("maximum"), null=True, blank=True, help_text=_("In the unit kept, inclusive."))
+    minimum = models.FloatField(_("minimum"), null=True, blank=True, help_text=_("In the stored unit, inclusive."))
+    maximum = models.FloatField(_("maximum"), null=True, blank=True, help_text=_("In the stored unit, inclusive."))
     true_value = models.CharField(_("word for true"), max_length=40, blank=True, help_text=_("For example ON."))
     false_value = models.CharField(_("word for false"), max_length=40, blank=True, help_text=_("For example OFF."))
     # Worked out from the units when the metric is saved, never per message.
@@ -193,7 +205,7 @@ class Metric(SpecInput):
     def clean(self) -> None:
         errors = self._clean_path() | self._clean_type() | self._clean_units()
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            errors["minimum"] = _("The minimum is greater than the maximum.")
+            errors["minimum"] = _("The minimum must not be greater than the maximum.")
         if errors:
             raise ValidationError(errors)
 
@@ -203,19 +215,19 @@ class Metric(SpecInput):
         except ValueError as error:
             return {"path": str(error)}
         if first in paths.PROTOCOL_MEMBERS:
-            return {"path": _("%(name)s is read by the platform itself and is no measured value.") % {"name": first}}
+            return {"path": _("%(name)s is a member of the protocol and cannot be a metric.") % {"name": first}}
         return {}
 
     def _clean_type(self) -> dict[str, Any]:
         if self.value_type == self.ValueType.NUMBER:
             if self.true_value or self.false_value:
-                return {"true_value": _("Words for true and false belong to a boolean metric.")}
+                return {"true_value": _("Only a boolean metric can have words for true and false.")}
             return {}
         given = (self.unit_id, self.sent_unit_id, self.unit_path or None, self.minimum, self.maximum)
         if any(value is not None for value in given):
-            return {"value_type": _("Units and ranges belong to a number.")}
+            return {"value_type": _("Only a number can have a unit and a range.")}
         if bool(self.true_value) != bool(self.false_value):
-            return {"false_value": _("Give both words, for true and for false, or neither.")}
+            return {"false_value": _("Set both words, for true and for false, or neither.")}
         return {}
 
     def _clean_units(self) -> dict[str, Any]:
@@ -227,7 +239,7 @@ class Metric(SpecInput):
             except ValueError as error:
                 return {"unit_path": str(error)}
             if self.unit_path == self.path:
-                return {"unit_path": _("The value itself is there, not its unit.")}
+                return {"unit_path": _("The path of the unit must differ from the path of the value.")}
         try:
             self.work_out_conversion()
         except units.Incompatible as error:

@@ -21,11 +21,11 @@ class Status(models.TextChoices):
 
 
 class Cause(models.TextChoices):
-    TELEMETRY = "telemetry", _("it sent live telemetry")
-    BIRTH = "birth", _("it connected")
-    WILL = "will", _("its connection was lost or closed")
-    TIMEOUT = "timeout", _("no sign of life within its time limit")
-    STAFF = "staff", _("set by a person")
+    TELEMETRY = "telemetry", _("live telemetry received")
+    BIRTH = "birth", _("connected")
+    WILL = "will", _("connection lost or closed")
+    TIMEOUT = "timeout", _("no message within the time-out")
+    STAFF = "staff", _("set by a user")
     RECONCILE = "reconcile", _("corrected after a failure")
 
 
@@ -96,7 +96,7 @@ class StatusChange(models.Model):
     at = models.DateTimeField(_("recorded"))
     # Given when it is notified, in the order of notification: what watchers resume by. Empty: still to be notified.
     position = models.BigIntegerField(null=True, editable=False)
-    quiet = models.CharField(_("not notified because"), max_length=12, choices=Quiet.choices, blank=True)
+    quiet = models.CharField(_("not published because"), max_length=12, choices=Quiet.choices, blank=True)
 
     class Meta:
         ordering: ClassVar = ["-id"]
@@ -177,7 +177,7 @@ class MaintenanceWindow(models.Model):
 
     def clean(self) -> None:
         if self.starts_at and self.ends_at and self.starts_at >= self.ends_at:
-            raise ValidationError({"ends_at": _("The window ends before it starts.")})
+            raise ValidationError({"ends_at": _("The end must be later than the start.")})
 
 
 class PresenceSettings(SpecInput):
@@ -188,16 +188,16 @@ class PresenceSettings(SpecInput):
         _("time-out in seconds"),
         default=60,
         validators=[MinValueValidator(1)],
-        help_text=_("The least time that a device without a time-out of its own or its model's may be silent."),
+        help_text=_("The shortest time-out of a device that has none of its own and none of its hardware model."),
     )
     flapping_changes = models.PositiveIntegerField(
-        _("changes that are flapping"),
+        _("status changes for flapping"),
         default=6,
         validators=[MinValueValidator(2)],
-        help_text=_("This many changes of state within the window below: the device is flapping."),
+        help_text=_("The device is flapping after this many status changes within the window below."),
     )
     flapping_window_seconds = models.PositiveIntegerField(
-        _("window for flapping in seconds"), default=600, validators=[MinValueValidator(1)]
+        _("flapping window in seconds"), default=600, validators=[MinValueValidator(1)]
     )
 
     class Meta:

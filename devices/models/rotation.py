@@ -14,14 +14,14 @@ class RotationCampaign(models.Model):
 
     class State(models.TextChoices):
         RUNNING = "running", _("running")
-        ENDING = "ending", _("old keys end")
+        ENDING = "ending", _("old keys expiring")
         ENDED = "ended", _("ended")
         RETURNING = "returning", _("rolling back")
         RETURNED = "returned", _("rolled back")
 
     class AtDeadline(models.TextChoices):
-        END = "end", _("end the old keys")
-        EXTEND = "extend", _("wait longer")
+        END = "end", _("expire the old keys")
+        EXTEND = "extend", _("extend the deadline")
 
     name = models.CharField(_("name"), max_length=120)
     state = models.CharField(_("state"), max_length=9, choices=State.choices, default=State.RUNNING)
@@ -31,16 +31,16 @@ class RotationCampaign(models.Model):
         max_length=6,
         choices=AtDeadline.choices,
         default=AtDeadline.END,
-        help_text=_("What happens to the old keys of devices that have not moved."),
+        help_text=_("What happens to the old keys of devices that do not sign with their new keys yet."),
     )
     extend_days = models.PositiveSmallIntegerField(
-        _("days to wait longer"), default=7, validators=[MinValueValidator(1), MaxValueValidator(90)]
+        _("days of extension"), default=7, validators=[MinValueValidator(1), MaxValueValidator(90)]
     )
     extended = models.PositiveSmallIntegerField(_("times extended"), default=0)
     created_at = models.DateTimeField(_("started"), auto_now_add=True)
     created_by_label = models.CharField(_("started by"), max_length=150)
     # When the old keys end for good, or when the way back began.
-    turned_at = models.DateTimeField(_("old keys end"), null=True, blank=True)
+    turned_at = models.DateTimeField(_("old keys expiring"), null=True, blank=True)
 
     class Meta:
         ordering: ClassVar = ["-id"]
@@ -63,14 +63,14 @@ class RotationMember(models.Model):
     """A device in a campaign. `credential` is its new key; the key that it had is `old_version`."""
 
     class State(models.TextChoices):
-        PENDING = "pending", _("waits for its key")
+        PENDING = "pending", _("waiting for its key")
         ISSUED = "issued", _("key issued")
         SENT = "sent", _("key sent")
         CARRIED = "carried", _("token handed over")
-        MOVED = "moved", _("signs with its new key")
-        LEFT = "left", _("left behind")
-        RETURNING = "returning", _("is told to return")
-        RETURNED = "returned", _("keeps its old key")
+        MOVED = "moved", _("signs with the new key")
+        LEFT = "left", _("missed the deadline")
+        RETURNING = "returning", _("returning to the old key")
+        RETURNED = "returned", _("uses the old key")
 
     campaign = models.ForeignKey(
         RotationCampaign, on_delete=models.CASCADE, related_name="members", verbose_name=_("key rotation")

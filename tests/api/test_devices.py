@@ -97,7 +97,7 @@ def test_a_uuid_is_registered_once_over_all_tenants(api: Api, tenant_b: Any) -> 
     theirs = make_device(tenant_b)
     answer = api.post("devices/", {"name": "mine now", "uuid": str(theirs.uuid)})
     assert answer.status_code == 400
-    assert "registered already" in problems(answer)["uuid"]
+    assert "already registered" in problems(answer)["uuid"]
     assert tenant_b.slug not in answer.content.decode()
 
 
@@ -276,7 +276,7 @@ def test_pins_are_kept_in_one_form_and_not_shared(api: Api, greenhouse: Any) -> 
     assert api.post("components/", body).json()["pins"] == {"relay": 17}
     answer = api.post("components/", body | {"key": "pump-2", "pins": {"relay": 17}})
     assert answer.status_code == 400
-    assert problems(answer)["pins"] == "The pin 17 is taken by pump; only the lines of a bus are shared."
+    assert problems(answer)["pins"] == "The pin 17 is already used by pump; only bus lines can share a pin."
     wrong = api.post("components/", body | {"key": "pump-2", "pins": [17]})
     assert "no object of lines and pins" in problems(wrong)["pins"]
     shown = api.get(f"devices/{greenhouse.uuid}/").json()["components"]

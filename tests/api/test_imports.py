@@ -114,7 +114,7 @@ def test_what_a_row_may_change(api: Api, tenant_a: Any) -> None:
         assert device.components.count() == 2
         assert AuditEntry.objects.filter(action="change", object_id=str(device.pk)).exists()
     other = upload(api, table(f"{device.uuid},,,,dht22:relay", heading=heading))
-    assert "is a dht22 already" in problems(other)["rows.2.components"]
+    assert "cannot be changed to relay" in problems(other)["rows.2.components"]
     empty = upload(api, table(f"{device.uuid},,,,", heading=heading)).json()
     assert empty["counts"]["unchanged"] == 1, "an empty cell leaves what is there"
 
@@ -129,9 +129,9 @@ def test_rows_that_cannot_be_told_apart(api: Api, tenant_a: Any, tenant_b: Any) 
         dry_run="1",
     ).json()
     found = {row["row"]: row["errors"][0] for row in answer["results"] if row["errors"]}
-    assert found[2] == {"column": "name", "detail": "2 devices have it: give the UUID."}
-    assert found[4]["detail"] == "Row 3 is about the same device: leave one out."
-    assert "is registered already" in found[5]["detail"]
+    assert found[2] == {"column": "name", "detail": "2 devices have this value: give the UUID instead."}
+    assert found[4]["detail"] == "Row 3 describes the same device: remove one of the two rows."
+    assert "is already registered" in found[5]["detail"]
     assert "theirs" not in json.dumps(answer)
     assert found[6]["column"] == "uuid"
     assert 7 not in found, "a row without any cell is none"
@@ -289,7 +289,7 @@ def test_a_row_that_somebody_took_meanwhile_is_said(api: Api, tenant_a: Any, ten
     ended = api.get(f"device-imports/{started['id']}/").json()
     assert ended["counts"] == {"new": 1, "updated": 0, "unchanged": 0, "error": 1}
     assert ended["errors"][0]["row"] == 2
-    assert "registered already" in ended["errors"][0]["errors"][0]["detail"]
+    assert "already registered" in ended["errors"][0]["errors"][0]["detail"]
 
 
 def test_the_same_table_twice_at_once(live_db: None, tenant_a: Any, settings: Any) -> None:

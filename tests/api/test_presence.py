@@ -43,14 +43,14 @@ def test_the_history_tells_each_change_with_its_evidence(api: Api, told: Any) ->
         "session": "first",
         "evidence_at": "2024-11-22T10:28:00Z",
         "at": "2024-11-22T10:30:00Z",
-        "why": "No sign of life since 2024-11-22 10:28:00 UTC: its time limit had passed at 2024-11-22 10:30:00 UTC,"
+        "why": "No message since 2024-11-22 10:28:00 UTC. The time-out passed at 2024-11-22 10:30:00 UTC,"
         " 2 min later. Session first.",
         "quiet": None,
     }
     assert (offline["quiet"], offline["from"], offline["to"]) == ("flapping", "TIMEOUT", "OFFLINE")
-    assert offline["why"].startswith("Its connection was lost or closed: its will came at 2024-11-22 11:30:00 UTC.")
-    assert (newest["session"], newest["why"]) == ("", "It sent live telemetry at 2024-11-22 12:30:00 UTC.")
-    assert birth["why"] == "It said at 2024-11-22 09:30:00 UTC that it connected. Session first."
+    assert offline["why"].startswith("Connection lost or closed: the will was received at 2024-11-22 11:30:00 UTC.")
+    assert (newest["session"], newest["why"]) == ("", "Live telemetry received at 2024-11-22 12:30:00 UTC.")
+    assert birth["why"] == "Birth message received at 2024-11-22 09:30:00 UTC. Session first."
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_year_costs_no_more_than_a_month(
 
 def test_a_device_says_why_and_how_long_it_may_be_silent(api: Api, told: Any, tenant_a: Any) -> None:
     device = api.get(f"devices/{told.uuid}/").json()
-    assert device["status_why"] == "It sent live telemetry at 2024-11-22 12:30:00 UTC."
+    assert device["status_why"] == "Live telemetry received at 2024-11-22 12:30:00 UTC."
     assert (device["flapping"], device["in_maintenance"]) == (False, False)
     assert (device["timeout_effective"], device["timeout_from"]) == (120, "interval")
     now = timezone.now()
@@ -260,7 +260,7 @@ def test_a_device_that_never_spoke_has_no_why(api: Api, greenhouse: Any) -> None
 def test_switching_a_device_off_shows_in_the_answer(api: Api, told: Any) -> None:
     answer = api.patch(f"devices/{told.uuid}/", {"active": False}).json()
     assert (answer["active"], answer["status"], answer["status_reason"]) == (False, "UNKNOWN", "staff")
-    assert answer["status_why"].startswith("A person deactivated it at ")
+    assert answer["status_why"].startswith("Deactivated by a user at ")
 
 
 def test_components_are_fresh_stale_or_never_heard(api: Api, greenhouse: Any, tenant_a: Any) -> None:
@@ -312,7 +312,7 @@ def test_a_maintenance_window_is_made_moved_and_taken_away(api: Api, greenhouse:
 @pytest.mark.parametrize(
     ("body", "attr", "text"),
     [
-        ({"ends_at": "2024-11-22T09:30:00Z"}, "ends_at", "ends before it starts"),
+        ({"ends_at": "2024-11-22T09:30:00Z"}, "ends_at", "must be later than the start"),
         ({"ends_at": "2024-11-22T12:30:00"}, "ends_at", "has no offset"),
         ({"device": "00000000-0000-4000-8000-000000000000"}, "device", "There is no device with the UUID"),
         ({"starts_at": None}, "starts_at", "may not be null"),

@@ -77,7 +77,7 @@ def test_a_component_may_not_take_anothers_pin(register: Any) -> None:
         one.save()
         assert Component.objects.get(pk=one.pk).pins == {"data": 4}
         two.pins = {"data": "4"}
-        with pytest.raises(ValidationError, match="The pin 4 is taken by one"):
+        with pytest.raises(ValidationError, match="The pin 4 is already used by one"):
             two.full_clean()
         two.attached = False
         two.full_clean()
@@ -89,7 +89,7 @@ def test_a_component_may_not_take_anothers_pin(register: Any) -> None:
         three.full_clean()
         assert three.pins == {}
         three.pins = {"a": 5, "b": 5}
-        with pytest.raises(ValidationError, match="Two of its lines are on the pin 5"):
+        with pytest.raises(ValidationError, match="Two lines of the component use the pin 5"):
             three.full_clean()
 
 

@@ -64,7 +64,7 @@ def test_a_table_is_looked_through_then_imported_and_its_credentials_downloaded_
     from devices.models import Device
 
     shown = upload(pages, "north,,S1,dht22", "south,,,dht22;second:dht22").content.decode()
-    assert "What would become of each row" in shown
+    assert "Result for each row" in shown
     assert "Import 2 rows" in shown
     kept = newest(tenant_a)
     with schema_context(tenant_a.schema_name):
@@ -78,7 +78,7 @@ def test_a_table_is_looked_through_then_imported_and_its_credentials_downloaded_
     assert {len(config["components"]) for config in configs} == {1, 2}
     assert all(config["secret"] and config["mqtt_password"] for config in configs)
     again = pages.post(f"{LIST}{kept.pk}/credentials/", follow=True).content.decode()
-    assert "downloaded already" in again
+    assert "already been downloaded" in again
     assert configs[0]["secret"] not in again
     assert "begun already" in pages.post(f"{LIST}{kept.pk}/begin/", follow=True).content.decode()
 
@@ -91,11 +91,11 @@ def test_rows_with_errors_are_shown_and_left_out_only_when_it_is_asked_for(pages
     assert "1 row has an error" in shown
     kept = newest(tenant_a)
     refused = pages.post(f"{LIST}{kept.pk}/begin/", follow=True).content.decode()
-    assert "Rows have errors: nothing was registered" in refused
+    assert "Some rows have errors: nothing was registered" in refused
     pages.post(f"{LIST}{kept.pk}/begin/", {"skip_errors": "1"})
     with schema_context(tenant_a.schema_name):
         assert list(Device.objects.filter(name__in=["north", "south"]).values_list("name", flat=True)) == ["north"]
-    assert "Not imported, because" in pages.get(f"{LIST}{kept.pk}/change/").content.decode()
+    assert ">Reason<" in pages.get(f"{LIST}{kept.pk}/change/").content.decode()
 
 
 def test_a_file_that_is_none_is_said_at_the_form(pages: Pages) -> None:
@@ -130,16 +130,16 @@ def test_a_board_is_claimed_and_released(pages: Pages, tenant_a: Any) -> None:
 
     issued = board()
     wrong = pages.post(CLAIM, {"serial": issued.board.serial, "code": board().claim_code}).content.decode()
-    assert "No board with this serial number and this claim code" in wrong
+    assert "No device with this serial number and this claim code" in wrong
     assert "mistyped" in pages.post(CLAIM, {"serial": "GB-1", "code": "abc"}).content.decode()
     page = pages.post(CLAIM, {"serial": issued.board.serial, "code": issued.claim_code}, follow=True).content.decode()
     assert "not fetched yet" in page
     again = pages.post(CLAIM, {"serial": issued.board.serial, "code": issued.claim_code}, follow=True).content.decode()
-    assert "has claimed" in again
+    assert "has already claimed" in again
     with schema_context(tenant_a.schema_name):
         device = Device.objects.get(name=issued.board.serial)
     assert (
-        "no good from now on" in pages.get(device_page(device, "allow-fetch").replace("/change/", "/")).content.decode()
+        "become invalid now" in pages.get(device_page(device, "allow-fetch").replace("/change/", "/")).content.decode()
     )
     Board.objects.filter(pk=issued.board.pk).update(
         fetched_at=timezone.now(), asked_again=3, asked_again_at=timezone.now(), asked_again_from="192.0.2.7"
@@ -182,7 +182,7 @@ def test_the_pages_fit(live_db: None, visit: Callable[..., Any], tenant_a: Any, 
         page.goto(f"{ADMIN}{LIST}add/")
         shoot("upload")
         page.set_input_files("input[type=file]", str(table))
-        page.click("button:has-text('Look through')")
+        page.click("button:has-text('Check')")
         page.wait_for_selector("#preview")
         shoot("preview")
         page.click("button:has-text('Import 4 rows')")

@@ -51,14 +51,14 @@ def test_deleting_many_at_once_is_recorded_and_announced(
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"minimum": "5", "maximum": "1"}, "The minimum is greater than the maximum."),
+        ({"minimum": "5", "maximum": "1"}, "The minimum must not be greater than the maximum."),
         ({"path": "a..b"}, "empty part between its dots"),
         ({"path": "/a~2"}, "~ must be followed by 0 or 1"),
         ({"key": "no spaces"}, "Use letters, digits, hyphens"),
         ({"unit": "°C", "sent_unit": "hPa"}, "cannot be converted"),
         ({"sent_unit": "hPa"}, "Choose the unit to convert to."),
-        ({"value_type": "text", "unit": "°C"}, "Units and ranges belong to a number."),
-        ({"true_value": "ON"}, "Words for true and false belong to a boolean metric."),
+        ({"value_type": "text", "unit": "°C"}, "Only a number can have a unit and a range."),
+        ({"true_value": "ON"}, "Only a boolean metric can have words for true and false."),
     ],
 )
 def test_a_metric_that_is_wrong_is_said_at_its_field(
@@ -122,7 +122,7 @@ def test_an_api_key_is_shown_once_and_can_be_revoked(pages: Pages, tenant_a: Ten
     assert pages.get(revoke).status_code == 200
     with schema_context(tenant_a.schema_name):
         assert find_api_key(text) is not None
-    assert "The key is revoked." in pages.post(revoke, follow=True).content.decode()
+    assert "The key has been revoked." in pages.post(revoke, follow=True).content.decode()
     with schema_context(tenant_a.schema_name):
         assert find_api_key(text) is None
         assert list(AuditEntry.objects.values_list("action", flat=True)[:2]) == ["revoke", "issue"]
@@ -130,6 +130,6 @@ def test_an_api_key_is_shown_once_and_can_be_revoked(pages: Pages, tenant_a: Ten
 
 def test_an_api_key_that_is_past_is_not_issued(pages: Pages, tenant_a: Tenant) -> None:
     values = {"name": "old", "scope": "read", "expires_at_0": "2020-01-01", "expires_at_1": "00:00:00"}
-    assert "This is in the past." in pages.post("devices/apikey/add/", values).content.decode()
+    assert "The time must be in the future." in pages.post("devices/apikey/add/", values).content.decode()
     with schema_context(tenant_a.schema_name):
         assert not ApiKey.objects.filter(name="old").exists()

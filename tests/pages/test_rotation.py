@@ -59,7 +59,7 @@ def test_a_rotation_is_started_with_a_form(pages: Pages, tenant_a: Any) -> None:
         marked = register_device(name="marked", secret="one secret of all of them")[0]
         register_device(name="another")
     shown = pages.get(f"{LIST}add/")
-    assert "New keys for 2 devices" in shown.content.decode()
+    assert "Issues new keys for all 2 devices" in shown.content.decode()
     answer = pages.post(f"{LIST}add/", form(marked="on"), follow=True)
     assert "0 of 1 now sign with their new keys" in answer.content.decode()
     with schema_context(tenant_a.schema_name):
@@ -74,7 +74,7 @@ def test_a_form_says_what_is_wrong(pages: Pages, settings: Any) -> None:
     assert "No device is selected" in nobody
     soon = timezone.localtime() + timedelta(minutes=1)
     late = form(deadline_0=f"{soon:%Y-%m-%d}", deadline_1=f"{soon:%H:%M:%S}")
-    assert "at least 5 minutes away" in pages.post(f"{LIST}add/", late).content.decode()
+    assert "at least 5 minutes from now" in pages.post(f"{LIST}add/", late).content.decode()
 
 
 def test_the_page_counts_and_lists(pages: Pages, tenant_a: Any) -> None:
@@ -84,7 +84,7 @@ def test_the_page_counts_and_lists(pages: Pages, tenant_a: Any) -> None:
     shown = pages.get(page_of(campaign)).content.decode()
     assert "1 of 3 now signs with key 2" in shown
     assert 'aria-valuenow="33"' in shown
-    assert all(name in shown for name in ("north", "south", "west", "signs with its new key"))
+    assert all(name in shown for name in ("north", "south", "west", "signs with the new key"))
     assert "None." in pages.get(page_of(campaign) + "?state=left").content.decode()
     assert "1 of 3 now signs with key 2" in pages.get(LIST).content.decode()
 
@@ -94,7 +94,7 @@ def test_tokens_are_downloaded_once(pages: Pages, tenant_a: Any) -> None:
 
     campaign, devices = start(tenant_a, "=formula()", "plain")
     asked = pages.get(page_of(campaign, "hand-over")).content.decode()
-    assert "Whoever holds the file" in asked
+    assert "Anyone with the file" in asked
     answer = pages.post(page_of(campaign, "hand-over"))
     assert "no-store" in answer["Cache-Control"]
     rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
@@ -118,7 +118,7 @@ def test_what_ends_it_is_asked_first(pages: Pages, tenant_a: Any, below: str, st
     with schema_context(tenant_a.schema_name):
         campaign.refresh_from_db()
         assert campaign.state == state
-    assert "not running any more" in pages.post(page_of(campaign, "end"), follow=True).content.decode()
+    assert "The rotation must be running" in pages.post(page_of(campaign, "end"), follow=True).content.decode()
 
 
 def test_the_deadline_is_changed(pages: Pages, tenant_a: Any) -> None:

@@ -35,7 +35,7 @@ def test_a_device_that_is_none_is_said_to_be_none(pages: Pages, made_up: str) ->
 def test_a_uuid_that_another_tenant_has_is_refused_without_naming_it(pages: Pages, tenant_b: Tenant) -> None:
     taken = make_device(tenant_b, "theirs").uuid
     page = pages.post("devices/device/add/", registration(uuid=taken)).content.decode()
-    assert "This UUID is registered already." in page
+    assert "This UUID is already registered." in page
     assert "beta" not in page.lower()
 
 
@@ -50,7 +50,7 @@ def test_nothing_is_registered_while_vault_is_away(pages: Pages, settings: Any) 
     finally:
         secret_store.forget_provisioner()
     assert answer.status_code == 200
-    assert "Nothing was done" in answer.content.decode()
+    assert "Nothing was changed" in answer.content.decode()
     assert not DeviceRoute.objects.filter(device_uuid=uuid).exists()
 
 
@@ -130,7 +130,7 @@ def test_a_new_key_is_shown_once_and_an_old_one_revoked(
         assert registered.device.credentials.get(version=2).revoked_at is None
     assert pages.post(device_page(registered.device, "revoke-key") + "?version=7").status_code == 404
     answer = pages.post(device_page(registered.device, "remove"), follow=True)
-    assert "is removed" in answer.content.decode()
+    assert "has been removed" in answer.content.decode()
     assert not DeviceRoute.objects.filter(device_uuid=registered.device.uuid).exists()
 
 
@@ -148,7 +148,7 @@ def test_a_devices_page_shows_state_values_and_what_was_refused(pages: Pages, te
     page = " ".join(pages.get(device_page(device)).content.decode().split())
     for text in (
         "offline",
-        "its will came at",
+        "the will was received at",
         ">21.5<",
         ">°C<",
         ">true<",

@@ -240,7 +240,7 @@ def test_a_component_that_the_model_may_not_carry(register: Any, send: Send, ten
     device = register(hardware_model=small)
     with schema_context(tenant_a.schema_name):
         small.allowed_component_types.set([ComponentType.objects.get(key="soil")])
-    with pytest.raises(ValidationError, match="may not carry dht22; allowed are: soil"):
+    with pytest.raises(ValidationError, match="cannot have a component of type dht22; allowed types: soil"):
         register(hardware_model=small)
     send((topic(device), v1(device, VALUE)))
     assert refused(device) == [("component_not_allowed", 1)]

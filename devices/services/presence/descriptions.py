@@ -12,8 +12,8 @@ from devices.models import IgnoredSign, StatusChange
 from devices.models.presence import Cause, Status
 
 _WHY_IGNORED: dict[str, Promise] = {
-    "other_session": gettext_lazy("it belongs to another connection than the current one"),
-    "seen_since": gettext_lazy("the device was heard after it"),
+    "other_session": gettext_lazy("it belongs to another session than the current one"),
+    "seen_since": gettext_lazy("a newer message of the device was received"),
 }
 
 
@@ -31,7 +31,7 @@ def why(change: StatusChange) -> str:
 
 def why_quiet(change: StatusChange) -> str:
     """Why nobody was told of the change; "" where apps were."""
-    return _("Nobody was told: %(reason)s.") % {"reason": change.get_quiet_display()} if change.quiet else ""
+    return _("Not published: %(reason)s.") % {"reason": change.get_quiet_display()} if change.quiet else ""
 
 
 def why_ignored(sign: IgnoredSign) -> str:
@@ -61,13 +61,13 @@ def duration(seconds: float) -> str:
 def _sentence(change: StatusChange) -> str:
     """The sentence for the cause, to be filled in with `evidence`, `recorded` and `silence`."""
     if change.cause == Cause.TIMEOUT:
-        return _("No sign of life since %(evidence)s: its time limit had passed at %(recorded)s, %(silence)s later.")
+        return _("No message since %(evidence)s. The time-out passed at %(recorded)s, %(silence)s later.")
     if change.cause == Cause.STAFF and change.to_status == Status.UNKNOWN:
-        return _("A person deactivated it at %(evidence)s.")
+        return _("Deactivated by a user at %(evidence)s.")
     return {
-        Cause.TELEMETRY: _("It sent live telemetry at %(evidence)s."),
-        Cause.BIRTH: _("It said at %(evidence)s that it connected."),
-        Cause.WILL: _("Its connection was lost or closed: its will came at %(evidence)s."),
-        Cause.STAFF: _("A person set it at %(recorded)s."),
-        Cause.RECONCILE: _("Corrected after a failure at %(recorded)s, by what was known of %(evidence)s."),
+        Cause.TELEMETRY: _("Live telemetry received at %(evidence)s."),
+        Cause.BIRTH: _("Birth message received at %(evidence)s."),
+        Cause.WILL: _("Connection lost or closed: the will was received at %(evidence)s."),
+        Cause.STAFF: _("Set by a user at %(recorded)s."),
+        Cause.RECONCILE: _("Corrected after a failure at %(recorded)s, based on evidence from %(evidence)s."),
     }[Cause(change.cause)]

@@ -18,10 +18,10 @@ from devices.models import Component, Device, PresenceSettings
 class Source(models.TextChoices):
     """What a device's time-out comes from."""
 
-    DEVICE = "device", _("its own")
-    MODEL = "model", _("its hardware model's")
-    INTERVAL = "interval", _("two missed reports of what it reports most often")
-    TENANT = "tenant", _("the tenant's least time-out")
+    DEVICE = "device", _("set for the device")
+    MODEL = "model", _("set for the hardware model")
+    INTERVAL = "interval", _("two missed reports of its most frequent component")
+    TENANT = "tenant", _("minimum time-out of the tenant")
 
 
 def timeout_of(own: int | None, model: int | None, least: int, intervals: Iterable[int]) -> float:

@@ -38,8 +38,8 @@ class ClaimRefused(Exception):
 
     def __str__(self) -> str:
         return _(
-            "No board with this serial number and this claim code can be claimed. Compare both with the label; where"
-            " somebody else had the board before, it must be released first."
+            "No device with this serial number and this claim code can be claimed. Compare both with the label. A"
+            " device that was claimed before must be released first."
         )
 
 
@@ -52,7 +52,7 @@ class AlreadyYours(Exception):
         self.board = board
 
     def __str__(self) -> str:
-        return _("This tenant has claimed %(serial)s already: it is the device %(device)s.") % {
+        return _("This tenant has already claimed %(serial)s: it is the device %(device)s.") % {
             "serial": self.board.serial,
             "device": self.device or self.board.device_uuid,
         }
@@ -67,7 +67,7 @@ class TooManyClaims(Exception):
 
     def __str__(self) -> str:
         return _(
-            "More than %(most)d wrong claim codes in an hour (claim_failures): try again in %(minutes)d minutes."
+            "More than %(most)d wrong claim codes within an hour (claim_failures). Try again in %(minutes)d minutes."
         ) % {
             "most": settings.CLAIM_FAILURES_PER_HOUR,
             "minutes": -(-self.wait // 60),
@@ -90,7 +90,13 @@ def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = 
     """
     read = claim_codes.read_claim_code(code)
     if read is None:
-        raise ValidationError({"code": _("A claim code has 16 letters and digits; one of these is mistyped.")})
+        raise ValidationError(
+            {
+                "code": _(
+                    "A claim code must have 16 letters and digits with a valid check character; this one is mistyped."
+                )
+            }
+        )
     tenant = Tenant.objects.get(schema_name=current_schema())
     counters = _counters(tenant, acting_user)
     _refuse_too_many(counters)
@@ -116,7 +122,7 @@ def release(device: Device, *, acting_user: audit.Actor = None) -> Board:
     with transaction.atomic():
         board = of_device(device, lock=True)
         if board is None:
-            raise ValidationError(_("%(device)s was not claimed: there is no board to release.") % {"device": device})
+            raise ValidationError(_("%(device)s was not claimed, so no board can be released.") % {"device": device})
         free_board(board.device_uuid)
         audit.record(acting_user, "release", device, board.serial)
         try:
@@ -146,7 +152,9 @@ def allow_new_fetch(device: Device, *, acting_user: audit.Actor = None) -> None:
     with transaction.atomic():
         board = of_device(device, lock=True)
         if board is None:
-            raise ValidationError(_("%(device)s was not claimed: it fetches nothing.") % {"device": device})
+            raise ValidationError(
+                _("%(device)s was not claimed, so its credentials cannot be reset.") % {"device": device}
+            )
         registration.replace_credentials(device, acting_user=acting_user)
         Board.objects.filter(pk=board.pk).update(fetched_at=None, attempt_digest="", asked_again=0)
         audit.record(acting_user, "allow new fetch", device, board.serial)

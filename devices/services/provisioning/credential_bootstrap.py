@@ -37,7 +37,7 @@ class UnknownToken(Exception):
     """Nobody was given such a token, or it was replaced."""
 
     def __str__(self) -> str:
-        return _("This token is not known here: it was replaced by a newer one, or mistyped.")
+        return _("The token is unknown: it was replaced by a newer one or mistyped.")
 
 
 class NotYet(Exception):
@@ -53,9 +53,7 @@ class AlreadyFetched(Exception):
     """Somebody has fetched them. The tenant is told, and can allow it once more."""
 
     def __str__(self) -> str:
-        return _(
-            "The credentials were fetched already. Who owns the device can allow a new fetch on the device's page."
-        )
+        return _("The credentials have already been fetched. The owner can reset them on the device's page.")
 
 
 def fetch(token: str, attempt: str, address: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def export_devices(form: str, devices: QuerySet[Device] | None = None) -> bytes:
     """The devices (of the current tenant, all unless given) as CSV or XLSX, in a form that can be imported again."""
     chosen = (Device.objects.all() if devices is None else devices).select_related("hardware_model").order_by("pk")
     if chosen.count() > MOST_EXPORTED:
-        raise ValidationError(_("A table holds %(most)d devices at most.") % {"most": MOST_EXPORTED})
+        raise ValidationError(_("A table can contain at most %(most)d devices.") % {"most": MOST_EXPORTED})
     return write_table(COLUMNS, _exported(chosen), form)
 
 

@@ -53,9 +53,12 @@ class Known:
             return found[0]
         if found:
             versions = ", ".join(str(model) for model in found)
-            raise ValueError(_("There are several of this name: write which one (%(models)s).") % {"models": versions})
+            raise ValueError(
+                _("More than one hardware model has this name: give name and version (%(models)s).")
+                % {"models": versions}
+            )
         raise ValueError(
-            _("There is no hardware model %(name)s. There are: %(models)s.")
+            _("There is no hardware model %(name)s. Existing hardware models: %(models)s.")
             % {"name": text, "models": _listed(map(str, self.models))}
         )
 
@@ -64,7 +67,7 @@ class Known:
         found = self.types.get(key)
         if found is None:
             raise ValueError(
-                _("There is no component type %(key)s. There are: %(types)s.")
+                _("There is no component type %(key)s. Existing component types: %(types)s.")
                 % {"key": key, "types": _listed(self.types)}
             )
         return found
@@ -117,7 +120,9 @@ def _metadata() -> tuple[list[HardwareModel], dict[str, ComponentType], dict[int
 
 def _only(devices: Sequence[Device], column: str) -> Device:
     if len(devices) > 1:
-        raise ValidationError({column: _("%(count)d devices have it: give the UUID.") % {"count": len(devices)}})
+        raise ValidationError(
+            {column: _("%(count)d devices have this value: give the UUID instead.") % {"count": len(devices)}}
+        )
     return devices[0]
 
 

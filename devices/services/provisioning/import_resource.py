@@ -33,7 +33,7 @@ class UuidCell(Widget):
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> UUID:
         found = knowledge.as_uuid(value)
         if found is None:
-            raise ValueError(_("This is no UUID: write it like 6d1f6a3e-5f0e-4c53-9d68-0a6f0c8a1f11, or nothing."))
+            raise ValueError(_("The value must be a UUID such as 6d1f6a3e-5f0e-4c53-9d68-0a6f0c8a1f11, or empty."))
         return found
 
 
@@ -42,7 +42,7 @@ class SecondsCell(Widget):
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> int:
         if not value.isascii() or not value.isdecimal() or not 0 < int(value[:10]) < 2**31 or len(value) > 10:
-            raise ValueError(_("Write a whole number of seconds, 1 or more."))
+            raise ValueError(_("The value must be a whole number of seconds, at least 1."))
         return int(value)
 
 
@@ -51,7 +51,7 @@ class YesCell(BooleanWidget):
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> bool:
         if value.lower() not in _YES | _NO:
-            raise ValueError(_("Write yes or no."))
+            raise ValueError(_("The value must be yes or no."))
         return value.lower() in _YES
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
@@ -92,7 +92,7 @@ def split_parts(text: str) -> dict[str, str]:
         except ValidationError as error:
             raise ValueError(f"{part}: {' '.join(error.messages)}") from error
         if key in parts:
-            raise ValueError(_("The component %(key)s is there twice.") % {"key": key})
+            raise ValueError(_("The component %(key)s is listed twice.") % {"key": key})
         parts[key] = kind or key
     return parts
 
@@ -134,10 +134,12 @@ class DeviceResource(resources.ModelResource):
         """Refuse a second row about one device, where the whole table is looked through."""
         key = next(((name, row[name].lower()) for name in ("uuid", "cpu_serial", "name") if row.get(name)), None)
         if key is None:
-            raise ValidationError({"name": _("A device needs a name.")})
+            raise ValidationError({"name": _("A device must have a name.")})
         first = self._seen.setdefault(key, kwargs["row_number"])
         if first != kwargs["row_number"]:
-            raise ValidationError({key[0]: _("Row %(row)d is about the same device: leave one out.") % {"row": first}})
+            raise ValidationError(
+                {key[0]: _("Row %(row)d describes the same device: remove one of the two rows.") % {"row": first}}
+            )
 
     def get_or_init_instance(self, instance_loader: Any, row: Any) -> tuple[Device, bool]:
         """The device that the row is about, or a new one."""
@@ -172,9 +174,9 @@ class DeviceResource(resources.ModelResource):
         """Everything that would be refused, said at once, each under its column."""
         errors = dict(import_validation_errors or {})
         if not instance.name:
-            errors["name"] = [_("A device needs a name.")]
+            errors["name"] = [_("A device must have a name.")]
         if instance.pk is None and instance.uuid in self.known.taken:
-            errors["uuid"] = [_("The device UUID %(uuid)s is registered already.") % {"uuid": instance.uuid}]
+            errors["uuid"] = [_("The device UUID %(uuid)s is already registered.") % {"uuid": instance.uuid}]
         if "parts" not in errors and (refusal := self._refused_parts(instance)):
             errors["parts"] = [refusal]
         try:
@@ -203,10 +205,10 @@ class DeviceResource(resources.ModelResource):
         for key, kind in device.parts.items():
             if there.get(key, kind.key) != kind.key:
                 values = {"key": key, "there": there[key], "kind": kind.key}
-                return _("The component %(key)s is a %(there)s already, and cannot become a %(kind)s.") % values
+                return _("The component %(key)s has the type %(there)s and cannot be changed to %(kind)s.") % values
             if key not in there and allowed and kind.pk not in allowed:
                 values = {"model": device.hardware_model, "kind": kind.key}
-                return _("%(model)s may not carry %(kind)s.") % values
+                return _("%(model)s cannot have a component of type %(kind)s.") % values
         return ""
 
     def _register(self, wanted: Any, new_uuid: UUID | None) -> None:

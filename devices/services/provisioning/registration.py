@@ -197,7 +197,7 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
     with transaction.atomic():
         if _has_telemetry(device):
             raise ValidationError(
-                _("%(device)s has readings, which would go with it: deactivate it instead of removing it.")
+                _("%(device)s has readings, which would be lost: deactivate it instead of removing it.")
                 % {"device": device}
             )
         audit.record(acting_user, "remove", device, str(uuid))
@@ -230,7 +230,7 @@ def _claim_route(uuid: UUID) -> None:
     tenant = Tenant.objects.get(schema_name=current_schema())
     _route, created = DeviceRoute.objects.get_or_create(device_uuid=uuid, defaults={"tenant": tenant})
     if not created:
-        raise ValidationError({"uuid": _("The device UUID %(uuid)s is registered already.") % {"uuid": uuid}})
+        raise ValidationError({"uuid": _("The device UUID %(uuid)s is already registered.") % {"uuid": uuid}})
 
 
 def _first_key(device: Device, given: str | None, given_password: str | None) -> IssuedCredentials:
@@ -249,7 +249,7 @@ def check_secret(secret: str) -> None:
     """Refuse (ValidationError) a text that cannot be a secret, in words that do not hold it."""
     if not 8 <= len(secret) <= _MOST_SECRET or not secret.isprintable():
         raise ValidationError(
-            {"secret": _("A secret has 8 to %(most)d characters, all of them printable.") % {"most": _MOST_SECRET}}
+            {"secret": _("A secret must have 8 to %(most)d printable characters.") % {"most": _MOST_SECRET}}
         )
 
 

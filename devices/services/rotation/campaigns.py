@@ -98,7 +98,7 @@ def start(
     least = timedelta(seconds=10 * settings.INGEST_SPEC_TTL)
     if deadline < timezone.now() + least:
         minutes = round(least.total_seconds() / 60) or 1
-        refusal = _("The deadline must be at least %(minutes)d minutes away.") % {"minutes": minutes}
+        refusal = _("The deadline must be at least %(minutes)d minutes from now.") % {"minutes": minutes}
         raise ValidationError({"deadline": refusal})
     with transaction.atomic():
         campaign = RotationCampaign(
@@ -114,7 +114,9 @@ def start(
             RotationMember(campaign=campaign, device_id=pk) for pk in select(selection).values_list("pk", flat=True)
         ]
         if not members:
-            raise ValidationError(_("No device is selected: those in another rotation and inactive ones are left out."))
+            raise ValidationError(
+                _("No device is selected. Inactive devices and devices in another rotation are excluded.")
+            )
         # Another campaign may take some of them at this moment: the constraint says who was first.
         RotationMember.objects.bulk_create(members, batch_size=_AT_ONCE, ignore_conflicts=True)
         audit.record(acting_user, "start rotation", campaign, f"{len(members)} devices")
@@ -219,6 +221,6 @@ def _locked(campaign: RotationCampaign, *states: str) -> RotationCampaign:
     locked = RotationCampaign.objects.select_for_update().get(pk=campaign.pk)
     if locked.state not in states:
         raise ValidationError(
-            _("The rotation is not running any more: %(state)s.") % {"state": locked.get_state_display()}
+            _("The rotation must be running; its state is: %(state)s.") % {"state": locked.get_state_display()}
         )
     return locked

@@ -50,10 +50,10 @@ def hand_over(
         members = members.filter(open=True, state=Member.ISSUED, device__signature_floor__lt=2)
     chosen = list(members.select_related("device", "credential").order_by("device__name", "pk")[: MOST + 1])
     if not chosen or (wanted and len(chosen) < len(set(wanted))):
-        raise ValidationError(_("No device of this rotation has a new key that could be handed over."))
+        raise ValidationError(_("No device of this rotation has a new key that can be handed over."))
     if len(chosen) > MOST:
         if wanted:
-            raise ValidationError(_("Hand over %(most)d devices at most at a time.") % {"most": MOST})
+            raise ValidationError(_("At most %(most)d devices can be handed over at a time.") % {"most": MOST})
         chosen.pop()
     with transaction.atomic():
         tokens = [_wrap(member) for member in chosen]
