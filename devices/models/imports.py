@@ -1,21 +1,25 @@
-"""Tables of devices that were uploaded: looked through first, then registered row by row."""
+"""Imports of devices: uploaded tables that are checked first, then registered row by row."""
 
 import uuid
-from typing import ClassVar
+from datetime import timedelta
+from typing import Any, ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from tenants.infrastructure.resumable_jobs import UNDER_WAY, QueuedJob
 
-class DeviceImport(models.Model):
-    """A table of devices, and how far it is registered. No secret is ever in it.
 
-    `position` is the number of rows that are done: whoever goes on begins there, and moves it in the transaction that
-    registers the rows. A device without a UUID gets one that follows from `namespace` and its row, so that a row which
-    is done again after a crash finds the same place in Vault.
+class DeviceImport(QueuedJob):
+    """A table of devices, and how many of its rows are registered. It never contains a secret.
+
+    `position` is the number of rows that are done. A device without a UUID gets one that is derived from `namespace`
+    and its row, so a row that is repeated after a crash writes to the same place in Vault.
     """
+
+    # Longer than Vault and the broker may take for the rows of one step.
+    LEASE = timedelta(seconds=120)
 
     class State(models.TextChoices):
         CHECKED = "checked", _("checked")
@@ -26,7 +30,7 @@ class DeviceImport(models.Model):
     filename = models.CharField(_("file"), max_length=200, blank=True)
     state = models.CharField(_("state"), max_length=9, choices=State.choices, default=State.WAITING)
     note = models.CharField(_("note"), max_length=200, blank=True)
-    # [row number, {column: cell}], until it is done.
+    # [row number, {column: cell}]; emptied when it is done.
     rows = models.JSONField(default=list, editable=False)
     skip_errors = models.BooleanField(_("without the rows that have errors"), default=False)
     total = models.PositiveIntegerField(_("rows"), default=0)
@@ -35,26 +39,19 @@ class DeviceImport(models.Model):
     updated = models.PositiveIntegerField(_("updated"), default=0)
     unchanged = models.PositiveIntegerField(_("unchanged"), default=0)
     refused = models.PositiveIntegerField(_("refused"), default=0)
-    # The first of what was refused: {"row", "errors": [{"column", "detail"}]}.
+    # The first refused rows: {"row", "errors": [{"column", "detail"}]}.
     problems = models.JSONField(default=list, editable=False)
     namespace = models.UUIDField(default=uuid.uuid4, editable=False)
-    # Those that it registered, in order; the first `handed_over` of them have been given their credentials.
+    # The devices that it registered, in order; the credentials of the first `handed_over` are handed over.
     registered = ArrayField(models.UUIDField(), default=list, editable=False)
     handed_over = models.PositiveIntegerField(default=0, editable=False)
-    created_at = models.DateTimeField(_("begun"), auto_now_add=True)
     created_by_id = models.BigIntegerField(null=True, editable=False)
-    created_by_label = models.CharField(_("begun by"), max_length=150)
-    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
-    # Until when the process that is at it is taken for alive.
-    claimed_until = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         ordering: ClassVar = ["-id"]
         indexes: ClassVar = [
-            # What the workers ask for every minute.
-            models.Index(
-                fields=["id"], name="device_import_under_way", condition=models.Q(state__in=["waiting", "running"])
-            ),
+            # For the workers' query of every minute.
+            models.Index(fields=["id"], name="device_import_under_way", condition=models.Q(state__in=list(UNDER_WAY))),
         ]
         verbose_name = _("import of devices")
         verbose_name_plural = _("imports of devices")
@@ -63,17 +60,9 @@ class DeviceImport(models.Model):
         return f"#{self.pk}"
 
     @property
-    def is_under_way(self) -> bool:
-        return self.state in (self.State.WAITING, self.State.RUNNING)
-
-    @property
-    def percent(self) -> int:
-        """How much is done, rounded down: 100 means all."""
-        if self.state == self.State.DONE:
-            return 100
-        return min(99, 100 * self.position // self.total) if self.total else 0
-
-    @property
     def to_hand_over(self) -> int:
-        """How many registered devices' credentials nobody was given yet."""
+        """Number of registered devices whose credentials are not handed over yet."""
         return len(self.registered) - self.handed_over
+
+    def values_when_done(self) -> dict[str, Any]:
+        return {"rows": []}

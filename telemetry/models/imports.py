@@ -1,30 +1,30 @@
-"""What was taken over from an old server."""
+"""Imports of an old server's record of messages."""
 
 from typing import ClassVar
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from tenants.infrastructure.resumable_jobs import ResumableJob
 
-class RecordImport(models.Model):
-    """How far the record of an old server, one file, has been taken over, and what became of it.
 
-    `position` moves in the transaction that stores the messages before it, so that an import that is killed goes on
-    where it was, and counts nothing twice. The old server verified these messages; here they are stored with
-    signature 0, and as late.
+class RecordImport(ResumableJob):
+    """How much of an old server's record, one file, is imported, and what became of its rows.
+
+    `position` is in bytes of the uncompressed file. The old server verified these messages; here they are stored as
+    late, with signature 0.
     """
 
     file = models.CharField(max_length=255)
-    # In bytes, of the file as it is when it is not compressed, and the SHA-256 of what is before it.
-    position = models.BigIntegerField(default=0, editable=False)
+    # The SHA-256 of the bytes before the position.
     digest = models.CharField(max_length=64, blank=True, editable=False)
     line = models.BigIntegerField(default=0)
     read = models.BigIntegerField(default=0)
     stored = models.BigIntegerField(default=0)
     duplicates = models.BigIntegerField(default=0)
-    # Reason → number, of those that are in quarantine.
+    # Reason → number of messages in quarantine.
     refused = models.JSONField(default=dict)
-    # Lines that are no messages at all, and were left out.
+    # Lines that are not messages and were left out.
     unreadable = models.BigIntegerField(default=0)
     started_at = models.DateTimeField(auto_now_add=True)
     finished_at = models.DateTimeField(null=True, blank=True)

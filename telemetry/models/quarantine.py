@@ -3,10 +3,10 @@
 from typing import ClassVar
 
 from django.db import models
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from devices.models import Device
+from tenants.infrastructure.resumable_jobs import UNDER_WAY, QueuedJob
 
 from .received import Reason
 
@@ -51,12 +51,11 @@ class QuarantineFlood(models.Model):
         return f"{self.day} {self.reason}: {self.times}"
 
 
-class Replay(models.Model):
-    """Quarantined messages that are put through the pipeline again, oldest first.
+class Replay(QueuedJob):
+    """Quarantined messages that the pipeline processes again, oldest first.
 
-    Which ones is said by the first columns; those that come after it began are not among them (`until_id`).
-    `position` is the id up to which they are settled: whoever goes on begins there, and moves it in the transaction
-    that settles the messages, so that none is counted twice.
+    The first columns select the messages, up to the newest one at the start (`until_id`). `position` is the id up to
+    which they are settled; it moves in the transaction that settles them.
     """
 
     class State(models.TextChoices):
@@ -77,30 +76,23 @@ class Replay(models.Model):
     topic = models.TextField(_("part of the topic"), blank=True)
     start = models.DateTimeField(_("received from"), null=True, blank=True)
     stop = models.DateTimeField(_("received before"), null=True, blank=True)
-    # Rows that a person chose; empty: all that the others say.
+    # Chosen rows; empty: all that the other columns select.
     chosen = models.JSONField(_("chosen"), default=list, blank=True)
 
     state = models.CharField(_("state"), max_length=9, choices=State.choices, default=State.WAITING)
     note = models.TextField(_("in words"), blank=True)
     until_id = models.BigIntegerField(default=0, editable=False)
-    position = models.BigIntegerField(default=0, editable=False)
     total = models.BigIntegerField(_("messages"), default=0)
     stored = models.BigIntegerField(_("stored"), default=0)
     duplicates = models.BigIntegerField(_("duplicates"), default=0)
     # Reason → number.
     refused = models.JSONField(_("refused again"), default=dict)
 
-    created_at = models.DateTimeField(_("begun"), auto_now_add=True)
-    created_by_label = models.CharField(_("begun by"), max_length=150)
-    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
-    # Until when the process that is at it is taken for alive.
-    claimed_until = models.DateTimeField(default=timezone.now, editable=False)
-
     class Meta:
         ordering: ClassVar = ["-id"]
         indexes: ClassVar = [
-            # What the workers ask for every minute.
-            models.Index(fields=["id"], name="replay_under_way", condition=models.Q(state__in=["waiting", "running"])),
+            # For the workers' query of every minute.
+            models.Index(fields=["id"], name="replay_under_way", condition=models.Q(state__in=list(UNDER_WAY))),
         ]
         verbose_name = _("replay")
         verbose_name_plural = _("replays")
@@ -109,27 +101,16 @@ class Replay(models.Model):
         return f"#{self.pk}"
 
     @property
-    def is_under_way(self) -> bool:
-        return self.state in (self.State.WAITING, self.State.RUNNING)
-
-    @property
     def refused_total(self) -> int:
-        """How many were refused again."""
+        """Number of messages that were refused again."""
         return sum(self.refused.values())
 
     @property
     def settled(self) -> int:
-        """How many this replay has judged."""
+        """Number of messages that this replay has settled."""
         return self.stored + self.duplicates + self.refused_total
 
     @property
     def gone(self) -> int:
-        """How many had left the quarantine before their turn: replayed by another, or deleted. Known at the end."""
+        """Number of messages that left the quarantine before their turn, known at the end."""
         return max(0, self.total - self.settled) if self.state == self.State.DONE else 0
-
-    @property
-    def percent(self) -> int:
-        """How much is done, rounded down: 100 means all."""
-        if self.state == self.State.DONE or not self.total:
-            return 100 if self.state == self.State.DONE else 0
-        return min(99, 100 * self.settled // self.total)

@@ -1,4 +1,8 @@
-"""What the workers do for campaigns, once a minute: any step may be ended half-way, or run twice at a time."""
+"""Steps of rotation campaigns, which the workers do every minute.
+
+A campaign needs no lease of `resumable_jobs`: its progress is in the members' states, each of which changes by compare
+and set, so a step may die or run twice at a time.
+"""
 
 import logging
 import time
@@ -8,7 +12,6 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
-from django_tenants.utils import schema_context
 
 from devices.models import DeviceCredential, RotationCampaign, RotationMember
 from devices.models.base import announce_change
@@ -17,7 +20,7 @@ from devices.services.broker.errors import BrokerUnavailable
 from devices.services.vault.secret_store import SecretsUnavailable, provisioner
 from tenants.infrastructure import jobs
 from tenants.infrastructure.schema_context import current_schema
-from tenants.models import Tenant
+from tenants.services.active_tenants import sum_over_active
 
 from . import campaigns
 from .delivery import Answer, send_due
@@ -27,26 +30,18 @@ logger = logging.getLogger(__name__)
 
 State, Member = RotationCampaign.State, RotationMember.State
 UNDER_WAY = (State.RUNNING, State.ENDING, State.RETURNING)
-# A step ends before the queue takes its worker for lost; the next one goes on.
+# A step ends before the queue considers its worker lost; the next step continues.
 _SECONDS = 40.0
 _AT_ONCE = 100
 
 
 def step_all() -> int:
-    """Queue a step of every campaign of every tenant that is under way. Returns how many."""
-    with schema_context("public"):
-        schemas = list(Tenant.objects.filter(state=Tenant.State.ACTIVE).values_list("schema_name", flat=True))
-    queued = 0
-    for schema in schemas:
-        with schema_context(schema):
-            for pk in RotationCampaign.objects.filter(state__in=UNDER_WAY).values_list("pk", flat=True):
-                jobs.enqueue(campaigns.STEP, pk)
-                queued += 1
-    return queued
+    """Queue a step of each campaign that is under way, in every active tenant; return how many."""
+    return sum_over_active(_enqueue_steps)
 
 
 def step(campaign_id: int) -> str:
-    """Do what is due for a campaign of the current tenant; what it says afterwards."""
+    """Do the work that is due for a campaign of the current tenant; return its progress in words."""
     campaign = RotationCampaign.objects.filter(pk=campaign_id, state__in=UNDER_WAY).first()
     if campaign is None:
         return "nothing to do"
@@ -61,6 +56,13 @@ def step(campaign_id: int) -> str:
         logger.warning("The key rotation %s of %s goes on later: %s", campaign, current_schema(), error)
         return f"goes on later: {error}"
     return str(campaigns.progress(campaign))
+
+
+def _enqueue_steps() -> int:
+    campaigns_under_way = list(RotationCampaign.objects.filter(state__in=UNDER_WAY).values_list("pk", flat=True))
+    for pk in campaigns_under_way:
+        jobs.enqueue(campaigns.STEP, pk)
+    return len(campaigns_under_way)
 
 
 def _run(campaign: RotationCampaign) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from django_tenants.utils import schema_context
 
 from telemetry.models import Quarantined, Reason
-from tenants.models import Tenant
+from tenants.services.active_tenants import active_schemas
 
 from .batch_pipeline import Ingest
 from .reprocessing import Kept, kept_of, replay_batch
@@ -19,9 +19,7 @@ _PARKED = Reason.KEY_UNAVAILABLE
 
 def find_parked() -> set[str]:
     """The schemas of active tenants that have parked messages: for a process that has just started."""
-    with schema_context("public"):
-        schemas = list(Tenant.objects.filter(state=Tenant.State.ACTIVE).values_list("schema_name", flat=True))
-    return {schema for schema in schemas if _has_parked(schema)}
+    return {schema for schema in active_schemas() if _has_parked(schema)}
 
 
 def replay(ingest: Ingest) -> int:
