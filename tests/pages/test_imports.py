@@ -144,7 +144,7 @@ def test_a_board_is_claimed_and_released(pages: Pages, tenant_a: Any) -> None:
     Board.objects.filter(pk=issued.board.pk).update(
         fetched_at=timezone.now(), asked_again=3, asked_again_at=timezone.now(), asked_again_from="192.0.2.7"
     )
-    assert "asked for 3 more times" in pages.get(device_page(device)).content.decode()
+    assert "requested 3 more times" in pages.get(device_page(device)).content.decode()
     path = f"devices/device/{device.pk}/"
     pages.post(f"{path}allow-fetch/")
     assert "not fetched yet" in pages.get(device_page(device)).content.decode()
