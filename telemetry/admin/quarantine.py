@@ -96,7 +96,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
         if request.POST.get("select_across") == "1":
             return redirect(f"{reverse('admin:telemetry_quarantined_replay_listed')}?{query}")
         chosen = tuple(queryset.order_by("pk").values_list("pk", flat=True))
-        return begin(request, replays.Selection(chosen=chosen), f"{_list_url()}?{query}")
+        return begin(request, replays.ReplaySelection(chosen=chosen), f"{_list_url()}?{query}")
 
     @action(
         description=_("Replay"), url_path="replay", icon="replay", permissions=["replay"], variant=ActionVariant.PRIMARY

@@ -109,7 +109,7 @@ def page_of(replay: Replay) -> str:
     return reverse("admin:telemetry_replay_change", args=[replay.pk])
 
 
-def begin(request: HttpRequest, selection: replays.Selection, back: str) -> HttpResponse:
+def begin(request: HttpRequest, selection: replays.ReplaySelection, back: str) -> HttpResponse:
     """Begin a replay and go to its page, or back with what is against it."""
     try:
         replay = replays.begin(selection, acting_user=person(request))
@@ -119,12 +119,12 @@ def begin(request: HttpRequest, selection: replays.Selection, back: str) -> Http
     return redirect(page_of(replay))
 
 
-def selection_in(query: QueryDict) -> replays.Selection:
+def selection_in(query: QueryDict) -> replays.ReplaySelection:
     """What the quarantine's list shows under this query."""
     device = query.get("device__id__exact", "")
     until = _moment(query, "last_received_at_to")
     reason = query.get("reason__exact", "")
-    return replays.Selection(
+    return replays.ReplaySelection(
         reason=reason if reason in Reason.values else "",
         device=Device.objects.filter(pk=device).first() if device.isdecimal() else None,
         topic=query.get("q", "").strip(),
@@ -134,7 +134,7 @@ def selection_in(query: QueryDict) -> replays.Selection:
     )
 
 
-def in_words(selection: replays.Selection) -> str:
+def in_words(selection: replays.ReplaySelection) -> str:
     """Which messages, for a person."""
     words = []
     if selection.chosen:

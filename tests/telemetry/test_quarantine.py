@@ -115,7 +115,7 @@ def begin(tenant: Any, **selection: Any) -> Any:
     from telemetry.services.quarantine import replays
 
     with schema_context(tenant.schema_name):
-        return replays.begin(replays.Selection(**selection), queue=False)
+        return replays.begin(replays.ReplaySelection(**selection), queue=False)
 
 
 def step(tenant: Any, replay: Any) -> Any:
@@ -249,25 +249,26 @@ def test_killed_half_way_it_goes_on(own: Any, register: Any, send: Send, monkeyp
     class Killed(BaseException):
         pass
 
-    settle = replays.replay_batch
+    settle = replays.replay_page
 
     def killed_before(*args: Any, **kwargs: Any) -> Any:
         """As a process that ends within the transaction of the second batch, when all but the commit is done."""
-        note = kwargs["note"]
+        note = kwargs["record_progress"]
 
-        def noted(*given: Any) -> None:
-            note(*given)
+        def noted(*given: Any) -> Any:
+            after_commit = note(*given)
             if given[1][0].pk > first:
                 raise Killed
+            return after_commit
 
-        return settle(*args, **{**kwargs, "note": noted})
+        return settle(*args, **{**kwargs, "record_progress": noted})
 
     with schema_context(own.schema_name):
         first = replay.until_id - 26 + 1
-        monkeypatch.setattr(replays, "replay_batch", killed_before)
+        monkeypatch.setattr(replays, "replay_page", killed_before)
         with pytest.raises(Killed):
             replays.step(replay.pk, queue=False)
-        monkeypatch.setattr(replays, "replay_batch", settle)
+        monkeypatch.setattr(replays, "replay_page", settle)
         replay.refresh_from_db()
         assert (replay.state, replay.settled, replay.percent) == ("running", 10, 38)
         assert len(readings(device)) == replay.stored
@@ -412,7 +413,7 @@ def test_a_worker_replays_what_a_person_began(own: Any, register: Any, send: Sen
     send((topic(device), v2(device, VALUE, seq=1)))
     attach(device)
     with schema_context(own.schema_name):
-        replay = replays.begin(replays.Selection())
+        replay = replays.begin(replays.ReplaySelection())
         worker = start("manage.py", "qcluster")
         wait_until(lambda: Replay.objects.get(pk=replay.pk).state == "done", 30, worker.log.read_text)
         assert Replay.objects.get(pk=replay.pk).stored == 1
@@ -428,7 +429,7 @@ def test_only_so_many_at_once(own: Any) -> None:
         begin(own)
 
 
-def test_the_round_finds_replays_that_nobody_is_at(own: Any, tenant_b: Any) -> None:
+def test_the_round_finds_replays_without_a_worker(own: Any, tenant_b: Any) -> None:
     from django_q.models import OrmQ
 
     from telemetry.models import Replay

@@ -1,4 +1,4 @@
-"""`manage.py replay_quarantine --tenant demo`: refused messages through the pipeline again, without a worker."""
+"""`manage.py replay_quarantine --tenant demo`: process refused messages again, without a worker."""
 
 import time
 from argparse import ArgumentTypeError
@@ -23,18 +23,18 @@ _PAUSE_SECONDS = 1.0
 
 
 def moment(text: str) -> datetime:
-    """A time with an offset."""
+    """Return a time with an offset."""
     try:
         found = parse_datetime(text)
     except ValueError:
         found = None
     if found is None or timezone.is_naive(found):
-        raise ArgumentTypeError(f"{text!r} is no time with an offset: write it like 2026-11-22T09:30:00Z")
+        raise ArgumentTypeError(f"{text!r} is not a time with an offset; write it like 2026-11-22T09:30:00Z")
     return found
 
 
 class Command(BaseCommand):
-    help = "Puts quarantined messages through the pipeline again, after what was wrong is mended."
+    help = "Processes quarantined messages again, after their cause is corrected."
 
     def add_arguments(self, parser: CommandParser) -> None:
         which = parser.add_mutually_exclusive_group(required=True)
@@ -52,7 +52,7 @@ class Command(BaseCommand):
         if options["unrouted"]:
             narrowing = [name for name in ("reason", "device", "topic", "start", "stop") if options[name]]
             if narrowing:
-                raise CommandError("--unrouted takes all messages of no tenant: leave out what narrows them.")
+                raise CommandError("--unrouted replays all messages of no tenant: leave out the other options.")
             self._replay_unrouted()
             return
         tenant = Tenant.objects.filter(slug=options["tenant"]).first()
@@ -69,7 +69,9 @@ class Command(BaseCommand):
             device = Device.objects.filter(uuid=options["device"]).first()
             if device is None:
                 raise CommandError(f"The tenant has no device {options['device']}.")
-        selection = replays.Selection(options["reason"], device, options["topic"], options["start"], options["stop"])
+        selection = replays.ReplaySelection(
+            options["reason"], device, options["topic"], options["start"], options["stop"]
+        )
         try:
             replay = replays.begin(selection, queue=False)
         except ValidationError as error:
@@ -83,13 +85,13 @@ class Command(BaseCommand):
             raise CommandError("Cancelled: what is done stays done.") from None
 
     def _follow(self, replay: Replay) -> None:
-        """Go on until it has ended, also where a worker has taken it over or PostgreSQL is away for a while."""
+        """Continue until it has ended, also where a worker resumes it or PostgreSQL is unavailable for a while."""
         while True:
             try:
                 replays.step(replay.pk, report=self._show, queue=False)
                 replay.refresh_from_db()
             except LOST as error:
-                self.stdout.write(f"PostgreSQL is away ({str(error).strip().splitlines()[:1]}): waiting.")
+                self.stdout.write(f"PostgreSQL is unavailable ({str(error).strip().splitlines()[:1]}): waiting.")
                 django.db.connection.close()
                 time.sleep(_PAUSE_SECONDS)
                 continue
@@ -98,8 +100,8 @@ class Command(BaseCommand):
             self._show(replay)
             time.sleep(_PAUSE_SECONDS)
         if replay.state == Replay.State.CANCELLED:
-            raise CommandError("Cancelled by somebody: what is done stays done.")
-        gone = f", {replay.gone} had gone before their turn" if replay.gone else ""
+            raise CommandError("Another process cancelled it: what is done stays done.")
+        gone = f", {replay.gone} had left the quarantine before their turn" if replay.gone else ""
         self.stdout.write(f"Done{gone}.")
 
     def _show(self, replay: Replay) -> None:
@@ -111,12 +113,12 @@ class Command(BaseCommand):
         )
 
     def _replay_unrouted(self) -> None:
-        def show(moved: unrouted.Moved) -> None:
-            refused = ", ".join(f"{times} {reason}" for reason, times in sorted(moved.refused.items()))
+        def show(total: unrouted.UnroutedResult) -> None:
+            refused = ", ".join(f"{times} {reason}" for reason, times in sorted(total.refused.items()))
             self.stdout.write(
-                f"{moved.seen} judged: {moved.stored} stored, {moved.duplicates} duplicates, "
-                f"{sum(moved.refused.values())} in their tenants' quarantine{f' ({refused})' if refused else ''}, "
-                f"{moved.left} are nobody's still"
+                f"{total.seen} processed: {total.stored} stored, {total.duplicates} duplicates, "
+                f"{sum(total.refused.values())} in their tenants' quarantine{f' ({refused})' if refused else ''}, "
+                f"{total.left} still belong to no tenant"
             )
 
         show(unrouted.replay(report=show))

@@ -44,7 +44,7 @@ class ReplayViewSet(
         wanted = shapes.NewReplaySerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         given = wanted.validated_data
-        selection = replays.Selection(
+        selection = replays.ReplaySelection(
             reason=given.get("reason", ""),
             device=given.get("device"),
             topic=given.get("topic", ""),

@@ -1,17 +1,20 @@
-"""Quarantined messages judged again, at the time at which they came, so that a replay is no sign of life.
+"""Refused messages processed again: the settling loop of replays, deferred messages and messages of no tenant.
 
-A batch is one transaction: what is accepted now is stored and leaves the quarantine together, so that a replay that
-is killed half-way, or two at once, neither lose a message nor store one twice. What is refused again stays, with the
-reason that it is refused for now.
+A page of a tenant's rows is settled in one transaction: what is accepted now is stored and leaves its table, so a
+process that dies, or two at once, neither lose a message nor store it twice. What is refused again stays, with its new
+reason. Messages keep the time at which they were received, so they are no evidence of presence.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import psycopg
+from django.db.models import QuerySet
+from django_tenants.utils import schema_context
 
 from telemetry.models import Reason
 from telemetry.services.pipeline.processing import fingerprint
@@ -26,22 +29,13 @@ from .validation import Busy
 logger = logging.getLogger(__name__)
 
 # A signature that was wrong stays wrong.
-NEVER = frozenset({Reason.BAD_SIGNATURE.value})
+NEVER_REPLAYED = frozenset({Reason.BAD_SIGNATURE.value})
+PAGE_ROWS = 200
 
 _TABLES = {"quarantined": "telemetry_quarantined", "totals": "telemetry_ingesttotals"}
-# What was counted as quarantined has now been received and counted anew.
-_LEAVE = per_schema(
-    "WITH gone AS (DELETE FROM {quarantined} WHERE id = ANY($1)"
-    " RETURNING (first_received_at AT TIME ZONE 'UTC')::date AS day, times),"
-    " sums AS (SELECT day, sum(times) AS times FROM gone GROUP BY day)"
-    " UPDATE {totals} AS t SET received = t.received - sums.times, quarantined = t.quarantined - sums.times,"
-    " replayed = t.replayed + sums.times FROM sums WHERE t.day = sums.day",
-    **_TABLES,
-)
-_LOCK = per_schema("SELECT id FROM {quarantined} WHERE id = ANY($1) ORDER BY id FOR UPDATE", **_TABLES)
-_SAY_WHY = per_schema("UPDATE {quarantined} SET detail = $2 WHERE id = $1", **_TABLES)
-# Under its new reason it is another row, which may be there already.
-_MOVE = per_schema(
+_SET_DETAIL = per_schema("UPDATE {quarantined} SET detail = $2 WHERE id = $1", **_TABLES)
+# The fingerprint depends on the reason, so another row may have it already.
+_SET_REASON = per_schema(
     "WITH old AS (DELETE FROM {quarantined} WHERE id = $1 RETURNING *)"
     " INSERT INTO {quarantined} AS q (fingerprint, reason, detail, topic, payload, device_id, first_received_at,"
     " last_received_at, times) SELECT $2, $3, $4, topic, payload, coalesce($5, device_id), first_received_at,"
@@ -54,8 +48,30 @@ _MOVE = per_schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A quarantined message."""
+class RefusedTable:
+    """A table of refused messages: the statements, by tenant's schema, that lock and remove the rows with ids `$1`."""
+
+    lock: Callable[[str], bytes]
+    remove: Callable[[str], bytes]
+
+
+QUARANTINE = RefusedTable(
+    per_schema("SELECT id FROM {quarantined} WHERE id = ANY($1) ORDER BY id FOR UPDATE", **_TABLES),
+    # What was counted as quarantined is now received and counted anew.
+    per_schema(
+        "WITH gone AS (DELETE FROM {quarantined} WHERE id = ANY($1)"
+        " RETURNING (first_received_at AT TIME ZONE 'UTC')::date AS day, times),"
+        " sums AS (SELECT day, sum(times) AS times FROM gone GROUP BY day)"
+        " UPDATE {totals} AS t SET received = t.received - sums.times, quarantined = t.quarantined - sums.times,"
+        " replayed = t.replayed + sums.times FROM sums WHERE t.day = sums.day",
+        **_TABLES,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """A message in a table of refused messages."""
 
     pk: int
     reason: str
@@ -65,136 +81,219 @@ class Kept:
 
 
 @dataclass(slots=True)
-class Replayed:
-    """What became of replayed messages, by their number; `refused` counts the reasons of now."""
+class SettlingResult:
+    """What became of rows, by their number; `refused` counts by the reasons of now."""
 
     stored: int = 0
     duplicates: int = 0
     refused: dict[str, int] = field(default_factory=dict)
-    waiting: int = 0  # nothing was done, for want of what `waiting_for` says: "tables" or "keys"
+    unstorable: list[RefusedRow] = field(default_factory=list)  # PostgreSQL rejects them; they stay as they are
+    waiting: int = 0  # unchanged, because of `waiting_for`: "tables" (locked) or "keys" (Vault)
     waiting_for: str = ""
 
-    def add(self, other: "Replayed") -> None:
-        """Add another batch's."""
+    def add(self, other: "SettlingResult") -> None:
+        """Add the numbers of other rows."""
         self.stored += other.stored
         self.duplicates += other.duplicates
+        self.unstorable += other.unstorable
         self.waiting += other.waiting
         self.waiting_for = other.waiting_for or self.waiting_for
-        for reason, times in other.refused.items():
-            self.refused[reason] = self.refused.get(reason, 0) + times
+        self.refused = add_counts(self.refused, other.refused)
 
 
-# Called in the transaction that settles the messages, with what becomes of them; what it raises undoes it.
-Note = Callable[[psycopg.Connection, Sequence[Kept], Replayed], None]
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A tenant's rows that are settled together, each with the result of its message.
+
+    `moved` leave the table for the tenant's tables, of which the quarantine is one; `kept` stay in it, refused again.
+    """
+
+    schema: str
+    table: RefusedTable
+    moved: Sequence[tuple[RefusedRow, Judged]]
+    kept: Sequence[tuple[RefusedRow, RefusedItem]] = ()
+
+    @property
+    def rows(self) -> list[RefusedRow]:
+        """The rows of both kinds, by id."""
+        return sorted((row for row, _ in (*self.moved, *self.kept)), key=lambda row: row.pk)
+
+    def only(self, pks: set[int]) -> "Settlement":
+        """Return the settlement of some of its rows."""
+        moved = [pair for pair in self.moved if pair[0].pk in pks]
+        return Settlement(self.schema, self.table, moved, [pair for pair in self.kept if pair[0].pk in pks])
 
 
-class _Gone(Exception):
-    """Some of the messages have left the quarantine; these are there."""
+# Called in the transaction that settles the rows; an exception undoes it. The function that it returns is called after
+# the commit.
+RecordProgress = Callable[[psycopg.Connection, Sequence[RefusedRow], SettlingResult], Callable[[], None]]
+
+
+class _RowsGone(Exception):
+    """Another process has settled some of the rows; `present` are left."""
 
     def __init__(self, present: set[int]) -> None:
-        super().__init__(f"{len(present)} are left")
+        super().__init__(f"{len(present)} rows are left")
         self.present = present
 
 
-def replay_batch(
-    ingest: Ingest, schema: str, kept: Sequence[Kept], *, note: Note | None = None, wait_for_keys: bool = False
-) -> Replayed:
-    """Judge a tenant's quarantined messages again, and settle them in one transaction.
-
-    With `wait_for_keys` nothing is done while a key cannot be had. Raises what a lost database raises; nothing is
-    done then.
-    """
-    kept = [row for row in kept if row.reason not in NEVER]
-    judged = ingest.judge_again([Incoming(row.topic, row.payload, row.received_at) for row in kept])
-    if any(isinstance(item, Busy) for item in judged):
-        return Replayed(waiting=len(kept), waiting_for="tables")
-    if wait_for_keys and any(_is_parked(item) for item in judged):
-        return Replayed(waiting=len(kept), waiting_for="keys")
-    try:
-        return _settle(ingest, schema, kept, judged, note)
-    except _Gone as error:
-        left = [row for row in kept if row.pk in error.present]
-        return replay_batch(ingest, schema, left, note=note, wait_for_keys=wait_for_keys) if left else Replayed()
-    except psycopg.Error as error:
-        if is_busy(error):
-            return Replayed(waiting=len(kept), waiting_for="tables")
-        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or len(kept) == 1:
-            raise
-    # One of them cannot be stored: the others can.
-    result = Replayed()
-    for row in kept:
-        try:
-            result.add(replay_batch(ingest, schema, [row], note=note))
-        except psycopg.DataError as failure:
-            logger.warning("Message %d of the quarantine of %s cannot be stored: %s", row.pk, schema, failure)
-            result.add(Replayed(refused={row.reason: 1}))
-    return result
+# --- Pages -----------------------------------------------------------------------------------------------------------
 
 
-def _is_parked(item: Judged | Busy) -> bool:
+def next_page(rows: QuerySet[Any], after: int, size: int = PAGE_ROWS) -> list[RefusedRow]:
+    """Return the rows after an id, oldest first, of the current schema."""
+    page = rows.filter(pk__gt=after).order_by("pk")[:size]
+    columns = page.values_list("pk", "reason", "topic", "payload", "first_received_at")
+    return [RefusedRow(pk, reason, topic, bytes(payload), at) for pk, reason, topic, payload, at in columns]
+
+
+def pages(schema: str, rows: QuerySet[Any]) -> Iterator[list[RefusedRow]]:
+    """Yield the rows of a schema, oldest first, each once. Between pages the connection is in no tenant's schema."""
+    after = 0
+    while page := _page_of(schema, rows, after):
+        after = page[-1].pk
+        yield page
+
+
+def _page_of(schema: str, rows: QuerySet[Any], after: int) -> list[RefusedRow]:
+    with schema_context(schema):
+        return next_page(rows, after)
+
+
+# --- Processing ------------------------------------------------------------------------------------------------------
+
+
+def process_again(ingest: Ingest, rows: Sequence[RefusedRow]) -> list[Judged | Busy]:
+    """Return what the rows' messages are now, in their order; nothing is stored."""
+    return ingest.judge_again([Incoming(row.topic, row.payload, row.received_at) for row in rows])
+
+
+def is_deferred(item: Judged | Busy) -> bool:
+    """Return whether a message waits for its key."""
     return isinstance(item, RefusedItem) and item.verdict.reason == Reason.KEY_UNAVAILABLE
 
 
-def _settle(
-    ingest: Ingest, schema: str, kept: Sequence[Kept], judged: Sequence[Judged | Busy], note: Note | None
-) -> Replayed:
-    passed, refused = _sorted(ingest, schema, kept, judged)
-    result = Replayed()
+def replay_page(
+    ingest: Ingest,
+    schema: str,
+    rows: Sequence[RefusedRow],
+    *,
+    record_progress: RecordProgress | None = None,
+    wait_for_keys: bool = False,
+) -> SettlingResult:
+    """Process rows of a tenant's quarantine again, and settle them.
+
+    With `wait_for_keys` nothing is done while a key is unavailable. Raises what a lost database raises.
+    """
+    rows = [row for row in rows if row.reason not in NEVER_REPLAYED]
+    judged = process_again(ingest, rows)
+    if any(isinstance(item, Busy) for item in judged):
+        return SettlingResult(waiting=len(rows), waiting_for="tables")
+    if wait_for_keys and any(is_deferred(item) for item in judged):
+        return SettlingResult(waiting=len(rows), waiting_for="keys")
+    return settle(ingest, _replay_settlement(ingest, schema, rows, judged), record_progress)
+
+
+def _replay_settlement(
+    ingest: Ingest, schema: str, rows: Sequence[RefusedRow], judged: Sequence[Judged | Busy]
+) -> Settlement:
+    moved: list[tuple[RefusedRow, Judged]] = []
+    kept: list[tuple[RefusedRow, RefusedItem]] = []
+    for row, item in zip(rows, judged, strict=True):
+        if isinstance(item, RefusedItem):
+            kept.append((row, item))
+        elif not isinstance(item, Busy):
+            if item.spec.tenant.schema == schema:
+                moved.append((row, item))
+            else:  # the device was moved to another tenant meanwhile
+                refusal = Refused("wrong_tenant", "The device belongs to another tenant now.")
+                kept.append((row, RefusedItem(item.incoming, None, refusal)))
+    # What is over the day's quota stays.
+    within = ingest.within_limits([item for _, item in moved], replayed=True)
+    kept += [(row, item) for (row, _), item in zip(moved, within, strict=True) if isinstance(item, RefusedItem)]
+    moved = [(row, item) for (row, _), item in zip(moved, within, strict=True) if not isinstance(item, RefusedItem)]
+    return Settlement(schema, QUARANTINE, moved, kept)
+
+
+# --- Settling --------------------------------------------------------------------------------------------------------
+
+
+def settle(ingest: Ingest, settlement: Settlement, record_progress: RecordProgress | None = None) -> SettlingResult:
+    """Settle rows in one transaction, but for those that another process has settled since they were read.
+
+    Where one of them cannot be stored, each is settled alone. Raises what a lost database raises; nothing is done then.
+    """
+    rows = settlement.rows
+    while rows:
+        try:
+            return _settle_together(ingest, settlement, rows, record_progress)
+        except _RowsGone as error:
+            settlement = settlement.only(error.present)
+            rows = settlement.rows
+        except psycopg.Error as error:
+            if is_busy(error):
+                return SettlingResult(waiting=len(rows), waiting_for="tables")
+            if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+                raise
+            if len(rows) > 1:
+                return _settle_each(ingest, settlement, rows, record_progress)
+            if not isinstance(error, psycopg.DataError):
+                raise
+            logger.warning("The refused message %d for %s cannot be stored: %s", rows[0].pk, settlement.schema, error)
+            return SettlingResult(unstorable=rows)
+    return SettlingResult()
+
+
+def _settle_each(
+    ingest: Ingest, settlement: Settlement, rows: Sequence[RefusedRow], record_progress: RecordProgress | None
+) -> SettlingResult:
+    result = SettlingResult()
+    for row in rows:
+        result.add(settle(ingest, settlement.only({row.pk}), record_progress))
+    return result
+
+
+def _settle_together(
+    ingest: Ingest, settlement: Settlement, rows: Sequence[RefusedRow], record_progress: RecordProgress | None
+) -> SettlingResult:
+    """Settle all rows, or raise _RowsGone or psycopg.Error."""
+    schema, result = settlement.schema, SettlingResult()
+    after_commit: list[Callable[[], None]] = []
 
     def leave(connection: psycopg.Connection) -> None:
-        # Another replay may have settled some of them since they were read.
-        present = {pk for (pk,) in run(connection, _LOCK(schema), [[row.pk for row in kept]])}
-        if len(present) < len(kept):
-            raise _Gone(present)
-        run(connection, _LEAVE(schema), [[row.pk for row, _ in passed]])
-        for row, item in refused:
+        present = {pk for (pk,) in run(connection, settlement.table.lock(schema), [[row.pk for row in rows]])}
+        if len(present) < len(rows):
+            raise _RowsGone(present)
+        run(connection, settlement.table.remove(schema), [[row.pk for row, _ in settlement.moved]])
+        for row, item in settlement.kept:
             _refuse_again(connection, schema, row, item)
 
     def count(connection: psycopg.Connection, outcome: Outcome) -> None:
         result.stored, result.duplicates = len(outcome.stored), len(outcome.duplicates)
-        # A counter that is found to be used twice is refused only here, and was put into the quarantine anew.
-        for item in [*outcome.quarantined, *(item for _, item in refused)]:
+        # A counter that is used twice is found only here, and its message is put into the quarantine anew.
+        for item in [*outcome.quarantined, *(item for _, item in settlement.kept)]:
             result.refused[item.verdict.reason] = result.refused.get(item.verdict.reason, 0) + 1
-        if note is not None:
-            note(connection, kept, result)
+        if record_progress is not None:
+            after_commit.append(record_progress(connection, rows, result))
 
-    outcome = ingest.storage.store(schema, [item for _, item in passed], also=leave, after=count)
+    outcome = ingest.storage.store(schema, [item for _, item in settlement.moved], also=leave, after=count)
     ingest.note_readings(schema, outcome)
+    for call in after_commit:
+        call()
     return result
 
 
-def _sorted(
-    ingest: Ingest, schema: str, kept: Sequence[Kept], judged: Sequence[Judged | Busy]
-) -> tuple[list[tuple[Kept, Judged]], list[tuple[Kept, RefusedItem]]]:
-    """What passes now, and what is refused again."""
-    passed: list[tuple[Kept, Judged]] = []
-    refused: list[tuple[Kept, RefusedItem]] = []
-    for row, item in zip(kept, judged, strict=True):
-        if isinstance(item, RefusedItem):
-            refused.append((row, item))
-        elif not isinstance(item, Busy):
-            if item.spec.tenant.schema == schema:
-                passed.append((row, item))
-            else:  # the device was moved to another tenant meanwhile
-                moved = Refused("wrong_tenant", "The device belongs to another tenant now.")
-                refused.append((row, RefusedItem(item.incoming, None, moved)))
-    # Over the day's quota: they stay, whatever else they are.
-    within = ingest.within_limits([item for _, item in passed], replayed=True)
-    refused += [(row, item) for (row, _), item in zip(passed, within, strict=True) if isinstance(item, RefusedItem)]
-    passed = [(row, item) for (row, _), item in zip(passed, within, strict=True) if not isinstance(item, RefusedItem)]
-    return passed, refused
-
-
-def _refuse_again(connection: psycopg.Connection, schema: str, row: Kept, item: RefusedItem) -> None:
+def _refuse_again(connection: psycopg.Connection, schema: str, row: RefusedRow, item: RefusedItem) -> None:
     reason, detail = item.verdict.reason, item.verdict.detail.replace("\x00", "\\0")
-    # What wants for a key keeps its reason: parked ones are replayed by themselves, and this one was not.
+    # Without a key it keeps its reason: messages with the reason key_unavailable are replayed automatically.
     if reason in (row.reason, Reason.KEY_UNAVAILABLE):
-        run(connection, _SAY_WHY(schema), [row.pk, detail])
+        run(connection, _SET_DETAIL(schema), [row.pk, detail])
         return
     name = UUID(bytes=fingerprint(reason.encode(), row.topic.encode(), row.payload))
-    run(connection, _MOVE(schema), [row.pk, name, reason, detail, item.spec.device_id if item.spec else None])
+    run(connection, _SET_REASON(schema), [row.pk, name, reason, detail, item.spec.device_id if item.spec else None])
 
 
-def kept_of(rows: Iterable[tuple[int, str, str, bytes | memoryview, datetime]]) -> list[Kept]:
-    """Rows of (id, reason, topic, payload, first received)."""
-    return [Kept(pk, reason, topic, bytes(payload), at) for pk, reason, topic, payload, at in rows]
+def add_counts(counts: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    """Return the sums of two counts by reason, without zeros."""
+    sums = {reason: counts.get(reason, 0) + more.get(reason, 0) for reason in counts | more}
+    return {reason: count for reason, count in sums.items() if count}

@@ -1,67 +1,58 @@
-"""Replays of the quarantine as people ask for them: begun, done step by step, cancelled.
+"""Replays of the quarantine: resumable jobs of the current schema that process chosen messages again."""
 
-A step is ended anywhere, or runs twice at a time, without harm: messages leave the quarantine in the transaction that
-stores them, and the replay's own counts and position move in it too. Everything is in the current schema.
-"""
-
-import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 
 import psycopg
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Max, Q, QuerySet
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from devices.models import Device
 from devices.services import audit
 from telemetry.models import Quarantined, Reason, Replay
 from telemetry.services.ingest.batch_pipeline import Ingest, build_ingest
-from telemetry.services.ingest.reprocessing import NEVER, Kept, Replayed, kept_of, replay_batch
-from telemetry.services.storage.statements import per_schema, run
-from tenants.infrastructure import jobs
+from telemetry.services.ingest.reprocessing import (
+    NEVER_REPLAYED,
+    PAGE_ROWS,
+    RefusedRow,
+    SettlingResult,
+    add_counts,
+    next_page,
+    replay_page,
+)
+from tenants.infrastructure import jobs, resumable_jobs
 from tenants.infrastructure.schema_context import current_schema
 
 logger = logging.getLogger(__name__)
 
-State = Replay.State
 STEP = "telemetry.services.quarantine.replays.step"
-UNDER_WAY = (State.WAITING, State.RUNNING)
 MOST_CHOSEN = 1000
-# A tenant's replays share the workers with everybody's tasks.
+# A tenant's replays share the workers with the tasks of all tenants.
 MOST_AT_ONCE = 5
-_BATCH = 200
-# A step ends long before the queue takes its worker for lost, so that others' tasks get their turn.
+_BATCH = PAGE_ROWS
+# Far less than the time after which the queue considers a worker lost, so that other tasks get their turn.
 _SECONDS = 60.0
-# Nobody else goes on with a replay while its process is heard of so often.
-_CLAIM = timedelta(seconds=60)
-_PAUSE_SECONDS = (0.2, 5.0)
-# A key that cannot be had for so long while Vault answers is waited for no more.
+_PAUSES = resumable_jobs.Pauses(0.2, 5.0)
+# How long a replay waits for a key that stays unavailable while Vault answers.
 _KEY_SECONDS = 30.0
 
-_WAITS = {
+_NOTES = {
     "tables": "Waits: the tenant's tables are locked.",
     "keys": "Waits: Vault does not answer, and keys are missing.",
 }
-_NOTE = per_schema(
-    "UPDATE {replay} SET position = $3, stored = stored + $4, duplicates = duplicates + $5, refused = $6::jsonb,"
-    " note = '', claimed_until = now() + $7 WHERE id = $1 AND position = $2 AND state = 'running'",
-    replay="telemetry_replay",
-)
-
-
-class Superseded(Exception):
-    """The replay was cancelled, or another process goes on with it: nothing of this batch was done."""
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """Which messages of the quarantine; what is empty narrows nothing. Times are of when they last came."""
+class ReplaySelection:
+    """Which messages of the quarantine; an empty member selects all. Times are those of the last reception."""
 
     reason: str = ""
     device: Device | None = None
@@ -71,7 +62,7 @@ class Selection:
     chosen: Sequence[int] = field(default_factory=tuple)
 
     def rows(self) -> QuerySet[Quarantined]:
-        """The messages, without those that can never be replayed."""
+        """Return the messages, without those that can never be replayed."""
         bounds = Q()
         if self.reason:
             bounds &= Q(reason=self.reason)
@@ -85,27 +76,27 @@ class Selection:
             bounds &= Q(last_received_at__lt=self.stop)
         if self.chosen:
             bounds &= Q(pk__in=list(self.chosen))
-        return Quarantined.objects.filter(bounds).exclude(reason__in=NEVER)
+        return Quarantined.objects.filter(bounds).exclude(reason__in=NEVER_REPLAYED)
 
 
-def selection_of(replay: Replay) -> Selection:
-    """What the replay was begun with."""
-    return Selection(replay.reason, replay.device, replay.topic, replay.start, replay.stop, replay.chosen)
+def selection_of(replay: Replay) -> ReplaySelection:
+    """Return the selection that the replay was begun with."""
+    return ReplaySelection(replay.reason, replay.device, replay.topic, replay.start, replay.stop, replay.chosen)
 
 
-def begin(selection: Selection, *, acting_user: audit.Actor = None, queue: bool = True) -> Replay:
-    """Begin a replay of what is in the quarantine now; workers do it, unless `queue` is False.
+def begin(selection: ReplaySelection, *, acting_user: audit.Actor = None, queue: bool = True) -> Replay:
+    """Begin a replay of the messages that are in the quarantine now; workers do it, unless `queue` is False.
 
     Raises ValidationError where the messages can never be replayed, or too many replays are under way.
     """
-    if selection.reason in NEVER:
+    if selection.reason in NEVER_REPLAYED:
         label = Reason(selection.reason).label
         raise ValidationError(
             {"reason": _("Messages with this reason (%(reason)s) can never be replayed.") % {"reason": label}}
         )
     if len(selection.chosen) > MOST_CHOSEN:
         raise ValidationError({"ids": _("Choose at most %(most)d, or say which by a filter.") % {"most": MOST_CHOSEN}})
-    if Replay.objects.filter(state__in=UNDER_WAY).count() >= MOST_AT_ONCE:
+    if resumable_jobs.under_way(Replay).count() >= MOST_AT_ONCE:
         raise ValidationError(
             _("%(most)d replays are under way already: wait for one to end, or cancel it.") % {"most": MOST_AT_ONCE}
         )
@@ -129,141 +120,96 @@ def begin(selection: Selection, *, acting_user: audit.Actor = None, queue: bool 
 
 
 def cancel(replay: Replay, *, acting_user: audit.Actor = None) -> bool:
-    """Stop the replay after the batch that is being done; what is done stays done. False: it had ended before."""
+    """Stop the replay after its current page; what is done stays done. False: it had ended before."""
     with transaction.atomic():
-        changed = {"state": State.CANCELLED, "finished_at": timezone.now(), "note": ""}
-        won = Replay.objects.filter(pk=replay.pk, state__in=UNDER_WAY).update(**changed)
+        won = resumable_jobs.cancel(replay)
         if won:
             audit.record(acting_user, "cancel replay", replay)
     replay.refresh_from_db()
-    return bool(won)
+    return won
 
 
 def step(replay_id: int, *, report: Callable[[Replay], None] | None = None, queue: bool = True) -> str:
-    """Go on with a replay for a while; what it says afterwards. What is left is queued, unless `queue` is False.
+    """Do a replay's steps for a while; return how far it is. What is left is queued, unless `queue` is False.
 
-    `report` is called after every batch. Raises what a lost database raises; the replay then goes on later.
+    `report` is called after every page. Raises what a lost database raises; the replay is resumed later.
     """
-    replay = _claim(replay_id)
-    if replay is None:
-        return "nothing to do"
-    ingest = build_ingest()
-    try:
-        has_more = _Step(ingest, replay, report or (lambda _: None)).run()
-        ingest.tick(last=True)
-    except Superseded:
-        return "goes on elsewhere, or is cancelled"
-    finally:
-        ingest.close()
-        Replay.objects.filter(pk=replay_id, state=State.RUNNING).update(claimed_until=timezone.now())
-    if has_more and queue:
-        jobs.enqueue(STEP, replay_id)
-    return f"{replay.settled} of {replay.total}"
+    return resumable_jobs.work(
+        Replay,
+        replay_id,
+        _open_steps,
+        seconds=_SECONDS,
+        pauses=_PAUSES,
+        report=report,
+        task=STEP if queue else "",
+    )
 
 
 def resume() -> int:
-    """Queue a step of each replay that nobody is at; how many."""
-    idle = Replay.objects.filter(state__in=UNDER_WAY, claimed_until__lt=timezone.now())
-    for pk in idle.values_list("pk", flat=True):
-        jobs.enqueue(STEP, pk)
-    return len(idle)
+    """Queue a step of each replay without a worker; return how many."""
+    return resumable_jobs.enqueue_idle(Replay, STEP)
 
 
-def _claim(replay_id: int) -> Replay | None:
-    """The replay, if it is under way and nobody is at it."""
-    now = timezone.now()
-    free = Replay.objects.filter(pk=replay_id, state__in=UNDER_WAY, claimed_until__lte=now)
-    if not free.update(state=State.RUNNING, claimed_until=now + _CLAIM):
-        return None
-    return Replay.objects.select_related("device").get(pk=replay_id)
+@contextmanager
+def _open_steps(replay: Replay) -> Iterator[Callable[[], bool]]:
+    ingest = build_ingest()
+    try:
+        yield _ReplaySteps(ingest, replay).do_next
+        ingest.tick(last=True)
+    finally:
+        ingest.close()
 
 
-class _Step:
-    """One process' part of a replay."""
+class _ReplaySteps:
+    """The steps of a replay in one process: each settles a page of messages."""
 
-    def __init__(self, ingest: Ingest, replay: Replay, report: Callable[[Replay], None]) -> None:
+    def __init__(self, ingest: Ingest, replay: Replay) -> None:
         self._ingest = ingest
         self._replay = replay
-        self._report = report
         self._schema = current_schema()
-        self._rows = selection_of(replay).rows().filter(pk__lte=replay.until_id).order_by("pk")
-        self._noted = Replayed()  # of the batch
-        self._waiting_since: float | None = None
-        self._pause = _PAUSE_SECONDS[0]
+        self._rows = selection_of(replay).rows().filter(pk__lte=replay.until_id)
+        self._blocked_since: float | None = None
 
-    def run(self) -> bool:
-        """Whether there is more to do, and it may be done at once. Raises Superseded."""
-        until = time.monotonic() + _SECONDS
-        while time.monotonic() < until:
-            batch = self._next()
-            if not batch:
-                self._finish()
-                return False
-            if self._do(batch):
-                self._waiting_since, self._pause = None, _PAUSE_SECONDS[0]
-            else:
-                time.sleep(min(self._pause, max(0.0, until - time.monotonic())))
-                self._pause = min(2 * self._pause, _PAUSE_SECONDS[1])
-            self._ingest.tick()
-            self._report(self._replay)
-        # What waits for another is looked after by the next round, and holds no worker until then.
-        return self._waiting_since is None
+    def do_next(self) -> bool:
+        """Settle the next page; False: none is left. Raises Blocked and Superseded."""
+        self._ingest.tick()
+        page = next_page(self._rows, self._replay.position, _BATCH)
+        if page:
+            self._settle(page)
+        return bool(page)
 
-    def _next(self) -> list[Kept]:
-        after = self._rows.filter(pk__gt=self._replay.position)
-        return kept_of(after.values_list("pk", "reason", "topic", "payload", "first_received_at")[:_BATCH])
-
-    def _do(self, batch: Sequence[Kept]) -> bool:
-        """Settle a batch; False when it has to wait."""
-        waited = 0.0 if self._waiting_since is None else time.monotonic() - self._waiting_since
-        patient = self._ingest.keyring.is_paused or waited < _KEY_SECONDS
-        self._noted = Replayed()
-        result = replay_batch(self._ingest, self._schema, batch, note=self._note, wait_for_keys=patient)
-        if result.waiting:
-            self._waiting_since = self._waiting_since or time.monotonic()
-            self._save(note=_WAITS[result.waiting_for], claimed_until=timezone.now() + _CLAIM)
-            return False
-        # What could not be stored at all is in no transaction, and what is gone neither.
-        missed = {reason: times - self._noted.refused.get(reason, 0) for reason, times in result.refused.items()}
-        if any(missed.values()) or self._replay.position < batch[-1].pk:
-            refused = _sum(self._replay.refused, missed)
-            self._save(position=batch[-1].pk, refused=refused, claimed_until=timezone.now() + _CLAIM)
-        return True
-
-    def _note(self, connection: psycopg.Connection, kept: Sequence[Kept], result: Replayed) -> None:
-        """In the transaction that settles them: count them, and move on behind them."""
-        replay = self._replay
-        refused = _sum(replay.refused, result.refused)
-        found = run(
-            connection,
-            _NOTE(self._schema),
-            [replay.pk, replay.position, kept[-1].pk, result.stored, result.duplicates, json.dumps(refused), _CLAIM],
+    def _settle(self, page: Sequence[RefusedRow]) -> None:
+        result = replay_page(
+            self._ingest, self._schema, page, record_progress=self._record, wait_for_keys=self._waits_for_keys()
         )
-        if not found.rowcount:
-            raise Superseded
-        replay.position, replay.refused = kept[-1].pk, refused
-        replay.stored += result.stored
-        replay.duplicates += result.duplicates
-        self._noted.add(result)
+        if result.waiting:
+            self._blocked_since = self._blocked_since or time.monotonic()
+            raise resumable_jobs.Blocked(_NOTES[result.waiting_for])
+        self._blocked_since = None
+        # No transaction has moved the position behind rows that are gone or cannot be stored.
+        unstorable = Counter(row.reason for row in result.unstorable)
+        if unstorable or self._replay.position < page[-1].pk:
+            refused = add_counts(self._replay.refused, unstorable)
+            values = resumable_jobs.advance(self._replay, position=page[-1].pk, refused=refused)
+            resumable_jobs.assign(self._replay, values)
 
-    def _save(self, **values: object) -> None:
-        """Change the replay's row. Raises Superseded where it is not this process' any more."""
-        mine = Replay.objects.filter(pk=self._replay.pk, state=State.RUNNING, position=self._replay.position)
-        if not mine.update(**values):
-            raise Superseded
-        for name, value in values.items():
-            setattr(self._replay, name, value)
+    def _waits_for_keys(self) -> bool:
+        if self._blocked_since is None or self._ingest.keyring.is_paused:
+            return True
+        return time.monotonic() - self._blocked_since < _KEY_SECONDS
 
-    def _finish(self) -> None:
-        self._save(state=State.DONE, finished_at=timezone.now(), note="")
-        self._report(self._replay)
-        done = self._replay
-        logger.info("Replay %d: %d stored, %d refused again", done.pk, done.stored, done.refused_total)
-
-
-def _sum(refused: dict[str, int], more: dict[str, int]) -> dict[str, int]:
-    return {
-        reason: refused.get(reason, 0) + more.get(reason, 0)
-        for reason in (refused | more)
-        if refused.get(reason, 0) + more.get(reason, 0)
-    }
+    def _record(
+        self, connection: psycopg.Connection, rows: Sequence[RefusedRow], result: SettlingResult
+    ) -> Callable[[], None]:
+        """Count the rows, and move behind them, in the transaction that settles them."""
+        replay = self._replay
+        values = resumable_jobs.advance_on(
+            connection,
+            self._schema,
+            replay,
+            position=rows[-1].pk,
+            stored=replay.stored + result.stored,
+            duplicates=replay.duplicates + result.duplicates,
+            refused=add_counts(replay.refused, result.refused),
+        )
+        return partial(resumable_jobs.assign, replay, values)
