@@ -45,7 +45,7 @@ def first_column(title: str) -> list[str]:
 
 
 def test_every_reason_is_explained_once() -> None:
-    assert sorted(first_column("When a message is not right")) == sorted(Reason.values)
+    assert sorted(first_column("When a message is rejected")) == sorted(Reason.values)
 
 
 def test_every_option_and_fault_of_the_simulator_is_explained() -> None:
