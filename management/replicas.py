@@ -8,10 +8,11 @@ import time
 from collections.abc import Sequence
 
 from management.embedded.server import BASE_DIR
+from tenants.infrastructure.retry import Backoff
 
 logger = logging.getLogger(__name__)
 
-_PAUSE_SECONDS = (0.5, 30.0)
+_PAUSE_SECONDS = (0.5, 30.0)  # shortest and longest
 _LIVED_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 
@@ -21,8 +22,7 @@ class Replica:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = [sys.executable, str(BASE_DIR / "manage.py"), *command]
-        self._pause = _PAUSE_SECONDS[0]
-        self._start_at = 0.0
+        self._restart = Backoff(*_PAUSE_SECONDS)
         self._started_at = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -31,11 +31,11 @@ class Replica:
         now = time.monotonic()
         if self._process is not None and (code := self._process.poll()) is not None:
             self._process = None
-            self._pause = _PAUSE_SECONDS[0] if now - self._started_at > _LIVED_SECONDS else self._pause
-            logger.error("%s ended with %s; again in %.1f s", " ".join(self._command[1:]), code, self._pause)
-            self._start_at = now + self._pause
-            self._pause = min(2 * self._pause, _PAUSE_SECONDS[1])
-        if self._process is None and now >= self._start_at:
+            if now - self._started_at > _LIVED_SECONDS:
+                self._restart.reset()
+            pause = self._restart.fail()
+            logger.error("%s ended with %s; again in %.1f s", " ".join(self._command[1:]), code, pause)
+        if self._process is None and not self._restart.is_pausing:
             self._started_at = now
             self._process = subprocess.Popen(self._command)
 

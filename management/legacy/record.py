@@ -16,9 +16,9 @@ from django.utils import timezone
 from devices.domain.specs import DeviceSpec
 from devices.services import audit
 from telemetry.models import RecordImport
-from telemetry.services.ingest.listener import LOST
 from telemetry.services.legacy_import import Batch, Place, Recorded, RecordJudge, RecordWriter, Settled, Superseded
 from telemetry.services.pipeline.results import RefusedItem
+from tenants.infrastructure.retry import DATABASE_LOST, first_line
 
 from .dump import CsvFile, columns_of
 from .report import Problem, TableReport
@@ -191,8 +191,8 @@ class RecordImporter:
                     break
                 except Superseded:
                     logger.info("The import was moved on by a commit that was not heard of, or by another process")
-                except LOST as error:
-                    logger.warning("PostgreSQL is away: waiting (%s)", str(error).strip().splitlines()[:1])
+                except DATABASE_LOST as error:
+                    logger.warning("PostgreSQL is unavailable: waiting (%s)", first_line(error))
                     django.db.connection.close()
                     time.sleep(_PAUSE_SECONDS)
                 writer.recover()

@@ -17,7 +17,8 @@ import psycopg
 from django.conf import settings
 
 from devices.domain.specs import DeviceSpec
-from tenants.infrastructure.database import conninfo, is_busy
+from tenants.infrastructure.database import conninfo
+from tenants.infrastructure.retry import is_lock_conflict
 
 from .latest.values import LatestRecorder
 from .limits.limiter import check_payload
@@ -177,7 +178,7 @@ class RecordWriter:
                 is_fresh = True
                 continue
             except psycopg.Error as error:
-                if not is_busy(error):
+                if not is_lock_conflict(error):
                     raise
                 time.sleep(_PAUSE_SECONDS)
                 continue

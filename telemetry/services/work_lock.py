@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg.errors
 from django.db import OperationalError, connection, transaction
+
+from tenants.infrastructure.retry import is_lock_conflict
 
 _SECONDS = "5s"
 
@@ -48,7 +49,7 @@ def _busy() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        if isinstance(error.__cause__, psycopg.errors.LockNotAvailable | psycopg.errors.DeadlockDetected):
+        if is_lock_conflict(error):
             raise Busy(str(error).strip()) from error
         raise
 

@@ -10,7 +10,7 @@ import sys
 from django.conf import settings
 from django.core.exceptions import NON_FIELD_ERRORS, ObjectDoesNotExist, RequestDataTooBig
 from django.core.exceptions import ValidationError as ModelError
-from django.db import DataError, IntegrityError, InterfaceError, OperationalError
+from django.db import DataError, IntegrityError
 from django.db.models import ProtectedError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.translation import gettext as _
@@ -22,10 +22,9 @@ from rest_framework.exceptions import APIException
 from rest_framework.fields import get_error_detail
 from rest_framework.response import Response
 
+from tenants.infrastructure.retry import DATABASE_LOST
+
 logger = logging.getLogger(__name__)
-
-
-DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
 class Conflict(APIException):
@@ -70,7 +69,7 @@ class Handler(ExceptionHandler):
         if isinstance(exc, DataError):
             # A NUL in the name of something that is looked up: all the rest is refused by the serializers.
             return exceptions.ValidationError(_("The request holds a text or number that the database cannot keep."))
-        if isinstance(exc, DATABASE_AWAY):
+        if isinstance(exc, DATABASE_LOST):
             return Unavailable()
         if isinstance(exc, ObjectDoesNotExist):
             return exceptions.NotFound()
@@ -131,7 +130,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
     """Django's handler500: JSON for the API, and 503 where it is the database that is away."""
     if not is_for_api(request):
         return defaults.server_error(request)
-    if isinstance(sys.exc_info()[1], DATABASE_AWAY):
+    if isinstance(sys.exc_info()[1], DATABASE_LOST):
         answer = JsonResponse(body(503, "unavailable", str(Unavailable.default_detail)), status=503)
         answer["Retry-After"] = str(Unavailable.wait)
         return answer

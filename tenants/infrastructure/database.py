@@ -28,15 +28,6 @@ def bound_lock_waits(milliseconds: int) -> None:
     connection.close()
 
 
-def is_busy(error: BaseException) -> bool:
-    """Whether a statement failed because somebody else holds a lock (a migration, say), not for want of the server.
-
-    Takes psycopg's errors and Django's around them.
-    """
-    busy = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-    return isinstance(error, busy) or isinstance(error.__cause__, busy)
-
-
 @contextmanager
 def cursor_for_many() -> Iterator[Any]:
     """Django's cursor, that reads times as psycopg does, in C: Django's own way costs several microseconds each."""

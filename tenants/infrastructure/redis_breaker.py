@@ -16,6 +16,8 @@ from redis import exceptions as redis_errors
 from redis.connection import Connection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
+from .retry import Backoff
+
 logger = logging.getLogger(__name__)
 
 # Between two probes: growing from the first to the second.
@@ -55,11 +57,10 @@ class Breaker:
         threading.Thread(target=self._probe_until_answered, name="redis-probe", daemon=True).start()
 
     def _probe_until_answered(self) -> None:
-        pause, most = PAUSE_SECONDS
+        backoff = Backoff(*PAUSE_SECONDS)
         try:
             while not self._answers():
-                time.sleep(pause)
-                pause = min(2 * pause, most)
+                time.sleep(backoff.fail())
             logger.info("Redis answers again")
         finally:
             # Whatever else went wrong here, who asks next is to see it.

@@ -293,7 +293,7 @@ def _lose_the_connection_once(start: Callable[..., Any], command: list[str], rea
     with psycopg.connect(conninfo(), autocommit=True) as own:
         own.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'gwanje-ingest'")
     assert process.popen.wait(60) == 0, process.log.read_text()
-    assert "PostgreSQL is away: waiting" in process.log.read_text()
+    assert "PostgreSQL is unavailable: waiting" in process.log.read_text()
 
 
 def test_a_second_import_at_the_same_time_is_refused(run: Import, tenant: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connections
+from django.db import connections
 from django_tenants.utils import schema_context
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from devices.services.notifications.status_feed import StatusEvent
+from tenants.infrastructure.retry import DATABASE_LOST
 
 from . import status_feed
 
@@ -49,7 +50,7 @@ async def events(schema: str, after: int, device: UUID | None, may_watch: Callab
         yield f"retry: {_RETRY_MILLISECONDS}\nid: {after}\n\n"
         async for text in _follow(live, schema, after, device, may_watch):
             yield text
-    except (OperationalError, InterfaceError) as error:
+    except DATABASE_LOST as error:
         logger.warning("An event stream of %s ends, since the database is away: %s", schema, error)
     finally:
         await live.close()

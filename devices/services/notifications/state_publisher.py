@@ -20,12 +20,13 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from tenants.infrastructure.retry import Backoff
+
 logger = logging.getLogger(__name__)
 
 REQUESTS = "client/request_state/#"
 KEEPALIVE_SECONDS = 30
 _SESSION_SECONDS = 24 * 3600
-_RETRY_SECONDS = (0.2, 5.0)
 _ACKNOWLEDGED_WITHIN = 10.0
 _UNDER_WAY = 100
 # Devices asked for and not answered yet; more are forgotten.
@@ -48,8 +49,7 @@ class StateBroker:
         self._unacknowledged: set[int] = set()
         self._refusals: list[str] = []
         self._requests: dict[tuple[str, UUID], None] = {}
-        self._reconnect_at = 0.0
-        self._reconnect_after = _RETRY_SECONDS[0]
+        self._reconnect = Backoff()
 
     @property
     def is_connected(self) -> bool:
@@ -129,7 +129,7 @@ class StateBroker:
     # --- the connection ---------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        if time.monotonic() < self._reconnect_at:
+        if self._reconnect.is_pausing:
             return
         client = self._make_client()
         properties = Properties(PacketTypes.CONNECT)
@@ -167,10 +167,8 @@ class StateBroker:
             client.loop_read()
 
     def _lost(self, why: str) -> None:
-        logger.warning("The broker %s; trying again in %.1f s", why, self._reconnect_after)
+        logger.warning("The broker %s; next attempt in %.1f s", why, self._reconnect.fail())
         self._client = None
-        self._reconnect_at = time.monotonic() + self._reconnect_after
-        self._reconnect_after = min(2 * self._reconnect_after, _RETRY_SECONDS[1])
 
     def _drop(self) -> None:
         """Give the connection up, with whatever is under way on it."""
@@ -184,7 +182,7 @@ class StateBroker:
         if reason.is_failure:
             logger.error("The broker refuses the connection: %s", reason)
             return
-        self._reconnect_after = _RETRY_SECONDS[0]
+        self._reconnect.reset()
         options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
         client.subscribe([(REQUESTS, options)])
         logger.info("Connected to the broker as %s", self._client_id)

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from devices.services.presence.state_machine import ROUNDING, Signal, State
 from devices.services.presence.state_store import apply_signals
-from tenants.infrastructure.database import is_busy
+from tenants.infrastructure.retry import is_lock_conflict
 
 from . import redis_scripts as scripts
 
@@ -159,7 +159,7 @@ class PresenceRecorder:
             try:
                 absent |= {(schema, key) for key in apply_heard(schema, heard, datetime.now(UTC) + self._ahead)}
             except OperationalError as error:
-                if not is_busy(error):
+                if not is_lock_conflict(error):
                     raise
                 busy.add(schema)
         return busy, absent

@@ -22,7 +22,7 @@ from devices.models import (
     PresenceSettings,
 )
 from devices.services.presence.timeouts import timeout_of
-from tenants.infrastructure.database import is_busy
+from tenants.infrastructure.retry import is_lock_conflict
 from tenants.models import DeviceRoute, Tenant
 from tenants.services.limits import Limit, LimitName, limits_of
 
@@ -61,7 +61,7 @@ def load_specs(uuids: Collection[UUID], busy: dict[UUID, str] | None = None) -> 
             with schema_context(tenant.schema):
                 specs |= _load_of_tenant(tenant, owned)
         except OperationalError as error:
-            if busy is None or not is_busy(error):
+            if busy is None or not is_lock_conflict(error):
                 raise
             busy |= dict.fromkeys(owned, tenant.schema)
     return specs

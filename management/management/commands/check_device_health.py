@@ -12,10 +12,11 @@ from redis.exceptions import RedisError
 
 from devices.services.presence import health_checker
 from tenants.infrastructure import metrics
+from tenants.infrastructure.retry import DATABASE_LOST, first_line
 
 logger = logging.getLogger(__name__)
 
-LOST = (RedisError, django.db.OperationalError, django.db.InterfaceError)
+_SERVER_LOST = (RedisError, *DATABASE_LOST)
 _LATE_SECONDS = 5.0
 
 
@@ -73,8 +74,8 @@ class Command(BaseCommand):
         """Whether the step found work; a lost server is logged and tried again in the next pass."""
         try:
             return bool(step())
-        except LOST as error:
-            logger.warning("A server is away: %s", str(error).strip().splitlines()[:1])
+        except _SERVER_LOST as error:
+            logger.warning("A server is unavailable: %s", first_line(error))
             django.db.connection.close()
             return False
 

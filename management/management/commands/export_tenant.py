@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import InterfaceError, OperationalError
 
 from devices.services import audit
 from telemetry.services.export.tenant_archive import Archive
 from tenants.infrastructure.jobs import run
+from tenants.infrastructure.retry import DATABASE_LOST
 from tenants.models import Tenant
 
 
@@ -31,7 +31,7 @@ class Command(BaseCommand):
         archive = Archive(tenant)
         try:
             _write(archive, output)
-        except (OperationalError, InterfaceError) as error:
+        except DATABASE_LOST as error:
             raise CommandError(f"The database went away, and nothing was written: {error}") from error
         for file in archive.files:
             self.stdout.write(f"{file.rows:>12}  {file.name}")

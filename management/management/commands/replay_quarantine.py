@@ -15,8 +15,8 @@ from django_tenants.utils import schema_context
 
 from devices.models import Device
 from telemetry.models import Reason, Replay
-from telemetry.services.ingest.listener import LOST
 from telemetry.services.quarantine import replays, unrouted
+from tenants.infrastructure.retry import DATABASE_LOST, first_line
 from tenants.models import Tenant
 
 _PAUSE_SECONDS = 1.0
@@ -90,8 +90,8 @@ class Command(BaseCommand):
             try:
                 replays.step(replay.pk, report=self._show, queue=False)
                 replay.refresh_from_db()
-            except LOST as error:
-                self.stdout.write(f"PostgreSQL is unavailable ({str(error).strip().splitlines()[:1]}): waiting.")
+            except DATABASE_LOST as error:
+                self.stdout.write(f"PostgreSQL is unavailable ({first_line(error)}): waiting.")
                 django.db.connection.close()
                 time.sleep(_PAUSE_SECONDS)
                 continue

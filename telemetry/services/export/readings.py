@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 
 import orjson
 from asgiref.sync import sync_to_async
-from django.db import InterfaceError, OperationalError, connections
+from django.db import connections
 from django_tenants.utils import schema_context
 
 from telemetry.models import Series
 from telemetry.services.queries.completeness import Lack
 from telemetry.services.queries.readings import Position, ReadingRow, Value, readings
+from tenants.infrastructure.retry import DATABASE_LOST
 from tenants.infrastructure.spreadsheets import harmless
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ async def stream(wanted: Wanted, may_read: Callable[[], bool]) -> AsyncIterator[
                     why = "The right to read ended."
                     break
                 checked_at = clock.monotonic()
-    except (OperationalError, InterfaceError) as error:
+    except DATABASE_LOST as error:
         logger.warning("An export of %s breaks off, since the database is away: %s", wanted.schema, error)
         why = "The database went away."
     if why:
@@ -140,7 +141,7 @@ def pieces(wanted: Wanted) -> Iterator[bytes]:
         try:
             with schema_context(wanted.schema):
                 piece = export.next()
-        except (OperationalError, InterfaceError) as error:
+        except DATABASE_LOST as error:
             yield export.broken("The database went away.")
             raise ExportBroken(str(error)) from error
         if piece is None:

@@ -15,11 +15,12 @@ from zipfile import ZIP_DEFLATED
 
 import orjson
 from asgiref.sync import sync_to_async
-from django.db import InterfaceError, OperationalError, connections
+from django.db import connections
 from django_tenants.utils import schema_context
 from zipstream import ZipStream
 
 from telemetry.services.export.readings import CHECK_SECONDS, ExportBroken
+from tenants.infrastructure.retry import DATABASE_LOST
 from tenants.models import Tenant
 
 from . import tenant_pieces
@@ -95,7 +96,7 @@ async def stream(tenant: Tenant, may_read: Callable[[], bool]) -> AsyncIterator[
                 if not await _unit(lambda: _in_tenant(tenant, may_read)):
                     raise ExportBroken("The right to read ended.")
                 checked_at = clock.monotonic()
-    except (OperationalError, InterfaceError) as error:
+    except DATABASE_LOST as error:
         logger.warning("An export of %s breaks off, since the database is away: %s", tenant.slug, error)
         raise ExportBroken("The database went away.") from error
 
@@ -104,7 +105,7 @@ def whole(tenant: Tenant) -> Iterator[bytes]:
     """The ZIP for a synchronous server. Raises ExportBroken where it cannot be finished."""
     try:
         yield from Archive(tenant).chunks()
-    except (OperationalError, InterfaceError) as error:
+    except DATABASE_LOST as error:
         raise ExportBroken("The database went away.") from error
 
 

@@ -11,7 +11,7 @@ from telemetry.services.pipeline.refusal import Refused
 from telemetry.services.pipeline.results import Judged, Outcome, RefusedItem
 from telemetry.services.storage.optimistic_writer import Conflict
 from telemetry.services.storage.tenant_writer import Storage
-from tenants.infrastructure.database import is_busy
+from tenants.infrastructure.retry import DATABASE_LOST, is_database_lost, is_lock_conflict
 
 from .batch_preparation import Sorter
 from .batches import Batch, Settled
@@ -88,10 +88,10 @@ class Storer:
         except Conflict:
             pass
         except psycopg.Error as error:
-            if _is_lost(error):
+            if is_database_lost(error):
                 raise
             logger.info("A batch of %d tenants is stored tenant by tenant: %s", len(batch.groups), error)
-            if is_busy(error):
+            if is_lock_conflict(error):
                 # Everybody has waited for the locked one already.
                 return self._each(batch, _AGAIN_PATIENCE_MS)
         return self._each(batch, None)
@@ -103,7 +103,7 @@ class Storer:
             try:
                 settled += self._tenant(schema, items, patience_ms)
             except psycopg.Error as error:
-                if not is_busy(error):
+                if not is_lock_conflict(error):
                     raise
                 logger.warning("%s is locked: its messages wait", schema)
                 del batch.groups[schema]
@@ -116,7 +116,7 @@ class Storer:
         try:
             return [Settled(schema, self._storage.store(schema, items, patience_ms), items)]
         except psycopg.Error as error:
-            if _is_lost(error) or is_busy(error):
+            if isinstance(error, DATABASE_LOST):
                 raise
             logger.warning("A batch of %d messages of %s cannot be stored together: %s", len(items), schema, error)
             # Perhaps the tenant's tables or devices changed under the cache.
@@ -138,13 +138,9 @@ class Storer:
                 return [Settled(schema, self._storage.store(schema, [again]), [again])]
             self._storage.store_unrouted([again])  # type: ignore[list-item]  # what is accepted has a tenant
         except psycopg.Error as error:
-            if _is_lost(error) or is_busy(error):
+            if isinstance(error, DATABASE_LOST):
                 raise
             logger.exception("A message on %s cannot be stored", item.incoming.topic)
             refusal = Refused("malformed", f"PostgreSQL cannot store the message: {error}")
             self._storage.store_unrouted([RefusedItem(item.incoming, None, refusal)])
         return [Settled("", Outcome(), [item])]
-
-
-def _is_lost(error: psycopg.Error) -> bool:
-    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not is_busy(error)

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from itertools import islice
 
 import django.db
-import psycopg
 from django.conf import settings
 
 from devices.services.presence import activity
 from telemetry.services.mqtt.session import Session
 from telemetry.services.pipeline.results import Incoming
 from tenants.infrastructure import metrics
+from tenants.infrastructure.retry import DATABASE_LOST, Backoff, first_line
 
 from . import broker_events, deferred_messages
 from .batch_pipeline import Ingest, Tally
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 SHARE = "ingest"
 TOPICS = ("telemetry/#", "device/birth/+", "device/lwt/#")
-_RETRY_SECONDS = (0.2, 5.0)
 _REPLAY_SECONDS = 5.0
 _NOTE_SECONDS = 1.0
 # Messages that another listener has put aside, perhaps one that is gone, are looked for.
@@ -38,13 +37,6 @@ _FIGURES = (
 # tenants holds more, so many of each, because each tenant's part costs a statement or two.
 _FEW_MESSAGES = 250
 _MESSAGES_OF_A_TENANT = 10
-# What a lost database raises, from Django's connection and from our own.
-LOST = (
-    django.db.OperationalError,
-    django.db.InterfaceError,
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-)
 
 
 class Listener:
@@ -78,8 +70,7 @@ class Listener:
         # So many at its head are on their way into PostgreSQL.
         self._sent = 0
         self._most = min(_FEW_MESSAGES, settings.INGEST_BATCH_MESSAGES)
-        self._retry_at = 0.0
-        self._retry_after = _RETRY_SECONDS[0]
+        self._database = Backoff()
         self._replay_at = 0.0
         self._sought_parked = False
         self._note_at = 0.0
@@ -157,7 +148,7 @@ class Listener:
         unsent = len(self._queue) - self._sent
         if not unsent:
             return 1.0
-        if (pause := self._retry_at - time.monotonic()) > 0:
+        if (pause := self._database.remaining) > 0:
             return pause
         if unsent >= self._most:
             return 0.0
@@ -175,13 +166,13 @@ class Listener:
         """
         try:
             tally = self._ingest.advance(batch)
-        except LOST as error:
+        except DATABASE_LOST as error:
             self._hold(error)
             return 0
         former, self._sent = self._sent, len(batch)
         if not former:
             return 0
-        self._retry_after = _RETRY_SECONDS[0]
+        self._database.reset()
         wanted = max(_FEW_MESSAGES, _MESSAGES_OF_A_TENANT * tally.tenants)
         self._most = min(wanted, settings.INGEST_BATCH_MESSAGES)
         oldest = self._queue[0].received_at
@@ -201,7 +192,7 @@ class Listener:
 
     def _do_chores(self) -> None:
         now = time.monotonic()
-        if now < self._retry_at:
+        if self._database.is_pausing:
             return
         self._guarded(self._retry_held)
         self._guarded(self._ingest.tick)
@@ -219,7 +210,7 @@ class Listener:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except LOST as error:
+        except DATABASE_LOST as error:
             self._hold(error)
 
     def _retry_held(self) -> None:
@@ -232,7 +223,7 @@ class Listener:
     def _has_received(self) -> bool:
         """Settle what is on its way, because something else is to be stored; False when the database is away."""
         self._process([])
-        return time.monotonic() >= self._retry_at
+        return not self._database.is_pausing
 
     def _note(self) -> None:
         """Say every second that devices are heard: while they are not, their silence is no evidence."""
@@ -252,10 +243,8 @@ class Listener:
 
     def _hold(self, error: Exception) -> None:
         """The database is away: keep the batch, acknowledge nothing, try again later."""
-        text = str(error).strip().splitlines()
-        logger.warning("PostgreSQL is away (%s); %d messages wait", text[0] if text else error, self.waiting)
+        logger.warning("PostgreSQL is unavailable (%s); %d messages wait", first_line(error), self.waiting)
         self._sent = 0
         self._ingest.let_go()
         django.db.connection.close()
-        self._retry_at = time.monotonic() + self._retry_after
-        self._retry_after = min(2 * self._retry_after, _RETRY_SECONDS[1])
+        self._database.fail()

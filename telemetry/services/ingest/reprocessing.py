@@ -21,7 +21,7 @@ from telemetry.services.pipeline.processing import fingerprint
 from telemetry.services.pipeline.refusal import Refused
 from telemetry.services.pipeline.results import Incoming, Judged, Outcome, RefusedItem
 from telemetry.services.storage.statements import per_schema, run
-from tenants.infrastructure.database import is_busy
+from tenants.infrastructure.retry import DATABASE_LOST, is_lock_conflict
 
 from .batch_pipeline import Ingest
 from .validation import Busy
@@ -231,9 +231,9 @@ def settle(ingest: Ingest, settlement: Settlement, record_progress: RecordProgre
             settlement = settlement.only(error.present)
             rows = settlement.rows
         except psycopg.Error as error:
-            if is_busy(error):
+            if is_lock_conflict(error):
                 return SettlingResult(waiting=len(rows), waiting_for="tables")
-            if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            if isinstance(error, DATABASE_LOST):
                 raise
             if len(rows) > 1:
                 return _settle_each(ingest, settlement, rows, record_progress)

@@ -22,6 +22,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from telemetry.services.pipeline.results import Incoming
 from tenants.infrastructure import metrics
+from tenants.infrastructure.retry import Backoff
 
 from .client import BufferedClient, Publish
 
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 KEEPALIVE_SECONDS = 60
 _SESSION_SECONDS = 7 * 24 * 3600
-_RETRY_SECONDS = (0.2, 5.0)
 # Reason codes of MQTT 5; paho gives the first also for what MQTT 3.1.1 brokers answer.
 _UNSUPPORTED_VERSION = 132
 _TAKEN_OVER = 142
@@ -73,8 +73,7 @@ class Session:
         self._by_connection = by_connection
         self._version = mqtt.MQTTv5
         self._epoch = 0
-        self._reconnect_at = 0.0
-        self._reconnect_after = _RETRY_SECONDS[0]
+        self._reconnect = Backoff()
         self._connected_at = 0.0
         # Connections in a row that the broker ended soon.
         self._short_lived = 0
@@ -142,7 +141,7 @@ class Session:
         return client
 
     def _connect(self) -> None:
-        if time.monotonic() < self._reconnect_at:
+        if self._reconnect.is_pausing:
             return
         options: dict[str, Any] = {}
         if self._version == mqtt.MQTTv5:
@@ -159,9 +158,7 @@ class Session:
             self._lost(f"cannot be reached: {error}")
 
     def _lost(self, why: str) -> None:
-        logger.warning("The broker %s; trying again in %.1f s", why, self._reconnect_after)
-        self._reconnect_at = time.monotonic() + self._reconnect_after
-        self._reconnect_after = min(2 * self._reconnect_after, _RETRY_SECONDS[1])
+        logger.warning("The broker %s; next attempt in %.1f s", why, self._reconnect.fail())
 
     def _on_connect(self, client: mqtt.Client, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
@@ -195,14 +192,14 @@ class Session:
         if self._client._protocol != self._version:
             logger.warning("The broker does not speak MQTT 5: going on with 3.1.1, without flow control")
             self._client = self._make_client()
-            self._reconnect_at = 0.0
+            self._reconnect.retry_now()
 
     def _note_takeover(self, *, is_told: bool) -> None:
         """Two clients of one name throw each other out for ever; not every broker says so."""
         is_short = time.monotonic() - self._connected_at < _SHORT_SECONDS
         self._short_lived = self._short_lived + 1 if is_short else 0
         if not is_short:
-            self._reconnect_after = _RETRY_SECONDS[0]
+            self._reconnect.reset()
         if is_told or self._short_lived == _MANY_SHORT:
             logger.error(
                 "The session %r is taken over again and again: give each listener a --client-id of its own",

@@ -23,6 +23,7 @@ from devices.services.notifications.state_publisher import BrokerAway, StateBrok
 from devices.services.presence.state_store import CHANNEL
 from telemetry.services.limits import backoff_notices
 from tenants.infrastructure.database import conninfo
+from tenants.infrastructure.retry import DATABASE_LOST, Backoff, first_line
 from tenants.models import DeviceRoute, Tenant
 
 from .backoff_commands import BackoffCommands
@@ -30,8 +31,6 @@ from .state_messages import state_payloads
 
 logger = logging.getLogger(__name__)
 
-_LOST = (django.db.OperationalError, django.db.InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
-_RETRY_SECONDS = (0.2, 5.0)
 _BUSY_SECONDS = 0.3
 _REQUESTS_AT_ONCE = 100
 _ANSWER_AGAIN_SECONDS = 1.0
@@ -74,30 +73,29 @@ class Notifier:
         # commit: what was sent may yet reach the broker, after a newer state from another notifier.
         self._wanted: dict[str, set[UUID]] = {}
         self._answered: dict[UUID, float] = {}
-        self._look_at = self._retry_at = 0.0
-        self._retry_after = _RETRY_SECONDS[0]
+        self._look_at = 0.0
+        self._retry = Backoff()
 
     def run_once(self, timeout: float = 1.0) -> int:
         """Wait for news up to `timeout` seconds and do what there is. Returns how many changes were taken.
 
         A lost broker or database is tried again later, with growing pauses; the changes wait in the outbox.
         """
-        holding = time.monotonic() < self._retry_at
-        hints = [self._hints] if self._hints is not None and not holding else []
+        hints = [self._hints] if self._hints is not None and not self._retry.is_pausing else []
         self._broker.exchange(self._pause(timeout), also=hints)
-        if time.monotonic() < self._retry_at:
+        if self._retry.is_pausing:
             return 0
         try:
             self._hear()
             done = self._work() if self._broker.is_connected else 0
-        except _LOST as error:
+        except DATABASE_LOST as error:
             self._close_database()
-            self._hold("PostgreSQL is away", error)
+            self._hold("PostgreSQL is unavailable", error)
             return 0
         except BrokerAway as error:
             self._hold("States are not published", error)
             return 0
-        self._retry_after = _RETRY_SECONDS[0]
+        self._retry.reset()
         return done
 
     def close(self) -> None:
@@ -112,8 +110,8 @@ class Notifier:
         """How long to wait for news: not at all where something is due."""
         if not self._broker.is_connected or self._hints is None:
             return min(timeout, _IDLE_SECONDS)
-        due = max(min([self._look_at, *self._todo.values()]), self._retry_at)
-        return min(timeout, max(0.0, due - time.monotonic()))
+        due = min([self._look_at, *self._todo.values()])
+        return min(timeout, max(self._retry.remaining, due - time.monotonic()))
 
     def _hear(self) -> None:
         if self._hints is None:
@@ -159,7 +157,7 @@ class Notifier:
         except Busy:
             self._todo[work, schema] = time.monotonic() + _BUSY_SECONDS
             return 0
-        except (*_LOST, BrokerAway):
+        except (*DATABASE_LOST, BrokerAway):
             self._want(schema, told)
             raise
         except Exception:  # what is wrong with one tenant must not silence the others; a later look tries again
@@ -241,10 +239,7 @@ class Notifier:
     # --- servers that are away --------------------------------------------------------------------------------
 
     def _hold(self, what: str, error: Exception) -> None:
-        said = str(error).strip().splitlines()
-        logger.warning("%s (%s); trying again in %.1f s", what, said[0] if said else error, self._retry_after)
-        self._retry_at = time.monotonic() + self._retry_after
-        self._retry_after = min(2 * self._retry_after, _RETRY_SECONDS[1])
+        logger.warning("%s (%s); next attempt in %.1f s", what, first_line(error), self._retry.fail())
 
     def _close_database(self) -> None:
         connection.close()
