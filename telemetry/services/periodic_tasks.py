@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _COMPLETE = (Tenant.State.ACTIVE, Tenant.State.SUSPENDED)
 _TENANTS_A_QUERY = 100
 _HERE = "telemetry.services.periodic_tasks"
-# A replay that was begun, or left, so long ago has lost its task.
+# A replay without a worker for so long has lost its task.
 _IDLE_SECONDS = 10
 
 
@@ -105,7 +105,7 @@ def keep_quarantine() -> int:
 
 
 def resume_replays() -> int:
-    """Tenants with replays that nobody is at. Returns how many tasks were queued."""
+    """Queue a task for each tenant that has replays without a worker; return how many."""
     return _queue(
         "resume_replays_tenant",
         "EXISTS (SELECT 1 FROM {schema}.telemetry_replay WHERE state IN ('waiting', 'running')"
@@ -153,7 +153,7 @@ def keep_quarantine_tenant() -> Any:
 
 
 def resume_replays_tenant() -> Any:
-    """Replays of the current tenant that nobody is at."""
+    """Queue the replays of the current tenant that have no worker."""
     return replays.resume()
 
 

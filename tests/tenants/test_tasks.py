@@ -47,3 +47,18 @@ def test_schedules_are_installed_once(live_db: None) -> None:
     for _ in range(2):
         assert install_schedules() == len(SCHEDULES)
     assert Schedule.objects.count() == len(SCHEDULES)
+
+
+def test_a_schedule_of_an_older_release_is_renamed(live_db: None) -> None:
+    from django_q.models import Schedule
+
+    from management.schedules import SCHEDULES, install_schedules
+
+    install_schedules()
+    renamed, kept = "Replays without a worker", "Imports of devices without a worker"
+    Schedule.objects.filter(name=renamed).update(name="Replays that nobody is at", func="telemetry.services.rounds.x")
+    Schedule.objects.create(name="Imports of devices that nobody is at", func="devices.services.imports.runs.x")
+    install_schedules()
+    found = dict(Schedule.objects.values_list("name", "func"))
+    assert found == {name: function for name, (function, _minutes) in SCHEDULES.items()}
+    assert found[kept] == "devices.services.provisioning.import_jobs.resume_all"
