@@ -1,7 +1,5 @@
 """Devices with their components, their keys and their accounts at the broker."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
@@ -10,6 +8,7 @@ from devices.models import Component, Device, HardwareModel
 from devices.services import audit
 from devices.services.broker import accounts
 from devices.services.provisioning import activation, registration
+from tenants.infrastructure.chunks import chunks
 from tenants.models import DeviceRoute
 from tenants.services import limits
 
@@ -38,7 +37,7 @@ def import_fleet(context: Context) -> None:
     if people.register_aliases(context, known.owners.values()) and not context.is_rehearsal:
         limits.announce([context.options.tenant.schema_name])
     people.import_people(context, known)
-    for chunk in _chunks(devices.items()):
+    for chunk in chunks(devices.items(), _AT_ONCE):
         with accounts.together():
             for uuid, row in chunk:
                 _import_device(context, uuid, row, attached.get(uuid, []), known)
@@ -56,12 +55,6 @@ def _read_devices(context: Context) -> dict[UUID, Row]:
         if row["id"] is not None:
             context.uuids[row["id"].lower()] = uuid
     return devices
-
-
-def _chunks(items: Iterable[tuple[UUID, Row]]) -> Iterator[list[tuple[UUID, Row]]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, _AT_ONCE)):
-        yield chunk
 
 
 def _import_device(context: Context, uuid: UUID, row: Row, attached: list[Attached], known: People) -> None:

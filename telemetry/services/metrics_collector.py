@@ -7,15 +7,15 @@ quarantine to be judged again is counted as quarantined once and as received twi
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from itertools import islice
 
 import psycopg
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from psycopg import sql
 
+from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.database import conninfo
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class TenantFigures:
             self._read_old(own, slugs, recent)
             found = {
                 schema: counted
-                for chunk in _chunks(schema for schema in slugs if schema in self._old)
+                for chunk in chunks((schema for schema in slugs if schema in self._old), _AT_ONCE)
                 for schema, counted in _read_chunk(own, chunk, ">=", recent)
             }
         except psycopg.Error as error:
@@ -141,18 +141,12 @@ class TenantFigures:
         """What does not change any more: once a day, and for tenants that are new here."""
         if self._recent != recent:
             self._old, self._recent = {}, recent
-        for chunk in _chunks(schema for schema in schemas if schema not in self._old):
+        for chunk in chunks((schema for schema in schemas if schema not in self._old), _AT_ONCE):
             self._old |= dict(_read_chunk(own, chunk, "<", recent))
 
 
 # One for the process, so that who looks at the console and who reads /metrics share what was read.
 TENANT_FIGURES = TenantFigures()
-
-
-def _chunks(schemas: Iterable[str]) -> Iterator[list[str]]:
-    left = iter(schemas)
-    while chunk := list(islice(left, _AT_ONCE)):
-        yield chunk
 
 
 def _read_chunk(

@@ -4,7 +4,7 @@ Looking costs a query for many tenants, not a task for each.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 from redis.exceptions import RedisError
 
+from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.jobs import enqueue
 from tenants.models import Tenant
 
@@ -174,7 +175,8 @@ def _schemas() -> list[str]:
 
 def _queue(task: str, condition: str, parameters: Sequence[Any]) -> int:
     """Queue the task for the tenants of which the condition is true."""
-    return _enqueue(task, [schema for chunk in _chunks(_schemas()) for schema in _where(chunk, condition, parameters)])
+    queries = (_where(chunk, condition, parameters) for chunk in chunks(_schemas(), _TENANTS_A_QUERY))
+    return _enqueue(task, [schema for schemas in queries for schema in schemas])
 
 
 def _where(schemas: list[str], condition: str, parameters: Sequence[Any]) -> list[str]:
@@ -192,8 +194,3 @@ def _enqueue(task: str, schemas: Sequence[str]) -> int:
         with schema_context(schema):
             enqueue(f"{_HERE}.{task}")
     return len(schemas)
-
-
-def _chunks(schemas: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(schemas), _TENANTS_A_QUERY):
-        yield schemas[start : start + _TENANTS_A_QUERY]

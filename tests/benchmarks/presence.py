@@ -23,6 +23,7 @@ from django_tenants.utils import schema_context
 from devices.models import Device, DeviceStatus, StatusChange
 from devices.services.presence import activity, health_checker
 from devices.services.presence import redis_scripts as scripts
+from tenants.infrastructure.chunks import chunks
 from tenants.services.lifecycle import create_tenant
 
 _TIMEOUT = 3600.0
@@ -64,7 +65,7 @@ def _register(schema: str, count: int) -> list[UUID]:
     """Devices that are ONLINE, as the registration and a first message leave them."""
     uuids = [uuid4() for _ in range(count)]
     with schema_context(schema):
-        for chunk in _chunks(uuids):
+        for chunk in chunks(uuids, _CHUNK):
             rows = Device.objects.bulk_create([Device(uuid=uuid, name=str(uuid)) for uuid in chunk])
             DeviceStatus.objects.bulk_create([DeviceStatus(device=row, status="ONLINE") for row in rows])
     return uuids
@@ -74,7 +75,7 @@ def _hear(schema: str, uuids: list[UUID]) -> None:
     """Every device is heard once, now."""
     redis = get_redis_connection("default")
     keys = (scripts.LISTENING, scripts.LAST_SEEN, scripts.DEADLINE, scripts.TIMEOUT)
-    for chunk in _chunks(uuids):
+    for chunk in chunks(uuids, _CHUNK):
         arguments = [part for uuid in chunk for part in (str(uuid), f"{schema}:{uuid}", 0, _TIMEOUT)]
         redis.eval(scripts.TOUCH, len(keys), *keys, orjson.dumps(arguments))
     redis.set(scripts.MARKER, 1)
@@ -104,7 +105,7 @@ def _old_way(uuids: list[UUID]) -> dict[str, Any]:
     """A pass that reads every device's key and compares its time, as many health checkers do."""
     redis = get_redis_connection("default")
     state = {"status": "ONLINE", "last_seen": time.time()}
-    for chunk in _chunks(uuids):
+    for chunk in chunks(uuids, _CHUNK):
         redis.mset({f"device_state:{uuid}": json.dumps(state) for uuid in chunk})
     times = []
     for _ in range(_OLD_PASSES):
@@ -118,7 +119,7 @@ def _old_way(uuids: list[UUID]) -> dict[str, Any]:
         times.append(time.perf_counter() - began)
         assert seen >= len(uuids), "a device was not looked at"
         assert not expired
-    for chunk in _chunks(uuids):
+    for chunk in chunks(uuids, _CHUNK):
         redis.delete(*(f"device_state:{uuid}" for uuid in chunk))
     return {"pass_ms": round(1000 * statistics.median(times), 1)}
 
@@ -136,7 +137,7 @@ def _expire(schema: str, uuids: list[UUID], count: int, checkers: int) -> dict[s
         activity.note_listening()
         silent = uuids[:count]
         first = activity.redis_now() + 1.0
-        for number, chunk in enumerate(_chunks(silent)):
+        for number, chunk in enumerate(chunks(silent, _CHUNK)):
             offsets = {f"{schema}:{uuid}": first + (number * _CHUNK + n) / count for n, uuid in enumerate(chunk)}
             redis.zadd(scripts.DEADLINE, offsets)
         redis.hset(scripts.TIMEOUT, mapping={f"{schema}:{uuid}": 1 for uuid in silent})
@@ -169,11 +170,6 @@ def _timeouts(schema: str) -> int:
             " WHERE to_status = 'TIMEOUT'"
         )
         return int(cursor.fetchone()[0])
-
-
-def _chunks(items: list[UUID]) -> Iterator[list[UUID]]:
-    for start in range(0, len(items), _CHUNK):
-        yield items[start : start + _CHUNK]
 
 
 def _batches(items: Iterator[bytes], size: int) -> Iterator[list[bytes]]:

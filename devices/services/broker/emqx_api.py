@@ -14,6 +14,7 @@ import requests
 from django.conf import settings
 
 from devices.services.broker.errors import BrokerRefused, BrokerUnavailable
+from tenants.infrastructure.chunks import chunks
 
 BAN_SECONDS = 30
 _TIMEOUT = (2.0, 5.0)
@@ -66,8 +67,8 @@ def _ban(session: requests.Session, name: str, reason: str) -> None:
 
 
 def _kick(session: requests.Session, names: Sequence[str]) -> None:
-    for start in range(0, len(names), _AT_ONCE):
-        _ask(session, "POST", "/clients/kickout/bulk", (204,), list(names[start : start + _AT_ONCE]))
+    for chunk in chunks(names, _AT_ONCE):
+        _ask(session, "POST", "/clients/kickout/bulk", (204,), chunk)
 
 
 def _session() -> requests.Session:

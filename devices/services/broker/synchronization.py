@@ -1,9 +1,8 @@
 """Brings the broker in step with the registered devices and the API keys, after either was away."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 from uuid import UUID
 
 from django_tenants.utils import schema_context
@@ -11,6 +10,7 @@ from django_tenants.utils import schema_context
 from devices.models import ApiKey, Device
 from devices.models.access import API_KEY_PREFIX
 from devices.services.vault.secret_store import SecretMissing, provisioner
+from tenants.infrastructure.chunks import chunks
 from tenants.models import AppRoute, Tenant
 
 from . import accounts as broker_access
@@ -19,7 +19,6 @@ from . import retained_states
 
 logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
 
 _COMPLETE = (Tenant.State.ACTIVE, Tenant.State.SUSPENDED)
 # Secrets that are read before anything is done with them: little is lost when this ends half-way.
@@ -89,7 +88,7 @@ def _grant(lacking: Sequence[tuple[UUID, _Owned]]) -> tuple[int, int]:
     """Make the accounts of those that are let in; how many, and how many have no secret."""
     wanted = [(uuid, owned.schema) for uuid, owned in lacking if owned.allowed]
     granted = 0
-    for chunk in _chunks(wanted):
+    for chunk in chunks(wanted, _AT_ONCE):
         accounts = [(uuid, password) for (uuid, schema) in chunk if (password := _password(schema, uuid))]
         broker_access.grant_devices(accounts, renew=False)
         granted += len(accounts)
@@ -155,7 +154,7 @@ def _complete_passwords() -> tuple[int, int]:
     made = unknown = 0
     for tenant in _tenants():
         with schema_context(tenant.schema_name):
-            for chunk in _chunks(broker_passwords.without()):
+            for chunk in chunks(broker_passwords.without(), _AT_ONCE):
                 known = {pk: password for pk, uuid in chunk if (password := _password(tenant.schema_name, uuid))}
                 broker_passwords.keep(known)
                 made += len(known)
@@ -195,10 +194,6 @@ def _password(schema: str, uuid: UUID) -> str:
     except SecretMissing:
         logger.error("Device %s of %s has no secret in Vault: issue it a new key", uuid, schema)
         return ""
-
-
-def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    return (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))
 
 
 def _as_uuid(name: str) -> UUID | None:

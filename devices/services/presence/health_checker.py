@@ -20,6 +20,7 @@ from devices.models import Device, DeviceStatus
 from devices.services.presence.state_machine import ROUNDING, Signal, State
 from devices.services.presence.state_store import apply_signals, states_of
 from devices.services.presence.timeouts import timeouts_of
+from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.schema_context import leave_schema
 from tenants.models import Tenant
 
@@ -210,8 +211,8 @@ def reconcile() -> int:
 def _give_deadlines(schema: str, timeouts: dict[UUID, float]) -> int:
     redis = get_redis_connection("default")
     given, rows = 0, [(f"{schema}:{uuid}", timeout) for uuid, timeout in timeouts.items()]
-    for start in range(0, len(rows), _CHUNK):
-        arguments = [part for row in rows[start : start + _CHUNK] for part in row]
+    for chunk in chunks(rows, _CHUNK):
+        arguments = [part for row in chunk for part in row]
         given += int(redis.eval(scripts.GIVE_DEADLINES, 2, scripts.DEADLINE, scripts.TIMEOUT, *arguments))
     return given
 

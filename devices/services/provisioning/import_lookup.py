@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
 
 from devices.models import Component, ComponentType, Device, HardwareModel
+from tenants.infrastructure.chunks import chunks
 from tenants.models import DeviceRoute
 
 _AT_ONCE = 5000
@@ -82,12 +83,12 @@ def load(rows: Sequence[Mapping[str, str]]) -> Known:
         ("cpu_serial", {row.get("cpu_serial", "") for row in rows} - {""}),
         ("name", {row.get("name", "") for row in rows} - {""}),
     ):
-        for some in _chunks(sorted(values, key=str)):
+        for some in chunks(sorted(values, key=str), _AT_ONCE):
             found = Device.objects.filter(**{f"{field}__in": some}).select_related("hardware_model")
             devices |= {device.pk: device for device in found}
     taken: set[UUID] = set()
-    for some in _chunks(list(uuids)):
-        taken |= set(DeviceRoute.objects.filter(device_uuid__in=some).values_list("device_uuid", flat=True))
+    for listed in chunks(uuids, _AT_ONCE):
+        taken |= set(DeviceRoute.objects.filter(device_uuid__in=listed).values_list("device_uuid", flat=True))
     known = Known({}, {}, {}, taken, *_metadata(), parts_of(devices))
     for device in devices.values():
         known.add(device)
@@ -97,7 +98,7 @@ def load(rows: Sequence[Mapping[str, str]]) -> Known:
 def parts_of(devices: Iterable[int]) -> dict[int, dict[str, str]]:
     """Component key → key of its type, of each device (by primary key)."""
     parts: dict[int, dict[str, str]] = {}
-    for some in _chunks(list(devices)):
+    for some in chunks(devices, _AT_ONCE):
         rows = Component.objects.filter(device__in=some).order_by("device", "key")
         for device, key, kind in rows.values_list("device_id", "key", "component_type__key"):
             parts.setdefault(device, {})[key] = kind
@@ -124,10 +125,6 @@ def _only(devices: Sequence[Device], column: str) -> Device:
             {column: _("%(count)d devices have this value: give the UUID instead.") % {"count": len(devices)}}
         )
     return devices[0]
-
-
-def _chunks(items: Sequence) -> Iterable[Sequence]:
-    return (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))
 
 
 def _listed(names: Iterable[str], most: int = 20) -> str:

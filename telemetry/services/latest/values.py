@@ -27,6 +27,7 @@ from redis.exceptions import RedisError, ResponseError
 from telemetry.services.rollups import latest_table
 from telemetry.services.rollups.latest_table import Newest
 from telemetry.services.work_lock import step
+from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.schema_context import current_schema
 
 from . import redis_scripts as scripts
@@ -195,7 +196,7 @@ def move() -> int:
         except ResponseError:
             return 0  # nothing changed
     count = 0
-    for chunk in _chunks(redis.sscan_iter(moving, count=_CHUNK)):
+    for chunk in chunks(redis.sscan_iter(moving, count=_CHUNK), _CHUNK):
         series = sorted({int(name) for name in chunk})
         values = redis.hmget(values_key(schema), series)
         rows = {pk: decode(raw.decode()) for pk, raw in zip(series, values, strict=True) if raw is not None}
@@ -238,7 +239,7 @@ def forget_before(time: datetime) -> None:
         for name, raw in redis.hscan_iter(key, count=_CHUNK)
         if name.decode() != scripts.COMPLETE and decode(raw.decode()).time < time
     ]
-    for chunk in _chunks(iter(old)):
+    for chunk in chunks(old, _CHUNK):
         redis.hdel(key, *chunk)
 
 
@@ -270,17 +271,6 @@ def _all_series() -> Iterator[list[int]]:
     while found := list(Series.objects.filter(pk__gt=after).order_by("pk").values_list("pk", flat=True)[:_CHUNK]):
         yield found
         after = found[-1]
-
-
-def _chunks(items: Iterator[Any]) -> Iterator[list[Any]]:
-    chunk: list[Any] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def encode(value: float | str) -> str:

@@ -4,7 +4,7 @@ import os
 import secrets
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
@@ -26,6 +26,7 @@ from devices.models import (
 )
 from devices.services.vault.secret_store import provisioner
 from management.embedded.server import package_directory
+from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.database import conninfo
 from tenants.models import DeviceRoute, Tenant
 from tenants.services.lifecycle import create_tenant, schema_name_of
@@ -137,7 +138,7 @@ def _register(tenant: Tenant, count: int, version_2_share: float) -> list[Sender
     senders: list[Sender] = []
     with schema_context(tenant.schema_name):
         model, component_type = HardwareModel.objects.get(), ComponentType.objects.get()
-        for chunk in _chunks(uuids):
+        for chunk in chunks(uuids, _CHUNK):
             with transaction.atomic():
                 rows = Device.objects.bulk_create(
                     Device(uuid=uuid, name=str(uuid), cpu_serial=secrets.token_hex(8), hardware_model=model)
@@ -167,7 +168,7 @@ def _register(tenant: Tenant, count: int, version_2_share: float) -> list[Sender
                     )
                 )
     with schema_context("public"):
-        for chunk in _chunks(uuids):
+        for chunk in chunks(uuids, _CHUNK):
             DeviceRoute.objects.bulk_create(DeviceRoute(device_uuid=uuid, tenant=tenant) for uuid in chunk)
     change_feeds.publish_spec_change(tenant.schema_name)
     return senders
@@ -182,8 +183,3 @@ def _write_keys(schema: str, uuids: Sequence[UUID]) -> dict[UUID, tuple[str, int
 
     with ThreadPoolExecutor(_VAULT_THREADS) as pool:
         return dict(zip(uuids, pool.map(write, uuids), strict=True))
-
-
-def _chunks(uuids: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
-    for start in range(0, len(uuids), _CHUNK):
-        yield uuids[start : start + _CHUNK]
