@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
@@ -494,6 +495,59 @@ def test_messages_of_no_tenant_move_to_the_tenant_of_their_device(own: Any, regi
     assert kept(own) == {"bad_signature": 1}
     assert UnroutedMessage.objects.get(topic__contains=address).topic.split("/")[2] == nobody
     assert totals(own) == {"received": 2, "stored": 1, "quarantined": 1}
+
+
+@contextmanager
+def rejected(tenant: Any, value: float) -> Iterator[None]:
+    """PostgreSQL rejects readings of this value."""
+    with connection.cursor() as cursor:
+        schema = connection.ops.quote_name(tenant.schema_name)
+        cursor.execute(
+            f"CREATE FUNCTION {schema}.reject() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION USING ERRCODE = 'data_exception'; END $$"
+        )
+        cursor.execute(
+            f"CREATE TRIGGER reject BEFORE INSERT ON {schema}.telemetry_reading FOR EACH ROW"
+            f" WHEN (NEW.value = {value}) EXECUTE FUNCTION {schema}.reject()"
+        )
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP FUNCTION {schema}.reject() CASCADE")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_message_that_cannot_be_stored_does_not_stop_the_others(
+    own: Any, register: Any, send: Send, count: int
+) -> None:
+    device = register(tenant=own, components={})
+    send(*[(topic(device), v1(device, {"temp": number})) for number in range(count)])
+    attach(device)
+    with rejected(own, 0):
+        replay = step(own, begin(own))
+    assert (replay.state, replay.stored, replay.refused) == ("done", count - 1, {"component_not_attached": 1})
+    assert len(readings(device)) == count - 1
+    assert kept(own) == {"component_not_attached": 1}
+    assert step(own, begin(own)).stored == 1, "it is stored once its cause is corrected"
+
+
+def test_a_message_of_no_tenant_that_cannot_be_stored_stays(own: Any, register: Any, send: Send) -> None:
+    from tenants.models import DeviceRoute, TenantAlias, UnroutedMessage
+
+    device = register(tenant=own)
+    address = f"{uuid4().hex}@example.com"
+    DeviceRoute.objects.get(device_uuid=device.uuid).delete()
+    send(*[(topic(device, segment=address), v1(device, {"temp": number})) for number in range(3)])
+    DeviceRoute.objects.create(device_uuid=device.uuid, tenant=own)
+    TenantAlias.objects.create(tenant=own, address=address)
+    with rejected(own, 1):
+        assert "2 stored" in command("--unrouted")
+    assert [value for _metric, value in readings(device)] == [0.0, 2.0]
+    assert UnroutedMessage.objects.filter(topic__contains=device.uuid).count() == 1
+    command("--unrouted")
+    assert len(readings(device)) == 3
+    assert not UnroutedMessage.objects.filter(topic__contains=device.uuid).exists()
 
 
 # --- Floods and room ---------------------------------------------------------------------------------------------
