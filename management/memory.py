@@ -1,4 +1,4 @@
-"""The memory of a process that runs for long."""
+"""Memory settings of long-running processes."""
 
 import ctypes
 import gc
@@ -8,14 +8,14 @@ logger = logging.getLogger(__name__)
 
 
 def give_back_memory() -> None:
-    """Give back to the system what the start has used and needs no more, and never look at the rest of it again.
+    """Return the memory that the start no longer needs to the system, and exclude the rest from collection.
 
-    Importing leaves holes of ten megabytes where modules are compiled anew, and objects that live as long as the
-    process: the collector of garbage would go through them for ever.
+    Imports leave ten megabytes of free memory where modules were compiled, and objects that live as long as the
+    process, which the garbage collector would scan at each collection.
     """
     gc.collect()
     gc.freeze()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:  # a C library that is not glibc
-        logger.debug("This system's memory cannot be given back")
+        logger.debug("This C library cannot return memory to the system")

@@ -1,4 +1,4 @@
-"""Several processes of one command: started together, started again when one ends, and stopped together."""
+"""Replicas of one command: several processes, started, restarted and stopped together."""
 
 import logging
 import signal
@@ -18,7 +18,7 @@ _STOP_SECONDS = 15.0
 
 
 class Replica:
-    """One of the processes. It is started again at once, and later and later when it does not live."""
+    """One of the processes. It is restarted with a growing pause while it keeps ending early."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = [sys.executable, str(BASE_DIR / "manage.py"), *command]
@@ -27,25 +27,25 @@ class Replica:
         self._process: subprocess.Popen[bytes] | None = None
 
     def keep(self) -> None:
-        """Start it where it does not run, when it is time."""
+        """Start the process when it does not run and its pause is over."""
         now = time.monotonic()
         if self._process is not None and (code := self._process.poll()) is not None:
             self._process = None
             if now - self._started_at > _LIVED_SECONDS:
                 self._restart.reset()
             pause = self._restart.fail()
-            logger.error("%s ended with %s; again in %.1f s", " ".join(self._command[1:]), code, pause)
+            logger.error("%s ended with %s; restarting it in %.1f s", " ".join(self._command[1:]), code, pause)
         if self._process is None and not self._restart.is_pausing:
             self._started_at = now
             self._process = subprocess.Popen(self._command)
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Send SIGTERM."""
         if self._process is not None:
             self._process.terminate()
 
     def wait(self, seconds: float) -> int:
-        """Its exit code; it is killed when it does not stop within so many seconds."""
+        """Return the exit code; kill the process when it does not stop within `seconds`."""
         if self._process is None:
             return 0
         try:
@@ -56,7 +56,7 @@ class Replica:
 
 
 def run_replicas(commands: Sequence[Sequence[str]]) -> int:
-    """Run the management commands until SIGTERM or SIGINT; 0 when all of them stopped by themselves then."""
+    """Run the management commands until SIGTERM or SIGINT; return 0 when all stopped by themselves."""
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: stopping.append(received))

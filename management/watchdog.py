@@ -1,4 +1,4 @@
-"""Ends a process whose loop stands still: a frozen server answers no time-out of the process' own."""
+"""Watchdog that ends a process whose loop does not advance, for example because a server is frozen."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ EXIT_CODE = 70
 
 
 class Watchdog:
-    """Call `turned` at every turn of the loop, or the process ends `seconds` after the last; then it is restarted."""
+    """Ends the process `seconds` after the last call of `turned`; its supervisor restarts it."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -19,11 +19,12 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def turned(self) -> None:
+        """Record that the loop has advanced."""
         self._turned_at = time.monotonic()
 
     def _watch(self) -> None:
         while True:
             time.sleep(min(1.0, self._seconds / 4))
             if time.monotonic() - self._turned_at > self._seconds:
-                logger.critical("The loop has stood still for %.0f s: ending", self._seconds)
+                logger.critical("The loop has not advanced for %.0f s: ending the process", self._seconds)
                 os._exit(EXIT_CODE)

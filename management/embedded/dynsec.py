@@ -1,9 +1,9 @@
 """The first accounts and roles of the broker, in the form of Mosquitto's dynamic security plugin.
 
-The plugin is asked first; what none of an account's rules matches it leaves to the broker's topic patterns
-(`acl_file`). Those do not look at subscriptions: one that no rule here refuses would be granted. So every role
-ends with rules that refuse every subscription, and its own have a higher priority. Receiving and publishing
-end at the topic patterns, which refuse what they do not name.
+The plugin decides first; a topic that no rule of the account matches is decided by the broker's topic patterns
+(`acl_file`). The patterns do not check subscriptions: one that no rule here refuses would be granted. Therefore every
+role ends with rules that refuse every subscription, below its own rules. Receiving and publishing end at the topic
+patterns, which refuse every topic that they do not name.
 """
 
 import base64
@@ -19,14 +19,14 @@ from .files import write_json
 
 Rule = dict[str, Any]
 
-_ITERATIONS = 101  # what the plugin itself uses
+_ITERATIONS = 101  # the plugin's own number
 _ALLOWED, _REFUSED = 1, 0
-# A pattern does not reach topics that begin with $ in every version of the broker: name them.
+# In some versions of the broker a pattern does not match topics that begin with $: they are named.
 _EVERYTHING = ("#", "$share/#", "$SYS/#", "$CONTROL/#")
 
 
 def account(name: str, password: str, role: str) -> dict[str, Any]:
-    """An account without a client id of its own: the platform's processes choose theirs."""
+    """Return an account without a client id: the platform's processes choose their own."""
     salt = os.urandom(12)
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ITERATIONS)
     return {
@@ -44,7 +44,7 @@ def _rules(kind: str, *topics: str, allow: bool = True) -> list[Rule]:
 
 
 def _role(role: Role) -> dict[str, Any]:
-    """What may be subscribed is also received."""
+    """Return the role; a topic that may be subscribed may also be received."""
     rules, groups = RULES[role], tuple(f"$share/+/{each}" for each in RULES[role].subscribe)
     acls = _rules("subscribePattern", *rules.subscribe, *(groups if rules.shared else ()))
     acls += _rules("subscribePattern", *_EVERYTHING, allow=False)
@@ -53,10 +53,10 @@ def _role(role: Role) -> dict[str, Any]:
 
 
 def _device_role(*, knows_names: bool) -> dict[str, Any]:
-    """What a device may subscribe; the topic patterns rule what it publishes and what is delivered to it.
+    """Return what a device may subscribe; the topic patterns decide what it publishes and receives.
 
-    Before 2.1 the plugin knows no place for the account's name, so that the role names every device's commands: one
-    that subscribes another's is delivered nothing, as the pattern for reading holds its own name.
+    Before Mosquitto 2.1 a role has no placeholder for the account's name, so the role names every device's commands.
+    A device that subscribes another's receives nothing, because the read pattern contains its own name.
     """
     own = "%u" if knows_names else "+"
     acls = _rules("subscribePattern", *(each.format(name=own) for each in RULES[Role.DEVICE].subscribe))
@@ -64,16 +64,16 @@ def _device_role(*, knows_names: bool) -> dict[str, Any]:
 
 
 def roles(*, knows_names: bool) -> list[dict[str, Any]]:
-    """The roles of the platform's own accounts, and the one of every device.
+    """Return the roles of the platform's own accounts, and the role of all devices.
 
-    `knows_names`: whether the plugin puts an account's name into a role's rules (from Mosquitto 2.1 on).
+    `knows_names`: whether the plugin replaces %u in a role's rules (from Mosquitto 2.1 on).
     """
     own = [_role(role) for role in (Role.ADMIN, Role.PLATFORM, Role.BRIDGE)]
     return [*own, _device_role(knows_names=knows_names)]
 
 
 def topic_patterns() -> str:
-    """The broker's topic patterns (`acl_file`): what an account may publish and receive where its own name stands."""
+    """Return the broker's topic patterns (`acl_file`): what an account may publish and receive under its own name."""
     device = RULES[Role.DEVICE]
     lines = [f"pattern write {each.format(name='%u')}" for each in device.publish]
     lines += [f"pattern read {each.format(name='%u')}" for each in device.subscribe]
@@ -81,9 +81,9 @@ def topic_patterns() -> str:
 
 
 def write_configuration(path: Path, accounts: list[dict[str, Any]], *, knows_names: bool = False) -> None:
-    """Bring our accounts and roles in the plugin's file up to date; devices' accounts in it stay as they are.
+    """Update the platform's accounts and roles in the plugin's file; devices' accounts in it do not change.
 
-    For a broker that is not running: a running one keeps the file in memory and writes over it.
+    The broker must not be running: a running one keeps the file in memory and overwrites it.
     """
     kept = json.loads(path.read_text()) if path.exists() else {}
     our_roles = roles(knows_names=knows_names)

@@ -1,12 +1,12 @@
-"""What can go wrong with the embedded servers; each message is a sentence for the person who started them."""
+"""Errors of the embedded servers. Each message is a sentence for the user who started them."""
 
 
 class EmbeddedError(Exception):
-    """An embedded server cannot be had; the message says why and what to do."""
+    """An embedded server is not available; the message says why and what to do."""
 
 
 class PortTaken(EmbeddedError):
-    """A port that a server needs belongs to another program."""
+    """A port that a server needs is in use by another program."""
 
 
 class AlreadyRunning(EmbeddedError):
@@ -14,12 +14,12 @@ class AlreadyRunning(EmbeddedError):
 
 
 class ServerMissing(EmbeddedError):
-    """A server's program is not on this machine and could not be fetched."""
+    """A server's program is not installed and could not be downloaded."""
 
 
 class ServerFailed(EmbeddedError):
-    """A server was started and did not come up; the message ends with the last lines of its log."""
+    """A server did not become ready after its start; the message ends with the last lines of its log."""
 
 
 class SupervisorGone(EmbeddedError):
-    """The process that runs the servers does not answer: it has ended, or is ending."""
+    """The supervisor of the servers does not answer: it has ended or is ending."""

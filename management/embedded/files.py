@@ -1,4 +1,4 @@
-"""Files of the embedded servers: written whole or not at all, secrets readable by their owner only."""
+"""Files of the embedded servers: written atomically, with secrets readable by their owner only."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def write_file(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace the file's content at once, so that a crash leaves the old content or the new, and sync it."""
+    """Replace the file's content atomically and sync it: a crash leaves the old content or the new."""
     new = path.with_name(f".{path.name}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "w") as file:
@@ -26,18 +26,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def private_directory(path: Path) -> Path:
-    """Make the directory, with its parents, for the owner only; an existing one stays as it is."""
+    """Create the directory and its parents with mode 0700; an existing one does not change."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
 def tail(path: Path, *, offset: int = 0, lines: int = 12) -> str:
-    """The last lines of a log file, of what was written after `offset`; empty where there is none."""
+    """Return the last lines of a log file after `offset`; empty when there is no file."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            # A log that was rotated meanwhile is shorter than the offset: all of it is new.
+            # A rotated log is shorter than the offset: all of it is new.
             start = offset if offset <= size else 0
             file.seek(max(start, size - 16_384))
             text = file.read().decode(errors="replace")
@@ -47,15 +47,15 @@ def tail(path: Path, *, offset: int = 0, lines: int = 12) -> str:
 
 
 class Secrets:
-    """Passwords of the embedded servers, each made once and kept in one file."""
+    """Passwords of the embedded servers, each generated once and stored in one file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()  # the servers prepare themselves side by side
+        self._lock = threading.Lock()  # the servers are prepared in parallel
         self._values: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
 
     def get(self, name: str) -> str:
-        """The secret of that name: 43 characters of the URL-safe alphabet."""
+        """Return the secret of that name: 43 characters of the URL-safe alphabet."""
         with self._lock:
             if name not in self._values:
                 self._values[name] = secrets.token_urlsafe(32)

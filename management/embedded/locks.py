@@ -1,4 +1,4 @@
-"""Who runs the servers of a directory: one process at a time, and until its servers have stopped."""
+"""Locks of a directory: one process at a time runs its servers, and until they have stopped."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ _STOPPING_SECONDS = 60.0
 
 
 class Locks:
-    """Two locks: this process holds `owner`; supervisord inherits `servers`, which outlives a killed owner."""
+    """Two locks: this process holds `owner`; supervisord inherits `servers`, which outlives a killed owner process."""
 
     def __init__(self, directory: Path) -> None:
         self._var = directory.parent
@@ -20,7 +20,7 @@ class Locks:
         self._descriptors: list[int] = []
 
     def take(self, progress: Callable[[str], None]) -> int:
-        """Take both and return the one for supervisord; waits while servers of a killed owner still stop.
+        """Take both locks and return the one for supervisord; wait while the servers of a killed owner stop.
 
         Raises AlreadyRunning.
         """
@@ -51,6 +51,6 @@ class Locks:
         return True
 
     def release(self) -> None:
-        """Give both back; safe to repeat."""
+        """Release both locks; safe to repeat."""
         while self._descriptors:
             os.close(self._descriptors.pop())

@@ -20,13 +20,13 @@ from .supervisor import ends_with_parent
 
 ACCOUNTS = (Role.PLATFORM, Role.ADMIN, Role.BRIDGE)
 _LONGEST_MESSAGE = 2 * 1024 * 1024
-# As good as unlimited: what does not fit into a queue is acknowledged and thrown away. The broker's own word for
-# unlimited, 0, makes it close the connection of who publishes where it may not (from 2.0.16, and Debian's 2.0.11).
+# Practically unlimited: the broker acknowledges and drops a message that does not fit into a queue. Its own value for
+# unlimited, 0, makes it close the connection of a client that publishes to a refused topic (2.0.16, Debian's 2.0.11).
 _QUEUE = 1_000_000_000
 
 
 class MosquittoServer(Server):
-    """The broker, on the loopback unless `MQTT_BIND` says otherwise."""
+    """The broker; it binds to the loopback address unless `MQTT_BIND` names another."""
 
     name = "mosquitto"
     label = "MQTT broker"
@@ -56,7 +56,7 @@ class MosquittoServer(Server):
 
     def _configuration(self) -> str:
         # A message above the protocol's size reaches the platform, which quarantines it; one above this size
-        # vanishes at the broker.
+        # is dropped by the broker.
         user = "user root" if os.geteuid() == 0 else ""
         return f"""{user}
 listener {self.port} {self.bind}
@@ -86,7 +86,7 @@ log_type notice
         return Program(self.name, command, self.log, env=self.package.env, stopwaitsecs=20, priority=30)
 
     def is_ready(self) -> bool:
-        """Whether the broker accepts the platform's login."""
+        """Return whether the broker accepts the platform's login."""
         answered, accepted = threading.Event(), threading.Event()
 
         def on_connect(_client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
@@ -109,7 +109,7 @@ log_type notice
 
     @property
     def _host(self) -> str:
-        """Where this machine's own processes reach the broker."""
+        """Return the address at which processes of this machine reach the broker."""
         return ports.LOOPBACK if self.bind in ("0.0.0.0", "::") else self.bind  # noqa: S104 - compared, not bound
 
     def environment(self) -> dict[str, str]:

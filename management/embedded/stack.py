@@ -1,4 +1,4 @@
-"""The embedded servers together: prepared, started, checked, configured, watched and stopped."""
+"""The stack of embedded servers: prepare, start, check, configure, watch and stop them."""
 
 import logging
 import os
@@ -33,9 +33,9 @@ _REACHES_CHILDREN = (signals.SIGSTOP, signals.SIGCONT)
 
 
 class EmbeddedStack:
-    """Real servers for development, tests and small installations; everything they keep is under `var`.
+    """Real servers for development, tests and small installations; all their data is under `var`.
 
-    `start` belongs to a thread that lives as long as the servers shall: the kernel stops them when it ends.
+    Call `start` in a thread that lives as long as the servers must run: the kernel stops them when it ends.
     Without `mqtt_port` a free port is chosen once and kept; `http_port` is only checked to be free. With
     `fsync=False` PostgreSQL does not survive a crash of the machine, and is faster: for tests.
     """
@@ -61,7 +61,7 @@ class EmbeddedStack:
         self._supervisor: Supervisor | None = None
         self._locks: Locks | None = None
 
-    # --- The whole ----------------------------------------------------------------------------------------
+    # --- All servers ----------------------------------------------------------------------------------------
 
     def start(self) -> dict[str, str]:
         """Start every server and return the variables under which the platform finds them.
@@ -98,13 +98,13 @@ class EmbeddedStack:
         return [PostgresServer(site), ValkeyServer(site), OpenBaoServer(site), MosquittoServer(site, self._mqtt_port)]
 
     def _together(self, work: Callable[[Server], None]) -> None:
-        """Do the same for every server at a time. Raises the first error, when all have ended."""
+        """Do the work for every server in parallel. Raises the first error when all have ended."""
         pool = ThreadPoolExecutor(max(1, len(self._servers)))
         try:
             for future in [pool.submit(work, server) for server in self._servers.values()]:
                 future.result()
         except BaseException:
-            self._stop_supervisor()  # so that nobody goes on waiting for a server
+            self._stop_supervisor()  # ends every wait for a server
             raise
         finally:
             pool.shutdown()
@@ -124,7 +124,7 @@ class EmbeddedStack:
         return env
 
     def stop(self) -> None:
-        """Stop the programs that were added, then the servers, then the supervisor; safe to repeat."""
+        """Stop the added programs, then the servers, then the supervisor; safe to repeat."""
         self._stop_supervisor()
         if self._locks is not None:
             self._locks.release()
@@ -140,7 +140,7 @@ class EmbeddedStack:
                 supervisor.stop_programs(running - set(self._servers))
                 supervisor.stop_programs(running & set(self._servers))
         except (SupervisorGone, xmlrpc.client.Error):
-            logger.warning("The process supervisor does not answer; it is told to stop everything itself")
+            logger.warning("The process supervisor does not answer; it must stop all programs itself")
         supervisor.stop()
 
     def __enter__(self) -> Self:
@@ -155,11 +155,11 @@ class EmbeddedStack:
     # --- One server ---------------------------------------------------------------------------------------
 
     def server(self, name: str) -> Server:
-        """The server of that name, one of `use`."""
+        """Return the server of that name, one of `use`."""
         return self._servers[name]
 
     def pid(self, name: str) -> int:
-        """The process id of the server or program, the server's own; 0 while it is not running."""
+        """Return the process id of the server or program; 0 while it is not running."""
         return self._running.state(name).pid
 
     def start_server(self, name: str, timeout: float = _READY_SECONDS) -> None:
@@ -177,10 +177,10 @@ class EmbeddedStack:
         self.start_server(name, timeout)
 
     def kill(self, name: str) -> None:
-        """End the server or program without warning (SIGKILL); the supervisor starts it again by itself."""
+        """Kill the server or program (SIGKILL); the supervisor restarts it."""
         pid = self._live_pid(name)
         os.kill(pid, signals.SIGKILL)
-        # Until it is gone for certain, a check might still be answered by it.
+        # Until the process has ended, it could still answer a check.
         while Path(f"/proc/{pid}").exists() and self.pid(name) == pid:
             time.sleep(0.01)
 
@@ -205,16 +205,16 @@ class EmbeddedStack:
     # --- Programs beside the servers ----------------------------------------------------------------------
 
     def add_programs(self, programs: Sequence[Program]) -> None:
-        """Make programs known to the same supervisor; they are started one by one and stopped by `stop`."""
+        """Add programs to the same supervisor; `start_program` starts each, `stop` stops all."""
         self._running.add(programs)
 
     def start_program(self, name: str) -> None:
-        """Start a program that was added. Raises ServerFailed where it cannot be started at all."""
+        """Start an added program. Raises ServerFailed when it cannot be started."""
         self._start_supervised(name)
 
     @property
     def is_running(self) -> bool:
-        """Whether the supervisor of the servers and programs runs."""
+        """Return whether the supervisor of the servers and programs runs."""
         return self._supervisor is not None and self._supervisor.is_running
 
     def stop_programs(self, names: Iterable[str]) -> None:
@@ -222,10 +222,10 @@ class EmbeddedStack:
         self._running.stop_programs(names)
 
     def program_states(self) -> dict[str, ProgramState]:
-        """The state of every server and program, by name."""
+        """Return the state of every server and program by name."""
         return {state.name: state for state in self._running.states()}
 
-    # --- Inside -------------------------------------------------------------------------------------------
+    # --- Internal -------------------------------------------------------------------------------------------
 
     @property
     def _running(self) -> Supervisor:
@@ -242,7 +242,7 @@ class EmbeddedStack:
             raise ServerFailed(f"{name} could not be started: {fault.faultString}") from fault
 
     def _await(self, server: Server, timeout: float, failures: int | None = None) -> None:
-        """Wait until the server serves; `failures`: how often it may end by itself meanwhile."""
+        """Wait until the server serves; `failures`: how often it can end by itself before that counts as a failure."""
         deadline, ended, before = time.monotonic() + timeout, 0, ""
         while not server.is_ready():
             state = self._running.state(server.name).state
@@ -256,4 +256,4 @@ class EmbeddedStack:
 
     def _failure(self, server: Server, what: str) -> ServerFailed:
         said = tail(server.log, offset=self._offsets.get(server.name, 0))
-        return ServerFailed(f"{server.label} did not come up. {what} The end of {server.log}:\n{said}")
+        return ServerFailed(f"{server.label} did not become ready. {what} The end of {server.log}:\n{said}")

@@ -1,4 +1,4 @@
-"""supervisord as a child of this process: it runs every server and every program, and is spoken to over a socket."""
+"""supervisord as a child process: it runs every server and program and is controlled over a Unix socket."""
 
 import http.client
 import logging
@@ -27,14 +27,14 @@ _CHILD = Path(__file__).with_name("supervisord_child.py")
 # sun_path holds 107 characters, and supervisord appends its process id while it makes the socket.
 _LONGEST_SOCKET = 90
 _START_SECONDS = 15.0
-# Variables that would change what the servers do behind their configuration's back.
+# Variables that would override the servers' configuration.
 FOREIGN = ("PG", "BAO_", "VAULT_", "SUPERVISOR_", "PYTHON")
 STOPPED = frozenset({"STOPPED", "EXITED", "FATAL"})
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramState:
-    """What the supervisor says of a program: its state's name, process id (0: none), start, and a few words."""
+    """A program's state as supervisord reports it: name, process id (0: none), start time, description."""
 
     name: str
     state: str
@@ -45,7 +45,7 @@ class ProgramState:
 
 
 class Supervisor:
-    """One supervisord and its configuration under `directory`. `start` belongs to a thread that stays alive."""
+    """One supervisord and its configuration under `directory`. Call `start` in a thread that stays alive."""
 
     def __init__(self, directory: Path, logs: Path, lock: int) -> None:
         self._directory = private_directory(directory)
@@ -65,7 +65,7 @@ class Supervisor:
             stale.unlink()
         self._write(programs)
         write_file(self._directory / "supervisord.conf", self._configuration())
-        # supervisord inherits the lock: it is free only when the servers have stopped too.
+        # supervisord inherits the lock, which is released only when the servers have stopped too.
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(_CHILD), str(os.getpid()), "-c", str(self._directory / "supervisord.conf")],
             stdin=subprocess.DEVNULL,
@@ -73,7 +73,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             env={key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)},
             pass_fds=[self._lock],
-            start_new_session=True,  # Ctrl-C in the terminal is ours to handle
+            start_new_session=True,  # this process handles Ctrl-C in the terminal
         )
         self._wait_for_socket()
 
@@ -82,7 +82,7 @@ class Supervisor:
         while not self._answers():
             if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                 said = tail(self._logs / "supervisord.out") or tail(self._logs / "supervisord.log")
-                raise ServerFailed(f"The process supervisor did not come up. It says:\n{said}")
+                raise ServerFailed(f"The process supervisor did not start. Its output:\n{said}")
             time.sleep(0.02)
 
     def _answers(self) -> bool:
@@ -119,32 +119,32 @@ files = {self._programs}/*.conf
             write_file(self._programs / f"{program.name}.conf", program.section())
 
     def add(self, programs: Sequence[Program]) -> None:
-        """Make more programs known to the running supervisord, not started."""
+        """Add programs to the running supervisord without starting them."""
         self._write(programs)
         self._call("reloadConfig")
         for program in programs:
             self._call("addProcessGroup", program.name)
 
     def start_program(self, name: str) -> None:
-        """Start the program; nothing happens where it runs."""
+        """Start the program; do nothing when it runs."""
         self._call("startProcess", name, False, tolerated=Faults.ALREADY_STARTED)
 
     def stop_programs(self, names: Iterable[str], seconds: float = 40.0) -> None:
-        """Stop the programs together and wait for it; what does not obey was killed by supervisord."""
+        """Stop the programs together and wait; supervisord kills a program that does not stop."""
         waiting = set(names)
         for name in waiting:
             self._call("stopProcess", name, False, tolerated=Faults.NOT_RUNNING)
         _wait(lambda: all(state.state in STOPPED for state in self.states() if state.name in waiting), seconds)
 
     def states(self) -> list[ProgramState]:
-        """Every program's state."""
+        """Return the state of every program."""
         return [
             ProgramState(row["name"], row["statename"], row["pid"], row["start"], row["exitstatus"], row["description"])
             for row in self._call("getAllProcessInfo")
         ]
 
     def state(self, name: str) -> ProgramState:
-        """One program's state. Raises KeyError for a program that is not known."""
+        """Return one program's state. Raises KeyError for an unknown program."""
         for state in self.states():
             if state.name == name:
                 return state
@@ -155,7 +155,7 @@ files = {self._programs}/*.conf
         return self._process is not None and self._process.poll() is None
 
     def stop(self, seconds: float = 60.0) -> None:
-        """Stop supervisord, which stops what still runs in the order of the priorities."""
+        """Stop supervisord, which stops the running programs in the order of their priorities."""
         if self._process is not None:
             self._ask_to_stop(self._process)
             try:
@@ -171,13 +171,13 @@ files = {self._programs}/*.conf
 
     def _ask_to_stop(self, process: "subprocess.Popen[bytes]") -> None:
         try:
-            self._call("shutdown")  # it acts on this at once, on a signal within a second
+            self._call("shutdown")  # takes effect at once; a signal takes up to a second
         except (SupervisorGone, xmlrpc.client.Error):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
 
     def _call(self, method: str, *arguments: Any, tolerated: int | None = None) -> Any:
-        """The answer of supervisord's method. Raises SupervisorGone, xmlrpc.client.Fault."""
+        """Call a method of supervisord and return its answer. Raises SupervisorGone, xmlrpc.client.Fault."""
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
         with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as proxy:
             try:
@@ -191,13 +191,13 @@ files = {self._programs}/*.conf
 
 
 def ends_with_parent(stopsignal: str) -> list[str]:
-    """Words before a command that have the kernel send it the signal when supervisord itself is killed."""
+    """Return a command prefix by which the kernel sends the signal when supervisord is killed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", stopsignal, "--"] if setpriv else []
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until the condition holds; False when it did not in time."""
+    """Wait until the condition holds; return False when it did not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,6 +1,6 @@
-"""Runs supervisord so that it ends with the process that started it: python -I supervisord_child.py PPID ARGS…
+"""Program that runs supervisord and ends it with its parent: python -I supervisord_child.py PPID ARGS…
 
-A file of its own, run by path and isolated, so that nothing of this package is imported into it.
+It is run by path in isolated mode, so that it imports nothing of this package.
 """
 
 import ctypes
@@ -14,14 +14,14 @@ _FILES = 65_536
 
 
 def _end_with(parent: int) -> None:
-    """Be told to stop when the parent's thread that started us ends, however it does."""
+    """Request SIGTERM from the kernel for the moment when the parent's starting thread ends."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         sys.exit("the process that started the supervisor is gone")
 
 
 def _allow_many_files() -> None:
-    """Each connected device is an open file of the broker, and the usual soft limit is 1024."""
+    """Raise the soft limit of open files: each connected device is one at the broker, and 1024 is usual."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES), hard))
 

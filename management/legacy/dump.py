@@ -1,4 +1,4 @@
-"""Reading the dump: CSV files with a header, as PostgreSQL's COPY … (FORMAT CSV, HEADER) writes them."""
+"""Reader of the dump: CSV files with a header, as PostgreSQL's COPY … (FORMAT CSV, HEADER) writes them."""
 
 import csv
 import gzip
@@ -12,13 +12,13 @@ from typing import IO, Any, cast
 from .report import Problem
 from .tables import SECRET_NAMES, Column, Table
 
-# A field; a quote that is never closed would take in the rest of the file.
+# The limit of a field; an unclosed quote would include the rest of the file.
 _MOST_FIELD = 4 * 2**20
 _CHUNK = 2**20
 
 
 class DumpError(Exception):
-    """A file as a whole cannot be read; says what to mend."""
+    """A file cannot be read; the message says what to correct."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
@@ -27,7 +27,7 @@ class DumpError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row's values by the columns' own names; None where there is none."""
+    """A row's values by the columns' own names; None for an empty value."""
 
     line: int
     values: dict[str, Any]
@@ -37,25 +37,27 @@ class Row:
 
 
 def find(directory: Path, table: Table) -> Path | None:
-    """The table's file, plain or compressed."""
+    """Return the table's file, plain or compressed; None when there is none."""
     names = (f"{table.name}.csv", f"{table.name}.csv.gz")
     return next((directory / name for name in names if (directory / name).is_file()), None)
 
 
 def required(directory: Path, table: Table) -> Path:
-    """The table's file. Raises DumpError where there is none."""
+    """Return the table's file. Raises DumpError when there is none."""
     found = find(directory, table)
     if found is None:
-        words = f"There is no such file in {directory}. Where the old table was empty, give one with its header alone."
+        words = (
+            f"There is no such file in {directory}. If the old table was empty, provide a file with the header alone."
+        )
         raise DumpError(Problem(f"{table.name}.csv", 0, "", words))
     return found
 
 
 class CsvFile:
-    """A CSV file that is read once, from its beginning or from a place within; bytes are as they are uncompressed."""
+    """A CSV file that is read once, from its beginning or from a position; bytes are counted uncompressed."""
 
     def __init__(self, source: Path | IO[bytes], name: str = "") -> None:
-        """Raises DumpError where it cannot be opened, or has no header."""
+        """Open the file. Raises DumpError when it cannot be opened or has no header."""
         csv.field_size_limit(_MOST_FIELD)
         self.name = name or getattr(source, "name", "")
         self.position = 0
@@ -80,25 +82,25 @@ class CsvFile:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of what was read."""
+        """Return the SHA-256 of what was read."""
         return self._hash.hexdigest()
 
     @property
     def raw_position(self) -> int:
-        """How much of the file, as it lies on the disk, was read."""
+        """Return how many bytes of the file on the disk were read."""
         return self._raw.tell()
 
     def skip_to(self, position: int, line: int) -> None:
-        """Read on, without looking at it, up to a place that was reached before, or the end."""
+        """Skip to a position that was reached before, or to the end."""
         while self.position < position and (chunk := self._file.read(min(_CHUNK, position - self.position))):
             self.position += len(chunk)
             self._hash.update(chunk)
         self.line = line
 
     def records(self) -> Iterator[list[str] | str]:
-        """The records; one that is no CSV is the words that say why. After each, `position` and `line` are its end.
+        """Yield the records; for one that is not CSV, a text that says why. `position` and `line` are its end.
 
-        Bytes that are not UTF-8 are surrogates in it.
+        Bytes that are not UTF-8 become surrogates.
         """
         reader, before = csv.reader(self._lines(), strict=True), self.line
         while True:
@@ -107,7 +109,7 @@ class CsvFile:
             except StopIteration:
                 return
             except csv.Error as error:
-                record = f"It is no CSV: {error}. Export it again with FORMAT CSV."
+                record = f"It is not valid CSV: {error}. Export it again with FORMAT CSV."
             self.line = before + reader.line_num
             if record:
                 yield record
@@ -122,12 +124,13 @@ class CsvFile:
             raise DumpError(Problem(self.name, self.line, "", f"It cannot be read any further: {error}.")) from error
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
         self._raw.close()
 
 
 def columns_of(file: CsvFile, table: Table) -> dict[str, int]:
-    """Where the columns that are taken stand. Raises DumpError for an unknown, a doubled or a missing one."""
+    """Return the positions of the used columns. Raises DumpError for an unknown, duplicate or missing one."""
     by_name = {name: column for column in table.columns for name in (column.name, *column.aliases)}
     expected = ", ".join(_described(column) for column in table.columns)
     places: dict[str, int] = {}
@@ -138,7 +141,7 @@ def columns_of(file: CsvFile, table: Table) -> dict[str, int]:
         if column is None:
             raise DumpError(Problem(file.name, 1, name, _unknown(name, expected)))
         if column.name in places:
-            raise DumpError(Problem(file.name, 1, name, f"Two columns are {column.name}: leave one out."))
+            raise DumpError(Problem(file.name, 1, name, f"Two columns are named {column.name}; remove one."))
         places[column.name] = place
     for column in table.columns:
         if column.required and column.name not in places:
@@ -149,17 +152,17 @@ def columns_of(file: CsvFile, table: Table) -> dict[str, int]:
 
 def _unknown(name: str, expected: str) -> str:
     if name in SECRET_NAMES:
-        return "Secrets do not belong into the dump: leave the column out, and give them with --secrets."
-    return f"The column is not known; expected are {expected}. Leave it out, or rename it."
+        return "Secrets must not be in the dump; remove the column and pass them with --secrets."
+    return f"The column is not known; expected are {expected}. Remove or rename it."
 
 
 def _described(column: Column) -> str:
     also = f" (or {', '.join(column.aliases)})" if column.aliases else ""
-    return f"{column.name}{also}" if column.required else f"{column.name}{also}, if there"
+    return f"{column.name}{also}" if column.required else f"{column.name}{also}, optional"
 
 
 def rows(file: CsvFile, table: Table) -> Iterator[Row | Problem]:
-    """The file's rows, or what is wrong with each. Raises DumpError for the file as a whole."""
+    """Yield the file's rows, or the problem of each. Raises DumpError for the file as a whole."""
     places = columns_of(file, table)
     taken = [(column, places[column.name]) for column in table.columns if column.name in places]
     for record in file.records():
@@ -170,13 +173,13 @@ def _row(file: CsvFile, record: list[str] | str, taken: list[tuple[Column, int]]
     if isinstance(record, str):
         return Problem(file.name, file.line, "", record)
     if len(record) != len(file.header):
-        words = f"It has {len(record)} fields, the header {len(file.header)}."
+        words = f"It has {len(record)} fields; the header has {len(file.header)}."
         return Problem(file.name, file.line, "", words)
     values: dict[str, Any] = {}
     for column, place in taken:
         text = record[place]
         if not _is_text(text):
-            return Problem(file.name, file.line, column.name, "It is not UTF-8, or holds a NUL: export it as UTF-8.")
+            return Problem(file.name, file.line, column.name, "It is not UTF-8 or contains a NUL; export it as UTF-8.")
         if not text.strip():
             if column.filled:
                 return Problem(file.name, file.line, column.name, f"It is empty; expected is {column.expected}.")
@@ -199,5 +202,5 @@ def _is_text(text: str) -> bool:
 
 
 def of_bytes(data: bytes, name: str) -> CsvFile:
-    """A file that is in memory: what came on the standard input."""
+    """Return a file in memory, for the standard input."""
     return CsvFile(io.BytesIO(data), name)

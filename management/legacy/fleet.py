@@ -13,19 +13,19 @@ from tenants.models import DeviceRoute
 from tenants.services import limits
 
 from . import hardware, people
-from .components import Attached, read_components
+from .components import AttachedComponent, read_components
 from .context import Context, row_of
 from .dump import Row
 from .people import People
 from .tables import ATTACHED_COMPONENTS, DEVICE_PIN_CONFIGS, DEVICES
 
-# Their accounts at the broker are made together.
+# The broker accounts of so many devices are created together.
 _AT_ONCE = 100
-_NOT_TAKEN = "its device or component is not taken"
+_NOT_TAKEN = "its device or component is not imported"
 
 
 def import_fleet(context: Context) -> None:
-    """Everything but the telemetry, in the order in which one needs the other. Raises DumpError."""
+    """Import everything but the telemetry, in the order of dependencies. Raises DumpError."""
     hardware.import_hardware(context)
     devices = _read_devices(context)
     attached = read_components(context)
@@ -48,7 +48,7 @@ def _read_devices(context: Context) -> dict[UUID, Row]:
     for row in context.read(DEVICES):
         uuid = row["uuid"]
         if uuid in devices or (row["id"] is not None and row["id"].lower() in context.uuids):
-            context.fail(DEVICES, row, "uuid", f"{uuid} or its id stands there twice.")
+            context.fail(DEVICES, row, "uuid", f"{uuid} or its id occurs twice.")
             continue
         devices[uuid] = row
         context.uuids[str(uuid)] = uuid
@@ -57,7 +57,7 @@ def _read_devices(context: Context) -> dict[UUID, Row]:
     return devices
 
 
-def _import_device(context: Context, uuid: UUID, row: Row, attached: list[Attached], known: People) -> None:
+def _import_device(context: Context, uuid: UUID, row: Row, attached: list[AttachedComponent], known: People) -> None:
     taken = False
     with row_of(context, DEVICES, row) as report:
         device = Device.objects.filter(uuid=uuid).first()
@@ -78,14 +78,14 @@ def _import_device(context: Context, uuid: UUID, row: Row, attached: list[Attach
 
 
 def _register(context: Context, uuid: UUID, row: Row, known: People) -> Device:
-    """Raises ValidationError."""
+    """Register a device. Raises ValidationError."""
     if DeviceRoute.objects.filter(device_uuid=uuid).exists():
-        raise ValidationError(f"The device UUID {uuid} is registered already, and not in this tenant: leave it out.")
+        raise ValidationError(f"The device UUID {uuid} is already registered in another tenant; remove the row.")
     owner = known.owners.get(uuid)
     secrets = context.options.secrets.of(uuid, owner)
     if secrets is None and not context.options.new_keys:
         whose = f"its owner {owner}" if owner else "it; it has no owner"
-        raise ValidationError(f"There is no secret of {whose}: add a line to --secrets, or say --new-keys.")
+        raise ValidationError(f"There is no secret of {whose}; add a line to the file of --secrets, or use --new-keys.")
     name, serial, model = _name(uuid, row, known), row["cpu_serial"] or "", _model(context, row)
     if context.is_rehearsal:
         return registration.make_rows(name=name, uuid=uuid, cpu_serial=serial, hardware_model=model)
@@ -116,15 +116,15 @@ def _name(uuid: UUID, row: Row, known: People) -> str:
 
 
 def _history(uuid: UUID, row: Row, known: People) -> str:
-    """What has no other home: whose the device was, and what else people called it."""
+    """Return a note with the device's former owners and nicknames."""
     owner = known.owners.get(uuid)
     names = [f"{nickname!r} by {address}" for address, nickname in known.nicknames.get(uuid, ())]
     parts = ["from the old server", f"owner {owner}" if owner else "", f"called {', '.join(names)}" if names else ""]
     return "; ".join(part for part in parts if part)
 
 
-def _attach(context: Context, device: Device, wanted: Attached) -> None:
-    """Attach what the device has not yet; what is refused is reported, and leaves the rest as it is."""
+def _attach(context: Context, device: Device, wanted: AttachedComponent) -> None:
+    """Attach a missing component; report a refused one without an effect on the others."""
     with row_of(context, ATTACHED_COMPONENTS, wanted.row) as report:
         if Component.objects.filter(device=device, key=wanted.key).exists():
             report.unchanged += 1
@@ -132,7 +132,9 @@ def _attach(context: Context, device: Device, wanted: Attached) -> None:
             return
         component_type = hardware.component_type(context, wanted.type_key)
         if component_type is None:
-            raise ValidationError(f"{wanted.type_key[:80]!r} cannot be a component type's key, which stands in topics.")
+            raise ValidationError(
+                f"{wanted.type_key[:80]!r} cannot be a component type's key, which is part of topics."
+            )
         component = Component(
             device=device,
             key=wanted.key,
@@ -149,8 +151,8 @@ def _attach(context: Context, device: Device, wanted: Attached) -> None:
     _count_pins(context, wanted, "skipped")
 
 
-def _count_pins(context: Context, component: Attached, became: str) -> None:
-    """The rows of device_pin_configs that are of the component become what it becomes."""
+def _count_pins(context: Context, component: AttachedComponent, became: str) -> None:
+    """Count the component's rows of device_pin_configs with the component's result."""
     report = context.report.of(DEVICE_PIN_CONFIGS.name)
     report.created += component.pin_rows if became == "created" else 0
     report.unchanged += component.pin_rows if became == "unchanged" else 0

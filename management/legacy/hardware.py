@@ -1,4 +1,4 @@
-"""Hardware variants become hardware models, and component types are made as the dump names them."""
+"""Import of hardware: variants become hardware models; component types are created by name."""
 
 from devices.models import ComponentType, HardwareModel
 from devices.models.base import announce_change
@@ -9,12 +9,12 @@ from .tables import HARDWARE_VARIANTS, SUPPORTED_COMPONENTS
 
 
 def import_hardware(context: Context) -> None:
-    """Each model with the types that it may carry, in one transaction."""
+    """Import each model with its allowed component types, in one transaction."""
     supported = _supported(context)
     for row in context.read(HARDWARE_VARIANTS):
         with row_of(context, HARDWARE_VARIANTS, row) as report:
             if row["id"] in context.models:
-                context.fail(HARDWARE_VARIANTS, row, "id", f"{row['id']!r} stands there twice.")
+                context.fail(HARDWARE_VARIANTS, row, "id", f"{row['id']!r} occurs twice.")
                 continue
             model, created = _model(row)
             _allow(context, model, created, supported.get(row["id"], []))
@@ -24,7 +24,7 @@ def import_hardware(context: Context) -> None:
     known = context.models.keys()
     for variant, rows in supported.items():
         for line in rows if variant not in known else ():
-            words = f"{variant!r} is no row of hardware_variants.csv: add it there, or leave the row out."
+            words = f"{variant!r} is not a row of hardware_variants.csv; add it there, or remove the row."
             context.fail(SUPPORTED_COMPONENTS, line, "hardware_variant_id", words)
 
 
@@ -46,14 +46,14 @@ def _model(row: Row) -> tuple[HardwareModel, bool]:
 
 
 def _allow(context: Context, model: HardwareModel, created: bool, rows: list[Row]) -> None:
-    """Allow the types. A model that was there already and allows every type goes on to do so."""
+    """Allow the types. An existing model that allows every type continues to do so."""
     report = context.report.of(SUPPORTED_COMPONENTS.name)
     allowed = set(model.allowed_component_types.values_list("pk", flat=True))
     takes_all = not created and not allowed
     for row in rows:
         found = component_type(context, row["component_type"])
         if found is None:
-            words = f"{row['component_type'][:80]!r} cannot be a component type's key, which stands in topics."
+            words = f"{row['component_type'][:80]!r} cannot be a component type's key, which is part of topics."
             context.fail(SUPPORTED_COMPONENTS, row, "component_type", words)
         elif takes_all or found.pk in allowed:
             report.unchanged += 1
@@ -65,7 +65,7 @@ def _allow(context: Context, model: HardwareModel, created: bool, rows: list[Row
 
 
 def component_type(context: Context, key: str) -> ComponentType | None:
-    """The type with that key; made where there is none. None for what cannot be a key."""
+    """Return the type with that key, created when missing; None for an invalid key."""
     if key not in context.types:
         found = ComponentType.objects.filter(key=key).first()
         if found is None:
@@ -74,7 +74,7 @@ def component_type(context: Context, key: str) -> ComponentType | None:
                 return None
             found.save()
             context.report.of(SUPPORTED_COMPONENTS.name).notes.append(
-                f"the component type {key} is new and has no metrics: its values are kept under their paths."
+                f"the component type {key} is new and has no metrics; its values are stored under their paths."
             )
         context.types[key] = found
     return context.types[key]

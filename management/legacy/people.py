@@ -1,4 +1,4 @@
-"""The people of the old server: members of the tenant, by their e-mail addresses; and what they called devices."""
+"""Import of the old server's users: members of the tenant by e-mail address, and their nicknames of devices."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from tenants.models import Membership, TenantAlias, User
 from tenants.services.roles import reaches
 
-from .context import Context, row_of, words_of
+from .context import Context, messages_of, row_of
 from .dump import Row
 from .report import Problem
 from .tables import DEVICES, USER_DEVICES
@@ -19,7 +19,7 @@ Role = Membership.Role
 
 @dataclass(slots=True)
 class People:
-    """Who had which device. Addresses are kept as they were first written, by themselves in lower case."""
+    """The users and their devices. An address keeps its first spelling; its key is the lower case."""
 
     roles: dict[str, tuple[Role, list[Row]]] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class People:
     owners: dict[UUID, str] = field(default_factory=dict)
 
     def add(self, address: str, role: Role, row: Row | None) -> None:
-        """A person may have several devices: the highest role counts, for the whole tenant."""
+        """Add a user. The highest role over all devices counts, for the whole tenant."""
         self.written.setdefault(address.lower(), address)
         known, rows = self.roles.get(address.lower(), (role, []))
         rows += [row] if row is not None else []
@@ -35,7 +35,7 @@ class People:
 
 
 def read_people(context: Context) -> People:
-    """Who is in the dump."""
+    """Return the users of the dump."""
     people = People()
     for row in context.read(USER_DEVICES):
         uuid = context.device_of(USER_DEVICES, row)
@@ -51,7 +51,7 @@ def read_people(context: Context) -> People:
 
 
 def import_people(context: Context, people: People) -> None:
-    """A membership for each. Who has no account gets one that nobody can log in to until staff set its password."""
+    """Create a membership for each user. A new account has no password until staff set one."""
     report = context.report.of(USER_DEVICES.name)
     for address, (role, rows) in people.roles.items():
         anchor = rows[0] if rows else Row(0, {})
@@ -62,7 +62,7 @@ def import_people(context: Context, people: People) -> None:
 
 
 def _join(context: Context, address: str, role: Role) -> bool:
-    """Whether the person is a member only now. Raises ValidationError."""
+    """Add a membership; return whether it is new. Raises ValidationError."""
     tenant, report = context.options.tenant, context.report.of(USER_DEVICES.name)
     user = _find(address)
     if user is None:
@@ -73,19 +73,19 @@ def _join(context: Context, address: str, role: Role) -> bool:
         report.notes.append(f"{address} has a new account; set its password in the console.")
     member, created = Membership.objects.get_or_create(user=user, tenant=tenant, defaults={"role": role})
     if not created and not reaches(Role(member.role), role):
-        report.notes.append(f"{address} is {member.role} here already and stays so (the dump says {role}).")
+        report.notes.append(f"{address} already has the role {member.role} and keeps it (the dump says {role}).")
     return created
 
 
 def _find(address: str) -> User | None:
     found = list(User.objects.filter(email__iexact=address)[:2]) or list(User.objects.filter(username__iexact=address))
     if len(found) > 1:
-        raise ValidationError(f"Several accounts have the address {address}: leave it with one of them.")
+        raise ValidationError(f"Several accounts have the address {address}; it must belong to one of them.")
     return found[0] if found else None
 
 
 def register_aliases(context: Context, owners: Iterable[str]) -> Collection[str]:
-    """Let the owners' addresses stand in topics in the place of the slug; those that are new."""
+    """Register the owners' addresses as topic aliases; return the new ones."""
     tenant, report = context.options.tenant, context.report.of(DEVICES.name)
     added = []
     for owner in sorted(set(owners)):
@@ -95,10 +95,10 @@ def register_aliases(context: Context, owners: Iterable[str]) -> Collection[str]
         try:
             alias.full_clean()
         except ValidationError as error:
-            report.fail(Problem("devices.csv", 0, "owner_email", f"{owner}: {words_of(error)}"), rows=0)
+            report.fail(Problem("devices.csv", 0, "owner_email", f"{owner}: {messages_of(error)}"), rows=0)
             continue
         alias.save()
         added.append(owner)
     if added:
-        report.notes.append(f"{', '.join(added)} may stand in topics in the place of {tenant.slug}.")
+        report.notes.append(f"{', '.join(added)} can replace {tenant.slug} in topics.")
     return added

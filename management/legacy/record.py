@@ -132,7 +132,7 @@ def batches(reader: RowReader, report: TableReport) -> Iterator[Batch]:
         yield batch
 
 
-def rehearse(
+def dry_run(
     path: Path, reader_of: Callable[[CsvFile], RowReader], judge: RecordJudge, report: TableReport, progress: Progress
 ) -> None:
     """Say what would become of each row; nothing is written. Raises DumpError."""

@@ -1,4 +1,4 @@
-"""What an import did, and what is to be mended, by table."""
+"""Report of an import: results and problems by table."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-# Of each table so many errors are kept in words; the others are counted.
+# So many errors of each table are listed; the others are counted.
 MOST_ERRORS = 100
 _EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is to be mended. `line` counts from 1, the header; 0: the file as a whole."""
+    """A problem to correct. `line` counts from 1, the header; 0 is the file as a whole."""
 
     file: str
     line: int
@@ -30,9 +30,9 @@ class Problem:
 
 @dataclass(slots=True)
 class TableReport:
-    """What became of a table's rows: read = created + unchanged + skipped + errors.
+    """Results of a table's rows: read = created + unchanged + skipped + errors.
 
-    `notes` are what people should know of rows that were taken.
+    `notes` are remarks on imported rows.
     """
 
     table: str
@@ -46,20 +46,20 @@ class TableReport:
     notes: list[str] = field(default_factory=list)
 
     def fail(self, problem: Problem, rows: int = 1) -> None:
-        """A row, or the whole file (`rows` 0), cannot be taken."""
+        """Record a row, or the whole file (`rows` 0), that cannot be imported."""
         self.errors += rows
         if len(self.problems) < MOST_ERRORS:
             self.problems.append(problem)
 
     def skip(self, reason: str, example: str) -> None:
-        """A row is left out, or goes into quarantine, with its reason."""
+        """Record a row that is skipped or quarantined, with its reason."""
         self.skipped[reason] += 1
         kept = self.examples.setdefault(reason, [])
         if len(kept) < _EXAMPLES:
             kept.append(example)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for JSON."""
         return {
             "table": self.table,
             "read": self.read,
@@ -76,34 +76,34 @@ class TableReport:
 
 
 class Report:
-    """The tables' reports, in the order in which they were begun."""
+    """The tables' reports, in the order of their first mention."""
 
     def __init__(self) -> None:
         self._tables: dict[str, TableReport] = {}
 
     def of(self, table: str) -> TableReport:
-        """The table's report; begun with its first mention."""
+        """Return the table's report, created with its first mention."""
         return self._tables.setdefault(table, TableReport(table))
 
     def __iter__(self) -> Iterator[TableReport]:
         return iter(self._tables.values())
 
     def replace(self, other: "Report") -> None:
-        """Say what the other says."""
+        """Take over the content of another report."""
         self._tables = {table.table: table for table in other}
 
     @property
     def problems(self) -> list[Problem]:
-        """What is to be mended, of all tables."""
+        """Return the problems of all tables."""
         return [problem for table in self for problem in table.problems]
 
     def as_json(self) -> list[dict[str, Any]]:
-        """Plain values."""
+        """Return plain values for JSON."""
         return [table.as_json() for table in self]
 
 
 def show(report: Report, console: Console) -> None:
-    """The report as a table, and below it what is to be mended or known."""
+    """Print the report as a table, with problems and notes below it."""
     grid = Table("table")
     for name in ("read", "created", "unchanged", "skipped", "errors"):
         grid.add_column(name, justify="right")

@@ -1,4 +1,4 @@
-"""An import from beginning to end: rehearsed as a whole, and only then done."""
+"""An import from beginning to end: a dry run of the whole, then the import."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,57 +19,57 @@ from .report import Report
 from .tables import TELEMETRY_DATA
 
 
-class NotMended(Exception):
-    """The report says what is to be mended; nothing was written."""
+class ProblemsFound(Exception):
+    """The report lists problems to correct; nothing was written."""
 
 
-class UnderWay(Exception):
-    """Another import into the tenant is under way."""
+class ImportRunning(Exception):
+    """Another import into the tenant is running."""
 
 
-class _Undo(Exception):
-    """The end of a rehearsal."""
+class _RolledBack(Exception):
+    """The end of a dry run, which rolls back."""
 
 
-def rehearse(options: Options, report: Report, progress: Progress) -> None:
-    """Report what an import would do and what is to be mended; nothing is written anywhere."""
-    context, specs = _rehearse_fleet(options, report)
+def dry_run(options: Options, report: Report, progress: Progress) -> None:
+    """Report what an import would do, and the problems to correct, without writing anything."""
+    context, specs = _dry_run_fleet(options, report)
     path = find(options.directory, TELEMETRY_DATA)
     if path is not None and options.telemetry and not report.problems:
         judge = RecordJudge(options.tenant.schema_name, record.specs_of(specs))
-        with _reporting(report):
-            record.rehearse(path, _reader(context), judge, report.of(TELEMETRY_DATA.name), progress)
+        with _reporting_dump_errors(report):
+            record.dry_run(path, _reader(context), judge, report.of(TELEMETRY_DATA.name), progress)
 
 
 def run(options: Options, report: Report, progress: Progress) -> None:
-    """Import. Raises NotMended where the rehearsal finds something to mend, UnderWay, and SecretsUnavailable."""
-    rehearsed = Report()
-    _rehearse_fleet(options, rehearsed)
-    if rehearsed.problems:
-        report.replace(rehearsed)
-        raise NotMended
+    """Import. Raises ProblemsFound when the dry run finds problems, ImportRunning, and SecretsUnavailable."""
+    checked = Report()
+    _dry_run_fleet(options, checked)
+    if checked.problems:
+        report.replace(checked)
+        raise ProblemsFound
     context = Context(options, report, is_rehearsal=False)
     schema = options.tenant.schema_name
-    with schema_context(schema), _alone(schema):
+    with schema_context(schema), _tenant_lock(schema):
         fleet.import_fleet(context)
         path = find(options.directory, TELEMETRY_DATA)
         if path is not None and options.telemetry:
-            with _reporting(report):
+            with _reporting_dump_errors(report):
                 table = report.of(TELEMETRY_DATA.name)
                 RecordImporter(schema, path, _reader(context), table, progress).run(again=options.again)
 
 
-def _rehearse_fleet(options: Options, report: Report) -> tuple[Context, dict[UUID, DeviceSpec]]:
-    """The fleet imported, looked at, and undone."""
+def _dry_run_fleet(options: Options, report: Report) -> tuple[Context, dict[UUID, DeviceSpec]]:
+    """Import the fleet, read it, and roll back."""
     context, specs = Context(options, report, is_rehearsal=True), {}
     try:
         with schema_context(options.tenant.schema_name), transaction.atomic():
-            with _reporting(report):
+            with _reporting_dump_errors(report):
                 fleet.import_fleet(context)
             specs = load_specs(set(context.uuids.values()))
-            raise _Undo
-    except _Undo:
-        # The rollback has undone the search path, too: have it set anew.
+            raise _RolledBack
+    except _RolledBack:
+        # The rollback has also reset the search path.
         connection.set_schema_to_public()  # type: ignore[attr-defined]  # the tenants' backend has it
     return context, specs
 
@@ -79,8 +79,8 @@ def _reader(context: Context) -> Callable[[CsvFile], RowReader]:
 
 
 @contextmanager
-def _reporting(report: Report) -> Iterator[None]:
-    """A file that cannot be read as a whole is one of the things to mend."""
+def _reporting_dump_errors(report: Report) -> Iterator[None]:
+    """Report a file that cannot be read as a problem."""
     try:
         yield
     except DumpError as error:
@@ -88,13 +88,13 @@ def _reporting(report: Report) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(schema: str) -> Iterator[None]:
-    """Hold the tenant against another import; released by itself when this process dies."""
+def _tenant_lock(schema: str) -> Iterator[None]:
+    """Lock the tenant against another import; the lock ends with this process."""
     name = f"import_legacy:{schema}"
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [name])
         if not cursor.fetchone()[0]:
-            raise UnderWay
+            raise ImportRunning
     try:
         yield
     finally:

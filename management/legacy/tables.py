@@ -1,6 +1,6 @@
-"""The old server's tables: which columns are taken, under which names, and which are known and left out.
+"""The old server's tables: imported columns with their names, and known columns that are ignored.
 
-The one place that says so; `docs/legacy.md` repeats it, and a test compares the two.
+`docs/legacy.md` repeats this table, and a test compares the two.
 """
 
 import json
@@ -14,7 +14,7 @@ from tenants.models import Membership
 
 Role = Membership.Role
 
-# What people did with single devices there, they do in the whole tenant here: nobody becomes its administrator.
+# Roles on single devices become a role in the whole tenant, so no user becomes an administrator.
 ROLES: dict[str, Membership.Role] = {
     **dict.fromkeys(("owner", "admin", "administrator", "manager", "editor", "operator"), Role.OPERATOR),
     **dict.fromkeys(("viewer", "user", "member", "guest", "shared", "read"), Role.VIEWER),
@@ -25,7 +25,7 @@ _TRUE, _FALSE = ("t", "true", "1", "yes", "y"), ("f", "false", "0", "no", "n")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that is taken. `parse` raises ValueError; an empty value is None and not parsed."""
+    """An imported column. `parse` raises ValueError; an empty value is None and not parsed."""
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table, and its file's name without the ending. `left_out` are columns that are known and not taken."""
+    """A table, and its file's name without the extension. `left_out` are known columns that are ignored."""
 
     name: str
     columns: tuple[Column, ...]
@@ -67,7 +67,7 @@ def _role(text: str) -> Membership.Role:
 
 
 def _pins(text: str) -> Any:
-    """{line: pin}, or a list of pins without their lines."""
+    """Return {line: pin}, or a list of pins without their lines."""
     text = text.strip()
     value = json.loads(text) if text[:1] in ("{", "[") else [part for part in text.split(",") if part.strip()]
     if isinstance(value, list):
@@ -154,7 +154,7 @@ TELEMETRY_DATA = Table(
     ),
     ("id", "component_type", "instance_name", "created_at", "updated_at"),
 )
-# Not of the dump: given apart from it.
+# Not part of the dump.
 SECRETS = Table(
     "secrets",
     (
@@ -169,7 +169,7 @@ SECRETS = Table(
 )
 
 METADATA = (HARDWARE_VARIANTS, SUPPORTED_COMPONENTS, DEVICES, ATTACHED_COMPONENTS, DEVICE_PIN_CONFIGS, USER_DEVICES)
-# Names of columns that hold secrets, which do not belong into a dump.
+# Names of columns with secrets, which must not be in a dump.
 SECRET_NAMES = frozenset(
     {"secret", "shared_secret", "hmac_secret", "secret_key", "mqtt_password", "broker_password", "password"}
 )

@@ -1,4 +1,4 @@
-"""The demonstration tenant's hardware: a board, and the sensors and switches of a small greenhouse."""
+"""The demonstration hardware: a board, and the sensors and switches of a small greenhouse."""
 
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ TYPES: dict[str, tuple[str, tuple[MetricDefinition, ...]]] = {
 
 
 def install_hardware() -> tuple[HardwareModel, dict[str, ComponentType]]:
-    """Register the demonstration hardware in the current tenant, once; what is there already stays as it is."""
+    """Register the demonstration hardware in the current tenant; existing rows do not change."""
     types = {key: _install_type(key, name, metrics) for key, (name, metrics) in TYPES.items()}
     board, created = HardwareModel.objects.get_or_create(name=BOARD[0], version=BOARD[1])
     if created:

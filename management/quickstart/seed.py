@@ -1,4 +1,4 @@
-"""What `make run` begins with: staff, the tenant `demo`, its devices, and the file that tells scripts of them."""
+"""The data that `make run` begins with: staff, the tenant `demo`, its devices, and the file for scripts."""
 
 import json
 import os
@@ -34,7 +34,7 @@ DEVICES: tuple[tuple[str, str, bool, dict[str, str]], ...] = (
 
 
 def seed(path: Path) -> dict[str, Any]:
-    """Make what is missing and write the file (mode 0600); run again, nothing is made twice. Returns its content."""
+    """Create missing rows, write the file (mode 0600) and return its content; safe to repeat."""
     known = _read(path)
     staff = _person("staff", known.get("staff", {}).get("password"), is_superuser=True, is_staff=True)
     known_tenant: dict[str, Any] = next((t for t in known.get("tenants", []) if t["slug"] == SLUG), {})
@@ -53,7 +53,7 @@ def seed(path: Path) -> dict[str, Any]:
 
 
 def _fill(tenant: Tenant, known: dict[str, Any]) -> dict[str, Any]:
-    """The tenant's hardware, API key and devices."""
+    """Return the tenant's API key and devices; create missing ones."""
     with schema_context(tenant.schema_name):
         board, types = install_hardware()
         api_key = known.get("api_key")
@@ -74,7 +74,7 @@ def _fill(tenant: Tenant, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entry(device: Device, signature: str, simulated: bool) -> dict[str, Any]:
-    """What a script needs to speak as the device. The secrets come from Vault each time."""
+    """Return what a script needs to act as the device. The secrets come from Vault each time."""
     held = provisioner().read(current_schema(), device.uuid)
     return {
         "name": device.name,
@@ -92,7 +92,7 @@ def _entry(device: Device, signature: str, simulated: bool) -> dict[str, Any]:
 
 
 def _person(username: str, password: str | None, **flags: bool) -> dict[str, str]:
-    """A user with that password; an unknown or lost one is replaced."""
+    """Return a user with that password; replace an unknown one."""
     user, _ = User.objects.get_or_create(username=username, defaults=flags)
     if not password or not user.check_password(password):
         password = secrets.token_urlsafe(12)
@@ -102,7 +102,7 @@ def _person(username: str, password: str | None, **flags: bool) -> dict[str, str
 
 
 def _bridge() -> dict[str, str] | None:
-    """The account that may speak for every device: for load, and for a bridge from the old broker."""
+    """Return the account that may publish for every device: for load, and for a bridge from the old broker."""
     if not settings.MQTT_BRIDGE_URL:
         return None
     url = urlsplit(settings.MQTT_BRIDGE_URL)
@@ -118,7 +118,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Atomically, and never readable by others."""
+    """Write the file atomically, readable by its owner only."""
     part = path.with_suffix(".part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(content, file, indent=2, ensure_ascii=False)

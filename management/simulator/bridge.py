@@ -1,4 +1,4 @@
-"""One connection that speaks for many devices, to put load on a platform without as many connections."""
+"""One connection that publishes for many devices, for load without as many connections."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ BUFFER_LIMIT = 100_000  # messages, in memory
 
 
 class BridgeLink(Link):
-    """A connection with the bridge account. It has no will: that it goes away says nothing of its devices."""
+    """A connection with the bridge account. It has no will: its end is no evidence about its devices."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class BridgeLink(Link):
     def on_connected(self) -> None:
         """Publish a birth, with a new session, for each device."""
         for device in self.devices:
-            device.will()  # the will itself is not registered, but making it begins the session
+            device.will()  # the will is not registered, but composing it begins the session
             self.publish_now(*device.birth())
 
     def goodbyes(self) -> list[tuple[str, bytes]]:

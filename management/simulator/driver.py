@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 from management.device_client.gwanje_device import Link
 
-HOUSEKEEPING_EVERY = 0.25  # seconds between the turns of a connection on which nothing happens
+HOUSEKEEPING_EVERY = 0.25  # seconds between the turns of an idle connection
 
 
 class Driver:
-    """Turns each link when something happens on its socket, and all of them now and then."""
+    """Serves each link when its socket is ready, and all of them at intervals."""
 
     def __init__(self, links: Sequence[Link]) -> None:
         self.links = links
@@ -20,7 +20,7 @@ class Driver:
             link.selector = self._selector
 
     def serve(self, timeout: float) -> None:
-        """Serve what happens within `timeout` seconds; returns earlier when something has happened."""
+        """Serve the sockets that become ready within `timeout` seconds; return after the first."""
         timeout = min(timeout, max(0.0, self._housekeeping_at - time.monotonic()))
         for key, events in self._selector.select(timeout):
             key.data.turn(readable=bool(events & selectors.EVENT_READ))
@@ -30,13 +30,13 @@ class Driver:
                 link.turn()
 
     def serve_until(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Serve until `condition` holds, `seconds` at most."""
+        """Serve until `condition` holds, for at most `seconds`."""
         deadline = time.monotonic() + seconds
         while not condition() and (left := deadline - time.monotonic()) > 0:
             self.serve(left)
 
     def leave(self, seconds: float) -> None:
-        """Say goodbye on every link and wait for the clean disconnects; then release everything."""
+        """Disconnect every link cleanly, wait for that, then release all resources."""
         for link in self.links:
             link.leave()
         self.serve_until(lambda: all(link.gone for link in self.links), seconds)

@@ -1,4 +1,4 @@
-"""What goes wrong in the field, on purpose: each fault turns one measurement into what is sent instead."""
+"""Simulated faults of the field: each turns one measurement into the packets that are sent instead."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from management.device_client.gwanje_device import GwanjeDevice, sign_v1, sign_v2
 
 Packet = tuple[str, bytes]  # topic, payload
-OUT_OF_RANGE = 1_000_000.0  # in no unit of any sensor here a possible value
+OUT_OF_RANGE = 1_000_000.0  # impossible in any unit of these sensors
 MALFORMED = (b"", b"\xff\xfe\x00", b'{"timestamp": "2026-', b"[1, 2, 3]", b"temperature=21.5")
 
 
@@ -26,7 +26,7 @@ def parse_faults(text: str) -> dict[str, float]:
         if not 0 <= faults[name] <= 1:
             raise ValueError(f"{name}: a probability is between 0 and 1, not {probability}")
     if sum(faults.values()) > 1:
-        raise ValueError(f"a message has one fault at most: the probabilities add up to {sum(faults.values()):g}")
+        raise ValueError(f"a message can have one fault at most: the probabilities add up to {sum(faults.values()):g}")
     return faults
 
 
@@ -41,14 +41,14 @@ def choose_fault(faults: Mapping[str, float], rng: Random) -> str | None:
 
 
 def good(device: GwanjeDevice, component: str, values: dict[str, Any], when: datetime | None = None) -> list[Packet]:
-    """Return the message as it should be, under the device's next number."""
+    """Return the correct message, under the device's next number."""
     message = device.compose(component, values, when)
     device.seq += 1
     return [(device.topic(component), device.encode(message))]
 
 
 def _bad_signature(device: GwanjeDevice, component: str, values: dict[str, Any], _rng: Random) -> list[Packet]:
-    # a forgery: it does not use up a number of the device, which would look like a loss
+    # a forgery: it must not consume a number of the device, which would look like a loss
     message, secret = device.compose(component, values), f"not {device.secret}"
     if device.signature == "v2":
         return [(device.topic(component), sign_v2(message, secret, device.kid).encode("ascii"))]
@@ -90,11 +90,11 @@ def _out_of_range(device: GwanjeDevice, component: str, values: dict[str, Any], 
 
 
 def _disconnect(device: GwanjeDevice, component: str, values: dict[str, Any], _rng: Random) -> list[Packet]:
-    """Return a good message: the fleet cuts the connection behind it."""
+    """Return a good message: the fleet closes the connection after it."""
     return good(device, component, values)
 
 
-# what is sent instead of a good measurement; nothing where the fault does not apply to it
+# the packets that replace a good measurement; none when the fault does not apply to it
 FAULTS: dict[str, Callable[[GwanjeDevice, str, dict[str, Any], Random], list[Packet]]] = {
     "bad_signature": _bad_signature,
     "unknown_component": _unknown_component,

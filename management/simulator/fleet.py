@@ -1,4 +1,4 @@
-"""Many simulated devices in one thread: when each measures, what goes wrong, and what was counted."""
+"""A fleet of simulated devices in one thread: measurement times, faults, counts."""
 
 import heapq
 import itertools
@@ -21,14 +21,14 @@ from .sensors import measure
 REPORT_EVERY = 10.0  # seconds
 DRAIN = 3.0  # seconds to wait for acknowledgements at the end
 FAREWELL = 2.0  # seconds to wait for clean disconnects
-CATCH_UP = 5.0  # seconds of measurements that are made up for after a pause; a sensor does not remember more
+CATCH_UP = 5.0  # seconds of measurements that are sent after a pause; a sensor stores no more
 RECONNECT_DELAY = (0.5, 10.0)  # seconds
 BUFFER_LIMIT = 10_000  # messages per device, in memory
 
 
 @dataclass(frozen=True)
 class FleetOptions:
-    """How the fleet behaves.
+    """Options of a fleet.
 
     `interval`: seconds between two reports of a device, each with one message for every component; `rate`, where
     given, is messages per second over the whole fleet instead. The run ends after `duration` seconds or after
@@ -47,7 +47,7 @@ class FleetOptions:
 
 @dataclass(frozen=True)
 class Summary:
-    """What has been done so far, in messages; `sent` counts duplicates, births are not among them."""
+    """Counts so far, in messages; `sent` includes duplicates and no births."""
 
     devices: int
     connections: int
@@ -71,7 +71,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Source:
-    """One component of one device, and the connection that carries its messages."""
+    """One component of one device, and the connection for its messages."""
 
     device: GwanjeDevice
     component: str
@@ -79,7 +79,7 @@ class Source:
 
 
 class Fleet:
-    """Devices of an inventory, driven by `run()` until they are done or `stop()` is called."""
+    """Devices of an inventory; `run()` drives them until they are done or `stop()` is called."""
 
     def __init__(self, inventory: Inventory, entries: Sequence[DeviceEntry], options: FleetOptions) -> None:
         self.options, self.rng = options, Random(options.seed)
@@ -99,7 +99,7 @@ class Fleet:
         self._stopped = False
 
     def stop(self) -> None:
-        """End the run soon, and cleanly; may be called by a signal handler."""
+        """End the run soon and cleanly; a signal handler can call it."""
         self._stopped = True
 
     def summary(self) -> Summary:
@@ -117,7 +117,7 @@ class Fleet:
         )
 
     def run(self, report: Callable[[Summary], None]) -> Summary:
-        """Measure and send until it is time to end, then say goodbye; `report` is called every 10 s."""
+        """Measure and send until the end, then disconnect cleanly; call `report` every 10 s."""
         self._started = time.monotonic()
         driver = Driver(self.links)
         try:
@@ -129,7 +129,7 @@ class Fleet:
 
     def _work(self, driver: Driver, report: Callable[[Summary], None]) -> None:
         period = len(self.sources) / self.options.rate if self.options.rate else self.options.interval
-        order = itertools.count()  # sources themselves have none
+        order = itertools.count()  # sources have no order
         # spread over the period, so that the load is even from the first second
         due = [
             (self._started + period * index / len(self.sources), next(order), source)
@@ -155,7 +155,7 @@ class Fleet:
         )
 
     def _emit(self, source: Source) -> None:
-        """Take one measurement and hand over what is sent for it."""
+        """Take one measurement and queue its packets."""
         values = measure(source.component, datetime.now(UTC), self.rng)
         fault = choose_fault(self.options.faults, self.rng)
         if fault == "disconnect" and not source.link.connected:
@@ -192,7 +192,7 @@ def _make_device(inventory: Inventory, entry: DeviceEntry, signature: str | None
 
 
 def _keeper(inventory: Inventory, entry: DeviceEntry) -> KeyKeeper | None:
-    """How the device keeps a new key: in the file that it came from."""
+    """Return a function that stores a new key in the file that the device came from."""
     path = inventory.path
     return None if path is None else lambda kid, secret: remember_key(path, entry.uuid, kid, secret)
 

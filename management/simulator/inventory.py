@@ -1,4 +1,4 @@
-"""The devices that a running platform has written down for scripts (quickstart.json)."""
+"""The devices of a running platform, read from its file for scripts (quickstart.json)."""
 
 import json
 from collections.abc import Collection, Iterator
@@ -8,12 +8,12 @@ from typing import Any
 
 
 class InventoryUnusable(Exception):
-    """The file cannot be used; the text says what to do."""
+    """The file cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class DeviceEntry:
-    """One device: who it is, its secrets, and what is attached to it."""
+    """One device: identity, secrets, components."""
 
     tenant: str
     uuid: str
@@ -29,7 +29,7 @@ class DeviceEntry:
 
 @dataclass(frozen=True)
 class Inventory:
-    """The broker and the devices; `bridge` is (username, password) of the account that may speak for all."""
+    """The broker and the devices; `bridge` is (username, password) of the account that may publish for all."""
 
     host: str
     port: int
@@ -38,7 +38,7 @@ class Inventory:
     path: Path | None = None  # the file that it was read from
 
     def choose(self, uuids: Collection[str] = (), count: int | None = None) -> tuple[DeviceEntry, ...]:
-        """Return the named devices, or the first `count` (default: all) that are there to be simulated.
+        """Return the named devices, or the first `count` (default: all) of those to be simulated.
 
         InventoryUnusable when a named device is not in the file, or when there is none at all.
         """
@@ -54,7 +54,7 @@ class Inventory:
 
 
 def remember_key(path: Path, uuid: str, kid: str, secret: str) -> None:
-    """Write a device's new key into the file, as a device would onto its card. OSError where that cannot be done."""
+    """Write a device's new key into the file, as a device would onto its card. Raises OSError."""
     data = json.loads(path.read_text(encoding="utf-8"))
     for tenant in data["tenants"]:
         for device in tenant["devices"]:
@@ -68,7 +68,7 @@ def remember_key(path: Path, uuid: str, kid: str, secret: str) -> None:
 
 
 def load_inventory(path: Path) -> Inventory:
-    """Read quickstart.json; InventoryUnusable when it is not there or not in the form expected."""
+    """Read quickstart.json. Raises InventoryUnusable when it is missing or has another form."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -85,7 +85,7 @@ def load_inventory(path: Path) -> Inventory:
             path=path,
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InventoryUnusable(f"{path} is not in the form of quickstart.json: {error!r}") from error
+        raise InventoryUnusable(f"{path} does not have the form of quickstart.json: {error!r}") from error
 
 
 def _devices(tenants: list[dict[str, Any]]) -> Iterator[DeviceEntry]:

@@ -1,4 +1,4 @@
-"""What the sensors of a greenhouse would say: a daily curve and some noise for each component type."""
+"""Simulated sensors of a greenhouse: a daily curve and some noise for each component type."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The platform's own processes, as the supervisor of the embedded servers runs them."""
+"""The platform's own processes as supervised programs."""
 
 import os
 import sys
@@ -9,24 +9,24 @@ from management.embedded.program import Program
 from management.embedded.server import BASE_DIR
 from management.embedded.supervisor import FOREIGN
 
-# Which servers of somebody else's replace which embedded one.
+# The variables of external servers, and the embedded server that each replaces.
 SERVER_VARIABLES = {
     "DATABASE_URL": "postgres",
     "REDIS_URL": "valkey",
     "VAULT_ADDR": "openbao",
     "MQTT_URL": "mosquitto",
 }
-# What a person may set beside the embedded servers' variables.
+# Variables of the user that override those of the embedded servers.
 _KEPT = ("SECRET_KEY", "MQTT_HOST")
 
 
 def servers_to_embed() -> frozenset[str]:
-    """The embedded servers that are needed: those whose variable is not set."""
+    """Return the embedded servers to start: those whose variable is not set."""
     return frozenset(server for variable, server in SERVER_VARIABLES.items() if not os.environ.get(variable))
 
 
 def environment(embedded: Mapping[str, str], var: Path, http_port: int) -> dict[str, str]:
-    """The variables of the platform's processes: ours over those of this process, which they replace."""
+    """Return the environment of the platform's processes: this process' variables, overridden by the embedded ones."""
     kept = {name: os.environ[name] for name in _KEPT if os.environ.get(name)}
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
@@ -41,12 +41,12 @@ def environment(embedded: Mapping[str, str], var: Path, http_port: int) -> dict[
 
 
 def manage(*arguments: str) -> list[str]:
-    """The command line of a management command."""
+    """Return the command line of a management command."""
     return [sys.executable, str(BASE_DIR / "manage.py"), *arguments]
 
 
 def programs(env: Mapping[str, str], logs: Path, http_port: int, *, simulator: bool) -> list[Program]:
-    """The processes that make up the platform, in the order in which they are started."""
+    """Return the processes of the platform in the order of their start."""
     web = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", str(http_port)]
     commands = {
         # Event streams do not end by themselves.
@@ -64,7 +64,7 @@ def programs(env: Mapping[str, str], logs: Path, http_port: int, *, simulator: b
             name,
             command,
             logs / f"{name}.log",
-            # Only the web server may have a pool of connections: one does not survive the worker's fork.
+            # Only the web server may use a connection pool: a pool does not survive the worker's fork.
             env={**own, "DATABASE_POOL": "1" if name == "web" else "0"},
             directory=BASE_DIR,
             stopwaitsecs=15,

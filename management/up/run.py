@@ -1,4 +1,4 @@
-"""The order of things: servers, set-up, processes, watching, and the way back."""
+"""The run of `manage.py up`: servers, set-up, processes, monitoring, shutdown."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Up:
-    """The whole platform under `var`, shown on a console."""
+    """The whole platform under `var`, with its progress on a console."""
 
     def __init__(self, var: Path, console: Console, *, http_port: int, mqtt_port: int, simulator: bool) -> None:
         self._var, self._console, self._http_port, self._simulator = var, console, http_port, simulator
@@ -63,13 +63,13 @@ class Up:
         self._watching = Watch(self._logs / "supervisord.log")
         for process in processes:
             if process.name == "simulator":
-                # The broker keeps nothing for a listener that it has never seen.
+                # The broker queues nothing for a listener that has never connected.
                 self._wait_for_listener(env["REDIS_URL"])
             self._stack.start_program(process.name)
         self._wait_for_web()
 
     def _wait_for_listener(self, redis_url: str) -> None:
-        """Until a listener has noted that it hears devices, or for as long as the web server may take."""
+        """Wait until a listener has recorded that it listens, or for the time that the web server has."""
         deadline = time.monotonic() + _WEB_SECONDS
         with Redis.from_url(redis_url) as redis:
             while float(redis.hget("device_listening", "last") or 0) < self._began and time.monotonic() < deadline:
@@ -82,7 +82,7 @@ class Up:
             given_up = self._stack.program_states()["web"].state == "FATAL"
             if given_up or time.monotonic() > deadline:
                 log = self._logs / "web.log"
-                raise ServerFailed(f"The web server did not come up. The end of {log}:\n{tail(log)}")
+                raise ServerFailed(f"The web server did not become ready. The end of {log}:\n{tail(log)}")
             self._report_endings()
             time.sleep(0.1)
 
@@ -90,20 +90,20 @@ class Up:
         while self._stack.is_running:
             self._report_endings()
             time.sleep(_LOOK_SECONDS)
-        raise SupervisorGone(f"The process that runs everything has ended. See {self._logs / 'supervisord.log'}.")
+        raise SupervisorGone(f"The supervisor has ended. See {self._logs / 'supervisord.log'}.")
 
     def _report_endings(self) -> None:
         for ending in self._watching.endings():
             self._say(f"{ending}. See {self._logs / ending.name}.log", style="yellow")
             now = time.monotonic()
-            # What ends again and again says the same each time.
+            # A process that keeps ending prints the same each time.
             if now - self._shown.get(ending.name, -_QUIET_SECONDS) >= _QUIET_SECONDS:
                 self._shown[ending.name] = now
                 said = tail(self._logs / f"{ending.name}.log")
                 self._console.print(said, style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def _stop(self) -> None:
-        """Processes first, then servers; signals that come meanwhile change nothing."""
+        """Stop the processes first, then the servers; ignore further signals."""
         _ignore_signals()
         was_running = self._stack.is_running
         self._stack.stop()
@@ -128,7 +128,7 @@ class Up:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """The first signal ends everything; a second one must not end that."""
+    """Stop on the first signal; a second one must not interrupt the shutdown."""
     _ignore_signals()
     raise KeyboardInterrupt
 
@@ -139,7 +139,7 @@ def _ignore_signals() -> None:
 
 
 def _answers(url: str) -> bool:
-    """Whether the address answers 200; no proxy is asked."""
+    """Return whether the address answers 200, without a proxy."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=5) as answer:

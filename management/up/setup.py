@@ -1,4 +1,4 @@
-"""What is done to the servers before the platform's processes start: migrations, schedules, the demonstration."""
+"""Set-up before the platform's processes start: migrations, schedules, the demonstration tenant."""
 
 import subprocess
 from collections.abc import Callable, Mapping
@@ -18,11 +18,11 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 class SetupFailed(Exception):
-    """A step did not succeed; the message ends with the last lines it said."""
+    """A step failed; the message ends with the last lines of its output."""
 
 
 def prepare(env: Mapping[str, str], logs: Path, progress: Callable[[str], None]) -> None:
-    """Take every step, each a process of its own, with what it says in `setup.log`. Raises SetupFailed."""
+    """Run every step as a process of its own, with its output in `setup.log`. Raises SetupFailed."""
     log = logs / "setup.log"
     for what, arguments in STEPS:
         progress(what)

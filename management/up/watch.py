@@ -1,4 +1,4 @@
-"""What happens to the servers and processes while they run, from what the supervisor writes down."""
+"""Unexpected ends of servers and processes, read from the supervisor's log."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _GAVE_UP = re.compile(r" gave up: (\S+) entered FATAL state")
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """A server or process that ended by itself: how, and whether it is started again."""
+    """A server or process that ended by itself: how, and whether it is restarted."""
 
     name: str
     how: str
@@ -19,19 +19,19 @@ class Ending:
 
     def __str__(self) -> str:
         if self.is_given_up:
-            return f"{self.name} does not stay up and is not started again"
-        return f"{self.name} has ended ({self.how}) and is started again"
+            return f"{self.name} keeps ending and is not restarted"
+        return f"{self.name} has ended ({self.how}) and is restarted"
 
 
 class Watch:
-    """Reads the supervisor's log from where it ends now."""
+    """Reads the supervisor's log from its present end."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
         self._offset = log.stat().st_size
 
     def endings(self) -> Iterator[Ending]:
-        """What has ended by itself since the last time."""
+        """Yield the programs that ended by themselves since the last call."""
         for line in self._new_text().splitlines():
             if exited := _EXITED.search(line):
                 yield Ending(exited[1], exited[2], is_given_up=False)
@@ -39,7 +39,7 @@ class Watch:
                 yield Ending(gave_up[1], "", is_given_up=True)
 
     def _new_text(self) -> str:
-        """The whole lines that were written since; a log that became shorter was begun anew."""
+        """Return the complete lines written since; a log that became shorter was rotated."""
         if self._log.stat().st_size < self._offset:
             self._offset = 0
         with self._log.open("rb") as file:

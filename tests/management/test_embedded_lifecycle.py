@@ -94,8 +94,8 @@ def test_a_requested_port_that_is_taken_is_named_with_its_variable(tmp_path: Pat
         with pytest.raises(PortTaken) as caught:
             EmbeddedStack(tmp_path, mqtt_port=port, use={"mosquitto"}).start()
         assert str(caught.value) == (
-            f"Port {port} is taken by another program (MQTT broker). "
-            f"Stop it, or choose another: make run MQTT_PORT={port + 1}"
+            f"Port {port} is in use by another program (MQTT broker). "
+            f"Stop it, or choose another port: make run MQTT_PORT={port + 1}"
         )
         with pytest.raises(PortTaken, match=f"make run HTTP_PORT={port + 1}"):
             EmbeddedStack(tmp_path, http_port=port, use={"valkey"}).start()
@@ -115,7 +115,7 @@ def test_a_server_that_does_not_come_up_says_why_and_leaves_nothing_running(tmp_
         pass
     with (tmp_path / "postgres/data/postgresql.auto.conf").open("a") as file:
         file.write("shared_buffers = 'a lot'\n")
-    with pytest.raises(ServerFailed, match=r"^PostgreSQL did not come up\.(.|\n)*a lot"):
+    with pytest.raises(ServerFailed, match=r"^PostgreSQL did not become ready\.(.|\n)*a lot"):
         EmbeddedStack(tmp_path, use={"postgres"}, fsync=False).start()
     assert not (tmp_path / "run/supervisord.pid").exists()
     (tmp_path / "postgres/data/postgresql.auto.conf").write_text("")

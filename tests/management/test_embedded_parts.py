@@ -132,5 +132,5 @@ def test_postgres_runs_as_nobody_without_user_namespaces(open_directory: Path, m
 @needs_root
 def test_a_directory_that_nobody_may_enter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "_has_user_namespaces", lambda: False)
-    with pytest.raises(EmbeddedError, match=rf"'nobody' may not enter {tmp_path}"):
+    with pytest.raises(EmbeddedError, match=rf"'nobody' cannot enter {tmp_path}"):
         EmbeddedStack(tmp_path, use={"postgres"}).start()

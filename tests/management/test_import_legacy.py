@@ -302,5 +302,5 @@ def test_a_second_import_at_the_same_time_is_refused(run: Import, tenant: Any, t
     dump = make_dump(tmp_path / "dump", devices=1, messages=1)
     with psycopg.connect(conninfo(), autocommit=True) as own:
         own.execute("SELECT pg_advisory_lock(hashtext(%s))", [f"import_legacy:{tenant.schema_name}"])
-        assert "is under way" in run(dump)["failure"]
+        assert "is running" in run(dump)["failure"]
     assert run(dump)["failure"] == ""

@@ -58,7 +58,7 @@ WRONG: dict[str, tuple[Change, str, int, str]] = {
     "too long a name": (_cell("devices", 0, 3, "x" * 121), "devices.csv", 2, "name: Ensure this value has at most 120"),
     "a NUL": (_cell("devices", 0, 3, "a\x00b"), "devices.csv", 2, "holds a NUL"),
     "an alias with a slash": (_cell("devices", 0, 5, "a/b@example.com"), "devices.csv", 0, "holds no /, + or #"),
-    "an unknown device": (_cell("user_devices", 0, 2, 99), "user_devices.csv", 2, "'99' is no device of devices.csv"),
+    "an unknown device": (_cell("user_devices", 0, 2, 99), "user_devices.csv", 2, "'99' is not a device of"),
     "an unknown role": (_cell("user_devices", 0, 3, "king"), "user_devices.csv", 2, "expected is one of owner"),
     "a type that is not allowed": (
         _row("attached_components", 1, 1, "relay", "", ""), "attached_components.csv", 6, "may not carry relay",
@@ -117,7 +117,7 @@ def test_bytes_that_are_no_utf_8_and_broken_quotes(run: Import, tmp_path: Path) 
         call_command("import_legacy", str(dump.directory), "--tenant", new_tenant().slug, "--new-keys")
     said = run_quietly(dump, "--new-keys")
     assert "user_devices.csv, line 2, nickname: It is not UTF-8" in said
-    assert "user_devices.csv, line 4: It is no CSV" in said
+    assert "user_devices.csv, line 4: It is not valid CSV" in said
 
 
 def run_quietly(dump: Dump, *options: str) -> str:

@@ -129,15 +129,15 @@ def test_a_taken_port_is_refused_in_one_sentence(up: Run, tmp_path: Path) -> Non
     other = Run(tmp_path / "var", HTTP_PORT=str(up.http_port))
     assert other.process.wait(60) == 1
     assert other.said.endswith(
-        f"Port {up.http_port} is taken by another program (web server). "
-        f"Stop it, or choose another: make run HTTP_PORT={up.http_port + 1}\n"
+        f"Port {up.http_port} is in use by another program (web server). "
+        f"Stop it, or choose another port: make run HTTP_PORT={up.http_port + 1}\n"
     )
 
 
 def test_a_process_that_ends_is_reported_and_started_again(up: Run) -> None:
     before = up.pid("checker")
     os.kill(before, signal.SIGKILL)
-    up.wait_for("checker has ended (terminated by SIGKILL) and is started again", 15)
+    up.wait_for("checker has ended (terminated by SIGKILL) and is restarted", 15)
     deadline = time.monotonic() + 15
     while up.pid("checker") == before:
         assert time.monotonic() < deadline
@@ -193,9 +193,9 @@ def test_processes_get_the_embedded_servers_variables_and_what_a_person_set(monk
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("WARN exited: web (exit status 1; not expected)", "web has ended (exit status 1) and is started again"),
+        ("WARN exited: web (exit status 1; not expected)", "web has ended (exit status 1) and is restarted"),
         ("WARN exited: web (terminated by SIGKILL; not expected)", "web has ended (terminated by SIGKILL) and is"),
-        ("INFO exited: worker (exit status 0; expected)", "worker has ended (exit status 0) and is started again"),
+        ("INFO exited: worker (exit status 0; expected)", "worker has ended (exit status 0) and is restarted"),
         ("INFO gave up: web entered FATAL state, too many start retries too quickly", "web does not stay up and"),
         ("INFO stopped: web (exit status 0)", None),
         ("INFO spawned: 'web' with pid 7", None),

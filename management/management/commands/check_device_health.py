@@ -1,4 +1,4 @@
-"""`manage.py check_device_health`: sets devices that fell silent to TIMEOUT, when their deadline passes."""
+"""`manage.py check_device_health`: sets silent devices to TIMEOUT when their deadline passes."""
 
 import logging
 import signal
@@ -34,7 +34,7 @@ class Command(BaseCommand):
         self._obstacle = ""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
-        # A checker that starts heals what an outage left; several may do so at once.
+        # A starting checker corrects the states after an outage; several can do so at once.
         if options["reconcile"] or not options["once"]:
             self._guarded(lambda: logger.info("%d deadlines were missing in Redis", health_checker.reconcile()))
         if options["once"]:
@@ -46,7 +46,7 @@ class Command(BaseCommand):
                 time.sleep(options["interval"])
 
     def _pass(self, batch: int) -> bool:
-        """One pass; whether there may be more to do at once."""
+        """Run one pass; return whether more work can be due at once."""
         done = health_checker.check(batch)
         if done.obstacle != self._obstacle:
             self._obstacle = done.obstacle
@@ -71,7 +71,7 @@ class Command(BaseCommand):
         return done.expired >= batch
 
     def _guarded(self, step: Callable[[], Any]) -> bool:
-        """Whether the step found work; a lost server is logged and tried again in the next pass."""
+        """Run a step; return whether it found work. A lost server is logged and retried in the next pass."""
         try:
             return bool(step())
         except _SERVER_LOST as error:

@@ -1,4 +1,4 @@
-"""`manage.py create_tenant demo "Demo greenhouse"`: a new tenant, or the completion of a half-made one."""
+"""`manage.py create_tenant demo "Demo greenhouse"`: creates a tenant, or resumes an incomplete creation."""
 
 from typing import Any
 

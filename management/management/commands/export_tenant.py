@@ -1,4 +1,4 @@
-"""`manage.py export_tenant demo --output demo.zip`: everything that a tenant owns, as one ZIP."""
+"""`manage.py export_tenant demo --output demo.zip`: exports all data of a tenant as one ZIP."""
 
 import os
 from pathlib import Path
@@ -26,23 +26,23 @@ class Command(BaseCommand):
             raise CommandError(f"There is no tenant {options['slug']!r}.")
         output: Path = options["output"]
         if output.exists():
-            raise CommandError(f"{output} exists already: remove it, or name another file.")
+            raise CommandError(f"{output} already exists; remove it, or name another file.")
         run(tenant.schema_name, "telemetry.services.export.tenant_audit.record", (audit.Named(None, "gwanje"),), {})
         archive = Archive(tenant)
         try:
             _write(archive, output)
         except DATABASE_LOST as error:
-            raise CommandError(f"The database went away, and nothing was written: {error}") from error
+            raise CommandError(f"The database connection was lost and nothing was written: {error}") from error
         for file in archive.files:
             self.stdout.write(f"{file.rows:>12}  {file.name}")
         self.stdout.write(f"{output}: {output.stat().st_size} bytes, {sum(file.rows for file in archive.files)} rows")
 
 
 def _write(archive: Archive, output: Path) -> None:
-    """Under another name until it is whole; removed where it does not become so."""
+    """Write under a temporary name until the archive is complete; remove it otherwise."""
     part = output.with_name(output.name + ".part")
     try:
-        # Whoever may read it has all that the tenant has.
+        # A reader of the file has all data of the tenant.
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             for chunk in archive.chunks():
                 file.write(chunk)

@@ -1,4 +1,4 @@
-"""`manage.py import_legacy dump/ --tenant demo --secrets secrets.csv`: the old server's tables into a tenant."""
+"""`manage.py import_legacy dump/ --tenant demo --secrets secrets.csv`: imports the old server's tables."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from devices.services.vault.secret_store import SecretsUnavailable
-from management.legacy import given, run
+from management.legacy import device_secrets, run
 from management.legacy.context import Options
 from management.legacy.dump import DumpError, find
 from management.legacy.report import Report, show
@@ -24,7 +24,7 @@ _WIDTH = 120
 
 
 class Command(BaseCommand):
-    help = "Loads a dump of the old server's tables into a tenant. Run again, it goes on where it stopped."
+    help = "Loads a dump of the old server's tables into a tenant. A second run resumes where the first stopped."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("directory", type=Path, metavar="DIRECTORY", help="where the CSV files are")
@@ -48,31 +48,31 @@ class Command(BaseCommand):
             again=options["again"],
             time_zone=_zone(options["time_zone"]),
         )
-        work = run.rehearse if options["dry_run"] else run.run
+        work = run.dry_run if options["dry_run"] else run.run
         failure = ""
         if not report.problems:
             try:
                 with _progress(wanted.directory) as progress:
                     work(wanted, report, progress)
-            except run.NotMended:
+            except run.ProblemsFound:
                 failure = "Nothing was imported: mend what is listed, and run it again."
-            except run.UnderWay:
-                raise CommandError(f"Another import into {wanted.tenant.slug} is under way.") from None
+            except run.ImportRunning:
+                raise CommandError(f"Another import into {wanted.tenant.slug} is running.") from None
             except SecretsUnavailable as error:
-                raise CommandError(f"{error}. What is imported stays; run it again once Vault answers.") from error
+                raise CommandError(f"{error}. Imported rows stay; run the command again when Vault answers.") from error
         self._show(report, as_json=options["json"])
         if failure or report.problems:
             raise CommandError(failure or "Not everything can be imported: the report says what is to be mended.")
 
-    def _secrets(self, source: str, report: Report) -> given.GivenSecrets:
+    def _secrets(self, source: str, report: Report) -> device_secrets.KnownSecrets:
         if not source:
-            return given.NONE
+            return device_secrets.NONE
         table = report.of(SECRETS.name)
         try:
-            return given.read(source, table)
+            return device_secrets.read(source, table)
         except DumpError as error:
             table.fail(error.problem, rows=0)
-            return given.NONE
+            return device_secrets.NONE
 
     def _show(self, report: Report, *, as_json: bool) -> None:
         if as_json:
@@ -90,7 +90,7 @@ def _directory(path: Path) -> Path:
 def _tenant(slug: str) -> Tenant:
     tenant = Tenant.objects.filter(slug=slug).first()
     if tenant is None:
-        raise CommandError(f"There is no tenant {slug!r}: make it with create_tenant.")
+        raise CommandError(f"There is no tenant {slug!r}; create it with create_tenant.")
     if tenant.state != Tenant.State.ACTIVE:
         raise CommandError(f"The tenant {tenant.slug} is {tenant.get_state_display()}.")
     return tenant
@@ -100,12 +100,12 @@ def _zone(name: str) -> ZoneInfo | None:
     try:
         return ZoneInfo(name) if name else None
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise CommandError(f"There is no time zone {name!r}; give one like Asia/Seoul.") from error
+        raise CommandError(f"{name!r} is not a time zone; use a name like Asia/Seoul.") from error
 
 
 @contextmanager
 def _progress(directory: Path) -> Iterator[Any]:
-    """Of the telemetry, in bytes of its file; on a terminal only."""
+    """Show the telemetry's progress in bytes of its file; on a terminal only."""
     path = find(directory, TELEMETRY_DATA)
     columns = (TextColumn("telemetry_data"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:

@@ -1,4 +1,4 @@
-"""`manage.py install_schedules`: what the workers do at fixed times."""
+"""`manage.py install_schedules`: installs the schedules of periodic tasks."""
 
 from typing import Any
 

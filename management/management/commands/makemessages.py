@@ -1,10 +1,10 @@
-"""`manage.py makemessages`: Django's own, told what is ours to translate."""
+"""`manage.py makemessages`: Django's command, limited to the product's own texts."""
 
 from typing import Any
 
 from django.core.management.commands import makemessages
 
-# What nobody reads on a page: tests, measurements, and the programs that stand in for devices.
+# Texts that appear on no page: tests, the simulator and the device client.
 LEFT_OUT = ("tests/*", "management/simulator/*", "tests/benchmarks/*", "docs/*", "deploy/*", "static/*", "var/*")
 
 
@@ -13,7 +13,7 @@ class Command(makemessages.Command):
 
     # _t is gettext where _ is gettext_lazy.
     xgettext_options = [*makemessages.Command.xgettext_options, "--keyword=_t"]  # noqa: RUF012 (as the base class has it)
-    # A guess from a similar text would be shown to nobody and passed over by everybody.
+    # A fuzzy match is not shown and easily overlooked.
     msgmerge_options = [*makemessages.Command.msgmerge_options, "--no-fuzzy-matching"]  # noqa: RUF012 (as the base class has it)
 
     def handle(self, *args: Any, **options: Any) -> None:

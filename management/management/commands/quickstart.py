@@ -1,4 +1,4 @@
-"""`manage.py quickstart`: staff, the tenant `demo` and its devices, for development and first steps."""
+"""`manage.py quickstart`: creates staff, the tenant `demo` and its devices, for development and first steps."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`manage.py run_broker_login`: answers EMQX, which asks at each connection who may come in."""
+"""`manage.py run_broker_login`: serves EMQX' authentication requests."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class Command(BaseCommand):
             host=options["host"],
             port=options["port"],
             workers=options["workers"],
-            access_log=False,  # it would hold every device's every connection
+            access_log=False,  # it would log every connection of every device
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=3,

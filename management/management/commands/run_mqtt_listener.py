@@ -1,4 +1,4 @@
-"""`manage.py run_mqtt_listener`: receives what devices publish, until it is told to stop."""
+"""`manage.py run_mqtt_listener`: receives and stores the devices' messages until SIGTERM."""
 
 import logging
 import signal
@@ -19,16 +19,16 @@ from tenants.infrastructure.database import bound_lock_waits
 
 logger = logging.getLogger(__name__)
 
-# What is queued for a listener that retires comes without pauses.
+# Queued messages of a retiring listener arrive without pauses.
 _IDLE_SECONDS = 3.0
-# How long a turn of the loop waits where nothing comes and nothing is due.
+# The longest wait of an idle turn of the loop.
 _TURN_SECONDS = 0.05
 
 
 class Command(BaseCommand):
     help = "Receives devices' messages over MQTT, stores them, and acknowledges them when they are stored."
 
-    # The checks import every page of the platform, which a listener never serves: 40 MB for nothing.
+    # The checks import every page of the platform, which a listener never serves: 40 MB of memory.
     requires_system_checks: list[str] = []  # noqa: RUF012 (as the base class has it)
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -74,7 +74,7 @@ class Command(BaseCommand):
 
 
 def replica_commands(options: dict[str, Any]) -> list[list[str]]:
-    """The command of each replica. The first has the name that a single listener has."""
+    """Return the command of each replica. The first has the client id of a single listener."""
     name = options["client_id"] or settings.MQTT_CLIENT_ID
     share = options["share"] or SHARE
     names = [name, *(f"{name}-{number}" for number in range(2, options["replicas"] + 1))]

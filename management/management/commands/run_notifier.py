@@ -1,4 +1,4 @@
-"""`manage.py run_notifier`: tells apps about changes of the devices' states, and answers those who ask for one."""
+"""`manage.py run_notifier`: publishes changes of device states to apps, and answers state requests."""
 
 import logging
 import signal

@@ -1,4 +1,4 @@
-"""`manage.py sync_broker`: the broker's accounts in step with the registered devices and the API keys."""
+"""`manage.py sync_broker`: synchronizes the broker's accounts with the registered devices and API keys."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""`manage.py up`: servers and processes of the whole platform on this machine, until Ctrl-C.
+"""`manage.py up`: runs the servers and processes of the whole platform on this machine until Ctrl-C.
 
-It starts the servers that the settings ask for, so `manage.py` runs it before the settings are read.
+It starts the servers that the settings name, so `manage.py` runs it before the settings are read.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The secrets that devices in the field hold, apart from the dump: by their owner, or by the device."""
+"""Secrets of devices in the field, by owner or by device; they are not part of the dump."""
 
 import sys
 from collections.abc import Mapping
@@ -16,36 +16,36 @@ from .tables import SECRETS
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What a device signs with, and its password at the broker, where it has one that is known. Never printed."""
+class KnownSecret:
+    """A device's secret and, when it is known, its broker password. Never printed."""
 
     secret: str = field(repr=False)
     mqtt_password: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class GivenSecrets:
-    """What was given. A device's own comes before its owner's."""
+class KnownSecrets:
+    """The known secrets. A device's own takes precedence over its owner's."""
 
-    of_owners: Mapping[str, Given]
-    of_devices: Mapping[UUID, Given]
+    of_owners: Mapping[str, KnownSecret]
+    of_devices: Mapping[UUID, KnownSecret]
 
-    def of(self, uuid: UUID, owner: str | None) -> Given | None:
-        """What the device holds, if it is known."""
+    def of(self, uuid: UUID, owner: str | None) -> KnownSecret | None:
+        """Return the device's secret, or None when it is unknown."""
         return self.of_devices.get(uuid) or (self.of_owners.get(owner.lower()) if owner else None)
 
 
-NONE = GivenSecrets({}, {})
+NONE = KnownSecrets({}, {})
 
 
-def read(source: str, report: TableReport) -> GivenSecrets:
-    """The secrets in a file, or, for `-`, on the standard input. Raises DumpError.
+def read(source: str, report: TableReport) -> KnownSecrets:
+    """Read the secrets from a file, or from the standard input for `-`. Raises DumpError.
 
-    No secret is in what it reports.
+    Its reports contain no secret.
     """
     file = of_bytes(sys.stdin.buffer.read(), "secrets") if source == "-" else CsvFile(Path(source), Path(source).name)
-    owners: dict[str, Given] = {}
-    devices: dict[UUID, Given] = {}
+    owners: dict[str, KnownSecret] = {}
+    devices: dict[UUID, KnownSecret] = {}
     for row in rows(file, SECRETS):
         report.read += 1
         problem = _problem(row, file.name, file.line)
@@ -53,13 +53,13 @@ def read(source: str, report: TableReport) -> GivenSecrets:
             report.fail(problem)
             continue
         assert isinstance(row, Row)  # noqa: S101 (for the type checker: another is a problem)
-        report.unchanged += 1  # nothing is made of the line itself
-        given = Given(row["secret"], row["mqtt_password"])
+        report.unchanged += 1  # the line itself creates nothing
+        given = KnownSecret(row["secret"], row["mqtt_password"])
         if row["device_uuid"] is not None:
             devices[row["device_uuid"]] = given
         else:
             owners[row["owner_email"].lower()] = given
-    return GivenSecrets(owners, devices)
+    return KnownSecrets(owners, devices)
 
 
 def _problem(row: Row | Problem, file: str, line: int) -> Problem | None:
