@@ -180,7 +180,7 @@ def test_what_is_registered_already_stays_as_people_have_it(run: Import, tenant:
     with schema_context(tenant.schema_name):
         model = HardwareModel.objects.create(name=dump.rows("hardware_variants")[0][1], version="1.4")
     report = run(dump)
-    assert f"{device.owner} is viewer here already" in " ".join(report["user_devices"]["notes"])
+    assert f"{device.owner} already has the role viewer" in " ".join(report["user_devices"]["notes"])
     assert Membership.objects.get(user=known, tenant=tenant).role == "viewer"
     assert User.objects.filter(email__iexact=device.owner).count() == 1
     assert not User.objects.get(email=viewer).has_usable_password()

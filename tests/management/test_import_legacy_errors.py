@@ -48,15 +48,15 @@ WRONG: dict[str, tuple[Change, str, int, str]] = {
     "a column is missing": (_column("devices", 2, "status"), "devices.csv", 1, "cpu_serial"),
     "a column is unknown": (_column("devices", 6, "colour"), "devices.csv", 1, "not known; expected are id"),
     "a column stands there twice": (_column("devices", 6, "nickname"), "devices.csv", 1, "Two columns are name"),
-    "a secret in the dump": (_column("devices", 6, "hmac_secret"), "devices.csv", 1, "give them with --secrets"),
-    "a field too many": (lambda d: d.rows("devices")[0].append("x"), "devices.csv", 2, "8 fields, the header 7"),
+    "a secret in the dump": (_column("devices", 6, "hmac_secret"), "devices.csv", 1, "pass them with --secrets"),
+    "a field too many": (lambda d: d.rows("devices")[0].append("x"), "devices.csv", 2, "8 fields; the header has 7"),
     "no UUID": (_cell("devices", 1, 1, "4711"), "devices.csv", 3, "'4711' cannot be taken; expected is a UUID"),
     "an empty UUID": (_cell("devices", 0, 1, ""), "devices.csv", 2, "It is empty; expected is a UUID"),
     "no e-mail address": (_cell("devices", 0, 5, "kim"), "devices.csv", 2, "expected is an e-mail address"),
     "a variant that is not there": (_cell("devices", 0, 4, 9), "devices.csv", 2, "'9' is not in hardware_variants.csv"),
     "a device twice": (lambda d: d.rows("devices").append(d.rows("devices")[0]), "devices.csv", 4, "twice"),
     "too long a name": (_cell("devices", 0, 3, "x" * 121), "devices.csv", 2, "name: Ensure this value has at most 120"),
-    "a NUL": (_cell("devices", 0, 3, "a\x00b"), "devices.csv", 2, "holds a NUL"),
+    "a NUL": (_cell("devices", 0, 3, "a\x00b"), "devices.csv", 2, "contains a NUL"),
     "an alias with a slash": (_cell("devices", 0, 5, "a/b@example.com"), "devices.csv", 0, "holds no /, + or #"),
     "an unknown device": (_cell("user_devices", 0, 2, 99), "user_devices.csv", 2, "'99' is not a device of"),
     "an unknown role": (_cell("user_devices", 0, 3, "king"), "user_devices.csv", 2, "expected is one of owner"),
@@ -67,7 +67,7 @@ WRONG: dict[str, tuple[Change, str, int, str]] = {
         _row("supported_components", 1, 1, "no/type"), "supported_components.csv", 4, "cannot be a component type",
     ),
     "a variant nobody knows": (
-        _row("supported_components", 1, 7, "dht22"), "supported_components.csv", 4, "'7' is no row of hardware",
+        _row("supported_components", 1, 7, "dht22"), "supported_components.csv", 4, "'7' is not a row of hardware",
     ),
     "no pin": (_cell("attached_components", 0, 4, "[true]"), "attached_components.csv", 2, "'[true]' cannot be taken"),
     "a pin twice": (
@@ -173,7 +173,7 @@ def test_times_without_an_offset_are_of_the_zone_that_is_said(run: Import, tenan
     assert (message.time.isoformat(), message.received_at.isoformat()) == (
         "2025-03-01T00:00:00+00:00", "2025-03-01T00:00:01+00:00",
     )  # fmt: skip
-    assert "no time zone" in run(dump, "--time-zone", "Mars/Olympus")["failure"]
+    assert "is not a time zone" in run(dump, "--time-zone", "Mars/Olympus")["failure"]
 
 
 def test_a_compressed_record_is_read_and_a_damaged_one_named(run: Import, tenant: Any, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_without_a_secret_a_device_is_refused_or_gets_new_keys(run: Import, tena
     assert [p["line"] for p in report["devices"]["problems"]] == [2, 3]
     owner = dump.devices[0].owner
     assert report["devices"]["problems"][0]["message"] == (
-        f"There is no secret of its owner {owner}: add a line to --secrets, or say --new-keys."
+        f"There is no secret of its owner {owner}; add a line to the file of --secrets, or use --new-keys."
     )
     assert run(dump, "--new-keys", with_secrets=False)["failure"] == ""
     with schema_context(tenant.schema_name):
@@ -286,7 +286,7 @@ def test_vault_away_nothing_is_half_registered(run: Import, tenant: Any, tmp_pat
     settings.VAULT_ADDR = "http://127.0.0.1:1"
     vault.forget_provisioner()
     try:
-        assert "run it again once Vault answers" in run(dump)["failure"]
+        assert "run the command again when Vault answers" in run(dump)["failure"]
         with schema_context(tenant.schema_name):
             assert not Device.objects.exists()
     finally:

@@ -81,7 +81,7 @@ def test_a_device_of_another_tenant_is_refused_and_nothing_of_that_tenant_is_tou
     assert report["failure"].startswith("Nothing was imported")
     (problem,) = report["devices"]["problems"]
     assert problem["line"] == 3
-    assert problem["message"] == f"The device UUID {uuid} is registered already, and not in this tenant: leave it out."
+    assert problem["message"] == f"The device UUID {uuid} is already registered in another tenant; remove the row."
     assert other.slug not in json.dumps(report)
     assert messages(tenant) == []
     # In the record alone: to this tenant it is a device that nobody knows.

@@ -82,7 +82,8 @@ def test_from_the_label_to_the_reading(
 
     found = wait_until(readings, 15, lambda: device.log.read_text()[-2000:])
     assert {reading["component"] for reading in found} == {"dht22"}
-    assert ask(web, f"devices/{claimed['uuid']}/", key)["status"] == "ONLINE"
+    # The listener reports presence after the commit that makes a reading visible.
+    wait_until(lambda: ask(web, f"devices/{claimed['uuid']}/", key)["status"] == "ONLINE")
     assert config.stat().st_mode & 0o777 == 0o600
     assert board.claim_code not in config.read_text()
     # A copy of the card comes too late.

@@ -297,7 +297,7 @@ def test_devices_are_chosen_by_name_by_count_or_because_they_are_simulated(quick
     [
         (None, "make run"),
         ("{", "cannot be read"),
-        ("[]", "not in the form"),
+        ("[]", "not have the form"),
         ('{"mqtt": {"host": "h"}, "tenants": []}', "'port'"),
         ('{"mqtt": {"host": "h", "port": 1}, "tenants": []}', "no device to simulate"),
     ],

@@ -196,7 +196,7 @@ def test_processes_get_the_embedded_servers_variables_and_what_a_person_set(monk
         ("WARN exited: web (exit status 1; not expected)", "web has ended (exit status 1) and is restarted"),
         ("WARN exited: web (terminated by SIGKILL; not expected)", "web has ended (terminated by SIGKILL) and is"),
         ("INFO exited: worker (exit status 0; expected)", "worker has ended (exit status 0) and is restarted"),
-        ("INFO gave up: web entered FATAL state, too many start retries too quickly", "web does not stay up and"),
+        ("INFO gave up: web entered FATAL state, too many start retries too quickly", "web keeps ending and"),
         ("INFO stopped: web (exit status 0)", None),
         ("INFO spawned: 'web' with pid 7", None),
     ],
