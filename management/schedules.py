@@ -2,6 +2,8 @@
 
 from django_q.models import Schedule
 
+from tenants.infrastructure.renamed_paths import RENAMED
+
 SCHEDULES: dict[str, tuple[str, int]] = {
     # name → (function, minutes between runs)
     "Key rotations: due steps": ("devices.services.rotation.steps.step_all", 1),
@@ -16,22 +18,11 @@ SCHEDULES: dict[str, tuple[str, int]] = {
     "Retention of the quarantine": ("telemetry.services.periodic_tasks.keep_quarantine", 20),
     "Replays without a worker": ("telemetry.services.periodic_tasks.resume_replays", 1),
 }
-# Name in release 0.1 → name. A schedule that kept its former name would run twice. Remove with release 0.3.
-_RENAMED = {
-    "Key rotations that are under way": "Key rotations: due steps",
-    "Broker accounts in step with the registered devices": "Broker accounts: synchronization",
-    "Imports of devices that nobody is at": "Imports of devices without a worker",
-    "Newest values: what Redis missed": "Newest values: complete Redis",
-    "Newest values: into the table": "Newest values: write the table",
-    "Refusals by limits: old ones summed up": "Refusals by limits: sum up old counts",
-    "Quarantine: what is too old or too much": "Retention of the quarantine",
-    "Replays that nobody is at": "Replays without a worker",
-}
 
 
 def install_schedules() -> int:
     """Create the missing schedules and update the others; return how many there are."""
-    _rename()
+    _remove_renamed()
     for name, (function, minutes) in SCHEDULES.items():
         Schedule.objects.update_or_create(
             name=name, defaults={"func": function, "schedule_type": Schedule.MINUTES, "minutes": minutes}
@@ -39,10 +30,9 @@ def install_schedules() -> int:
     return len(SCHEDULES)
 
 
-def _rename() -> None:
-    installed = set(Schedule.objects.values_list("name", flat=True))
-    for former, name in _RENAMED.items():
-        if name in installed:
-            Schedule.objects.filter(name=former).delete()
-        else:
-            Schedule.objects.filter(name=former).update(name=name)
+def _remove_renamed() -> None:
+    """Remove the schedules that a former release installed under other names, which would run beside the new ones."""
+    current = {function for function, _minutes in SCHEDULES.values()}
+    former = {path for path, renamed in RENAMED.items() if renamed in current}
+    installed = Schedule.objects.filter(func__in=current | former, schedule_type=Schedule.MINUTES)
+    installed.exclude(name__in=SCHEDULES).delete()

@@ -66,7 +66,7 @@ class QueuedJob(ResumableJob):
     total: Any
     created_at = models.DateTimeField(_("begun"), auto_now_add=True)
     created_by_label = models.CharField(_("begun by"), max_length=150)
-    # The end of the lease. A job that nobody has claimed yet has one that is over.
+    # The end of the lease; in the past until a process claims the job.
     claimed_until = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:

@@ -176,7 +176,7 @@ def test_a_bad_signature_is_never_replayed(own: Any, register: Any, send: Send) 
     from telemetry.models import Quarantined
 
     device = register(tenant=own)
-    send((topic(device), v1(device, VALUE, secret="somebody else's")))
+    send((topic(device), v1(device, VALUE, secret="another secret")))
     assert kept(own) == {"bad_signature": 1}
     with pytest.raises(ValidationError, match="never be replayed"):
         begin(own, reason="bad_signature")
@@ -273,7 +273,7 @@ def test_killed_half_way_it_goes_on(own: Any, register: Any, send: Send, monkeyp
         replay.refresh_from_db()
         assert (replay.state, replay.settled, replay.percent) == ("running", 10, 38)
         assert len(readings(device)) == replay.stored
-        # A process that is killed leaves its claim: until that is over, nobody goes on.
+        # A process that dies keeps its lease: until its end, no other process resumes the replay.
         Replay.objects.update(claimed_until=datetime.now(UTC) + timedelta(seconds=60))
         assert replays.step(replay.pk, queue=False) == "nothing to do"
         assert replays.resume() == 0

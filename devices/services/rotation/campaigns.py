@@ -169,7 +169,7 @@ def end_old_keys(campaign: RotationCampaign, acting_user: audit.Actor = None) ->
 def roll_back(campaign: RotationCampaign, *, acting_user: audit.Actor = None) -> None:
     """Withdraw the new keys; the old ones are valid again. Raises ValidationError where it is not running.
 
-    A device that may have its new key is told to return, and its new key stays valid until it has, or for a week.
+    A device that may have its new key receives a command to return; its new key stays valid until then, or for a week.
     """
     now = timezone.now()
     with transaction.atomic():

@@ -133,7 +133,7 @@ def _destroy_old(campaign: RotationCampaign, member: RotationMember) -> int:
 def _return(campaign: RotationCampaign) -> None:
     """Tell devices to go back; withdraw the new key of each that has, or that never had it."""
     answers = _send(campaign, time.monotonic() + _SECONDS)
-    # It does what it was told, or it says, signed with its old key, that it cannot read what is signed with the new.
+    # It confirms the command, or rejects it with an answer that it signed with its old key.
     said = [answer.member.pk for answer in answers if answer.ok or _holds_old(answer)]
     _withdraw(campaign, campaign.members.filter(pk__in=said))
     seen = campaign.members.filter(

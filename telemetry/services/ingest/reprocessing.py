@@ -1,8 +1,8 @@
 """Refused messages processed again: the settling loop of replays, deferred messages and messages of no tenant.
 
-A page of a tenant's rows is settled in one transaction: what is accepted now is stored and leaves its table, so a
-process that dies, or two at once, neither lose a message nor store it twice. What is refused again stays, with its new
-reason. Messages keep the time at which they were received, so they are no evidence of presence.
+A page of a tenant's rows is settled in one transaction: a message that is accepted now is stored and leaves its table,
+so a process that dies, or two at once, neither lose a message nor store it twice. A message that is refused again
+stays, with its new reason. Messages keep their time of reception, so they do not change the presence of a device.
 """
 
 import logging
@@ -208,7 +208,7 @@ def _replay_settlement(
             else:  # the device was moved to another tenant meanwhile
                 refusal = Refused("wrong_tenant", "The device belongs to another tenant now.")
                 kept.append((row, RefusedItem(item.incoming, None, refusal)))
-    # What is over the day's quota stays.
+    # Messages over the day's quota stay.
     within = ingest.within_limits([item for _, item in moved], replayed=True)
     kept += [(row, item) for (row, _), item in zip(moved, within, strict=True) if isinstance(item, RefusedItem)]
     moved = [(row, item) for (row, _), item in zip(moved, within, strict=True) if not isinstance(item, RefusedItem)]

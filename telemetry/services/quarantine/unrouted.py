@@ -1,7 +1,6 @@
 """Messages of no tenant whose device is registered by now: they move to its tenant, through the pipeline.
 
-What is accepted is stored there, what is refused goes into the tenant's quarantine, and what belongs to no tenant
-stays.
+Accepted messages are stored there, refused ones go into the tenant's quarantine, and those of no tenant stay.
 """
 
 import logging
