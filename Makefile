@@ -1,12 +1,12 @@
 # make run: the whole platform on this machine.  make test: the whole suite, on real servers of its own.
-# make faults: what is promised, under faults at load.
+# make faults: the promises of docs/reliability.md, under faults at load.
 
 HTTP_PORT ?= 8000
 MQTT_PORT ?= 1883
 VAR ?= var
 ARGS ?=
 UV_VERSION := 0.13.9
-# Each worker has servers of its own; WORKERS= for one run after the other.
+# Each worker has servers of its own; WORKERS= runs the tests one after the other.
 WORKERS ?= -n 2 --dist loadgroup
 
 PYTHON_NAMES := python3 python3.13 python3.12 python3.11
@@ -15,7 +15,7 @@ PYTHON ?= $(shell for name in $(PYTHON_NAMES); do \
 VENV_PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 
-# Where there is no home to keep downloads in, they are kept here.
+# Without a writable home directory, downloads are cached here.
 ifneq ($(shell test -w "$$HOME" && echo yes),yes)
 export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
@@ -35,7 +35,7 @@ PART ?= contract
 bench: .venv/test.stamp
 	$(VENV_PYTHON) -m tests.benchmarks $(PART) $(ARGS)
 
-# Three quarters of an hour: each row of the fault matrix for a minute. Writes its results into docs/reliability.md.
+# 45 minutes: each row of the fault matrix for a minute. Writes its results into docs/reliability.md.
 faults: .venv/test.stamp
 	$(VENV_PYTHON) -m tests.faults $(ARGS)
 
@@ -44,18 +44,18 @@ BASE ?= HEAD
 upgrade: .venv/test.stamp
 	$(VENV_PYTHON) -m tests.upgrade --base $(BASE) $(ARGS)
 
-# A minute of what nobody would send; make fuzz SECONDS=3600 for an hour.
+# A minute of generated inputs; make fuzz SECONDS=3600 for an hour.
 SECONDS ?= 60
 fuzz: .venv/test.stamp
 	$(VENV_PYTHON) -m tests.fuzz --seconds $(SECONDS)
 
-# The same led by the branches that an input reaches, from raw bytes. Ends at the first finding.
+# The same from raw bytes, guided by the branches that an input reaches. Ends at the first finding.
 ATHERIS := atheris==3.0.0
 fuzz-guided: .venv/test.stamp
 	@$(UV) pip install --quiet --python $(VENV_PYTHON) $(ATHERIS)
 	$(VENV_PYTHON) -m tests.fuzz.guided --seconds $(SECONDS)
 
-# The settings must be complete to be read, and nothing of them is used.
+# The settings must be complete; their values are not used.
 lint messages: export SECRET_KEY = lint
 lint messages: export DATABASE_URL = postgres://lint@127.0.0.1:1/lint
 lint messages: export REDIS_URL = redis://127.0.0.1:1/0
@@ -74,7 +74,7 @@ docs: .venv/test.stamp
 hooks: .venv/test.stamp
 	.venv/bin/pre-commit install --hook-type pre-commit --hook-type pre-push
 
-# Collects what is to be translated, and compiles what is. After translating, once more.
+# Collects the texts for translation, and compiles the translations. Run it again after translating.
 messages: KO := locale/ko/LC_MESSAGES/django
 messages: .venv/run.stamp
 	@command -v msgfmt >/dev/null || { echo "GNU gettext is needed. On Debian and Ubuntu: apt-get install gettext" >&2; exit 1; }
@@ -84,7 +84,7 @@ messages: .venv/run.stamp
 LOCKING := make lock   (uv pip compile --universal --python-version 3.11 pyproject.toml; the whole tree, exact, for Python 3.11 to 3.13)
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --custom-compile-command "$(LOCKING)"
 
-# Keeps the versions that are locked where they still fit; to take newer ones: make lock ARGS=--upgrade
+# Keeps locked versions that still fit; for newer ones: make lock ARGS=--upgrade
 lock: $(UV)
 	$(COMPILE) $(ARGS) pyproject.toml --output-file requirements.txt
 	$(COMPILE) $(ARGS) pyproject.toml --extra dev --constraints requirements.txt --output-file requirements-dev.txt

@@ -1,4 +1,4 @@
-# What the listener may do: read the secrets of devices, one at a time, and keep its own token alive.
+# Rights of the listener: read the secrets of devices, one at a time, and renew its own token.
 path "gwanje/data/tenants/+/devices/+" {
   capabilities = ["read"]
 }

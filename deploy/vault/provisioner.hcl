@@ -1,5 +1,5 @@
-# What registering, rotating and removing a device needs. A rotation writes a new version of the secret; an old
-# one is destroyed when it is no longer valid; removing a device removes its versions and their metadata.
+# Rights to register, rotate and remove devices. A rotation writes a new version of the secret; an old version is
+# destroyed when it is no longer valid; removing a device removes its versions and their metadata.
 path "gwanje/data/tenants/+/devices/+" {
   capabilities = ["create", "update", "read", "delete"]
 }
@@ -9,7 +9,7 @@ path "gwanje/destroy/tenants/+/devices/+" {
 path "gwanje/metadata/tenants/+/devices/+" {
   capabilities = ["create", "update", "read", "delete"]
 }
-# Removing a tenant begins with the list of its devices.
+# Removing a tenant needs the list of its devices.
 path "gwanje/metadata/tenants/+/devices/" {
   capabilities = ["list"]
 }

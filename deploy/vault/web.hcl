@@ -1,6 +1,6 @@
-# What people do in the console and over the API: a device is registered (its first version is written), its key is
-# rotated (the newest is read, whose broker password stays, and a version more is written), a key is handed over (read
-# into a single-use token). Nothing here destroys or removes a secret: workers do.
+# Rights of web servers: register a device (write its first version), rotate its key (read the newest version, whose
+# broker password stays, and write one more), hand a key over (read it into a single-use token). Only workers destroy
+# or remove secrets.
 path "gwanje/data/tenants/+/devices/+" {
   capabilities = ["create", "update", "read"]
 }

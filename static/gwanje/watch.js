@@ -1,4 +1,4 @@
-/* Fetches a part of the page again every second while it says that something is under way. */
+/* Fetches a part of the page again every second while a job in it is under way. */
 "use strict";
 
 for (const part of document.querySelectorAll("[data-watch]")) {
@@ -7,11 +7,11 @@ for (const part of document.querySelectorAll("[data-watch]")) {
     try {
       if (!document.hidden) {
         const answer = await fetch(part.dataset.watch, { headers: { Accept: "text/html" } });
-        if (answer.redirected || answer.status === 403) return; // signed out: the next click says so
+        if (answer.redirected || answer.status === 403) return; // signed out: the next click shows it
         if (answer.ok) part.innerHTML = await answer.text();
       }
     } catch {
-      // The server is away for a moment: it is asked again.
+      // The server is unavailable for a moment: the next request follows.
     }
     setTimeout(look, 1000);
   };

@@ -55,7 +55,7 @@ def killed(scene: Scene) -> None:
     reported = _reported(scene)
     scene.measure(
         f"{len(result.lost)} lost with the broker's memory; {len(numbered)} of them numbered, "
-        f"{len(reported)} reported as gaps"
+        f"{len(reported)} reported as missing"
     )
     scene.require(numbered == reported, f"{len(numbered ^ reported)} numbers are lost or reported, and not both")
     result.is_brokers_loss = True

@@ -117,7 +117,7 @@ def vault(scene: Scene) -> None:
     scene.settle()
     logins = _logins(scene, began)
     scene.measure(
-        f"{parked} messages of unknown devices parked and stored afterwards, {refused} of a revoked device refused, "
+        f"{parked} messages of unknown devices deferred and stored afterwards, {refused} of a revoked device refused, "
         f"{sum(logins.values())} logins, {max(logins.values(), default=0)} in a second at most"
     )
     scene.require(parked >= (len(faults) - 1) * _MESSAGES, f"only {parked} messages were parked")

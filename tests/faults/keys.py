@@ -32,7 +32,7 @@ def rotated(scene: Scene) -> None:
             done += 1
             time.sleep(max(0.0, pause - (time.monotonic() - began)))
         scene.spend(0.1)
-    scene.measure(f"{done} keys rotated, {failed} refused while Vault was away and done afterwards")
+    scene.measure(f"{done} keys rotated, {failed} refused while Vault was down and done afterwards")
     scene.require(failed == 1, "the rotation did not meet Vault's restart")
 
 

@@ -37,7 +37,7 @@ def play_kills(scene: Scene, *options: str, kills: int = _KILLS) -> None:
     scene.require(late < _RECOVERY_SECONDS, f"p99 of the lag is {late:.1f} s, more than {_RECOVERY_SECONDS:.0f} s")
 
 
-@row("2", "listener told to stop (SIGTERM), and started again")
+@row("2", "listener stopped (SIGTERM), and started again")
 def told_to_stop(scene: Scene) -> None:
     listener, took = scene.listen(), []
     with scene.load():

@@ -13,7 +13,7 @@ _PLACE = re.compile(re.escape(BEGIN) + r"\n(.*?)\n?" + re.escape(END), re.DOTALL
 _VERDICTS = re.compile(r"^[0-9]+ of [0-9]+ rows passed\.$")
 _HEAD = (
     "| row | fault | acknowledged | lost | doubled | phantom | wrong schema | lag (s): p50 · p99 · longest "
-    "| measured | verdict |",
+    "| measured | result |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
 
@@ -77,7 +77,7 @@ def _verdict(outcome: Outcome) -> tuple[str, str]:
     if outcome.passed is None:
         return outcome.measured, "not played"
     if outcome.passed:
-        return outcome.measured, "red, as it must be" if outcome.row.control else "passed"
+        return outcome.measured, "failed, as it must" if outcome.row.control else "passed"
     return outcome.measured, "**FAILED**: " + "; ".join(outcome.failures)
 
 

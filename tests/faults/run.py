@@ -83,7 +83,7 @@ def _judge(row: Row, result: Result | None, measured: str, failures: list[str], 
         return Outcome(row, result, measured, failures, not failures, seconds)
     # Of a control only the loss counts: without it the ledger would notice nothing.
     if result is not None and result.lost:
-        return Outcome(row, result, measured or "turned red, as it must", [], True, seconds)
+        return Outcome(row, result, measured or "lost messages, as it must", [], True, seconds)
     return Outcome(
         row, result, measured, ["the control lost nothing: the harness would not notice a loss"], False, seconds
     )
