@@ -38,10 +38,10 @@ class StatusChangeAdmin(ReadOnly, TenantModelAdmin):
     """The ledger of transitions."""
 
     list_display: ClassVar = ["at", "device", "from_label", "to_label", "cause", "evidence_at", "session"]
-    list_filter: ClassVar = ["to_status", "cause", "quiet"]
+    list_filter: ClassVar = ["to_status", "cause", "suppressed_by"]
     list_select_related: ClassVar = ["device"]
     search_fields: ClassVar = ["device__name", "device__uuid"]
-    fields: ClassVar = ["device", "from_status", "to_status", "cause", "session", "evidence_at", "at", "quiet"]
+    fields: ClassVar = ["device", "from_status", "to_status", "cause", "session", "evidence_at", "at", "suppressed_by"]
     readonly_fields: ClassVar = fields
 
     @display(description=_("from"), ordering="from_status")

@@ -10,12 +10,12 @@ from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from devices import hooks
-from devices.models import Device, IgnoredSign
+from devices.models import Device, IgnoredWill
 from devices.models.presence import Cause, Status
 from devices.services.presence import descriptions, status_changes
 from tenants.admin.base import render_page
 
-from .presence_panels import ledger_rows
+from .presence_panels import status_change_rows
 from .site import page_of, tenant_admin
 
 SHOWN = 50
@@ -27,7 +27,7 @@ def _day(label: Any) -> forms.DateField:
     return forms.DateField(label=label, required=False, widget=UnfoldAdminTextInputWidget(attrs={"type": "date"}))
 
 
-class LedgerFilter(forms.Form):
+class StatusChangeFilter(forms.Form):
     """What the ledger is narrowed by. Days are of the current time zone, both inclusive."""
 
     status = forms.ChoiceField(
@@ -55,10 +55,10 @@ class LedgerFilter(forms.Form):
 
 def presence_page(request: HttpRequest, device: Device) -> HttpResponse:
     """The changes of a device's state, newest first."""
-    form = LedgerFilter(request.GET)
+    form = StatusChangeFilter(request.GET)
     narrowed = form.narrowed()
     before = form.cleaned_data.get("before")
-    changes = status_changes.changes(device, before=before, limit=SHOWN + 1, **narrowed)
+    changes = status_changes.list_changes(device, before=before, limit=SHOWN + 1, **narrowed)
     older = _address(request, before=changes[SHOWN - 1].pk) if len(changes) > SHOWN else ""
     return render_page(
         tenant_admin.get_model_admin(Device),
@@ -67,7 +67,7 @@ def presence_page(request: HttpRequest, device: Device) -> HttpResponse:
         title=_("Status changes"),
         obj=device,
         form=form,
-        rows=ledger_rows(changes[:SHOWN]),
+        rows=status_change_rows(changes[:SHOWN]),
         ignored=_ignored(device, narrowed["start"], narrowed["stop"]),
         newest_url=_address(request, before=None) if before else "",
         older_url=older,
@@ -77,8 +77,8 @@ def presence_page(request: HttpRequest, device: Device) -> HttpResponse:
 
 def _ignored(device: Device, start: datetime | None, stop: datetime | None) -> list[dict[str, Any]]:
     given = {"at__gte": start, "at__lt": stop}
-    rows = IgnoredSign.objects.filter(device=device, **{name: value for name, value in given.items() if value})
-    return [{"sign": sign, "why": descriptions.why_ignored(sign)} for sign in rows[:_IGNORED_SHOWN]]
+    rows = IgnoredWill.objects.filter(device=device, **{name: value for name, value in given.items() if value})
+    return [{"sign": sign, "why": descriptions.describe_ignored_will(sign)} for sign in rows[:_IGNORED_SHOWN]]
 
 
 def _midnight(day: Any) -> datetime:

@@ -36,9 +36,9 @@ def head(request: HttpRequest, device: Device) -> SafeString:
         "known": known,
         "label": label_of(known.status.status),
         "badges": badges(known.flapping, known.in_maintenance),
-        "why": descriptions.why(known.change) if known.change else "",
-        "quiet": descriptions.why_quiet(known.change) if known.change else "",
-        "silence": descriptions.duration(known.timeout),
+        "why": descriptions.describe_change(known.change) if known.change else "",
+        "quiet": descriptions.describe_suppression(known.change) if known.change else "",
+        "silence": descriptions.format_duration(known.timeout),
     }
     return render_to_string("devices/admin/head.html", context, request)
 
@@ -49,7 +49,7 @@ def timeline(request: HttpRequest, device: Device) -> SafeString:
     now = timezone.now()
     shown = RANGES.get(request.GET.get("timeline", ""), RANGES["24h"])
     start = now - shown.length
-    windows = status_changes.windows(device, start, now)
+    windows = status_changes.maintenance_windows(device, start, now)
     context = {
         "bar": bar(status_changes.timeline(device, start, now), windows, shown, start),
         "months": _months(device, now),
@@ -68,7 +68,7 @@ def components(request: HttpRequest, device: Device) -> SafeString:
             "component": component,
             "report": reports[component.pk],
             "label": _freshness_label(component.attached, reports[component.pk]),
-            "interval": descriptions.duration(reports[component.pk].interval),
+            "interval": descriptions.format_duration(reports[component.pk].interval),
         }
         for component in device.components.all()
     ]
@@ -76,24 +76,24 @@ def components(request: HttpRequest, device: Device) -> SafeString:
 
 
 @hooks.panels_below_device.provider(90)
-def newest_of_ledger(request: HttpRequest, device: Device) -> SafeString:
+def recent_status_changes(request: HttpRequest, device: Device) -> SafeString:
     """The newest transitions, with their evidence."""
     context = {
-        "rows": ledger_rows(status_changes.changes(device, limit=_HISTORY_SHOWN)),
+        "rows": status_change_rows(status_changes.list_changes(device, limit=_HISTORY_SHOWN)),
         "more_url": reverse("admin:devices_device_presence", args=[device.pk]),
     }
     return render_to_string("devices/admin/status_history.html", context, request)
 
 
-def ledger_rows(changes: list[Any]) -> list[dict[str, Any]]:
+def status_change_rows(changes: list[Any]) -> list[dict[str, Any]]:
     """What `devices/admin/status_rows.html` shows of changes."""
     return [
         {
             "change": change,
             "before": label_of(change.from_status),
             "label": label_of(change.to_status),
-            "why": descriptions.why(change),
-            "quiet": descriptions.why_quiet(change),
+            "why": descriptions.describe_change(change),
+            "quiet": descriptions.describe_suppression(change),
         }
         for change in changes
     ]
@@ -105,20 +105,20 @@ def badges(flapping: bool, in_maintenance: bool) -> list[SafeString]:
     return [coloured(text, colour) for text, colour in shown]
 
 
-def _overview(device: Any) -> overview.Overview:
+def _overview(device: Any) -> overview.PresenceOverview:
     """Read once for all the panels of a page."""
     if not hasattr(device, "overview"):
-        device.overview = overview.of_device(device, timezone.now())
+        device.overview = overview.overview_of(device, timezone.now())
     return device.overview
 
 
 def _months(device: Device, now: datetime) -> list[dict[str, Any]]:
     """This month and the last one, in the current time zone's calendar."""
     today = timezone.localtime(now)
-    months = status_changes.months_until(
+    months = status_changes.recent_months(
         today.year, today.month, 2, ZoneInfo(timezone.get_current_timezone_name()), now
     )
-    figures = status_changes.by_month(device, months)
+    figures = status_changes.monthly_availability(device, months)
     return [_month_in_words(month.name, known) for month, known in zip(months, figures, strict=True)]
 
 
@@ -128,9 +128,9 @@ def _month_in_words(name: str, known: availability.Availability) -> dict[str, An
         "name": name,
         "percent": "–" if known.percent is None else percentage(known.percent),
         "outages": known.outages,
-        "longest": descriptions.duration(known.longest_outage_seconds) if known.outages else "–",
-        "between": "–" if between is None else descriptions.duration(between),
-        "known": descriptions.duration(known.known_seconds),
+        "longest": descriptions.format_duration(known.longest_outage_seconds) if known.outages else "–",
+        "between": "–" if between is None else descriptions.format_duration(between),
+        "known": descriptions.format_duration(known.known_seconds),
     }
 
 
@@ -140,7 +140,7 @@ def percentage(percent: float) -> str:
     return f"{shown:.3f}".rstrip("0").rstrip(".") + " %"
 
 
-def _freshness_label(attached: bool, report: freshness.Report) -> SafeString:
+def _freshness_label(attached: bool, report: freshness.ComponentReport) -> SafeString:
     if not attached:
         return coloured(_("not attached"), "neutral")
     return coloured(report.freshness.label, FRESHNESS_COLOURS[report.freshness])

@@ -40,9 +40,9 @@ def bar(
     segments: Sequence[availability.Segment], windows: Iterable[MaintenanceWindow], shown: Range, start: datetime
 ) -> dict[str, Any]:
     """What `devices/admin/timeline.html` draws. Places and widths are percent of the picture's width."""
-    share = availability.shares(segments)
+    share = availability.seconds_by_status(segments)
     # Outages last: a short one is wider than it is long, and must not lie under its neighbour.
-    drawn = sorted(availability.thinned(segments, _SLOTS), key=lambda one: one.status in availability.OUTAGE)
+    drawn = sorted(availability.downsample(segments, _SLOTS), key=lambda one: one.status in availability.OUTAGE)
     return {
         "range": shown.key,
         "parts": [_part(one, shown, start) for one in drawn],
@@ -62,9 +62,9 @@ def _part(one: availability.Segment, shown: Range, start: datetime) -> dict[str,
         width = max(width, _NARROWEST)
     title = _("%(status)s from %(start)s until %(stop)s (%(length)s)") % {
         "status": Status(one.status).label,
-        "start": descriptions.moment(one.start),
-        "stop": descriptions.moment(one.stop),
-        "length": descriptions.duration(one.seconds),
+        "start": descriptions.format_time(one.start),
+        "stop": descriptions.format_time(one.stop),
+        "length": descriptions.format_duration(one.seconds),
     }
     left = min(100 * (one.start - start) / shown.length, 100 - width)
     return {"status": one.status, "left": f"{left:.3f}", "width": f"{width:.3f}", "title": title}
@@ -73,8 +73,8 @@ def _part(one: availability.Segment, shown: Range, start: datetime) -> dict[str,
 def _window(window: MaintenanceWindow, shown: Range, start: datetime) -> dict[str, Any]:
     begin, end = max(window.starts_at, start), min(window.ends_at, start + shown.length)
     title = _("maintenance from %(start)s until %(stop)s") % {
-        "start": descriptions.moment(window.starts_at),
-        "stop": descriptions.moment(window.ends_at),
+        "start": descriptions.format_time(window.starts_at),
+        "stop": descriptions.format_time(window.ends_at),
     }
     return {
         "left": f"{100 * (begin - start) / shown.length:.3f}",

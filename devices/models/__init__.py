@@ -2,7 +2,7 @@ from .access import ApiKey, AuditEntry, BrokerPassword
 from .imports import DeviceImport
 from .inventory import Component, Device, DeviceCredential
 from .metadata import ComponentType, HardwareModel, Metric, Unit
-from .presence import DeviceStatus, IgnoredSign, MaintenanceWindow, PresenceSettings, StatusChange, StatusFeed
+from .presence import DeviceStatus, IgnoredWill, MaintenanceWindow, PresenceSettings, StatusChange, StatusFeed
 from .rotation import RotationCampaign, RotationMember
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "DeviceImport",
     "DeviceStatus",
     "HardwareModel",
-    "IgnoredSign",
+    "IgnoredWill",
     "MaintenanceWindow",
     "Metric",
     "PresenceSettings",

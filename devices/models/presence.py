@@ -29,8 +29,8 @@ class Cause(models.TextChoices):
     RECONCILE = "reconcile", _("corrected after a failure")
 
 
-class Quiet(models.TextChoices):
-    """Why nobody was told of a change."""
+class SuppressedBy(models.TextChoices):
+    """Why a status change was not published to apps."""
 
     MAINTENANCE = "maintenance", _("in a maintenance window")
     FLAPPING = "flapping", _("flapping")
@@ -51,7 +51,7 @@ class DeviceStatus(models.Model):
         Device, on_delete=models.CASCADE, primary_key=True, related_name="presence", verbose_name=_("device")
     )
     status = models.CharField(_("status"), max_length=8, choices=Status.choices, default=Status.UNKNOWN)
-    reason = models.CharField(_("reason"), max_length=10, choices=Cause.choices, blank=True)
+    cause = models.CharField(_("cause"), max_length=10, choices=Cause.choices, blank=True, db_column="reason")
     since = models.DateTimeField(_("since"), null=True)
     session = models.CharField(_("session"), max_length=64, blank=True)
     # When the device says that the session began: an older birth that comes later does not bring its session back.
@@ -63,16 +63,22 @@ class DeviceStatus(models.Model):
     # [session, time] of wills of other sessions: one whose birth has not come yet counts when it comes.
     other_wills = models.JSONField(default=list)
     flapping_until = models.DateTimeField(_("flapping until"), null=True)
-    # Why the state that apps were told is not the present one, or says that it flaps: told again once that is over.
+    # Why apps have not received the present state, or received it as flapping: it is published when that is over.
     # Written by `devices.services.notifications.outbox`.
-    untold = models.CharField(
-        max_length=12, choices=Quiet.choices, blank=True, default="", db_default="", editable=False
+    pending_update = models.CharField(
+        max_length=12,
+        choices=SuppressedBy.choices,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        db_column="untold",
     )
 
     class Meta:
         indexes: ClassVar = [
-            # What is to be told again, perhaps now.
-            models.Index(fields=["device"], name="device_status_untold", condition=~Q(untold="")),
+            # The devices whose state may have to be published.
+            models.Index(fields=["device"], name="device_status_untold", condition=~Q(pending_update="")),
         ]
         verbose_name = _("device status")
         verbose_name_plural = _("device statuses")
@@ -96,7 +102,9 @@ class StatusChange(models.Model):
     at = models.DateTimeField(_("recorded"))
     # Given when it is notified, in the order of notification: what watchers resume by. Empty: still to be notified.
     position = models.BigIntegerField(null=True, editable=False)
-    quiet = models.CharField(_("not published because"), max_length=12, choices=Quiet.choices, blank=True)
+    suppressed_by = models.CharField(
+        _("not published because"), max_length=12, choices=SuppressedBy.choices, blank=True, db_column="quiet"
+    )
 
     class Meta:
         ordering: ClassVar = ["-id"]
@@ -135,23 +143,24 @@ class StatusFeed(models.Model):
         return str(self.position)
 
 
-class IgnoredSign(models.Model):
+class IgnoredWill(models.Model):
     """A will that changed nothing, kept as evidence with the reason."""
 
     id = models.BigAutoField(primary_key=True)
-    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="ignored_signs", verbose_name=_("device"))
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="ignored_wills", verbose_name=_("device"))
     session = models.CharField(_("session"), max_length=64, blank=True)
-    why = models.CharField(_("why"), max_length=20)
+    reason = models.CharField(_("reason"), max_length=20, db_column="why")
     evidence_at = models.DateTimeField(_("evidence from"))
     at = models.DateTimeField(_("recorded"), auto_now_add=True)
 
     class Meta:
         ordering: ClassVar = ["-id"]
+        db_table = "devices_ignoredsign"
         verbose_name = _("ignored will")
         verbose_name_plural = _("ignored wills")
 
     def __str__(self) -> str:
-        return self.why
+        return self.reason
 
 
 class MaintenanceWindow(models.Model):

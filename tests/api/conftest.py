@@ -156,7 +156,7 @@ def add_change(tenant: Any, device: Any, status: str, cause: str, at: datetime.d
 
     with schema_context(tenant.schema_name):
         state = DeviceStatus.objects.get(device=device)
-        before, state.status, state.reason, state.since = state.status, status, cause, at
+        before, state.status, state.cause, state.since = state.status, status, cause, at
         state.save()
         return StatusChange.objects.create(
             device=device,

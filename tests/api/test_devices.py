@@ -135,9 +135,7 @@ def test_a_change_saves_only_what_was_given(api: Api, greenhouse: Any, tenant_a:
 
 def test_the_state_comes_with_its_reason_and_the_newest_sign_of_life(api: Api, greenhouse: Any, tenant_a: Any) -> None:
     with schema_context(tenant_a.schema_name):
-        DeviceStatus.objects.filter(device=greenhouse).update(
-            status="ONLINE", reason="birth", since=T0, last_seen_at=T0
-        )
+        DeviceStatus.objects.filter(device=greenhouse).update(status="ONLINE", cause="birth", since=T0, last_seen_at=T0)
     redis = get_redis_connection("default")
     newer = T0 + datetime.timedelta(hours=1)
     redis.zadd("device_last_seen", {str(greenhouse.uuid): newer.timestamp()})

@@ -24,7 +24,7 @@ def told(tenant_a: Any, greenhouse: Any) -> Any:
     add_change(tenant_a, greenhouse, "ONLINE", "birth", T0, session="first")
     silent = T0 + HOUR - 120 * SECOND
     add_change(tenant_a, greenhouse, "TIMEOUT", "timeout", T0 + HOUR, session="first", evidence_at=silent)
-    add_change(tenant_a, greenhouse, "OFFLINE", "will", T0 + 2 * HOUR, session="first", quiet="flapping")
+    add_change(tenant_a, greenhouse, "OFFLINE", "will", T0 + 2 * HOUR, session="first", suppressed_by="flapping")
     add_change(tenant_a, greenhouse, "ONLINE", "telemetry", T0 + 3 * HOUR)
     return greenhouse
 

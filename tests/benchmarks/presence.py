@@ -77,7 +77,7 @@ def _hear(schema: str, uuids: list[UUID]) -> None:
     keys = (scripts.LISTENING, scripts.LAST_SEEN, scripts.DEADLINE, scripts.TIMEOUT)
     for chunk in chunks(uuids, _CHUNK):
         arguments = [part for uuid in chunk for part in (str(uuid), f"{schema}:{uuid}", 0, _TIMEOUT)]
-        redis.eval(scripts.TOUCH, len(keys), *keys, orjson.dumps(arguments))
+        redis.eval(scripts.WRITE_ACTIVITY, len(keys), *keys, orjson.dumps(arguments))
     redis.set(scripts.MARKER, 1)
     redis.hset(scripts.LISTENING, "since", 0)
 
@@ -88,11 +88,11 @@ def _idle(devices: int) -> dict[str, Any]:
     times = []
     with CaptureQueriesContext(connection) as queries:
         for _ in range(_PASSES):
-            activity.note_listening()
+            activity.record_listener_heartbeat()
             began = time.perf_counter()
             done = health_checker.check()
             times.append(time.perf_counter() - began)
-            assert done == health_checker.Pass(), done
+            assert done == health_checker.CheckResult(), done
     assert get_redis_connection("default").zcard(scripts.DEADLINE) == devices
     return {
         "pass_ms": round(1000 * statistics.median(times), 3),
@@ -134,7 +134,7 @@ def _expire(schema: str, uuids: list[UUID], count: int, checkers: int) -> dict[s
     ]
     try:
         time.sleep(4)  # the processes start
-        activity.note_listening()
+        activity.record_listener_heartbeat()
         silent = uuids[:count]
         first = activity.redis_now() + 1.0
         for number, chunk in enumerate(chunks(silent, _CHUNK)):
@@ -143,7 +143,7 @@ def _expire(schema: str, uuids: list[UUID], count: int, checkers: int) -> dict[s
         redis.hset(scripts.TIMEOUT, mapping={f"{schema}:{uuid}": 1 for uuid in silent})
         last = first + 1.0
         while _timeouts(schema) - before < count:
-            activity.note_listening()
+            activity.record_listener_heartbeat()
             redis.hset(scripts.LISTENING, "since", 0)
             if activity.redis_now() - last > _PATIENCE_SECONDS:
                 raise AssertionError(f"{_timeouts(schema) - before} of {count} devices timed out")

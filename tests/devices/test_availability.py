@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from devices.services.presence.availability import (
     Availability,
     Segment,
-    availability,
-    between,
-    shares,
-    thinned,
+    clip,
+    downsample,
+    exclude_windows,
+    measure,
+    seconds_by_status,
     timeline,
-    without,
 )
 
 T0 = datetime(2026, 11, 22, tzinfo=UTC)
@@ -24,7 +24,7 @@ STATUSES = ("UNKNOWN", "ONLINE", "OFFLINE", "TIMEOUT")
 
 
 @dataclass(frozen=True)
-class Change:
+class RecordedRow:
     to_status: str
     at: datetime
 
@@ -33,8 +33,8 @@ def at(hour: float) -> datetime:
     return T0 + timedelta(hours=hour)
 
 
-def ledger(*rows: tuple[float, str]) -> list[Change]:
-    return [Change(status, at(hour)) for hour, status in rows]
+def ledger(*rows: tuple[float, str]) -> list[RecordedRow]:
+    return [RecordedRow(status, at(hour)) for hour, status in rows]
 
 
 def spans(*parts: tuple[str, float, float]) -> list[Segment]:
@@ -93,7 +93,7 @@ H = 3600.0
     ],
 )
 def test_availability(segments: list[tuple[str, float, float]], expected: Availability) -> None:
-    assert availability(spans(*segments)) == expected
+    assert measure(spans(*segments)) == expected
 
 
 @pytest.mark.parametrize(
@@ -109,18 +109,18 @@ def test_availability(segments: list[tuple[str, float, float]], expected: Availa
 )
 def test_maintenance_is_taken_out(windows: list[tuple[float, float]], expected: Availability) -> None:
     segments = spans(("ONLINE", 0, 18), ("OFFLINE", 18, 24))
-    assert availability(without(segments, [(at(start), at(stop)) for start, stop in windows])) == expected
+    assert measure(exclude_windows(segments, [(at(start), at(stop)) for start, stop in windows])) == expected
 
 
 _MOMENTS = st.integers(-(10**9), 10**12).map(lambda number: T0 + timedelta(microseconds=number))
-_LEDGERS = st.lists(st.builds(Change, st.sampled_from(STATUSES), _MOMENTS), max_size=30)
+_LEDGERS = st.lists(st.builds(RecordedRow, st.sampled_from(STATUSES), _MOMENTS), max_size=30)
 _WINDOWS = st.lists(st.tuples(_MOMENTS, _MOMENTS).filter(lambda pair: pair[0] < pair[1]), max_size=5)
 
 
 @settings(max_examples=150, deadline=None)
 @given(_LEDGERS, st.sampled_from(STATUSES), _MOMENTS, _MOMENTS, _WINDOWS, st.integers(1, 20))
 def test_the_time_adds_up(
-    rows: list[Change],
+    rows: list[RecordedRow],
     before: str,
     start: datetime,
     stop: datetime,
@@ -137,10 +137,10 @@ def test_the_time_adds_up(
         assert one.status != following.status
     assert all(one.seconds > 0 for one in segments)
 
-    counted = without(segments, windows)
-    in_windows = [part for lower, upper in _disjoint(windows) for part in between(segments, lower, upper)]
+    counted = exclude_windows(segments, windows)
+    in_windows = [part for lower, upper in _disjoint(windows) for part in clip(segments, lower, upper)]
     assert sum(one.seconds for one in [*counted, *in_windows]) == pytest.approx(sum(one.seconds for one in segments))
-    figures, seconds = availability(counted), shares(counted)
+    figures, seconds = measure(counted), seconds_by_status(counted)
     assert figures.known_seconds == pytest.approx(sum(seconds.values()) - seconds.get("UNKNOWN", 0.0), abs=1e-6)
     assert figures.longest_outage_seconds <= figures.known_seconds
     assert (figures.outages == 0) == (seconds.get("OFFLINE", 0.0) + seconds.get("TIMEOUT", 0.0) == 0)
@@ -154,12 +154,12 @@ def test_the_time_adds_up(
         up = figures.mean_time_between_failures_seconds * figures.outages
         assert up == pytest.approx(seconds.get("ONLINE", 0.0))
 
-    drawn = thinned(segments, slots)
+    drawn = downsample(segments, slots)
     assert len(drawn) <= max(slots, 0)
     assert sum(one.seconds for one in drawn) == pytest.approx(sum(one.seconds for one in segments))
     assert {one.status for one in drawn} <= {one.status for one in segments}
-    if "OFFLINE" in shares(segments):
-        assert "OFFLINE" in shares(drawn), "the worst is never left out"
+    if "OFFLINE" in seconds_by_status(segments):
+        assert "OFFLINE" in seconds_by_status(drawn), "the worst is never left out"
 
 
 def _disjoint(windows: list[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:

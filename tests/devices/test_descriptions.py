@@ -29,7 +29,7 @@ T0 = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
     ],
 )
 def test_a_length_is_in_its_two_largest_units(seconds: float, expected: str) -> None:
-    assert descriptions.duration(seconds) == expected
+    assert descriptions.format_duration(seconds) == expected
 
 
 @pytest.mark.parametrize("cause", Cause.values)
@@ -37,7 +37,7 @@ def test_every_cause_has_a_sentence_with_its_time(cause: str) -> None:
     change = StatusChange(
         from_status="ONLINE", to_status="OFFLINE", cause=cause, session="c0ffee", evidence_at=T0, at=T0
     )
-    sentence = descriptions.why(change)
+    sentence = descriptions.describe_change(change)
     assert "2026-11-22 09:30:00 UTC" in sentence
     assert sentence.endswith(" Session c0ffee.")
     assert "%" not in sentence

@@ -34,9 +34,9 @@ def change(device: Registered, *kinds: str) -> None:
 
 def number_changes(schema: str) -> None:
     """Let watchers know of all changes that there are."""
-    from devices.services.notifications.outbox import notify_tenant
+    from devices.services.notifications.outbox import publish_changes
 
-    while notify_tenant(schema, lambda _: None):
+    while publish_changes(schema, lambda _: None):
         pass
 
 

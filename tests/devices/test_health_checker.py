@@ -15,7 +15,7 @@ from django_tenants.utils import schema_context
 
 from devices.services.presence import activity, health_checker, timeouts
 from devices.services.presence import redis_scripts as scripts
-from devices.services.presence.activity import PresenceRecorder, Sign
+from devices.services.presence.activity import PresenceEvent, PresenceRecorder
 from tests.redis_recovery import wait_for_redis
 
 TIMEOUT = 60.0
@@ -36,18 +36,18 @@ class Fleet:
             DeviceStatus.objects.bulk_create([DeviceStatus(device=device) for device in devices])
         return devices
 
-    def sign(self, device: Any, kind: Any = "telemetry", session: str = "") -> Sign:
-        return Sign(kind, self.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT, session)
+    def sign(self, device: Any, kind: Any = "telemetry", session: str = "") -> PresenceEvent:
+        return PresenceEvent(kind, self.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT, session)
 
     def hear(self, *devices: Any) -> None:
         self.recorder.record([self.sign(device) for device in devices])
 
-    def take_silent(self, device: Any) -> tuple[Sign, health_checker.Expired]:
+    def take_silent(self, device: Any) -> tuple[PresenceEvent, health_checker.LeasedDeadlines]:
         """A device was heard and is silent: its sign of life, and what a checker has taken of it."""
         first = self.sign(device)
         self.recorder.record([first])
         self.wait_out(device)
-        expired = health_checker.take_expired(10)
+        expired = health_checker.lease_expired(10)
         assert len(expired.members) == 1
         return first, expired
 
@@ -83,7 +83,7 @@ class Fleet:
     def wait_out(self, *devices: Any) -> None:
         """The devices' time-outs pass."""
         redis = get_redis_connection("default")
-        activity.note_listening()
+        activity.record_listener_heartbeat()
         redis.hset(scripts.LISTENING, "since", 1)
         redis.zadd(scripts.DEADLINE, {f"{self.schema}:{device.uuid}": 1 for device in devices}, xx=True)
 
@@ -106,7 +106,7 @@ def test_the_clock_is_set(fleet: Fleet, step: float) -> None:
     fleet.hear(talking, silent)
     fleet.shift(-step)
     health_checker.check()  # a checker may come first, or the listener
-    activity.note_listening()
+    activity.record_listener_heartbeat()
     health_checker.check()
     fleet.hear(talking)
     health_checker.check()
@@ -159,8 +159,8 @@ def test_nobody_listens(fleet: Fleet) -> None:
     redis = get_redis_connection("default")
     fleet.wait_out(device)
     redis.hset(scripts.LISTENING, "last", activity.redis_now() - 10)
-    assert health_checker.check().obstacle == "deaf"
-    activity.note_listening()
+    assert health_checker.check().obstacle == "no_listener"
+    activity.record_listener_heartbeat()
     health_checker.check()
     assert fleet.ledger(device) == ["ONLINE"]
     assert redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}") > activity.redis_now() + TIMEOUT - 5
@@ -174,10 +174,10 @@ def test_heard_again_after_an_older_sign_came_again(fleet: Fleet, moment: str) -
     fleet.recorder.record([first])
     if moment == "before its silence is counted":
         fleet.hear(device)
-    silenced = health_checker.count_silence(expired)
+    silenced = health_checker.apply_silence(expired)
     if moment == "before its lease ends":
         fleet.hear(device)
-    health_checker.end_leases(expired, silenced)
+    health_checker.release_leases(expired, silenced)
     if moment == "afterwards":
         fleet.hear(device)
     assert fleet.ledger(device)[-1] == "ONLINE"
@@ -203,7 +203,7 @@ def test_an_old_deadline_that_cannot_be_dropped_hides_nothing(fleet: Fleet, monk
     """Redis went away between the old sign and its answer: the listener still tells PostgreSQL of the next one."""
     [device] = fleet.add()
     first, expired = fleet.take_silent(device)
-    health_checker.settle(expired)
+    health_checker.apply_timeouts(expired)
     with monkeypatch.context() as patch:
         patch.setattr(activity, "drop_deadlines", lambda _: None)
         fleet.recorder.record([first])
@@ -218,7 +218,7 @@ def test_a_checker_dies_before_its_leases_end(fleet: Fleet, is_heard: bool) -> N
     [device] = fleet.add()
     first, expired = fleet.take_silent(device)
     fleet.recorder.record([first])
-    assert health_checker.count_silence(expired).timed_out == 1
+    assert health_checker.apply_silence(expired).timed_out == 1
     if is_heard:
         fleet.hear(device)
     get_redis_connection("default").zadd(scripts.EXPIRING, {f"{fleet.schema}:{device.uuid}": 1}, xx=True)
@@ -235,16 +235,16 @@ def test_messages_wait_for_locked_tables(fleet: Fleet) -> None:
     member = f"{fleet.schema}:{leased.uuid}"
     fleet.hear(waiting, leased)
     fleet.wait_out(leased)
-    assert set(health_checker.take_expired(10).members) == {member}, "by a checker that dies then"
+    assert set(health_checker.lease_expired(10).members) == {member}, "by a checker that dies then"
     redis.zadd(scripts.EXPIRING, {member: 1})
-    activity.note_unheard([fleet.schema])
+    activity.suspend_timeouts([fleet.schema])
     fleet.wait_out(waiting)
     health_checker.check()
     assert (fleet.ledger(waiting), fleet.ledger(leased)) == (["ONLINE"], ["ONLINE"])
-    assert redis.zscore(scripts.DEADLINE, member) - activity.redis_now() < scripts.UNHEARD_SECONDS
+    assert redis.zscore(scripts.DEADLINE, member) - activity.redis_now() < scripts.SUSPENSION_SECONDS
     # They have been stored, or nobody says so any more.
     for until in (activity.redis_now() - 0.1, activity.redis_now() + 3600):  # the clock was set back
-        redis.hset(scripts.UNHEARD, fleet.schema, until)
+        redis.hset(scripts.SUSPENDED_TIMEOUTS, fleet.schema, until)
         fleet.hear(waiting, leased)
         fleet.wait_out(waiting, leased)
         health_checker.check()
@@ -254,7 +254,7 @@ def test_messages_wait_for_locked_tables(fleet: Fleet) -> None:
 def test_another_tenants_messages_wait(fleet: Fleet) -> None:
     [device] = fleet.add()
     fleet.hear(device)
-    activity.note_unheard(["t_other"])
+    activity.suspend_timeouts(["t_other"])
     fleet.wait_out(device)
     health_checker.check()
     assert fleet.ledger(device) == ["ONLINE", "TIMEOUT"]
@@ -286,7 +286,7 @@ def test_a_checker_dies_in_the_middle_of_a_batch(fleet: Fleet) -> None:
     devices = fleet.add(10)
     fleet.hear(*devices)
     fleet.wait_out(*devices)
-    assert len(health_checker.take_expired(100).members) == 10  # and no more is heard of it
+    assert len(health_checker.lease_expired(100).members) == 10  # and no more is heard of it
     fleet.hear(devices[0])
     assert health_checker.check().expired == 0, "its leases hold"
     get_redis_connection("default").zadd(
@@ -301,14 +301,14 @@ def test_a_slow_checker_ends_no_lease_of_another(fleet: Fleet) -> None:
     redis, member = get_redis_connection("default"), f"{fleet.schema}:{device.uuid}"
     first, slow = fleet.take_silent(device)
     fleet.hear(device)
-    silenced = health_checker.count_silence(slow)
+    silenced = health_checker.apply_silence(slow)
     fleet.wait_out(device)
     redis.zadd(scripts.EXPIRING, {member: 1})
-    other = health_checker.take_expired(10)
+    other = health_checker.lease_expired(10)
     fleet.recorder.record([first])
-    assert health_checker.count_silence(other).timed_out == 1
+    assert health_checker.apply_silence(other).timed_out == 1
     fleet.hear(device)
-    health_checker.end_leases(slow, silenced)
+    health_checker.release_leases(slow, silenced)
     assert redis.zscore(scripts.EXPIRING, member) is not None
     redis.zadd(scripts.EXPIRING, {member: 1})  # the other one dies
     health_checker.check()
@@ -329,7 +329,7 @@ def test_a_will_overtaken_by_telemetry_leaves_no_row(fleet: Fleet) -> None:
     fleet.hear(device)
     gone = datetime.now(UTC)
     fleet.hear(device)
-    will = Sign("will", fleet.schema, device.pk, device.uuid, gone, TIMEOUT, session="s")
+    will = PresenceEvent("will", fleet.schema, device.pk, device.uuid, gone, TIMEOUT, session="s")
     PresenceRecorder(grace_seconds=2).record([will])
     assert fleet.ledger(device) == ["ONLINE"]
 

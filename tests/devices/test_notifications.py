@@ -39,24 +39,26 @@ class Fleet:
 
     def notify(self) -> list[tuple[str, bool]]:
         """Empty the outbox; what was told of the device this time: (state, flapping)."""
-        from devices.services.notifications.outbox import notify_tenant
+        from devices.services.notifications.outbox import publish_changes
 
         self.told.clear()
-        while notify_tenant(self.schema, self.tell):
+        while publish_changes(self.schema, self.tell):
             pass
         return list(self.told)
 
     def settle(self) -> list[tuple[str, bool]]:
-        from devices.services.notifications.outbox import settle
+        from devices.services.notifications.outbox import publish_pending
 
         self.told.clear()
-        settle(self.schema, self.tell)
+        publish_pending(self.schema, self.tell)
         return list(self.told)
 
     def ledger(self) -> list[tuple[str, str]]:
         """(state, why quiet) in the order of positions; fails where one has none."""
         with schema_context(self.schema):
-            rows = list(self.device.status_changes.order_by("position").values_list("to_status", "quiet", "position"))
+            rows = list(
+                self.device.status_changes.order_by("position").values_list("to_status", "suppressed_by", "position")
+            )
         assert all(position is not None for _, _, position in rows)
         return [(state, quiet) for state, quiet, _ in rows]
 
@@ -85,7 +87,7 @@ def fleet(db: None, tenant_a: Any) -> Fleet:
 
     with schema_context(tenant_a.schema_name):
         StatusChange.objects.filter(position=None).delete()
-        DeviceStatus.objects.update(untold="")
+        DeviceStatus.objects.update(pending_update="")
         PresenceSettings(flapping_changes=3, flapping_window_seconds=600).save()
     return Fleet(tenant_a.schema_name, make_device(tenant_a, "in the outbox"))
 
@@ -121,15 +123,15 @@ def test_a_position_is_never_given_twice(fleet: Fleet, tenant_a: Any) -> None:
 
 
 def test_another_notifier_at_work_is_not_disturbed(fleet: Fleet) -> None:
-    from devices.services.notifications.outbox import Busy, notify_tenant
+    from devices.services.notifications.outbox import NotifierBusy, publish_changes
     from tenants.infrastructure.database import conninfo
 
     fleet.change("birth")
     key = "hashtext('gwanje_notify'), hashtext(%s)"
     with psycopg.connect(conninfo()) as other:
         other.execute(f"SELECT pg_advisory_xact_lock({key})", [fleet.schema])
-        with pytest.raises(Busy):
-            notify_tenant(fleet.schema, fleet.tell)
+        with pytest.raises(NotifierBusy):
+            publish_changes(fleet.schema, fleet.tell)
     assert fleet.notify() == [("ONLINE", False)]
 
 
@@ -202,7 +204,7 @@ def test_a_window_over_the_beginning_of_flapping_tells_at_its_end_that_it_flaps(
 
 
 def test_a_deactivated_device_is_told_as_unknown_whatever_it_did_before(fleet: Fleet) -> None:
-    from devices.services.notifications.outbox import tell_now
+    from devices.services.notifications.outbox import publish_current
 
     fleet.maintain(-HOUR, HOUR)
     fleet.change("birth", "will", "birth", "deactivated")
@@ -213,7 +215,7 @@ def test_a_deactivated_device_is_told_as_unknown_whatever_it_did_before(fleet: F
     fleet.change("birth")
     assert fleet.notify() == []
     assert fleet.settle() == []
-    assert tell_now(fleet.schema, [fleet.device.uuid], fleet.tell) == 0
+    assert publish_current(fleet.schema, [fleet.device.uuid], fleet.tell) == 0
 
 
 @pytest.mark.parametrize(
@@ -233,13 +235,13 @@ def test_a_deactivated_device_is_told_as_unknown_whatever_it_did_before(fleet: F
 )
 def test_why_nobody_is_told(active: bool, to_status: str, in_window: bool, flaps: bool, untold: str, why: str) -> None:
     from devices.models import Device, DeviceStatus, StatusChange
-    from devices.services.notifications.outbox import why_quiet
+    from devices.services.notifications.outbox import suppression_of
 
     at = datetime.now(UTC)
     device = Device(active=active)
     device.presence = DeviceStatus(device=device, flapping_until=at + HOUR if flaps else at)
     change = StatusChange(device=device, to_status=to_status, at=at)
-    assert why_quiet(change, in_window=in_window, untold=untold) == why
+    assert suppression_of(change, in_window=in_window, pending_update=untold) == why
 
 
 @pytest.fixture
@@ -272,7 +274,7 @@ def test_watchers_hear_of_every_change_the_quiet_ones_too(fleet: Fleet, heard: C
     fleet.change("will")
     fleet.notify()
     events = heard()
-    assert [(event.old, event.new, event.quiet) for event in events] == [
+    assert [(event.old, event.new, event.suppressed_by) for event in events] == [
         ("UNKNOWN", "ONLINE", ""),
         ("ONLINE", "OFFLINE", "maintenance"),
     ]

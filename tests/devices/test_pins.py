@@ -83,7 +83,7 @@ def test_a_component_may_not_take_anothers_pin(register: Any) -> None:
         two.full_clean()
         two.save()
         two.attached = True
-        with pytest.raises(ValidationError, match="taken by one"):
+        with pytest.raises(ValidationError, match="already used by one"):
             two.save(update_fields=["attached"])
         three.pins = None
         three.full_clean()

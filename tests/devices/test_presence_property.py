@@ -90,10 +90,10 @@ class Presence(RuleBasedStateMachine):
         return f"{self.schema}:{self.device.uuid}"
 
     def _sign(self, kind: str, session: str) -> Any:
-        from devices.services.presence.activity import Sign
+        from devices.services.presence.activity import PresenceEvent
 
         self.time += timedelta(milliseconds=50)
-        return Sign(
+        return PresenceEvent(
             kind=kind,  # type: ignore[arg-type]  # one of the literals
             schema=self.schema,
             device_id=self.device.pk,
@@ -166,7 +166,7 @@ class Presence(RuleBasedStateMachine):
         self.take(0)
         if again:
             self.process_again(listener, 0)
-        for at, work in enumerate((self.count_silence, self.kill_checker if killed else self.settle)):
+        for at, work in enumerate((self.apply_silence, self.kill_checker if killed else self.settle)):
             if at == step:
                 self.hear_and_process(listener, ["telemetry"], "a")
             work(0)
@@ -198,22 +198,22 @@ class Presence(RuleBasedStateMachine):
     def take(self, checker: int) -> None:
         from devices.services.presence import activity, health_checker
 
-        activity.note_listening()
+        activity.record_listener_heartbeat()
         get_redis_connection("default").hset("device_listening", "since", 0)
         if self.taken[checker] is None:
-            self.taken[checker] = health_checker.take_expired(100)
+            self.taken[checker] = health_checker.lease_expired(100)
             seen = self.model.seen
             self.due[checker] = seen is not None and self.time - seen > timedelta(seconds=TIMEOUT)
 
     @rule(checker=st.integers(0, 1))
-    def count_silence(self, checker: int) -> None:
+    def apply_silence(self, checker: int) -> None:
         from devices.services.presence import health_checker
 
         taken = self.taken[checker]
         if taken is not None and self.silenced[checker] is None:
-            self.silenced[checker] = health_checker.count_silence(taken)
+            self.silenced[checker] = health_checker.apply_silence(taken)
             device = taken.members.get(self.member)
-            if device is not None and self.due[checker] and not device.heard:
+            if device is not None and self.due[checker] and not device.active_again:
                 # To the microsecond that Redis keeps.
                 self.model.settle(datetime.fromtimestamp(device.seen + 1e-5, UTC))
 
@@ -221,11 +221,11 @@ class Presence(RuleBasedStateMachine):
     def settle(self, checker: int) -> None:
         from devices.services.presence import health_checker
 
-        self.count_silence(checker)
+        self.apply_silence(checker)
         taken, self.taken[checker] = self.taken[checker], None
         silenced, self.silenced[checker] = self.silenced[checker], None
         if taken is not None:
-            health_checker.end_leases(taken, silenced)
+            health_checker.release_leases(taken, silenced)
 
     @rule(checker=st.integers(0, 1))
     def kill_checker(self, checker: int) -> None:

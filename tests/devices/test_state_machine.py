@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.services.presence.state_machine import Signal, State, step
+from devices.services.presence.state_machine import PresenceState, Signal, step
 
 T0 = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -32,8 +32,8 @@ def silence(seen: float) -> Signal:
     return Signal("silence", at(seen))
 
 
-def run(signals: list[Signal], now: float = 1000) -> tuple[State, list[tuple[str, str, str]], list[str]]:
-    state, changes, ignored = State(), [], []
+def run(signals: list[Signal], now: float = 1000) -> tuple[PresenceState, list[tuple[str, str, str]], list[str]]:
+    state, changes, ignored = PresenceState(), [], []
     for signal in signals:
         result = step(state, signal, at(now))
         state = result.state

@@ -16,7 +16,7 @@ from devices.models import (
     Device,
     DeviceStatus,
     HardwareModel,
-    IgnoredSign,
+    IgnoredWill,
     MaintenanceWindow,
     PresenceSettings,
     StatusChange,
@@ -40,7 +40,7 @@ def told(tenant_a: Tenant, device: Device) -> datetime:
     now = timezone.now()
     add_change(tenant_a, device, "ONLINE", "birth", now - 11 * HOUR, session="first")
     silent = now - HOUR - timedelta(minutes=2)
-    add_change(tenant_a, device, "TIMEOUT", "timeout", now - HOUR, evidence_at=silent, quiet="flapping")
+    add_change(tenant_a, device, "TIMEOUT", "timeout", now - HOUR, evidence_at=silent, suppressed_by="flapping")
     return now
 
 
@@ -152,8 +152,8 @@ def test_the_ledger_is_turned_over(pages: Pages, tenant_a: Tenant, device: Devic
 
 def test_ignored_wills_are_evidence(pages: Pages, tenant_a: Tenant, device: Device) -> None:
     with schema_context(tenant_a.schema_name):
-        IgnoredSign.objects.create(
-            device=device, session="the-old-one", why="other_session", evidence_at=timezone.now()
+        IgnoredWill.objects.create(
+            device=device, session="the-old-one", reason="other_session", evidence_at=timezone.now()
         )
     page = text_of(pages.get(device_page(device, "presence")))
     assert "it belongs to another session than the current one" in page

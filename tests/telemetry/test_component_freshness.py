@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django_tenants.utils import schema_context
 
 from devices.models import Component, Device
-from devices.services.presence.freshness import judge, reports
+from devices.services.presence.freshness import component_reports, freshness_of
 from telemetry.services.latest import component_freshness
 from tests.api.conftest import T0, add_readings, add_series, make_device
 
@@ -27,7 +27,7 @@ from tests.api.conftest import T0, add_readings, add_series, make_device
     ],
 )
 def test_two_missed_reports_are_stale(age: float | None, interval: int, expected: str) -> None:
-    assert judge(None if age is None else T0 - timedelta(seconds=age), interval, T0) == expected
+    assert freshness_of(None if age is None else T0 - timedelta(seconds=age), interval, T0) == expected
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_each_component_is_judged_by_its_own_interval_else_its_types(device: Dev
         Component.objects.filter(device=device, key="two").update(expected_interval=10)
         components = {one.key: one for one in device.components.select_related("component_type")}
         with CaptureQueriesContext(connection) as captured:
-            judged = reports(components.values(), T0 + timedelta(seconds=30))
+            judged = component_reports(components.values(), T0 + timedelta(seconds=30))
     assert len([query for query in captured if not query["sql"].startswith("SET")]) == 2, "the series, and their newest"
     answers = {key: (judged[one.pk].freshness, judged[one.pk].interval) for key, one in components.items()}
     usual = components["one"].component_type.expected_interval
@@ -75,4 +75,4 @@ def test_each_component_is_judged_by_its_own_interval_else_its_types(device: Dev
 
 def test_no_component_asks_nothing(django_assert_num_queries: Any, db: None) -> None:
     with django_assert_num_queries(0):
-        assert reports([], T0) == {}
+        assert component_reports([], T0) == {}

@@ -35,7 +35,7 @@ def ledger(device: Registered) -> list[tuple[str, int | None, str]]:
 
     with schema_context(device.tenant.schema_name):
         rows = StatusChange.objects.filter(device=device.device).order_by("id")
-        return list(rows.values_list("to_status", "position", "quiet"))
+        return list(rows.values_list("to_status", "position", "suppressed_by"))
 
 
 def state_topic(device: Registered) -> str:
@@ -332,7 +332,7 @@ def test_a_notifier_that_freezes_in_the_middle_loses_the_lock_and_its_work(
     change(device, "birth")
     monkeypatch.setattr(outbox, "FROZEN_SECONDS", 1)
     with pytest.raises((OperationalError, InterfaceError)):
-        outbox.notify_tenant(device.tenant.schema_name, lambda _: time.sleep(1.5))
+        outbox.publish_changes(device.tenant.schema_name, lambda _: time.sleep(1.5))
     connection.close()
     assert ledger(device) == [("ONLINE", None, "")]
     run_until(notifier, lambda: ledger(device)[0][1])

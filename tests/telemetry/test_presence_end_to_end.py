@@ -100,7 +100,7 @@ def test_it_disconnects_cleanly(platform: None, device: Registered) -> None:
 
 def test_it_reconnects_within_the_keep_alive(platform: None, device: Registered) -> None:
     """The new connection takes the old one over: its will comes, and changes nothing that lasts."""
-    from devices.models import IgnoredSign
+    from devices.models import IgnoredWill
 
     first = Connection(device, "s1").__enter__()
     reaches(device, "ONLINE", 5)
@@ -115,7 +115,7 @@ def test_it_reconnects_within_the_keep_alive(platform: None, device: Registered)
         assert [change[0] for change in changes[1:]] == [change[1] for change in changes[:-1]]
         assert [change for change in changes if change[2] == "timeout"] == []
         with schema_context(device.tenant.schema_name):
-            ignored = IgnoredSign.objects.filter(device=device.device).count()
+            ignored = IgnoredWill.objects.filter(device=device.device).count()
         assert len(changes) == 1 or (len(changes) == 3 and ignored == 0)
 
 

@@ -14,16 +14,16 @@ AT = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 
 
 def told(**values: Any) -> Any:
-    from devices.services.notifications.outbox import Told
+    from devices.services.notifications.outbox import StateUpdate
 
     usual: dict[str, Any] = {
         "device_id": 1,
         "status": "ONLINE",
-        "reason": "telemetry",
+        "cause": "telemetry",
         "flapping": False,
         "recorded_at": AT,
     }
-    return Told(**{**usual, "uuid": uuid4(), **values})
+    return StateUpdate(**{**usual, "uuid": uuid4(), **values})
 
 
 def latest(component: str, metric: str, value: Any, unit: str = "") -> Any:

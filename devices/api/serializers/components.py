@@ -102,7 +102,7 @@ class DeviceComponentSerializer(ReportFields, serializers.ModelSerializer[Compon
 def note_reports(components: Iterable[Component]) -> None:
     """Read when all these components last reported at once; else it is read for each when it is shown."""
     listed = list(components)
-    reports = freshness.reports(listed, timezone.now())
+    reports = freshness.component_reports(listed, timezone.now())
     for component in listed:
         component.report = reports[component.pk]  # type: ignore[attr-defined]
 
@@ -112,7 +112,7 @@ def time_or_null(time: datetime.datetime | None) -> str | None:
     return Timestamp().to_representation(time) if time else None
 
 
-def _report(component: Any) -> freshness.Report:
+def _report(component: Any) -> freshness.ComponentReport:
     if not hasattr(component, "report"):
         note_reports([component])
     return component.report

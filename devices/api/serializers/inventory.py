@@ -13,7 +13,7 @@ from rest_framework import serializers
 from devices.models import Device, DeviceCredential, DeviceStatus, HardwareModel
 from devices.models.base import validate_key
 from devices.services.presence import descriptions, overview
-from devices.services.presence.timeouts import Source
+from devices.services.presence.timeouts import TimeoutSource
 from devices.services.provisioning.registration import IssuedCredentials
 from tenants.api.fields import Timestamp
 from tenants.api.serializers.base import StrictModelSerializer, StrictSerializer
@@ -55,7 +55,7 @@ class DeviceSerializer(StrictModelSerializer[Device]):
         choices=DeviceStatus.Status.choices, source="presence.status", read_only=True, default="UNKNOWN"
     )
     status_since = serializers.DateTimeField(source="presence.since", read_only=True, allow_null=True)
-    status_reason = serializers.CharField(source="presence.reason", read_only=True, default="")
+    status_reason = serializers.CharField(source="presence.cause", read_only=True, default="")
     status_why = serializers.SerializerMethodField(help_text="What led to the state, in words, with its times.")
     last_seen_at = serializers.SerializerMethodField()
     flapping = serializers.SerializerMethodField(help_text="Its state changes so often that apps are not told.")
@@ -94,7 +94,7 @@ class DeviceSerializer(StrictModelSerializer[Device]):
     @extend_schema_field(serializers.CharField(allow_null=True))
     def get_status_why(self, device: Device) -> str | None:
         change = _overview(device).change
-        return descriptions.why(change) if change else None
+        return descriptions.describe_change(change) if change else None
 
     @extend_schema_field(Timestamp(allow_null=True))
     def get_last_seen_at(self, device: Device) -> str | None:
@@ -109,8 +109,8 @@ class DeviceSerializer(StrictModelSerializer[Device]):
     def get_timeout_effective(self, device: Device) -> int:
         return round(_overview(device).timeout)
 
-    def get_timeout_from(self, device: Device) -> Source:
-        return _overview(device).timeout_from
+    def get_timeout_from(self, device: Device) -> TimeoutSource:
+        return _overview(device).timeout_source
 
 
 class NewComponentSerializer(StrictSerializer):
@@ -174,14 +174,14 @@ class RotationSerializer(StrictSerializer):
 def note_presence(devices: Iterable[Device]) -> None:
     """Read what is shown of the presence of all these devices at once; else it is read for each when it is shown."""
     listed = list(devices)
-    overviews = overview.of_devices(listed, timezone.now())
+    overviews = overview.overviews_of(listed, timezone.now())
     for device in listed:
         device.overview = overviews[device.pk]  # type: ignore[attr-defined]
         for component in device.components.all():
             component.report = overviews[device.pk].reports[component.pk]  # type: ignore[attr-defined]
 
 
-def _overview(device: Any) -> overview.Overview:
+def _overview(device: Any) -> overview.PresenceOverview:
     if not hasattr(device, "overview"):
         note_presence([device])
     return device.overview

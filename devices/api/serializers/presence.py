@@ -6,7 +6,7 @@ from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
 from devices.models import Device, MaintenanceWindow, PresenceSettings, StatusChange
-from devices.models.presence import Cause, Quiet, Status
+from devices.models.presence import Cause, Status, SuppressedBy
 from devices.services.presence import descriptions
 from tenants.api.fields import Timestamp
 from tenants.api.serializers.base import StrictModelSerializer
@@ -30,10 +30,10 @@ class StatusChangeSerializer(serializers.Serializer[StatusChange]):
         } | super().get_fields()
 
     def get_why(self, change: StatusChange) -> str:
-        return descriptions.why(change)
+        return descriptions.describe_change(change)
 
-    def get_quiet(self, change: StatusChange) -> Quiet | None:
-        return Quiet(change.quiet) if change.quiet else None
+    def get_quiet(self, change: StatusChange) -> SuppressedBy | None:
+        return SuppressedBy(change.suppressed_by) if change.suppressed_by else None
 
 
 class HistoryPageSerializer(serializers.Serializer):

@@ -43,7 +43,7 @@ class HistoryView(CursorPageView):
         narrowed = {name: wanted.get(name, "") for name in ("cause", "status")}
         scope = f"history:{device.uuid}:{narrowed['cause']}:{narrowed['status']}"
         before = cursors.decode(scope, wanted["cursor"])[0] if "cursor" in wanted else None
-        rows = status_changes.changes(
+        rows = status_changes.list_changes(
             device,
             start=wanted.get("since"),
             stop=wanted.get("until"),
@@ -71,7 +71,7 @@ class TimelineView(ParametersView):
         span = wanted["since"], wanted["until"]
         answer = wanted | {
             "results": status_changes.timeline(device, *span),
-            "maintenance": status_changes.windows(device, *span),
+            "maintenance": status_changes.maintenance_windows(device, *span),
         }
         return Response(shapes.TimelineSerializer(answer).data)
 
@@ -91,7 +91,7 @@ class AvailabilityView(ParametersView):
         wanted = self.valid_parameters()
         device = device_by_uuid(uuid)
         year, month = wanted["month"]
-        months = status_changes.months_until(year, month, wanted["months"], wanted["timezone"], timezone.now())
+        months = status_changes.recent_months(year, month, wanted["months"], wanted["timezone"], timezone.now())
         results = [
             {
                 "month": one.name,
@@ -103,7 +103,7 @@ class AvailabilityView(ParametersView):
                 "mean_time_between_failures_seconds": figures.mean_time_between_failures_seconds,
                 "known_seconds": figures.known_seconds,
             }
-            for one, figures in zip(months, status_changes.by_month(device, months), strict=True)
+            for one, figures in zip(months, status_changes.monthly_availability(device, months), strict=True)
         ]
         answer = {"timezone": wanted["timezone"].key, "results": results}
         return Response(shapes.AvailabilityPageSerializer(answer).data)

@@ -1,7 +1,7 @@
-"""A tenant's changes as server-sent events: first from the ledger, then live, without a gap and without doubles.
+"""Status changes of a tenant as server-sent events: first from PostgreSQL, then live, without gaps or duplicates.
 
-The tenant is a value here, and no connection to the database is held: whatever asks it is one synchronous unit,
-which enters the tenant's schema, leaves it, and gives the connection back.
+The tenant is a value here, and no database connection is held: each query is one synchronous unit that enters the
+tenant's schema, leaves it, and returns the connection.
 """
 
 import asyncio
@@ -29,35 +29,35 @@ from . import status_feed
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 15.0
-# How often it is asked whether the watcher still may; the ledger is read then too, should Redis have lost something.
+# How often the permission is checked again; PostgreSQL is read then too, in case Redis lost a message.
 CHECK_SECONDS = 30.0
-# How often the ledger is read while Redis is away.
+# How often PostgreSQL is polled while Redis is unavailable.
 POLL_SECONDS = 2.0
-# What the browser waits before it connects again.
+# How long a browser waits before it reconnects.
 _RETRY_MILLISECONDS = 2000
 
 T = TypeVar("T")
 
 
 async def events(schema: str, after: int, device: UUID | None, may_watch: Callable[[], bool]) -> AsyncIterator[str]:
-    """Server-sent events of the changes after a position, of one device or of all, until `may_watch` says no.
+    """Yield server-sent events of the changes after a position, of one device or all, while `may_watch` returns True.
 
-    Ends too when the database is away: the watcher connects again, and goes on after the last event that it had.
+    Ends too when the database is unavailable: the client reconnects and resumes after its last event.
     """
     live = _Live(status_feed.channel(schema))
     try:
-        await sync_to_async(connections.close_all)()  # the one that the request was judged with
+        await sync_to_async(connections.close_all)()  # the connection that authenticated the request
         yield f"retry: {_RETRY_MILLISECONDS}\nid: {after}\n\n"
         async for text in _follow(live, schema, after, device, may_watch):
             yield text
     except DATABASE_LOST as error:
-        logger.warning("An event stream of %s ends, since the database is away: %s", schema, error)
+        logger.warning("An event stream of %s ends, since the database is unavailable: %s", schema, error)
     finally:
         await live.close()
 
 
 def frame(event: StatusEvent) -> str:
-    """The event in the form of the stream."""
+    """Return the event in the format of the stream."""
     return f"id: {event.position}\nevent: status\ndata: {json.dumps(event.data, ensure_ascii=False)}\n\n"
 
 
@@ -67,7 +67,7 @@ async def _follow(
     said_at = checked_at = time.monotonic()
     behind = False
     while True:
-        # Subscribed before the ledger is read, nothing falls between the two.
+        # Subscribe before PostgreSQL is read, so that no change is missed between the two.
         behind = await live.open() or behind or not live.is_open
         while behind:
             page = await _unit(schema, lambda: status_feed.read(last, device))  # noqa: B023 (called at once)
@@ -105,20 +105,20 @@ async def _unit(schema: str, ask: Callable[[], T]) -> T:
 
 
 class _Live:
-    """The tenant's channel in Redis, where Redis is there."""
+    """The tenant's channel in Redis, while Redis is available."""
 
     def __init__(self, channel: str) -> None:
         self._channel = channel
         self._redis: Redis | None = None
         self._pubsub: Any = None
-        self._is_away = False
+        self._is_unavailable = False
 
     @property
     def is_open(self) -> bool:
         return self._pubsub is not None
 
     async def open(self) -> bool:
-        """Subscribe, where that is not done. Whether it was done now: what was said before was not heard."""
+        """Subscribe if not subscribed. Return whether it was done now: earlier messages were missed."""
         if self.is_open:
             return False
         try:
@@ -126,11 +126,11 @@ class _Live:
         except RedisError as error:
             await self._give_up(error)
             return False
-        self._is_away = False
+        self._is_unavailable = False
         return True
 
     async def _subscribe(self) -> Any:
-        # Without retries: a connection that is made anew by itself would hide that something was not heard.
+        # Without retries: an automatic reconnection would hide lost messages.
         self._redis = Redis.from_url(
             settings.REDIS_URL, socket_connect_timeout=1, health_check_interval=10, retry=Retry(NoBackoff(), 0)
         )
@@ -141,13 +141,13 @@ class _Live:
         return pubsub
 
     async def _give_up(self, error: RedisError) -> None:
-        if not self._is_away:
-            logger.warning("Redis is away (%s): what is said on %s is read from the ledger", error, self._channel)
-        self._is_away = True
+        if not self._is_unavailable:
+            logger.warning("Redis is unavailable (%s): the events of %s are read from PostgreSQL", error, self._channel)
+        self._is_unavailable = True
         await self.close()
 
     async def next(self, timeout: float) -> StatusEvent | None:
-        """What is said next; None after `timeout` seconds, or after POLL_SECONDS while Redis is away."""
+        """Return the next event; None after `timeout` seconds, or after POLL_SECONDS while Redis is unavailable."""
         if self._pubsub is None:
             await asyncio.sleep(min(timeout, POLL_SECONDS))
             return None

@@ -1,7 +1,7 @@
-"""The notifier's MQTT connection: publishes states and waits for their acknowledgements, hears who asks for one.
+"""The notifier's MQTT connection: publishes states, waits for acknowledgements, and receives requests for states.
 
-Each connection is a new client: what was under way on an old one is never sent again by itself, so an old state
-cannot come after a newer one that another notifier has published meanwhile.
+Each connection is a new client: messages in flight on an old one are never resent by the client library, so that an old
+state cannot arrive after a newer one that another notifier has published.
 """
 
 import logging
@@ -29,7 +29,7 @@ KEEPALIVE_SECONDS = 30
 _SESSION_SECONDS = 24 * 3600
 _ACKNOWLEDGED_WITHIN = 10.0
 _UNDER_WAY = 100
-# Devices asked for and not answered yet; more are forgotten.
+# Requests for states that are not answered yet; more are dropped.
 _MOST_REQUESTS = 10_000
 
 
@@ -38,7 +38,7 @@ class BrokerAway(Exception):
 
 
 class StateBroker:
-    """One MQTT session, driven by the notifier's own loop."""
+    """One MQTT session, driven by the notifier's loop."""
 
     def __init__(self, client_id: str = "") -> None:
         if not settings.MQTT_URL:
@@ -53,11 +53,11 @@ class StateBroker:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the broker has accepted the connection and it is not known to be lost."""
+        """Return whether the broker has accepted the connection and it is not known to be lost."""
         return self._client is not None and self._client.is_connected()
 
     def exchange(self, timeout: float, also: Sequence[Any] = ()) -> None:
-        """Wait up to `timeout` seconds for the broker or for something to read on `also`, and do what is due."""
+        """Wait up to `timeout` seconds for the broker or for data on `also`, and process what is due."""
         if self._client is None:
             self._connect()
         client = self._client
@@ -98,16 +98,16 @@ class StateBroker:
             raise
 
     def requests(self, limit: int) -> list[tuple[str, UUID]]:
-        """(slug, device UUID) that were asked for, oldest first, each once."""
+        """Return the oldest requests as (slug, device UUID), each once."""
         return list(self._requests)[:limit]
 
     def forget(self, requests: Sequence[tuple[str, UUID]]) -> None:
-        """These requests are taken care of."""
+        """Remove requests that have been answered."""
         for request in requests:
             self._requests.pop(request, None)
 
     def close(self) -> None:
-        """Say goodbye; the session, and what is asked meanwhile, waits for the next start."""
+        """Disconnect; the session, with requests in the meantime, waits for the next start."""
         client, self._client = self._client, None
         if client is not None:
             client.disconnect()
@@ -160,7 +160,7 @@ class StateBroker:
         return client
 
     def _read(self, client: mqtt.Client, sock: Any) -> None:
-        """Read packets while there are any; TLS may hold some that select() does not see."""
+        """Read packets while there are any; TLS may buffer some that select() does not see."""
         client.loop_read()
         pending = getattr(sock, "pending", None)
         while pending and client.socket() is sock and pending():
@@ -171,7 +171,7 @@ class StateBroker:
         self._client = None
 
     def _drop(self) -> None:
-        """Give the connection up, with whatever is under way on it."""
+        """Close the connection, with the messages in flight on it."""
         client, self._client = self._client, None
         sock = client.socket() if client else None
         if client and sock:
@@ -205,7 +205,7 @@ class StateBroker:
 
 
 def parse_request(topic: str) -> tuple[str, UUID] | None:
-    """The slug and device of `client/request_state/{slug}/{uuid}`; None for anything else."""
+    """Return the slug and device of `client/request_state/{slug}/{uuid}`; None for other topics."""
     parts = topic.split("/")
     if len(parts) != 4:
         return None

@@ -1,7 +1,7 @@
-"""The ledger of changes as watchers follow it: by position, and live through Redis.
+"""The feed of status changes for event streams: by position from PostgreSQL, and live through Redis.
 
-A change has its position from the moment that it is notified. The ledger in PostgreSQL is what counts; what is
-said through Redis spares watchers from asking it.
+A change has a position from the moment that it is published. PostgreSQL is authoritative; Redis only spares the streams
+from polling it.
 """
 
 import json
@@ -24,7 +24,7 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class StatusEvent:
-    """A change as watchers see it; times are ISO 8601, `quiet` says why apps were not told ("": they were)."""
+    """A change in the feed; times are ISO 8601, `suppressed_by` says why it was not published to apps ("": it was)."""
 
     position: int
     device: str
@@ -34,11 +34,11 @@ class StatusEvent:
     session: str
     evidence_at: str
     at: str
-    quiet: str
+    suppressed_by: str
 
     @property
     def data(self) -> dict[str, str | None]:
-        """What the event says, by the names of the API."""
+        """Return the members of the event, by the names of the API."""
         return {
             "device": self.device,
             "from": self.old,
@@ -47,7 +47,7 @@ class StatusEvent:
             "session": self.session,
             "evidence_at": self.evidence_at,
             "at": self.at,
-            "quiet": self.quiet or None,
+            "quiet": self.suppressed_by or None,
         }
 
 
@@ -61,12 +61,12 @@ class Page:
 
 
 def channel(schema: str) -> str:
-    """The Redis channel of a tenant's events."""
+    """Return the Redis channel of a tenant's events."""
     return f"gwanje:status:{schema}"
 
 
 def event_of(change: StatusChange) -> StatusEvent:
-    """The event of a change that has its position; its device must be loaded."""
+    """Return the event of a change that has a position; its device must be loaded."""
     return StatusEvent(
         position=change.position or 0,
         device=str(change.device.uuid),
@@ -76,38 +76,38 @@ def event_of(change: StatusChange) -> StatusEvent:
         session=change.session,
         evidence_at=time_text(change.evidence_at),
         at=time_text(change.at),
-        quiet=change.quiet,
+        suppressed_by=change.suppressed_by,
     )
 
 
 def time_text(time: datetime) -> str:
-    """ISO 8601 in UTC, with Z as the API writes it."""
+    """Return the time as ISO 8601 in UTC, with Z as in the API."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def announce(schema: str, changes: Iterable[StatusChange]) -> None:
-    """Say committed changes to whoever watches now. Redis being away is logged: watchers find them in the ledger."""
+    """Send committed changes to live streams. An unavailable Redis is logged: the streams read them from PostgreSQL."""
     try:
         pipeline = get_redis_connection("default").pipeline(transaction=False)
         for change in changes:
             pipeline.publish(channel(schema), json.dumps(asdict(event_of(change))))
         pipeline.execute()
     except RedisError as error:
-        logger.warning("Redis is away (%s): watchers of %s hear of changes later", error, schema)
+        logger.warning("Redis is unavailable (%s): event streams of %s receive changes later", error, schema)
 
 
 def parse(message: bytes) -> StatusEvent:
-    """The event in a message of the channel."""
+    """Return the event in a message of the channel."""
     return StatusEvent(**json.loads(message))
 
 
 def last_position() -> int:
-    """The last position that was given in the current tenant; 0 where none was."""
+    """Return the last position assigned in the current tenant; 0 if none."""
     return StatusFeed.objects.values_list("position", flat=True).first() or 0
 
 
 def give_positions(changes: Sequence[StatusChange]) -> None:
-    """Number the changes in their order, after all others. The caller holds the tenant's lock."""
+    """Number the changes in order, after all others. The caller must hold the tenant's lock."""
     feed, _ = StatusFeed.objects.select_for_update().get_or_create(pk=1)
     for position, change in enumerate(changes, start=feed.position + 1):
         change.position = position
@@ -116,9 +116,9 @@ def give_positions(changes: Sequence[StatusChange]) -> None:
 
 
 def read(after: int, device: UUID | None = None) -> Page:
-    """The current tenant's events after a position, of one device or of all, at most 500 at a time.
+    """Return the current tenant's events after a position, of one device or of all, at most 500.
 
-    What is committed later has a greater position than `upto`, so nothing is passed over.
+    Changes committed later have a greater position than `upto`, so none is skipped.
     """
     upto = last_position()
     rows: QuerySet[StatusChange] = StatusChange.objects.filter(position__gt=after, position__lte=upto)

@@ -1,13 +1,13 @@
-"""What the ledger says of a stretch of time: which state a device was in when, and how available it was.
+"""States of a device over time and its availability, computed from its status changes.
 
-Pure functions over rows of the ledger (`devices.services.presence.status_changes` reads them). The definitions:
+Pure functions over status changes (`devices.services.presence.status_changes` reads them). Definitions:
 
 * ONLINE is available. OFFLINE and TIMEOUT are an outage.
-* UNKNOWN time, and the time of maintenance windows, counts neither way: neither as available nor as an outage.
-* An outage lasts until the device is ONLINE again. So TIMEOUT and then OFFLINE is one outage, and so is one that
-  time which counts neither way lies within; its length is without that time.
-* The percentage is the available time of the time that counts. The mean time between failures is the available
-  time over the number of outages.
+* UNKNOWN time and the time of maintenance windows are not counted: neither as available nor as an outage.
+* An outage lasts until the device is ONLINE again. TIMEOUT followed by OFFLINE is one outage, and so is an outage with
+  uncounted time inside; its length excludes that time.
+* The percentage is the available part of the counted time. The mean time between failures is the available time
+  divided by the number of outages.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,8 +22,8 @@ OUTAGE = frozenset({"OFFLINE", "TIMEOUT"})
 Window = tuple[datetime, datetime]  # from, until
 
 
-class Row(Protocol):
-    """What is read of a row of the ledger (a `StatusChange`)."""
+class RecordedChange(Protocol):
+    """The members of a `StatusChange` that are read here."""
 
     @property
     def to_status(self) -> str: ...
@@ -34,7 +34,7 @@ class Row(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of time in one state: start ≤ time < stop."""
+    """A period of time in one state: start ≤ time < stop."""
 
     status: str
     start: datetime
@@ -42,14 +42,15 @@ class Segment:
 
     @property
     def seconds(self) -> float:
+        """Return the length in seconds."""
         return (self.stop - self.start).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """How available a device was; the module says what each figure means.
+    """The availability of a device, as defined in the module's docstring.
 
-    `percent` is None where no time counts, `mean_time_between_failures_seconds` where there was no outage.
+    `percent` is None without counted time, `mean_time_between_failures_seconds` without outages.
     """
 
     percent: float | None
@@ -59,11 +60,11 @@ class Availability:
     known_seconds: float
 
 
-def timeline(rows: Iterable[Row], status_before: str, start: datetime, stop: datetime) -> list[Segment]:
-    """The states from start to stop, without gap or overlap; neighbours differ. Empty where stop ≤ start.
+def timeline(rows: Iterable[RecordedChange], status_before: str, start: datetime, stop: datetime) -> list[Segment]:
+    """Return the states from start to stop, without gaps or overlaps; neighbours differ. Empty where stop ≤ start.
 
-    `rows` in the order in which they were recorded, `status_before` the state before the first of them. A change
-    counts from when it was recorded; of clocks that were set back, it counts from the change before it.
+    `rows` are in the order of recording, `status_before` is the state before the first. A change counts from the time
+    of its recording; if the clock was set back meanwhile, from the time of the previous change.
     """
     segments: list[Segment] = []
     status, since = status_before, start
@@ -75,23 +76,23 @@ def timeline(rows: Iterable[Row], status_before: str, start: datetime, stop: dat
     return segments
 
 
-def between(segments: Iterable[Segment], start: datetime, stop: datetime) -> list[Segment]:
-    """The part of the segments that lies in start ≤ time < stop."""
-    cut = (replace(one, start=max(one.start, start), stop=min(one.stop, stop)) for one in segments)
-    return [one for one in cut if one.start < one.stop]
+def clip(segments: Iterable[Segment], start: datetime, stop: datetime) -> list[Segment]:
+    """Return the parts of the segments within start ≤ time < stop."""
+    cut = (replace(segment, start=max(segment.start, start), stop=min(segment.stop, stop)) for segment in segments)
+    return [segment for segment in cut if segment.start < segment.stop]
 
 
-def without(segments: Iterable[Segment], windows: Iterable[Window]) -> list[Segment]:
-    """The segments without the time of the windows, which may overlap; what was around a window is two segments."""
+def exclude_windows(segments: Iterable[Segment], windows: Iterable[Window]) -> list[Segment]:
+    """Return the segments without the time of the windows, which may overlap. A window within a segment splits it."""
     left = list(segments)
     for start, stop in windows:
-        left = [part for one in left for part in _cut_out(one, start, stop)]
+        left = [part for segment in left for part in _cut_out(segment, start, stop)]
     return left
 
 
-def availability(segments: Sequence[Segment]) -> Availability:
-    """The figures over segments in order, from which maintenance windows are taken out already (`without`)."""
-    up = sum(one.seconds for one in segments if one.status == ONLINE)
+def measure(segments: Sequence[Segment]) -> Availability:
+    """Return the availability over ordered segments without maintenance windows (`exclude_windows`)."""
+    up = sum(segment.seconds for segment in segments if segment.status == ONLINE)
     outages = _outages(segments)
     known = up + sum(outages)
     return Availability(
@@ -104,27 +105,27 @@ def availability(segments: Sequence[Segment]) -> Availability:
     )
 
 
-def shares(segments: Iterable[Segment]) -> dict[str, float]:
-    """Seconds in each state that occurs."""
+def seconds_by_status(segments: Iterable[Segment]) -> dict[str, float]:
+    """Return the seconds in each state that occurs."""
     seconds: dict[str, float] = {}
-    for one in segments:
-        seconds[one.status] = seconds.get(one.status, 0.0) + one.seconds
+    for segment in segments:
+        seconds[segment.status] = seconds.get(segment.status, 0.0) + segment.seconds
     return seconds
 
 
-def thinned(segments: Sequence[Segment], slots: int) -> list[Segment]:
-    """At most `slots` segments over the same time: each slot in the worst state that it holds. For drawing."""
+def downsample(segments: Sequence[Segment], slots: int) -> list[Segment]:
+    """Return at most `slots` segments over the same time, each slot in its worst state. For drawing."""
     if len(segments) <= slots:
         return list(segments)
     start, stop = segments[0].start, segments[-1].stop
     width = (stop - start) / slots
     worst: list[str] = [""] * slots
-    for one in segments:
-        first = min(int((one.start - start) / width), slots - 1)
+    for segment in segments:
+        first = min(int((segment.start - start) / width), slots - 1)
         # The end belongs to no segment: a microsecond before it is the last of it.
-        last = min(int((one.stop - timedelta(microseconds=1) - start) / width), slots - 1)
+        last = min(int((segment.stop - timedelta(microseconds=1) - start) / width), slots - 1)
         for slot in range(first, last + 1):
-            worst[slot] = max(worst[slot], one.status, key=_SEVERITY.index)
+            worst[slot] = max(worst[slot], segment.status, key=_SEVERITY.index)
     drawn: list[Segment] = []
     for slot, status in enumerate(worst):
         until = stop if slot == slots - 1 else start + width * (slot + 1)
@@ -135,34 +136,34 @@ def thinned(segments: Sequence[Segment], slots: int) -> list[Segment]:
 _SEVERITY = ("", UNKNOWN, ONLINE, "TIMEOUT", "OFFLINE")
 
 
-def _extend(segments: list[Segment], one: Segment) -> None:
-    """Add the segment; to the last one where that is of the same state."""
-    if one.start >= one.stop:
+def _extend(segments: list[Segment], segment: Segment) -> None:
+    """Append the segment, or extend the last one if it has the same state."""
+    if segment.start >= segment.stop:
         return
-    if segments and segments[-1].status == one.status and segments[-1].stop == one.start:
-        segments[-1] = replace(segments[-1], stop=one.stop)
+    if segments and segments[-1].status == segment.status and segments[-1].stop == segment.start:
+        segments[-1] = replace(segments[-1], stop=segment.stop)
     else:
-        segments.append(one)
+        segments.append(segment)
 
 
-def _cut_out(one: Segment, start: datetime, stop: datetime) -> list[Segment]:
-    if stop <= one.start or one.stop <= start:
-        return [one]
-    before = replace(one, stop=start) if one.start < start else None
-    after = replace(one, start=stop) if stop < one.stop else None
+def _cut_out(segment: Segment, start: datetime, stop: datetime) -> list[Segment]:
+    if stop <= segment.start or segment.stop <= start:
+        return [segment]
+    before = replace(segment, stop=start) if segment.start < start else None
+    after = replace(segment, start=stop) if stop < segment.stop else None
     return [part for part in (before, after) if part is not None]
 
 
 def _outages(segments: Iterable[Segment]) -> list[float]:
-    """The seconds of each outage."""
+    """Return the seconds of each outage."""
     outages: list[float] = []
     ongoing = False
-    for one in segments:
-        if one.status == ONLINE:
+    for segment in segments:
+        if segment.status == ONLINE:
             ongoing = False
-        elif one.status in OUTAGE:
+        elif segment.status in OUTAGE:
             if not ongoing:
                 outages.append(0.0)
-            outages[-1] += one.seconds
+            outages[-1] += segment.seconds
             ongoing = True
     return outages

@@ -1,4 +1,4 @@
-"""A change of the ledger in words: what happened, when, and how we know."""
+"""Descriptions of status changes for people: cause, times and evidence."""
 
 from datetime import datetime
 
@@ -8,44 +8,46 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from devices.models import IgnoredSign, StatusChange
+from devices.models import IgnoredWill, StatusChange
 from devices.models.presence import Cause, Status
 
-_WHY_IGNORED: dict[str, Promise] = {
+_IGNORED_REASONS: dict[str, Promise] = {
     "other_session": gettext_lazy("it belongs to another session than the current one"),
     "seen_since": gettext_lazy("a newer message of the device was received"),
 }
 
 
-def why(change: StatusChange) -> str:
-    """The change's cause in a sentence, with its times and session, in the reader's language."""
+def describe_change(change: StatusChange) -> str:
+    """Return the cause of the change as a sentence with its times and session, in the reader's language."""
     sentence = _sentence(change) % {
-        "evidence": moment(change.evidence_at),
-        "recorded": moment(change.at),
-        "silence": duration((change.at - change.evidence_at).total_seconds()),
+        "evidence": format_time(change.evidence_at),
+        "recorded": format_time(change.at),
+        "silence": format_duration((change.at - change.evidence_at).total_seconds()),
     }
     if change.session:
         sentence += " " + _("Session %(session)s.") % {"session": change.session}
     return sentence
 
 
-def why_quiet(change: StatusChange) -> str:
-    """Why nobody was told of the change; "" where apps were."""
-    return _("Not published: %(reason)s.") % {"reason": change.get_quiet_display()} if change.quiet else ""
+def describe_suppression(change: StatusChange) -> str:
+    """Return why the change was not published to apps; "" if it was."""
+    return (
+        _("Not published: %(reason)s.") % {"reason": change.get_suppressed_by_display()} if change.suppressed_by else ""
+    )
 
 
-def why_ignored(sign: IgnoredSign) -> str:
-    """Why a will changed nothing."""
-    return str(_WHY_IGNORED.get(sign.why, sign.why))
+def describe_ignored_will(will: IgnoredWill) -> str:
+    """Return why a will did not change the state."""
+    return str(_IGNORED_REASONS.get(will.reason, will.reason))
 
 
-def moment(time: datetime) -> str:
-    """The time to the second, in the current time zone, with the zone's name."""
+def format_time(time: datetime) -> str:
+    """Return the time to the second, in the current time zone, with the zone's name."""
     return date_format(timezone.localtime(time), "Y-m-d H:i:s T")
 
 
-def duration(seconds: float) -> str:
-    """A length of time in its two largest units, for example 3 h 20 min."""
+def format_duration(seconds: float) -> str:
+    """Return a duration in its two largest units, for example 3 h 20 min."""
     whole = max(0, round(seconds))
     parts = [
         (whole // 86400, _("%(n)d d")),
@@ -59,7 +61,7 @@ def duration(seconds: float) -> str:
 
 
 def _sentence(change: StatusChange) -> str:
-    """The sentence for the cause, to be filled in with `evidence`, `recorded` and `silence`."""
+    """Return the sentence of the cause, with placeholders for `evidence`, `recorded` and `silence`."""
     if change.cause == Cause.TIMEOUT:
         return _("No message since %(evidence)s. The time-out passed at %(recorded)s, %(silence)s later.")
     if change.cause == Cause.STAFF and change.to_status == Status.UNKNOWN:

@@ -1,7 +1,6 @@
-"""Whether a component reports: FRESH, STALE or NEVER, by its newest reading and its expected interval.
+"""Freshness of components: FRESH, STALE or NEVER, by the newest reading and the expected interval.
 
-A device can be ONLINE while one of its sensors is STALE. A reading counts by its own time: one that comes late is
-as old as it says. The readings come from the hook `newest_readings`.
+A device can be ONLINE while one of its sensors is STALE. A reading counts by its own time, not by its arrival.
 """
 
 from collections.abc import Iterable
@@ -26,29 +25,29 @@ class Freshness(models.TextChoices):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """When a component last reported, how often it is expected to (seconds), and what follows from that."""
+class ComponentReport:
+    """The newest reading's time of a component, its expected interval (seconds), and its freshness."""
 
     freshness: Freshness
     last_reading_at: datetime | None
     interval: int
 
 
-def judge(last_reading_at: datetime | None, interval: int, now: datetime) -> Freshness:
-    """FRESH where the newest reading is at most two expected intervals (seconds) old."""
+def freshness_of(last_reading_at: datetime | None, interval: int, now: datetime) -> Freshness:
+    """Return FRESH if the newest reading is at most two expected intervals (seconds) old."""
     if last_reading_at is None:
         return Freshness.NEVER
     fresh = now - last_reading_at <= timedelta(seconds=MISSED_REPORTS * interval)
     return Freshness.FRESH if fresh else Freshness.STALE
 
 
-def reports(components: Iterable[Component], now: datetime) -> dict[int, Report]:
-    """By component id; one query for all of them. Their types are read where they are not loaded yet."""
+def component_reports(components: Iterable[Component], now: datetime) -> dict[int, ComponentReport]:
+    """Return the reports by component id, with one query for all. Component types are loaded if they are not yet."""
     listed = list(components)
     newest = hooks.newest_readings.first()({component.device_id for component in listed}) if listed else {}
     return {component.pk: _report(component, newest, now) for component in listed}
 
 
-def _report(component: Component, newest: dict[tuple[int, str], datetime], now: datetime) -> Report:
+def _report(component: Component, newest: dict[tuple[int, str], datetime], now: datetime) -> ComponentReport:
     last, interval = newest.get((component.device_id, component.key)), interval_of(component)
-    return Report(judge(last, interval, now), last, interval)
+    return ComponentReport(freshness_of(last, interval, now), last, interval)

@@ -1,8 +1,8 @@
-"""The health checker's steps: devices whose deadline passed become TIMEOUT. Any number of checkers may run.
+"""The steps of the health checker: devices whose deadline has passed become TIMEOUT. Any number of checkers may run.
 
-An expired deadline is moved to a second set with a lease before PostgreSQL is asked: a sign of life that comes
-meanwhile finds no deadline and so sets the state itself; a checker that dies leaves the lease to the next.
-A pass over nothing expired asks Redis and touches no row, however many devices there are.
+An expired deadline is moved to a second set with a lease before PostgreSQL is read. Activity in the meantime finds no
+deadline and so sets the state itself; if a checker dies, the next one takes over its leases.
+A pass without expired deadlines reads Redis and no row, for any number of devices.
 """
 
 import logging
@@ -17,7 +17,7 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from devices.models import Device, DeviceStatus
-from devices.services.presence.state_machine import ROUNDING, Signal, State
+from devices.services.presence.state_machine import ROUNDING, PresenceState, Signal
 from devices.services.presence.state_store import apply_signals, states_of
 from devices.services.presence.timeouts import timeouts_of
 from tenants.infrastructure.chunks import chunks
@@ -32,36 +32,36 @@ logger = logging.getLogger(__name__)
 _CHUNK = 5000
 
 
-class Taken(NamedTuple):
-    """A device whose deadline was taken. `heard`: it spoke while a checker that died held it."""
+class LeasedDeadline(NamedTuple):
+    """A device whose deadline is leased. `active_again`: it reported while a checker that died had the lease."""
 
     schema: str
     uuid: UUID
     seen: float
-    heard: bool
+    active_again: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
-    """Deadlines that were taken, leased to this checker, by member (schema:UUID)."""
+class LeasedDeadlines:
+    """Expired deadlines, leased to this checker, by member (schema:UUID)."""
 
     now: float
     overdue_seconds: float = 0.0
-    members: dict[str, Taken] = field(default_factory=dict)
-    obstacle: str = ""  # deaf: nobody listens; stepped: the clock was set back
+    members: dict[str, LeasedDeadline] = field(default_factory=dict)
+    obstacle: str = ""  # no_listener, clock_skew, or none
 
 
 @dataclass(frozen=True, slots=True)
-class Silenced:
-    """The devices that were taken, by member, after their silence was counted; those that are gone are not there."""
+class SilenceResult:
+    """The states of the leased devices by member, after their silence was applied; removed devices are missing."""
 
-    states: dict[str, tuple[int, State]] = field(default_factory=dict)  # device id, state
+    states: dict[str, tuple[int, PresenceState]] = field(default_factory=dict)  # device id, state
     timed_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """What a pass did. `overdue_seconds`: how long ago the oldest of the deadlines had passed."""
+class CheckResult:
+    """The result of a pass. `overdue_seconds`: how long ago the oldest of the deadlines had passed."""
 
     expired: int = 0
     timed_out: int = 0
@@ -70,99 +70,102 @@ class Pass:
     obstacle: str = ""
 
 
-def check(limit: int = 2000) -> Pass:
-    """One pass. Raises what a lost Redis or database raises; the leases then run out and are taken again."""
+def check(limit: int = 2000) -> CheckResult:
+    """Run one pass. Raises the errors of a lost Redis or database; the leases then expire and are taken again."""
     if get_redis_connection("default").set(scripts.MARKER, 1, nx=True):
         reconcile()
-    expired = take_expired(limit)
-    if expired.obstacle == "stepped":
-        logger.warning("The clock was set back: %d devices get their whole time-out from now on", reanchor())
-    return Pass(
+    expired = lease_expired(limit)
+    if expired.obstacle == "clock_skew":
+        logger.warning("The clock was set back: %d devices get their whole time-out from now on", restart_timeouts())
+    return CheckResult(
         expired=len(expired.members),
-        timed_out=settle(expired),
-        wills=decide_waiting_wills(limit),
+        timed_out=apply_timeouts(expired),
+        wills=decide_pending_wills(limit),
         overdue_seconds=expired.overdue_seconds,
         obstacle=expired.obstacle,
     )
 
 
-def take_expired(limit: int) -> Expired:
-    """Lease what has expired, to be settled by this checker."""
+def lease_expired(limit: int) -> LeasedDeadlines:
+    """Lease up to `limit` expired deadlines to this checker."""
     keys = (
         scripts.LISTENING,
         scripts.DEADLINE,
         scripts.EXPIRING,
         scripts.LAST_SEEN,
         scripts.TIMEOUT,
-        scripts.UNHEARD,
+        scripts.SUSPENDED_TIMEOUTS,
     )
-    answer = get_redis_connection("default").eval(scripts.TAKE_EXPIRED, len(keys), *keys, limit)
+    answer = get_redis_connection("default").eval(scripts.LEASE_EXPIRED, len(keys), *keys, limit)
     now, obstacle = float(answer[0]), answer[1].decode()
     if obstacle:
-        return Expired(now, obstacle=obstacle)
+        return LeasedDeadlines(now, obstacle=obstacle)
     members = {}
-    for member, seen, heard in zip(answer[3::3], answer[4::3], answer[5::3], strict=True):
+    for member, seen, active_again in zip(answer[3::3], answer[4::3], answer[5::3], strict=True):
         schema, uuid = member.decode().split(":", 1)
-        members[member.decode()] = Taken(schema, UUID(uuid), float(seen or now), bool(heard))
-    return Expired(now, float(answer[2]), members)
+        members[member.decode()] = LeasedDeadline(schema, UUID(uuid), float(seen or now), bool(active_again))
+    return LeasedDeadlines(now, float(answer[2]), members)
 
 
-def settle(expired: Expired) -> int:
-    """TIMEOUT for the devices that are ONLINE and were not seen since; then the leases end. Returns how many."""
-    silenced = count_silence(expired)
-    end_leases(expired, silenced)
-    return silenced.timed_out
+def apply_timeouts(expired: LeasedDeadlines) -> int:
+    """Set TIMEOUT for ONLINE devices without newer activity, and release the leases. Return how many timed out."""
+    result = apply_silence(expired)
+    release_leases(expired, result)
+    return result.timed_out
 
 
-def count_silence(expired: Expired) -> Silenced:
-    """The first step of `settle`: PostgreSQL hears that they are silent. A checker that dies after it is no harm."""
-    by_schema: dict[str, list[Taken]] = {}
+def apply_silence(expired: LeasedDeadlines) -> SilenceResult:
+    """Apply the silence to PostgreSQL: the first step of `apply_timeouts`. A checker may die after it without harm."""
+    by_schema: dict[str, list[LeasedDeadline]] = {}
     for taken in expired.members.values():
         by_schema.setdefault(taken.schema, []).append(taken)
-    states: dict[str, tuple[int, State]] = {}
+    states: dict[str, tuple[int, PresenceState]] = {}
     timed_out = 0
-    for schema in _existing(by_schema):
+    for schema in _existing_schemas(by_schema):
         ids = _ids_of(schema, [taken.uuid for taken in by_schema[schema]])
         signals = [
             (ids[taken.uuid], Signal("silence", datetime.fromtimestamp(taken.seen, UTC)))
             for taken in by_schema[schema]
-            if taken.uuid in ids and not taken.heard
+            if taken.uuid in ids and not taken.active_again
         ]
         applied = apply_signals(schema, signals, datetime.fromtimestamp(expired.now, UTC))
         timed_out += len(applied.changes)
-        known = states_of(schema, [ids[taken.uuid] for taken in by_schema[schema] if taken.uuid in ids and taken.heard])
+        known = states_of(
+            schema, [ids[taken.uuid] for taken in by_schema[schema] if taken.uuid in ids and taken.active_again]
+        )
         known |= applied.states
         states |= {f"{schema}:{uuid}": (key, known[key]) for uuid, key in ids.items() if key in known}
-    return Silenced(states, timed_out)
+    return SilenceResult(states, timed_out)
 
 
-def end_leases(expired: Expired, silenced: Silenced) -> None:
-    """The second step of `settle`. A device that is called silent and was heard since is ONLINE.
+def release_leases(expired: LeasedDeadlines, result: SilenceResult) -> None:
+    """Release the leases: the second step of `apply_timeouts`. A device that timed out and is active again becomes
+    ONLINE.
 
-    Such a sign of life may have found a deadline, which an older one that was delivered again had put back: then the
-    listener has not told PostgreSQL. So that none falls between, Redis looks for it in the step that ends the lease.
+    Such activity may have found a deadline that a redelivered older event had restored; then the listener has not
+    updated PostgreSQL. The script that releases the lease therefore compares the time of the last activity.
     """
-    states, left = dict(silenced.states), list(expired.members)
-    while heard := _end_leases(expired, left, states):
+    states, left = dict(result.states), list(expired.members)
+    while active_again := _release_leases(expired, left, states):
         by_schema: dict[str, list[tuple[int, Signal]]] = {}
-        for member, at in heard.items():
+        for member, at in active_again.items():
             signal = Signal("telemetry", datetime.fromtimestamp(at, UTC))
             by_schema.setdefault(expired.members[member].schema, []).append((states[member][0], signal))
-        now = datetime.fromtimestamp(max(expired.now, *heard.values()), UTC)
+        now = datetime.fromtimestamp(max(expired.now, *active_again.values()), UTC)
         applied = {schema: apply_signals(schema, signals, now).states for schema, signals in by_schema.items()}
-        left = list(heard)
+        left = list(active_again)
         for member in left:
             key, _ = states.pop(member)
             if (state := applied[expired.members[member].schema].get(key)) is not None:
                 states[member] = key, state
 
 
-def decide_waiting_wills(limit: int) -> int:
-    """Wills without a session whose grace is over: OFFLINE, unless the device was heard around them."""
+def decide_pending_wills(limit: int) -> int:
+    """Decide wills without a session whose grace is over: OFFLINE, unless the device was active around them."""
     redis = get_redis_connection("default")
     at = activity.redis_now()
-    waiting = redis.zrangebyscore(scripts.WAITING_WILLS, "-inf", at, start=0, num=limit, withscores=True)
-    by_schema: dict[str, list[activity.Heard]] = {}
+    waiting = redis.zrangebyscore(scripts.PENDING_WILLS, "-inf", at, start=0, num=limit, withscores=True)
+    by_schema: dict[str, list[activity.DeviceSignal]] = {}
     for member, decide_at in waiting:
         schema, text, device_id, will_at = member.decode().split(":")
         uuid, grace = UUID(text), decide_at - float(will_at)
@@ -170,28 +173,28 @@ def decide_waiting_wills(limit: int) -> int:
         if seen is None or seen <= float(will_at) - grace:
             signal = Signal("will", datetime.fromtimestamp(float(will_at), UTC))
             by_schema.setdefault(schema, []).append((int(device_id), uuid, signal))
-    for schema in _existing(by_schema):
-        activity.apply_heard(schema, by_schema[schema], datetime.fromtimestamp(at, UTC))
+    for schema in _existing_schemas(by_schema):
+        activity.apply_device_signals(schema, by_schema[schema], datetime.fromtimestamp(at, UTC))
     if waiting:
-        redis.zrem(scripts.WAITING_WILLS, *(member for member, _ in waiting))
+        redis.zrem(scripts.PENDING_WILLS, *(member for member, _ in waiting))
     return len(waiting)
 
 
-def reanchor() -> int:
-    """Give every device its whole time-out from now. Returns how many devices."""
+def restart_timeouts() -> int:
+    """Restart every device's time-out from now. Return the number of devices."""
     redis = get_redis_connection("default")
     keys = (scripts.LISTENING, scripts.DEADLINE, scripts.LAST_SEEN, scripts.TIMEOUT)
     total = int(redis.zcard(scripts.DEADLINE))
     # The deadlines lie in the future of the new clock: moved, they keep to the ranks that are done.
     for start in range(0, max(total, 1), _CHUNK):
-        redis.eval(scripts.REANCHOR, len(keys), *keys, start, start + _CHUNK - 1)
+        redis.eval(scripts.RESTART_TIMEOUTS, len(keys), *keys, start, start + _CHUNK - 1)
     return total
 
 
 def reconcile() -> int:
-    """Rebuild Redis from PostgreSQL: ONLINE devices without a deadline get one. Returns how many were missing.
+    """Rebuild Redis from PostgreSQL: add deadlines of ONLINE devices that have none. Return how many were missing.
 
-    A device that still reports has its deadline from its next message; one that does not is found by this one.
+    A device that still reports has its deadline from its next message; a silent one times out by the new deadline.
     """
     leave_schema()
     missing = 0
@@ -200,7 +203,7 @@ def reconcile() -> int:
             online = Device.objects.filter(active=True, presence__status=DeviceStatus.Status.ONLINE)
             timeouts = timeouts_of(online)
             seen = dict(online.values_list("uuid", "presence__last_seen_at"))
-        missing += _give_deadlines(schema, timeouts)
+        missing += _add_deadlines(schema, timeouts)
         _restore_last_seen(seen)
     get_redis_connection("default").set(scripts.MARKER, 1)
     if missing:
@@ -208,12 +211,12 @@ def reconcile() -> int:
     return missing
 
 
-def _give_deadlines(schema: str, timeouts: dict[UUID, float]) -> int:
+def _add_deadlines(schema: str, timeouts: dict[UUID, float]) -> int:
     redis = get_redis_connection("default")
     given, rows = 0, [(f"{schema}:{uuid}", timeout) for uuid, timeout in timeouts.items()]
     for chunk in chunks(rows, _CHUNK):
         arguments = [part for row in chunk for part in row]
-        given += int(redis.eval(scripts.GIVE_DEADLINES, 2, scripts.DEADLINE, scripts.TIMEOUT, *arguments))
+        given += int(redis.eval(scripts.ADD_DEADLINES, 2, scripts.DEADLINE, scripts.TIMEOUT, *arguments))
     return given
 
 
@@ -223,26 +226,28 @@ def _restore_last_seen(seen: dict[UUID, datetime | None]) -> None:
         get_redis_connection("default").zadd(scripts.LAST_SEEN, scores, nx=True)
 
 
-def _end_leases(expired: Expired, members: Sequence[str], states: Mapping[str, tuple[int, State]]) -> dict[str, float]:
-    """End the leases, but of devices that are TIMEOUT and were heard since: those, and when that was."""
+def _release_leases(
+    expired: LeasedDeadlines, members: Sequence[str], states: Mapping[str, tuple[int, PresenceState]]
+) -> dict[str, float]:
+    """Release the leases. Return the devices in TIMEOUT that were active since, which keep theirs, with the time."""
     if not members:
         return {}
     until = expired.now + scripts.LEASE_SECONDS
     arguments: list[str | float] = []
     for member in members:
-        state = states[member][1] if member in states else State()
+        state = states[member][1] if member in states else PresenceState()
         at = until
         if state.status == DeviceStatus.Status.TIMEOUT:
             at = (state.last_seen_at + ROUNDING).timestamp() if state.last_seen_at else 0.0
         arguments += [str(expired.members[member].uuid), member, state.status, at]
     keys = (scripts.EXPIRING, scripts.DEADLINE, scripts.LAST_SEEN)
     redis = get_redis_connection("default")
-    answer = redis.eval(scripts.END_LEASES, len(keys), *keys, until, orjson.dumps(arguments))
+    answer = redis.eval(scripts.RELEASE_LEASES, len(keys), *keys, until, orjson.dumps(arguments))
     return {member.decode(): float(at) for member, at in zip(answer[::2], answer[1::2], strict=True)}
 
 
-def _existing(schemas: Collection[str]) -> list[str]:
-    """Those of the schemas whose tenants are still there."""
+def _existing_schemas(schemas: Collection[str]) -> list[str]:
+    """Return the schemas whose tenants still exist."""
     if not schemas:
         return []
     leave_schema()

@@ -1,4 +1,4 @@
-"""Everything that is shown of the presence of devices: their state, its evidence, and what follows from it now."""
+"""Presence of devices as it is shown: state, evidence, time-out and freshness."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from uuid import UUID
 from django.db.models import Prefetch, prefetch_related_objects
 
 from devices.models import Component, Device, DeviceStatus, MaintenanceWindow, PresenceSettings, StatusChange
-from devices.services.presence.timeouts import Source, effective
+from devices.services.presence.timeouts import TimeoutSource, effective_timeout
 
 from . import activity, freshness, status_changes
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
-    """A device's presence. `change` is the row of the ledger that led to its state; None where there is none yet."""
+class PresenceOverview:
+    """The presence of a device. `change` is the status change that led to the state, None if there is none."""
 
     status: DeviceStatus
     change: StatusChange | None
@@ -23,14 +23,14 @@ class Overview:
     flapping: bool
     in_maintenance: bool
     timeout: float  # seconds
-    timeout_from: Source
-    reports: Mapping[int, freshness.Report] = field(default_factory=dict)  # by component id
+    timeout_source: TimeoutSource
+    reports: Mapping[int, freshness.ComponentReport] = field(default_factory=dict)  # by component id
 
 
-def of_devices(devices: Iterable[Device], now: datetime) -> dict[int, Overview]:
-    """By device id; four queries and one question to Redis for all of them.
+def overviews_of(devices: Iterable[Device], now: datetime) -> dict[int, PresenceOverview]:
+    """Return the overviews by device id, with four queries and one request to Redis for all.
 
-    Status and hardware model are read for each where they are not loaded yet, components for all.
+    Status and hardware model are loaded per device if they are not yet, components for all at once.
     """
     listed = list(devices)
     if not listed:
@@ -40,11 +40,11 @@ def of_devices(devices: Iterable[Device], now: datetime) -> dict[int, Overview]:
     least = PresenceSettings.current().timeout_seconds
     changes, seen = status_changes.newest_changes(ids), last_seen(listed)
     maintained = _in_maintenance(ids, now)
-    reports = freshness.reports((part for device in listed for part in device.components.all()), now)
+    reports = freshness.component_reports((part for device in listed for part in device.components.all()), now)
     overviews = {}
     for device in listed:
-        status, (timeout, source) = status_of(device), effective(device, least)
-        overviews[device.pk] = Overview(
+        status, (timeout, source) = status_of(device), effective_timeout(device, least)
+        overviews[device.pk] = PresenceOverview(
             status,
             changes.get(device.pk),
             seen[device.pk],
@@ -57,25 +57,25 @@ def of_devices(devices: Iterable[Device], now: datetime) -> dict[int, Overview]:
     return overviews
 
 
-def of_device(device: Device, now: datetime) -> Overview:
-    """The same of one device."""
-    return of_devices([device], now)[device.pk]
+def overview_of(device: Device, now: datetime) -> PresenceOverview:
+    """Return the overview of one device."""
+    return overviews_of([device], now)[device.pk]
 
 
 def status_of(device: Device) -> DeviceStatus:
-    """The device's state; UNKNOWN where none was recorded."""
+    """Return the device's state; UNKNOWN if none was recorded."""
     return getattr(device, "presence", None) or DeviceStatus(device=device)
 
 
 def last_seen(devices: Iterable[Device]) -> dict[int, datetime | None]:
-    """By device id, the newest sign of life: Redis' where it has one, else that of the last transition."""
+    """Return the newest activity by device id: from Redis, or else from the last transition."""
     listed = list(devices)
     fresh = activity.last_seen([device.uuid for device in listed])
     return {device.pk: _newest(device.uuid, fresh, status_of(device).last_seen_at) for device in listed}
 
 
 def is_flapping(status: DeviceStatus, now: datetime) -> bool:
-    """Whether the device changes so often that its changes are not told."""
+    """Return whether the device changes so often that its changes are not published."""
     return status.flapping_until is not None and status.flapping_until > now
 
 

@@ -1,26 +1,28 @@
-"""What Redis holds of presence, and the Lua that changes it, each script one atomic step.
+"""Keys of presence in Redis, and the Lua scripts that change them, each one atomic step.
 
-All times are of Redis' own clock, in seconds since 1970 with microseconds, so that listeners and checkers on
-several machines compare like with like. Silence says something only while somebody listens: a device that was
-not listened to for its whole time-out gets the rest of it.
+All times are of Redis' own clock, in seconds since 1970 with microseconds, so that listeners and checkers on several
+machines compare the same clock. Silence counts only while a listener runs: a device without a listener for part of its
+time-out gets that part again.
 """
 
-LAST_SEEN = "device_last_seen"  # sorted set: device UUID → when it was last heard
-DEADLINE = "device_deadline"  # sorted set: schema:UUID → when its silence is a time-out
+LAST_SEEN = "device_last_seen"  # sorted set: device UUID → when it was last seen
+DEADLINE = "device_deadline"  # sorted set: schema:UUID → when its silence becomes a time-out
 TIMEOUT = "device_timeout"  # hash: schema:UUID → its time-out in seconds
-EXPIRING = "device_expiring"  # sorted set: schema:UUID → until when a checker holds the expired deadline
-WAITING_WILLS = "device_waiting_wills"  # sorted set: schema:UUID:device id:time of a will → when it is decided
-LISTENING = "device_listening"  # hash: last, since (without a gap), stepped (the clock was set back)
-UNHEARD = "device_unheard"  # hash: schema whose messages wait for its tables → until when silence says nothing there
-MARKER = "device_presence"  # missing: Redis was emptied
+EXPIRING = "device_expiring"  # sorted set: schema:UUID → end of a checker's lease of the expired deadline
+PENDING_WILLS = "device_waiting_wills"  # sorted set: schema:UUID:device id:time of a will → when it is applied
+LISTENING = "device_listening"  # hash of heartbeats: last, since (without a gap), stepped (the clock was set back)
+SUSPENDED_TIMEOUTS = (
+    "device_unheard"  # hash: schema whose messages wait for locked tables → until when its time-outs are suspended
+)
+MARKER = "device_presence"  # missing after Redis was emptied
 
-# Listeners note themselves every second.
+# Listeners send a heartbeat every second.
 LISTENING_GAP_SECONDS = 3.0
-# Longer than a listener takes to find what another one has put aside.
-UNHEARD_SECONDS = 10.0
+# Longer than a listener takes to find another one's overflow.
+SUSPENSION_SECONDS = 10.0
 LEASE_SECONDS = 30.0
-# How long a device whose connection the broker lost has to be heard again.
-HINT_GRACE_SECONDS = 5.0
+# How long a device has to report again after the broker lost its connection.
+RECONNECT_GRACE_SECONDS = 5.0
 
 _CLOCK = """
 local t = redis.call('TIME')
@@ -28,8 +30,8 @@ local now = t[1] + t[2] / 1000000
 local function text(moment) return string.format('%.6f', moment) end
 """
 
-# KEYS: listening.
-NOTE_LISTENING = (
+# Records a heartbeat. KEYS: listening.
+RECORD_HEARTBEAT = (
     _CLOCK
     + f"""
 local last = tonumber(redis.call('HGET', KEYS[1], 'last') or '0')
@@ -39,20 +41,20 @@ redis.call('HSET', KEYS[1], 'last', text(now))
 """
 )
 
-# KEYS: unheard. ARGV: schemas.
-NOTE_UNHEARD = (
+# KEYS: suspended time-outs. ARGV: schemas.
+SUSPEND_TIMEOUTS = (
     _CLOCK
     + f"""
-for _, schema in ipairs(ARGV) do redis.call('HSET', KEYS[1], schema, text(now + {UNHEARD_SECONDS})) end
+for _, schema in ipairs(ARGV) do redis.call('HSET', KEYS[1], schema, text(now + {SUSPENSION_SECONDS})) end
 """
 )
 
 # KEYS: listening, last seen, deadline, time-out. ARGV: a JSON list (one argument is packed faster than thousands): for
-# each device its UUID, schema:UUID, age of the sign (s), time-out (s). Answers the time, and for each device whether
-# its deadline is new. An older sign moves nothing back, unless what is known lies in the future, because the clock
+# each device its UUID, schema:UUID, age of the event (s), time-out (s). Returns the time, and for each device whether
+# its deadline is new. An older event moves nothing back, unless the stored time lies in the future, because the clock
 # was set back.
-TOUCH = (
-    NOTE_LISTENING
+WRITE_ACTIVITY = (
+    RECORD_HEARTBEAT
     + """
 local answer = {text(now)}
 local given = cjson.decode(ARGV[1])
@@ -71,17 +73,17 @@ return answer
 """
 )
 
-# KEYS: listening, deadline, expiring, last seen, time-out, unheard. ARGV: the most members to take.
-# Answers the time, why nothing can be said ('deaf', 'stepped', or ''), how long ago the oldest deadline passed, and
-# for each device taken its member, when it was last seen, and 'heard' where it has a deadline again: it spoke while a
-# checker that died held it, perhaps after that had called it silent.
-TAKE_EXPIRED = (
+# KEYS: listening, deadline, expiring, last seen, time-out, suspended time-outs. ARGV: how many members at most.
+# Returns the time, what prevents a decision ('no_listener', 'clock_skew', or ''), how long ago the oldest deadline
+# passed, and for each leased device its member, when it was last seen, and 'heard' if it has a deadline again: it
+# reported during the lease of a checker that died, perhaps after its silence was applied.
+LEASE_EXPIRED = (
     _CLOCK
     + f"""
 local heard = redis.call('HMGET', KEYS[1], 'last', 'since', 'stepped')
 local last, since = tonumber(heard[1] or '0'), tonumber(heard[2] or '0')
-if last > now + 1 or heard[3] then return {{text(now), 'stepped'}} end
-if now - last > {LISTENING_GAP_SECONDS} then return {{text(now), 'deaf'}} end
+if last > now + 1 or heard[3] then return {{text(now), 'clock_skew'}} end
+if now - last > {LISTENING_GAP_SECONDS} then return {{text(now), 'no_listener'}} end
 local limit = tonumber(ARGV[1])
 local answer, oldest = {{text(now), '', ''}}, now
 local function lease(member, heard)
@@ -92,7 +94,7 @@ local function lease(member, heard)
 end
 local function unheard_until(member)
   local till = tonumber(redis.call('HGET', KEYS[6], string.match(member, '^(.*):')) or '0')
-  return till <= now + {UNHEARD_SECONDS} and till or 0
+  return till <= now + {SUSPENSION_SECONDS} and till or 0
 end
 local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, limit)
 for i = 1, #expired, 2 do
@@ -120,12 +122,12 @@ return answer
 """
 )
 
-# Ends the leases of devices that were taken, but of those that are TIMEOUT and were heard since; answers these, each
-# with when that was. Those that another checker has taken since are left to that one. KEYS: expiring, deadline, last
-# seen. ARGV: until when they were taken, and a JSON list: for each device its UUID, schema:UUID, its status, a time.
-# Of TIMEOUT it is when the device had been seen last (where it was not heard since, its next sign of life must find no
-# deadline, so that it sets the status); of ONLINE a deadline, should it have none.
-END_LEASES = (
+# Releases leases, except of devices in TIMEOUT that were active since; returns these, each with the time. Leases that
+# another checker has taken since are kept. KEYS: expiring, deadline, last seen. ARGV: the end of the leases, and a JSON
+# list: for each device its UUID, schema:UUID, its status, a time. For TIMEOUT, the time is the last activity (without
+# newer activity the device gets no deadline, so that its next event sets the status); for ONLINE, a deadline if it has
+# none.
+RELEASE_LEASES = (
     _CLOCK
     + """
 local answer = {}
@@ -135,7 +137,7 @@ for i = 1, #given, 4 do
   local lease = tonumber(redis.call('ZSCORE', KEYS[1], member) or '0')
   local seen = status == 'TIMEOUT' and redis.call('ZSCORE', KEYS[3], given[i])
   if math.abs(lease - ARGV[1]) > 0.001 then
-    -- not ours any more
+    -- leased by another checker
   elseif seen and tonumber(seen) > at then
     answer[#answer + 1] = member
     answer[#answer + 1] = seen
@@ -149,9 +151,9 @@ return answer
 """
 )
 
-# The clock was set back: every device gets its whole time-out from now on. KEYS: listening, deadline, last seen,
+# Restarts every device's time-out after the clock was set back. KEYS: listening, deadline, last seen,
 # time-out. ARGV: the first and the last rank.
-REANCHOR = (
+RESTART_TIMEOUTS = (
     _CLOCK
     + """
 local members = redis.call('ZRANGE', KEYS[2], ARGV[1], ARGV[2])
@@ -167,8 +169,8 @@ return #members
 )
 
 # KEYS: last seen, deadline. ARGV: the grace (s), then for each device its UUID, schema:UUID, and when its connection
-# was lost. Those that were not heard since have the grace to speak. Answers how many.
-EXPECT_SOON = (
+# was lost. Devices without activity since then must report within the grace. Returns how many.
+SHORTEN_DEADLINES = (
     _CLOCK
     + """
 local count = 0
@@ -182,8 +184,9 @@ return count
 """
 )
 
-# KEYS: deadline, time-out. ARGV: for each device schema:UUID and its time-out. Those without a deadline get one.
-GIVE_DEADLINES = (
+# KEYS: deadline, time-out. ARGV: for each device schema:UUID and its time-out. Adds missing deadlines; returns their
+# number.
+ADD_DEADLINES = (
     _CLOCK
     + """
 local given = 0

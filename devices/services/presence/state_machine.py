@@ -1,15 +1,15 @@
-"""The rules of presence, as one pure function: a state and a signal give the next state, and perhaps a change.
+"""The rules of presence as one pure function: a state and a signal give the next state, and perhaps a transition.
 
 Signals may be processed in another order than they happened (two listeners, redelivery, a slow checker), so every
-rule compares the times of evidence, never the order of arrival: the outcome is the same in any order.
+rule compares the times of evidence, never the order of arrival: the result is the same in any order.
 
-* A birth or live telemetry is a sign of life. It ends OFFLINE unless the will that counts is newer.
-* A will counts for the session that it names, if that is the device's newest; a will of an old session changes
-  nothing, and one of a session whose birth has not come yet waits for it. A will without a session counts always.
-* Silence counts for a device that is ONLINE and was not seen after the time that the silence was counted from. One that
-  is TIMEOUT stays so, and was last seen then.
+* A birth or live telemetry is activity. It ends OFFLINE unless the will that counts is newer.
+* A will counts for its session, if that is the device's newest. A will of an old session changes nothing, and a will of
+  a session without a birth waits for the birth. A will without a session always counts.
+* Silence counts for an ONLINE device without activity after the start of the silence. A device in TIMEOUT stays in
+  TIMEOUT, and its last activity is updated.
 
-All times are of one clock. Evidence from the future of that clock (it was set back) is not believed.
+All times are of one clock. Evidence from the future of that clock (it was set back) is discarded.
 """
 
 from dataclasses import dataclass, replace
@@ -19,17 +19,17 @@ from typing import Literal
 Status = Literal["UNKNOWN", "ONLINE", "OFFLINE", "TIMEOUT"]
 Kind = Literal["birth", "telemetry", "will", "silence", "deactivated"]
 
-# The clock of evidence is kept in rounded doubles.
+# Redis stores the times of evidence as rounded doubles.
 ROUNDING = timedelta(milliseconds=1)
-_REMEMBERED_WILLS = 8
+_MAX_OTHER_WILLS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What is known of a device; the fields of DeviceStatus."""
+class PresenceState:
+    """The presence of a device; the fields of DeviceStatus."""
 
     status: str = "UNKNOWN"
-    reason: str = ""
+    cause: str = ""
     since: datetime | None = None
     session: str = ""
     session_at: datetime | None = None
@@ -40,7 +40,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Something that says whether the device is there. `at` is the server's time of the evidence.
+    """Evidence about the presence of a device. `at` is the server's time of the evidence.
 
     For silence, `at` is when the device was last seen. `session_at` is a birth's own timestamp, on the device's
     clock, which tells the newer of two births.
@@ -53,8 +53,8 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A transition: a row of the ledger."""
+class Transition:
+    """A change of the status, recorded as a StatusChange."""
 
     old: str
     new: str
@@ -64,43 +64,45 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What a signal did: the state after it, the transition if there was one, and why a will was ignored."""
+class StepResult:
+    """The result of a signal: the state after it, the transition if any, and why a will was ignored."""
 
-    state: State
-    change: Change | None = None
+    state: PresenceState
+    change: Transition | None = None
     ignored: str = ""
 
 
-def step(state: State, signal: Signal, now: datetime) -> Step:
-    """The state after the signal. `now` is the server's time, of the same clock as the evidence."""
-    state = _without_the_future(state, now)
+def step(state: PresenceState, signal: Signal, now: datetime) -> StepResult:
+    """Return the result of the signal. `now` is the server's time, of the same clock as the evidence."""
+    state = _discard_future(state, now)
     if signal.kind == "will":
         return _will(state, signal)
     if signal.kind == "silence":
         return _silence(state, signal, now)
     if signal.kind == "deactivated":
-        return _turn(replace(state, session="", session_at=None, will_at=None), "UNKNOWN", "staff", signal.at, now)
-    return _life(state, signal)
+        return _transition(
+            replace(state, session="", session_at=None, will_at=None), "UNKNOWN", "staff", signal.at, now
+        )
+    return _activity(state, signal)
 
 
-def _life(state: State, signal: Signal) -> Step:
+def _activity(state: PresenceState, signal: Signal) -> StepResult:
     news = state.last_seen_at is None or signal.at > state.last_seen_at
     seen = _latest(state.last_seen_at, signal.at)
     state = replace(state, last_seen_at=seen)
     if signal.kind == "birth":
         state = _begin_session(state, signal)
     if state.will_at is not None and state.will_at >= seen:
-        # The will is newer than every sign of life: this one was only slow to arrive.
-        return _turn(state, "OFFLINE", "will", state.will_at, state.will_at)
+        # The will is newer than all activity: this signal only arrived late.
+        return _transition(state, "OFFLINE", "will", state.will_at, state.will_at)
     if state.status == "TIMEOUT" and not news:
-        return Step(state)
+        return StepResult(state)
     cause = "birth" if signal.kind == "birth" else "telemetry"
-    return _turn(state, "ONLINE", cause, signal.at, signal.at)
+    return _transition(state, "ONLINE", cause, signal.at, signal.at)
 
 
-def _begin_session(state: State, birth: Signal) -> State:
-    """The newest birth's session is the device's; a will that came before its birth counts from now on."""
+def _begin_session(state: PresenceState, birth: Signal) -> PresenceState:
+    """Make the newest birth's session the device's; a will that arrived before its birth counts from now on."""
     if not birth.session or birth.session == state.session:
         return state
     if state.session_at is not None and birth.session_at is not None and birth.session_at < state.session_at:
@@ -114,39 +116,39 @@ def _begin_session(state: State, birth: Signal) -> State:
     )
 
 
-def _will(state: State, will: Signal) -> Step:
+def _will(state: PresenceState, will: Signal) -> StepResult:
     if will.session and will.session != state.session:
         others = sorted({*state.other_wills, (will.session, will.at)}, key=lambda other: other[1])
-        state = replace(state, other_wills=tuple(others[-_REMEMBERED_WILLS:]))
+        state = replace(state, other_wills=tuple(others[-_MAX_OTHER_WILLS:]))
         if state.session:
-            return Step(state, ignored="other_session")
+            return StepResult(state, ignored="other_session")
     state = replace(state, will_at=_latest(state.will_at, will.at))
     if state.last_seen_at is not None and will.at < state.last_seen_at:
-        return Step(state, ignored="seen_since")
-    return _turn(state, "OFFLINE", "will", will.at, will.at)
+        return StepResult(state, ignored="seen_since")
+    return _transition(state, "OFFLINE", "will", will.at, will.at)
 
 
-def _silence(state: State, silence: Signal, now: datetime) -> Step:
+def _silence(state: PresenceState, silence: Signal, now: datetime) -> StepResult:
     if state.status == "TIMEOUT":
-        # Seen since it was called silent, and silent again: that it was seen is told with it.
-        return Step(replace(state, last_seen_at=_latest(state.last_seen_at, silence.at)))
+        # Active since its time-out, and silent again: only the time of its activity is new.
+        return StepResult(replace(state, last_seen_at=_latest(state.last_seen_at, silence.at)))
     if state.status != "ONLINE":
-        return Step(state)
+        return StepResult(state)
     if state.last_seen_at is not None and state.last_seen_at > silence.at + ROUNDING:
-        return Step(state)
+        return StepResult(state)
     state = replace(state, last_seen_at=_latest(state.last_seen_at, silence.at))
-    return _turn(state, "TIMEOUT", "timeout", silence.at, now)
+    return _transition(state, "TIMEOUT", "timeout", silence.at, now)
 
 
-def _turn(state: State, status: str, cause: str, evidence_at: datetime, since: datetime) -> Step:
+def _transition(state: PresenceState, status: str, cause: str, evidence_at: datetime, since: datetime) -> StepResult:
     if state.status == status:
-        return Step(state)
-    change = Change(state.status, status, cause, state.session, evidence_at)
-    return Step(replace(state, status=status, reason=cause, since=since), change)
+        return StepResult(state)
+    change = Transition(state.status, status, cause, state.session, evidence_at)
+    return StepResult(replace(state, status=status, cause=cause, since=since), change)
 
 
-def _without_the_future(state: State, now: datetime) -> State:
-    """The clock was set back: what was recorded ahead of it must not outrank what happens now."""
+def _discard_future(state: PresenceState, now: datetime) -> PresenceState:
+    """Discard times ahead of a clock that was set back: they must not outrank new evidence."""
     horizon = now + timedelta(seconds=1)
     return replace(
         state,

@@ -1,4 +1,4 @@
-"""Applies signals to the devices' rows: under their locks, by the machine's rules, each change a ledger row."""
+"""Applying signals to the devices' rows: under their locks, by the state machine, each transition a StatusChange."""
 
 import json
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from devices.services.presence.state_machine import Change, Signal, State, step
+from devices.services.presence.state_machine import PresenceState, Signal, Transition, step
 
-# Committed changes are told on this channel, with the schema's name: the notifier publishes them.
+# The channel of PostgreSQL's NOTIFY for committed transitions, with the schema's name: the notifier listens to it.
 CHANNEL = "gwanje_status"
 
 _COLUMNS = "device_id, status, reason, since, session, session_at, last_seen_at, will_at, other_wills"
@@ -18,21 +18,21 @@ _COLUMNS = "device_id, status, reason, since, session, session_at, last_seen_at,
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What the signals did: the devices' states after them, and the changes, in order."""
+    """The result of signals: the devices' states after them, and the transitions in order."""
 
-    states: dict[int, State]
-    changes: list[tuple[int, Change]]
+    states: dict[int, PresenceState]
+    changes: list[tuple[int, Transition]]
 
 
 def apply_signals(schema: str, signals: Sequence[tuple[int, Signal]], now: datetime) -> Applied:
-    """Apply (device id, signal) in their order, in one transaction. Devices that have no row are passed over."""
+    """Apply (device id, signal) in order, in one transaction. Devices without a row are skipped."""
     if not signals:
         return Applied({}, [])
     quoted = connection.ops.quote_name(schema)
     with transaction.atomic(), connection.cursor() as cursor:
         before = _read(cursor, quoted, sorted({device_id for device_id, _ in signals}), "FOR UPDATE")
         states = dict(before)
-        changes: list[tuple[int, Change]] = []
+        changes: list[tuple[int, Transition]] = []
         ignored: list[tuple[int, str, str, datetime]] = []
         for device_id, signal in signals:
             if device_id not in states:
@@ -52,15 +52,15 @@ def apply_signals(schema: str, signals: Sequence[tuple[int, Signal]], now: datet
     return Applied(states, changes)
 
 
-def states_of(schema: str, device_ids: Sequence[int]) -> dict[int, State]:
-    """The devices' states as they are, by id. Nothing is locked."""
+def states_of(schema: str, device_ids: Sequence[int]) -> dict[int, PresenceState]:
+    """Return the devices' present states by id, without locks."""
     if not device_ids:
         return {}
     with connection.cursor() as cursor:
         return _read(cursor, connection.ops.quote_name(schema), device_ids, "")
 
 
-def _read(cursor: Any, quoted: str, device_ids: Sequence[int], lock: str) -> dict[int, State]:
+def _read(cursor: Any, quoted: str, device_ids: Sequence[int], lock: str) -> dict[int, PresenceState]:
     cursor.execute(
         f"SELECT {_COLUMNS} FROM {quoted}.devices_devicestatus"  # noqa: S608 (the schema's name is quoted)
         f" WHERE device_id = ANY(%s) ORDER BY device_id {lock}",
@@ -69,10 +69,10 @@ def _read(cursor: Any, quoted: str, device_ids: Sequence[int], lock: str) -> dic
     return {row[0]: _state(row) for row in cursor.fetchall()}
 
 
-def _state(row: tuple[Any, ...]) -> State:
+def _state(row: tuple[Any, ...]) -> PresenceState:
     _, status, reason, since, session, session_at, last_seen_at, will_at, wills = row
     others = tuple((other, datetime.fromisoformat(at)) for other, at in _json(wills))
-    return State(status, reason, since, session, session_at, last_seen_at, will_at, others)
+    return PresenceState(status, reason, since, session, session_at, last_seen_at, will_at, others)
 
 
 def _json(value: Any) -> Any:
@@ -80,14 +80,14 @@ def _json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _save(cursor: Any, quoted: str, states: dict[int, State]) -> None:
+def _save(cursor: Any, quoted: str, states: dict[int, PresenceState]) -> None:
     if not states:
         return
     rows = [
         (
             device_id,
             state.status,
-            state.reason,
+            state.cause,
             state.since,
             state.session,
             state.session_at,
@@ -107,7 +107,7 @@ def _save(cursor: Any, quoted: str, states: dict[int, State]) -> None:
     )
 
 
-def _add_changes(cursor: Any, quoted: str, changes: list[tuple[int, Change]], now: datetime) -> None:
+def _add_changes(cursor: Any, quoted: str, changes: list[tuple[int, Transition]], now: datetime) -> None:
     if not changes:
         return
     rows = [(device_id, c.old, c.new, c.cause, c.session, c.evidence_at) for device_id, c in changes]
@@ -131,7 +131,7 @@ def _add_ignored(cursor: Any, quoted: str, ignored: list[tuple[int, str, str, da
 
 
 def _mark_flapping(cursor: Any, quoted: str, device_ids: list[int], now: datetime) -> None:
-    """Devices that changed often enough within the tenant's window are flapping until they are quiet as long."""
+    """Mark devices with enough changes in the tenant's window as flapping, until no change has come for as long."""
     cursor.execute(
         f"""
         WITH rules AS (

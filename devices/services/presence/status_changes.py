@@ -1,6 +1,6 @@
-"""Reading the ledger of presence: a device's changes, its timeline, its months.
+"""Queries of status changes: a device's changes, its timeline, its months.
 
-Every function reads the current tenant's schema and returns lists, so that nothing is read after it is left.
+Every function reads the current tenant's schema and returns lists, so that nothing is read after leaving the schema.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,14 +17,14 @@ from . import availability
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A calendar month in some time zone, as two instants, of which the second is not after now."""
+    """A calendar month of a time zone as two instants, the second at most now."""
 
     name: str  # 2026-11
     start: datetime
     stop: datetime
 
 
-def changes(
+def list_changes(
     device: Device,
     *,
     start: datetime | None = None,
@@ -34,9 +34,9 @@ def changes(
     before: int | None = None,
     limit: int,
 ) -> list[StatusChange]:
-    """At most `limit` changes recorded at start ≤ time < stop, newest first, before one with the id `before`.
+    """Return at most `limit` changes recorded at start ≤ time < stop, newest first, with ids below `before`.
 
-    `status` is the one that a change led to.
+    `status` filters by the new status.
     """
     given = {"at__gte": start, "at__lt": stop, "cause": cause or None, "to_status": status or None, "id__lt": before}
     rows = StatusChange.objects.filter(
@@ -46,7 +46,7 @@ def changes(
 
 
 def newest_changes(device_ids: Collection[int]) -> dict[int, StatusChange]:
-    """The newest change of each device that ever changed, in one query with one index probe a device."""
+    """Return the newest change of each device that has one, in one query with one index probe per device."""
     rows = StatusChange.objects.raw(
         "SELECT c.* FROM unnest(%s::bigint[]) AS d(id) CROSS JOIN LATERAL"
         " (SELECT * FROM devices_statuschange WHERE device_id = d.id ORDER BY id DESC LIMIT 1) AS c",
@@ -56,7 +56,7 @@ def newest_changes(device_ids: Collection[int]) -> dict[int, StatusChange]:
 
 
 def timeline(device: Device, start: datetime, stop: datetime) -> list[availability.Segment]:
-    """The device's states from start to stop, which is not after now. Two queries."""
+    """Return the device's states from start to stop, which must not be after now. Two queries."""
     mine = StatusChange.objects.filter(device=device)
     rows = list(mine.filter(at__gte=start, at__lt=stop).order_by("id"))
     earlier = mine.filter(at__lt=start)
@@ -67,29 +67,29 @@ def timeline(device: Device, start: datetime, stop: datetime) -> list[availabili
     return availability.timeline(rows, status, start, stop)
 
 
-def windows(device: Device, start: datetime, stop: datetime) -> list[MaintenanceWindow]:
-    """The device's maintenance windows that have some time between start and stop, in order."""
+def maintenance_windows(device: Device, start: datetime, stop: datetime) -> list[MaintenanceWindow]:
+    """Return the device's maintenance windows that overlap start to stop, in order."""
     found = MaintenanceWindow.objects.filter(device=device, starts_at__lt=stop, ends_at__gt=start)
     return list(found.order_by("starts_at", "id"))
 
 
-def by_month(device: Device, months: Sequence[Month]) -> list[availability.Availability]:
-    """The device's availability in each of the months. Three queries, however many months."""
+def monthly_availability(device: Device, months: Sequence[Month]) -> list[availability.Availability]:
+    """Return the device's availability in each of the months, with three queries for any number of months."""
     start, stop = min(month.start for month in months), max(month.stop for month in months)
     segments = timeline(device, start, stop)
-    excluded = [(window.starts_at, window.ends_at) for window in windows(device, start, stop)]
-    counted = availability.without(segments, excluded)
-    return [availability.availability(availability.between(counted, month.start, month.stop)) for month in months]
+    excluded = [(window.starts_at, window.ends_at) for window in maintenance_windows(device, start, stop)]
+    counted = availability.exclude_windows(segments, excluded)
+    return [availability.measure(availability.clip(counted, month.start, month.stop)) for month in months]
 
 
-def months_until(year: int, month: int, number: int, zone: ZoneInfo, now: datetime) -> list[Month]:
-    """The `number` months up to this one, newest first, in the time zone's calendar. Time after `now` is left out."""
+def recent_months(year: int, month: int, number: int, zone: ZoneInfo, now: datetime) -> list[Month]:
+    """Return the `number` months up to the given one, newest first, in the time zone's calendar, cut at `now`."""
     last = year * 12 + month - 1
     return [_month(*divmod(index, 12), zone, now) for index in range(last, last - number, -1)]
 
 
 def in_maintenance(now: datetime) -> Exists:
-    """For queries of devices: whether each is in a maintenance window."""
+    """Return a query expression: whether a device is in a maintenance window."""
     return Exists(MaintenanceWindow.objects.filter(device=OuterRef("pk"), starts_at__lte=now, ends_at__gt=now))
 
 

@@ -1,4 +1,4 @@
-"""How long a device may be silent: its own time-out, else its model's, else what it reports and the tenant's least.
+"""Time-outs: of the device, else of its hardware model, else from its reporting interval and the tenant's minimum.
 
 The last is the larger of the tenant's `timeout_seconds` and one and a half expected intervals, and at least two
 missed reports; the device's expected interval is the shortest of its attached components.
@@ -15,8 +15,8 @@ from django.utils.translation import gettext_lazy as _
 from devices.models import Component, Device, PresenceSettings
 
 
-class Source(models.TextChoices):
-    """What a device's time-out comes from."""
+class TimeoutSource(models.TextChoices):
+    """The setting that a device's time-out comes from."""
 
     DEVICE = "device", _("set for the device")
     MODEL = "model", _("set for the hardware model")
@@ -25,7 +25,7 @@ class Source(models.TextChoices):
 
 
 def timeout_of(own: int | None, model: int | None, least: int, intervals: Iterable[int]) -> float:
-    """The time-out in seconds, from the four that may say something about it."""
+    """Return the time-out in seconds, from the settings of device, model and tenant, and the reporting intervals."""
     if own is not None:
         return float(own)
     if model is not None:
@@ -34,19 +34,19 @@ def timeout_of(own: int | None, model: int | None, least: int, intervals: Iterab
     return max(float(least), 1.5 * interval, 2.0 * interval)
 
 
-def source_of(own: int | None, model: int | None, least: int, intervals: Iterable[int]) -> Source:
-    """Which of the four the time-out comes from."""
+def source_of(own: int | None, model: int | None, least: int, intervals: Iterable[int]) -> TimeoutSource:
+    """Return which of the four settings the time-out comes from."""
     if own is not None:
-        return Source.DEVICE
+        return TimeoutSource.DEVICE
     if model is not None:
-        return Source.MODEL
-    return Source.INTERVAL if timeout_of(None, None, 0, intervals) > least else Source.TENANT
+        return TimeoutSource.MODEL
+    return TimeoutSource.INTERVAL if timeout_of(None, None, 0, intervals) > least else TimeoutSource.TENANT
 
 
-def effective(device: Device, least: int) -> tuple[float, Source]:
-    """The device's time-out in seconds and what it comes from. `least` is the tenant's `timeout_seconds`.
+def effective_timeout(device: Device, least: int) -> tuple[float, TimeoutSource]:
+    """Return the device's time-out in seconds and its source. `least` is the tenant's `timeout_seconds`.
 
-    Reads the hardware model, the components and their types, where they are not loaded yet.
+    Loads the hardware model, the components and their types if they are not loaded yet.
     """
     model = device.hardware_model.timeout_seconds if device.hardware_model else None
     intervals = [interval_of(component) for component in device.components.all() if component.attached]
@@ -55,12 +55,12 @@ def effective(device: Device, least: int) -> tuple[float, Source]:
 
 
 def interval_of(component: Component) -> int:
-    """How often the component is expected to report, in seconds."""
+    """Return the component's expected reporting interval in seconds."""
     return component.expected_interval or component.component_type.expected_interval
 
 
 def timeouts_of(devices: QuerySet[Device]) -> dict[UUID, float]:
-    """The time-outs of the current tenant's devices, in two queries."""
+    """Return the time-outs in seconds of the current tenant's devices by UUID, in two queries."""
     least = PresenceSettings.current().timeout_seconds
     rows = devices.annotate(
         interval=Min(

@@ -50,7 +50,7 @@ class Command(BaseCommand):
         done = health_checker.check(batch)
         if done.obstacle != self._obstacle:
             self._obstacle = done.obstacle
-            if done.obstacle == "deaf":
+            if done.obstacle == "no_listener":
                 logger.warning("No listener hears devices: their silence says nothing until one does")
             else:
                 logger.info("Deadlines count again")

@@ -59,7 +59,7 @@ TABLES: tuple[Table, ...] = (
     Table(devices.DeviceCredential),
     Table(devices.DeviceStatus),
     Table(devices.StatusChange),
-    Table(devices.IgnoredSign),
+    Table(devices.IgnoredWill),
     Table(devices.MaintenanceWindow),
     Table(devices.PresenceSettings),
     Table(devices.RotationCampaign),

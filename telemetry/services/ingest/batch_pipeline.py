@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from django.conf import settings
 
-from devices.services.presence.activity import PresenceRecorder, Sign
+from devices.services.presence.activity import PresenceEvent, PresenceRecorder
 from devices.services.vault.secret_store import SecretStore
 from telemetry.services.latest.values import LatestRecorder
 from telemetry.services.limits.limiter import Limiter
@@ -229,7 +229,7 @@ class Ingest:
         for part in settled:
             if part.outcome.readings:
                 self._latest.note_all(part.schema, part.outcome.readings, EPOCH_MICROS)
-        signs: list[Sign] = []
+        signs: list[PresenceEvent] = []
         for part in settled:
             signs += signs_of(part.outcome)
         busy = self._presence.record(signs) if signs else set()

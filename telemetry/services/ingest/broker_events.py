@@ -56,6 +56,6 @@ def take(messages: Iterable[Incoming], resolve: Callable[[Iterable[UUID]], dict[
     if not found:
         return 0
     specs = resolve(found)
-    return activity.expect_soon(
+    return activity.shorten_deadlines(
         [(spec.tenant.schema, uuid, found[uuid].at) for uuid, spec in specs.items() if spec is not None]
     )

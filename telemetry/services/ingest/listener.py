@@ -227,8 +227,8 @@ class Listener:
 
     def _note(self) -> None:
         """Say every second that devices are heard: while they are not, their silence is no evidence."""
-        activity.note_listening()
-        activity.note_unheard(self._ingest.held_of)
+        activity.record_listener_heartbeat()
+        activity.suspend_timeouts(self._ingest.held_of)
         counted, self._figures = self._figures, dict.fromkeys(self._figures, 0)
         gauges = {"ingest_waiting": len(self._queue), "ingest_held": self._ingest.held, "ingest_lag_seconds": self._lag}
         self._lag = 0.0

@@ -1,6 +1,6 @@
 """What stored messages say of presence."""
 
-from devices.services.presence.activity import Sign
+from devices.services.presence.activity import PresenceEvent
 from telemetry.services.pipeline.form import Kind
 from telemetry.services.pipeline.results import AcceptedItem, LimitedItem, Outcome
 
@@ -8,7 +8,7 @@ _TELEMETRY = Kind.TELEMETRY  # looked up once: Python 3.11 takes several steps
 _SIGNS = {Kind.TELEMETRY: "telemetry", Kind.BIRTH: "birth", Kind.WILL: "will"}
 
 
-def signs_of(outcome: Outcome) -> list[Sign]:
+def signs_of(outcome: Outcome) -> list[PresenceEvent]:
     """Births, wills, and of each device's live telemetry the newest; late telemetry says nothing.
 
     A message that is over a limit was verified, and is a sign of life like any other.
@@ -29,10 +29,10 @@ def signs_of(outcome: Outcome) -> list[Sign]:
     return signs + [_sign(item) for item in newest.values()]
 
 
-def _sign(item: AcceptedItem | LimitedItem) -> Sign:
+def _sign(item: AcceptedItem | LimitedItem) -> PresenceEvent:
     message, spec = item.verdict, item.spec
-    return Sign(
-        _SIGNS[message.topic.kind],  # type: ignore[arg-type]  # the literals of Sign.kind
+    return PresenceEvent(
+        _SIGNS[message.topic.kind],  # type: ignore[arg-type]  # the literals of PresenceEvent.kind
         spec.tenant.schema,
         spec.device_id,
         message.topic.uuid,

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from devices.services.broker.retained_states import STATE_TOPIC
 from devices.services.notifications import outbox
-from devices.services.notifications.outbox import Busy, Tell, Told
+from devices.services.notifications.outbox import NotifierBusy, Publish, StateUpdate
 from devices.services.notifications.state_publisher import BrokerAway, StateBroker
 from devices.services.presence.state_store import CHANNEL
 from telemetry.services.limits import backoff_notices
@@ -145,16 +145,16 @@ class Notifier:
 
     def _step(self, work: Work, schema: str) -> int:
         """One batch of a tenant's work, which stays to be done while there may be more. Returns how many changes."""
-        act: dict[Work, Callable[[str, Tell], int]] = {
-            Work.NEWS: outbox.notify_tenant,
-            Work.SETTLING: outbox.settle,
+        act: dict[Work, Callable[[str, Publish], int]] = {
+            Work.NEWS: outbox.publish_changes,
+            Work.SETTLING: outbox.publish_pending,
             Work.WANTED: self._tell_wanted,
         }
         told: set[UUID] = set()
         try:
             done = act[work](schema, self._tell_as(schema, told)) if self._is_active(schema) else 0
             self._wanted.get(schema, set()).difference_update(told)
-        except Busy:
+        except NotifierBusy:
             self._todo[work, schema] = time.monotonic() + _BUSY_SECONDS
             return 0
         except (*DATABASE_LOST, BrokerAway):
@@ -175,10 +175,10 @@ class Notifier:
 
     # --- publishing -------------------------------------------------------------------------------------------
 
-    def _tell_as(self, schema: str, told: set[UUID]) -> Tell:
+    def _tell_as(self, schema: str, told: set[UUID]) -> Publish:
         """Publishes the tenant's states, and notes in `told` which devices' they are, acknowledged or not."""
 
-        def tell(states: Sequence[Told]) -> None:
+        def tell(states: Sequence[StateUpdate]) -> None:
             topics = [STATE_TOPIC.format(slug=self._slugs[schema], uuid=state.uuid) for state in states]
             messages = list(zip(topics, state_payloads(states), strict=True))
             told.update(state.uuid for state in states)
@@ -192,16 +192,16 @@ class Notifier:
             self._wanted.setdefault(schema, set()).update(uuids)
             self._todo.setdefault((Work.WANTED, schema), 0.0)
 
-    def _tell_wanted(self, schema: str, tell: Tell) -> int:
+    def _tell_wanted(self, schema: str, tell: Publish) -> int:
         wanted = sorted(self._wanted.get(schema, ()))[: outbox.BATCH]
         if wanted:
-            outbox.tell_now(schema, wanted, tell)
+            outbox.publish_current(schema, wanted, tell)
             # Those that are gone or deactivated, too.
             self._wanted[schema] -= set(wanted)
         return len(wanted)
 
     def _tell_to_back_off(self) -> None:
-        """Tell devices that are over a limit, where listeners have noted any; what cannot be told now is dropped."""
+        """Publish devices that are over a limit, where listeners have noted any; what cannot be told now is dropped."""
         now = time.monotonic()
         if now < self._backoff_at:
             return

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from devices.models import Component
-from devices.services.notifications.outbox import Told
+from devices.services.notifications.outbox import StateUpdate
 from devices.services.notifications.status_feed import time_text
 from devices.services.presence import activity
 from telemetry.services.queries.readings import LatestValue, latest_values_of
@@ -14,7 +14,7 @@ from telemetry.services.queries.readings import LatestValue, latest_values_of
 _OWN_NAMES = ("device_status", "status_reason", "last_seen_at", "units", "flapping")
 
 
-def state_payloads(states: Sequence[Told]) -> list[bytes]:
+def state_payloads(states: Sequence[StateUpdate]) -> list[bytes]:
     """The messages of these states of the current tenant's devices, in their order; three queries for all."""
     ids = sorted({state.device_id for state in states})
     latest, attached = latest_values_of(ids), _attached(ids)
@@ -27,7 +27,7 @@ def state_payloads(states: Sequence[Told]) -> list[bytes]:
     return payloads
 
 
-def flat_state(state: Told, last_seen_at: datetime | None, values: Sequence[LatestValue]) -> dict[str, Any]:
+def flat_state(state: StateUpdate, last_seen_at: datetime | None, values: Sequence[LatestValue]) -> dict[str, Any]:
     """The message; `values` are those of the attached components, in the order in which they were attached.
 
     The first component with a metric has its bare name. Where several have it, or where the bare name is one of
@@ -43,7 +43,7 @@ def flat_state(state: Told, last_seen_at: datetime | None, values: Sequence[Late
             named.setdefault(f"{value.component}.{value.metric}", value)
     return {
         "device_status": state.status,
-        "status_reason": state.reason,
+        "status_reason": state.cause,
         "last_seen_at": time_text(last_seen_at) if last_seen_at else None,
         **({"flapping": True} if state.flapping else {}),
         **{name: value.value for name, value in named.items()},
@@ -65,7 +65,7 @@ def _in_order(values: Iterable[LatestValue], attached: list[str]) -> list[Latest
     return sorted(present, key=lambda value: attached.index(value.component))
 
 
-def _last_seen(state: Told, live: float | None) -> datetime | None:
+def _last_seen(state: StateUpdate, live: float | None) -> datetime | None:
     """The newest sign of life: Redis' where it has one, or as of the last transition."""
     times = [] if live is None else [datetime.fromtimestamp(live, UTC)]
     return max([*times, *([state.recorded_at] if state.recorded_at else [])], default=None)
