@@ -2,7 +2,7 @@
 
 It needs Python 3.9 or newer and paho-mqtt 2. Every message is signed, written to a small database on the
 SD card, and removed from it only when the broker has acknowledged it: neither a lost network nor a power cut
-loses a measurement. As a program it sends a made-up climate: `python gwanje_device.py config.json`.
+loses a measurement. As a program it sends a simulated climate: `python gwanje_device.py config.json`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from paho.mqtt.properties import Properties
 
 logger = logging.getLogger("gwanje_device")
 
-MAX_PAYLOAD = 64 * 1024  # bytes; the platform refuses more
-BACK_OFF_MOST = 60.0  # seconds that we hold our messages back at most, where the platform says to
-SESSION_EXPIRY = 7 * 24 * 3600  # seconds the broker keeps a silent device's session (MQTT 5 must be told)
-FETCH_EVERY = 30.0  # seconds between questions for credentials where the platform does not say
-FORGET_EVERY = 1.0  # seconds; acknowledged rows leave the disk in batches, which spares the SD card
+MAX_PAYLOAD = 64 * 1024  # bytes; the platform rejects larger messages
+BACK_OFF_MOST = 60.0  # seconds: the longest pause that a back-off command of the platform can set
+SESSION_EXPIRY = 7 * 24 * 3600  # seconds that the broker keeps a disconnected session (MQTT 5)
+FETCH_EVERY = 30.0  # seconds between requests for credentials when the platform does not say
+FORGET_EVERY = 1.0  # seconds; acknowledged rows are deleted in batches, which spares the SD card
 RESERVED = {"timestamp", "cpu_serial", "hardware_version", "component_type", "instance_name", "hmac"}
 RESERVED |= {"device_uuid", "component", "boot", "seq"}
 CommandHandler = Callable[["dict[str, Any]"], "dict[str, Any] | None"]
@@ -57,7 +57,7 @@ def sign_v1(message: dict[str, Any], secret: str) -> dict[str, Any]:
     """Return a copy of `message` with the member `hmac` of signature version 1; KeyError without `timestamp`.
 
     The signed text is the timestamp, a bar, and Python's own JSON with sorted keys. The order of members on
-    the wire is free, because the other side sorts them again.
+    the wire is free, because the platform sorts them again.
     """
     unsigned = {key: value for key, value in message.items() if key != "hmac"}
     text = f"{unsigned['timestamp']}|{json.dumps(unsigned, sort_keys=True)}"
@@ -66,7 +66,7 @@ def sign_v1(message: dict[str, Any], secret: str) -> dict[str, Any]:
 
 
 def sign_v2(message: dict[str, Any], secret: str, kid: str) -> str:
-    """Return `message` as a compact JWS (RFC 7515, HS256): what is signed is exactly what is sent."""
+    """Return `message` as a compact JWS (RFC 7515, HS256): exactly the bytes that are sent are signed."""
     return _sign_body(_base64url(_compact(message)), secret, kid)
 
 
@@ -81,7 +81,7 @@ def _sign_body(body: str, secret: str, kid: str) -> str:
 
 
 def open_command(payload: bytes, secret: str) -> dict[str, Any]:
-    """Return the command: a JSON object, or what a JWS holds that is signed with our own secret; else ValueError."""
+    """Return the command: a JSON object, or the content of a JWS signed with the device's secret; else ValueError."""
     if not payload.startswith(b"{"):
         signed, _, signature = payload.rpartition(b".")
         digest = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
@@ -141,7 +141,7 @@ def _base64url(data: bytes) -> str:
 
 
 def iso_timestamp(when: datetime | str | float | None = None) -> str | float:
-    """Return `when` (default: now) in ISO 8601 with an offset; text and Unix times pass as they are."""
+    """Return `when` (default: now) in ISO 8601 with an offset; text and Unix times are returned unchanged."""
     if when is None:
         when = datetime.now(timezone.utc)
     if not isinstance(when, datetime):
@@ -157,7 +157,7 @@ def iso_timestamp(when: datetime | str | float | None = None) -> str | float:
 class Outbox:
     """Messages that the broker has not acknowledged, oldest first, in SQLite (in memory when `path` is None).
 
-    Bounded: when `limit` messages wait, the oldest makes room. Any thread may use it.
+    When `limit` messages wait, the oldest is dropped. Any thread can use it.
     """
 
     def __init__(self, path: Path | None = None, limit: int = 50_000) -> None:
@@ -188,19 +188,19 @@ class Outbox:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
         db = sqlite3.connect(path or ":memory:", timeout=2, check_same_thread=False)
-        # two processes with one buffer would send everything twice
+        # two processes with one buffer would send every message twice
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
         db.execute("PRAGMA journal_mode=WAL")
         # on the card before put() returns: this is what survives a power cut
         db.execute("PRAGMA synchronous=FULL")
         with db:
-            # AUTOINCREMENT: an id is never used again, so "everything after this id" stays true
+            # AUTOINCREMENT: an id is never used again, so that `after` never skips a message
             db.execute(
                 "CREATE TABLE IF NOT EXISTS outbox"
                 " (id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL)"
             )
             db.execute("CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL)")
-            # the keys that came by command, and the configured one that they follow; the card's owner alone reads it
+            # the keys that came by command, and the configured one before them; readable by the owner only
             db.execute(
                 "CREATE TABLE IF NOT EXISTS key (kid TEXT PRIMARY KEY, secret TEXT NOT NULL, used INTEGER NOT NULL)"
             )
@@ -235,7 +235,7 @@ class Outbox:
             self._db.execute(query, (kid, secret))
 
     def put(self, topic: str, payload: bytes) -> None:
-        """Store a message durably; sqlite3.Error when the disk cannot take it."""
+        """Store a message durably; sqlite3.Error when the disk is full."""
         with self._lock:
             full = self._count >= self.limit
             with self._db:
@@ -252,7 +252,7 @@ class Outbox:
             return self._db.execute(query, (row_id, count)).fetchall()
 
     def remove(self, row_ids: list[int]) -> None:
-        """Forget messages that the broker has acknowledged."""
+        """Delete messages that the broker has acknowledged."""
         with self._lock, self._db:
             done = self._db.executemany("DELETE FROM outbox WHERE id = ?", [(row_id,) for row_id in row_ids])
             self._count -= done.rowcount
@@ -266,11 +266,11 @@ class Outbox:
 
 
 class Link:
-    """One MQTT connection that empties an outbox, and comes back by itself when it is lost.
+    """One MQTT connection that sends an outbox, and reconnects by itself.
 
-    It owns no thread: `turn()` does whatever can be done without waiting, so that one loop can drive many
-    links. Every connection is a new paho client, because paho's own reconnect would register the old will
-    once more; what has to be sent again comes out of the outbox.
+    It has no thread: `turn()` does all work that needs no waiting, so that one loop can drive many links. Every
+    connection is a new paho client, because paho's own reconnect would register the old will again; messages to be
+    sent again come from the outbox.
     """
 
     def __init__(
@@ -300,40 +300,40 @@ class Link:
         self._retry_at = self._held_until = 0.0
         self._mqtt: mqtt.Client | None = None
         self._room = window
-        self._inflight: dict[int, int] = {}  # MQTT message id -> outbox row; 0 for what is not in the outbox
-        self._cursor = 0  # the last row handed to this connection
+        self._inflight: dict[int, int] = {}  # MQTT message id -> outbox row; 0 for a message outside of the outbox
+        self._cursor = 0  # the last row sent on this connection
         self._acked: list[int] = []
         self._forgotten_at = 0.0
-        self._farewell: set[int] | None = None  # unacknowledged goodbyes; None while nobody wants to leave
+        self._farewell: set[int] | None = None  # unacknowledged last messages; None before `leave`
 
-    # what a kind of link adds
+    # methods that subclasses override
     def will(self) -> tuple[str, bytes] | None:
-        """Return the will (topic, payload) of the connection that is about to be made."""
+        """Return the will (topic, payload) of the next connection."""
         return None
 
     def on_connected(self) -> None:
-        """Say what has to be said first on every new connection."""
+        """Publish the first messages of a new connection."""
 
     def goodbyes(self) -> list[tuple[str, bytes]]:
-        """Return what to publish before a clean disconnect."""
+        """Return the messages to publish before a clean disconnect."""
         return []
 
     def on_message(self, topic: str, payload: bytes) -> None:
-        """Take a message from the broker."""
+        """Handle a message from the broker."""
 
     def renewed(self, payload: bytes) -> bytes:
-        """Return a waiting message as it is to be sent now."""
+        """Return a waiting message in the form in which it must be sent now."""
         return payload
 
-    # driving it
+    # the loop
     @property
     def pending(self) -> int:
-        """How many messages the broker has not acknowledged yet."""
+        """Return how many messages the broker has not acknowledged."""
         return len(self.outbox) - len(self._acked)
 
     @property
     def client(self) -> mqtt.Client:
-        """The paho client of the current connection; RuntimeError before the first one."""
+        """Return the paho client of the current connection; RuntimeError before the first one."""
         if self._mqtt is None:
             raise RuntimeError("not connected yet")
         return self._mqtt
@@ -343,13 +343,13 @@ class Link:
         return self._mqtt.socket() if self._mqtt else None
 
     def seconds_to_retry(self) -> float:
-        """How long `turn()` has nothing to do on a closed connection."""
+        """Return the seconds until the next attempt to connect."""
         return max(0.0, self._retry_at - time.monotonic())
 
     def turn(self, readable: bool = False) -> None:
-        """Connect when it is due, read what has come, send what waits, keep the connection alive.
+        """Connect when it is due, read, send waiting messages, keep the connection alive.
 
-        It does not wait, but for the opening of the TCP connection (5 s where nobody answers at all).
+        It waits only for the TCP connection (at most 5 s).
         """
         client = self._mqtt
         if client is None or client.socket() is None:
@@ -366,24 +366,24 @@ class Link:
         self._watch_writes(client)
 
     def publish_now(self, topic: str, payload: bytes) -> int:
-        """Publish past the outbox, on this connection only, and return the MQTT message id."""
+        """Publish without the outbox, on this connection only, and return the MQTT message id."""
         info = self.client.publish(topic, payload, qos=1)
         self._inflight[info.mid] = 0
         return info.mid
 
     def hold(self, seconds: float) -> None:
-        """Keep what is in the outbox there for so long; it is not lost by that, as it is when it is refused."""
+        """Send nothing from the outbox for `seconds`; a message that the platform refuses would be lost."""
         self._held_until = time.monotonic() + min(max(0.0, seconds), BACK_OFF_MOST)
 
     def drop(self) -> None:
-        """Cut the connection without a DISCONNECT, as a lost network does; the broker publishes the will."""
+        """Close the connection without a DISCONNECT, as a lost network does; the broker publishes the will."""
         sock = self.socket()
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def leave(self) -> None:
-        """Begin a clean end: say goodbye, disconnect when that is acknowledged. Turn on until `gone`."""
+        """Begin a clean disconnect: publish the last messages, then DISCONNECT. Call `turn()` until `gone`."""
         self._farewell = set()
         if not self.connected:
             self.gone = True
@@ -393,15 +393,15 @@ class Link:
         self._disconnect_when_acknowledged()
 
     def finish(self) -> None:
-        """Release the buffer; what is in it stays there for the next start."""
+        """Close the buffer; its messages stay for the next start."""
         self.gone = True
         self.drop()
         self._forget_acknowledged(now=True)
         self.outbox.close()
 
-    # inside
+    # internal
     def _connect(self) -> None:
-        # jitter, so that a fleet does not come back in one instant
+        # jitter, so that a fleet does not reconnect in one instant
         self._retry_at = time.monotonic() + self._delay * random.uniform(0.5, 1.0)
         self._delay = min(self._delay_range[1], self._delay * 2)
         self._mqtt = client = self._new_client()
@@ -438,12 +438,12 @@ class Link:
 
     def _read(self, client: mqtt.Client) -> None:
         client.loop_read()
-        # TLS may hold decrypted bytes that no selector announces
+        # TLS can buffer decrypted bytes that no selector reports
         while isinstance(sock := client.socket(), ssl.SSLSocket) and sock.pending():
             client.loop_read()
 
     def _pump(self, client: mqtt.Client) -> None:
-        """Hand messages to the connection, in order, while its window has room."""
+        """Publish messages in order while the window has room."""
         free = self._room - len(self._inflight)
         if not self.connected or self._farewell is not None or free <= 0 or time.monotonic() < self._held_until:
             return
@@ -460,7 +460,7 @@ class Link:
         self._forgotten_at = time.monotonic()
         try:
             self.outbox.remove(self._acked)
-        except sqlite3.Error as error:  # a full disk: they are tried again, and at worst sent twice
+        except sqlite3.Error as error:  # a full disk: they are deleted later, and at worst sent twice
             logger.warning("%s: acknowledged messages stay in the buffer for now: %s", self.username, error)
         else:
             self._acked = []
@@ -499,7 +499,7 @@ class Link:
             self._acked.append(row_id)
             self.acknowledged += 1
         if row_id is not None and reason.is_failure:
-            # only MQTT 5 says so. Sending it again would not help, and would hold up all that follows
+            # only MQTT 5 reports a refusal. Sending the message again would block all that follow
             self.refused += 1
             logger.warning("%s: the broker refuses a message: %s", self.username, reason)
         if self._farewell is not None:
@@ -536,8 +536,8 @@ class GwanjeDevice(Link):
     """A device: signed births and measurements, a will, commands, and a buffer that survives a power cut.
 
     `secret` is the signing secret, `mqtt_password` the broker's; `tls` is True (the system's authorities),
-    the path of a CA file, or an SSLContext. With `state_dir` the buffer and the boot counter are kept there;
-    without, in memory. `on_command` is called with each command (a dict) and returns the response's result. A new
+    the path of a CA file, or an SSLContext. With `state_dir` the buffer and the boot counter are stored there;
+    without it, in memory. `on_command` is called with each command (a dict) and returns the response's result. A new
     key that the platform sends is kept in `state_dir`, and goes before the configured one from then on; without it
     `on_key` is called with its kid and secret, and must have kept them when it returns.
 
@@ -595,16 +595,16 @@ class GwanjeDevice(Link):
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._wake_sockets: tuple[socket.socket, socket.socket] | None = None  # the thread's; it reads the first
+        self._wake_sockets: tuple[socket.socket, socket.socket] | None = None  # of the thread, which reads the first
 
     # messages
     def compose(
         self, component: str, values: dict[str, Any], timestamp: datetime | str | float | None = None
     ) -> dict[str, Any]:
-        """Return the unsigned message, numbered as the next one; ValueError for the protocol's own names."""
+        """Return the unsigned message with the next number; ValueError for reserved names."""
         _check_topic_level(component)
         if RESERVED & values.keys():
-            raise ValueError(f"reserved names in values: {sorted(RESERVED & values.keys())}")
+            raise ValueError(f"values must not contain reserved names: {sorted(RESERVED & values.keys())}")
         message: dict[str, Any] = {"timestamp": iso_timestamp(timestamp)}
         if self.signature == "v2":
             message.update(device_uuid=self.uuid, component=component, boot=self.boot, seq=self.seq + 1)
@@ -622,17 +622,17 @@ class GwanjeDevice(Link):
         else:
             payload = json.dumps(sign_v1(message, self.secret), allow_nan=False).encode("utf-8")
         if len(payload) > MAX_PAYLOAD:
-            raise ValueError(f"a message may have {MAX_PAYLOAD} bytes, not {len(payload)}")
+            raise ValueError(f"a message must have at most {MAX_PAYLOAD} bytes, not {len(payload)}")
         return payload
 
     def topic(self, component: str) -> str:
         return f"telemetry/{self.tenant}/{self.uuid}/{component}"
 
     def send(self, component: str, values: dict[str, Any], timestamp: datetime | str | float | None = None) -> None:
-        """Sign a measurement and put it into the buffer, from where it goes out when there is a connection.
+        """Sign a measurement and store it in the buffer, which is sent when there is a connection.
 
-        `values` is what the platform's metrics point into, such as {"value": {"temp": 21.5}}. It is on disk
-        when this returns. ValueError for what cannot be sent, sqlite3.Error when the disk cannot take it.
+        `values` contains the metrics' paths, such as {"value": {"temp": 21.5}}. The message is on disk when this
+        returns. ValueError when it cannot be sent, sqlite3.Error when the disk is full.
         """
         with self._lock:
             payload = self.encode(self.compose(component, values, timestamp))
@@ -640,16 +640,16 @@ class GwanjeDevice(Link):
             self.seq += 1  # after the message is stored: a number that was never sent would look like a loss
         self._wake()
 
-    # what a device says on every connection
+    # messages of every connection
     def will(self) -> tuple[str, bytes]:
         self.session = str(uuids.uuid4())  # new for every connection: this is called for every connection
         return self._offline()
 
     def birth(self) -> tuple[str, bytes]:
-        """Return topic and payload of the signed 'I am connected' of the current session.
+        """Return topic and payload of the current session's signed birth.
 
-        It has no number, and does not go through the buffer: one that is lost with its connection must not be
-        sent again, as it would announce a session that is over.
+        It has no number and is not buffered: a birth that is lost with its connection must not be sent again, because
+        it would announce a session that has ended.
         """
         message = {"device_uuid": self.uuid, "session": self.session, "timestamp": iso_timestamp(), **self._board()}
         if self.firmware_version:
@@ -670,7 +670,7 @@ class GwanjeDevice(Link):
 
     # commands
     def on_message(self, _topic: str, payload: bytes) -> None:
-        """Run a command and buffer its signed response. A command may come twice: handlers must bear that."""
+        """Run a command and buffer its signed response. A command can arrive twice: handlers must be idempotent."""
         answer: dict[str, Any] = {"device_uuid": self.uuid, "id": None, "timestamp": iso_timestamp()}
         try:
             answer["id"] = _unverified_id(payload)
@@ -680,19 +680,19 @@ class GwanjeDevice(Link):
                 return
             answer["id"] = command.get("id")
             response = self.encode({**answer, **self._obey(command, payload)})
-        except Exception as error:  # the handler is somebody else's code, and must not end the connection
+        except Exception as error:  # the handler is the user's code and must not end the connection
             logger.exception("%s: a command failed", self.uuid)
             detail = f"{type(error).__name__}: {error}"[:500]
             response = self.encode({**answer, "status": "error", "detail": detail})
         self.outbox.put(f"command/{self.tenant}/{self.uuid}/response", response)
 
     def _back_off(self, command: dict[str, Any]) -> None:
-        """We sent more than a limit of our tenant allows; an answer would only be more."""
+        """Pause: the tenant's limit is exceeded. The command gets no response, which would be another message."""
         logger.warning("%s: over the limit %s, waiting %s s", self.uuid, command["limit"], command["retry_after"])
         self.hold(float(command["retry_after"]))
 
     def _obey(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Return the members of the answer."""
+        """Execute a command and return the members of the response."""
         if command.get("command") in ("rotate_key", "use_key"):
             return {"status": "ok", "result": self._change_key(command, payload)}
         if self.on_command is None:
@@ -701,7 +701,7 @@ class GwanjeDevice(Link):
 
     # keys
     def _take_stored_keys(self) -> None:
-        """Go on with the key of the last command, unless the configuration has another key since then."""
+        """Load the stored keys, unless the configuration contains another key since then."""
         stored = self.outbox.keys()
         if dict(stored).get(self.kid) == self.secret:
             self._keys = dict(stored)
@@ -710,16 +710,16 @@ class GwanjeDevice(Link):
             self.outbox.keep_key(self.kid, self.secret, alone=True)
 
     def _secret_for(self, payload: bytes) -> str:
-        """Return the secret that a command is to be verified with; ValueError when we do not hold it."""
+        """Return the secret for verifying a command; ValueError when the device does not have it."""
         if payload.startswith(b"{"):
             return self.secret
         kid = key_id(payload)
         if kid not in self._keys:
-            raise ValueError(f"signed with key {kid[:20]}, which this device does not hold")
+            raise ValueError(f"signed with key {kid[:20]}, which this device does not have")
         return self._keys[kid]
 
     def _change_key(self, command: dict[str, Any], payload: bytes) -> dict[str, Any]:
-        """Do what a verified command says of keys; ValueError when it cannot be done."""
+        """Execute a verified key command; ValueError when that is impossible."""
         if payload.startswith(b"{"):
             raise ValueError("a command about keys must be signed")
         if command.get("device_uuid") != self.uuid:
@@ -727,16 +727,16 @@ class GwanjeDevice(Link):
         kid, signer = str(command["kid"]), key_id(payload)
         if command["command"] == "use_key":
             if kid not in self._keys:
-                raise ValueError(f"key {kid} is not held any more")
+                raise ValueError(f"key {kid} was deleted from this device")
             self._use(kid, self._keys[kid])
         elif kid not in self._keys:
             if int(kid) <= max(map(int, self._keys)):
-                raise ValueError(f"key {kid} is older than those that this device holds")
+                raise ValueError(f"key {kid} is older than the keys of this device")
             self._use(kid, decrypt_secret(command, self._keys[signer], self.uuid, signer))
         return {"command": command["command"], "kid": self.kid}
 
     def _use(self, kid: str, secret: str) -> None:
-        """Sign with this key from now on, once it is kept: a key that a power cut takes away would end the device."""
+        """Sign with this key from now on, once it is stored: a device that loses its key is lost."""
         if self._keeps:
             if not self.outbox.keys():
                 self.outbox.keep_key(self.kid, self.secret)
@@ -751,9 +751,9 @@ class GwanjeDevice(Link):
         logger.info("%s: signs with key %s", self.uuid, kid)
 
     def renewed(self, payload: bytes) -> bytes:
-        """Return a version 2 message that waited under another key signed with the one in use.
+        """Return a version 2 message that waited under another key, signed with the current one.
 
-        Its content stays byte for byte, so that it is the same message for the platform.
+        Its content does not change, so that it is the same message for the platform.
         """
         if payload.startswith((b"{", _header(self.kid).encode("ascii") + b".")):
             return payload
@@ -762,9 +762,9 @@ class GwanjeDevice(Link):
                 return _sign_body(payload.split(b".")[1].decode("ascii"), self.secret, self.kid).encode("ascii")
         return payload
 
-    # running it in a thread
+    # the thread
     def start(self) -> GwanjeDevice:
-        """Connect, and stay connected, in the background."""
+        """Connect and stay connected in a background thread."""
         self._wake_sockets = socket.socketpair()
         for end in self._wake_sockets:
             end.setblocking(False)
@@ -775,14 +775,14 @@ class GwanjeDevice(Link):
         return self
 
     def flush(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until the broker has everything; tell whether it has."""
+        """Wait up to `timeout` seconds until the broker has acknowledged all messages; return whether it has."""
         deadline = time.monotonic() + timeout
         while self.pending and time.monotonic() < deadline:
             time.sleep(0.01)
         return not self.pending
 
     def close(self, timeout: float = 5.0) -> None:
-        """Publish OFFLINE, disconnect, stop the thread. What is not acknowledged stays in the buffer."""
+        """Publish OFFLINE, disconnect, stop the thread. Unacknowledged messages stay in the buffer."""
         self._closing.set()
         self._wake()
         if self._thread is not None:
@@ -802,7 +802,7 @@ class GwanjeDevice(Link):
 
     def _wake(self) -> None:
         if self._wake_sockets is not None:
-            with contextlib.suppress(OSError):  # full: it has enough to wake up for; closed: nobody sleeps
+            with contextlib.suppress(OSError):  # full: the thread wakes up anyway; closed: it has ended
                 self._wake_sockets[1].send(b"!")
 
     def _run(self, woken: socket.socket) -> None:
@@ -811,7 +811,7 @@ class GwanjeDevice(Link):
             while not self.gone:
                 try:
                     self._step(self.selector, woken)
-                except Exception:  # the edge of the thread: a device that lives goes on
+                except Exception:  # the edge of the thread: the device must continue
                     logger.exception("%s: unexpected error, going on in a second", self.uuid)
                     time.sleep(1)
 
@@ -828,13 +828,13 @@ class GwanjeDevice(Link):
 
 
 def read_cpu_serial() -> str | None:
-    """Return a Raspberry Pi's serial number as the kernel tells it, or None on other machines."""
+    """Return a Raspberry Pi's serial number from the kernel; None on other machines."""
     path = Path("/sys/firmware/devicetree/base/serial-number")
     return path.read_text().strip("\0\n ") if path.exists() else None
 
 
-def made_up_climate(seconds: float) -> dict[str, Any]:
-    """Return a temperature (°C) and a relative humidity (%) that follow the day: put your sensor here."""
+def simulated_climate(seconds: float) -> dict[str, Any]:
+    """Return a temperature (°C) and a relative humidity (%) that follow the day: replace it by your sensor."""
     day = math.sin(2 * math.pi * (seconds / 86400 - 0.375))
     temperature = 20 + 6 * day + random.gauss(0, 0.2)
     return {"value": {"temp": round(temperature, 1), "humidity": round(65 - 18 * day + random.gauss(0, 0.8), 1)}}
@@ -846,13 +846,13 @@ def made_up_climate(seconds: float) -> dict[str, Any]:
 def fetch_credentials(path: Path, again: bool = False, stop: threading.Event | None = None) -> bool:
     """Fetch the credentials that a file with `provisioning_url` and `fetch_token` lacks, and write them into it.
 
-    Waits as long as nobody has claimed the device or the platform cannot be reached; with `again` fetches new ones
-    although there are some. False: `stop` was set before. SystemExit when the platform refuses for good.
+    Wait while the device is not claimed or the platform is unavailable; `again` fetches new ones although some are
+    there. Return False when `stop` was set before. SystemExit when the platform refuses permanently.
     """
     config = json.loads(path.read_text(encoding="utf-8"))
     if "fetch_token" not in config or ("uuid" in config and not again):
         return True
-    # Kept before we ask: where the answer is lost, or the power fails, the platform knows us again.
+    # Stored before the request: after a lost answer or a power cut the platform recognizes the device.
     if "attempt" not in config or ("uuid" in config and not config.get("attempt_open")):
         config.update(attempt=secrets.token_urlsafe(24), attempt_open=True)
         _rewrite(path, config)
@@ -869,12 +869,12 @@ def fetch_credentials(path: Path, again: bool = False, stop: threading.Event | N
 
 
 def _ask_for_credentials(config: dict[str, Any]) -> tuple[dict[str, Any] | None, float]:
-    """Return the credentials, or None and the seconds to wait; SystemExit when asking again is no use."""
+    """Return the credentials, or None and the seconds to wait; SystemExit when a retry cannot help."""
     url = config["provisioning_url"]
     if not url.startswith(("https://", "http://")):
-        raise SystemExit(f"provisioning_url: {url} is no http address")
+        raise SystemExit(f"provisioning_url: {url} must be an http or https address")
     body = json.dumps({"token": config["fetch_token"], "attempt": config["attempt"]}).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 (looked at above)
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 (checked above)
     tls = config.get("tls")
     context = ssl.create_default_context(cafile=tls if isinstance(tls, str) else None)
     try:
@@ -882,12 +882,12 @@ def _ask_for_credentials(config: dict[str, Any]) -> tuple[dict[str, Any] | None,
             answer = json.load(response)
         if answer["status"] == "issued":
             return answer["credentials"], 0
-        logger.info("no credentials yet (%s), asking again in %s s", answer["status"], answer["retry_after"])
+        logger.info("no credentials yet (%s), next request in %s s", answer["status"], answer["retry_after"])
         return None, float(answer["retry_after"])
     except urllib.error.HTTPError as error:
         text = error.read().decode("utf-8", "replace")[:500]
         if error.code in (400, 403, 404, 409):
-            raise SystemExit(f"the platform gives no credentials ({error.code}): {text}") from error
+            raise SystemExit(f"the platform refuses credentials ({error.code}): {text}") from error
         logger.warning("the platform answered %s, asking again", error.code)
         return None, _seconds(error.headers.get("Retry-After"))
     except (OSError, ValueError, KeyError) as error:
@@ -900,7 +900,7 @@ def _seconds(text: str | None) -> float:
 
 
 def _rewrite(path: Path, config: dict[str, Any]) -> None:
-    """Replace the file at once: a power cut leaves the old or the new one, readable for its user only."""
+    """Replace the file atomically, readable for its user only: a power cut leaves the old or the new one."""
     new = path.with_name(path.name + ".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump(config, file, indent=2, ensure_ascii=False)
@@ -910,7 +910,7 @@ def _rewrite(path: Path, config: dict[str, Any]) -> None:
 
 
 def device_from_config(path: Path) -> tuple[GwanjeDevice, dict[str, Any]]:
-    """Make the device that a JSON file describes; SystemExit with what is missing."""
+    """Return the device that a JSON file describes; SystemExit with the missing members."""
     config = json.loads(path.read_text(encoding="utf-8"))
     needed = ("uuid", "secret", "host", "port", "tenant", "mqtt_password")
     missing = [name for name in needed if name not in config]
@@ -924,7 +924,7 @@ def device_from_config(path: Path) -> tuple[GwanjeDevice, dict[str, Any]]:
 
 
 def main() -> None:
-    """Send a made-up temperature and humidity every `interval` seconds until SIGINT or SIGTERM."""
+    """Send a simulated temperature and humidity every `interval` seconds until SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("config", type=Path, help="JSON: uuid, secret, host, …, or provisioning_url, fetch_token")
     parser.add_argument("--fetch-again", action="store_true", help="fetch new credentials, which was allowed before")
@@ -939,7 +939,7 @@ def main() -> None:
     component = (config.get("components") or ["dht22"])[0]
     with device:
         while not stop.is_set():
-            values = made_up_climate(time.time())
+            values = simulated_climate(time.time())
             device.send(component, values)
             logger.info("%s %s (%d waiting)", component, values["value"], device.pending)
             stop.wait(float(config.get("interval", 5)))
