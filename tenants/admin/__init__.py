@@ -1,6 +1,6 @@
-"""Staff's console: the admin site of the public side, and what is registered on it."""
+"""The console: the admin site of the platform's staff, at the public address."""
 
-from . import boards, fleet, plans, tasks, tenants, users
+from . import fleet, plans, preregistered_devices, tasks, tenants, users
 from .site import console
 
-__all__ = ["boards", "console", "fleet", "plans", "tasks", "tenants", "users"]
+__all__ = ["console", "fleet", "plans", "preregistered_devices", "tasks", "tenants", "users"]

@@ -14,7 +14,7 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from tenants.infrastructure import hooks
-from tenants.models import Board, DeviceRoute, UnroutedMessage
+from tenants.models import DeviceRoute, PreregisteredDevice, UnroutedMessage
 
 from . import payloads
 from .base import LongList, ReadOnly, coloured, form_page
@@ -93,7 +93,7 @@ _NAVIGATION = hooks.NavigationGroup(
     _("Fleet"),
     (
         (DeviceRoute, "router"),
-        (Board, "qr_code"),
+        (PreregisteredDevice, "qr_code"),
         (UnroutedMessage, "unsubscribe"),
     ),
 )

@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from django_q.models import Failure, OrmQ
 
 from tenants.infrastructure import hooks
-from tenants.models import Tenant, UnroutedMessage, WaitingMessage
+from tenants.models import OverflowMessage, Tenant, UnroutedMessage
 
 STATE_COLOURS: dict[str, str] = {
     Tenant.State.CREATING: "info",
@@ -36,7 +36,7 @@ def context(request: HttpRequest) -> dict[str, Any]:
 
 def _locked() -> list[dict[str, Any]]:
     """Tenants whose tables have been locked for so long that listeners have put their messages aside."""
-    waiting = WaitingMessage.objects.values("schema_name").order_by("schema_name")
+    waiting = OverflowMessage.objects.values("schema_name").order_by("schema_name")
     rows = list(waiting.annotate(messages=Count("pk"), since=Min("received_at")))
     slugs = dict(Tenant.objects.values_list("schema_name", "slug")) if rows else {}
     return [{**row, "tenant": slugs.get(row["schema_name"], row["schema_name"])} for row in rows]

@@ -1,25 +1,25 @@
 """The public schema: tenants, users and their memberships, plans, and which device belongs to which tenant."""
 
-from .messages import UnroutedFlood, UnroutedMessage, WaitingMessage
+from .enrollment import PreregisteredDevice
+from .messages import OverflowMessage, SuppressedUnroutedMessages, UnroutedMessage
 from .plans import Plan, TenantLimits
-from .preregistration import Board
 from .routes import AppRoute, DeviceRoute
 from .tenants import SLUG_PATTERN, Domain, Membership, Tenant, TenantAlias, User, validate_slug
 
 __all__ = [
     "SLUG_PATTERN",
     "AppRoute",
-    "Board",
     "DeviceRoute",
     "Domain",
     "Membership",
+    "OverflowMessage",
     "Plan",
+    "PreregisteredDevice",
+    "SuppressedUnroutedMessages",
     "Tenant",
     "TenantAlias",
     "TenantLimits",
-    "UnroutedFlood",
     "UnroutedMessage",
     "User",
-    "WaitingMessage",
     "validate_slug",
 ]

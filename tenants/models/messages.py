@@ -1,4 +1,4 @@
-"""Messages that no tenant's schema holds: those of no tenant, and those that wait for a locked tenant."""
+"""Messages in the public schema: unrouted ones, their suppressed repetitions, and the overflow of locked tenants."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class UnroutedMessage(models.Model):
-    """A message that belongs to no tenant, kept for staff with the reason. The same one again is counted."""
+    """A message that belongs to no tenant, stored for staff with the reason. An identical one increases `times`."""
 
     fingerprint = models.UUIDField(_("fingerprint"), unique=True, editable=False)
     reason = models.CharField(_("reason"), max_length=40)
@@ -27,9 +27,11 @@ class UnroutedMessage(models.Model):
         return f"{self.reason}: {self.topic[:80]}"
 
 
-class WaitingMessage(models.Model):
-    """A message that the listener has put aside, because its tenant's tables are locked. It is stored when they are
-    free, in the order of the ids. Only listeners read it; staff are told how many there are."""
+class OverflowMessage(models.Model):
+    """A message of a tenant whose tables are locked, beyond what the listener holds in memory.
+
+    Listeners store it, in the order of the ids, when the tables are free. The console shows how many there are.
+    """
 
     schema_name = models.CharField(_("tenant's schema"), max_length=63)
     topic = models.TextField(_("topic"))
@@ -37,6 +39,7 @@ class WaitingMessage(models.Model):
     received_at = models.DateTimeField(_("received"))
 
     class Meta:
+        db_table = "tenants_waitingmessage"
         ordering: ClassVar = ["id"]
         indexes: ClassVar = [models.Index(fields=["schema_name", "id"], name="waiting_message_order")]
         verbose_name = _("message that waits for its tenant")
@@ -46,10 +49,10 @@ class WaitingMessage(models.Model):
         return f"{self.schema_name}: {self.topic[:80]}"
 
 
-class UnroutedFlood(models.Model):
-    """Messages of no tenant of a day (UTC) that are like those that are kept, and were counted instead.
+class SuppressedUnroutedMessages(models.Model):
+    """Unrouted messages of a day (UTC) that were counted instead of stored, because similar ones are stored.
 
-    `source` is what the topic names (segment/uuid), or empty for all of them together.
+    `source` is segment/uuid of the topic, or empty for all sources together.
     """
 
     day = models.DateField(_("day"))
@@ -60,9 +63,10 @@ class UnroutedFlood(models.Model):
     last_received_at = models.DateTimeField(_("last received"))
 
     class Meta:
+        db_table = "tenants_unroutedflood"
         ordering: ClassVar = ["-day", "-times"]
         constraints: ClassVar = [
-            # What the listener adds to.
+            # The listener's upsert.
             models.UniqueConstraint(fields=["day", "reason", "source"], name="unrouted_flood_once"),
         ]
         verbose_name = _("messages of no tenant that were counted")

@@ -13,7 +13,7 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from tenants.infrastructure.spreadsheets import TableRow
-from tenants.services import preregistration
+from tenants.services import enrollment
 
 from .conftest import HANDLER, Api, add_readings, add_series, at_once, issue_key, person, problems
 
@@ -39,11 +39,11 @@ def board(serial: str = "", **cells: str) -> Any:
     """A preregistered board's codes."""
     serial = serial or f"GB-{uuid4().hex[:10]}"
     given = {"serial": serial, "hardware_model": "GreenBox 1.2", "components": "dht22;second:dht22", **cells}
-    return preregistration.preregister([TableRow(2, given)])[0]
+    return enrollment.preregister([TableRow(2, given)])[0]
 
 
 def claim(api: Api, issued: Any, **changed: str) -> Any:
-    return api.post("claims/", {"serial": issued.board.serial, "code": issued.claim_code, **changed})
+    return api.post("claims/", {"serial": issued.device.serial, "code": issued.claim_code, **changed})
 
 
 def fetch(issued: Any, attempt: str = ATTEMPT, **changed: str) -> Any:
@@ -67,7 +67,7 @@ def other(db: None, tenant_b: Any) -> Api:
 
 def test_a_board_becomes_a_device(api: Api, tenant_a: Any) -> None:
     from devices.models import Device
-    from tenants.models import Board
+    from tenants.models import PreregisteredDevice
 
     issued = board(name="Roof", cpu_serial="100000")
     answer = claim(api, issued)
@@ -81,10 +81,10 @@ def test_a_board_becomes_a_device(api: Api, tenant_a: Any) -> None:
     with schema_context(tenant_a.schema_name):
         device = Device.objects.get(uuid=document["uuid"])
         assert str(device.hardware_model) == "GreenBox 1.2"
-    kept = Board.objects.get(pk=issued.board.pk)
+    kept = PreregisteredDevice.objects.get(pk=issued.device.pk)
     assert (kept.tenant, str(kept.device_uuid)) == (tenant_a, document["uuid"])
     assert audit_of(tenant_a, "claim") == 1
-    text = str(Board.objects.filter(pk=kept.pk).values())
+    text = str(PreregisteredDevice.objects.filter(pk=kept.pk).values())
     assert issued.claim_code.replace("-", "") not in text
     assert issued.fetch_token not in text
 
@@ -92,7 +92,7 @@ def test_a_board_becomes_a_device(api: Api, tenant_a: Any) -> None:
 def test_codes_are_taken_however_they_are_typed(api: Api) -> None:
     issued = board()
     typed = issued.claim_code.lower().replace("-", " ")
-    assert claim(api, issued, code=typed, serial=issued.board.serial.lower(), name="mine").json()["name"] == "mine"
+    assert claim(api, issued, code=typed, serial=issued.device.serial.lower(), name="mine").json()["name"] == "mine"
 
 
 def test_what_cannot_be_claimed_is_refused_in_the_same_words(api: Api, other: Api, tenant_b: Any) -> None:
@@ -133,7 +133,7 @@ def test_what_is_ones_own_already_is_said(api: Api, other: Api) -> None:
     uuid = claim(api, issued).json()["uuid"]
     again = claim(api, issued)
     assert again.status_code == 409
-    assert issued.board.serial in problems(again)[None]
+    assert issued.device.serial in problems(again)[None]
     assert claim(api, issued, code=board().claim_code).status_code == 404
     assert uuid not in claim(other, issued).content.decode()
 
@@ -152,7 +152,7 @@ def test_wrong_codes_are_limited_by_a_limit_that_has_a_name(api: Api, other: Api
 
 def test_vault_away_and_nothing_is_lost(api: Api, tenant_a: Any, monkeypatch: Any) -> None:
     from devices.services.vault.secret_store import SecretsUnavailable
-    from tenants.models import Board, DeviceRoute
+    from tenants.models import DeviceRoute, PreregisteredDevice
 
     def away(*args: Any, **kwargs: Any) -> None:
         raise SecretsUnavailable("away")
@@ -161,7 +161,7 @@ def test_vault_away_and_nothing_is_lost(api: Api, tenant_a: Any, monkeypatch: An
     with monkeypatch.context() as without:
         without.setattr("devices.services.vault.secret_store.SecretStore.write", away)
         assert claim(api, issued).status_code == 503
-    kept = Board.objects.get(pk=issued.board.pk)
+    kept = PreregisteredDevice.objects.get(pk=issued.device.pk)
     assert kept.tenant is None
     assert not DeviceRoute.objects.filter(device_uuid=kept.next_uuid).exists()
     uuid = claim(api, issued).json()["uuid"]
@@ -232,12 +232,12 @@ def test_credentials_are_fetched_once(api: Api, tenant_a: Any) -> None:
 
 def test_the_answer_is_heard_again_only_for_a_while_and_until_the_key_is_used(api: Api, tenant_a: Any) -> None:
     from devices.models import DeviceCredential
-    from tenants.models import Board
+    from tenants.models import PreregisteredDevice
 
     issued = board()
     uuid = claim(api, issued).json()["uuid"]
     assert fetch(issued).status_code == 200
-    rows = Board.objects.filter(pk=issued.board.pk)
+    rows = PreregisteredDevice.objects.filter(pk=issued.device.pk)
     rows.update(fetched_at=timezone.now() - timedelta(hours=1))
     assert fetch(issued).status_code == 409
     rows.update(fetched_at=timezone.now())
@@ -275,7 +275,7 @@ def test_tokens_that_are_none(db: None) -> None:
     assert {answer.status_code for answer in answers} == {403}
     assert fetch(issued, attempt="short").status_code == 400
     assert fetch(issued, token="x\0y").status_code in (400, 403)
-    renewed = preregistration.issue_codes([issued.board])[0]
+    renewed = enrollment.issue_codes([issued.device])[0]
     assert fetch(issued).status_code == 403, "a token that was replaced"
     assert fetch(renewed).status_code == 202
 
@@ -350,17 +350,17 @@ def test_a_claimed_boards_codes_are_not_replaced(api: Api) -> None:
     issued = board()
     claim(api, issued)
     with pytest.raises(ValidationError, match="release it first"):
-        preregistration.issue_codes([issued.board])
+        enrollment.issue_codes([issued.device])
 
 
 @pytest.fixture
 def live_board(live_db: None) -> Iterator[Any]:
-    from tenants.models import Board
+    from tenants.models import PreregisteredDevice
 
     issued = board()
     yield issued
-    Board.objects.filter(pk=issued.board.pk).update(tenant=None, device_uuid=None)
-    Board.objects.filter(pk=issued.board.pk).delete()
+    PreregisteredDevice.objects.filter(pk=issued.device.pk).update(tenant=None, device_uuid=None)
+    PreregisteredDevice.objects.filter(pk=issued.device.pk).delete()
 
 
 def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, tenant_b: Any) -> None:
@@ -372,7 +372,7 @@ def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, te
         def call() -> str:
             with schema_context(tenant.schema_name):
                 try:
-                    claims.claim(live_board.board.serial, live_board.claim_code)
+                    claims.claim(live_board.device.serial, live_board.claim_code)
                 except (claims.ClaimRefused, claims.AlreadyYours):
                     return "refused"
                 return tenant.schema_name
@@ -385,7 +385,7 @@ def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, te
     found = {}
     for tenant in (tenant_a, tenant_b):
         with schema_context(tenant.schema_name):
-            devices = list(Device.objects.filter(name=live_board.board.serial))
+            devices = list(Device.objects.filter(name=live_board.device.serial))
             found[tenant.schema_name] = len(devices)
             askers = [partial(fetch, live_board, f"asker number {n} of many") for n in range(6)] if devices else []
             asked = [answer.status_code for answer in at_once(askers)]

@@ -16,7 +16,7 @@ from django_tenants.utils import schema_context
 
 from devices.services.provisioning import claims
 from tenants.infrastructure.spreadsheets import TableRow
-from tenants.services import preregistration
+from tenants.services import enrollment
 
 from .conftest import (
     HOUR,
@@ -238,11 +238,11 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
 def _boards(tenant: Any) -> dict[str, str]:
     """What a label says of a board that is free, and the device that another one became."""
     free, taken = (
-        preregistration.preregister([TableRow(1, {"serial": f"{tenant.slug}-{n}", "hardware_model": "board 1"})])[0]
+        enrollment.preregister([TableRow(1, {"serial": f"{tenant.slug}-{n}", "hardware_model": "board 1"})])[0]
         for n in range(2)
     )
-    device = claims.claim(taken.board.serial, taken.claim_code).device
-    return {"serial": free.board.serial, "code": free.claim_code, "claimed": str(device.uuid)}
+    device = claims.claim(taken.device.serial, taken.claim_code).device
+    return {"serial": free.device.serial, "code": free.claim_code, "claimed": str(device.uuid)}
 
 
 def _rotation(device: Any, pk: int, name: str) -> str:

@@ -17,8 +17,8 @@ from devices.services.api_keys import issue_api_key
 from devices.services.provisioning import claims
 from management.device_client.gwanje_device import fetch_credentials
 from tenants.infrastructure.spreadsheets import TableRow
-from tenants.models import Board
-from tenants.services import preregistration
+from tenants.models import PreregisteredDevice
+from tenants.services import enrollment
 from tests.conftest import Process, wait_until
 
 
@@ -45,9 +45,9 @@ def web(live_db: None, start: Callable[..., Process]) -> str:
 
 
 @pytest.fixture
-def board(live_db: None) -> preregistration.IssuedCodes:
+def board(live_db: None) -> enrollment.IssuedCodes:
     cells = {"serial": f"GB-{uuid4().hex[:8]}", "hardware_model": "GreenBox 1.2", "components": "dht22;second:dht22"}
-    return preregistration.preregister([TableRow(2, cells)])[0]
+    return enrollment.preregister([TableRow(2, cells)])[0]
 
 
 def card(tmp_path: Path, web: str, token: str, **more: Any) -> Path:
@@ -66,7 +66,7 @@ def ask(web: str, path: str, key: str, body: dict[str, Any] | None = None) -> An
 
 
 def test_from_the_label_to_the_reading(
-    web: str, board: preregistration.IssuedCodes, tmp_path: Path, tenant_a: Any, start: Callable[..., Process]
+    web: str, board: enrollment.IssuedCodes, tmp_path: Path, tenant_a: Any, start: Callable[..., Process]
 ) -> None:
     with schema_context(tenant_a.schema_name):
         key = issue_api_key(name="claims", scope="write")[1]
@@ -74,7 +74,7 @@ def test_from_the_label_to_the_reading(
     config = card(tmp_path, web, board.fetch_token)
     device = start("management/device_client/gwanje_device.py", str(config))
     device.wait_for("no credentials yet (not_claimed)")
-    claimed = ask(web, "claims/", key, {"serial": board.board.serial, "code": board.claim_code})
+    claimed = ask(web, "claims/", key, {"serial": board.device.serial, "code": board.claim_code})
     device.wait_for(f"the credentials of {claimed['uuid']}")
 
     def readings() -> list[Any]:
@@ -95,10 +95,10 @@ def test_from_the_label_to_the_reading(
 
 
 def test_an_answer_that_was_lost_is_heard_again_and_a_new_fetch_when_it_is_allowed(
-    web: str, board: preregistration.IssuedCodes, tmp_path: Path, tenant_a: Any
+    web: str, board: enrollment.IssuedCodes, tmp_path: Path, tenant_a: Any
 ) -> None:
     with schema_context(tenant_a.schema_name):
-        device = claims.claim(board.board.serial, board.claim_code).device
+        device = claims.claim(board.device.serial, board.claim_code).device
     config = card(tmp_path, web, board.fetch_token, attempt="the power failed right after it asked")
     assert fetch_credentials(config)
     first = json.loads(config.read_text())
@@ -111,7 +111,7 @@ def test_an_answer_that_was_lost_is_heard_again_and_a_new_fetch_when_it_is_allow
     second = json.loads(config.read_text())
     assert second["uuid"] == first["uuid"]
     assert second["secret"] != first["secret"]
-    assert Board.objects.get(pk=board.board.pk).asked_again == 0
+    assert PreregisteredDevice.objects.get(pk=board.device.pk).repeated_requests == 0
 
 
 def test_a_platform_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: Any) -> None:

@@ -9,7 +9,7 @@ from django.contrib.auth.models import Permission
 from django.utils import timezone
 
 from tenants.infrastructure import hooks
-from tenants.models import Domain, Membership, Tenant, UnroutedMessage, User, WaitingMessage
+from tenants.models import Domain, Membership, OverflowMessage, Tenant, UnroutedMessage, User
 from tests.api.conftest import person
 
 from .conftest import PASSWORD, Pages, formset
@@ -181,7 +181,7 @@ def test_a_tenant_that_is_locked_for_long_is_told_of(console: Pages, tenant_a: T
     now = timezone.now()
     for schema in (tenant_a.schema_name, "t_removed"):
         for hours in (1, 2):
-            WaitingMessage.objects.create(
+            OverflowMessage.objects.create(
                 schema_name=schema, topic="telemetry/x/y/z", payload=b"{}", received_at=now - timedelta(hours=hours)
             )
     page = console.get().content.decode()

@@ -15,8 +15,8 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from tenants.infrastructure.spreadsheets import TableRow
-from tenants.models import Board
-from tenants.services import preregistration
+from tenants.models import PreregisteredDevice
+from tenants.services import enrollment
 from tests.api.conftest import make_device, person
 
 from .conftest import ADMIN, Pages, device_page, overflow, sign_in
@@ -48,14 +48,14 @@ def newest(tenant: Any) -> Any:
 
 def board(**cells: str) -> Any:
     given = {"serial": f"GB-{uuid4().hex[:8]}", "hardware_model": "GreenBox 1.2", "components": "dht22", **cells}
-    return preregistration.preregister([TableRow(2, given)])[0]
+    return enrollment.preregister([TableRow(2, given)])[0]
 
 
 def claim(tenant: Any, issued: Any) -> Any:
     from devices.services.provisioning import claims
 
     with schema_context(tenant.schema_name):
-        return claims.claim(issued.board.serial, issued.claim_code).device
+        return claims.claim(issued.device.serial, issued.claim_code).device
 
 
 def test_a_table_is_looked_through_then_imported_and_its_credentials_downloaded_once(
@@ -129,27 +129,30 @@ def test_a_board_is_claimed_and_released(pages: Pages, tenant_a: Any) -> None:
     from devices.models import Device
 
     issued = board()
-    wrong = pages.post(CLAIM, {"serial": issued.board.serial, "code": board().claim_code}).content.decode()
+    wrong = pages.post(CLAIM, {"serial": issued.device.serial, "code": board().claim_code}).content.decode()
     assert "No device with this serial number and this claim code" in wrong
     assert "mistyped" in pages.post(CLAIM, {"serial": "GB-1", "code": "abc"}).content.decode()
-    page = pages.post(CLAIM, {"serial": issued.board.serial, "code": issued.claim_code}, follow=True).content.decode()
+    page = pages.post(CLAIM, {"serial": issued.device.serial, "code": issued.claim_code}, follow=True).content.decode()
     assert "not fetched yet" in page
-    again = pages.post(CLAIM, {"serial": issued.board.serial, "code": issued.claim_code}, follow=True).content.decode()
+    again = pages.post(CLAIM, {"serial": issued.device.serial, "code": issued.claim_code}, follow=True).content.decode()
     assert "has already claimed" in again
     with schema_context(tenant_a.schema_name):
-        device = Device.objects.get(name=issued.board.serial)
+        device = Device.objects.get(name=issued.device.serial)
     assert (
         "become invalid now" in pages.get(device_page(device, "allow-fetch").replace("/change/", "/")).content.decode()
     )
-    Board.objects.filter(pk=issued.board.pk).update(
-        fetched_at=timezone.now(), asked_again=3, asked_again_at=timezone.now(), asked_again_from="192.0.2.7"
+    PreregisteredDevice.objects.filter(pk=issued.device.pk).update(
+        fetched_at=timezone.now(),
+        repeated_requests=3,
+        repeated_request_at=timezone.now(),
+        repeated_request_from="192.0.2.7",
     )
     assert "requested 3 more times" in pages.get(device_page(device)).content.decode()
     path = f"devices/device/{device.pk}/"
     pages.post(f"{path}allow-fetch/")
     assert "not fetched yet" in pages.get(device_page(device)).content.decode()
     pages.post(f"{path}release/")
-    assert Board.objects.get(pk=issued.board.pk).tenant is None
+    assert PreregisteredDevice.objects.get(pk=issued.device.pk).tenant is None
     with schema_context(tenant_a.schema_name):
         assert not Device.objects.filter(pk=device.pk).exists()
 
@@ -164,8 +167,11 @@ def test_the_pages_fit(live_db: None, visit: Callable[..., Any], tenant_a: Any, 
     table.write_text("\n".join(["name,hardware_model,cpu_serial,components", *rows]))
     issued = board()
     device = claim(tenant_a, issued)
-    Board.objects.filter(pk=issued.board.pk).update(
-        fetched_at=timezone.now(), asked_again=3, asked_again_at=timezone.now(), asked_again_from="192.0.2.7"
+    PreregisteredDevice.objects.filter(pk=issued.device.pk).update(
+        fetched_at=timezone.now(),
+        repeated_requests=3,
+        repeated_request_at=timezone.now(),
+        repeated_request_from="192.0.2.7",
     )
 
     def script(page: Any) -> dict[str, int]:
@@ -198,5 +204,5 @@ def test_the_pages_fit(live_db: None, visit: Callable[..., Any], tenant_a: Any, 
         for one in Device.objects.filter(name__startswith=name):
             remove_device(one)
         remove_device(device)
-    Board.objects.filter(pk=issued.board.pk).delete()
+    PreregisteredDevice.objects.filter(pk=issued.device.pk).delete()
     assert set(widths.values()) == {0}, widths

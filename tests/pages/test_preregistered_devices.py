@@ -13,7 +13,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django_tenants.utils import schema_context
 
-from tenants.models import Board, User
+from tenants.models import PreregisteredDevice, User
 from tenants.services import claim_codes
 from tests.api.conftest import person
 
@@ -21,7 +21,7 @@ from .conftest import PASSWORD, Pages, overflow, sign_in
 from .test_imports import board, claim
 
 CONSOLE = "/admin/"
-LIST = "tenants/board/"
+LIST = "tenants/preregistereddevice/"
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_one_board(console: Pages) -> None:
     page = console.post(f"{LIST}add/", form)
     text = page.content.decode()
     (row,) = issued_in(text)
-    kept = Board.objects.get(serial="GB-1001")
+    kept = PreregisteredDevice.objects.get(serial="GB-1001")
     assert kept.claim_digest == claim_codes.digest(claim_codes.read_claim_code(row["claim_code"]) or "")
     assert claim_codes.same(kept.fetch_digest, row["fetch_token"])
     assert (kept.components, kept.hardware, kept.created_by_label) == ("dht22;second:dht22", "GreenBox 1.2", "root")
@@ -74,7 +74,7 @@ def test_one_board(console: Pages) -> None:
 )
 def test_what_a_form_says(console: Pages, form: dict[str, str], said: str) -> None:
     assert said in console.post(f"{LIST}add/", form).content.decode()
-    assert not Board.objects.exists()
+    assert not PreregisteredDevice.objects.exists()
 
 
 def test_a_table_with_errors_preregisters_nothing(console: Pages) -> None:
@@ -83,7 +83,7 @@ def test_a_table_with_errors_preregisters_nothing(console: Pages) -> None:
     assert "Nothing is preregistered while a row has an error" in page
     assert 'name="kept"' not in page
     assert "no column hardware_model" in upload(console, "GB-1", heading="serial")
-    assert not Board.objects.exists()
+    assert not PreregisteredDevice.objects.exists()
 
 
 def test_a_table_twice(console: Pages) -> None:
@@ -101,14 +101,14 @@ def test_a_table_twice(console: Pages) -> None:
 
 def test_a_free_board_is_changed_and_one_that_was_claimed_meanwhile_is_not(console: Pages, tenant_a: Any) -> None:
     issued = board()
-    page = f"{LIST}{issued.board.pk}/change/"
+    page = f"{LIST}{issued.device.pk}/change/"
     form = {"hardware_name": "GreenBox", "hardware_version": "1.3", "cpu_serial": "", "name": "", "components": "dht22"}
     console.post(page, form)
-    assert Board.objects.get(pk=issued.board.pk).hardware == "GreenBox 1.3"
+    assert PreregisteredDevice.objects.get(pk=issued.device.pk).hardware == "GreenBox 1.3"
     assert "is no component" in console.post(page, form | {"components": "a b"}).content.decode()
     claim(tenant_a, issued)
     console.post(page, form | {"hardware_version": "1.4"})
-    kept = Board.objects.get(pk=issued.board.pk)
+    kept = PreregisteredDevice.objects.get(pk=issued.device.pk)
     assert (kept.hardware, kept.tenant) == ("GreenBox 1.3", tenant_a)
 
 
@@ -116,15 +116,15 @@ def test_new_codes_and_a_release(console: Pages, tenant_a: Any) -> None:
     from devices.models import AuditEntry, Device
 
     issued = board()
-    (row,) = issued_in(console.post(f"{LIST}{issued.board.pk}/new-codes/").content.decode())
+    (row,) = issued_in(console.post(f"{LIST}{issued.device.pk}/new-codes/").content.decode())
     assert row["claim_code"] != issued.claim_code
     renewed = preregistration_codes(issued, row)
     device = claim(tenant_a, renewed)
-    refused = console.post(f"{LIST}{issued.board.pk}/new-codes/", follow=True).content.decode()
+    refused = console.post(f"{LIST}{issued.device.pk}/new-codes/", follow=True).content.decode()
     assert "release it first" in refused
-    assert "The tenant loses the device" in console.get(f"{LIST}{issued.board.pk}/release/").content.decode()
-    console.post(f"{LIST}{issued.board.pk}/release/")
-    assert Board.objects.get(pk=issued.board.pk).tenant is None
+    assert "The tenant loses the device" in console.get(f"{LIST}{issued.device.pk}/release/").content.decode()
+    console.post(f"{LIST}{issued.device.pk}/release/")
+    assert PreregisteredDevice.objects.get(pk=issued.device.pk).tenant is None
     with schema_context(tenant_a.schema_name):
         assert not Device.objects.filter(pk=device.pk).exists()
         assert AuditEntry.objects.filter(action="release", user_label="root").exists()
@@ -132,20 +132,20 @@ def test_new_codes_and_a_release(console: Pages, tenant_a: Any) -> None:
 
 
 def preregistration_codes(issued: Any, row: dict[str, str]) -> Any:
-    from tenants.services.preregistration import IssuedCodes
+    from tenants.services.enrollment import IssuedCodes
 
-    return IssuedCodes(issued.board, row["claim_code"], row["fetch_token"])
+    return IssuedCodes(issued.device, row["claim_code"], row["fetch_token"])
 
 
 def test_a_claimed_board_is_neither_changed_nor_deleted(console: Pages, tenant_a: Any) -> None:
     free, taken = board(), board()
     claim(tenant_a, taken)
     for chosen, left in (((free, taken), 2), ((free,), 1)):
-        form = {"action": "delete_selected", "_selected_action": [one.board.pk for one in chosen], "post": "yes"}
+        form = {"action": "delete_selected", "_selected_action": [one.device.pk for one in chosen], "post": "yes"}
         console.post(LIST, form)
-        assert Board.objects.count() == left
-    assert console.get(f"{LIST}{taken.board.pk}/delete/").status_code == 403
-    assert 'name="components"' not in console.get(f"{LIST}{taken.board.pk}/change/").content.decode()
+        assert PreregisteredDevice.objects.count() == left
+    assert console.get(f"{LIST}{taken.device.pk}/delete/").status_code == 403
+    assert 'name="components"' not in console.get(f"{LIST}{taken.device.pk}/change/").content.decode()
 
 
 def test_who_may(db: None, tenant_a: Any) -> None:
@@ -199,7 +199,7 @@ def test_the_pages_fit(live_db: None, visit: Callable[..., Any], tmp_path: Path,
         return widths
 
     widths = visit(script, width=width)
-    Board.objects.filter(serial__startswith=serial).delete()
+    PreregisteredDevice.objects.filter(serial__startswith=serial).delete()
     assert set(widths.values()) == {0}, widths
 
 

@@ -42,10 +42,10 @@ def locked(device: Registered, table: str = "telemetry_message") -> Iterator[Non
 
 
 def waiting() -> int:
-    from tenants.models import WaitingMessage
+    from tenants.models import OverflowMessage
 
     with schema_context("public"):
-        return WaitingMessage.objects.count()
+        return OverflowMessage.objects.count()
 
 
 def retry(ingest: Any) -> Any:

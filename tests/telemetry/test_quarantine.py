@@ -641,16 +641,16 @@ def test_one_source_may_not_fill_the_room(own: Any, register: Any, send: Send, s
 
 
 def test_a_flood_of_nobodys_messages_is_counted(live_db: None, send: Send, settings: Any) -> None:
-    from tenants.models import UnroutedFlood, UnroutedMessage
+    from tenants.models import SuppressedUnroutedMessages, UnroutedMessage
 
-    UnroutedFlood.objects.all().delete()
+    SuppressedUnroutedMessages.objects.all().delete()
     settings.QUARANTINE_SOURCE_MESSAGES = 4
     segment = uuid4().hex
     uuid = uuid4()
     messages = [(f"telemetry/{segment}/{uuid}/x", b"%d" % number) for number in range(10)]
     assert send(*messages).unrouted == 10
     assert UnroutedMessage.objects.filter(topic__contains=segment).count() == 4
-    assert UnroutedFlood.objects.get(source=f"{segment}/{uuid}").times == 6
+    assert SuppressedUnroutedMessages.objects.get(source=f"{segment}/{uuid}").times == 6
 
 
 def quarantine(tenant: Any, count: int, *, days: float = 0.0, reason: str = "malformed", size: int = 10) -> None:

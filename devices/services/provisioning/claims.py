@@ -20,9 +20,9 @@ from devices.services import audit
 from devices.services.provisioning.import_resource import split_parts
 from tenants.infrastructure import window_counts
 from tenants.infrastructure.schema_context import current_schema
-from tenants.models import Board, Tenant
+from tenants.models import PreregisteredDevice, Tenant
 from tenants.services import claim_codes
-from tenants.services.preregistration import free_board
+from tenants.services.enrollment import make_claimable
 
 from . import activation, registration
 
@@ -46,7 +46,7 @@ class ClaimRefused(Exception):
 class AlreadyYours(Exception):
     """The board was claimed by this tenant before."""
 
-    def __init__(self, device: Device | None, board: Board) -> None:
+    def __init__(self, device: Device | None, board: PreregisteredDevice) -> None:
         super().__init__(board.serial)
         self.device = device
         self.board = board
@@ -79,7 +79,7 @@ class Claimed:
     """A device that was a board, and the board."""
 
     device: Device
-    board: Board
+    board: PreregisteredDevice
 
 
 def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = None) -> Claimed:
@@ -101,7 +101,7 @@ def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = 
     counters = _counters(tenant, acting_user)
     _refuse_too_many(counters)
     with transaction.atomic():
-        board = Board.objects.select_for_update().filter(serial=serial.strip().upper()[:64]).first()
+        board = PreregisteredDevice.objects.select_for_update().filter(serial=serial.strip().upper()[:64]).first()
         right = hmac.compare_digest(board.claim_digest if board else _NOBODY, claim_codes.digest(read))
         if board is not None and right and board.tenant_id is None:
             return Claimed(_register(board, tenant, name, acting_user), board)
@@ -113,7 +113,7 @@ def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = 
     raise ClaimRefused
 
 
-def release(device: Device, *, acting_user: audit.Actor = None) -> Board:
+def release(device: Device, *, acting_user: audit.Actor = None) -> PreregisteredDevice:
     """Give the device's board back: whoever has its label may claim it. Without readings the device is removed.
 
     With readings it stays, without a key that is good and switched off. Raises ValidationError for a device that was no
@@ -123,7 +123,7 @@ def release(device: Device, *, acting_user: audit.Actor = None) -> Board:
         board = of_device(device, lock=True)
         if board is None:
             raise ValidationError(_("%(device)s was not claimed, so no board can be released.") % {"device": device})
-        free_board(board.device_uuid)
+        make_claimable(board.device_uuid)
         audit.record(acting_user, "release", device, board.serial)
         try:
             with transaction.atomic():
@@ -139,7 +139,7 @@ def release_by_staff(device_uuid: str, user_id: int, user_label: str) -> None:
     """What the console calls in the tenant's schema: release the board of that device, in the name of staff."""
     device = Device.objects.filter(uuid=device_uuid).first()
     if device is None:
-        free_board(UUID(device_uuid))
+        make_claimable(UUID(device_uuid))
     else:
         release(device, acting_user=audit.Named(user_id, user_label))
 
@@ -156,17 +156,17 @@ def allow_new_fetch(device: Device, *, acting_user: audit.Actor = None) -> None:
                 _("%(device)s was not claimed, so its credentials cannot be reset.") % {"device": device}
             )
         registration.replace_credentials(device, acting_user=acting_user)
-        Board.objects.filter(pk=board.pk).update(fetched_at=None, attempt_digest="", asked_again=0)
+        PreregisteredDevice.objects.filter(pk=board.pk).update(fetched_at=None, attempt_digest="", repeated_requests=0)
         audit.record(acting_user, "allow new fetch", device, board.serial)
 
 
-def of_device(device: Device, *, lock: bool = False) -> Board | None:
+def of_device(device: Device, *, lock: bool = False) -> PreregisteredDevice | None:
     """The board that the device of the current tenant was, or None."""
-    rows = Board.objects.select_for_update(of=("self",)) if lock else Board.objects
+    rows = PreregisteredDevice.objects.select_for_update(of=("self",)) if lock else PreregisteredDevice.objects
     return rows.filter(device_uuid=device.uuid, tenant__schema_name=current_schema()).first()
 
 
-def _register(board: Board, tenant: Tenant, name: str, acting_user: audit.Actor) -> Device:
+def _register(board: PreregisteredDevice, tenant: Tenant, name: str, acting_user: audit.Actor) -> Device:
     model = _model(board, acting_user)
     components = {key: _type(kind, acting_user) for key, kind in split_parts(board.components).items()}
     device, _issued = registration.register_device(
@@ -183,7 +183,7 @@ def _register(board: Board, tenant: Tenant, name: str, acting_user: audit.Actor)
     return device
 
 
-def _model(board: Board, acting_user: audit.Actor) -> HardwareModel:
+def _model(board: PreregisteredDevice, acting_user: audit.Actor) -> HardwareModel:
     """The tenant's hardware model; where it has none like this yet, it gets one."""
     model, made = HardwareModel.objects.get_or_create(name=board.hardware_name, version=board.hardware_version)
     if made:

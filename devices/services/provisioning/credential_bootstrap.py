@@ -22,7 +22,7 @@ from devices.services.broker import accounts
 from devices.services.provisioning.device_config import device_config
 from devices.services.provisioning.registration import IssuedCredentials
 from devices.services.vault.secret_store import SecretMissing, SecretsUnavailable, provisioner
-from tenants.models import Board, Tenant
+from tenants.models import PreregisteredDevice, Tenant
 from tenants.services import claim_codes
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def fetch(token: str, attempt: str, address: str) -> dict[str, Any]:
     Raises UnknownToken, NotYet, AlreadyFetched; SecretsUnavailable when Vault is away and BrokerUnavailable when the
     broker is, and nothing counts as fetched then.
     """
-    board = Board.objects.select_related("tenant").filter(fetch_digest=claim_codes.digest(token)).first()
+    board = PreregisteredDevice.objects.select_related("tenant").filter(fetch_digest=claim_codes.digest(token)).first()
     if board is None:
         raise UnknownToken
     if board.tenant is None:
@@ -73,7 +73,7 @@ def fetch(token: str, attempt: str, address: str) -> dict[str, Any]:
         return _fetch_in_tenant(board, board.tenant, attempt, address)
 
 
-def _fetch_in_tenant(board: Board, tenant: Tenant, attempt: str, address: str) -> dict[str, Any]:
+def _fetch_in_tenant(board: PreregisteredDevice, tenant: Tenant, attempt: str, address: str) -> dict[str, Any]:
     device = Device.objects.select_related("hardware_model").filter(uuid__in=[board.device_uuid]).first()
     if device is None:  # released just now
         raise NotYet("not_claimed", settings.FETCH_RETRY_SECONDS)
@@ -100,10 +100,10 @@ def _read(schema: str, device: Device, key: DeviceCredential) -> IssuedCredentia
     return IssuedCredentials(device.uuid, secret.secret, secret.version, secret.mqtt_password)
 
 
-def _take(board: Board, device: Device, attempt: str, address: str) -> bool:
+def _take(board: PreregisteredDevice, device: Device, attempt: str, address: str) -> bool:
     """Whether this attempt is the one that has them."""
     with transaction.atomic():
-        mine = Board.objects.filter(pk=board.pk, device_uuid=device.uuid, fetched_at=None)
+        mine = PreregisteredDevice.objects.filter(pk=board.pk, device_uuid=device.uuid, fetched_at=None)
         won = mine.filter(fetch_digest=board.fetch_digest).update(
             fetched_at=timezone.now(), attempt_digest=claim_codes.digest(attempt)
         )
@@ -112,7 +112,7 @@ def _take(board: Board, device: Device, attempt: str, address: str) -> bool:
     return bool(won)
 
 
-def _may_repeat(board: Board, key: DeviceCredential, attempt: str) -> bool:
+def _may_repeat(board: PreregisteredDevice, key: DeviceCredential, attempt: str) -> bool:
     """Whether it is the same asker, to whom the answer may have been lost."""
     board.refresh_from_db(fields=["fetched_at", "attempt_digest", "device_uuid"])
     if board.fetched_at is None or key.in_use_since is not None:
@@ -121,14 +121,14 @@ def _may_repeat(board: Board, key: DeviceCredential, attempt: str) -> bool:
     return recent and claim_codes.same(board.attempt_digest, attempt)
 
 
-def _tell(board: Board, device: Device, address: str) -> None:
+def _tell(board: PreregisteredDevice, device: Device, address: str) -> None:
     """Note it on the board, and now and then in the tenant's audit: a device in a loop fills nothing."""
     now = timezone.now()
-    rows = Board.objects.filter(pk=board.pk)
+    rows = PreregisteredDevice.objects.filter(pk=board.pk)
     with transaction.atomic():
-        due = Q(asked_again_at=None) | Q(asked_again_at__lt=now - _TOLD_EVERY) | Q(asked_again=0)
-        told = rows.filter(due).update(asked_again_at=now, asked_again_from=address[:45])
-        rows.update(asked_again=F("asked_again") + 1)
+        due = Q(repeated_request_at=None) | Q(repeated_request_at__lt=now - _TOLD_EVERY) | Q(repeated_requests=0)
+        told = rows.filter(due).update(repeated_request_at=now, repeated_request_from=address[:45])
+        rows.update(repeated_requests=F("repeated_requests") + 1)
         if told:
             audit.record(DEVICE, "credentials asked for again", device, f"from {address}")
             logger.warning("Credentials of device %s were asked for again, from %s", device.uuid, address)

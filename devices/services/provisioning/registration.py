@@ -34,7 +34,7 @@ from devices.services.vault.secret_store import provisioner
 from tenants.infrastructure import jobs
 from tenants.infrastructure.schema_context import current_schema
 from tenants.models import DeviceRoute, Tenant
-from tenants.services.preregistration import free_board
+from tenants.services.enrollment import make_claimable
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
         audit.record(acting_user, "remove", device, str(uuid))
         device.delete()
         DeviceRoute.objects.filter(device_uuid=uuid).delete()
-        free_board(uuid)
+        make_claimable(uuid)
         slug = Tenant.objects.get(schema_name=schema).slug
         # Web servers may remove nothing from Vault. The queue is in the database: it holds this if it is committed.
         jobs.enqueue(_REMOVAL, str(uuid))

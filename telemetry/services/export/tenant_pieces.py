@@ -70,7 +70,11 @@ def of_tenant(tenant: Tenant) -> Iterator[tuple[bytes, int]]:
                 str(name): {"value": limit.value, "burst": limit.burst, "from": limit.source}
                 for name, limit in limits_of(found).items()
             },
-            "boards": list(found.boards.order_by("serial").values("serial", "device_uuid", "claimed_at", "fetched_at")),
+            "boards": list(
+                found.preregistered_devices.order_by("serial").values(
+                    "serial", "device_uuid", "claimed_at", "fetched_at"
+                )
+            ),
         }
     yield orjson.dumps(document, option=orjson.OPT_UTC_Z | orjson.OPT_INDENT_2, default=str) + b"\n", 1
 

@@ -1,4 +1,4 @@
-"""The forms with which staff make boards known."""
+"""Forms for the preregistration of devices."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminTextInputWidget
 
-from tenants.models import Board
-from tenants.services.preregistration import clean_components, clean_serial, split_hardware
+from tenants.models import PreregisteredDevice
+from tenants.services.enrollment import clean_components, clean_serial, split_hardware
 
-# The page on which a table is looked at sends it back in a form, of which Django reads 2.5 MB.
+# The preview page sends the table back in a form, of which Django reads 2.5 MB.
 _MOST_BYTES = 1_500_000
 
 
-class BoardForm(forms.Form):
-    """A board to make known."""
+class EnrollmentForm(forms.Form):
+    """A device to preregister."""
 
     serial = forms.CharField(label=_("Serial number"), max_length=64, widget=UnfoldAdminTextInputWidget)
     hardware_model = forms.CharField(
@@ -49,7 +49,7 @@ class BoardForm(forms.Form):
 
     def clean_serial(self) -> str:
         serial = clean_serial(self.cleaned_data["serial"])
-        if Board.objects.filter(serial=serial).exists():
+        if PreregisteredDevice.objects.filter(serial=serial).exists():
             raise ValidationError(_t("This board is preregistered already."))
         return serial
 
@@ -60,15 +60,15 @@ class BoardForm(forms.Form):
         return clean_components(self.cleaned_data["components"])
 
 
-class ChangeBoardForm(forms.ModelForm):
-    """What a board is, as long as nobody has claimed it."""
+class ChangePreregisteredDeviceForm(forms.ModelForm):
+    """Hardware and components of a preregistered device that is not claimed."""
 
     def clean_components(self) -> str:
         return clean_components(self.cleaned_data["components"])
 
 
-class BoardTableForm(forms.Form):
-    """A table of boards to upload."""
+class EnrollmentTableForm(forms.Form):
+    """A table of devices to preregister."""
 
     file = forms.FileField(
         label=_("File"),

@@ -1,4 +1,4 @@
-"""Boards made known by staff, one by one or by a table, and their codes, which are shown once."""
+"""Enrollment: devices that staff preregister, one by one or with a table, and their codes, which are shown once."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from tenants.infrastructure.spreadsheets import TableRow, read_table, write_table
-from tenants.models import Board, User
+from tenants.models import PreregisteredDevice, User
 
 from . import claim_codes
 
@@ -24,29 +24,29 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True)
 class IssuedCodes:
-    """A board's codes: for the label, and for the card. Shown once."""
+    """The codes of a preregistered device: one for its label, one for its memory card. Shown once."""
 
-    board: Board
+    device: PreregisteredDevice
     claim_code: str
     fetch_token: str
 
     def __repr__(self) -> str:
-        return f"<IssuedCodes of {self.board.serial}>"
+        return f"<IssuedCodes of {self.device.serial}>"
 
 
 @dataclass(frozen=True, slots=True)
-class BoardRow:
-    """What becomes of a row: new, unchanged, or error with what is wrong in which column."""
+class EnrollmentRow:
+    """The result of a table's row: new, unchanged or error, and the errors by column."""
 
     row: int
     serial: str
     outcome: str
     errors: Mapping[str, str]
-    board: Board | None = None
+    device: PreregisteredDevice | None = None
 
 
 def clean_serial(text: str) -> str:
-    """The serial number as it is kept: in capitals, without space around. Raises ValidationError."""
+    """Return the serial number in capitals, without spaces around it. Raises ValidationError."""
     serial = text.strip().upper()
     if not _SERIAL.match(serial):
         raise ValidationError(
@@ -56,7 +56,7 @@ def clean_serial(text: str) -> str:
 
 
 def split_hardware(text: str) -> tuple[str, str]:
-    """Name and version of a hardware model. Raises ValidationError."""
+    """Return name and version of a hardware model. Raises ValidationError."""
     name, _space, version = text.strip().rpartition(" ")
     if not name.strip() or len(name) > 80 or len(version) > 40:
         raise ValidationError(_("Write the hardware model's name and version, for example GreenBox 1.2."))
@@ -64,7 +64,7 @@ def split_hardware(text: str) -> tuple[str, str]:
 
 
 def clean_components(text: str) -> str:
-    """The components as tables name them. Raises ValidationError."""
+    """Return the components in the form of tables, `key:type;key`. Raises ValidationError."""
     parts = [re.sub(r"\s*:\s*", ":", part.strip()) for part in text.split(";") if part.strip()]
     keys = [part.partition(":")[0] for part in parts]
     for part in parts:
@@ -78,64 +78,75 @@ def clean_components(text: str) -> str:
     return ";".join(parts)
 
 
-def look_through(rows: Sequence[TableRow]) -> list[BoardRow]:
-    """What would become of each row; nothing is changed."""
+def dry_run(rows: Sequence[TableRow]) -> list[EnrollmentRow]:
+    """Return the result of each row; nothing is changed."""
     serials = [row.cells.get("serial", "").strip().upper() for row in rows]
-    there = {board.serial: board for board in Board.objects.filter(serial__in=serials)}
+    existing = {device.serial: device for device in PreregisteredDevice.objects.filter(serial__in=serials)}
     seen: dict[str, int] = {}
-    return [_look_at(row, there, seen) for row in rows]
+    return [_evaluate(row, existing, seen) for row in rows]
 
 
 def preregister(rows: Sequence[TableRow], *, acting_user: User | None = None) -> list[IssuedCodes]:
-    """Make the rows' boards known, all or none; their codes, to be shown once. Those that are known stay as they are.
+    """Preregister the devices of the rows, all or none, and return their codes. Existing ones are not changed.
 
     Raises ValidationError where a row has an error.
     """
     with transaction.atomic():
-        looked = look_through(rows)
-        wrong = [row for row in looked if row.errors]
+        results = dry_run(rows)
+        wrong = [result for result in results if result.errors]
         if wrong:
             column, text = next(iter(wrong[0].errors.items()))
             raise ValidationError(
                 _("Row %(row)d, %(column)s: %(text)s") % {"row": wrong[0].row, "column": column, "text": text}
             )
-        boards = [row.board for row in looked if row.board is not None and row.outcome == "new"]
+        devices = [result.device for result in results if result.device is not None and result.outcome == "new"]
         label = acting_user.get_username() if acting_user else "gwanje"
-        issued = [_draw(board) for board in boards]
-        for board in boards:
-            board.created_by_label = label
-        _save(boards)
+        issued = [_issue(device) for device in devices]
+        for device in devices:
+            device.created_by_label = label
+        _save(devices)
     return issued
 
 
-def issue_codes(boards: Sequence[Board]) -> list[IssuedCodes]:
-    """New codes for boards that nobody has claimed; the old ones are no good any more.
-
-    Raises ValidationError where one is claimed.
-    """
+def issue_codes(devices: Sequence[PreregisteredDevice]) -> list[IssuedCodes]:
+    """Issue new codes for unclaimed devices; the old ones become invalid. Raises ValidationError for a claimed one."""
+    keys = [device.pk for device in devices]
     with transaction.atomic():
-        locked = list(Board.objects.select_for_update().filter(pk__in=[board.pk for board in boards]).order_by("pk"))
-        if claimed := [board.serial for board in locked if board.tenant_id is not None]:
+        locked = list(PreregisteredDevice.objects.select_for_update().filter(pk__in=keys).order_by("pk"))
+        if claimed := [device.serial for device in locked if device.tenant_id is not None]:
             raise ValidationError(_("%(serial)s is claimed: release it first.") % {"serial": ", ".join(claimed[:5])})
-        issued = [_draw(board) for board in locked]
-        Board.objects.bulk_update(locked, ["claim_digest", "fetch_digest", "codes_issued_at"], batch_size=_AT_ONCE)
+        issued = [_issue(device) for device in locked]
+        PreregisteredDevice.objects.bulk_update(
+            locked, ["claim_digest", "fetch_digest", "codes_issued_at"], batch_size=_AT_ONCE
+        )
     return issued
 
 
-def free_board(device_uuid: UUID | None) -> bool:
-    """Make the board of that device nobody's: claimed again, it is another device. False: it was no board."""
-    nothing = {"tenant": None, "device_uuid": None, "claimed_at": None, "fetched_at": None, "asked_again_at": None}
-    board = Board.objects.filter(device_uuid=device_uuid).exclude(device_uuid=None)
-    return bool(board.update(next_uuid=uuid4(), attempt_digest="", asked_again=0, asked_again_from="", **nothing))
+def make_claimable(device_uuid: UUID | None) -> bool:
+    """Remove the tenant of the preregistered device with this UUID; its next claim makes another device of it.
+
+    Returns False where there is none.
+    """
+    claimed = PreregisteredDevice.objects.filter(device_uuid=device_uuid).exclude(device_uuid=None)
+    cleared = ("tenant", "device_uuid", "claimed_at", "fetched_at", "repeated_request_at")
+    return bool(
+        claimed.update(
+            next_uuid=uuid4(),
+            attempt_digest="",
+            repeated_requests=0,
+            repeated_request_from="",
+            **dict.fromkeys(cleared),
+        )
+    )
 
 
-def read_boards(content: bytes) -> list[TableRow]:
-    """The rows of an uploaded table. Raises ValidationError."""
+def read_rows(content: bytes) -> list[TableRow]:
+    """Return the rows of an uploaded table. Raises ValidationError."""
     return read_table(content, COLUMNS, NEEDED)
 
 
 def template(form: str) -> bytes:
-    """The columns, with two rows as examples."""
+    """Return an empty table (`form`: csv or xlsx) with the columns and two example rows."""
     examples = [
         ["GB-000101", "GreenBox 1.2", "10000000a1b2c3d4", "", "dht22;pump"],
         ["GB-000102", "GreenBox 1.2", "", _("Greenhouse 2"), "dht22;dht22-2:dht22"],
@@ -144,37 +155,37 @@ def template(form: str) -> bytes:
 
 
 def codes_table(issued: Sequence[IssuedCodes]) -> bytes:
-    """The codes as CSV: for the printer of labels, and for whoever writes the cards."""
+    """Return the codes as CSV, for the label printer and for writing the memory cards."""
     columns = ("serial", "hardware_model", "claim_code", "fetch_token")
-    rows = [(one.board.serial, one.board.hardware, one.claim_code, one.fetch_token) for one in issued]
+    rows = [(one.device.serial, one.device.hardware, one.claim_code, one.fetch_token) for one in issued]
     return write_table(columns, rows, "csv")
 
 
-def _save(boards: Sequence[Board]) -> None:
+def _save(devices: Sequence[PreregisteredDevice]) -> None:
     try:
         with transaction.atomic():
-            Board.objects.bulk_create(boards, batch_size=_AT_ONCE)
+            PreregisteredDevice.objects.bulk_create(devices, batch_size=_AT_ONCE)
     except IntegrityError as error:
         raise ValidationError(
             _("Somebody else changed the same thing at the same time: look at it again and repeat.")
         ) from error
 
 
-def _look_at(row: TableRow, there: Mapping[str, Board], seen: dict[str, int]) -> BoardRow:
+def _evaluate(row: TableRow, existing: Mapping[str, PreregisteredDevice], seen: dict[str, int]) -> EnrollmentRow:
     cells, errors = row.cells, {}
     serial = cells.get("serial", "")
-    board = Board(cpu_serial=cells.get("cpu_serial", ""), name=cells.get("name", ""))
+    device = PreregisteredDevice(cpu_serial=cells.get("cpu_serial", ""), name=cells.get("name", ""))
     try:
-        board.serial = serial = clean_serial(serial)
+        device.serial = serial = clean_serial(serial)
     except ValidationError as error:
         errors["serial"] = " ".join(error.messages)
     try:
-        board.hardware_name, board.hardware_version = split_hardware(cells.get("hardware_model", ""))
+        device.hardware_name, device.hardware_version = split_hardware(cells.get("hardware_model", ""))
     except ValidationError as error:
         errors["hardware_model"] = " ".join(error.messages)
     try:
-        board.components = clean_components(cells.get("components", ""))
-        board.clean_fields(
+        device.components = clean_components(cells.get("components", ""))
+        device.clean_fields(
             exclude=[
                 "serial",
                 "hardware_name",
@@ -191,23 +202,23 @@ def _look_at(row: TableRow, there: Mapping[str, Board], seen: dict[str, int]) ->
     first = seen.setdefault(serial, row.number)
     if first != row.number:
         errors["serial"] = _("Row %(row)d has the same serial number: leave one out.") % {"row": first}
-    elif (known := there.get(serial)) is not None and not errors:
-        return _compare(row, known, board)
-    return BoardRow(row.number, serial, "error" if errors else "new", errors, None if errors else board)
+    elif (known := existing.get(serial)) is not None and not errors:
+        return _compare(row, known, device)
+    return EnrollmentRow(row.number, serial, "error" if errors else "new", errors, None if errors else device)
 
 
-def _compare(row: TableRow, known: Board, wanted: Board) -> BoardRow:
-    """A board that is known already: as it is, or with something else said of it."""
+def _compare(row: TableRow, known: PreregisteredDevice, wanted: PreregisteredDevice) -> EnrollmentRow:
+    """Return the result of a row whose serial number is preregistered: unchanged, or an error."""
     names = ("hardware_name", "hardware_version", "cpu_serial", "name", "components")
     if all(getattr(known, name) == getattr(wanted, name) for name in names):
-        return BoardRow(row.number, known.serial, "unchanged", {}, known)
+        return EnrollmentRow(row.number, known.serial, "unchanged", {}, known)
     text = _("This board is preregistered already, with other values: change it on its page.")
-    return BoardRow(row.number, known.serial, "error", {"serial": text})
+    return EnrollmentRow(row.number, known.serial, "error", {"serial": text})
 
 
-def _draw(board: Board) -> IssuedCodes:
-    issued = IssuedCodes(board, claim_codes.new_claim_code(), claim_codes.new_fetch_token())
+def _issue(device: PreregisteredDevice) -> IssuedCodes:
+    issued = IssuedCodes(device, claim_codes.new_claim_code(), claim_codes.new_fetch_token())
     code = claim_codes.read_claim_code(issued.claim_code)
-    board.claim_digest, board.fetch_digest = claim_codes.digest(code or ""), claim_codes.digest(issued.fetch_token)
-    board.codes_issued_at = timezone.now()
+    device.claim_digest, device.fetch_digest = claim_codes.digest(code or ""), claim_codes.digest(issued.fetch_token)
+    device.codes_issued_at = timezone.now()
     return issued

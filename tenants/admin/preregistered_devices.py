@@ -1,4 +1,4 @@
-"""Boards on the console: made known one by one or by a table, and their codes shown once."""
+"""Preregistered devices on the console: registered one by one or with a table, and their codes, shown once."""
 
 import base64
 import binascii
@@ -24,12 +24,12 @@ from unfold.enums import ActionVariant
 
 from tenants.infrastructure import hooks
 from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableRow
-from tenants.models import Board, User
-from tenants.services import preregistration
-from tenants.services.preregistration import IssuedCodes
+from tenants.models import PreregisteredDevice, User
+from tenants.services import enrollment
+from tenants.services.enrollment import IssuedCodes
 
 from .base import LongList, add_errors, coloured, form_page, render_page
-from .board_forms import BoardForm, BoardTableForm, ChangeBoardForm
+from .enrollment_forms import ChangePreregisteredDeviceForm, EnrollmentForm, EnrollmentTableForm
 from .site import console
 
 _SHOWN = 100
@@ -49,11 +49,11 @@ class ClaimedFilter(admin.SimpleListFilter):
         return queryset.filter(tenant__isnull=self.value() == "no") if self.value() in ("yes", "no") else queryset
 
 
-@admin.register(Board, site=console)
-class BoardAdmin(LongList, ModelAdmin):
-    """Boards. What a board is may be changed until somebody has claimed it."""
+@admin.register(PreregisteredDevice, site=console)
+class PreregisteredDeviceAdmin(LongList, ModelAdmin):
+    """Preregistered devices. Hardware and components can be changed until a tenant claims the device."""
 
-    form = ChangeBoardForm
+    form = ChangePreregisteredDeviceForm
     list_display: ClassVar = ["serial", "hardware", "state", "tenant", "claimed_at", "fetched_at", "created_at"]
     list_filter: ClassVar = [ClaimedFilter, "tenant"]
     list_select_related: ClassVar = ["tenant"]
@@ -66,7 +66,7 @@ class BoardAdmin(LongList, ModelAdmin):
         "components",
         ("state", "tenant"),
         ("device_uuid", "claimed_at"),
-        ("fetched_at", "asked_again"),
+        ("fetched_at", "repeated_requests"),
         ("created_at", "codes_issued_at"),
         "created_by_label",
     ]
@@ -84,49 +84,49 @@ class BoardAdmin(LongList, ModelAdmin):
         free = obj is None or obj.tenant_id is None
         return free and super().has_delete_permission(request, obj)
 
-    def save_model(self, request: HttpRequest, obj: Board, form: forms.ModelForm, change: bool) -> None:
-        # Not the whole row, and not one that somebody claimed meanwhile.
+    def save_model(self, request: HttpRequest, obj: PreregisteredDevice, form: forms.ModelForm, change: bool) -> None:
+        # Only the changed columns, and only while it is unclaimed.
         values = {name: form.cleaned_data[name] for name in form.changed_data}
-        if values and not Board.objects.filter(pk=obj.pk, tenant=None).update(**values):
+        if values and not PreregisteredDevice.objects.filter(pk=obj.pk, tenant=None).update(**values):
             messages.warning(request, _t("Nothing was done: the board was claimed meanwhile."))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
-        # Whoever claimed one between the question and the answer keeps it.
+        # One that was claimed since the confirmation page was shown is kept.
         queryset.filter(tenant=None).delete()
 
     def has_create_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self.has_add_permission(request)
 
     @display(description=_("hardware model"), ordering="hardware_name")
-    def hardware(self, board: Board) -> str:
-        return board.hardware
+    def hardware(self, device: PreregisteredDevice) -> str:
+        return device.hardware
 
     @display(description=_("state"), ordering="claimed_at")
-    def state(self, board: Board) -> SafeString:
-        if board.asked_again:
+    def state(self, device: PreregisteredDevice) -> SafeString:
+        if device.repeated_requests:
             return coloured(_("asked for again"), "danger")
-        if board.fetched_at is not None:
+        if device.fetched_at is not None:
             return coloured(_("fetched"), "success")
-        return coloured(_("claimed"), "info") if board.tenant_id else coloured(_("free"), "neutral")
+        return coloured(_("claimed"), "info") if device.tenant_id else coloured(_("free"), "neutral")
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.template)
-        return [path("template.<str:form>", view, name="tenants_board_template"), *super().get_urls()]
+        return [path("template.<str:form>", view, name="tenants_preregistereddevice_template"), *super().get_urls()]
 
-    # --- making them known --------------------------------------------------------------------------------
+    # --- preregistration --------------------------------------------------------------------------------
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
-        """A form of its own, whose answer is the page with the codes."""
+        """Show the enrollment form; the response to a valid one is the page with the codes."""
         if not self.has_add_permission(request):
             raise PermissionDenied
-        form = BoardForm(request.POST or None)
+        form = EnrollmentForm(request.POST or None)
         if form.is_valid():
             try:
-                issued = preregistration.preregister([TableRow(1, form.cleaned_data)], acting_user=_person(request))
+                issued = enrollment.preregister([TableRow(1, form.cleaned_data)], acting_user=_person(request))
             except ValidationError as error:
                 add_errors(form, error)
             else:
-                self.log_addition(request, issued[0].board, "Preregistered.")
+                self.log_addition(request, issued[0].device, "Preregistered.")
                 return self._show(request, issued)
         return form_page(
             self,
@@ -140,24 +140,24 @@ class BoardAdmin(LongList, ModelAdmin):
 
     @action(description=_("Import"), icon="upload_file", permissions=["create"], url_path="import-table")
     def import_table(self, request: HttpRequest) -> HttpResponse:
-        """Upload a table; look at what would become of it; then preregister all of it, or nothing."""
-        form = BoardTableForm(request.POST or None, request.FILES or None)
+        """Upload a table, show the result of a dry run, then preregister all rows or none."""
+        form = EnrollmentTableForm(request.POST or None, request.FILES or None)
         try:
             if request.method == "POST" and "kept" in request.POST:
-                issued = preregistration.preregister(_kept_rows(request), acting_user=_person(request))
+                issued = enrollment.preregister(_kept_rows(request), acting_user=_person(request))
                 for one in issued:
-                    self.log_addition(request, one.board, "Preregistered.")
+                    self.log_addition(request, one.device, "Preregistered.")
                 return self._show(request, issued) if issued else self._nothing_new(request)
             if form.is_valid():
                 content = form.cleaned_data["file"].read()
-                return self._preview(request, content, preregistration.read_boards(content))
+                return self._preview(request, content, enrollment.read_rows(content))
         except ValidationError as error:
             add_errors(form, error)
         return form_page(
             self,
             request,
             form,
-            template="tenants/board_upload.html",
+            template="tenants/enrollment_upload.html",
             title=_("Preregister boards"),
             submit=_("Look through"),
             back=_list_url(),
@@ -165,27 +165,27 @@ class BoardAdmin(LongList, ModelAdmin):
         )
 
     def template(self, request: HttpRequest, form: str) -> HttpResponse:
-        """An empty table with examples."""
+        """Return an empty table with examples."""
         if form not in CONTENT_TYPES:
             raise Http404
-        headers = {"Content-Disposition": f'attachment; filename="boards-template.{form}"'}
-        return HttpResponse(preregistration.template(form), content_type=CONTENT_TYPES[form], headers=headers)
+        headers = {"Content-Disposition": f'attachment; filename="devices-template.{form}"'}
+        return HttpResponse(enrollment.template(form), content_type=CONTENT_TYPES[form], headers=headers)
 
     def _preview(self, request: HttpRequest, content: bytes, rows: Sequence[TableRow]) -> HttpResponse:
-        looked = preregistration.look_through(rows)
-        shown = sorted(looked, key=lambda row: row.outcome != "error")[:_SHOWN]
-        numbers = {name: sum(row.outcome == name for row in looked) for name in _OUTCOMES}
+        results = enrollment.dry_run(rows)
+        shown = sorted(results, key=lambda row: row.outcome != "error")[:_SHOWN]
+        numbers = {name: sum(row.outcome == name for row in results) for name in _OUTCOMES}
         return render_page(
             self,
             request,
-            "tenants/board_preview.html",
+            "tenants/enrollment_preview.html",
             title=_("Preregister boards"),
             counts=[
                 {"label": _OUTCOMES[name][0], "number": number, "colour": _OUTCOMES[name][1] if number else "neutral"}
                 for name, number in numbers.items()
             ],
             rows=[{"row": row, "label": coloured(*_OUTCOMES[row.outcome])} for row in shown],
-            left=len(looked) - _SHOWN,
+            left=len(results) - _SHOWN,
             new=numbers["new"],
             errors=numbers["error"],
             kept=base64.b64encode(content).decode(),
@@ -200,107 +200,111 @@ class BoardAdmin(LongList, ModelAdmin):
 
     @action(description=_("New codes"), icon="qr_code", permissions=["change"], url_path="new-codes")
     def new_codes(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        board = self._board(request, object_id)
+        device = self._device(request, object_id)
         if request.method != "POST":
             return form_page(
                 self,
                 request,
                 None,
-                title=_t("New codes for %(board)s") % {"board": board},
+                title=_t("New codes for %(board)s") % {"board": device},
                 lead=_("Its label and its card must be made anew: what stands on them is no good from now on."),
                 submit=_("Issue codes"),
                 danger=True,
-                back=_page_of(board),
-                obj=board,
+                back=_page_of(device),
+                obj=device,
             )
-        return self._issue(request, [board], _page_of(board))
+        return self._issue(request, [device], _page_of(device))
 
     @admin.action(description=_("New codes for the selected boards"), permissions=["change"])
-    def new_codes_of(self, request: HttpRequest, queryset: QuerySet[Board]) -> HttpResponse:
-        """For boards whose codes were lost before they were printed."""
+    def new_codes_of(self, request: HttpRequest, queryset: QuerySet[PreregisteredDevice]) -> HttpResponse:
+        """Issue new codes for devices whose codes were lost before they were printed."""
         return self._issue(request, list(queryset[: settings.IMPORT_MAX_ROWS]), _list_url())
 
-    def _issue(self, request: HttpRequest, boards: Sequence[Board], back: str) -> HttpResponse:
+    def _issue(self, request: HttpRequest, devices: Sequence[PreregisteredDevice], back: str) -> HttpResponse:
         try:
-            issued = preregistration.issue_codes(boards)
+            issued = enrollment.issue_codes(devices)
         except ValidationError as error:
             messages.error(request, " ".join(error.messages))
             return redirect(back)
         for one in issued:
-            self.log_change(request, one.board, "New codes.")
+            self.log_change(request, one.device, "New codes.")
         return self._show(request, issued)
 
     @action(description=_("Release"), icon="undo", permissions=["change"], variant=ActionVariant.DANGER)
     def release(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        board = self._board(request, object_id)
+        device = self._device(request, object_id)
         if request.method != "POST":
             return form_page(
                 self,
                 request,
                 None,
-                title=_t("Release %(board)s") % {"board": board},
+                title=_t("Release %(board)s") % {"board": device},
                 lead=_(
                     "The tenant loses the device: it is removed, or, where it has readings, switched off and left"
                     " without a key. Whoever has the label can claim the board then."
                 ),
                 submit=_("Release"),
                 danger=True,
-                back=_page_of(board),
-                obj=board,
+                back=_page_of(device),
+                obj=device,
             )
-        if board.tenant is not None:
+        if device.tenant is not None:
             person = _person(request)
-            with schema_context(board.tenant.schema_name):
-                hooks.device_release.first()(str(board.device_uuid), person.pk, person.get_username())
-            self.log_change(request, board, "Released.")
-            messages.success(request, _t("%(board)s is released.") % {"board": board})
-        return redirect(_page_of(board))
+            with schema_context(device.tenant.schema_name):
+                hooks.device_release.first()(str(device.device_uuid), person.pk, person.get_username())
+            self.log_change(request, device, "Released.")
+            messages.success(request, _t("%(board)s is released.") % {"board": device})
+        return redirect(_page_of(device))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        board = Board.objects.filter(pk=object_id).first() if str(object_id).isdecimal() else None
-        useless = "tenants_board_new_codes" if board and board.tenant_id else "tenants_board_release"
+        device = PreregisteredDevice.objects.filter(pk=object_id).first() if str(object_id).isdecimal() else None
+        useless = (
+            "tenants_preregistereddevice_new_codes"
+            if device and device.tenant_id
+            else "tenants_preregistereddevice_release"
+        )
         return [item for item in super().get_actions_detail(request, object_id) if item.action_name != useless]
 
     def _show(self, request: HttpRequest, issued: Sequence[IssuedCodes]) -> HttpResponse:
-        """The codes, in this answer and never again."""
-        codes = preregistration.codes_table(issued)
+        """Show the codes, in this response only."""
+        codes = enrollment.codes_table(issued)
         card = json.dumps(_card(request, issued[0]), indent=2)
         return render_page(
             self,
             request,
-            "tenants/board_codes.html",
+            "tenants/enrollment_codes.html",
             title=_("Codes"),
             issued=issued[:_SHOWN],
             left=len(issued) - _SHOWN,
-            # In the page itself: the server keeps no copy that a second request could fetch.
+            # In the page itself, so that the server stores no copy for a second request.
             codes_url=_as_url(codes, "text/csv"),
             card=card if len(issued) == 1 else "",
             card_url=_as_url(card.encode(), "application/json"),
-            card_name=f"gwanje-{issued[0].board.serial}.json".replace("/", "-").replace(":", "-"),
+            card_name=f"gwanje-{issued[0].device.serial}.json".replace("/", "-").replace(":", "-"),
             address=_card(request, issued[0])["provisioning_url"],
             back=_list_url(),
         )
 
-    def _board(self, request: HttpRequest, object_id: str) -> Board:
-        board = self.get_object(request, object_id)
-        if not isinstance(board, Board):
+    def _device(self, request: HttpRequest, object_id: str) -> PreregisteredDevice:
+        device = self.get_object(request, object_id)
+        if not isinstance(device, PreregisteredDevice):
             raise Http404
-        return board
+        return device
 
 
 def _card(request: HttpRequest, one: IssuedCodes) -> dict[str, str]:
-    """The file that a device is started with which fetches its credentials itself."""
+    """Return the configuration file of a device that fetches its credentials."""
     url = settings.PUBLIC_URL.rstrip("/") + reverse("provisioning-credentials")
     return {"provisioning_url": url, "fetch_token": one.fetch_token}
 
 
 def _kept_rows(request: HttpRequest) -> list[TableRow]:
-    """The table that the page before held."""
+    """Return the table that the preview page contains."""
     try:
         content = base64.b64decode(request.POST["kept"], validate=True)
     except (ValueError, binascii.Error) as error:
         raise ValidationError(_t("The file cannot be read: upload it again.")) from error
-    return preregistration.read_boards(content)
+    return enrollment.read_rows(content)
 
 
 def _as_url(content: bytes, kind: str) -> str:
@@ -324,8 +328,8 @@ def _columns() -> list[tuple[str, Any]]:
 
 
 def _list_url() -> str:
-    return reverse("admin:tenants_board_changelist")
+    return reverse("admin:tenants_preregistereddevice_changelist")
 
 
-def _page_of(board: Board) -> str:
-    return reverse("admin:tenants_board_change", args=[board.pk])
+def _page_of(device: PreregisteredDevice) -> str:
+    return reverse("admin:tenants_preregistereddevice_change", args=[device.pk])

@@ -1,4 +1,4 @@
-"""Boards that are made known before anybody owns them: a tenant claims one with the code on its label."""
+"""Preregistered devices: registered by staff before they have a tenant, which claims them with a code."""
 
 import uuid
 from typing import ClassVar
@@ -8,11 +8,11 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 
-class Board(models.Model):
-    """A board that was preregistered. Claimed, it is a device of a tenant; released, it can be claimed again.
+class PreregisteredDevice(models.Model):
+    """A device without a tenant. Claimed, it is a device of a tenant; released, it can be claimed again.
 
-    Its claim code (on the label) and its fetch token (on the card) are kept as hashes: they are random, and long
-    enough that nobody finds them by trying.
+    Its claim code (on the label) and its fetch token (on the card) are stored as hashes: both are random, and too long
+    to be guessed.
     """
 
     serial = models.CharField(_("serial number"), max_length=64, unique=True)
@@ -29,7 +29,7 @@ class Board(models.Model):
         help_text=_("For example dht22;dht22-2:dht22;pump: each a key, and its type where that is another word."),
     )
     claim_digest = models.CharField(max_length=64, editable=False)
-    fetch_digest = models.CharField(max_length=64, unique=True, editable=False)  # how a device that asks is found
+    fetch_digest = models.CharField(max_length=64, unique=True, editable=False)  # identifies a device that fetches
     codes_issued_at = models.DateTimeField(_("codes issued"), editable=False)
     created_at = models.DateTimeField(_("preregistered"), auto_now_add=True)
     created_by_label = models.CharField(_("by"), max_length=150, editable=False)
@@ -40,25 +40,32 @@ class Board(models.Model):
         null=True,
         blank=True,
         editable=False,
-        related_name="boards",
+        related_name="preregistered_devices",
         verbose_name=_("claimed by"),
     )
     device_uuid = models.UUIDField(_("device UUID"), null=True, unique=True, editable=False)
-    # The UUID of its next device. A claim that ended half-way finds the same place in Vault.
+    # The UUID of its next device, so that a claim that is repeated after a crash uses the same path in Vault.
     next_uuid = models.UUIDField(default=uuid.uuid4, editable=False)
     claimed_at = models.DateTimeField(_("claimed"), null=True, editable=False)
 
     fetched_at = models.DateTimeField(_("credentials fetched"), null=True, editable=False)
-    # Of what the device that fetched them calls its attempt: only that one may hear the answer again.
+    # Hash of the attempt that fetched them: only a request of the same attempt receives them again.
     attempt_digest = models.CharField(max_length=64, blank=True, editable=False)
-    asked_again = models.PositiveIntegerField(_("asked for again"), default=0, editable=False)
-    asked_again_at = models.DateTimeField(_("last asked for again"), null=True, editable=False)
-    asked_again_from = models.CharField(_("from"), max_length=45, blank=True, editable=False)
+    repeated_requests = models.PositiveIntegerField(
+        _("asked for again"), default=0, editable=False, db_column="asked_again"
+    )
+    repeated_request_at = models.DateTimeField(
+        _("last asked for again"), null=True, editable=False, db_column="asked_again_at"
+    )
+    repeated_request_from = models.CharField(
+        _("from"), max_length=45, blank=True, editable=False, db_column="asked_again_from"
+    )
 
     class Meta:
+        db_table = "tenants_board"
         ordering: ClassVar = ["-id"]
         constraints: ClassVar = [
-            # A board that is claimed is a device of somebody's.
+            # A claimed one has a tenant and a device.
             models.CheckConstraint(
                 condition=Q(tenant=None, device_uuid=None) | Q(tenant__isnull=False, device_uuid__isnull=False),
                 name="claimed_board_is_a_device",
@@ -72,5 +79,5 @@ class Board(models.Model):
 
     @property
     def hardware(self) -> str:
-        """The hardware model as tables name it."""
+        """Return name and version of the hardware model, as tables name it."""
         return f"{self.hardware_name} {self.hardware_version}"

@@ -1,0 +1,78 @@
+import django.db.models.deletion
+from django.db import migrations, models
+from django.db.migrations.state import StateApps
+
+
+def rename_permissions(apps: StateApps, _schema_editor: object) -> None:
+    """Staff keep what they may do: permissions follow the models' names."""
+    Permission = apps.get_model("auth", "Permission")
+    for old, new in (
+        ("board", "preregistereddevice"),
+        ("waitingmessage", "overflowmessage"),
+        ("unroutedflood", "suppressedunroutedmessages"),
+    ):
+        for permission in Permission.objects.filter(content_type__app_label="tenants", codename__endswith=f"_{old}"):
+            permission.codename = permission.codename.removesuffix(old) + new
+            permission.save(update_fields=["codename"])
+
+
+class Migration(migrations.Migration):
+    """Models and fields get other names; tables and columns keep theirs."""
+
+    dependencies = [
+        ("tenants", "0006_waiting"),
+        ("auth", "0012_alter_user_first_name_max_length"),
+        ("contenttypes", "0002_remove_content_type_name"),
+    ]
+
+    operations = [
+        # The table's name is set first: then renaming the model renames its content type and no table.
+        migrations.AlterModelTable(name="board", table="tenants_board"),
+        migrations.RenameModel(old_name="Board", new_name="PreregisteredDevice"),
+        migrations.AlterModelTable(name="waitingmessage", table="tenants_waitingmessage"),
+        migrations.RenameModel(old_name="WaitingMessage", new_name="OverflowMessage"),
+        migrations.AlterModelTable(name="unroutedflood", table="tenants_unroutedflood"),
+        migrations.RenameModel(old_name="UnroutedFlood", new_name="SuppressedUnroutedMessages"),
+        migrations.SeparateDatabaseAndState(
+            state_operations=[
+                migrations.RenameField("preregistereddevice", "asked_again", "repeated_requests"),
+                migrations.RenameField("preregistereddevice", "asked_again_at", "repeated_request_at"),
+                migrations.RenameField("preregistereddevice", "asked_again_from", "repeated_request_from"),
+                migrations.AlterField(
+                    model_name="preregistereddevice",
+                    name="repeated_requests",
+                    field=models.PositiveIntegerField(
+                        db_column="asked_again", default=0, editable=False, verbose_name="asked for again"
+                    ),
+                ),
+                migrations.AlterField(
+                    model_name="preregistereddevice",
+                    name="repeated_request_at",
+                    field=models.DateTimeField(
+                        db_column="asked_again_at", editable=False, null=True, verbose_name="last asked for again"
+                    ),
+                ),
+                migrations.AlterField(
+                    model_name="preregistereddevice",
+                    name="repeated_request_from",
+                    field=models.CharField(
+                        blank=True, db_column="asked_again_from", editable=False, max_length=45, verbose_name="from"
+                    ),
+                ),
+                migrations.AlterField(
+                    model_name="preregistereddevice",
+                    name="tenant",
+                    field=models.ForeignKey(
+                        blank=True,
+                        editable=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="preregistered_devices",
+                        to="tenants.tenant",
+                        verbose_name="claimed by",
+                    ),
+                ),
+            ]
+        ),
+        migrations.RunPython(rename_permissions, migrations.RunPython.noop),
+    ]
