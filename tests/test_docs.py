@@ -281,7 +281,7 @@ def test_every_recipe_names_its_files() -> None:
 
 def test_the_site_has_every_document() -> None:
     pages = set(re.findall(r"^ +- .+: (\S+\.md)$", read("mkdocs.yml"), re.MULTILINE))
-    assert pages == {name.removeprefix("docs/") for name in NAMES if not name.startswith("management/")}
+    assert pages == {name.removeprefix("docs/") for name in NAMES}
 
 
 # --- Tables and examples ------------------------------------------------------------------------------------
