@@ -68,7 +68,7 @@ lint: .venv/test.stamp
 
 # The documentation site, in site/. A link or an anchor that leads nowhere is an error.
 docs: .venv/test.stamp
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 # The hooks of .pre-commit-config.yaml, for `git commit` and `git push`.
 hooks: .venv/test.stamp
