@@ -3,17 +3,28 @@ from django.db import migrations, models
 from django.db.migrations.state import StateApps
 
 
-def rename_permissions(apps: StateApps, _schema_editor: object) -> None:
-    """Staff keep what they may do: permissions follow the models' names."""
-    Permission = apps.get_model("auth", "Permission")
-    for old, new in (
-        ("board", "preregistereddevice"),
-        ("waitingmessage", "overflowmessage"),
-        ("unroutedflood", "suppressedunroutedmessages"),
-    ):
-        for permission in Permission.objects.filter(content_type__app_label="tenants", codename__endswith=f"_{old}"):
+RENAMED_MODELS = {
+    "board": "preregistereddevice",
+    "waitingmessage": "overflowmessage",
+    "unroutedflood": "suppressedunroutedmessages",
+}
+
+
+def rename_permissions(apps: StateApps, renamed: dict[str, str]) -> None:
+    """Let permissions follow the models' names, so that staff keep theirs."""
+    permissions = apps.get_model("auth", "Permission").objects.filter(content_type__app_label="tenants")
+    for old, new in renamed.items():
+        for permission in permissions.filter(codename__endswith=f"_{old}"):
             permission.codename = permission.codename.removesuffix(old) + new
             permission.save(update_fields=["codename"])
+
+
+def forwards(apps: StateApps, _schema_editor: object) -> None:
+    rename_permissions(apps, RENAMED_MODELS)
+
+
+def backwards(apps: StateApps, _schema_editor: object) -> None:
+    rename_permissions(apps, {new: old for old, new in RENAMED_MODELS.items()})
 
 
 class Migration(migrations.Migration):
@@ -74,5 +85,5 @@ class Migration(migrations.Migration):
                 ),
             ]
         ),
-        migrations.RunPython(rename_permissions, migrations.RunPython.noop),
+        migrations.RunPython(forwards, backwards),
     ]
