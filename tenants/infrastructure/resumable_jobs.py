@@ -19,6 +19,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from psycopg import sql
+from psycopg.pq import PipelineStatus
 
 from . import jobs
 
@@ -149,6 +150,8 @@ def advance_on(connection: psycopg.Connection, schema: str, job: ResumableJob, *
     try:
         connection.execute(*_statement(schema, job, values))
     except psycopg.errors.DivisionByZero:
+        if connection.info.pipeline_status != PipelineStatus.OFF:
+            raise  # It may be the error of an earlier statement.
         raise Superseded from None
     return values
 
