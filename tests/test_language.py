@@ -22,11 +22,8 @@ UNREVISED: tuple[str, ...] = (
     "platform/",
     "tests/",
     "templates/",
-    "README.md",
     "docs/api-guide.md",
-    "docs/decisions.md",
     "docs/events.md",
-    "docs/legacy.md",
 )
 
 _BE = "(?:is|are|was|were|be|been|being)"
