@@ -1,4 +1,4 @@
-"""What EMQX asks: `manage.py run_broker_login` serves it, on a port of its own, and no tenant's address leads here."""
+"""The ASGI entry point for EMQX's logins: `manage.py run_broker_login` serves it on a port of its own."""
 
 import os
 

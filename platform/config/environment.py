@@ -1,4 +1,4 @@
-"""Where settings come from: the environment, and beneath it what the embedded servers wrote."""
+"""The source of settings: the environment, completed from the file that the embedded servers write."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,9 @@ BASE_DIR = Path(__file__).resolve().parents[2]
 
 
 def load() -> environ.Env:
-    """The process environment, completed from `var/embedded.env` where that file exists.
+    """Return the process environment, completed from `var/embedded.env` where that file exists.
 
-    A variable that is set in the environment always wins, so that one server of several may be somebody else's.
+    A variable of the environment has priority, so that single servers can be replaced by external ones.
     """
     env = environ.Env()
     embedded = var_dir() / "embedded.env"
@@ -22,16 +22,16 @@ def load() -> environ.Env:
 
 
 def var_dir() -> Path:
-    """The directory of everything that is kept on this machine (`GWANJE_VAR`, default `var/`)."""
+    """Return the directory of all data on this machine (`GWANJE_VAR`, default `var/`)."""
     return Path(os.environ.get("GWANJE_VAR") or BASE_DIR / "var").resolve()
 
 
 def required(env: environ.Env, name: str, hint: str) -> str:
-    """The variable's value, or ImproperlyConfigured with what to do about it."""
+    """Return the variable's value; raise ImproperlyConfigured with the hint if it is not set."""
     value = env.str(name, default="")
     if not value:
         raise ImproperlyConfigured(
             f"{name} is not set: {hint} `make run` starts embedded servers and writes their "
-            f"addresses to {var_dir() / 'embedded.env'}, where they are found by themselves."
+            f"addresses to {var_dir() / 'embedded.env'}, which every process reads."
         )
     return value

@@ -1,6 +1,6 @@
-"""Texts of libraries that bring no Korean, or a poor one: named here, so that they are translated with our own.
+"""Texts of libraries without a Korean translation, or with a poor one, for translation with the project's own texts.
 
-Never imported; `make messages` reads it. Only texts that somebody meets on our pages or in the API's answers.
+Never imported; `make messages` reads it. Only texts that users see on the pages or in the API's responses.
 """
 
 from django.utils.translation import gettext_noop as _

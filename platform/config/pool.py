@@ -1,9 +1,9 @@
-"""What a pooled connection must look like when it goes back."""
+"""The reset of a pooled connection when it is returned."""
 
 from psycopg import Connection
 
 
 def reset_search_path(connection: Connection) -> None:
-    """Forget the tenant: the next borrower sets its own search path."""
+    """Reset the search path: the next request sets its own."""
     connection.execute("RESET search_path")
     connection.commit()

@@ -1,4 +1,4 @@
-"""In which threads a request is served."""
+"""Middleware that keeps a request in one thread."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 @sync_only_middleware
 def stay_in_thread(get_response: GetResponse) -> GetResponse:
-    """The last of the middleware, which lets what is before it run in the request's thread in one go.
+    """Return the handler unchanged: as the last middleware it makes all others run in the request's thread at once.
 
-    Django's own middleware works both ways, and where what follows is asynchronous, as the handler is, each of them
-    goes to the request's thread and back, once before the view and once after it.
+    Django's own middleware works in both modes; before an asynchronous handler each of them switches to the request's
+    thread and back, once before the view and once after it.
     """
     return get_response
