@@ -1,4 +1,4 @@
-"""The query parameters of what is asked of a device's presence."""
+"""Query parameters of a device's history, timeline and availability."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -10,8 +10,8 @@ from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from devices.models.presence import Cause, Status
-from tenants.api.fields import Timestamp, time_zone
-from tenants.api.pagination import MAX_LIMIT
+from tenants.api.fields import time_zone
+from tenants.api.parameters import CursorParameters, RangeParameters
 
 DAY = timedelta(days=1)
 LONGEST = timedelta(days=366)
@@ -21,40 +21,22 @@ _MONTH = re.compile(r"^(2[0-9]{3})-(0[1-9]|1[0-2])$", re.ASCII)
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-class Span(serializers.Serializer):
-    """`since` inclusive, `until` exclusive."""
-
-    since = Timestamp(required=False, help_text="Not before this time (ISO 8601 with an offset).")
-    until = Timestamp(required=False, help_text="Before this time (ISO 8601 with an offset).")
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if "since" in attrs and "until" in attrs and attrs["since"] >= attrs["until"]:
-            raise serializers.ValidationError(
-                {"since": _("'since' is before 'until': the range as given holds no instant.")}
-            )
-        return attrs
-
-
-class HistoryParameters(Span):
+class HistoryParameters(RangeParameters, CursorParameters):
     cause = serializers.ChoiceField(choices=Cause.choices, required=False)
     status = serializers.ChoiceField(choices=Status.choices, required=False, help_text="What it changed to.")
-    limit = serializers.IntegerField(
-        min_value=1, max_value=MAX_LIMIT, default=100, help_text=f"How many results, 1 to {MAX_LIMIT}."
-    )
-    cursor = serializers.CharField(required=False, help_text="From `next` of the page before; not made by hand.")
 
 
-class TimelineParameters(Span):
+class TimelineParameters(RangeParameters):
     """The last 24 hours, unless it is said otherwise; what is not past yet is left out."""
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         attrs, now = super().validate(attrs), timezone.now()
-        until = max(min(attrs.get("until", now), now), _EARLIEST)
-        since = max(attrs.get("since", until - DAY), _EARLIEST)
-        if until - since > LONGEST:
+        stop = max(min(attrs.get("to", now), now), _EARLIEST)
+        start = max(attrs.get("from", stop - DAY), _EARLIEST)
+        if stop - start > LONGEST:
             refusal = _("A timeline is of at most %(days)d days: ask for less.") % {"days": LONGEST.days}
-            raise serializers.ValidationError({"since": refusal})
-        return {"since": since, "until": max(since, until)}
+            raise serializers.ValidationError({"from": refusal})
+        return {"from": start, "to": max(start, stop)}
 
 
 class AvailabilityParameters(serializers.Serializer):

@@ -4,7 +4,7 @@ from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from .views.events import EventsView
-from .views.imports import DeviceImportViewSet, DeviceTableView, ImportView, TemplateView
+from .views.imports import DeviceExportView, DeviceImportViewSet, ImportTemplateView, ImportView
 from .views.inventory import ComponentViewSet, DeviceViewSet
 from .views.keys import ApiKeyViewSet
 from .views.metadata import ComponentTypeViewSet, HardwareModelViewSet, MetricViewSet, UnitViewSet
@@ -15,7 +15,7 @@ from .views.presence import (
     PresenceSettingsView,
     TimelineView,
 )
-from .views.provisioning import AllowFetchView, ClaimView, ReleaseView
+from .views.provisioning import ClaimView, ReleaseView, ResetCredentialsView
 from .views.rotation import RotationViewSet
 
 router = SimpleRouter(use_regex_path=False)
@@ -34,10 +34,10 @@ urlpatterns = [
     *router.urls,
     path("claims/", ClaimView.as_view(), name="claims"),
     path("devices/<uuid:uuid>/release/", ReleaseView.as_view(), name="device-release"),
-    path("devices/<uuid:uuid>/allow-fetch/", AllowFetchView.as_view(), name="device-allow-fetch"),
+    path("devices/<uuid:uuid>/reset-credentials/", ResetCredentialsView.as_view(), name="device-reset-credentials"),
     path("devices/import/", ImportView.as_view(), name="devices-import"),
-    path("devices/import-template/", TemplateView.as_view(), name="devices-import-template"),
-    path("devices/table/", DeviceTableView.as_view(), name="devices-table"),
+    path("devices/import-template/", ImportTemplateView.as_view(), name="devices-import-template"),
+    path("devices/export/", DeviceExportView.as_view(), name="devices-export"),
     path("devices/<uuid:uuid>/history/", HistoryView.as_view(), name="device-history"),
     path("devices/<uuid:uuid>/timeline/", TimelineView.as_view(), name="device-timeline"),
     path("devices/<uuid:uuid>/availability/", AvailabilityView.as_view(), name="device-availability"),

@@ -288,8 +288,8 @@ SPECTACULAR_SETTINGS = {
     # One set of choices under several names of members.
     "ENUM_NAME_OVERRIDES": {
         "StatusEnum": "devices.models.presence.Status",
-        "RotationStateEnum": "devices.models.rotation.RotationCampaign.State",
-        "RotationMemberStateEnum": "devices.models.rotation.RotationMember.State",
+        "RotationStateEnum": "devices.api.serializers.rotation.CAMPAIGN_STATES",
+        "RotationMemberStateEnum": "devices.api.serializers.rotation.MEMBER_STATES",
     },
 }
 

@@ -27,8 +27,8 @@ class LimitHitFilter(OfDevice, TotalsFilter):
     )
 
 
-class FloodFilter(filters.FilterSet):
-    """What the floods are narrowed by."""
+class SuppressedMessagesFilter(filters.FilterSet):
+    """By device, reason and day."""
 
     device = filters.UUIDFilter(label="A device's UUID.", method="of_device")
     reason = filters.ChoiceFilter(choices=Reason.choices)

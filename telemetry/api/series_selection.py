@@ -135,7 +135,7 @@ def series_data(selected: SelectedSeries, one: Series, shown: Iterable[Series]) 
 
 def completeness_data(lacks: Sequence[Lack]) -> dict[str, Any]:
     """Return what CompleteSerializer describes."""
-    return {"complete": not lacks, "incomplete": [asdict(lack) for lack in lacks]}
+    return {"complete": not lacks, "warnings": [asdict(lack) for lack in lacks]}
 
 
 def _devices(uuids: Iterable[UUID]) -> dict[UUID, Device]:

@@ -16,7 +16,7 @@ def test_a_key_is_shown_once_and_works_until_it_is_revoked(admin_api: Api, tenan
     answer = admin_api.post("api-keys/", {"name": "dashboard", "scope": "read"})
     assert answer.status_code == 201
     issued = answer.json()
-    assert (issued["name"], issued["scope"], issued["valid"], issued["created_by_label"]) == (
+    assert (issued["name"], issued["scope"], issued["valid"], issued["created_by"]) == (
         "dashboard", "read", True, "an-admin",
     )  # fmt: skip
     assert issued["key"].startswith(issued["prefix"])

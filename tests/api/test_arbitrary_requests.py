@@ -38,7 +38,7 @@ _MEMBERS = {
     "units/": ("symbol", "name", "quantity", "ucum"),
     "hardware-models/": ("name", "version", "allowed_component_types", "timeout_seconds"),
     "api-keys/": ("name", "scope", "expires_at"),
-    "maintenance-windows/": ("device", "starts_at", "ends_at", "reason"),
+    "maintenance-windows/": ("device", "starts_at", "ends_at", "description"),
 }
 _QUERIES = sorted(
     {

@@ -255,7 +255,7 @@ def test_a_new_fetch_is_allowed(api: Api, tenant_a: Any) -> None:
     uuid = claim(api, issued).json()["uuid"]
     old = fetch(issued).json()["credentials"]
     assert fetch(issued, attempt="another one that asks").status_code == 409
-    assert api.post(f"devices/{uuid}/allow-fetch/").status_code == 204
+    assert api.post(f"devices/{uuid}/reset-credentials/").status_code == 204
     new = fetch(issued, attempt="another one that asks").json()["credentials"]
     assert new["kid"] == "2"
     assert new["secret"] != old["secret"]

@@ -106,7 +106,7 @@ def test_a_device_is_changed(api: Api, greenhouse: Any) -> None:
     before = api.get(f"devices/{greenhouse.uuid}/").json()
     answer = api.patch(f"devices/{greenhouse.uuid}/", change)
     assert answer.status_code == 200
-    after = before | change | {"timeout_effective": 90, "timeout_from": "device"}
+    after = before | change | {"effective_timeout_seconds": 90, "timeout_source": "device"}
     assert answer.json() == after == api.get(f"devices/{greenhouse.uuid}/").json()
     refused = api.patch(f"devices/{greenhouse.uuid}/", {"timeout_seconds": 0})
     assert "greater than or equal to 1" in problems(refused)["timeout_seconds"]
@@ -144,7 +144,7 @@ def test_the_state_comes_with_its_reason_and_the_newest_sign_of_life(api: Api, g
         listed = api.get("devices/").json()["results"][0]
     finally:
         redis.zrem("device_last_seen", str(greenhouse.uuid))
-    assert (device["status"], device["status_reason"], device["status_since"]) == (
+    assert (device["status"], device["status_cause"], device["status_changed_at"]) == (
         "ONLINE", "birth", "2026-11-22T09:30:00Z",
     )  # fmt: skip
     assert device["last_seen_at"] == listed["last_seen_at"] == "2026-11-22T10:30:00Z"
@@ -241,8 +241,8 @@ def test_the_next_key_leaves_the_one_before_valid_for_a_while(api: Api, tenant_a
     assert issued["secret"] != first["credentials"]["secret"]
     assert issued["mqtt_password"] == first["credentials"]["mqtt_password"]
     newest, before = api.get(f"devices/{first['uuid']}/").json()["keys"]
-    assert (newest["version"], newest["not_after"], newest["valid"]) == (issued["kid"], None, True)
-    days = datetime.datetime.fromisoformat(before["not_after"]) - timezone.now()
+    assert (newest["version"], newest["expires_at"], newest["valid"]) == (issued["kid"], None, True)
+    days = datetime.datetime.fromisoformat(before["expires_at"]) - timezone.now()
     assert before["valid"]
     assert datetime.timedelta(days=6, hours=23) < days <= datetime.timedelta(days=7)
 
@@ -261,7 +261,7 @@ def test_components_are_added_changed_and_removed(api: Api, greenhouse: Any) -> 
     assert component["attached"] is True
     change = {"attached": False, "name": "drip line", "expected_interval": 300}
     changed = api.patch(f"components/{component['id']}/", change).json()
-    assert changed == component | change | {"interval_effective": 300}
+    assert changed == component | change | {"effective_interval_seconds": 300}
     keys = [c["key"] for c in api.get("components/", device=greenhouse.uuid, attached="true").json()["results"]]
     assert keys == ["dht22", "relay"]
     assert api.get("components/", component_type="pump").json()["count"] == 1

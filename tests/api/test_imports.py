@@ -209,7 +209,7 @@ def test_rows_come_as_json_too(api: Api, tenant_a: Any) -> None:
 @pytest.mark.parametrize("form", ["csv", "xlsx"])
 def test_what_is_exported_is_read_back_as_it_was(api: Api, tenant_a: Any, model: str, form: str) -> None:
     upload(api, table(f"=1+1,{model},S1,90,dht22;dht22-2:dht22", "-x,,@S2,,"))
-    content = api.get("devices/table/", form=form).content
+    content = api.get("devices/export/", format=form).content
     if form == "csv":
         assert b"'=1+1," in content
         assert b"'@S2" in content
@@ -223,10 +223,10 @@ def test_what_is_exported_is_read_back_as_it_was(api: Api, tenant_a: Any, model:
 
 @pytest.mark.parametrize("form", ["csv", "xlsx"])
 def test_the_template_can_be_imported(api: Api, form: str) -> None:
-    answer = api.get("devices/import-template/", form=form)
+    answer = api.get("devices/import-template/", format=form)
     assert f"devices-template.{form}" in answer["Content-Disposition"]
     assert upload(api, answer.content, dry_run="true").json()["counts"]["new"] == 2
-    assert api.get("devices/import-template/", form="pdf").status_code == 400
+    assert api.get("devices/import-template/", format="pdf").status_code == 400
 
 
 def test_many_rows_are_done_by_a_worker(api: Api, tenant_a: Any, settings: Any, monkeypatch: Any) -> None:
@@ -239,7 +239,7 @@ def test_many_rows_are_done_by_a_worker(api: Api, tenant_a: Any, settings: Any, 
     answer = upload(api, table(*(f"bulk {n},,,,dht22" for n in range(5))))
     assert answer.status_code == 202, answer.content
     started = answer.json()
-    assert (started["state"], started["position"], started["total"]) == ("waiting", 0, 5)
+    assert (started["state"], started["processed"], started["total"]) == ("waiting", 0, 5)
     path = f"device-imports/{started['id']}/"
     with schema_context(tenant_a.schema_name):
         # Killed half-way: the second batch is rolled back as a whole, and done again.
@@ -263,16 +263,16 @@ def test_many_rows_are_done_by_a_worker(api: Api, tenant_a: Any, settings: Any, 
         assert import_jobs.step(started["id"], queue=False) == "nothing to do"
         assert Device.objects.filter(name__startswith="bulk").count() == 5
     ended = api.get(path).json()
-    assert (ended["state"], ended["counts"]["new"], ended["credentials_left"]) == ("done", 5, 5)
+    assert (ended["state"], ended["counts"]["new"], ended["credentials_remaining"]) == ("done", 5, 5)
 
     monkeypatch.setattr(import_jobs, "HANDED_AT_ONCE", 3)
     first, second = api.post(path + "credentials/").json(), api.post(path + "credentials/").json()
-    assert (first["remaining"], second["remaining"]) == (2, 0)
+    assert (first["credentials_remaining"], second["credentials_remaining"]) == (2, 0)
     given = first["credentials"] + second["credentials"]
     assert len({one["uuid"] for one in given}) == 5
     for one in given:
         assert provisioner().read(tenant_a.schema_name, one["uuid"]).secret == one["secret"]
-    assert api.post(path + "credentials/").json() == {"remaining": 0, "credentials": []}
+    assert api.post(path + "credentials/").json() == {"credentials_remaining": 0, "credentials": []}
 
 
 def test_a_row_that_somebody_took_meanwhile_is_said(api: Api, tenant_a: Any, tenant_b: Any, settings: Any) -> None:
@@ -343,4 +343,4 @@ def test_who_may(api: Api, tenant_a: Any) -> None:
     assert upload(viewer, table("x,,,,")).status_code == 403
     reader = Api(tenant_a.slug, key=issue_key(tenant_a, "read"))
     assert upload(reader, table("x,,,,")).status_code == 403
-    assert reader.get("devices/table/").status_code == 200
+    assert reader.get("devices/export/").status_code == 200

@@ -85,7 +85,7 @@ def test_refusals_are_listed_by_day_limit_and_device(api: Api, tenant_a: Any) ->
         LimitHit.objects.create(day=T0.date(), limit="device_rate", device=device, times=7)
         LimitHit.objects.create(day=T0.date() - timedelta(days=1), limit="tenant_rate", times=1)
     rows = api.get("limits/refusals/").json()["results"]
-    assert [(row["day"], row["name"], row["device"], row["times"]) for row in rows] == [
+    assert [(row["day"], row["name"], row["device"], row["count"]) for row in rows] == [
         ("2026-11-22", "device_rate", str(device.uuid), 7),
         ("2026-11-22", "tenant_rate", None, 5),
         ("2026-11-21", "tenant_rate", None, 1),

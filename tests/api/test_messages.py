@@ -85,7 +85,7 @@ def test_what_was_refused_is_shown_with_its_reason(api: Api, greenhouse: Any, te
                 "device": str(greenhouse.uuid),
                 "received_at": "2026-11-22T09:30:00Z",
                 "first_received_at": "2026-11-22T09:30:00Z",
-                "times": 3,
+                "count": 3,
                 "payload": '{"value": 999}',
                 "payload_encoding": "utf-8",
                 "payload_size": 14,

@@ -14,7 +14,7 @@ def _type(api: Api) -> int:
 def test_propose_change_and_accept(api: Api, tenant_a: Any) -> None:
     kind = _type(api)
     payload = {"timestamp": "x", "value": {"temp": 68, "hum": 44}, "TempUnit": "F"}
-    answer = api.post(f"component-types/{kind}/propose/", {"payload": payload})
+    answer = api.post(f"component-types/{kind}/metric-mapping/proposal/", {"payload": payload})
     assert answer.status_code == 200, answer.content
     found = answer.json()
     assert [(m["key"], m["path"], m["unit"], m["unit_path"]) for m in found["metrics"]] == [
@@ -28,18 +28,18 @@ def test_propose_change_and_accept(api: Api, tenant_a: Any) -> None:
     assert (found["unmapped"], found["refusal"], found["example"]) == ([], None, payload)
 
     metrics = [{**found["metrics"][0], "maximum": 10}, found["metrics"][1]]
-    seen = api.post(f"component-types/{kind}/propose/", {"payload": payload, "metrics": metrics}).json()
+    seen = api.post(f"component-types/{kind}/metric-mapping/proposal/", {"payload": payload, "metrics": metrics}).json()
     assert seen["refusal"]["reason"] == "out_of_range"
     assert seen["readings"] == []
 
-    answer = api.post(f"component-types/{kind}/accept/", {"metrics": found["metrics"]})
+    answer = api.post(f"component-types/{kind}/metric-mapping/apply/", {"metrics": found["metrics"]})
     assert answer.status_code == 201, answer.content
-    assert {one["metric"]: (one["series"], one["apart"]) for one in answer.json()["adopted"]} == {
+    assert {one["metric"]: (one["mapped_series"], one["unmapped_series"]) for one in answer.json()["series"]} == {
         "temperature": (0, 0),
         "humidity": (0, 0),
     }
     assert {m["key"] for m in api.get(f"component-types/{kind}/").json()["metrics"]} == {"temperature", "humidity"}
-    again = api.post(f"component-types/{kind}/accept/", {"metrics": found["metrics"]})
+    again = api.post(f"component-types/{kind}/metric-mapping/apply/", {"metrics": found["metrics"]})
     assert again.status_code == 400
     assert "already" in str(problems(again))
 
@@ -47,8 +47,8 @@ def test_propose_change_and_accept(api: Api, tenant_a: Any) -> None:
 def test_what_is_asked_wrongly_is_said(api: Api) -> None:
     kind = _type(api)
     for body, text in (
-        ({}, "Give one of"),
-        ({"payload": {}, "quarantined": 1}, "Give one of"),
+        ({}, "Give exactly one of"),
+        ({"payload": {}, "quarantine_id": 1}, "Give exactly one of"),
         ({"payload": 5}, "A payload is"),
         ({"payload": "{"}, "no message"),
         ({"payload": {}, "metrics": [{"key": "a", "path": "a..b"}]}, "is no path"),
@@ -56,10 +56,10 @@ def test_what_is_asked_wrongly_is_said(api: Api) -> None:
         ({"payload": {}, "metrics": [{"key": "a", "path": "a", "factor": 2}]}, "There is no member"),
         ({"payload": {}, "other": 1}, "There is no member"),
     ):
-        answer = api.post(f"component-types/{kind}/propose/", body)
+        answer = api.post(f"component-types/{kind}/metric-mapping/proposal/", body)
         assert answer.status_code == 400, body
         assert text in str(problems(answer)), (body, problems(answer))
-    assert api.post(f"component-types/{kind}/accept/", {"metrics": []}).status_code == 400
+    assert api.post(f"component-types/{kind}/metric-mapping/apply/", {"metrics": []}).status_code == 400
 
 
 def test_an_example_is_picked_from_what_was_received(api: Api, tenant_a: Any, tenant_b: Any) -> None:
@@ -67,13 +67,15 @@ def test_an_example_is_picked_from_what_was_received(api: Api, tenant_a: Any, te
 
     kind = _type(api)
     device = make_device(tenant_a, "without messages", x="dht22")
-    assert api.post(f"component-types/{kind}/propose/", {"device": str(device.uuid)}).status_code == 404
+    assert api.post(f"component-types/{kind}/metric-mapping/proposal/", {"device": str(device.uuid)}).status_code == 404
     theirs = make_device(tenant_b, "of another", x="dht22")
-    assert api.post(f"component-types/{kind}/propose/", {"device": str(theirs.uuid)}).status_code == 404
+    assert api.post(f"component-types/{kind}/metric-mapping/proposal/", {"device": str(theirs.uuid)}).status_code == 404
     quarantine(tenant_a, T0, device=device)
     with schema_context(tenant_a.schema_name):
         row = Quarantined.objects.get(device=device)
         Quarantined.objects.filter(pk=row.pk).update(payload=b'{"co2": 400}')
-    found = api.post(f"component-types/{kind}/propose/", {"quarantined": row.pk}).json()
+    found = api.post(f"component-types/{kind}/metric-mapping/proposal/", {"quarantine_id": row.pk}).json()
     assert [(m["key"], m["unit"]) for m in found["metrics"]] == [("co2", "ppm")]
-    assert api.post(f"component-types/{kind}/propose/", {"quarantined": row.pk + 999}).status_code == 404
+    assert (
+        api.post(f"component-types/{kind}/metric-mapping/proposal/", {"quarantine_id": row.pk + 999}).status_code == 404
+    )

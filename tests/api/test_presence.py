@@ -43,14 +43,16 @@ def test_the_history_tells_each_change_with_its_evidence(api: Api, told: Any) ->
         "session": "first",
         "evidence_at": "2024-11-22T10:28:00Z",
         "at": "2024-11-22T10:30:00Z",
-        "why": "No message since 2024-11-22 10:28:00 UTC. The time-out passed at 2024-11-22 10:30:00 UTC,"
+        "description": "No message since 2024-11-22 10:28:00 UTC. The time-out passed at 2024-11-22 10:30:00 UTC,"
         " 2 min later. Session first.",
-        "quiet": None,
+        "suppressed_by": None,
     }
-    assert (offline["quiet"], offline["from"], offline["to"]) == ("flapping", "TIMEOUT", "OFFLINE")
-    assert offline["why"].startswith("Connection lost or closed: the will was received at 2024-11-22 11:30:00 UTC.")
-    assert (newest["session"], newest["why"]) == ("", "Live telemetry received at 2024-11-22 12:30:00 UTC.")
-    assert birth["why"] == "Birth message received at 2024-11-22 09:30:00 UTC. Session first."
+    assert (offline["suppressed_by"], offline["from"], offline["to"]) == ("flapping", "TIMEOUT", "OFFLINE")
+    assert offline["description"].startswith(
+        "Connection lost or closed: the will was received at 2024-11-22 11:30:00 UTC."
+    )
+    assert (newest["session"], newest["description"]) == ("", "Live telemetry received at 2024-11-22 12:30:00 UTC.")
+    assert birth["description"] == "Birth message received at 2024-11-22 09:30:00 UTC. Session first."
 
 
 @pytest.mark.parametrize(
@@ -59,9 +61,9 @@ def test_the_history_tells_each_change_with_its_evidence(api: Api, told: Any) ->
         ({"cause": "will"}, ["OFFLINE"]),
         ({"status": "ONLINE"}, ["ONLINE", "ONLINE"]),
         ({"status": "ONLINE", "cause": "birth"}, ["ONLINE"]),
-        ({"since": "2024-11-22T11:30:00Z"}, ["ONLINE", "OFFLINE"]),
-        ({"since": "2024-11-22T19:30:00+09:00", "until": "2024-11-22T11:30:00Z"}, ["TIMEOUT"]),
-        ({"until": "2024-11-22T09:30:00Z"}, []),
+        ({"from": "2024-11-22T11:30:00Z"}, ["ONLINE", "OFFLINE"]),
+        ({"from": "2024-11-22T19:30:00+09:00", "to": "2024-11-22T11:30:00Z"}, ["TIMEOUT"]),
+        ({"to": "2024-11-22T09:30:00Z"}, []),
     ],
 )
 def test_the_history_is_narrowed(api: Api, told: Any, query: dict[str, Any], expected: list[str]) -> None:
@@ -93,10 +95,10 @@ def test_a_cursor_of_another_device_does_not_help(api: Api, told: Any, tenant_a:
         ("history/", {"status": "online"}, "status", "is not a valid choice"),
         ("history/", {"cause": "fate"}, "cause", "is not a valid choice"),
         ("history/", {"from": "2024-11-22T09:30:00Z"}, "from", "There is no parameter 'from'"),
-        ("history/", {"since": "2024-11-22T09:30:00"}, "since", "has no offset"),
+        ("history/", {"from": "2024-11-22T09:30:00"}, "from", "has no offset"),
         ("history/", {"cursor": "made-up"}, "cursor", "no cursor of this list"),
-        ("timeline/", {"since": "2024-11-22T09:30:00Z", "until": "2024-11-22T09:30:00Z"}, "since", "no instant"),
-        ("timeline/", {"since": "2020-01-01T00:00:00Z", "until": "2022-01-01T00:00:00Z"}, "since", "at most 366 days"),
+        ("timeline/", {"from": "2024-11-22T09:30:00Z", "to": "2024-11-22T09:30:00Z"}, "from", "earlier than"),
+        ("timeline/", {"from": "2020-01-01T00:00:00Z", "to": "2022-01-01T00:00:00Z"}, "from", "at most 366 days"),
         ("availability/", {"month": "2026-13"}, "month", "Write it like 2026-11"),
         ("availability/", {"month": "0001-01"}, "month", "is no month"),
         ("availability/", {"months": "0"}, "months", "greater than or equal to 1"),
@@ -120,36 +122,38 @@ def test_a_timeline_is_without_gap_and_knows_what_was_before(api: Api, told: Any
     with schema_context(tenant_a.schema_name):
         MaintenanceWindow.objects.create(device=told, starts_at=T0, ends_at=T0 + HOUR, reason="new pump")
     answer = api.get(
-        f"devices/{told.uuid}/timeline/", since="2024-11-22T10:00:00Z", until="2024-11-22T12:00:00Z"
+        f"devices/{told.uuid}/timeline/", **{"from": "2024-11-22T10:00:00Z", "to": "2024-11-22T12:00:00Z"}
     ).json()
     assert answer == {
-        "since": "2024-11-22T10:00:00Z",
-        "until": "2024-11-22T12:00:00Z",
+        "from": "2024-11-22T10:00:00Z",
+        "to": "2024-11-22T12:00:00Z",
         "results": [
-            {"status": "ONLINE", "since": "2024-11-22T10:00:00Z", "until": "2024-11-22T10:30:00Z"},
-            {"status": "TIMEOUT", "since": "2024-11-22T10:30:00Z", "until": "2024-11-22T11:30:00Z"},
-            {"status": "OFFLINE", "since": "2024-11-22T11:30:00Z", "until": "2024-11-22T12:00:00Z"},
+            {"status": "ONLINE", "from": "2024-11-22T10:00:00Z", "to": "2024-11-22T10:30:00Z"},
+            {"status": "TIMEOUT", "from": "2024-11-22T10:30:00Z", "to": "2024-11-22T11:30:00Z"},
+            {"status": "OFFLINE", "from": "2024-11-22T11:30:00Z", "to": "2024-11-22T12:00:00Z"},
         ],
-        "maintenance": [{"starts_at": "2024-11-22T09:30:00Z", "ends_at": "2024-11-22T10:30:00Z", "reason": "new pump"}],
+        "maintenance_windows": [
+            {"starts_at": "2024-11-22T09:30:00Z", "ends_at": "2024-11-22T10:30:00Z", "description": "new pump"}
+        ],
     }
 
 
 def test_before_the_first_change_nothing_is_known(api: Api, told: Any) -> None:
-    rows = api.get(f"devices/{told.uuid}/timeline/", since="2024-11-22T09:00:00Z", until="2024-11-22T10:00:00Z").json()[
-        "results"
-    ]
+    rows = api.get(
+        f"devices/{told.uuid}/timeline/", **{"from": "2024-11-22T09:00:00Z", "to": "2024-11-22T10:00:00Z"}
+    ).json()["results"]
     assert [row["status"] for row in rows] == ["UNKNOWN", "ONLINE"]
 
 
 def test_a_timeline_is_of_the_last_24_hours_and_ends_now(api: Api, greenhouse: Any) -> None:
-    answer = api.get(f"devices/{greenhouse.uuid}/timeline/", until="2999-01-01T00:00:00Z").json()
-    since, until = (datetime.datetime.fromisoformat(answer[name]) for name in ("since", "until"))
+    answer = api.get(f"devices/{greenhouse.uuid}/timeline/", to="2999-01-01T00:00:00Z").json()
+    since, until = (datetime.datetime.fromisoformat(answer[name]) for name in ("from", "to"))
     assert until - since == datetime.timedelta(days=1)
     assert abs(timezone.now() - until) < 10 * SECOND
     assert [row["status"] for row in answer["results"]] == ["UNKNOWN"]
 
 
-@pytest.mark.parametrize("times", [{"until": "0001-01-01T00:00:00Z"}, {"since": "9999-12-31T23:59:59Z"}])
+@pytest.mark.parametrize("times", [{"to": "0001-01-01T00:00:00Z"}, {"from": "9999-12-31T23:59:59Z"}])
 def test_a_timeline_at_the_ends_of_the_calendar_is_empty(api: Api, greenhouse: Any, times: dict[str, str]) -> None:
     answer = api.get(f"devices/{greenhouse.uuid}/timeline/", **times)
     assert (answer.status_code, answer.json()["results"]) == (200, [])
@@ -174,8 +178,8 @@ def test_availability_of_a_month(api: Api, october: Any) -> None:
         "results": [
             {
                 "month": "2024-10",
-                "since": "2024-10-01T00:00:00Z",
-                "until": "2024-11-01T00:00:00Z",
+                "from": "2024-10-01T00:00:00Z",
+                "to": "2024-11-01T00:00:00Z",
                 "percent": pytest.approx(100 * (hours - 4) / hours),
                 "outages": 2,
                 "longest_outage_seconds": 3 * 3600,
@@ -197,7 +201,7 @@ def test_months_are_of_the_calendar_that_is_asked_for(api: Api, october: Any) ->
         "Asia/Seoul": [("2024-10", 2), ("2024-09", 0), ("2024-08", 0)],
         "Pacific/Honolulu": [("2024-10", 1), ("2024-09", 1), ("2024-08", 0)],
     }
-    assert answers["Asia/Seoul"]["results"][0]["since"] == "2024-09-30T15:00:00Z"
+    assert answers["Asia/Seoul"]["results"][0]["from"] == "2024-09-30T15:00:00Z"
     august = answers["Asia/Seoul"]["results"][2]
     assert (august["percent"], august["mean_time_between_failures_seconds"], august["known_seconds"]) == (None, None, 0)
 
@@ -215,9 +219,9 @@ def test_this_month_ends_now(api: Api, greenhouse: Any) -> None:
     (month,) = api.get(f"devices/{greenhouse.uuid}/availability/").json()["results"]
     now = timezone.now()
     assert month["month"] == f"{now:%Y-%m}"
-    assert abs(now - datetime.datetime.fromisoformat(month["until"])) < 10 * SECOND
+    assert abs(now - datetime.datetime.fromisoformat(month["to"])) < 10 * SECOND
     coming = api.get(f"devices/{greenhouse.uuid}/availability/", month="2999-12").json()["results"][0]
-    assert (coming["since"], coming["percent"]) == (coming["until"], None)
+    assert (coming["from"], coming["percent"]) == (coming["to"], None)
 
 
 def test_a_year_costs_no_more_than_a_month(
@@ -233,9 +237,9 @@ def test_a_year_costs_no_more_than_a_month(
 
 def test_a_device_says_why_and_how_long_it_may_be_silent(api: Api, told: Any, tenant_a: Any) -> None:
     device = api.get(f"devices/{told.uuid}/").json()
-    assert device["status_why"] == "Live telemetry received at 2024-11-22 12:30:00 UTC."
+    assert device["status_description"] == "Live telemetry received at 2024-11-22 12:30:00 UTC."
     assert (device["flapping"], device["in_maintenance"]) == (False, False)
-    assert (device["timeout_effective"], device["timeout_from"]) == (120, "interval")
+    assert (device["effective_timeout_seconds"], device["timeout_source"]) == (120, "interval")
     now = timezone.now()
     with schema_context(tenant_a.schema_name):
         DeviceStatus.objects.filter(device=told).update(flapping_until=now + HOUR)
@@ -243,24 +247,28 @@ def test_a_device_says_why_and_how_long_it_may_be_silent(api: Api, told: Any, te
         PresenceSettings(timeout_seconds=600).save()
     device = api.get(f"devices/{told.uuid}/").json()
     assert (device["flapping"], device["in_maintenance"]) == (True, True)
-    assert (device["timeout_effective"], device["timeout_from"]) == (600, "tenant")
+    assert (device["effective_timeout_seconds"], device["timeout_source"]) == (600, "tenant")
     with schema_context(tenant_a.schema_name):
         model = HardwareModel.objects.create(name="slow board", version="1", timeout_seconds=900)
         DeviceModel.objects.filter(pk=told.pk).update(hardware_model=model)
     (listed,) = api.get("devices/").json()["results"]
-    assert (listed["timeout_effective"], listed["timeout_from"], listed["timeout_seconds"]) == (900, "model", None)
+    assert (listed["effective_timeout_seconds"], listed["timeout_source"], listed["timeout_seconds"]) == (
+        900,
+        "model",
+        None,
+    )
     assert listed == api.get(f"devices/{told.uuid}/").json()
 
 
 def test_a_device_that_never_spoke_has_no_why(api: Api, greenhouse: Any) -> None:
     device = api.get(f"devices/{greenhouse.uuid}/").json()
-    assert (device["status"], device["status_why"]) == ("UNKNOWN", None)
+    assert (device["status"], device["status_description"]) == ("UNKNOWN", None)
 
 
 def test_switching_a_device_off_shows_in_the_answer(api: Api, told: Any) -> None:
     answer = api.patch(f"devices/{told.uuid}/", {"active": False}).json()
-    assert (answer["active"], answer["status"], answer["status_reason"]) == (False, "UNKNOWN", "staff")
-    assert answer["status_why"].startswith("Deactivated by a user at ")
+    assert (answer["active"], answer["status"], answer["status_cause"]) == (False, "UNKNOWN", "staff")
+    assert answer["status_description"].startswith("Deactivated by a user at ")
 
 
 def test_components_are_fresh_stale_or_never_heard(api: Api, greenhouse: Any, tenant_a: Any) -> None:
@@ -274,7 +282,7 @@ def test_components_are_fresh_stale_or_never_heard(api: Api, greenhouse: Any, te
         nested = [{"device": device["uuid"], **component} for component in device["components"]]
         assert nested == listed
         assert api.get(f"components/{listed[0]['id']}/").json() == listed[0]
-        return {one["key"]: (one["freshness"], one["interval_effective"]) for one in listed}
+        return {one["key"]: (one["freshness"], one["effective_interval_seconds"]) for one in listed}
 
     with schema_context(tenant_a.schema_name):
         usual = Component.objects.get(device=greenhouse, key="relay").component_type.expected_interval
@@ -294,8 +302,10 @@ def test_components_are_fresh_stale_or_never_heard(api: Api, greenhouse: Any, te
 def test_a_maintenance_window_is_made_moved_and_taken_away(api: Api, greenhouse: Any, tenant_a: Any) -> None:
     now = timezone.now()
     times = {"starts_at": (now - HOUR).isoformat(), "ends_at": (now + HOUR).isoformat()}
-    window = api.post("maintenance-windows/", {"device": str(greenhouse.uuid), "reason": "new pump", **times}).json()
-    assert (window["device"], window["reason"]) == (str(greenhouse.uuid), "new pump")
+    window = api.post(
+        "maintenance-windows/", {"device": str(greenhouse.uuid), "description": "new pump", **times}
+    ).json()
+    assert (window["device"], window["description"]) == (str(greenhouse.uuid), "new pump")
     assert api.get(f"devices/{greenhouse.uuid}/").json()["in_maintenance"]
     assert api.get("maintenance-windows/", ongoing="true", device=greenhouse.uuid).json()["results"] == [window]
     assert api.get("maintenance-windows/", ongoing="false").json()["results"] == []

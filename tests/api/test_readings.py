@@ -98,7 +98,7 @@ def test_readings_of_a_range_oldest_first(ask: Callable[..., Any], temperature: 
         ],
         "next": None,
         "complete": True,
-        "incomplete": [],
+        "warnings": [],
     }  # fmt: skip
     ranged = {"from": "2026-11-22T09:31:00Z", "to": "2026-11-22T18:33:00+09:00"}
     assert values(ask(**ranged)) == [1, 2]  # from inclusive, to exclusive
@@ -214,7 +214,7 @@ def test_a_cursor_of_another_tenant_or_list_does_not_help(
         ({"from": "yesterday"}, "from", "no ISO 8601 time"),
         ({"from": ""}, "from", "no ISO 8601 time"),
         ({"from": "0001-01-01T00:00:00+14:00"}, "from", "no ISO 8601 time"),
-        ({"from": "2026-11-22T09:30:00Z", "to": "2026-11-22T09:30:00Z"}, "from", "is before 'to'"),
+        ({"from": "2026-11-22T09:30:00Z", "to": "2026-11-22T09:30:00Z"}, "from", "must be earlier than 'to'"),
         ({"limit": "0"}, "limit", "greater than or equal to 1"),
         ({"limit": "1001"}, "limit", "less than or equal to 1000"),
         ({"limit": "x"}, "limit", "valid integer"),

@@ -48,15 +48,15 @@ def test_aggregates_of_all_kinds(ask: Callable[..., Any], temperature: int, gree
             "device": str(greenhouse.uuid), "component": "dht22", "metric": "temperature", "unit": "°C",
             "value_type": "number", "other_units": [],
             "results": [
-                {"start": "2026-11-22T18:00:00+09:00",
+                {"starts_at": "2026-11-22T18:00:00+09:00",
                  "count": 1, "min": 0.0, "max": 0.0, "avg": 0.0, "sum": 0.0, "last": 0.0},
-                {"start": "2026-11-22T19:00:00+09:00",
+                {"starts_at": "2026-11-22T19:00:00+09:00",
                  "count": 1, "min": 1.0, "max": 1.0, "avg": 1.0, "sum": 1.0, "last": 1.0},
-                {"start": "2026-11-22T20:00:00+09:00",
+                {"starts_at": "2026-11-22T20:00:00+09:00",
                  "count": 1, "min": 3.0, "max": 3.0, "avg": 3.0, "sum": 3.0, "last": 3.0},
             ],
         }],
-        "complete": True, "incomplete": [],
+        "complete": True, "warnings": [],
     }  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_gaps_are_filled_on_request(
 ) -> None:
     answer = ask("aggregates", interval="30m", fill=fill, aggregate=["count", "last"]).json()
     assert [[row["count"], row["last"]] for row in answer["series"][0]["results"]] == expected
-    assert answer["series"][0]["results"][0].keys() == {"start", "count", "last"}
+    assert answer["series"][0]["results"][0].keys() == {"starts_at", "count", "last"}
 
 
 def test_a_unit_that_was_changed_is_an_entry_of_its_own(
@@ -97,7 +97,7 @@ def test_booleans_and_texts_have_what_they_can_have(ask: Callable[..., Any], ten
     add_readings(tenant_a, on, *((T0 + n * MINUTE, n == 3) for n in range(4)))
     add_readings(tenant_a, said, (T0, "a"), (T0 + MINUTE, "b"))
     of_on, of_said = (one["results"] for one in ask("aggregates", interval="1h").json()["series"])
-    start = {"start": "2026-11-22T09:00:00+00:00"}
+    start = {"starts_at": "2026-11-22T09:00:00+00:00"}
     assert of_on == [start | {"count": 4, "min": False, "max": True, "avg": 0.25, "sum": 1.0, "last": True}]
     assert of_said == [start | {"count": 2, "last": "b"}]
     (line,) = ask("chart").json()["series"]
@@ -130,13 +130,13 @@ def test_an_answer_says_what_may_be_missing(
         assert answer.status_code == 200
         if "export" in path:
             document = json.loads(answer.getvalue().splitlines()[-1])
-            codes = answer.get("Gwanje-Incomplete", "").split(", ")
-            assert [code for code in codes if code] == [lack["code"] for lack in document["incomplete"]]
+            codes = answer.get("Gwanje-Warnings", "").split(", ")
+            assert [code for code in codes if code] == [lack["code"] for lack in document["warnings"]]
         else:
             document = answer.json()
-        assert document["complete"] is (not document["incomplete"])
-        assert all(lack["detail"] for lack in document["incomplete"])
-        return [lack["code"] for lack in document["incomplete"]]
+        assert document["complete"] is (not document["warnings"])
+        assert all(lack["detail"] for lack in document["warnings"])
+        return [lack["code"] for lack in document["warnings"]]
 
     assert missing() == []
     assert missing(to=(timezone.now() + HOUR).isoformat()) == ["running"]
@@ -145,15 +145,15 @@ def test_an_answer_says_what_may_be_missing(
     quarantine(tenant_a, T0, "key_unavailable", device=make_device(tenant_a))
     assert missing() == []
     quarantine(tenant_a, T0, "key_unavailable", device=greenhouse)
-    assert missing() == ["parked"]
+    assert missing() == ["deferred"]
     with schema_context(tenant_a.schema_name):
         RollupState.objects.update(readings_from=T0)
     # Of hours whose readings are gone, the least and the greatest stand in a chart.
-    assert missing() == (["parked"] if "chart" in path else ["retention", "parked"])
+    assert missing() == (["deferred"] if "chart" in path else ["retention", "deferred"])
     if path == "readings/":
-        assert missing(limit="1") == ["retention", "parked", "more"]
+        assert missing(limit="1") == ["retention", "deferred", "more"]
     if "aggregates" in path:
-        assert missing(interval="1h") == ["parked"], "the rollups are still kept"
+        assert missing(interval="1h") == ["deferred"], "the rollups are still kept"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_ndjson(ask: Callable[..., Any], mixed: None, greenhouse: Any) -> None:
         {"time": "2026-11-22T09:31:00Z", **head, "metric": "on", "value": False, "unit": None},
         {"time": "2026-11-22T09:30:00Z", **head, "metric": "said", "value": "=HYPERLINK(1)", "unit": None},
         {"time": "2026-11-22T09:31:00Z", **head, "metric": "said", "value": "-1", "unit": None},
-        {"complete": True, "readings": 4, "incomplete": []},
+        {"complete": True, "readings": 4, "warnings": []},
     ]
 
 
@@ -357,7 +357,7 @@ def fleet(tenant_a: Any, tenant_b: Any) -> list[Any]:
 def test_the_newest_of_all(api: Api, fleet: list[Any]) -> None:
     answer = api.get("latest/").json()
     assert answer["next"] is None
-    assert (answer["complete"], answer["incomplete"]) == (True, [])
+    assert (answer["complete"], answer["warnings"]) == (True, [])
     assert answer["results"][:3] == [
         {"device": str(fleet[0].uuid), "component": "dht22", "metric": "humidity", "value": 0.0, "unit": "%",
          "time": "2026-11-22T09:30:00Z"},
@@ -420,8 +420,8 @@ def test_days_of_an_answer_are_those_of_the_zone(ask: Callable[..., Any], tenant
     add_readings(tenant_a, series, *((begin + n * HOUR, float(n)) for n in range(26)))
     query = {"from": begin.isoformat(), "to": (begin + 26 * HOUR).isoformat(), "timezone": "Europe/Berlin"}
     days = ask("aggregates", interval="1d", **query).json()["series"][0]["results"]
-    assert [(day["start"], day["count"]) for day in days] == [
+    assert [(day["starts_at"], day["count"]) for day in days] == [
         ("2026-10-25T00:00:00+02:00", 25), ("2026-10-26T00:00:00+01:00", 1),
     ]  # fmt: skip
     hours = ask("aggregates", interval="1h", **query).json()["series"][0]["results"]
-    assert [hour["start"][11:] for hour in hours[2:5]] == ["02:00:00+02:00", "02:00:00+01:00", "03:00:00+01:00"]
+    assert [hour["starts_at"][11:] for hour in hours[2:5]] == ["02:00:00+02:00", "02:00:00+01:00", "03:00:00+01:00"]

@@ -96,7 +96,8 @@ def test_a_change_is_seen_as_it_happens(register: Any, watch: Callable[..., Stre
     for name in ("evidence_at", "at"):
         assert abs((datetime.now(UTC) - datetime.fromisoformat(event.pop(name))).total_seconds()) < 5
     assert event == {
-        "device": device.uuid, "from": "UNKNOWN", "to": "ONLINE", "cause": "birth", "session": "", "quiet": None,
+        "device": device.uuid, "from": "UNKNOWN", "to": "ONLINE", "cause": "birth", "session": "",
+        "suppressed_by": None,
     }  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def test_quiet_changes_are_seen_and_marked(register: Any, watch: Callable[..., S
         MaintenanceWindow.objects.create(device=device.device, starts_at=now, ends_at=now + timedelta(minutes=1))
     stream = watch(tenant_a)
     change(device, "birth")
-    assert stream.event()["quiet"] == "maintenance"
+    assert stream.event()["suppressed_by"] == "maintenance"
 
 
 def test_a_stream_is_resumed_over_a_restart_of_the_server(

@@ -86,7 +86,7 @@ def test_a_long_export_is_whole_and_takes_no_memory(web: Web, export: Callable[.
     before = memory(web)
     lines = export("ndjson").read().splitlines()
     assert len(lines) == ROWS + 1
-    assert json.loads(lines[-1]) == {"complete": True, "readings": ROWS, "incomplete": []}
+    assert json.loads(lines[-1]) == {"complete": True, "readings": ROWS, "warnings": []}
     assert [json.loads(line)["value"] for line in lines[:-1:5000]] == [float(n) for n in range(1, ROWS + 1, 5000)]
     assert sum(map(len, lines)) > 12_000_000
     assert memory(web) - before < 15

@@ -28,9 +28,9 @@ def component_type_by_key() -> serializers.SlugRelatedField:
 class ReportFields(serializers.Serializer):
     """When a component last reported, and whether that is as expected. `expected_interval` is its own."""
 
-    names = ("interval_effective", "last_reading_at", "freshness")
+    names = ("effective_interval_seconds", "last_reading_at", "freshness")
 
-    interval_effective = serializers.SerializerMethodField(
+    effective_interval_seconds = serializers.SerializerMethodField(
         help_text="How often it is expected to report, in seconds: its own interval, else its type's."
     )
     last_reading_at = serializers.SerializerMethodField(help_text="The time of its newest reading.")
@@ -38,7 +38,7 @@ class ReportFields(serializers.Serializer):
         help_text="FRESH: its newest reading is at most two intervals old. STALE: older. NEVER: there is none."
     )
 
-    def get_interval_effective(self, component: Component) -> int:
+    def get_effective_interval_seconds(self, component: Component) -> int:
         return _report(component).interval
 
     @extend_schema_field(Timestamp(allow_null=True))

@@ -65,11 +65,14 @@ class ImportResultSerializer(serializers.Serializer):
 class DeviceImportSerializer(serializers.ModelSerializer[DeviceImport]):
     """An import that was begun, and how far it is."""
 
+    description = serializers.CharField(source="note", read_only=True, help_text="What it waits for, in words.")
+    processed = serializers.IntegerField(source="position", read_only=True, help_text="Rows that are done, of `total`.")
+    created_by = serializers.CharField(source="created_by_label", read_only=True)
     counts = serializers.SerializerMethodField()
     errors = serializers.SerializerMethodField(  # type: ignore[assignment]  # the member's name
         help_text="The first rows that were refused."
     )
-    credentials_left = serializers.IntegerField(
+    credentials_remaining = serializers.IntegerField(
         source="to_hand_over", help_text="Devices whose credentials were not handed over: see credentials/."
     )
 
@@ -79,14 +82,14 @@ class DeviceImportSerializer(serializers.ModelSerializer[DeviceImport]):
             "id",
             "filename",
             "state",
-            "note",
+            "description",
             "total",
-            "position",
+            "processed",
             "counts",
             "errors",
-            "credentials_left",
+            "credentials_remaining",
             "created_at",
-            "created_by_label",
+            "created_by",
             "finished_at",
         ]
         read_only_fields = fields
@@ -104,7 +107,7 @@ class DeviceImportSerializer(serializers.ModelSerializer[DeviceImport]):
 class HandedOverSerializer(serializers.Serializer):
     """The credentials of devices that an import registered. Each is handed over once."""
 
-    remaining = serializers.IntegerField(help_text="Devices whose credentials are still to be asked for.")
+    credentials_remaining = serializers.IntegerField(help_text="Devices whose credentials were not handed over yet.")
     credentials = CredentialsSerializer(many=True)
 
 

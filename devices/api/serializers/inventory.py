@@ -36,11 +36,12 @@ def hardware_model_field() -> serializers.PrimaryKeyRelatedField:
 class DeviceKeySerializer(serializers.ModelSerializer[DeviceCredential]):
     """A key of a device: its version, which is the key id (`kid`) in signatures, and its validity."""
 
+    expires_at = serializers.DateTimeField(source="not_after", read_only=True, allow_null=True)
     valid = serializers.SerializerMethodField()
 
     class Meta:
         model = DeviceCredential
-        fields: ClassVar = ["version", "created_at", "not_after", "revoked_at", "valid"]
+        fields: ClassVar = ["version", "created_at", "expires_at", "revoked_at", "valid"]
         read_only_fields = fields
 
     def get_valid(self, key: DeviceCredential) -> bool:
@@ -54,15 +55,15 @@ class DeviceSerializer(StrictModelSerializer[Device]):
     status = serializers.ChoiceField(
         choices=DeviceStatus.Status.choices, source="presence.status", read_only=True, default="UNKNOWN"
     )
-    status_since = serializers.DateTimeField(source="presence.since", read_only=True, allow_null=True)
-    status_reason = serializers.CharField(source="presence.cause", read_only=True, default="")
-    status_why = serializers.SerializerMethodField(help_text="What led to the state, in words, with its times.")
+    status_changed_at = serializers.DateTimeField(source="presence.since", read_only=True, allow_null=True)
+    status_cause = serializers.CharField(source="presence.cause", read_only=True, default="")
+    status_description = serializers.SerializerMethodField(help_text="The cause of the state in words, with its times.")
     last_seen_at = serializers.SerializerMethodField()
-    flapping = serializers.SerializerMethodField(help_text="Its state changes so often that apps are not told.")
+    flapping = serializers.SerializerMethodField(help_text="It changes so often that apps do not receive each change.")
     in_maintenance = serializers.SerializerMethodField()
-    timeout_effective = serializers.SerializerMethodField(help_text="How long it may be silent, in seconds.")
-    timeout_from = serializers.SerializerMethodField(
-        help_text="Whether that is the device's own, its model's, from its components' intervals, or the tenant's."
+    effective_timeout_seconds = serializers.SerializerMethodField(help_text="How long it can be silent.")
+    timeout_source = serializers.SerializerMethodField(
+        help_text="The device itself, its model, its components' intervals, or the tenant."
     )
     components = DeviceComponentSerializer(many=True, read_only=True)
     keys = DeviceKeySerializer(many=True, read_only=True, source="credentials")
@@ -78,21 +79,21 @@ class DeviceSerializer(StrictModelSerializer[Device]):
             "timeout_seconds",
             "created_at",
             "status",
-            "status_since",
-            "status_reason",
-            "status_why",
+            "status_changed_at",
+            "status_cause",
+            "status_description",
             "last_seen_at",
             "flapping",
             "in_maintenance",
-            "timeout_effective",
-            "timeout_from",
+            "effective_timeout_seconds",
+            "timeout_source",
             "components",
             "keys",
         ]
         read_only_fields: ClassVar = ["uuid"]
 
     @extend_schema_field(serializers.CharField(allow_null=True))
-    def get_status_why(self, device: Device) -> str | None:
+    def get_status_description(self, device: Device) -> str | None:
         change = _overview(device).change
         return descriptions.describe_change(change) if change else None
 
@@ -106,10 +107,10 @@ class DeviceSerializer(StrictModelSerializer[Device]):
     def get_in_maintenance(self, device: Device) -> bool:
         return _overview(device).in_maintenance
 
-    def get_timeout_effective(self, device: Device) -> int:
+    def get_effective_timeout_seconds(self, device: Device) -> int:
         return round(_overview(device).timeout)
 
-    def get_timeout_from(self, device: Device) -> TimeoutSource:
+    def get_timeout_source(self, device: Device) -> TimeoutSource:
         return _overview(device).timeout_source
 
 

@@ -15,6 +15,7 @@ from tenants.api.serializers.base import StrictSerializer
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
     """An API key, without what it is: only `prefix`, its first characters, is known."""
 
+    created_by = serializers.CharField(source="created_by_label", read_only=True)
     valid = serializers.BooleanField(source="is_valid", read_only=True)
 
     class Meta:
@@ -25,7 +26,7 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
             "prefix",
             "scope",
             "created_at",
-            "created_by_label",
+            "created_by",
             "expires_at",
             "revoked_at",
             "last_used_at",

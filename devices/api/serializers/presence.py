@@ -19,8 +19,8 @@ class StatusChangeSerializer(serializers.Serializer[StatusChange]):
     session = serializers.CharField()
     evidence_at = Timestamp()
     at = Timestamp()
-    why = serializers.SerializerMethodField(help_text="The row in words.")
-    quiet = serializers.SerializerMethodField(help_text="Why nobody was told of it, or null.")
+    description = serializers.SerializerMethodField(help_text="The row in words.")
+    suppressed_by = serializers.SerializerMethodField(help_text="Why apps were not notified of it, or null.")
 
     def get_fields(self) -> dict[str, serializers.Field]:
         # "from" is no name that a class body can hold.
@@ -29,10 +29,10 @@ class StatusChangeSerializer(serializers.Serializer[StatusChange]):
             "to": serializers.ChoiceField(choices=Status.choices, source="to_status"),
         } | super().get_fields()
 
-    def get_why(self, change: StatusChange) -> str:
+    def get_description(self, change: StatusChange) -> str:
         return descriptions.describe_change(change)
 
-    def get_quiet(self, change: StatusChange) -> SuppressedBy | None:
+    def get_suppressed_by(self, change: StatusChange) -> SuppressedBy | None:
         return SuppressedBy(change.suppressed_by) if change.suppressed_by else None
 
 
@@ -42,11 +42,12 @@ class HistoryPageSerializer(serializers.Serializer):
 
 
 class SegmentSerializer(serializers.Serializer):
-    """A stretch of time in one state: since ≤ time < until."""
+    """A stretch of time in one state: from ≤ time < to."""
 
     status = serializers.ChoiceField(choices=Status.choices)
-    since = Timestamp(source="start")
-    until = Timestamp(source="stop")
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        return super().get_fields() | {"from": Timestamp(source="start"), "to": Timestamp(source="stop")}
 
 
 class WindowSerializer(serializers.ModelSerializer[MaintenanceWindow]):
@@ -54,28 +55,28 @@ class WindowSerializer(serializers.ModelSerializer[MaintenanceWindow]):
 
     starts_at = Timestamp()
     ends_at = Timestamp()
+    description = serializers.CharField(source="reason", read_only=True)
 
     class Meta:
         model = MaintenanceWindow
-        fields: ClassVar = ["starts_at", "ends_at", "reason"]
+        fields: ClassVar = ["starts_at", "ends_at", "description"]
         read_only_fields = fields
 
 
 class TimelineSerializer(serializers.Serializer):
-    """The states in order, without gap; `maintenance` says which time counts neither way."""
+    """The states in order, without gap; time in `maintenance_windows` counts neither way."""
 
-    since = Timestamp()
-    until = Timestamp()
     results = SegmentSerializer(many=True)
-    maintenance = WindowSerializer(many=True)
+    maintenance_windows = WindowSerializer(many=True)
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        return {"from": Timestamp(), "to": Timestamp()} | super().get_fields()
 
 
 class AvailabilitySerializer(serializers.Serializer):
     """A month, as far as it is past. Maintenance, and time in which the state is not known, counts neither way."""
 
     month = serializers.CharField()
-    since = Timestamp()
-    until = Timestamp()
     percent = serializers.FloatField(allow_null=True, help_text="Of the time that counts; null where none does.")
     outages = serializers.IntegerField(help_text="An outage lasts until the device is ONLINE again.")
     longest_outage_seconds = serializers.FloatField()
@@ -83,6 +84,9 @@ class AvailabilitySerializer(serializers.Serializer):
         allow_null=True, help_text="The available time over the number of outages; null without an outage."
     )
     known_seconds = serializers.FloatField(help_text="The time that counts.")
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        return super().get_fields() | {"from": Timestamp(), "to": Timestamp()}
 
 
 class AvailabilityPageSerializer(serializers.Serializer):
@@ -104,10 +108,13 @@ class MaintenanceWindowSerializer(StrictModelSerializer[MaintenanceWindow]):
     )
     starts_at = Timestamp()
     ends_at = Timestamp()
+    description = serializers.CharField(
+        source="reason", required=False, allow_blank=True, max_length=200, help_text="What it is for."
+    )
 
     class Meta:
         model = MaintenanceWindow
-        fields: ClassVar = ["id", "device", "starts_at", "ends_at", "reason"]
+        fields: ClassVar = ["id", "device", "starts_at", "ends_at", "description"]
         validators = ()
 
 

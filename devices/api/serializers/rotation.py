@@ -12,24 +12,53 @@ from tenants.api.serializers.base import StrictSerializer
 
 from .inventory import hardware_model_field
 
+# The API's names of states whose stored values are older.
+_STATE_NAMES = {
+    "carried": "handed_over",
+    "moved": "confirmed",
+    "left": "missed",
+    "returning": "rolling_back",
+    "returned": "rolled_back",
+}
+CAMPAIGN_STATES = [(_STATE_NAMES.get(value, value), label) for value, label in RotationCampaign.State.choices]
+MEMBER_STATES = [(_STATE_NAMES.get(value, value), label) for value, label in RotationMember.State.choices]
+
+
+class StateField(serializers.ChoiceField):
+    """A state of a rotation or of a device in it, by the API's name."""
+
+    def to_representation(self, value: Any) -> str:
+        return _STATE_NAMES.get(value, str(value))
+
 
 class ProgressSerializer(serializers.Serializer):
     """How far it is. `version` is the new key's, where it is the same for all devices, else 0."""
 
     devices = serializers.IntegerField()
-    moved = serializers.IntegerField(help_text="Devices that were seen to sign with their new key.")
+    confirmed = serializers.IntegerField(source="moved", help_text="Devices that signed with their new key.")
     waiting = serializers.IntegerField()
     sent = serializers.IntegerField()
-    carried = serializers.IntegerField()
-    left = serializers.IntegerField()
-    returned = serializers.IntegerField()
+    handed_over = serializers.IntegerField(source="carried")
+    missed = serializers.IntegerField(source="left")
+    rolled_back = serializers.IntegerField(source="returned")
     version = serializers.IntegerField()
     percent = serializers.IntegerField()
-    text = serializers.CharField(source="__str__", help_text="In words.")
+    description = serializers.CharField(source="__str__", help_text="In words.")
 
 
 class RotationSummarySerializer(serializers.ModelSerializer[RotationCampaign]):
     """A key rotation."""
+
+    state = StateField(choices=CAMPAIGN_STATES, read_only=True)
+    created_by = serializers.CharField(source="created_by_label", read_only=True)
+    deadline_action = serializers.ChoiceField(
+        source="at_deadline", choices=RotationCampaign.AtDeadline.choices, read_only=True
+    )
+    extension_days = serializers.IntegerField(source="extend_days", read_only=True)
+    extension_count = serializers.IntegerField(source="extended", read_only=True)
+    cutover_at = serializers.DateTimeField(
+        source="turned_at", read_only=True, allow_null=True, help_text="When the old keys end, or the roll-back began."
+    )
 
     class Meta:
         model = RotationCampaign
@@ -38,12 +67,12 @@ class RotationSummarySerializer(serializers.ModelSerializer[RotationCampaign]):
             "name",
             "state",
             "created_at",
-            "created_by_label",
+            "created_by",
             "deadline",
-            "at_deadline",
-            "extend_days",
-            "extended",
-            "turned_at",
+            "deadline_action",
+            "extension_days",
+            "extension_count",
+            "cutover_at",
         ]
         read_only_fields = fields
 
@@ -66,8 +95,10 @@ class RotationMemberSerializer(serializers.ModelSerializer[RotationMember]):
 
     device = serializers.UUIDField(source="device.uuid")
     name = serializers.CharField(source="device.name")
+    state = StateField(choices=MEMBER_STATES, read_only=True)
     new_version = serializers.IntegerField(source="credential.version", default=None, allow_null=True)
-    in_use_since = serializers.DateTimeField(source="credential.in_use_since", default=None, allow_null=True)
+    first_used_at = serializers.DateTimeField(source="credential.in_use_since", default=None, allow_null=True)
+    description = serializers.CharField(source="note", read_only=True)
 
     class Meta:
         model = RotationMember
@@ -77,10 +108,10 @@ class RotationMemberSerializer(serializers.ModelSerializer[RotationMember]):
             "state",
             "old_version",
             "new_version",
-            "in_use_since",
+            "first_used_at",
             "sent_at",
             "attempts",
-            "note",
+            "description",
         ]
         read_only_fields = fields
 
@@ -90,13 +121,16 @@ class NewRotationSerializer(StrictSerializer):
 
     name = serializers.CharField(max_length=120)
     deadline = Timestamp(help_text="When the old keys end at the latest: ISO 8601 with an offset.")
-    at_deadline = serializers.ChoiceField(
+    deadline_action = serializers.ChoiceField(
+        source="at_deadline",
         choices=RotationCampaign.AtDeadline.choices,
         default=RotationCampaign.AtDeadline.END,
         help_text="What happens to the old keys of devices that have not moved by then.",
     )
-    extend_days = serializers.IntegerField(min_value=1, max_value=90, default=7)
-    marked = serializers.BooleanField(default=False, help_text="Devices whose newest key is marked to be rotated.")
+    extension_days = serializers.IntegerField(source="extend_days", min_value=1, max_value=90, default=7)
+    marked_for_rotation = serializers.BooleanField(
+        source="marked", default=False, help_text="Only devices whose newest key is marked."
+    )
     hardware_model = hardware_model_field()
     search = serializers.CharField(
         max_length=120, required=False, default="", help_text="In the name, UUID or CPU serial."

@@ -27,7 +27,7 @@ _LAST_EVENT_ID = OpenApiParameter(
 _EXAMPLE = """id: 4711
 event: status
 data: {"device": "6d1f6a3e-…", "from": "ONLINE", "to": "OFFLINE", "cause": "will", "session": "…",
-       "evidence_at": "2026-11-22T09:30:00Z", "at": "2026-11-22T09:30:00.045Z", "quiet": null}
+       "evidence_at": "2026-11-22T09:30:00Z", "at": "2026-11-22T09:30:00.045Z", "suppressed_by": null}
 """
 
 
@@ -63,9 +63,10 @@ class EventsView(TenantView):
     def get(self, request: Request) -> StreamingHttpResponse:
         """The changes of the devices' states as they happen: an endless stream of server-sent events.
 
-        Each change has an `id`, its position in the tenant's ledger, greater than those before it. Who connects again
-        with the last `id` that it received misses nothing and receives nothing twice. `quiet` says why apps were
-        not notified of the change, or is null. A comment is sent every 15 seconds where nothing happens.
+        Each change has an `id`, its position among the tenant's changes, greater than those before it. A client that
+        connects again with the last `id` that it received misses nothing and receives nothing twice. `suppressed_by`
+        says why apps were not notified of the change, or is null. A comment is sent every 15 seconds while nothing
+        happens.
         """
         wanted = self._wanted(request)
         device = device_by_uuid(wanted["device"]).uuid if "device" in wanted else None

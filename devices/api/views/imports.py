@@ -27,7 +27,7 @@ from tenants.services.roles import Role
 
 from .base import AuditedView
 
-_FORM = OpenApiParameter("form", enum=tuple(CONTENT_TYPES), default="csv")
+_FORMAT = OpenApiParameter("format", enum=tuple(CONTENT_TYPES), default="csv")
 _FILE = {(200, kind.partition(";")[0]): OpenApiTypes.BINARY for kind in CONTENT_TYPES.values()}
 
 
@@ -69,30 +69,30 @@ class ImportView(AuditedView):
         return Response(_result(done, kept.pk, dry_run=False))
 
 
-class DeviceTableView(TenantView):
+class DeviceExportView(TenantView):
     """The tenant's devices as the table that can be imported again."""
 
     def known_parameters(self) -> Iterable[str]:
-        return ("form",)
+        return ("format",)
 
-    @extend_schema(parameters=[_FORM], responses=_FILE)
+    @extend_schema(parameters=[_FORMAT], responses=_FILE)
     def get(self, request: Request) -> HttpResponse:
         """All devices, as CSV or XLSX."""
-        form = _form(request)
-        return _file(import_files.export_devices(form), "devices", form)
+        file_format = _format(request)
+        return _file(import_files.export_devices(file_format), "devices", file_format)
 
 
-class TemplateView(TenantView):
+class ImportTemplateView(TenantView):
     """An empty table with the columns of an import and two examples."""
 
     def known_parameters(self) -> Iterable[str]:
-        return ("form",)
+        return ("format",)
 
-    @extend_schema(parameters=[_FORM], responses=_FILE)
+    @extend_schema(parameters=[_FORMAT], responses=_FILE)
     def get(self, request: Request) -> HttpResponse:
         """The template, as CSV or XLSX."""
-        form = _form(request)
-        return _file(import_files.template(form), "devices-template", form)
+        file_format = _format(request)
+        return _file(import_files.template(file_format), "devices-template", file_format)
 
 
 class DeviceImportViewSet(
@@ -115,7 +115,7 @@ class DeviceImportViewSet(
         kept = self.get_object()
         given = import_jobs.hand_over(kept, acting_user=self.acting_user)
         credentials = [credentials_data(issued) for _device, issued in given]
-        return Response({"remaining": kept.to_hand_over, "credentials": credentials})
+        return Response({"credentials_remaining": kept.to_hand_over, "credentials": credentials})
 
 
 def _rows(given: dict[str, Any]) -> tuple[list[TableRow], str]:
@@ -141,13 +141,13 @@ def _result(found: import_application.Outcomes, import_id: int | None, *, dry_ru
     }
 
 
-def _form(request: Request) -> str:
-    form = request.query_params.get("form", "csv")
-    if form not in CONTENT_TYPES:
-        raise serializers.ValidationError({"form": _("Choose csv or xlsx.")})
-    return form
+def _format(request: Request) -> str:
+    file_format = request.query_params.get("format", "csv")
+    if file_format not in CONTENT_TYPES:
+        raise serializers.ValidationError({"format": _("Choose csv or xlsx.")})
+    return file_format
 
 
-def _file(content: bytes, name: str, form: str) -> HttpResponse:
-    disposition = f'attachment; filename="{name}.{form}"'
-    return HttpResponse(content, content_type=CONTENT_TYPES[form], headers={"Content-Disposition": disposition})
+def _file(content: bytes, name: str, file_format: str) -> HttpResponse:
+    disposition = f'attachment; filename="{name}.{file_format}"'
+    return HttpResponse(content, content_type=CONTENT_TYPES[file_format], headers={"Content-Disposition": disposition})

@@ -45,8 +45,8 @@ class HistoryView(CursorPageView):
         before = cursors.decode(scope, wanted["cursor"])[0] if "cursor" in wanted else None
         rows = status_changes.list_changes(
             device,
-            start=wanted.get("since"),
-            stop=wanted.get("until"),
+            start=wanted.get("from"),
+            stop=wanted.get("to"),
             before=before,
             limit=wanted["limit"] + 1,
             **narrowed,
@@ -68,10 +68,10 @@ class TimelineView(ParametersView):
         """A device's states over a time, oldest first, without gap: the last 24 hours unless it is said otherwise."""
         wanted = self.valid_parameters()
         device = device_by_uuid(uuid)
-        span = wanted["since"], wanted["until"]
+        span = wanted["from"], wanted["to"]
         answer = wanted | {
             "results": status_changes.timeline(device, *span),
-            "maintenance": status_changes.maintenance_windows(device, *span),
+            "maintenance_windows": status_changes.maintenance_windows(device, *span),
         }
         return Response(shapes.TimelineSerializer(answer).data)
 
@@ -95,8 +95,8 @@ class AvailabilityView(ParametersView):
         results = [
             {
                 "month": one.name,
-                "since": one.start,
-                "until": one.stop,
+                "from": one.start,
+                "to": one.stop,
                 "percent": figures.percent,
                 "outages": figures.outages,
                 "longest_outage_seconds": figures.longest_outage_seconds,

@@ -67,14 +67,14 @@ class ReleaseView(AuditedView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class AllowFetchView(AuditedView):
-    """A claimed device may fetch credentials once more."""
+class ResetCredentialsView(AuditedView):
+    """A claimed device can fetch credentials once more."""
 
     role_to_read = role_to_write = Role.OPERATOR
 
     @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
     def post(self, request: Request, uuid: Any) -> Response:
-        """Issue a new key and password for the device to fetch. What it had is no good from now on."""
+        """Issue a new key and password for the device to fetch, and end the old ones now."""
         claims.allow_new_fetch(device_by_uuid(uuid), acting_user=self.acting_user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 

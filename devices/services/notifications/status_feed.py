@@ -47,7 +47,7 @@ class StatusEvent:
             "session": self.session,
             "evidence_at": self.evidence_at,
             "at": self.at,
-            "quiet": self.suppressed_by or None,
+            "suppressed_by": self.suppressed_by or None,
         }
 
 

@@ -28,18 +28,18 @@ class UnitField(serializers.CharField):
         return value or None
 
 
-class LackSerializer(serializers.Serializer):
-    """Why something may be missing."""
+class WarningSerializer(serializers.Serializer):
+    """A reason why the answer may not be complete."""
 
     code = serializers.ChoiceField(choices=[code.value for code in Code])
     detail = serializers.CharField(help_text="The same in words.")
 
 
 class CompleteSerializer(serializers.Serializer):
-    """Whether the answer holds all that there is, as far as the platform knows."""
+    """Whether the answer holds everything, as far as the platform knows."""
 
     complete = serializers.BooleanField()
-    incomplete = LackSerializer(many=True, help_text="Why not; empty where it is complete.")
+    warnings = WarningSerializer(many=True, help_text="Why it is not complete; empty where it is.")
 
 
 def payload_text(payload: bytes, *, cut: bool = False) -> tuple[str, str]:

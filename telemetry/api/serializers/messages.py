@@ -10,7 +10,7 @@ from tenants.api.fields import Timestamp
 
 from .base import payload_text
 
-MAX_GAPS = 1000
+MAX_RANGES = 1000
 
 
 class MessageSerializer(serializers.ModelSerializer[Message]):
@@ -58,7 +58,7 @@ class TotalsSerializer(serializers.ModelSerializer[IngestTotals]):
         fields: ClassVar = ["day", "received", "stored", "duplicates", "quarantined", "rate_limited"]
 
 
-class GapSerializer(serializers.Serializer):
+class MissingRangeSerializer(serializers.Serializer):
     """Numbers of one boot that are missing, from the first to the last, both included."""
 
     boot = serializers.IntegerField()
@@ -67,9 +67,9 @@ class GapSerializer(serializers.Serializer):
     count = serializers.IntegerField()
 
 
-class GapsSerializer(serializers.Serializer):
+class MissingSequencesSerializer(serializers.Serializer):
     """How complete a device's numbered messages are. Those of version 1 have no numbers."""
 
     expected = serializers.IntegerField(help_text="Messages up to the newest number of each boot.")
     missing = serializers.IntegerField(help_text="Of these, how many are not stored: lost, refused, or on their way.")
-    results = GapSerializer(many=True, help_text=f"The newest first, {MAX_GAPS} at most.")
+    results = MissingRangeSerializer(many=True, help_text=f"The newest first, {MAX_RANGES} at most.")

@@ -11,7 +11,7 @@ from telemetry.api.serializers.readings import UnitField, ValueField
 from tenants.api.serializers.base import StrictSerializer
 
 
-class TaughtMetricSerializer(NestedMetricSerializer):
+class ProposedMetricSerializer(NestedMetricSerializer):
     """A metric that is proposed, or accepted."""
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -21,23 +21,23 @@ class TaughtMetricSerializer(NestedMetricSerializer):
         fields: ClassVar = NestedMetricSerializer.Meta.fields[1:]
 
 
-class ProposeSerializer(StrictSerializer):
+class ProposalSourceSerializer(StrictSerializer):
     """An example: `payload` (the JSON object, or a message as text), the newest message of `device`, or the message
     of a `quarantine` row. With `metrics` nothing is guessed: the answer says what these would give.
     """
 
     payload = serializers.JSONField(required=False)
     device = serializers.UUIDField(required=False)
-    quarantined = serializers.IntegerField(required=False, min_value=1, max_value=2**63 - 1)
-    metrics = TaughtMetricSerializer(many=True, required=False)
+    quarantine_id = serializers.IntegerField(required=False, min_value=1, max_value=2**63 - 1)
+    metrics = ProposedMetricSerializer(many=True, required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if len(attrs.keys() & {"payload", "device", "quarantined"}) != 1:
-            raise ValidationError(_("Give one of payload, device and quarantined."))
+        if len(attrs.keys() & {"payload", "device", "quarantine_id"}) != 1:
+            raise ValidationError(_("Give exactly one of payload, device and quarantine_id."))
         return attrs
 
 
-class TaughtReadingSerializer(serializers.Serializer):
+class ProposedReadingSerializer(serializers.Serializer):
     """A reading that the example would give."""
 
     metric = serializers.CharField()
@@ -52,31 +52,33 @@ class RefusalSerializer(serializers.Serializer):
     detail = serializers.CharField()
 
 
-class ProposalSerializer(serializers.Serializer):
+class MetricProposalSerializer(serializers.Serializer):
     """The example, metrics for it, the readings that they would give, and the values that are left over."""
 
-    example = serializers.JSONField()
-    metrics = TaughtMetricSerializer(many=True)
-    readings = TaughtReadingSerializer(many=True)
-    unmapped = TaughtReadingSerializer(many=True)
+    message = serializers.JSONField()
+    metrics = ProposedMetricSerializer(many=True)
+    readings = ProposedReadingSerializer(many=True)
+    unmapped = ProposedReadingSerializer(many=True)
     refusal = RefusalSerializer(allow_null=True)
 
 
-class AcceptSerializer(StrictSerializer):
+class MetricMappingSerializer(StrictSerializer):
     """The metrics to make."""
 
-    metrics = TaughtMetricSerializer(many=True, allow_empty=False)
+    metrics = ProposedMetricSerializer(many=True, allow_empty=False)
 
 
-class AdoptedSerializer(serializers.Serializer):
+class MappedSeriesSerializer(serializers.Serializer):
     """How many series got the metric's name with `unit`, and how many keep the name of their path."""
 
     metric = serializers.CharField(source="metric.key")
     unit = UnitField()
-    series = serializers.IntegerField()
-    apart = serializers.IntegerField()
+    mapped_series = serializers.IntegerField(source="series")
+    unmapped_series = serializers.IntegerField(source="apart")
 
 
-class AcceptedSerializer(serializers.Serializer):
+class AppliedMappingSerializer(serializers.Serializer):
+    """The metrics that were made, and the series that they map."""
+
     metrics = NestedMetricSerializer(many=True)
-    adopted = AdoptedSerializer(many=True)
+    series = MappedSeriesSerializer(many=True, source="adopted")

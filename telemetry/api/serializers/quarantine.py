@@ -11,12 +11,16 @@ from devices.models import Device
 from telemetry.models import Quarantined, QuarantineFlood, Reason, Replay
 from telemetry.services.quarantine.replays import MOST_CHOSEN
 from tenants.api.fields import Timestamp
+from tenants.api.parameters import RangeParameters
 
 from .base import payload_text
 
 
-class NewReplaySerializer(serializers.Serializer):
-    """Which messages to replay; what is left out narrows nothing, so that `{}` is the whole quarantine."""
+class NewReplaySerializer(RangeParameters):
+    """The messages to replay; a member that is left out narrows nothing, so that `{}` is the whole quarantine."""
+
+    from_help = "Last received not before this time."
+    to_help = "Last received before this time."
 
     reason = serializers.ChoiceField(choices=Reason.choices, required=False)
     device = serializers.UUIDField(required=False, help_text="A device's UUID.")
@@ -29,24 +33,11 @@ class NewReplaySerializer(serializers.Serializer):
         help_text="Messages of the quarantine, by their id.",
     )
 
-    def get_fields(self) -> dict[str, serializers.Field]:
-        # "from" is no name that a class body can hold.
-        return super().get_fields() | {
-            "from": Timestamp(required=False, help_text="Last received not before this time."),
-            "to": Timestamp(required=False, help_text="Last received before this time."),
-        }
-
     def validate_device(self, value: Any) -> Device:
         device = Device.objects.filter(uuid=value).first()
         if device is None:
             raise serializers.ValidationError(_("There is no device with the UUID %(uuid)s.") % {"uuid": value})
         return device
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if "from" in attrs and "to" in attrs and attrs["from"] >= attrs["to"]:
-            refusal = _("'from' is before 'to': the range as given holds no instant.")
-            raise serializers.ValidationError({"from": refusal})
-        return attrs
 
 
 class ReplaySerializer(serializers.ModelSerializer[Replay]):
@@ -57,18 +48,18 @@ class ReplaySerializer(serializers.ModelSerializer[Replay]):
     finished_at = Timestamp(read_only=True)
     state = serializers.ChoiceField(choices=Replay.State.choices, read_only=True)
     refused = serializers.SerializerMethodField(help_text="Refused again: how many, by reason.")
-    gone = serializers.IntegerField(
-        read_only=True, help_text="Had left the quarantine before their turn; known at the end."
+    already_removed = serializers.IntegerField(
+        source="gone", read_only=True, help_text="Had left the quarantine before their turn; known at the end."
     )
     percent = serializers.IntegerField(read_only=True)
-    note = serializers.CharField(read_only=True, help_text="What it waits for, in words.")
+    description = serializers.CharField(source="note", read_only=True, help_text="What it waits for, in words.")
 
     class Meta:
         model = Replay
         fields: ClassVar = [
             "id",
             "state",
-            "note",
+            "description",
             "reason",
             "device",
             "topic",
@@ -79,7 +70,7 @@ class ReplaySerializer(serializers.ModelSerializer[Replay]):
             "stored",
             "duplicates",
             "refused",
-            "gone",
+            "already_removed",
             "percent",
             "created_at",
             "created_by",
@@ -111,15 +102,16 @@ class ReplaySerializer(serializers.ModelSerializer[Replay]):
         return dict(replay.refused)
 
 
-class QuarantineFloodSerializer(serializers.ModelSerializer[QuarantineFlood]):
+class SuppressedMessagesSerializer(serializers.ModelSerializer[QuarantineFlood]):
     """Messages of a day (UTC) that are like others in the quarantine, and were counted instead of kept."""
 
     device = serializers.SerializerMethodField(help_text="The device's UUID; null where it is none.")
-    last_received_at = Timestamp(read_only=True)
+    count = serializers.IntegerField(source="times", read_only=True)
+    received_at = Timestamp(source="last_received_at", read_only=True)
 
     class Meta:
         model = QuarantineFlood
-        fields: ClassVar = ["day", "reason", "device", "source", "times", "detail", "last_received_at"]
+        fields: ClassVar = ["day", "reason", "device", "source", "count", "detail", "received_at"]
         read_only_fields = fields
 
     @extend_schema_field(OpenApiTypes.UUID)
@@ -128,11 +120,12 @@ class QuarantineFloodSerializer(serializers.ModelSerializer[QuarantineFlood]):
 
 
 class QuarantinedSerializer(serializers.ModelSerializer[Quarantined]):
-    """A message that was refused, as it was sent. The same one again raises `times` and `received_at`."""
+    """A message that was refused, as it was sent. The same one again raises `count` and `received_at`."""
 
     device = serializers.UUIDField(source="device.uuid", read_only=True, allow_null=True, default=None)
     received_at = Timestamp(source="last_received_at", read_only=True)
     first_received_at = Timestamp(read_only=True)
+    count = serializers.IntegerField(source="times", read_only=True)
     payload = serializers.SerializerMethodField(help_text="As it was sent; of a large one the first 64 KiB.")
     payload_encoding = serializers.SerializerMethodField()
     payload_size = serializers.IntegerField(read_only=True, help_text="How many bytes were sent.")
@@ -147,7 +140,7 @@ class QuarantinedSerializer(serializers.ModelSerializer[Quarantined]):
             "device",
             "received_at",
             "first_received_at",
-            "times",
+            "count",
             "payload",
             "payload_encoding",
             "payload_size",

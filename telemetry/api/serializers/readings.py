@@ -62,7 +62,7 @@ class SeriesSerializer(serializers.Serializer):
 class AggregateSerializer(serializers.Serializer):
     """The readings of one interval. Of texts there are only `count` and `last`."""
 
-    start = serializers.DateTimeField(help_text="When it begins, with the offset of the time zone that was asked for.")
+    starts_at = serializers.DateTimeField(help_text="When it begins, with the offset of the requested time zone.")
     count = serializers.IntegerField(required=False)
     min = ValueField(required=False, allow_null=True)
     max = ValueField(required=False, allow_null=True)
@@ -91,7 +91,7 @@ class PointSerializer(serializers.Serializer):
 
 class ChartSeriesSerializer(SeriesSerializer):
     points = PointSerializer(many=True)
-    gaps = serializers.ListField(
+    silences = serializers.ListField(
         child=serializers.ListField(child=Timestamp(), min_length=2, max_length=2),
         help_text="Silences that are unusual for the series: [last before, first after].",
     )

@@ -96,7 +96,7 @@ class _Rows:
                 values = _values(bucket, one.value_type)
             else:
                 values = _nothing(last if self._fill == "previous" else None, one.value_type)
-            rows.append({"start": self._starts[number]} | {name: values[name] for name in names})
+            rows.append({"starts_at": self._starts[number]} | {name: values[name] for name in names})
         return rows
 
 

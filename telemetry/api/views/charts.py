@@ -64,7 +64,7 @@ class ChartView(ParametersView):
 def _drawn(line: charts.Line) -> dict[str, Any]:
     return {
         "points": [{"time": _unix(at), "value": value} for at, value in line.points],
-        "gaps": [[_unix(earlier), _unix(later)] for earlier, later in line.gaps],
+        "silences": [[_unix(earlier), _unix(later)] for earlier, later in line.gaps],
         "resolution_seconds": line.resolution,
     }
 

@@ -23,8 +23,8 @@ from tenants.infrastructure.schema_context import current_schema
 from tenants.services.roles import Role
 
 
-class WholeExportView(AuditedView):
-    """The whole of a tenant, for its administrators and for keys that were issued for this."""
+class TenantExportView(AuditedView):
+    """The whole of a tenant, for its administrators and for keys with the scope admin."""
 
     role_to_read = Role.ADMIN
     only_admin_keys = True
@@ -33,7 +33,7 @@ class WholeExportView(AuditedView):
     content_negotiation_class = JSONErrorsNegotiation
     renderer_classes = (JSONRenderer,)
 
-    @extend_schema(operation_id="export_everything", responses={(200, "application/zip"): OpenApiTypes.BINARY})
+    @extend_schema(operation_id="tenant_export", responses={(200, "application/zip"): OpenApiTypes.BINARY})
     def get(self, request: Request) -> StreamingHttpResponse:
         """A ZIP with every table as NDJSON, and a manifest with counts and SHA-256.
 
@@ -43,7 +43,7 @@ class WholeExportView(AuditedView):
         return answer(request._request, stream_access(request, Role.ADMIN).may_watch)
 
 
-class ExportView(ParametersView):
+class ReadingsExportView(ParametersView):
     """Readings as a file."""
 
     http_method_names = ("get",)
@@ -65,7 +65,7 @@ class ExportView(ParametersView):
         """All readings of the series as CSV or NDJSON, series after series, each in order of time.
 
         The transfer is broken off where the file cannot be finished: one that ends as HTTP says is whole. The last
-        line of NDJSON says `complete`; what is known to be missing beforehand is in the header `Gwanje-Incomplete`.
+        line of NDJSON says `complete`; what is known to be missing beforehand is in the header `Gwanje-Warnings`.
         """
         wanted = self.valid_parameters()
         requested, chosen = time_range(wanted), select_series(wanted)
@@ -90,5 +90,5 @@ class ExportView(ParametersView):
         answer = StreamingHttpResponse(content, content_type=kind)
         answer["Content-Disposition"] = f'attachment; filename="readings-{requested.stop:%Y%m%dT%H%M%SZ}.{form}"'
         if lacks:
-            answer["Gwanje-Incomplete"] = ", ".join(lack.code for lack in lacks)
+            answer["Gwanje-Warnings"] = ", ".join(lack.code for lack in lacks)
         return answer

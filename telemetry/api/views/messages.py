@@ -19,15 +19,15 @@ from tenants.api.errors import ErrorSerializer
 from tenants.api.views.base import CursorPageView, ObjectsView, TenantView
 
 
-class GapsView(TenantView):
+class MissingSequencesView(TenantView):
     """Which messages of a device are missing."""
 
-    @extend_schema(operation_id="devices_gaps", responses=shapes.GapsSerializer)
+    @extend_schema(operation_id="devices_missing_sequences", responses=shapes.MissingSequencesSerializer)
     def get(self, request: Request, uuid: UUID) -> Response:
         """Which numbers of a device's messages (version 2) are missing, and how many should be there."""
         device = device_by_uuid(uuid)
         whole = Completeness.of(device)
-        rows = shapes.GapSerializer(gaps_of([device.pk], limit=shapes.MAX_GAPS), many=True).data
+        rows = shapes.MissingRangeSerializer(gaps_of([device.pk], limit=shapes.MAX_RANGES), many=True).data
         return Response({"expected": whole.expected, "missing": whole.missing, "results": rows})
 
 

@@ -19,18 +19,18 @@ from telemetry.services.mapping import application, proposal, sample_messages
 from tenants.api.errors import ErrorSerializer
 
 
-class ProposeView(AuditedView):
+class MetricProposalView(AuditedView):
     """Metrics for a component type, guessed from a message."""
 
     @extend_schema(
-        operation_id="component_types_propose",
-        request=shapes.ProposeSerializer,
-        responses={200: shapes.ProposalSerializer, 404: ErrorSerializer},
+        operation_id="metric_mapping_proposal",
+        request=shapes.ProposalSourceSerializer,
+        responses={200: shapes.MetricProposalSerializer, 404: ErrorSerializer},
     )
     def post(self, request: Request, id: int) -> Response:  # noqa: A002 (the name in the address)
         """What the type's metrics could be, from an example, and the readings that they would give. Changes nothing."""
         component_type = _type(id)
-        wanted = _valid(shapes.ProposeSerializer(data=request.data))
+        wanted = _valid(shapes.ProposalSourceSerializer(data=request.data))
         try:
             message = _example(component_type, wanted)
             given = wanted.get("metrics")
@@ -39,32 +39,32 @@ class ProposeView(AuditedView):
         except ModelError as error:
             raise ValidationError(error.messages) from error
         answer = {
-            "example": message,
+            "message": message,
             "metrics": metrics,
             "readings": seen.readings,
             "unmapped": seen.unmapped,
             "refusal": seen.refusal,
         }
-        return Response(shapes.ProposalSerializer(answer).data)
+        return Response(shapes.MetricProposalSerializer(answer).data)
 
 
-class AcceptView(AuditedView):
+class MetricMappingView(AuditedView):
     """Metrics that were proposed, accepted."""
 
     @extend_schema(
-        operation_id="component_types_accept",
-        request=shapes.AcceptSerializer,
-        responses={201: shapes.AcceptedSerializer, 404: ErrorSerializer},
+        operation_id="metric_mapping_apply",
+        request=shapes.MetricMappingSerializer,
+        responses={201: shapes.AppliedMappingSerializer, 404: ErrorSerializer},
     )
     def post(self, request: Request, id: int) -> Response:  # noqa: A002
         """Make the metrics; what was kept of their values without a metric becomes theirs."""
         component_type = _type(id)
-        wanted = _valid(shapes.AcceptSerializer(data=request.data))
+        wanted = _valid(shapes.MetricMappingSerializer(data=request.data))
         try:
             done = application.accept(component_type, _metrics(wanted["metrics"]), acting_user=self.acting_user)
         except ModelError as error:
             raise ValidationError(error.messages) from error
-        return Response(shapes.AcceptedSerializer(done).data, status=201)
+        return Response(shapes.AppliedMappingSerializer(done).data, status=201)
 
 
 def _type(pk: int) -> ComponentType:
@@ -92,10 +92,10 @@ def _example(component_type: ComponentType, wanted: dict[str, Any]) -> dict[str,
         if not isinstance(payload, str):
             raise ModelError(_("A payload is a JSON object, or a message as text."))
         return proposal.example_of(payload)
-    if "quarantined" in wanted:
-        row = Quarantined.objects.filter(pk=wanted["quarantined"]).first()
+    if "quarantine_id" in wanted:
+        row = Quarantined.objects.filter(pk=wanted["quarantine_id"]).first()
         if row is None:
-            raise NotFound(_("There is no quarantined message %(id)s.") % {"id": wanted["quarantined"]})
+            raise NotFound(_("There is no quarantined message %(id)s.") % {"id": wanted["quarantine_id"]})
         return sample_messages.of_quarantine(row)
     found = sample_messages.examples(component_type, device=device_by_uuid(wanted["device"]), limit=1)
     if not found:

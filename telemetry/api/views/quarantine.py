@@ -14,7 +14,7 @@ from devices.api.filters import device_by_uuid
 from devices.api.views.base import AuditedView
 from devices.models import Device
 from telemetry.api import parameters
-from telemetry.api.filters import FloodFilter
+from telemetry.api.filters import SuppressedMessagesFilter
 from telemetry.api.serializers import quarantine as shapes
 from telemetry.models import QuarantineFlood, Replay
 from telemetry.services.quarantine import replays
@@ -65,14 +65,14 @@ class ReplayViewSet(
         return Response(self.get_serializer(replay).data)
 
 
-class QuarantineFloodViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
+class SuppressedMessagesViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
     """Refused messages that were counted instead of kept, because there were too many of one kind on a day."""
 
     queryset = QuarantineFlood.objects.annotate(
         device_uuid=Subquery(Device.objects.filter(pk=OuterRef("device_id")).values("uuid"))
     ).order_by("-day", "-times", "id")
-    serializer_class = shapes.QuarantineFloodSerializer
-    filterset_class = FloodFilter
+    serializer_class = shapes.SuppressedMessagesSerializer
+    filterset_class = SuppressedMessagesFilter
 
 
 class QuarantineView(CursorPageView):

@@ -107,7 +107,7 @@ class Export:
         if self._wanted.form == "csv":
             return b""
         lacks = [asdict(lack) for lack in self._wanted.lacks]
-        return _line({"complete": not lacks, "readings": self._count, "incomplete": lacks})
+        return _line({"complete": not lacks, "readings": self._count, "warnings": lacks})
 
 
 async def stream(wanted: Wanted, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:

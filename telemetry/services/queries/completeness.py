@@ -22,7 +22,7 @@ class Code(StrEnum):
     MORE = "more"
     RUNNING = "running"
     RETENTION = "retention"
-    PARKED = "parked"
+    PARKED = "deferred"
 
 
 @dataclass(frozen=True, slots=True)
