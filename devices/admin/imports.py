@@ -54,7 +54,7 @@ class UploadForm(forms.Form):
         file = self.cleaned_data["file"]
         if file.size > settings.IMPORT_MAX_BYTES:
             raise ValidationError(
-                _t("The file is larger than %(most)d bytes: split it.") % {"most": settings.IMPORT_MAX_BYTES}
+                _t("The file must not be larger than %(most)d bytes. Split it.") % {"most": settings.IMPORT_MAX_BYTES}
             )
         return file
 

@@ -26,13 +26,13 @@ class ApiKeyAuthentication(BaseAuthentication):
             return None
         text = text.strip()
         if not _KEY.match(text):
-            raise AuthenticationFailed(_("Write the key as it was issued: Authorization: Bearer gwj_…"))
+            raise AuthenticationFailed(_("The header must hold the key exactly as issued: Authorization: Bearer gwj_…"))
         key = find_api_key(text.decode("ascii"))
         if key is None:
             raise AuthenticationFailed(
                 _(
-                    "This API key is not valid here: it is unknown to this tenant, or expired, or revoked. "
-                    "An administrator of the tenant issues a new one."
+                    "This API key is not valid in this tenant: unknown, expired or revoked. "
+                    "An administrator of the tenant can issue a new one."
                 )
             )
         return key, key

@@ -24,7 +24,7 @@ from devices.models import (
     Unit,
 )
 
-_NO_SUCH_TYPE = _("There is no component type with this key: component-types/ lists those there are.")
+_NO_SUCH_TYPE = _("There is no component type with this key. component-types/ lists the component types.")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -32,9 +32,7 @@ def device_by_uuid(uuid: UUID) -> Device:
     """The current tenant's device. Raises NotFound, in the same words for a device of another tenant."""
     device = Device.objects.filter(uuid=uuid).first()
     if device is None:
-        raise NotFound(
-            _t("There is no device with the UUID %(uuid)s: devices/ lists those there are.") % {"uuid": uuid}
-        )
+        raise NotFound(_t("There is no device with the UUID %(uuid)s. devices/ lists the devices.") % {"uuid": uuid})
     return device
 
 

@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from devices.models.presence import Cause, Status
-from tenants.api.fields import time_zone
+from tenants.api.fields import WholeNumber, time_zone
 from tenants.api.parameters import CursorParameters, RangeParameters
 
 DAY = timedelta(days=1)
@@ -34,14 +34,14 @@ class TimelineParameters(RangeParameters):
         stop = max(min(attrs.get("to", now), now), _EARLIEST)
         start = max(attrs.get("from", stop - DAY), _EARLIEST)
         if stop - start > LONGEST:
-            refusal = _("A timeline is of at most %(days)d days: ask for less.") % {"days": LONGEST.days}
+            refusal = _("The range must not be longer than %(days)d days.") % {"days": LONGEST.days}
             raise serializers.ValidationError({"from": refusal})
         return {"from": start, "to": max(start, stop)}
 
 
 class AvailabilityParameters(serializers.Serializer):
     month = serializers.CharField(required=False, help_text="The month, or the last of them; this month unless given.")
-    months = serializers.IntegerField(
+    months = WholeNumber(
         min_value=1, max_value=MOST_MONTHS, default=1, help_text="How many months up to that one, newest first."
     )
     timezone = serializers.CharField(
@@ -51,7 +51,9 @@ class AvailabilityParameters(serializers.Serializer):
     def validate_month(self, value: str) -> tuple[int, int]:
         found = _MONTH.match(value)
         if found is None:
-            raise serializers.ValidationError(_("%(value)r is no month. Write it like 2026-11.") % {"value": value})
+            raise serializers.ValidationError(
+                _("%(value)r is not a valid month; use a form such as 2026-11.") % {"value": value}
+            )
         return int(found[1]), int(found[2])
 
     def validate_timezone(self, value: str) -> ZoneInfo:

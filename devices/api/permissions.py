@@ -35,14 +35,14 @@ class TenantAccess(MemberPermission):
 
     def _key_may(self, key: ApiKey, reading: bool, view: "APIView") -> bool:
         if not getattr(view, "open_to_keys", True):
-            self.message = _("API keys are managed by a person: log in as an administrator of the tenant.")
+            self.message = _("API keys cannot manage API keys. Log in as an administrator of the tenant.")
             return False
         if key.scope == ApiKey.Scope.ADMIN:
             return True
         if getattr(view, "only_admin_keys", False):
-            self.message = _("This needs an API key that may export everything, or an administrator of the tenant.")
+            self.message = _("This requires an API key with the scope admin, or an administrator of the tenant.")
             return False
-        self.message = _("This API key may only read: use one that was issued to read and write.")
+        self.message = _("This API key can only read. Use a key with the scope write.")
         return reading or key.scope == ApiKey.Scope.WRITE
 
 

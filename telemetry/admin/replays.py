@@ -94,7 +94,7 @@ class ReplayAdmin(ReadOnly, TenantModelAdmin):
         if replays.cancel(replay, acting_user=person(request)):
             messages.success(request, _t("The replay is cancelled."))
         else:
-            messages.warning(request, _t("The replay had ended before."))
+            messages.warning(request, _t("The replay has already ended."))
         return redirect(page_of(replay))
 
     def _replay(self, request: HttpRequest, object_id: str) -> Replay:

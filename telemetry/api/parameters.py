@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from telemetry.models import Reason
 from telemetry.services.queries import calendar_intervals
-from tenants.api.fields import time_zone
+from tenants.api.fields import WholeNumber, time_zone
 from tenants.api.pagination import MAX_LIMIT
 from tenants.api.parameters import CursorParameters, RangeParameters, limit_field
 
@@ -84,15 +84,15 @@ class AggregatesParameters(SeriesRangeParameters):
         try:
             return calendar_intervals.parse(value)
         except calendar_intervals.BadInterval as error:
-            values = {"value": value, "why": error}
-            raise serializers.ValidationError(_("%(value)r is no interval: %(why)s.") % values) from error
+            values = {"value": value, "reason": error}
+            raise serializers.ValidationError(_("%(value)r is not a valid interval; %(reason)s.") % values) from error
 
     def validate_timezone(self, value: str) -> ZoneInfo:
         return time_zone(value)
 
 
 class ChartParameters(SeriesRangeParameters):
-    max_points = serializers.IntegerField(
+    max_points = WholeNumber(
         min_value=3, max_value=MAX_POINTS, default=500, help_text=f"How many points a line has, 3 to {MAX_POINTS}."
     )
 

@@ -55,7 +55,13 @@ def select_series(wanted: dict[str, Any], most: int | None = None) -> SelectedSe
     if most is not None and len(found) > most:
         values = {"number": len(found), "most": most}
         raise ValidationError(
-            {"device": _("These are %(number)d series, and %(most)d at most: name fewer devices or metrics.") % values}
+            {
+                "device": _(
+                    "The request selects %(number)d series; at most %(most)d are allowed."
+                    " Name fewer devices or metrics."
+                )
+                % values
+            }
         )
     order = {device.pk: number for number, device in enumerate(devices.values())}
     found.sort(key=lambda one: (order[one.device_id], one.component, one.metric, one.pk))
@@ -91,7 +97,7 @@ def time_range(wanted: dict[str, Any]) -> TimeRange:
     start = max(wanted.get("from", calendar_intervals.EARLIEST), calendar_intervals.EARLIEST)
     stop = min(wanted.get("to", now), latest)
     if start >= stop:
-        raise ValidationError({"from": _("Nothing is measured yet at this time: it is in the future.")})
+        raise ValidationError({"from": _("'from' must not be in the future.")})
     return TimeRange(start, stop, wanted.get("to", stop))
 
 
@@ -102,7 +108,7 @@ def query_budget(parameter: str) -> Iterator[None]:
         with bounded():
             yield
     except TooMuchWork:
-        refusal = _("The range holds too many readings to work through in time: ask for a shorter one.")
+        refusal = _("The range contains too many readings to process in time. Use a shorter range.")
         raise ValidationError({parameter: refusal}) from None
 
 
@@ -143,9 +149,7 @@ def _devices(uuids: Iterable[UUID]) -> dict[UUID, Device]:
     found = {device.uuid: device for device in Device.objects.filter(uuid__in=wanted)}
     for uuid in wanted:
         if uuid not in found:
-            raise NotFound(
-                _("There is no device with the UUID %(uuid)s: devices/ lists those there are.") % {"uuid": uuid}
-            )
+            raise NotFound(_("There is no device with the UUID %(uuid)s. devices/ lists the devices.") % {"uuid": uuid})
     return {uuid: found[uuid] for uuid in wanted}
 
 

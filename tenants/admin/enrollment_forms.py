@@ -79,5 +79,7 @@ class EnrollmentTableForm(forms.Form):
     def clean_file(self) -> Any:
         file = self.cleaned_data["file"]
         if file.size > _MOST_BYTES:
-            raise ValidationError(_t("The file is larger than %(most)d bytes: split it.") % {"most": _MOST_BYTES})
+            raise ValidationError(
+                _t("The file must not be larger than %(most)d bytes. Split it.") % {"most": _MOST_BYTES}
+            )
         return file

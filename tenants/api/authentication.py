@@ -21,7 +21,7 @@ class CarefulBasicAuthentication(BasicAuthentication):
         key = f"public:basic:{address}:{userid}"
         failures, wait = window_counts.count(key, seconds=_WINDOW_SECONDS, add=0)
         if failures >= _FAILURES:
-            raise Throttled(wait, _("Too many wrong passwords."))
+            raise Throttled(wait, _("Too many wrong passwords. Try again later."))
         try:
             return super().authenticate_credentials(userid, password, request)
         except AuthenticationFailed:

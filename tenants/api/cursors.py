@@ -26,7 +26,7 @@ def decode(scope: str, text: str) -> list[Any]:
         return list(_signer(scope).unsign_object(text))
     except BadSignature as error:
         raise ValidationError(
-            {"cursor": _("This is no cursor of this list. Follow `next` as it was given, or begin without a cursor.")}
+            {"cursor": _("The cursor does not belong to this list. Use `next` unchanged, or start without a cursor.")}
         ) from error
 
 

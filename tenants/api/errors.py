@@ -32,7 +32,9 @@ class Conflict(APIException):
 
     status_code = 409
     default_code = "conflict"
-    default_detail = gettext_lazy("Somebody else changed the same thing at the same time: look at it again and repeat.")
+    default_detail = gettext_lazy(
+        "Another request changed the same object at the same time. Read it again and repeat the request."
+    )
 
 
 class TooLarge(APIException):
@@ -61,14 +63,16 @@ class Handler(ExceptionHandler):
             return Conflict(_in_use(exc))
         if isinstance(exc, RequestDataTooBig):
             return TooLarge(
-                _("A request holds at most %(limit)d bytes: send it in parts.")
+                _("The request must not be larger than %(limit)d bytes. Send it in parts.")
                 % {"limit": settings.DATA_UPLOAD_MAX_MEMORY_SIZE}
             )
         if isinstance(exc, IntegrityError):
             return Conflict()
         if isinstance(exc, DataError):
             # A NUL in the name of something that is looked up: all the rest is refused by the serializers.
-            return exceptions.ValidationError(_("The request holds a text or number that the database cannot keep."))
+            return exceptions.ValidationError(
+                _("The request contains a text or number that the database cannot store.")
+            )
         if isinstance(exc, DATABASE_LOST):
             return Unavailable()
         if isinstance(exc, ObjectDoesNotExist):
@@ -134,7 +138,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
         answer = JsonResponse(body(503, "unavailable", str(Unavailable.default_detail)), status=503)
         answer["Retry-After"] = str(Unavailable.wait)
         return answer
-    return JsonResponse(body(500, "error", _("The platform failed; the error is in its log.")), status=500)
+    return JsonResponse(body(500, "error", _("Internal error. Details are in the platform's log.")), status=500)
 
 
 def _in_use(error: ProtectedError) -> str:
@@ -142,4 +146,4 @@ def _in_use(error: ProtectedError) -> str:
     names = ", ".join(str(holder) for holder in holders[:5]) + (", …" if len(holders) > 5 else "")
     kind = holders[0]._meta.verbose_name_plural if holders else _("others")
     values = {"number": len(holders), "kind": kind, "names": names}
-    return _("It is in use by %(number)d %(kind)s (%(names)s): change or remove them first.") % values
+    return _("It is in use by %(number)d %(kind)s (%(names)s). Change or remove them first.") % values

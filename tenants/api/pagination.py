@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from django.utils.translation import gettext as _
 from rest_framework.exceptions import ValidationError
 from rest_framework.pagination import LimitOffsetPagination
 from rest_framework.request import Request
+
+from .fields import range_refusal
 
 MAX_LIMIT = 1000
 _MAX_OFFSET = 10**9
@@ -38,6 +39,5 @@ def whole_number(request: Request, name: str, lowest: int, highest: int, default
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 20 and lowest <= int(text) <= highest):
-        values = {"name": name, "lowest": lowest, "highest": highest}
-        raise ValidationError({name: _("%(name)r is a whole number from %(lowest)d to %(highest)d.") % values})
+        raise ValidationError({name: range_refusal(name, lowest, highest, text)})
     return int(text)

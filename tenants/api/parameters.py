@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 
-from .fields import Timestamp
+from .fields import Timestamp, WholeNumber
 from .pagination import MAX_LIMIT
 
 
-def limit_field(default: int = 100) -> serializers.IntegerField:
+def limit_field(default: int = 100) -> WholeNumber:
     """Return the parameter `limit`: how many results a page holds."""
-    return serializers.IntegerField(
+    return WholeNumber(
         min_value=1, max_value=MAX_LIMIT, default=default, help_text=f"How many results, 1 to {MAX_LIMIT}."
     )
 

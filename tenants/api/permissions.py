@@ -28,17 +28,17 @@ class MemberPermission(BasePermission):
         )
         role = role_of(request.user, getattr(request, "tenant", None))
         if role is None:
-            self.message = _("You are no member of this tenant: one of its administrators can make you one.")
+            self.message = _("You are not a member of this tenant. Its administrators can add you.")
         else:
             roles = {"needed": needed.value, "role": role.value}
-            self.message = _("This needs the role %(needed)s in this tenant; yours is %(role)s.") % roles
+            self.message = _("This requires the role %(needed)s in this tenant; your role is %(role)s.") % roles
         return reaches(role, needed)
 
 
 class IsSuperuser(BasePermission):
     """Superusers of the platform."""
 
-    message = gettext_lazy("This needs a superuser of the platform.")
+    message = gettext_lazy("This requires a superuser of the platform.")
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         """Return whether the user is an active superuser."""

@@ -44,7 +44,7 @@ def read_table(content: bytes, known: Sequence[str], needed: Sequence[str] = ())
     """
     if len(content) > settings.IMPORT_MAX_BYTES:
         raise ValidationError(
-            _("The file is larger than %(most)d bytes: split it.") % {"most": settings.IMPORT_MAX_BYTES}
+            _("The file must not be larger than %(most)d bytes. Split it.") % {"most": settings.IMPORT_MAX_BYTES}
         )
     if not content.strip():
         raise ValidationError(_("The file is empty."))

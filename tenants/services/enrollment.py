@@ -167,7 +167,7 @@ def _save(devices: Sequence[PreregisteredDevice]) -> None:
             PreregisteredDevice.objects.bulk_create(devices, batch_size=_AT_ONCE)
     except IntegrityError as error:
         raise ValidationError(
-            _("Somebody else changed the same thing at the same time: look at it again and repeat.")
+            _("Another request changed the same object at the same time. Read it again and repeat the request.")
         ) from error
 
 

@@ -45,7 +45,7 @@ def test_a_body_that_is_too_large_is_not_read(api: Api, settings: Any) -> None:
     assert raw(api, b'{"name": "' + b"x" * 50 + b'"}').status_code == 201
     answer = raw(api, b'{"name": "' + b"x" * 100 + b'"}')
     assert answer.status_code == 413
-    assert "at most 100 bytes" in problems(answer)[None]
+    assert "must not be larger than 100 bytes" in problems(answer)[None]
 
 
 def test_another_kind_of_body_is_refused(api: Api) -> None:
@@ -66,7 +66,7 @@ def test_a_missing_last_slash_is_put_there_for_reading_and_named_for_writing(api
     assert (answer.status_code, answer["Location"]) == (302, "/t/alpha/api/v1/devices/?limit=5")
     answer = api.post("devices", {"name": "x"})
     assert answer.status_code == 404
-    assert "its address ends with a slash, /t/alpha/api/v1/devices/" in problems(answer)[None]
+    assert "The address must end with a slash: /t/alpha/api/v1/devices/" in problems(answer)[None]
 
 
 def test_a_number_that_no_id_can_be(api: Api) -> None:

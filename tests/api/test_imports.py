@@ -201,7 +201,7 @@ def test_rows_come_as_json_too(api: Api, tenant_a: Any) -> None:
     assert answer.status_code == 200, answer.content
     assert answer.json()["counts"]["new"] == 1
     both = api.post("devices/import/", {})
-    assert "Send a file, or rows" in problems(both)["file"]
+    assert "Send either 'file' or 'rows'" in problems(both)["file"]
     unknown = api.post("devices/import/", {"rows": [{"colour": "red"}]})
     assert "colour" in " ".join(problems(unknown).values())
 

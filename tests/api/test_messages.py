@@ -139,7 +139,7 @@ def test_every_reason_may_be_asked_for_and_no_other(api: Api) -> None:
     for reason in Reason.values:
         assert api.get("quarantine/", reason=reason).status_code == 200
     assert "not a valid choice" in problems(api.get("quarantine/", reason="bad"))["reason"]
-    assert "Known here: cursor, device, from" in problems(api.get("quarantine/", resaon="malformed"))["resaon"]
+    assert "Known parameters: cursor, device, from" in problems(api.get("quarantine/", resaon="malformed"))["resaon"]
     assert api.get("quarantine/", device=uuid4()).status_code == 404
 
 

@@ -46,13 +46,13 @@ def test_a_change_of_a_unit_works_the_conversion_out_again(api: Api, tenant_a: A
         ({"minimum": 2, "maximum": 1}, "minimum", "greater than the maximum"),
         ({"minimum": "Infinity"}, "minimum", "valid number"),
         ({"maximum": "nan"}, "maximum", "valid number"),
-        ({"value_type": "text", "unit": "°C"}, "value_type", "belong to a number"),
+        ({"value_type": "text", "unit": "°C"}, "value_type", "Only a number can have a unit"),
         ({"value_type": "boolean", "true_value": "ON"}, "false_value", "both words"),
         ({"value_type": "integer"}, "value_type", "not a valid choice"),
         ({"key": "a b"}, "key", "Use letters"),
-        ({"factor": 3}, "factor", "There is no member 'factor'"),
+        ({"factor": 3}, "factor", "'factor' is not a known member"),
         ({"component_type": "nothing"}, "component_type", "There is no component type nothing"),
-        ({"component_type": "nul\x00"}, None, "cannot keep"),
+        ({"component_type": "nul\x00"}, None, "cannot store"),
     ],
 )
 def test_a_metric_that_is_wrong_says_what_to_mend(

@@ -25,7 +25,7 @@ def test_propose_change_and_accept(api: Api, tenant_a: Any) -> None:
         {"metric": "temperature", "value": 20.0, "unit": "°C"},
         {"metric": "humidity", "value": 44.0, "unit": "%"},
     ]
-    assert (found["unmapped"], found["refusal"], found["example"]) == ([], None, payload)
+    assert (found["unmapped"], found["refusal"], found["message"]) == ([], None, payload)
 
     metrics = [{**found["metrics"][0], "maximum": 10}, found["metrics"][1]]
     seen = api.post(f"component-types/{kind}/metric-mapping/proposal/", {"payload": payload, "metrics": metrics}).json()
@@ -47,14 +47,14 @@ def test_propose_change_and_accept(api: Api, tenant_a: Any) -> None:
 def test_what_is_asked_wrongly_is_said(api: Api) -> None:
     kind = _type(api)
     for body, text in (
-        ({}, "Give exactly one of"),
-        ({"payload": {}, "quarantine_id": 1}, "Give exactly one of"),
-        ({"payload": 5}, "A payload is"),
+        ({}, "Exactly one of"),
+        ({"payload": {}, "quarantine_id": 1}, "Exactly one of"),
+        ({"payload": 5}, "'payload' must be"),
         ({"payload": "{"}, "no message"),
         ({"payload": {}, "metrics": [{"key": "a", "path": "a..b"}]}, "is no path"),
         ({"payload": {}, "metrics": [{"key": "a", "path": "a", "unit": "parsec"}]}, "There is no unit"),
-        ({"payload": {}, "metrics": [{"key": "a", "path": "a", "factor": 2}]}, "There is no member"),
-        ({"payload": {}, "other": 1}, "There is no member"),
+        ({"payload": {}, "metrics": [{"key": "a", "path": "a", "factor": 2}]}, "is not a known member"),
+        ({"payload": {}, "other": 1}, "is not a known member"),
     ):
         answer = api.post(f"component-types/{kind}/metric-mapping/proposal/", body)
         assert answer.status_code == 400, body

@@ -86,7 +86,7 @@ def test_a_cursor_of_another_device_does_not_help(api: Api, told: Any, tenant_a:
     following = api.get(f"devices/{told.uuid}/history/", limit=1).json()["next"]
     other = make_device(tenant_a)
     answer = api.get(following.replace(str(told.uuid), str(other.uuid)))
-    assert "no cursor of this list" in problems(answer)["cursor"]
+    assert "does not belong to this list" in problems(answer)["cursor"]
 
 
 @pytest.mark.parametrize(
@@ -94,17 +94,17 @@ def test_a_cursor_of_another_device_does_not_help(api: Api, told: Any, tenant_a:
     [
         ("history/", {"status": "online"}, "status", "is not a valid choice"),
         ("history/", {"cause": "fate"}, "cause", "is not a valid choice"),
-        ("history/", {"from": "2024-11-22T09:30:00Z"}, "from", "There is no parameter 'from'"),
+        ("history/", {"since": "2024-11-22T09:30:00Z"}, "since", "'since' is not a known parameter"),
         ("history/", {"from": "2024-11-22T09:30:00"}, "from", "has no offset"),
-        ("history/", {"cursor": "made-up"}, "cursor", "no cursor of this list"),
+        ("history/", {"cursor": "made-up"}, "cursor", "does not belong to this list"),
         ("timeline/", {"from": "2024-11-22T09:30:00Z", "to": "2024-11-22T09:30:00Z"}, "from", "earlier than"),
-        ("timeline/", {"from": "2020-01-01T00:00:00Z", "to": "2022-01-01T00:00:00Z"}, "from", "at most 366 days"),
-        ("availability/", {"month": "2026-13"}, "month", "Write it like 2026-11"),
-        ("availability/", {"month": "0001-01"}, "month", "is no month"),
-        ("availability/", {"months": "0"}, "months", "greater than or equal to 1"),
-        ("availability/", {"months": "37"}, "months", "less than or equal to 36"),
-        ("availability/", {"timezone": "Mars/Olympus"}, "timezone", "is no time zone"),
-        ("availability/", {"timezone": "../../etc/passwd"}, "timezone", "is no time zone"),
+        ("timeline/", {"from": "2020-01-01T00:00:00Z", "to": "2022-01-01T00:00:00Z"}, "from", "longer than 366 days"),
+        ("availability/", {"month": "2026-13"}, "month", "use a form such as 2026-11"),
+        ("availability/", {"month": "0001-01"}, "month", "is not a valid month"),
+        ("availability/", {"months": "0"}, "months", "'months' must be a whole number from 1 to 36, not '0'"),
+        ("availability/", {"months": "37"}, "months", "'months' must be a whole number from 1 to 36, not '37'"),
+        ("availability/", {"timezone": "Mars/Olympus"}, "timezone", "is not a valid time zone"),
+        ("availability/", {"timezone": "../../etc/passwd"}, "timezone", "is not a valid time zone"),
     ],
 )
 def test_a_question_that_is_wrong_says_what_to_mend(
@@ -352,7 +352,7 @@ def test_the_rules_of_presence_are_read_and_changed(api: Api, tenant_a: Any) -> 
     assert api.get("presence-settings/").json()["timeout_seconds"] == 90
     refused = api.patch("presence-settings/", {"flapping_changes": 1})
     assert "greater than or equal to 2" in problems(refused)["flapping_changes"]
-    assert "There is no member" in problems(api.patch("presence-settings/", {"id": 2}))["id"]
+    assert "is not a known member" in problems(api.patch("presence-settings/", {"id": 2}))["id"]
     with schema_context(tenant_a.schema_name):
         assert PresenceSettings.objects.count() == 1
         details = AuditEntry.objects.filter(object_type="devices.presencesettings").order_by("id")

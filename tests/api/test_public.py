@@ -119,7 +119,7 @@ def test_a_tenant_whose_creation_failed_is_resumed(staff: Client) -> None:
         ({"slug": "fine", "name": "x", "domain": "not a host"}, 400, "domain", "Give a host name"),
         ({"slug": "fine", "name": "x", "domain": "iot.example.com"}, 400, "domain", "platform's own address"),
         ({"slug": "fine", "name": "x", "domain": "taken.example.com"}, 409, None, "belongs to another tenant"),
-        ({"slug": "fine", "name": "x", "plan": "gold"}, 400, "plan", "There is no member 'plan'"),
+        ({"slug": "fine", "name": "x", "plan": "gold"}, 400, "plan", "'plan' is not a known member"),
     ],
 )
 def test_a_tenant_that_cannot_be_created_says_what_to_mend(

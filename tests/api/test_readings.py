@@ -197,7 +197,7 @@ def test_a_cursor_of_another_tenant_or_list_does_not_help(
 
     foreign = ask(cursor=cursor)
     assert foreign.status_code == 400
-    assert "no cursor of this list" in problems(foreign)["cursor"]
+    assert "does not belong to this list" in problems(foreign)["cursor"]
     assert api.get(page["next"].replace("/t/beta-farm/", "/t/alpha/")).status_code == 404  # the device is not here
     own = ask(limit=1).json()["next"].split("cursor=")[1].split("&")[0]
     changed = len(own) // 2  # the last character of base64 has bits that say nothing
@@ -211,19 +211,23 @@ def test_a_cursor_of_another_tenant_or_list_does_not_help(
     [
         ({"from": "2026-11-22T09:30:00"}, "from", "has no offset"),
         ({"to": "2026-11-22"}, "to", "has no offset"),
-        ({"from": "yesterday"}, "from", "no ISO 8601 time"),
-        ({"from": ""}, "from", "no ISO 8601 time"),
-        ({"from": "0001-01-01T00:00:00+14:00"}, "from", "no ISO 8601 time"),
+        ({"from": "yesterday"}, "from", "not a valid ISO 8601 time"),
+        ({"from": ""}, "from", "not a valid ISO 8601 time"),
+        ({"from": "0001-01-01T00:00:00+14:00"}, "from", "not a valid ISO 8601 time"),
         ({"from": "2026-11-22T09:30:00Z", "to": "2026-11-22T09:30:00Z"}, "from", "must be earlier than 'to'"),
-        ({"limit": "0"}, "limit", "greater than or equal to 1"),
-        ({"limit": "1001"}, "limit", "less than or equal to 1000"),
-        ({"limit": "x"}, "limit", "valid integer"),
+        ({"limit": "0"}, "limit", "'limit' must be a whole number from 1 to 1000, not '0'"),
+        ({"limit": "1001"}, "limit", "'limit' must be a whole number from 1 to 1000, not '1001'"),
+        ({"limit": "x"}, "limit", "'limit' must be a whole number from 1 to 1000, not 'x'"),
         ({"device": "x"}, "device", "valid UUID"),
         ({"component": ""}, "component", "blank"),
         ({"metric": "a\x00"}, "metric", "Null"),
-        ({"cursor": "made-up"}, "cursor", "no cursor of this list"),
-        ({"since": "2026-11-22T09:30:00Z"}, "since", "Known here: component, cursor, device, from, limit, metric, to."),
-        ({"page": "2"}, "page", "There is no parameter 'page'"),
+        ({"cursor": "made-up"}, "cursor", "does not belong to this list"),
+        (
+            {"since": "2026-11-22T09:30:00Z"},
+            "since",
+            "Known parameters: component, cursor, device, from, limit, metric, to.",
+        ),
+        ({"page": "2"}, "page", "'page' is not a known parameter"),
     ],
 )
 def test_a_question_that_is_wrong_says_what_to_mend(

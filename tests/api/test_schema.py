@@ -104,3 +104,12 @@ def test_the_guide_names_every_list(document: dict[str, Any]) -> None:
     guide = (ROOT / "docs" / "api-guide.md").read_text()
     lists = {path for path in document["paths"] if "{" not in path}
     assert {path for path in lists if path not in guide} == set()
+
+
+def test_the_root_lists_every_address_that_can_be_read_without_naming_an_object(
+    api: Api, document: dict[str, Any]
+) -> None:
+    root = api.get("").json()
+    readable = {path for path, methods in document["paths"].items() if "get" in methods and "{" not in path}
+    assert {f"/api/v1/{address}/" for address in root} == readable - {"/api/v1/"}
+    assert root["quarantine/suppressed"] == "http://testserver/t/alpha/api/v1/quarantine/suppressed/"

@@ -15,7 +15,7 @@ from devices.services.presence.freshness import Freshness
 from tenants.api.fields import Timestamp
 from tenants.api.serializers.base import StrictModelSerializer
 
-_NO_SUCH_TYPE = _("There is no component type {value}: create it at component-types/ first.")
+_NO_SUCH_TYPE = _("There is no component type {value}. Create it at component-types/ first.")
 
 
 def component_type_by_key() -> serializers.SlugRelatedField:
@@ -57,9 +57,7 @@ class ComponentSerializer(ReportFields, StrictModelSerializer[Component]):
     device = serializers.SlugRelatedField(
         slug_field="uuid",
         queryset=Device.objects.all(),
-        error_messages={
-            "does_not_exist": _("There is no device with the UUID {value}: devices/ lists those there are.")
-        },
+        error_messages={"does_not_exist": _("There is no device with the UUID {value}. devices/ lists the devices.")},
     )
     component_type = component_type_by_key()
 

@@ -20,7 +20,7 @@ from tenants.api.serializers.base import StrictModelSerializer, StrictSerializer
 
 from .components import DeviceComponentSerializer, component_type_by_key, time_or_null
 
-_NO_SUCH_MODEL = _("There is no hardware model {pk_value}: hardware-models/ lists those there are, and takes more.")
+_NO_SUCH_MODEL = _("There is no hardware model {pk_value}. Create it at hardware-models/ first.")
 
 
 def hardware_model_field() -> serializers.PrimaryKeyRelatedField:
@@ -135,7 +135,7 @@ class RegistrationSerializer(StrictSerializer):
     def validate_components(self, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
         keys = [component["key"] for component in value]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            refusal = _t("A key names one component; given more than once: %(keys)s.")
+            refusal = _t("Keys of components must be unique; given more than once: %(keys)s.")
             raise serializers.ValidationError(refusal % {"keys": ", ".join(twice)})
         return value
 

@@ -44,7 +44,7 @@ class NewApiKeySerializer(StrictSerializer):
 
     def validate_expires_at(self, value: datetime.datetime | None) -> datetime.datetime | None:
         if value is not None and value <= timezone.now():
-            raise serializers.ValidationError(_("This is past already: the key would never be valid."))
+            raise serializers.ValidationError(_("'expires_at' must be in the future."))
         return value
 
 

@@ -14,7 +14,7 @@ def _type_by_key(**options: Any) -> serializers.SlugRelatedField:
         slug_field="key",
         queryset=ComponentType.objects.all(),
         error_messages={
-            "does_not_exist": _("There is no component type {value}: create it at component-types/ first.")
+            "does_not_exist": _("There is no component type {value}. Create it at component-types/ first.")
         },
         **options,
     )
@@ -26,7 +26,7 @@ def _unit_by_symbol(**options: Any) -> serializers.SlugRelatedField:
         queryset=Unit.objects.all(),
         required=False,
         allow_null=True,
-        error_messages={"does_not_exist": _("There is no unit {value}: units/ lists those there are, and takes more.")},
+        error_messages={"does_not_exist": _("There is no unit {value}. Create it at units/ first.")},
         **options,
     )
 

@@ -102,9 +102,7 @@ class MaintenanceWindowSerializer(StrictModelSerializer[MaintenanceWindow]):
     device = serializers.SlugRelatedField(
         slug_field="uuid",
         queryset=Device.objects.all(),
-        error_messages={
-            "does_not_exist": _("There is no device with the UUID {value}: devices/ lists those there are.")
-        },
+        error_messages={"does_not_exist": _("There is no device with the UUID {value}. devices/ lists the devices.")},
     )
     starts_at = Timestamp()
     ends_at = Timestamp()

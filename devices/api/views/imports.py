@@ -120,13 +120,16 @@ class DeviceImportViewSet(
 
 def _rows(given: dict[str, Any]) -> tuple[list[TableRow], str]:
     if ("file" in given) == ("rows" in given):
-        raise serializers.ValidationError({"file": _("Send a file, or rows, and not both.")})
+        raise serializers.ValidationError({"file": _("Send either 'file' or 'rows'.")})
     if "rows" in given:
         return import_files.check(given["rows"]), ""
     file = cast("UploadedFile", given["file"])
     if (file.size or 0) > settings.IMPORT_MAX_BYTES:
         raise serializers.ValidationError(
-            {"file": _("The file is larger than %(most)d bytes: split it.") % {"most": settings.IMPORT_MAX_BYTES}}
+            {
+                "file": _("The file must not be larger than %(most)d bytes. Split it.")
+                % {"most": settings.IMPORT_MAX_BYTES}
+            }
         )
     return import_files.read(file.read()), file.name or ""
 
@@ -144,7 +147,9 @@ def _result(found: import_application.Outcomes, import_id: int | None, *, dry_ru
 def _format(request: Request) -> str:
     file_format = request.query_params.get("format", "csv")
     if file_format not in CONTENT_TYPES:
-        raise serializers.ValidationError({"format": _("Choose csv or xlsx.")})
+        raise serializers.ValidationError(
+            {"format": _("%(value)r is not a valid format; use csv or xlsx.") % {"value": file_format}}
+        )
     return file_format
 
 

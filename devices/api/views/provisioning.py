@@ -117,5 +117,5 @@ class FetchView(StrictView):
         return Response({"status": "issued", "credentials": found})
 
     def throttled(self, request: Request, wait: float) -> NoReturn:
-        text = _("More than %(most)d requests in a minute from this address (fetches_per_minute).")
+        text = _("This address sent more than %(most)d requests in a minute (fetches_per_minute).")
         raise Throttled(wait, text % {"most": settings.FETCHES_PER_MINUTE})

@@ -33,7 +33,7 @@ class ProposalSourceSerializer(StrictSerializer):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if len(attrs.keys() & {"payload", "device", "quarantine_id"}) != 1:
-            raise ValidationError(_("Give exactly one of payload, device and quarantine_id."))
+            raise ValidationError(_("Exactly one of 'payload', 'device' and 'quarantine_id' must be given."))
         return attrs
 
 

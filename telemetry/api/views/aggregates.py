@@ -134,7 +134,7 @@ def _edges(wanted: dict[str, Any], requested: TimeRange, count: int) -> list[dat
             "longer": calendar_intervals.longer(requested.stop - requested.start, most),
         }
         refusal = _(
-            "The range holds more than %(most)d intervals of %(interval)s, which is what an answer of %(series)d series"
-            " may have: ask for a longer interval (%(longer)s), a shorter range, or fewer series."
+            "The range contains more than %(most)d intervals of %(interval)s, the most for %(series)d series."
+            " Use a longer interval (%(longer)s), a shorter range or fewer series."
         )
         raise ValidationError({"interval": refusal % values}) from None

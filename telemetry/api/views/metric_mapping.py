@@ -90,7 +90,7 @@ def _example(component_type: ComponentType, wanted: dict[str, Any]) -> dict[str,
         if isinstance(payload, dict):
             return payload
         if not isinstance(payload, str):
-            raise ModelError(_("A payload is a JSON object, or a message as text."))
+            raise ModelError(_("'payload' must be a JSON object, or a message as text."))
         return proposal.example_of(payload)
     if "quarantine_id" in wanted:
         row = Quarantined.objects.filter(pk=wanted["quarantine_id"]).first()
@@ -99,5 +99,7 @@ def _example(component_type: ComponentType, wanted: dict[str, Any]) -> dict[str,
         return sample_messages.of_quarantine(row)
     found = sample_messages.examples(component_type, device=device_by_uuid(wanted["device"]), limit=1)
     if not found:
-        raise NotFound(_("The device sent no message of a component of type %(type)s.") % {"type": component_type.key})
+        raise NotFound(
+            _("The device has no message of a component of the type %(type)s.") % {"type": component_type.key}
+        )
     return found[0].message

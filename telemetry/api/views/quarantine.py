@@ -61,7 +61,7 @@ class ReplayViewSet(
         """Stop a replay after the batch that is being done. What is done stays done."""
         replay = self.get_object()
         if not replays.cancel(replay, acting_user=self.acting_user):
-            raise Conflict(_("The replay had ended before."))
+            raise Conflict(_("The replay has already ended."))
         return Response(self.get_serializer(replay).data)
 
 

@@ -58,15 +58,15 @@ def parse(text: str) -> Interval:
     """
     found = _TEXT.match(text)
     if found is None:
-        raise BadInterval(_("write a whole number and a unit: 1m, 15m, 1h, 6h, 1d, 1w or 1mo"))
+        raise BadInterval(_("use 1m, 15m, 1h, 1d, 1w or 1mo"))
     interval = Interval(int(found[1]), found[2])
     if interval.unit in _MINUTES:
         if 24 * 60 % (interval.number * _MINUTES[interval.unit]):
-            raise BadInterval(_("a number of minutes or hours must divide the day: 1m, 5m, 15m, 30m, 1h, 2h, 6h, 12h"))
+            raise BadInterval(_("minutes and hours must divide the day: use 1m, 5m, 15m, 30m, 1h, 2h, 6h or 12h"))
     elif interval.number > _MOST[interval.unit]:
-        raise BadInterval(_("at most 366d, 52w or 12mo"))
+        raise BadInterval(_("use at most 366d, 52w or 12mo"))
     elif interval.unit == "mo" and 12 % interval.number:
-        raise BadInterval(_("a number of months must divide the year: 1mo, 2mo, 3mo, 4mo, 6mo or 12mo"))
+        raise BadInterval(_("months must divide the year: use 1mo, 2mo, 3mo, 4mo, 6mo or 12mo"))
     return interval
 
 

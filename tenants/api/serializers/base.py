@@ -80,12 +80,12 @@ def refuse_unwritable(data: Mapping[str, Any], serializer: serializers.Serialize
     errors = {}
     for name in data:
         if name not in fields:
-            errors[str(name)] = _("There is no member %(name)r. Known here: %(known)s.") % {
+            errors[str(name)] = _("%(name)r is not a known member. Known members: %(known)s.") % {
                 "name": name,
                 "known": writable,
             }
         elif fields[name].read_only:
-            errors[str(name)] = _("%(name)r cannot be changed. What can: %(known)s.") % {
+            errors[str(name)] = _("%(name)r cannot be changed. Members that can be changed: %(known)s.") % {
                 "name": name,
                 "known": writable,
             }

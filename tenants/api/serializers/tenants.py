@@ -34,7 +34,7 @@ class NewTenantSerializer(StrictSerializer):
         slug_field="username",
         queryset=User.objects.filter(is_active=True),
         required=False,
-        error_messages={"does_not_exist": _("There is no active user {value}: create the user first.")},
+        error_messages={"does_not_exist": _("There is no active user {value}. Create the user first.")},
         help_text="The username of its first administrator.",
     )
 

@@ -141,22 +141,27 @@ class UnknownAddressView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> NoReturn:
         if _exists_with_slash(request._request):
             raise NotFound(
-                _t("There is nothing at %(path)s: its address ends with a slash, %(path)s/") % {"path": request.path}
+                _t("There is nothing at %(path)s. The address must end with a slash: %(path)s/")
+                % {"path": request.path}
             )
-        raise NotFound(_t("There is nothing at %(path)s: GET api/v1/ lists what there is.") % {"path": request.path})
+        raise NotFound(_t("There is nothing at %(path)s. GET api/v1/ lists the addresses.") % {"path": request.path})
 
 
 def refuse_unknown_parameters(request: Request, known: Iterable[str], repeatable: Iterable[str] = ()) -> None:
     """400 for parameters that are not known or given twice, rather than an answer to another question."""
     names, known, repeatable = request.query_params, sorted(known), set(repeatable)
-    known_text = _t("Known here: %(names)s.") % {"names": ", ".join(known)} if known else _t("None is known here.")
+    known_text = (
+        _t("Known parameters: %(names)s.") % {"names": ", ".join(known)}
+        if known
+        else _t("This address has no parameters.")
+    )
     errors = {
-        name: _t("There is no parameter %(name)r. %(known)s") % {"name": name, "known": known_text}
+        name: _t("%(name)r is not a known parameter. %(known)s") % {"name": name, "known": known_text}
         for name in names
         if name not in known
     }
     errors |= {
-        name: _t("Give %(name)r once.") % {"name": name}
+        name: _t("%(name)r must be given only once.") % {"name": name}
         for name in names
         if name in known and name not in repeatable and len(request.query_params.getlist(name)) > 1
     }

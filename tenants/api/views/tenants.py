@@ -56,4 +56,4 @@ def _refuse_taken_domain(wanted: dict[str, Any]) -> None:
     domain = wanted.get("domain")
     holder = Domain.objects.select_related("tenant").filter(domain=domain).first() if domain else None
     if holder is not None and holder.tenant.slug != wanted["slug"]:
-        raise Conflict(_t("The host name %(host)s belongs to another tenant: choose another one.") % {"host": domain})
+        raise Conflict(_t("The host name %(host)s belongs to another tenant. Choose another one.") % {"host": domain})
