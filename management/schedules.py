@@ -10,12 +10,12 @@ SCHEDULES: dict[str, tuple[str, int]] = {
     "Broker accounts: synchronization": ("devices.services.broker.synchronization.sync_broker", 10),
     "Imports of devices without a worker": ("devices.services.provisioning.import_jobs.resume_all", 1),
     "Hourly and daily values": ("telemetry.services.periodic_tasks.roll_up", 1),
-    "Newest values: complete Redis": ("telemetry.services.periodic_tasks.keep_latest", 1),
-    "Newest values: write the table": ("telemetry.services.periodic_tasks.move_latest", 10),
-    "Days to pack": ("telemetry.services.periodic_tasks.pack", 60),
-    "Refusals by limits: sum up old counts": ("telemetry.services.periodic_tasks.fold_refusals", 1440),
-    "Retention": ("telemetry.services.periodic_tasks.retain", 60),
-    "Retention of the quarantine": ("telemetry.services.periodic_tasks.keep_quarantine", 20),
+    "Newest values: complete Redis": ("telemetry.services.periodic_tasks.refill_latest", 1),
+    "Newest values: write the table": ("telemetry.services.periodic_tasks.persist_latest", 10),
+    "Days to pack": ("telemetry.services.periodic_tasks.pack_readings", 60),
+    "Refusals by limits: sum up old counts": ("telemetry.services.periodic_tasks.merge_limit_counts", 1440),
+    "Retention": ("telemetry.services.periodic_tasks.apply_retention", 60),
+    "Retention of the quarantine": ("telemetry.services.periodic_tasks.apply_quarantine_retention", 20),
     "Replays without a worker": ("telemetry.services.periodic_tasks.resume_replays", 1),
 }
 

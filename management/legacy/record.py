@@ -15,8 +15,16 @@ from django.utils import timezone
 
 from devices.domain.specs import DeviceSpec
 from devices.services import audit
-from telemetry.models import RecordImport
-from telemetry.services.legacy_import import Batch, Place, Recorded, RecordJudge, RecordWriter, Settled, Superseded
+from telemetry.models import LegacyImport
+from telemetry.services.legacy_import import (
+    ImportBatch,
+    ImportBatchResult,
+    ImportPosition,
+    ImportSuperseded,
+    LegacyImportWriter,
+    LegacyRow,
+    LegacyRowValidator,
+)
 from telemetry.services.pipeline.results import RefusedItem
 from tenants.infrastructure.retry import DATABASE_LOST, first_line
 
@@ -57,7 +65,7 @@ class RowReader:
     def __post_init__(self) -> None:
         self.places = columns_of(self.file, TELEMETRY_DATA)
 
-    def read(self, record: list[str]) -> Recorded:
+    def read(self, record: list[str]) -> LegacyRow:
         """Raises Unreadable."""
         if len(record) != len(self.file.header):
             raise Unreadable("", f"It has {len(record)} fields, the header {len(self.file.header)}.")
@@ -76,7 +84,7 @@ class RowReader:
         except UnicodeEncodeError as error:
             raise Unreadable("payload", "It is not UTF-8: export it as UTF-8.") from error
         measured = self._time("device_time", record[places["device_time"]])
-        return Recorded(self.file.line, topic, body, measured, received, self._device(record))
+        return LegacyRow(self.file.line, topic, body, measured, received, self._device(record))
 
     def _time(self, column: str, text: str) -> datetime | None:
         if not text:
@@ -106,10 +114,10 @@ class RowReader:
         return uuid
 
 
-def batches(reader: RowReader, report: TableReport) -> Iterator[Batch]:
+def batches(reader: RowReader, report: TableReport) -> Iterator[ImportBatch]:
     """The rest of the file; lines that are no messages are reported."""
     file, name = reader.file, reader.file.name
-    batch = Batch([], 0, 0, Place(0, "", 0))
+    batch = ImportBatch([], 0, 0, ImportPosition(0, "", 0))
     size = 0
     for record in file.records():
         batch.read += 1
@@ -124,16 +132,20 @@ def batches(reader: RowReader, report: TableReport) -> Iterator[Batch]:
             batch.rows.append(row)
             size += len(row.payload)
         if batch.read >= _BATCH_ROWS or size >= _BATCH_BYTES:
-            batch.end = Place(file.position, file.digest, file.line)
+            batch.end = ImportPosition(file.position, file.digest, file.line)
             yield batch
-            batch, size = Batch([], 0, 0, Place(0, "", 0)), 0
+            batch, size = ImportBatch([], 0, 0, ImportPosition(0, "", 0)), 0
     if batch.read:
-        batch.end = Place(file.position, file.digest, file.line)
+        batch.end = ImportPosition(file.position, file.digest, file.line)
         yield batch
 
 
 def dry_run(
-    path: Path, reader_of: Callable[[CsvFile], RowReader], judge: RecordJudge, report: TableReport, progress: Progress
+    path: Path,
+    reader_of: Callable[[CsvFile], RowReader],
+    judge: LegacyRowValidator,
+    report: TableReport,
+    progress: Progress,
 ) -> None:
     """Say what would become of each row; nothing is written. Raises DumpError."""
     file = CsvFile(path, path.name)
@@ -179,17 +191,17 @@ class RecordImporter:
 
     def run(self, *, again: bool) -> None:
         """Raises DumpError. While PostgreSQL is away, it waits. `again`: from the beginning, wherever it was."""
-        writer = RecordWriter(self._schema)
-        before: RecordImport | None = None
+        writer = LegacyImportWriter(self._schema)
+        before: LegacyImport | None = None
         try:
             while True:
                 try:
                     row, file = self._open(again=again)
                     again = False
-                    before = before or RecordImport(stored=row.stored)
+                    before = before or LegacyImport(stored=row.stored)
                     self._go_on(writer, row, file)
                     break
-                except Superseded:
+                except ImportSuperseded:
                     logger.info("The import was moved on by a commit that was not heard of, or by another process")
                 except DATABASE_LOST as error:
                     logger.warning("PostgreSQL is unavailable: waiting (%s)", first_line(error))
@@ -201,27 +213,27 @@ class RecordImporter:
                 writer.close()
         self._tell(row, before.stored)
 
-    def _open(self, *, again: bool) -> tuple[RecordImport, CsvFile]:
+    def _open(self, *, again: bool) -> tuple[LegacyImport, CsvFile]:
         """The import of this file, and the file read up to where that is."""
         file = CsvFile(self._path, self._path.name)
-        row = None if again else RecordImport.objects.filter(file=file.name).first()
+        row = None if again else LegacyImport.objects.filter(file=file.name).first()
         if row is not None and row.position >= file.position:
             file.skip_to(row.position, row.line)
             if file.digest == row.digest:
                 return row, file
         if row is None or row.position:
             # Another file of the same name, or the first: what was stored already is found to be there.
-            row = RecordImport.objects.create(file=file.name)
+            row = LegacyImport.objects.create(file=file.name)
             audit.record(
                 None, "import", row, "begun; the old server had verified the signatures, nothing is verified again"
             )
         file.close()
         return row, CsvFile(self._path, self._path.name)
 
-    def _go_on(self, writer: RecordWriter, row: RecordImport, file: CsvFile) -> None:
+    def _go_on(self, writer: LegacyImportWriter, row: LegacyImport, file: CsvFile) -> None:
         try:
             reader = self._reader_of(file)
-            place = Place(row.position, row.digest, row.line)
+            place = ImportPosition(row.position, row.digest, row.line)
             for batch in batches(reader, self._report):
                 settled = writer.settle(row.pk, place, row.refused, batch)
                 place = batch.end
@@ -232,7 +244,7 @@ class RecordImporter:
         row.refresh_from_db()
         if row.finished_at is None:
             finished = timezone.now()
-            RecordImport.objects.filter(pk=row.pk).update(finished_at=finished)
+            LegacyImport.objects.filter(pk=row.pk).update(finished_at=finished)
             audit.record(
                 None,
                 "import",
@@ -240,13 +252,13 @@ class RecordImporter:
                 f"{row.stored} stored, {row.duplicates} duplicates, {sum(row.refused.values())} refused",
             )
 
-    def _show(self, settled: Settled) -> None:
+    def _show(self, settled: ImportBatchResult) -> None:
         for row, refusal in settled.refused:
             kept = self._report.examples.setdefault(_reason(refusal.reason), [])
             if len(kept) < 3:
                 kept.append(f"line {row.line}: {refusal.detail}")
 
-    def _tell(self, row: RecordImport, before: int) -> None:
+    def _tell(self, row: LegacyImport, before: int) -> None:
         """The report says what became of the whole file; what an earlier run stored is unchanged by this one."""
         report = self._report
         report.read = row.read

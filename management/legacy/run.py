@@ -9,7 +9,7 @@ from django_tenants.utils import schema_context
 
 from devices.domain.specs import DeviceSpec
 from devices.services.specs.loader import load_specs
-from telemetry.services.legacy_import import RecordJudge
+from telemetry.services.legacy_import import LegacyRowValidator
 
 from . import fleet, record
 from .context import Context, Options
@@ -36,7 +36,7 @@ def dry_run(options: Options, report: Report, progress: Progress) -> None:
     context, specs = _dry_run_fleet(options, report)
     path = find(options.directory, TELEMETRY_DATA)
     if path is not None and options.telemetry and not report.problems:
-        judge = RecordJudge(options.tenant.schema_name, record.specs_of(specs))
+        judge = LegacyRowValidator(options.tenant.schema_name, record.specs_of(specs))
         with _reporting_dump_errors(report):
             record.dry_run(path, _reader(context), judge, report.of(TELEMETRY_DATA.name), progress)
 

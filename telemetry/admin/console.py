@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from telemetry.models import IngestTotals
-from telemetry.services.metrics_collector import COUNTED, TENANT_FIGURES, Counted
+from telemetry.services.metrics_collector import COUNTERS, TENANT_METRICS, TenantCounters
 from tenants.infrastructure import hooks
 from tenants.infrastructure.jobs import enqueue
 from tenants.models import Tenant
@@ -28,11 +28,11 @@ def queue_unrouted_replay() -> str:
 @hooks.console_panels.provider(10)
 def totals(request: HttpRequest) -> SafeString:
     """Today's and all days' totals, of all tenants together and of each."""
-    figures = TENANT_FIGURES.by_tenant()
+    figures = TENANT_METRICS.by_tenant()
     shown = sorted(figures, key=lambda slug: (-sum(figures[slug].today[_NOT_TAKEN]), -figures[slug].today[0], slug))
     pages = dict(Tenant.objects.filter(slug__in=shown[:SHOWN]).values_list("slug", "pk"))
     context = {
-        "columns": [str(label_for_field(name, IngestTotals)) for name in COUNTED],
+        "columns": [str(label_for_field(name, IngestTotals)) for name in COUNTERS],
         "all": _row(list(figures.values())),
         "rows": [_row([figures[slug]], slug, pages[slug]) for slug in shown[:SHOWN] if slug in pages],
         "left_out": max(0, len(shown) - SHOWN),
@@ -40,12 +40,12 @@ def totals(request: HttpRequest) -> SafeString:
     return render_to_string("telemetry/admin/console_totals.html", context, request)
 
 
-def _row(counted: list[Counted], slug: str = "", pk: int | None = None) -> dict[str, Any]:
+def _row(counted: list[TenantCounters], slug: str = "", pk: int | None = None) -> dict[str, Any]:
     return {
         "slug": slug,
         "url": reverse("admin:tenants_tenant_change", args=[pk]) if pk is not None else "",
         "figures": [
             {"today": sum(one.today[number] for one in counted), "ever": sum(one.totals[number] for one in counted)}
-            for number in range(len(COUNTED))
+            for number in range(len(COUNTERS))
         ],
     }

@@ -15,9 +15,9 @@ from devices import hooks
 from devices.models import Device
 from telemetry.models import Quarantined
 from telemetry.services.queries import readings
-from telemetry.services.queries.charts import Chart, device_charts
-from telemetry.services.queries.missing_sequences import Completeness, gaps_of
-from telemetry.services.queries.query_budget import TooMuchWork, bounded
+from telemetry.services.queries.charts import DeviceChart, device_charts
+from telemetry.services.queries.missing_sequences import SequenceCompleteness, find_missing_sequences
+from telemetry.services.queries.query_budget import QueryTooExpensive, time_limited_queries
 
 _REFUSED_SHOWN = 5
 _GAPS_SHOWN = 10
@@ -45,9 +45,9 @@ def charts(request: HttpRequest, device: Device) -> SafeString:
     chosen = asked if asked in _RANGES else next(iter(_RANGES))
     too_much, drawn = False, []
     try:
-        with bounded():
+        with time_limited_queries():
             drawn = device_charts(device, timezone.now(), _RANGES[chosen][0])
-    except TooMuchWork:
+    except QueryTooExpensive:
         too_much = True
     context = {
         "charts": [{"series": chart.series, "data": _data(chart)} for chart in drawn],
@@ -70,11 +70,11 @@ def refused(request: HttpRequest, device: Device) -> SafeString:
 @hooks.panels_below_device.provider(75)
 def gaps(request: HttpRequest, device: Device) -> SafeString:
     """Which numbers of the device's messages are missing."""
-    context = {"rows": gaps_of([device.pk], limit=_GAPS_SHOWN), "whole": Completeness.of(device)}
+    context = {"rows": find_missing_sequences([device.pk], limit=_GAPS_SHOWN), "whole": SequenceCompleteness.of(device)}
     return render_to_string("telemetry/admin/gaps.html", context, request)
 
 
-def in_words(value: readings.Value) -> str:
+def in_words(value: readings.ReadingValue) -> str:
     """A value as a person reads it: no more digits than a sensor has, words for booleans."""
     if isinstance(value, bool):
         return _("true") if value else _("false")
@@ -83,7 +83,7 @@ def in_words(value: readings.Value) -> str:
     return value
 
 
-def _data(chart: Chart) -> dict[str, Any]:
+def _data(chart: DeviceChart) -> dict[str, Any]:
     return {
         "times": chart.times,
         "values": chart.values,

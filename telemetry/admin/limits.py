@@ -28,11 +28,11 @@ _SOURCES = {"tenant": _("this tenant's own"), "plan": _("the plan's"), "default"
 class LimitHitAdmin(ReadOnly, TenantModelAdmin):
     """What each limit refused, day by day, below the limits themselves."""
 
-    list_display: ClassVar = ["day", "limit_in_words", "device_link", "times"]
+    list_display: ClassVar = ["day", "limit_in_words", "device_link", "count"]
     list_filter: ClassVar = ["day"]
     list_select_related: ClassVar = ["device"]
     list_before_template = "telemetry/admin/limits.html"
-    fields: ClassVar = ["day", "limit_in_words", "device_link", "times"]
+    fields: ClassVar = ["day", "limit_in_words", "device_link", "count"]
     readonly_fields: ClassVar = fields
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:

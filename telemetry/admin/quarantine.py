@@ -22,7 +22,7 @@ from devices.admin.base import TenantModelAdmin
 from devices.admin.roles import may
 from devices.admin.site import page_of
 from devices.models import Device
-from telemetry.models import Quarantined, QuarantineFlood, Reason
+from telemetry.models import Quarantined, Reason, SuppressedMessages
 from telemetry.services.quarantine import replays
 from telemetry.services.storage.suppression import source_of
 from tenants.admin import payloads
@@ -42,7 +42,7 @@ def _list_url() -> str:
 class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
     """The quarantine. Its rows are looked at and replayed; the platform itself replays what is parked."""
 
-    list_display: ClassVar = ["reason_label", "detail", "topic", "device", "times", "last_received_at"]
+    list_display: ClassVar = ["reason_label", "detail", "topic", "device", "count", "last_received_at"]
     list_filter: ClassVar = [
         ("reason", ChoicesDropdownFilter),
         ("device", AutocompleteSelectFilter),
@@ -60,7 +60,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
         "detail",
         "topic",
         "device_link",
-        "times",
+        "count",
         "more_like_it",
         "first_received_at",
         "last_received_at",
@@ -74,7 +74,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         """With what was counted instead of kept, of the reason and the device that are filtered for."""
         selection = selection_in(request.GET)
-        floods = QuarantineFlood.objects.all()
+        floods = SuppressedMessages.objects.all()
         if selection.reason:
             floods = floods.filter(reason=selection.reason)
         if selection.device is not None:
@@ -129,10 +129,10 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
     @display(description=_("more like it"))
     def more_like_it(self, row: Quarantined) -> str:
         """What was counted of its kind: of its device, or of its source and of all strangers together."""
-        floods = QuarantineFlood.objects.filter(reason=row.reason, device=row.device)
+        floods = SuppressedMessages.objects.filter(reason=row.reason, device=row.device)
         if row.device is None:
             floods = floods.filter(source__in=["", source_of(row.topic)])
-        more = floods.aggregate(times=Sum("times"))["times"]
+        more = floods.aggregate(total=Sum("count"))["total"]
         if not more:
             return "–"
         return ngettext("%(more)d more was counted, not kept", "%(more)d more were counted, not kept", more) % {

@@ -14,7 +14,7 @@ from devices.admin import tenant_admin
 from devices.admin.base import TenantModelAdmin
 from telemetry.models import RetentionSettings
 
-from . import whole
+from . import tenant_export
 
 
 @admin.register(RetentionSettings, site=tenant_admin)
@@ -27,7 +27,7 @@ class RetentionSettingsAdmin(TenantModelAdmin):
 
     @action(description=_("Export everything"), icon="archive", permissions=["change"], url_path="export-everything")
     def export_everything(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
-        return whole.page(self, request, reverse("admin:telemetry_retentionsettings_change", args=[1]))
+        return tenant_export.page(self, request, reverse("admin:telemetry_retentionsettings_change", args=[1]))
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

@@ -80,10 +80,10 @@ class AggregatesParameters(SeriesRangeParameters):
         help_text="Intervals without readings: left out, with null, or with the last value before them in the range.",
     )
 
-    def validate_interval(self, value: str) -> calendar_intervals.Interval:
+    def validate_interval(self, value: str) -> calendar_intervals.CalendarInterval:
         try:
-            return calendar_intervals.parse(value)
-        except calendar_intervals.BadInterval as error:
+            return calendar_intervals.parse_interval(value)
+        except calendar_intervals.InvalidInterval as error:
             values = {"value": value, "reason": error}
             raise serializers.ValidationError(_("%(value)r is not a valid interval; %(reason)s.") % values) from error
 

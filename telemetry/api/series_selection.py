@@ -16,8 +16,8 @@ from rest_framework.exceptions import NotFound, ValidationError
 from devices.models import Component, Device, Metric
 from telemetry.models import Series
 from telemetry.services.queries import calendar_intervals, readings
-from telemetry.services.queries.completeness import Lack
-from telemetry.services.queries.query_budget import TooMuchWork, bounded
+from telemetry.services.queries.completeness import PartialReason
+from telemetry.services.queries.query_budget import QueryTooExpensive, time_limited_queries
 
 # The series of one answer; intervals of all its series together, or points of all its lines together.
 MAX_SERIES = 100
@@ -105,9 +105,9 @@ def time_range(wanted: dict[str, Any]) -> TimeRange:
 def query_budget(parameter: str) -> Iterator[None]:
     """Bound the queries of the block. Raises ValidationError that names the parameter to change."""
     try:
-        with bounded():
+        with time_limited_queries():
             yield
-    except TooMuchWork:
+    except QueryTooExpensive:
         refusal = _("The range contains too many readings to process in time. Use a shorter range.")
         raise ValidationError({parameter: refusal}) from None
 
@@ -139,7 +139,7 @@ def series_data(selected: SelectedSeries, one: Series, shown: Iterable[Series]) 
     }
 
 
-def completeness_data(lacks: Sequence[Lack]) -> dict[str, Any]:
+def completeness_data(lacks: Sequence[PartialReason]) -> dict[str, Any]:
     """Return what CompleteSerializer describes."""
     return {"complete": not lacks, "warnings": [asdict(lack) for lack in lacks]}
 

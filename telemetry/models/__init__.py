@@ -1,18 +1,9 @@
-"""What a tenant's devices sent, and what is worked out from it: messages, readings, rollups, newest values."""
+"""Models of a tenant's telemetry: messages, readings, quarantine, rollups, newest values, limits, retention."""
 
-from .imports import RecordImport
+from .legacy_imports import LegacyImport
 from .limits import LimitHit
-from .quarantine import QuarantineFlood, Replay
-from .received import (
-    DeviceSequence,
-    IngestTotals,
-    Int8MultiRangeField,
-    Message,
-    Quarantined,
-    Reading,
-    Reason,
-    Series,
-)
+from .messages import DeviceSequence, IngestTotals, Int8MultiRangeField, Message, Reading, Series
+from .quarantine import Quarantined, Reason, Replay, SuppressedMessages
 from .retention import RetentionSettings
 from .rollups import LateHour, Latest, PackedDay, ReadingDay, ReadingHour, RepackDay, RollupState
 
@@ -22,19 +13,19 @@ __all__ = [
     "Int8MultiRangeField",
     "LateHour",
     "Latest",
+    "LegacyImport",
     "LimitHit",
     "Message",
     "PackedDay",
-    "QuarantineFlood",
     "Quarantined",
     "Reading",
     "ReadingDay",
     "ReadingHour",
     "Reason",
-    "RecordImport",
     "RepackDay",
     "Replay",
     "RetentionSettings",
     "RollupState",
     "Series",
+    "SuppressedMessages",
 ]

@@ -1,4 +1,4 @@
-"""What was refused by the tenant's limits."""
+"""Counts of the messages that the tenant's limits refused."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from devices.models import Device
 
 
 class LimitHit(models.Model):
-    """How many messages a limit refused on a day (UTC), of each device where the limit is the device's own."""
+    """The number of messages that a limit refused on a day (UTC); by device where the limit applies to a device."""
 
     day = models.DateField(_("day"))
     limit = models.CharField(_("limit"), max_length=32)
@@ -24,16 +24,16 @@ class LimitHit(models.Model):
         db_index=False,
         verbose_name=_("device"),
     )
-    times = models.BigIntegerField(_("refused"), default=0)
+    count = models.BigIntegerField(_("refused"), default=0, db_column="times")
 
     class Meta:
-        ordering: ClassVar = ["-day", "limit", "-times"]
+        ordering: ClassVar = ["-day", "limit", "-count"]
         constraints: ClassVar = [
-            # What the listener adds to.
+            # The listener upserts on it.
             models.UniqueConstraint(fields=["day", "limit", "device"], name="limit_hit_once", nulls_distinct=False),
         ]
-        verbose_name = _("refusals by a limit")
-        verbose_name_plural = _("refusals by limits")
+        verbose_name = _("limit refusal")
+        verbose_name_plural = _("limit refusals")
 
     def __str__(self) -> str:
         return f"{self.day} {self.limit}"

@@ -1,4 +1,4 @@
-"""What is beside the quarantine: floods that are counted instead of kept, and replays."""
+"""Quarantined and suppressed messages, with the reasons, and replays of the quarantine."""
 
 from typing import ClassVar
 
@@ -8,14 +8,73 @@ from django.utils.translation import gettext_lazy as _
 from devices.models import Device
 from tenants.infrastructure.resumable_jobs import UNDER_WAY, QueuedJob
 
-from .received import Reason
+
+class Reason(models.TextChoices):
+    """Reasons for quarantine."""
+
+    MALFORMED = "malformed", _("malformed")
+    TOO_LARGE = "too_large", _("too large")
+    KEY_UNAVAILABLE = "key_unavailable", _("key unavailable (deferred)")
+    UNKNOWN_DEVICE = "unknown_device", _("unknown device")
+    INACTIVE_DEVICE = "inactive_device", _("inactive device")
+    WRONG_TENANT = "wrong_tenant", _("wrong tenant")
+    BAD_SIGNATURE = "bad_signature", _("bad signature")
+    DOWNGRADED_SIGNATURE = "downgraded_signature", _("downgraded signature")
+    FUTURE_TIMESTAMP = "future_timestamp", _("timestamp in the future")
+    REPLAYED = "replayed", _("replayed")
+    CPU_SERIAL_MISMATCH = "cpu_serial_mismatch", _("CPU serial mismatch")
+    HARDWARE_VERSION_MISMATCH = "hardware_version_mismatch", _("hardware version mismatch")
+    UNKNOWN_COMPONENT = "unknown_component", _("unknown component")
+    COMPONENT_NOT_ATTACHED = "component_not_attached", _("component not attached")
+    COMPONENT_NOT_ALLOWED = "component_not_allowed", _("component not allowed")
+    WRONG_TYPE = "wrong_type", _("wrong type")
+    OUT_OF_RANGE = "out_of_range", _("out of range")
+    UNIT_MISMATCH = "unit_mismatch", _("unit mismatch")
+    QUOTA_EXCEEDED = "quota_exceeded", _("quota exceeded")
 
 
-class QuarantineFlood(models.Model):
-    """Refused messages of a day (UTC) that are like those that are kept, and were counted instead.
+class Quarantined(models.Model):
+    """A refused message as it was sent, with the reason. A repetition increments `count`."""
 
-    Their source is the device, or where there is none, what the topic names (segment/uuid). Without either it is
-    all sources together that are no devices of the tenant.
+    Reason = Reason
+
+    # Over reason, topic and payload.
+    fingerprint = models.UUIDField(_("fingerprint"), unique=True, editable=False)
+    reason = models.CharField(_("reason"), max_length=30, choices=Reason.choices)
+    detail = models.TextField(_("detail"))
+    topic = models.TextField(_("topic"))
+    payload = models.BinaryField(_("payload"))
+    device = models.ForeignKey(
+        Device,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="quarantined",
+        verbose_name=_("device"),
+    )
+    first_received_at = models.DateTimeField(_("first received"))
+    last_received_at = models.DateTimeField(_("last received"))
+    count = models.BigIntegerField(_("count"), default=1, db_column="times")
+
+    class Meta:
+        ordering: ClassVar = ["-last_received_at", "-id"]
+        indexes: ClassVar = [
+            # The list, newest first, and the list of one reason.
+            models.Index(fields=["-last_received_at", "-id"], name="quarantine_newest"),
+            models.Index(fields=["reason", "-last_received_at", "-id"], name="quarantine_by_reason"),
+        ]
+        verbose_name = _("quarantined message")
+        verbose_name_plural = _("quarantine")
+
+    def __str__(self) -> str:
+        return f"{self.get_reason_display()}: {self.topic[:80]}"
+
+
+class SuppressedMessages(models.Model):
+    """The number of refused messages of a day (UTC) that were counted and not stored, by reason and source.
+
+    The source is the device or, for unknown devices, the second and third level of the topic (segment/uuid). A row
+    with neither counts all unknown sources together.
     """
 
     day = models.DateField(_("day"))
@@ -26,29 +85,30 @@ class QuarantineFlood(models.Model):
         on_delete=models.DO_NOTHING,
         null=True,
         blank=True,
-        related_name="quarantine_floods",
+        related_name="suppressed_messages",
         db_constraint=False,
         db_index=False,
         verbose_name=_("device"),
     )
     source = models.CharField(_("source"), max_length=120, blank=True)
-    times = models.BigIntegerField(_("times"), default=0)
-    detail = models.TextField(_("in words"), blank=True)
+    count = models.BigIntegerField(_("count"), default=0, db_column="times")
+    detail = models.TextField(_("detail"), blank=True)
     last_received_at = models.DateTimeField(_("last received"))
 
     class Meta:
-        ordering: ClassVar = ["-day", "-times"]
+        db_table = "telemetry_quarantineflood"
+        ordering: ClassVar = ["-day", "-count"]
         constraints: ClassVar = [
-            # What the listener adds to.
+            # The listener upserts on it.
             models.UniqueConstraint(
                 fields=["day", "reason", "device", "source"], name="quarantine_flood_once", nulls_distinct=False
             ),
         ]
-        verbose_name = _("refused messages that were counted")
-        verbose_name_plural = _("refused messages that were counted")
+        verbose_name = _("suppressed messages")
+        verbose_name_plural = _("suppressed messages")
 
     def __str__(self) -> str:
-        return f"{self.day} {self.reason}: {self.times}"
+        return f"{self.day} {self.reason}: {self.count}"
 
 
 class Replay(QueuedJob):
@@ -59,7 +119,7 @@ class Replay(QueuedJob):
     """
 
     class State(models.TextChoices):
-        WAITING = "waiting", _("waits for a worker")
+        WAITING = "waiting", _("waiting for a worker")
         RUNNING = "running", _("running")
         DONE = "done", _("done")
         CANCELLED = "cancelled", _("cancelled")
@@ -73,14 +133,14 @@ class Replay(QueuedJob):
         related_name="+",
         verbose_name=_("device"),
     )
-    topic = models.TextField(_("part of the topic"), blank=True)
-    start = models.DateTimeField(_("received from"), null=True, blank=True)
+    topic = models.TextField(_("topic contains"), blank=True)
+    start = models.DateTimeField(_("received at or after"), null=True, blank=True)
     stop = models.DateTimeField(_("received before"), null=True, blank=True)
-    # Chosen rows; empty: all that the other columns select.
-    chosen = models.JSONField(_("chosen"), default=list, blank=True)
+    # Ids of the selected rows; empty: all rows that match the other columns.
+    chosen = models.JSONField(_("selected"), default=list, blank=True)
 
     state = models.CharField(_("state"), max_length=9, choices=State.choices, default=State.WAITING)
-    note = models.TextField(_("in words"), blank=True)
+    note = models.TextField(_("note"), blank=True)
     until_id = models.BigIntegerField(default=0, editable=False)
     total = models.BigIntegerField(_("messages"), default=0)
     stored = models.BigIntegerField(_("stored"), default=0)

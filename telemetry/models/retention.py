@@ -1,4 +1,4 @@
-"""How long a tenant's data is kept."""
+"""Retention settings of a tenant."""
 
 from typing import Any, ClassVar
 
@@ -8,11 +8,11 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
-_KEEP = _("Whole months beside the present one; older ones are removed for good. Empty: kept for ever.")
+_KEEP = _("Number of whole months to keep besides the current one; older data is deleted permanently. Empty: no limit.")
 
 
 class RetentionSettings(models.Model):
-    """A tenant's retention: one row; everything is kept until somebody says otherwise."""
+    """A tenant's retention: one row. Empty fields keep the data without limit."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
     messages_months = models.PositiveSmallIntegerField(
@@ -36,7 +36,7 @@ class RetentionSettings(models.Model):
                 condition=Q(messages_months__gte=1) & Q(readings_months__gte=1) & Q(rollups_months__gte=1),
                 name="retention_keeps_a_month",
             ),
-            # An hour that is rolled up is answered from the rollups, so that they may not go before the readings.
+            # Hours that are rolled up are read from the rollups, so rollups must be kept as long as the readings.
             models.CheckConstraint(
                 condition=Q(rollups_months__isnull=True)
                 | Q(readings_months__isnull=False, rollups_months__gte=F("readings_months")),
@@ -63,5 +63,5 @@ class RetentionSettings(models.Model):
 
     @classmethod
     def current(cls) -> "RetentionSettings":
-        """The tenant's retention; everything is kept where nobody has saved any."""
+        """Return the tenant's retention; without a saved row, settings that keep everything."""
         return cls.objects.first() or cls()

@@ -1,7 +1,7 @@
-"""What is worked out from readings, out of band: rollups, newest values, packed days.
+"""Data derived from readings in the background: rollups, newest values, packed days.
 
-All of it is written with plain SQL, in `telemetry.services.rollups`; the models are for reading.
-Nothing here has a database constraint to a series: it would be checked for every row.
+`telemetry.services.rollups` writes it with plain SQL; the models are for reading.
+No model has a database constraint to a series: PostgreSQL would check it for every row.
 """
 
 from typing import ClassVar
@@ -12,10 +12,10 @@ from django.utils.translation import gettext_lazy as _
 
 
 class RollupState(models.Model):
-    """How far the background work has come: one row. It is also the lock that this work is done under.
+    """The progress of the background work: one row. Workers also lock it: it is the work lock.
 
     `marked_until`: ingest marks readings of hours before it as late. `rolled_until`: hours before it are in the
-    rollups. `packed_until`: days before it are packed. `readings_from`: older readings were dropped by retention.
+    rollups. `packed_until`: days before it are packed. `readings_from`: retention has dropped older readings.
     """
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
@@ -27,7 +27,7 @@ class RollupState(models.Model):
     class Meta:
         constraints: ClassVar = [
             models.CheckConstraint(condition=models.Q(id=1), name="one_row_of_rollup_state"),
-            # Only what is marked when it changes may be rolled up; only what is rolled up may be packed.
+            # Hours are rolled up only below `marked_until`; days are packed only below `rolled_until`.
             models.CheckConstraint(
                 condition=models.Q(rolled_until__lte=models.F("marked_until")), name="rolled_up_is_marked"
             ),
@@ -40,13 +40,13 @@ class RollupState(models.Model):
         return f"rolled up until {self.rolled_until}"
 
 
-class Rollup(models.Model):
-    """The numbers and booleans of a series in one stretch of time; stretches without readings have no row."""
+class RollupBase(models.Model):
+    """Aggregates of the numbers and booleans of a series in one interval; intervals without readings have no row."""
 
     count = models.BigIntegerField()
     min = models.FloatField()
     max = models.FloatField()
-    # Null: too large to be said.
+    # Null: out of the range of a float.
     sum = models.FloatField(null=True)
     # The greater of two values of one instant.
     last = models.FloatField()
@@ -56,8 +56,8 @@ class Rollup(models.Model):
         abstract = True
 
 
-class ReadingHour(Rollup):
-    """The readings of a series in one hour, partitioned by month. Right for hours before `rolled_until` whose
+class ReadingHour(RollupBase):
+    """The rollup of a series in one hour, partitioned by month. Valid for hours before `rolled_until` whose
     (device, hour) is not in `LateHour`.
     """
 
@@ -69,8 +69,8 @@ class ReadingHour(Rollup):
         return f"{self.series_id} {self.hour}"
 
 
-class ReadingDay(Rollup):
-    """The readings of a series in one day of UTC, made from its hours once all 24 are rolled up."""
+class ReadingDay(RollupBase):
+    """The rollup of a series in one day of UTC, computed from its 24 hours when all are rolled up."""
 
     pk = models.CompositePrimaryKey("series_id", "day")
     series_id = models.BigIntegerField()
@@ -81,12 +81,12 @@ class ReadingDay(Rollup):
 
 
 class LateHour(models.Model):
-    """Readings of the device came for this hour after it was rolled up: it is to be done again."""
+    """An hour that received readings of the device after its rollup: it must be rolled up again."""
 
     pk = models.CompositePrimaryKey("device_id", "hour")
     device_id = models.BigIntegerField()
     hour = models.DateTimeField()
-    # The transaction that marked it last: a mark that was renewed meanwhile is not removed.
+    # The last transaction that marked it: a worker does not remove a mark that was renewed meanwhile.
     mark = models.BigIntegerField()
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class LateHour(models.Model):
 
 
 class RepackDay(models.Model):
-    """Readings of the device came for this day after it was packed: they are to be packed with the others."""
+    """A day of a device that must be packed, or packed again because late readings arrived."""
 
     pk = models.CompositePrimaryKey("device_id", "day")
     device_id = models.BigIntegerField()
@@ -105,15 +105,15 @@ class RepackDay(models.Model):
 
 
 class Latest(models.Model):
-    """The newest reading of each series, as far as it was moved here; moved forward only.
+    """The newest reading of each series at the last move from Redis; it only advances.
 
-    `telemetry.services.latest.values` knows what came since.
+    `telemetry.services.latest.values` adds the newer values.
     """
 
     series_id = models.BigIntegerField(primary_key=True)
     time = models.DateTimeField(_("time"))
     value = models.FloatField(null=True)
-    text = models.TextField(null=True)  # noqa: DJ001 (null says that the value is not a text)
+    text = models.TextField(null=True)  # noqa: DJ001 (null: the value is not a text)
 
     def __str__(self) -> str:
         return f"{self.series_id} {self.time}"
@@ -126,8 +126,8 @@ class PackedDay(models.Model):
     series_id = models.BigIntegerField()
     day = models.DateTimeField()
     count = models.IntegerField()
-    offsets = ArrayField(models.IntegerField())  # milliseconds since the day began
-    micros = ArrayField(models.SmallIntegerField(), null=True)  # and microseconds beside them; null: all 0
+    offsets = ArrayField(models.IntegerField())  # milliseconds since the beginning of the day
+    micros = ArrayField(models.SmallIntegerField(), null=True)  # and the microseconds below; null: all 0
     numbers = ArrayField(models.FloatField())
 
     def __str__(self) -> str:

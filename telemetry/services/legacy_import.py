@@ -41,7 +41,7 @@ _PATIENCE_MS = 5000
 _PAUSE_SECONDS = 0.5
 _FLUSH_SECONDS = 0.5
 # After messages that were there already, so many batches are expected to hold others.
-_EXACT_BATCHES = 20
+_CONFLICT_BATCHES = 20
 
 # Fails with a division by zero where another process has moved it: the COMMIT may be on its way behind it.
 _MOVE = per_schema(
@@ -51,11 +51,11 @@ _MOVE = per_schema(
     imports="telemetry_recordimport",
 )
 
-Resolve = Callable[[Sequence[UUID]], Mapping[UUID, DeviceSpec | None]]
+SpecLookup = Callable[[Sequence[UUID]], Mapping[UUID, DeviceSpec | None]]
 
 
 @dataclass(slots=True)
-class Recorded:
+class LegacyRow:
     """A row of the record. `device` is the one that the row names beside its topic, where it names one."""
 
     line: int
@@ -67,7 +67,7 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ImportPosition:
     """Where in the file a batch ends: bytes and lines so far, and the SHA-256 of those bytes."""
 
     position: int
@@ -76,40 +76,40 @@ class Place:
 
 
 @dataclass(slots=True)
-class Batch:
+class ImportBatch:
     """Rows up to `end`, of `read` lines with `unreadable` ones among them that are no rows."""
 
-    rows: list[Recorded]
+    rows: list[LegacyRow]
     read: int
     unreadable: int
-    end: Place
+    end: ImportPosition
 
 
 @dataclass(slots=True)
-class Settled:
+class ImportBatchResult:
     """What became of a batch; `refused` with their rows."""
 
     stored: int = 0
     duplicates: int = 0
-    refused: list[tuple[Recorded, Refused]] = field(default_factory=list)
+    refused: list[tuple[LegacyRow, Refused]] = field(default_factory=list)
 
 
-class Superseded(Exception):
+class ImportSuperseded(Exception):
     """Another process has moved the import on: nothing of this batch was done."""
 
 
-class _Undo(Exception):
+class _RollBack(Exception):
     """A row can be stored; it was tried only."""
 
 
-def _undo(_connection: psycopg.Connection, _outcome: Outcome) -> None:
-    raise _Undo
+def _roll_back(_connection: psycopg.Connection, _outcome: Outcome) -> None:
+    raise _RollBack
 
 
-class RecordJudge:
+class LegacyRowValidator:
     """Says what rows of a tenant's old record are. Not shared between threads."""
 
-    def __init__(self, schema: str, resolve: Resolve) -> None:
+    def __init__(self, schema: str, resolve: SpecLookup) -> None:
         self._schema = schema
         self._resolve = resolve
         self._max_payload = settings.INGEST_MAX_PAYLOAD
@@ -118,20 +118,20 @@ class RecordJudge:
             future=timedelta(seconds=settings.INGEST_FUTURE_SECONDS),
         )
 
-    def judge(self, rows: Sequence[Recorded]) -> list[AcceptedItem | RefusedItem]:
+    def judge(self, rows: Sequence[LegacyRow]) -> list[AcceptedItem | RefusedItem]:
         """What each row is, in their order."""
-        topics = [_open(row) for row in rows]
+        topics = [_parsed_topic(row) for row in rows]
         specs = self._resolve([topic.uuid for topic in topics if isinstance(topic, Topic)])
         return [self._judge(row, topic, specs) for row, topic in zip(rows, topics, strict=True)]
 
     def _judge(
-        self, row: Recorded, topic: Topic | Refused, specs: Mapping[UUID, DeviceSpec | None]
+        self, row: LegacyRow, topic: Topic | Refused, specs: Mapping[UUID, DeviceSpec | None]
     ) -> AcceptedItem | RefusedItem:
         if isinstance(topic, Refused):
-            return _refused(row, None, topic)
+            return _refused_item(row, None, topic)
         spec = specs.get(topic.uuid)
         if spec is None or spec.tenant.schema != self._schema:  # whose else it is, is not said
-            return _refused(row, None, Refused("unknown_device", f"The tenant has no device {topic.uuid}."))
+            return _refused_item(row, None, Refused("unknown_device", f"The tenant has no device {topic.uuid}."))
         try:
             if row.device is not None and row.device != topic.uuid:
                 raise Refused("malformed", f"The row is of the device {row.device}, its topic of {topic.uuid}.")
@@ -141,26 +141,30 @@ class RecordJudge:
                 topic, row.topic, row.payload, spec, row.device_time, row.received_at, self._clock
             )
         except Refused as refusal:
-            return _refused(row, spec, refusal)
+            return _refused_item(row, spec, refusal)
         except Exception as error:  # one row that we cannot read must not stop all others
             logger.exception("Line %d cannot be judged", row.line)
-            return _refused(row, spec, Refused("malformed", f"It cannot be read: {type(error).__name__}: {error}."))
+            return _refused_item(
+                row, spec, Refused("malformed", f"It cannot be read: {type(error).__name__}: {error}.")
+            )
         return AcceptedItem(Incoming(row.topic, row.payload, row.received_at), spec, accepted)
 
 
-class RecordWriter:
+class LegacyImportWriter:
     """Stores a tenant's old record batch by batch. `close` it at the end. Not shared between threads."""
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
         self._storage = Storage(conninfo(), kept_months=_MONTHS)
         self._router = Router(ttl=settings.INGEST_SPEC_TTL, on_renamed_series=self._storage.forget)
-        self._judge = RecordJudge(schema, self._specs)
+        self._judge = LegacyRowValidator(schema, self._specs)
         self._latest = LatestRecorder()
         self._flush_at = 0.0
         self._exact = 0
 
-    def settle(self, import_id: int, before: Place, refused: dict[str, int], batch: Batch) -> Settled:
+    def settle(
+        self, import_id: int, before: ImportPosition, refused: dict[str, int], batch: ImportBatch
+    ) -> ImportBatchResult:
         """Judge and store a batch, and move the import from `before` to its end, in one transaction.
 
         `refused` are the import's counts so far by reason; those of the batch are added to it once it is stored. Waits
@@ -206,17 +210,17 @@ class RecordWriter:
             routes = self._router.routes(wanted)
         return {uuid: route.spec for uuid, route in zip(wanted, routes, strict=True)}
 
-    def _without_poison(self, batch: Batch, judged: Sequence[AcceptedItem | RefusedItem]) -> Batch:
+    def _without_poison(self, batch: ImportBatch, judged: Sequence[AcceptedItem | RefusedItem]) -> ImportBatch:
         """The batch without the rows that PostgreSQL refuses, each of which is tried alone."""
         kept = []
         for row, item in zip(batch.rows, judged, strict=True):
             try:
-                self._storage.store(self._schema, [item], _PATIENCE_MS, after=_undo)
-            except _Undo:
+                self._storage.store(self._schema, [item], _PATIENCE_MS, after=_roll_back)
+            except _RollBack:
                 kept.append(row)
             except (psycopg.DataError, psycopg.IntegrityError) as error:
                 logger.warning("Line %d cannot be stored and is left out: %s", row.line, error)
-        return Batch(kept, batch.read, batch.unreadable + len(batch.rows) - len(kept), batch.end)
+        return ImportBatch(kept, batch.read, batch.unreadable + len(batch.rows) - len(kept), batch.end)
 
     def close(self) -> None:
         """Tell Redis the rest, and let go of the servers."""
@@ -226,19 +230,19 @@ class RecordWriter:
     def _store(
         self,
         import_id: int,
-        before: Place,
+        before: ImportPosition,
         refused: Mapping[str, int],
-        batch: Batch,
+        batch: ImportBatch,
         judged: Sequence[AcceptedItem | RefusedItem],
-    ) -> Settled:
-        settled = Settled(
+    ) -> ImportBatchResult:
+        settled = ImportBatchResult(
             refused=[
                 (row, item.verdict)
                 for row, item in zip(batch.rows, judged, strict=True)
                 if isinstance(item, RefusedItem)
             ]
         )
-        words = _with_lines(batch.rows, judged)
+        words = _with_origin(batch.rows, judged)
 
         def move(connection: psycopg.Connection, _schema: str, outcome: Outcome) -> None:
             counts = dict(refused)
@@ -261,7 +265,7 @@ class RecordWriter:
                 self._storage.send(packed, move)
                 return self._storage.receive(packed)[self._schema]
             except Conflict:  # or superseded: then this way fails too
-                self._exact = _EXACT_BATCHES
+                self._exact = _CONFLICT_BATCHES
         self._exact -= 1
         try:
             return self._storage.store(
@@ -271,7 +275,7 @@ class RecordWriter:
                 after=lambda connection, outcome: move(connection, self._schema, outcome),
             )
         except psycopg.errors.DivisionByZero:
-            raise Superseded from None
+            raise ImportSuperseded from None
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -280,18 +284,18 @@ class RecordWriter:
             self._latest.flush()
 
 
-def _open(row: Recorded) -> Topic | Refused:
+def _parsed_topic(row: LegacyRow) -> Topic | Refused:
     try:
         return form.parse_topic(row.topic)
     except Refused as refusal:
         return refusal
 
 
-def _refused(row: Recorded, spec: DeviceSpec | None, refusal: Refused) -> RefusedItem:
+def _refused_item(row: LegacyRow, spec: DeviceSpec | None, refusal: Refused) -> RefusedItem:
     return RefusedItem(Incoming(row.topic, row.payload, datetime.now(UTC)), spec, refusal)
 
 
-def _with_lines(rows: Sequence[Recorded], judged: Sequence[AcceptedItem | RefusedItem]) -> list[Judged]:
+def _with_origin(rows: Sequence[LegacyRow], judged: Sequence[AcceptedItem | RefusedItem]) -> list[Judged]:
     """The same; what goes into quarantine says where it is from."""
     said: list[Judged] = []
     for row, item in zip(rows, judged, strict=True):

@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 _FRESH_SECONDS = 15.0
 # Schemas in one query: each costs a lock and some time to plan.
-_AT_ONCE = 100
-_SECONDS_MOST = 5
-_LOCK_MS = 100
+_SCHEMAS_PER_QUERY = 100
+_TIMEOUT_SECONDS = 5
+_LOCK_TIMEOUT_MS = 100
 
 _TENANTS = """
 SELECT t.slug, t.schema_name FROM public.tenants_tenant AS t
@@ -33,7 +33,7 @@ WHERE to_regclass(format('%I.telemetry_limithit', t.schema_name)) IS NOT NULL OR
 # The first of recent days, as a number of days before today. What is older does not change any more: what is replayed
 # is taken from where it was counted and added to `replayed` there, and what is folded has the same sum.
 _RECENT_DAYS = 1
-_OF_ONE = """
+_TENANT_COUNTERS = """
 SELECT {schema}, NULL, coalesce(sum(received + replayed), 0)::bigint, coalesce(sum(stored), 0)::bigint,
     coalesce(sum(duplicates), 0)::bigint, coalesce(sum(quarantined + replayed), 0)::bigint,
     coalesce(sum(rate_limited), 0)::bigint FROM {totals} WHERE day {days}
@@ -43,7 +43,7 @@ _TODAY = """
 UNION ALL SELECT {schema}, '', received, stored, duplicates, quarantined, rate_limited FROM {totals}
     WHERE day = (now() AT TIME ZONE 'UTC')::date
 """
-COUNTED = {
+COUNTERS = {
     "received": "Messages received.",
     "stored": "Messages stored.",
     "duplicates": "Messages that were stored before.",
@@ -53,35 +53,35 @@ COUNTED = {
 
 
 @dataclass(slots=True)
-class Counted:
+class TenantCounters:
     """A tenant's counters. `today` is of the day (UTC), `limits` are refusals by the limit's name."""
 
     totals: tuple[int, ...] = (0, 0, 0, 0, 0)  # as in COUNTED
     today: tuple[int, ...] = (0, 0, 0, 0, 0)  # likewise
     limits: dict[str, int] = field(default_factory=dict)
 
-    def plus(self, newer: "Counted") -> "Counted":
+    def plus(self, newer: "TenantCounters") -> "TenantCounters":
         """Both together."""
         names = self.limits.keys() | newer.limits.keys()
-        return Counted(
+        return TenantCounters(
             tuple(old + new for old, new in zip(self.totals, newer.totals, strict=True)),
             newer.today,
             {name: self.limits.get(name, 0) + newer.limits.get(name, 0) for name in names},
         )
 
 
-class TenantFigures:
+class TenantMetricsCollector:
     """The counters of all tenants, read again every few seconds at most. What cannot be read now stays as it was."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Counted] = {}  # by slug
-        self._old: dict[str, Counted] = {}  # by schema: of days before `_recent`
+        self._known: dict[str, TenantCounters] = {}  # by slug
+        self._old: dict[str, TenantCounters] = {}  # by schema: of days before `_recent`
         self._recent: date | None = None
         self._read_at = -_FRESH_SECONDS
         self._reading = threading.Lock()
         self._own: psycopg.Connection | None = None
 
-    def by_tenant(self) -> dict[str, Counted]:
+    def by_tenant(self) -> dict[str, TenantCounters]:
         """The counters by the tenant's slug."""
         if time.monotonic() - self._read_at >= _FRESH_SECONDS and self._reading.acquire(blocking=not self._known):
             try:
@@ -95,7 +95,7 @@ class TenantFigures:
     def collect(self) -> Iterable[Metric]:
         """The families of metrics."""
         families = [
-            CounterMetricFamily(f"gwanje_tenant_{name}", text, labels=["tenant"]) for name, text in COUNTED.items()
+            CounterMetricFamily(f"gwanje_tenant_{name}", text, labels=["tenant"]) for name, text in COUNTERS.items()
         ]
         refused = CounterMetricFamily("gwanje_tenant_limit_refused", "Messages by limit.", labels=["tenant", "limit"])
         for slug, counted in self.by_tenant().items():
@@ -113,7 +113,7 @@ class TenantFigures:
             self._read_old(own, slugs, recent)
             found = {
                 schema: counted
-                for chunk in chunks((schema for schema in slugs if schema in self._old), _AT_ONCE)
+                for chunk in chunks((schema for schema in slugs if schema in self._old), _SCHEMAS_PER_QUERY)
                 for schema, counted in _read_chunk(own, chunk, ">=", recent)
             }
         except psycopg.Error as error:
@@ -121,7 +121,7 @@ class TenantFigures:
             return
         known = self._known
         self._known = {
-            slug: self._old[schema].plus(found[schema]) if schema in found else known.get(slug, Counted())
+            slug: self._old[schema].plus(found[schema]) if schema in found else known.get(slug, TenantCounters())
             for schema, slug in slugs.items()
         }
 
@@ -131,7 +131,7 @@ class TenantFigures:
         Its limits of time are not to hold for requests, nor their schema for it.
         """
         if self._own is None or self._own.closed:
-            options = f"-c jit=off -c statement_timeout={1000 * _SECONDS_MOST} -c lock_timeout={_LOCK_MS}"
+            options = f"-c jit=off -c statement_timeout={1000 * _TIMEOUT_SECONDS} -c lock_timeout={_LOCK_TIMEOUT_MS}"
             keep = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
             text = conninfo(connect_timeout=3, application_name="gwanje-figures", options=options, **keep)
             self._own = psycopg.connect(text, autocommit=True)
@@ -141,23 +141,23 @@ class TenantFigures:
         """What does not change any more: once a day, and for tenants that are new here."""
         if self._recent != recent:
             self._old, self._recent = {}, recent
-        for chunk in chunks((schema for schema in schemas if schema not in self._old), _AT_ONCE):
+        for chunk in chunks((schema for schema in schemas if schema not in self._old), _SCHEMAS_PER_QUERY):
             self._old |= dict(_read_chunk(own, chunk, "<", recent))
 
 
 # One for the process, so that who looks at the console and who reads /metrics share what was read.
-TENANT_FIGURES = TenantFigures()
+TENANT_METRICS = TenantMetricsCollector()
 
 
 def _read_chunk(
     own: psycopg.Connection, schemas: list[str], comparison: str, day: date
-) -> Iterable[tuple[str, Counted]]:
+) -> Iterable[tuple[str, TenantCounters]]:
     """The counters of these on such days, in one query; one by one where one of them is locked.
 
     Those that stay locked are left out.
     """
     try:
-        return _ask(own, schemas, comparison, day).items()
+        return _query(own, schemas, comparison, day).items()
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         if own.closed:
             raise
@@ -167,9 +167,9 @@ def _read_chunk(
     return [found for schema in schemas for found in _read_chunk(own, [schema], comparison, day)]
 
 
-def _ask(own: psycopg.Connection, schemas: list[str], comparison: str, day: date) -> dict[str, Counted]:
+def _query(own: psycopg.Connection, schemas: list[str], comparison: str, day: date) -> dict[str, TenantCounters]:
     days = sql.SQL("{} {}").format(sql.SQL("<" if comparison == "<" else ">="), sql.Literal(day))
-    text = sql.SQL(_OF_ONE if comparison == "<" else _OF_ONE + _TODAY)
+    text = sql.SQL(_TENANT_COUNTERS if comparison == "<" else _TENANT_COUNTERS + _TODAY)
     parts = [
         text.format(
             schema=sql.Literal(schema),
@@ -179,9 +179,9 @@ def _ask(own: psycopg.Connection, schemas: list[str], comparison: str, day: date
         )
         for schema in schemas
     ]
-    found: dict[str, Counted] = {}
+    found: dict[str, TenantCounters] = {}
     for schema, limit, *numbers in own.execute(sql.SQL(" UNION ALL ").join(parts)).fetchall():
-        counted = found.setdefault(schema, Counted())
+        counted = found.setdefault(schema, TenantCounters())
         if limit is None:
             counted.totals = tuple(numbers)
         elif not limit:

@@ -20,22 +20,22 @@ from tenants.models import Tenant
 from .latest import values
 from .quarantine import replays
 from .retention import quarantine, telemetry
-from .rollups import hourly_daily, packing
+from .rollups import aggregation, packing
 from .storage import limit_counts
-from .work_lock import Busy
+from .work_lock import WorkLockBusy
 
 logger = logging.getLogger(__name__)
 
-_COMPLETE = (Tenant.State.ACTIVE, Tenant.State.SUSPENDED)
-_TENANTS_A_QUERY = 100
-_HERE = "telemetry.services.periodic_tasks"
+_STATES = (Tenant.State.ACTIVE, Tenant.State.SUSPENDED)
+_TENANTS_PER_QUERY = 100
+_MODULE = "telemetry.services.periodic_tasks"
 # A replay without a worker for so long has lost its task.
 _IDLE_SECONDS = 10
 
 
 def roll_up() -> int:
     """Tenants with an hour to roll up, or marked ones. Returns how many tasks were queued."""
-    until = hourly_daily.hour_of(datetime.now(UTC) - hourly_daily.SETTLED_AFTER)
+    until = aggregation.hour_of(datetime.now(UTC) - aggregation.SETTLED_AFTER)
     return _queue(
         "roll_up_tenant",
         "coalesce((SELECT rolled_until < %s FROM {schema}.telemetry_rollupstate), true)"
@@ -44,18 +44,18 @@ def roll_up() -> int:
     )
 
 
-def keep_latest() -> int:
+def refill_latest() -> int:
     """Tenants whose newest values Redis lost, or may have missed. Returns how many tasks were queued."""
     try:
-        values.mend()
-        incomplete = values.incomplete(_schemas())
+        values.expire_stopped_listeners()
+        incomplete = values.incomplete_tenants(_schemas())
     except RedisError as error:
         logger.warning("Redis is away (%s): the next round tries again", error)
         return 0
-    return _enqueue("complete_tenant", incomplete)
+    return _enqueue("refill_latest_tenant", incomplete)
 
 
-def move_latest() -> int:
+def persist_latest() -> int:
     """Tenants whose newest values changed; and what Redis has of tenants that are gone. Returns how many tasks."""
     try:
         values.forget_others(Tenant.objects.values_list("schema_name", flat=True))
@@ -64,40 +64,40 @@ def move_latest() -> int:
     except RedisError as error:
         logger.warning("Redis is away (%s): the next round tries again", error)
         return 0
-    return _enqueue("move_tenant", changed)
+    return _enqueue("persist_latest_tenant", changed)
 
 
-def pack() -> int:
+def pack_readings() -> int:
     """Tenants with days to pack. Returns how many tasks were queued."""
-    until = packing.due_until(datetime.now(UTC))
+    until = packing.due_before(datetime.now(UTC))
     return _queue(
-        "pack_tenant",
+        "pack_readings_tenant",
         "EXISTS (SELECT 1 FROM {schema}.telemetry_repackday) OR (SELECT coalesce(packed_until, '-infinity')"
         " < least(%s, date_trunc('day', rolled_until, 'UTC')) FROM {schema}.telemetry_rollupstate)",
         [until],
     )
 
 
-def retain() -> int:
+def apply_retention() -> int:
     """All tenants: it is little work where nothing is to go. Returns how many tasks were queued."""
-    return _enqueue("retain_tenant", _schemas())
+    return _enqueue("apply_retention_tenant", _schemas())
 
 
-def fold_refusals() -> int:
+def merge_limit_counts() -> int:
     """Tenants with old counts of what limits refused of each device. Returns how many tasks were queued."""
     return _queue(
-        "fold_refusals_tenant",
+        "merge_limit_counts_tenant",
         "EXISTS (SELECT 1 FROM {schema}.telemetry_limithit WHERE day < %s AND device_id IS NOT NULL)",
         [limit_counts.due_before()],
     )
 
 
-def keep_quarantine() -> int:
+def apply_quarantine_retention() -> int:
     """Tenants whose quarantine is too old or too large, and the messages of no tenant. Returns how many tasks."""
-    quarantine.run_unrouted()
-    limits = quarantine.limits(datetime.now(UTC))
+    quarantine.apply_unrouted_retention()
+    limits = quarantine.quarantine_limits(datetime.now(UTC))
     return _queue(
-        "keep_quarantine_tenant",
+        "apply_quarantine_retention_tenant",
         "EXISTS (SELECT 1 FROM {schema}.telemetry_quarantined WHERE last_received_at < %s"
         " AND reason <> 'key_unavailable') OR EXISTS (SELECT 1 FROM {schema}.telemetry_quarantineflood WHERE day < %s)"
         " OR pg_total_relation_size('{schema}.telemetry_quarantined') > %s",
@@ -120,37 +120,37 @@ def resume_replays() -> int:
 
 def roll_up_tenant() -> Any:
     """Rollups of the current tenant."""
-    return _try(hourly_daily.run)
+    return _run_or_skip(aggregation.roll_up)
 
 
-def complete_tenant() -> Any:
+def refill_latest_tenant() -> Any:
     """Redis' newest values of the current tenant."""
-    return _try(values.complete)
+    return _run_or_skip(values.refill)
 
 
-def move_tenant() -> Any:
+def persist_latest_tenant() -> Any:
     """The table of newest values of the current tenant."""
-    return _try(values.move)
+    return _run_or_skip(values.persist)
 
 
-def pack_tenant() -> Any:
+def pack_readings_tenant() -> Any:
     """Packed days of the current tenant."""
-    return _try(packing.run)
+    return _run_or_skip(packing.pack)
 
 
-def retain_tenant() -> Any:
+def apply_retention_tenant() -> Any:
     """Retention of the current tenant."""
-    return _try(telemetry.run)
+    return _run_or_skip(telemetry.apply_retention)
 
 
-def fold_refusals_tenant() -> int:
+def merge_limit_counts_tenant() -> int:
     """Old counts of refusals of the current tenant."""
     return limit_counts.fold()
 
 
-def keep_quarantine_tenant() -> Any:
+def apply_quarantine_retention_tenant() -> Any:
     """Retention of the current tenant's quarantine."""
-    return quarantine.run()
+    return quarantine.apply_retention()
 
 
 def resume_replays_tenant() -> Any:
@@ -158,10 +158,10 @@ def resume_replays_tenant() -> Any:
     return replays.resume()
 
 
-def _try(work: Callable[[], Any]) -> Any:
+def _run_or_skip(work: Callable[[], Any]) -> Any:
     try:
         return work()
-    except Busy as error:
+    except WorkLockBusy as error:
         logger.info("Another is at it (%s): the next round tries again", error)
         return "busy"
     except RedisError as error:
@@ -170,12 +170,12 @@ def _try(work: Callable[[], Any]) -> Any:
 
 
 def _schemas() -> list[str]:
-    return list(Tenant.objects.filter(state__in=_COMPLETE).order_by("pk").values_list("schema_name", flat=True))
+    return list(Tenant.objects.filter(state__in=_STATES).order_by("pk").values_list("schema_name", flat=True))
 
 
 def _queue(task: str, condition: str, parameters: Sequence[Any]) -> int:
     """Queue the task for the tenants of which the condition is true."""
-    queries = (_where(chunk, condition, parameters) for chunk in chunks(_schemas(), _TENANTS_A_QUERY))
+    queries = (_where(chunk, condition, parameters) for chunk in chunks(_schemas(), _TENANTS_PER_QUERY))
     return _enqueue(task, [schema for schemas in queries for schema in schemas])
 
 
@@ -192,5 +192,5 @@ def _where(schemas: list[str], condition: str, parameters: Sequence[Any]) -> lis
 def _enqueue(task: str, schemas: Sequence[str]) -> int:
     for schema in schemas:
         with schema_context(schema):
-            enqueue(f"{_HERE}.{task}")
+            enqueue(f"{_MODULE}.{task}")
     return len(schemas)

@@ -16,12 +16,12 @@ from tenants.infrastructure.retry import is_lock_conflict
 _SECONDS = "5s"
 
 
-class Busy(Exception):
+class WorkLockBusy(Exception):
     """Another worker, or a long transaction, is in the way: nothing was done, the next run tries again."""
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class WorkState:
     """How far the work has come; see `telemetry.models.RollupState`."""
 
     marked_until: datetime | None
@@ -31,35 +31,35 @@ class State:
 
 
 @contextmanager
-def step(lock_timeout: str = _SECONDS) -> Iterator[tuple[Any, State]]:
+def locked_step(lock_timeout: str = _SECONDS) -> Iterator[tuple[Any, WorkState]]:
     """A transaction under the tenant's work lock: a cursor, and the state. Raises Busy."""
-    with _busy(), transaction.atomic(), connection.cursor() as cursor:
+    with _busy_as_error(), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout])
         yield cursor, _lock(cursor)
 
 
-def state() -> State:
+def work_state() -> WorkState:
     """The state, without waiting for a worker."""
     with connection.cursor() as cursor:
         return _read(cursor, "")
 
 
 @contextmanager
-def _busy() -> Iterator[None]:
+def _busy_as_error() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
         if is_lock_conflict(error):
-            raise Busy(str(error).strip()) from error
+            raise WorkLockBusy(str(error).strip()) from error
         raise
 
 
-def _lock(cursor: Any) -> State:
+def _lock(cursor: Any) -> WorkState:
     return _read(cursor, "FOR UPDATE")
 
 
-def _read(cursor: Any, lock: str) -> State:
+def _read(cursor: Any, lock: str) -> WorkState:
     cursor.execute(
         f"SELECT marked_until, rolled_until, packed_until, readings_from FROM telemetry_rollupstate {lock}"  # noqa: S608
     )
-    return State(*cursor.fetchone())
+    return WorkState(*cursor.fetchone())

@@ -42,9 +42,9 @@ def test_every_limit_is_shown_with_what_is_used_and_refused(api: Api, tenant_a: 
     use_up(tenant_a, 50)
     with schema_context(tenant_a.schema_name):
         today = datetime.now(UTC).date()
-        LimitHit.objects.create(day=today, limit="device_rate", device_id=1, times=3)
-        LimitHit.objects.create(day=today, limit="device_rate", device_id=2, times=4)
-        LimitHit.objects.create(day=today - timedelta(days=1), limit="daily_quota", times=9)
+        LimitHit.objects.create(day=today, limit="device_rate", device_id=1, count=3)
+        LimitHit.objects.create(day=today, limit="device_rate", device_id=2, count=4)
+        LimitHit.objects.create(day=today - timedelta(days=1), limit="daily_quota", count=9)
     shown = by_name(api)
     midnight = datetime.combine(today + timedelta(days=1), datetime.min.time())
     assert shown == {
@@ -81,9 +81,9 @@ def test_without_redis_the_limits_are_shown_all_the_same(api: Api, tenant_a: Any
 def test_refusals_are_listed_by_day_limit_and_device(api: Api, tenant_a: Any) -> None:
     device = make_device(tenant_a)
     with schema_context(tenant_a.schema_name):
-        LimitHit.objects.create(day=T0.date(), limit="tenant_rate", times=5)
-        LimitHit.objects.create(day=T0.date(), limit="device_rate", device=device, times=7)
-        LimitHit.objects.create(day=T0.date() - timedelta(days=1), limit="tenant_rate", times=1)
+        LimitHit.objects.create(day=T0.date(), limit="tenant_rate", count=5)
+        LimitHit.objects.create(day=T0.date(), limit="device_rate", device=device, count=7)
+        LimitHit.objects.create(day=T0.date() - timedelta(days=1), limit="tenant_rate", count=1)
     rows = api.get("limits/refusals/").json()["results"]
     assert [(row["day"], row["name"], row["device"], row["count"]) for row in rows] == [
         ("2026-11-22", "device_rate", str(device.uuid), 7),

@@ -73,7 +73,7 @@ def test_what_was_refused_is_shown_with_its_reason(api: Api, greenhouse: Any, te
         topic="telemetry/alpha/x/dht22",
         payload=b'{"value": 999}',
         device=greenhouse,
-        times=3,
+        count=3,
     )
     assert api.get("quarantine/").json() == {
         "results": [

@@ -79,8 +79,8 @@ def test_a_page_of_readings_is_read_from_the_index_alone(
     with schema_context(tenant_a.schema_name), connection.cursor() as cursor:
         cursor.execute("ANALYZE telemetry_reading")
         series = Series.objects.get(pk=temperature)
-        after = readings.Position(T0 + MINUTE, temperature, 1.0)
-        sql = readings._one_series(series, T0, T0 + MINUTE * 50, after)
+        after = readings.ReadingPosition(T0 + MINUTE, temperature, 1.0)
+        sql = readings._series_sql(series, T0, T0 + MINUTE * 50, after)
         cursor.execute(
             "EXPLAIN " + sql,
             {"start": T0, "stop": T0 + MINUTE * 50, "limit": 10, "after_time": after.time, "after_key": after.key},

@@ -291,7 +291,7 @@ def test_an_export_in_pieces_is_the_same(
     ask: Callable[..., Any], mixed: None, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
     whole = ask("export").getvalue()
-    monkeypatch.setattr(readings, "PIECE", piece)
+    monkeypatch.setattr(readings, "READINGS_PER_CHUNK", piece)
     assert ask("export").getvalue() == whole
 
 
@@ -301,7 +301,7 @@ def test_between_two_pieces_the_tenant_is_left(
     """The same thread answers others meanwhile."""
     from tenants.infrastructure.schema_context import current_schema
 
-    monkeypatch.setattr(readings, "PIECE", 2)
+    monkeypatch.setattr(readings, "READINGS_PER_CHUNK", 2)
     whole = ask("export").getvalue()
     pieces = []
     content = iter(ask("export").streaming_content)
@@ -316,12 +316,12 @@ def test_between_two_pieces_the_tenant_is_left(
 def test_an_export_that_cannot_be_finished_is_broken_off(
     ask: Callable[..., Any], mixed: None, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(readings, "PIECE", 2)
+    monkeypatch.setattr(readings, "READINGS_PER_CHUNK", 2)
     content = iter(ask("export", format=form).streaming_content)
     got = [next(content), next(content)]
     # The statement fails as it does when the server has gone.
     monkeypatch.setattr(readings, "readings", _gone)
-    with pytest.raises(readings.ExportBroken):
+    with pytest.raises(readings.ExportAborted):
         got.extend(content)
     lines = b"".join(got).decode().splitlines()
     if form == "ndjson":

@@ -28,8 +28,8 @@ from telemetry.models import Series
 from telemetry.services.latest import values
 from telemetry.services.queries import calendar_intervals
 from telemetry.services.queries import readings as queries
-from telemetry.services.queries.aggregates import Answer, aggregate
-from telemetry.services.rollups import hourly_daily, packing, partitions
+from telemetry.services.queries.aggregates import Aggregates, aggregate
+from telemetry.services.rollups import aggregation, packing, partitions
 from tenants.models import Tenant
 from tenants.services.lifecycle import create_tenant
 
@@ -92,9 +92,9 @@ class _Bench:
         self._wanted = readings
         self._say = say
         self._stop = datetime.now(UTC).replace(second=0, microsecond=0)
-        self._start = hourly_daily.hour_of(self._stop) - _DAYS * _DAY
+        self._start = aggregation.hour_of(self._stop) - _DAYS * _DAY
         # Of the middle of the month, and at the fixed time of the old query: no better or worse than others.
-        self._day = hourly_daily.day_of(self._stop) - 15 * _DAY
+        self._day = aggregation.day_of(self._stop) - 15 * _DAY
         self._one: Series = Series()
         self._readings = 0
 
@@ -173,7 +173,7 @@ class _Bench:
 
     def _roll_up(self) -> dict[str, Any]:
         began = time.perf_counter()
-        hourly_daily.run(seconds=3600)
+        aggregation.roll_up(seconds=3600)
         took = time.perf_counter() - began
         _vacuum()
         return {"seconds": round(took, 1), "bytes_a_reading": self._bytes(partitions.HOURS)}
@@ -182,7 +182,7 @@ class _Bench:
         """Pack all days that are over; the bytes of one reading that is packed."""
         with override_settings(READINGS_PACK_AFTER_DAYS=1):
             began = time.perf_counter()
-            done = packing.run(seconds=3600)
+            done = packing.pack(seconds=3600)
             took = time.perf_counter() - began
         _vacuum()
         with connection.cursor() as cursor:
@@ -195,8 +195,8 @@ class _Bench:
     # --- the questions ----------------------------------------------------------------------------------------
 
     def _hours(self) -> dict[str, Any]:
-        stop = hourly_daily.hour_of(self._stop) + timedelta(hours=1)
-        new = _measure(lambda: hourly_daily.hourly([self._one.pk], self._start, stop))
+        stop = aggregation.hour_of(self._stop) + timedelta(hours=1)
+        new = _measure(lambda: aggregation.hourly_rollups([self._one.pk], self._start, stop))
         old = _measure(lambda: _fetch(_OLD_HOURS, [self._one.device_id, self._one.metric, self._start, stop]), runs=3)
         told = [(r.start, r.count, r.min, r.max, round((r.sum or 0.0) / r.count, 9)) for r in new.pop("answer")]
         assert told == _rounded(old.pop("answer")), "the hours differ"
@@ -206,7 +206,9 @@ class _Bench:
     def _aggregates(self) -> dict[str, Any]:
         """What the API's aggregates come from, and a whole request, up to now: the last hours are not rolled up."""
         start, stop, one = self._start, self._stop, [self._one]
-        edges = calendar_intervals.edges(calendar_intervals.parse("1h"), ZoneInfo("UTC"), start, stop, _MOST_HOURS)
+        edges = calendar_intervals.interval_edges(
+            calendar_intervals.parse_interval("1h"), ZoneInfo("UTC"), start, stop, _MOST_HOURS
+        )
         new = _measure(lambda: aggregate(one, edges, start, stop))
         request = _measure(aggregates_request.prepare(self._tenant, self._one, start, stop))
         old = _measure(lambda: _fetch(_OLD_HOURS, [self._one.device_id, self._one.metric, start, stop]), runs=3)
@@ -218,7 +220,7 @@ class _Bench:
         assert asked == told, "the request says something else"
         return {**_compared(old, new), "request": _compared(old, request)}
 
-    def _rows(self, answer: Answer, edges: Sequence[datetime]) -> list[tuple[Any, ...]]:
+    def _rows(self, answer: Aggregates, edges: Sequence[datetime]) -> list[tuple[Any, ...]]:
         """(start, count, min, max, avg, sum, last) of each hour. Sums are rounded: they are not added in one order."""
         rows = sorted(answer.buckets[self._one.pk].items())
         return [
@@ -237,16 +239,16 @@ class _Bench:
 
     def _latest(self) -> dict[str, Any]:
         listener = values.LatestRecorder()
-        values.complete()
+        values.refill()
         names = {pk: rest for pk, *rest in Series.objects.values_list("pk", "device_id", "metric")}
-        new = _measure(lambda: values.latest_of(names))
+        new = _measure(lambda: values.newest_readings(names))
         old = _measure(lambda: _fetch(_OLD_LATEST, [list(Device.objects.values_list("pk", flat=True))]), runs=3)
         told = sorted((*names[pk], one.time, one.value) for pk, one in new.pop("answer").items())
         assert told == sorted(row[:4] for row in old.pop("answer")), "the latest values differ"
         assert len(told) == 3 * _DEVICES, "series are missing"
         # Without Redis: what a reader does that does not trust it.
-        values.forget(connection.schema_name)  # type: ignore[attr-defined]
-        probed = _measure(lambda: values.latest_of(names))
+        values.forget_tenant(connection.schema_name)  # type: ignore[attr-defined]
+        probed = _measure(lambda: values.newest_readings(names))
         listener.close()
         assert len(probed.pop("answer")) == 3 * _DEVICES
         return {**_compared(old, new), "without_redis": probed}

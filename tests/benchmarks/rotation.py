@@ -200,7 +200,7 @@ def _refused(tenant: Any, issued: Sequence[IssuedCredentials], topic: str = "") 
     uuids = {str(credentials.uuid) for credentials in issued}
     with schema_context(tenant.schema_name):
         rows = Quarantined.objects.filter(topic__startswith=topic).exclude(reason="key_unavailable")
-        return sum(times for name, times in rows.values_list("topic", "times") if uuids & set(name.split("/")))
+        return sum(count for name, count in rows.values_list("topic", "count") if uuids & set(name.split("/")))
 
 
 def _parked(tenant: Any) -> int:

@@ -73,7 +73,7 @@ def _reported(scene: Scene) -> set[Counter]:
         boots[sender.schema].add((sender.device_id, sender.boot))
     for schema, devices in boots.items():
         with schema_context(schema):
-            found = missing_sequences.gaps_of([device_id for device_id, _ in devices])
+            found = missing_sequences.find_missing_sequences([device_id for device_id, _ in devices])
         for gap in found:
             if (gap.device_id, gap.boot) in devices:
                 reported |= {(schema, gap.device_id, gap.boot, seq) for seq in range(gap.first, gap.last + 1)}

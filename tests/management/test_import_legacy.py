@@ -97,23 +97,23 @@ def test_the_record_is_kept_as_it_was_and_its_readings_are_those_of_a_live_messa
 def test_the_newest_value_and_the_hourly_ones_are_right_afterwards(run: Import, tenant: Any, tmp_path: Path) -> None:
     from telemetry.models import ReadingHour, Series
     from telemetry.services.latest import values
-    from telemetry.services.rollups import hourly_daily
+    from telemetry.services.rollups import aggregation
 
     dump = make_dump(tmp_path / "dump", devices=1, messages=150)
     half = dump.rows("telemetry_data")[75:]
     del dump.rows("telemetry_data")[75:]
     run(dump)
     with schema_context(tenant.schema_name):
-        hourly_daily.run()
+        aggregation.roll_up()
         assert sum(ReadingHour.objects.values_list("count", flat=True)) == 150
     dump.rows("telemetry_data").extend(half)
     report = run(dump)
     assert (report["telemetry_data"]["created"], report["telemetry_data"]["unchanged"]) == (75, 75)
     with schema_context(tenant.schema_name):
         series = Series.objects.get(metric="temperature")
-        newest = values.latest_of([series.pk])[series.pk]
+        newest = values.newest_readings([series.pk])[series.pk]
         assert newest.value == json.loads(half[-1][3])["value"]["temp"]
-        hourly_daily.run()
+        aggregation.roll_up()
         hours = ReadingHour.objects.filter(series_id=series.pk).order_by("hour")
         assert [(row.count, row.last) for row in hours] == [
             (count, json.loads(dump.rows("telemetry_data")[last][3])["value"]["temp"])
@@ -250,7 +250,7 @@ def test_another_file_of_the_same_name_is_read_from_its_beginning(run: Import, t
 def test_killed_half_way_it_goes_on_and_ends_the_same(
     run: Import, tenant: Any, tmp_path: Path, start: Callable[..., Any]
 ) -> None:
-    from telemetry.models import Quarantined, Reading, RecordImport
+    from telemetry.models import LegacyImport, Quarantined, Reading
 
     dump = make_dump(tmp_path / "dump", devices=4, messages=4000)
     dump.rows("telemetry_data")[7000] = dump.message(dump.devices[0], {"temp": "hot"}, START)
@@ -258,7 +258,7 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(
 
     def read() -> int:
         with schema_context(tenant.schema_name):
-            return next(iter(RecordImport.objects.values_list("read", flat=True)), 0)
+            return next(iter(LegacyImport.objects.values_list("read", flat=True)), 0)
 
     for reached in (1, 9000):
         process = start(*command)
@@ -272,13 +272,13 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(
     assert report["created"] + report["unchanged"] == 15999
     assert report["skipped"] == {"quarantined as wrong_type": 1}
     with schema_context(tenant.schema_name):
-        assert RecordImport.objects.count() == 1
-        done = RecordImport.objects.get()
+        assert LegacyImport.objects.count() == 1
+        done = LegacyImport.objects.get()
         assert (done.stored, done.duplicates, done.refused) == (15999, 0, {"wrong_type": 1})
         assert done.finished_at is not None
         assert Reading.objects.count() == 2 * 15999
         (refused,) = Quarantined.objects.all()
-        assert refused.times == 1
+        assert refused.count == 1
         assert refused.detail.startswith("From an old record, line 7002, received 2025-03-01T00:00:00.200000+00:00: ")
     assert totals(tenant) == (16000, 15999, 0, 1, 0)
 

@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_in_quarantine_and_the_sums_are_right(run: Import, 
     }
     assert totals(tenant) == (8, 2, 0, 6, 0)
     with schema_context(tenant.schema_name):
-        quarantine.run()
+        quarantine.apply_retention()
         assert Quarantined.objects.count() == 6, "what was refused is not old because its message is"
 
 
@@ -149,17 +149,19 @@ def test_what_is_mended_is_stored_when_the_record_is_read_again(run: Import, ten
 
 
 def test_one_row_that_cannot_be_stored_does_not_stop_the_others(run: Import, tenant: Any, tmp_path: Path) -> None:
-    from telemetry.models import RecordImport
-    from telemetry.services.legacy_import import Batch, Place, Recorded, RecordWriter
+    from telemetry.models import LegacyImport
+    from telemetry.services.legacy_import import ImportBatch, ImportPosition, LegacyImportWriter, LegacyRow
 
     dump = make_dump(tmp_path / "dump", devices=1, messages=3)
     run(dump, "--without-telemetry")
-    rows = [Recorded(n, row[2], row[3].encode(), None, START) for n, row in enumerate(dump.rows("telemetry_data"), 2)]
+    rows = [LegacyRow(n, row[2], row[3].encode(), None, START) for n, row in enumerate(dump.rows("telemetry_data"), 2)]
     rows[1].topic += "\x00"
     with schema_context(tenant.schema_name):
-        made = RecordImport.objects.create(file="x")
-        writer = RecordWriter(tenant.schema_name)
-        settled = writer.settle(made.pk, Place(0, "", 0), {}, Batch(rows, 3, 0, Place(9, "d", 4)))
+        made = LegacyImport.objects.create(file="x")
+        writer = LegacyImportWriter(tenant.schema_name)
+        settled = writer.settle(
+            made.pk, ImportPosition(0, "", 0), {}, ImportBatch(rows, 3, 0, ImportPosition(9, "d", 4))
+        )
         writer.close()
         made.refresh_from_db()
     assert (settled.stored, settled.refused) == (2, [])
@@ -184,10 +186,10 @@ def test_while_the_tenants_tables_are_locked_it_waits(
 
 
 def _waits(tenant: Any) -> bool:
-    from telemetry.models import RecordImport
+    from telemetry.models import LegacyImport
 
     with schema_context(tenant.schema_name):
-        return RecordImport.objects.exists()
+        return LegacyImport.objects.exists()
 
 
 # --- After it ---------------------------------------------------------------------------------------------

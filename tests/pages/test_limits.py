@@ -9,7 +9,7 @@ from django_tenants.utils import schema_context
 
 from devices import change_feeds
 from telemetry.models import IngestTotals, LimitHit
-from telemetry.services.queries.totals_chart import HEIGHT, draw
+from telemetry.services.queries.totals_chart import HEIGHT, build_totals_chart
 from tenants.models import Plan, Tenant, TenantLimits
 from tenants.services.limits import set_limits
 from tests.api.conftest import make_device, person
@@ -78,8 +78,8 @@ def test_a_tenant_sees_its_limits_and_what_they_refused(pages: Pages, tenant_a: 
     today = datetime.now(UTC).date()
     with schema_context(tenant_a.schema_name):
         device = make_device(tenant_a, "the chatty one")
-        LimitHit.objects.create(day=today, limit="device_rate", device=device, times=1357)
-        LimitHit.objects.create(day=today, limit="device_rate", device_id=10**9, times=3)
+        LimitHit.objects.create(day=today, limit="device_rate", device=device, count=1357)
+        LimitHit.objects.create(day=today, limit="device_rate", device_id=10**9, count=3)
     first = pages.get().content.decode()
     listed = pages.get("telemetry/limithit/").content.decode()
     for page in (first, listed):
@@ -102,7 +102,7 @@ def test_a_bar_is_as_high_as_what_was_received() -> None:
         totals(last - timedelta(days=2), stored=400_000, duplicates=50_000, quarantined=30_000, rate_limited=20_000),
         totals(last - timedelta(days=99), stored=5_000_000),
     ]
-    chart = draw(rows, last, 7)
+    chart = build_totals_chart(rows, last, 7)
     assert [bar.totals.day.day for bar in chart.bars] == [16, 17, 18, 19, 20, 21, 22]
     heights = [round(sum(part.height for part in bar.parts)) for bar in chart.bars]
     assert heights == [0, 0, 0, 0, HEIGHT / 2, 0, HEIGHT]
@@ -112,7 +112,7 @@ def test_a_bar_is_as_high_as_what_was_received() -> None:
         ("quarantined", True),
     ], "a little is not nothing"
     assert chart.totals.received == 1_500_003
-    assert draw([], last, 7).most == 0
+    assert build_totals_chart([], last, 7).most == 0
 
 
 def test_the_totals_page_draws_the_law_of_conservation(pages: Pages, tenant_a: Tenant) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django_tenants.utils import schema_context
 
-from telemetry.models import Quarantined, QuarantineFlood, Replay
+from telemetry.models import Quarantined, Replay, SuppressedMessages
 from tenants.models import Tenant
 from tests.api.conftest import make_device, person, quarantine
 
@@ -121,8 +121,8 @@ def test_what_was_counted_is_shown(operator: Pages, tenant_a: Tenant, rows: Any,
     today = date(2026, 11, 22)
     with schema_context(tenant_a.schema_name):
         for source, of, times in (("", device, 12345), ("alpha/somebody", None, 7)):
-            QuarantineFlood.objects.create(
-                day=today, reason="malformed", device=of, source=source, times=times, last_received_at=T0
+            SuppressedMessages.objects.create(
+                day=today, reason="malformed", device=of, source=source, count=times, last_received_at=T0
             )
     page = operator.get(LIST).content.decode()
     assert "12,345" in page
@@ -151,8 +151,8 @@ def test_a_replay_in_a_browser(
     """A person replays, and sees the page fill up by itself; nothing is wider than a phone."""
     with schema_context(tenant_a.schema_name):
         Quarantined.objects.all().delete()
-        QuarantineFlood.objects.create(
-            day=T0.date(), reason="malformed", source="alpha/x", times=12345, detail="d" * 300, last_received_at=T0
+        SuppressedMessages.objects.create(
+            day=T0.date(), reason="malformed", source="alpha/x", count=12345, detail="d" * 300, last_received_at=T0
         )
         for number in range(3):
             quarantine(tenant_a, T0, reason="malformed", topic=f"telemetry/alpha/{number}" + "x" * 90, payload=b"{")
@@ -181,7 +181,7 @@ def test_a_replay_in_a_browser(
     with schema_context(tenant_a.schema_name):
         assert Replay.objects.filter(state="done").count() == 2
         Quarantined.objects.all().delete()
-        QuarantineFlood.objects.all().delete()
+        SuppressedMessages.objects.all().delete()
         Replay.objects.all().delete()
 
 

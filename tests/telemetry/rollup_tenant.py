@@ -63,7 +63,7 @@ class Field:
 
     def store(self, *rows: Row) -> None:
         """Insert and mark, as one batch of ingest."""
-        from telemetry.services.rollups.hourly_daily import mark_late
+        from telemetry.services.rollups.aggregation import mark_late
 
         with self.connect() as own, own.transaction():
             self.insert(own, rows)
@@ -114,7 +114,7 @@ _HOUR = timedelta(hours=1)
 
 def numbers() -> list[Any]:
     """All numbers of the current tenant as readers get them, packed or not: (series, time, value)."""
-    from telemetry.services.rollups.packing import numbers as sql_of_numbers
+    from telemetry.services.rollups.packing import numbers_sql as sql_of_numbers
 
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT * FROM {sql_of_numbers('> 0', _FIRST, _LAST)} n ORDER BY 1, 2, 3")  # noqa: S608
@@ -136,7 +136,7 @@ def rows_of(table: str) -> int:
 
 def differences(made: Field, start: datetime, stop: datetime, hours: str = "") -> list[Any]:
     """Hours that are not what the readings say; `hours` is SQL of them, by default as they are read."""
-    from telemetry.services.rollups.hourly_daily import hours as read_hours
+    from telemetry.services.rollups.aggregation import hours_sql as read_hours
 
     of = hours or read_hours("= ANY(%(series)s)", "%(start)s", "%(stop)s")
     query = f"""

@@ -12,10 +12,10 @@ from django_tenants.utils import schema_context
 
 from telemetry.models import Series
 from telemetry.services.queries import aggregates
-from telemetry.services.queries.aggregates import Bucket, aggregate, plan
-from telemetry.services.queries.calendar_intervals import edges, parse
-from telemetry.services.queries.query_budget import TooMuchWork, bounded
-from telemetry.services.rollups import hourly_daily, packing
+from telemetry.services.queries.aggregates import AggregateBucket, aggregate, read_plan
+from telemetry.services.queries.calendar_intervals import interval_edges, parse_interval
+from telemetry.services.queries.query_budget import QueryTooExpensive, time_limited_queries
+from telemetry.services.rollups import aggregation, packing
 from tests.telemetry.rollup_tenant import Field, Row, make_field, remove_field, truth
 
 HOUR = timedelta(hours=1)
@@ -50,9 +50,9 @@ def random_rows(chance: random.Random, series: list[int], count: int, begin: dat
     times = [begin + timedelta(seconds=chance.randrange(span)) for _ in range(count)]
     # On the edges of hours too, and several at one instant.
     times += (
-        [hourly_daily.hour_of(time) for time in times[::5]]
+        [aggregation.hour_of(time) for time in times[::5]]
         + times[::7]
-        + [hourly_daily.day_of(time) for time in times[::9]]
+        + [aggregation.day_of(time) for time in times[::9]]
     )
     return [(chance.choice(series), time, chance.randrange(-4000, 4000) / 4) for time in times]
 
@@ -68,7 +68,7 @@ def expected(rows: list[Any], series: list[int], cuts: list[datetime], start: da
         found[one].setdefault(number, []).append((time, value))
     return {
         one: {
-            number: Bucket(
+            number: AggregateBucket(
                 len(group),
                 min(value for _, value in group),
                 max(value for _, value in group),
@@ -89,10 +89,10 @@ def filled(field: Field) -> Callable[[int], list[Any]]:
     def fill(seed: int) -> list[Any]:
         chance = random.Random(seed)
         field.store(*random_rows(chance, field.series, 3000, BEGIN, END))
-        hourly_daily.run(now=END - 5 * DAY - HOUR / 2)
-        packing.run(now=END - 12 * DAY)
+        aggregation.roll_up(now=END - 5 * DAY - HOUR / 2)
+        packing.pack(now=END - 12 * DAY)
         field.store(*random_rows(chance, field.series[:2], 8, BEGIN, END - 6 * DAY))  # late, and rolled up again
-        hourly_daily.run(now=END - 5 * DAY)
+        aggregation.roll_up(now=END - 5 * DAY)
         field.store(*random_rows(chance, field.series[2:4], 8, BEGIN, END - 6 * DAY))  # late, and marked only
         with connection.cursor() as cursor:
             cursor.execute(
@@ -114,7 +114,7 @@ def test_aggregates_are_those_of_the_readings(field: Field, filled: Callable[[in
             stop = END - chance.choice([timedelta(0), HOUR / 3, timedelta(seconds=chance.randrange(10**6))])
             if interval == "15m":
                 stop = min(stop, start + 5 * DAY)
-            cuts = edges(parse(interval), ZoneInfo(zone), start, stop, 5000)
+            cuts = interval_edges(parse_interval(interval), ZoneInfo(zone), start, stop, 5000)
             said = expected(rows, field.series, cuts, start, stop)
             assert aggregate(listed, cuts, start, stop).buckets == said, (zone, interval, start, stop)
             assert aggregate(listed, cuts, start, stop, raw_only=True).buckets == said, (zone, interval)
@@ -125,8 +125,8 @@ def test_rollups_are_used_where_they_serve(field: Field, filled: Callable[[int],
     listed = list(Series.objects.order_by("pk"))[4:]  # of a device to which nothing came late
 
     def planned(interval: str, zone: str, start: datetime = BEGIN) -> tuple[int, int, int]:
-        cuts = edges(parse(interval), ZoneInfo(zone), start, END, 5000)
-        made = plan(listed, cuts, start, END)
+        cuts = interval_edges(parse_interval(interval), ZoneInfo(zone), start, END, 5000)
+        made = read_plan(listed, cuts, start, END)
         return len(made.days), len(made.hours), len(made.raw)
 
     assert planned("1d", "UTC") == (1, 1, 0)
@@ -137,7 +137,7 @@ def test_rollups_are_used_where_they_serve(field: Field, filled: Callable[[int],
     # What the rollups say is what is taken: were it not so, this would be the readings' own count.
     with connection.cursor() as cursor:
         cursor.execute("UPDATE telemetry_readingday SET count = 1000000")
-    cuts = edges(parse("1d"), ZoneInfo("UTC"), BEGIN, END, 5000)
+    cuts = interval_edges(parse_interval("1d"), ZoneInfo("UTC"), BEGIN, END, 5000)
     counts = [bucket.count for bucket in aggregate(listed, cuts, BEGIN, END).buckets[listed[0].pk].values()]
     assert counts.count(1000000) > 20
     assert aggregate(listed, cuts, BEGIN, END).rolled_from == BEGIN
@@ -151,7 +151,7 @@ def test_a_range_ends_anywhere_in_an_hour(field: Field, filled: Callable[[int], 
     for last in (midnight - HOUR / 2, midnight):
         stop = last + minutes * HOUR / 60
         for interval, zone in (("1w", "Asia/Kolkata"), ("1d", "UTC"), ("1h", "UTC"), ("6h", "Asia/Seoul")):
-            cuts = edges(parse(interval), ZoneInfo(zone), BEGIN, stop, 5000)
+            cuts = interval_edges(parse_interval(interval), ZoneInfo(zone), BEGIN, stop, 5000)
             said = expected(rows, field.series, cuts, BEGIN, stop)
             assert aggregate(listed, cuts, BEGIN, stop).buckets == said, (interval, zone, stop)
 
@@ -159,11 +159,11 @@ def test_a_range_ends_anywhere_in_an_hour(field: Field, filled: Callable[[int], 
 def test_days_of_devices_with_late_readings_are_not_taken(field: Field) -> None:
     one = Series.objects.get(pk=field.series[0])
     field.store(*((one.pk, BEGIN + n * DAY, float(n)) for n in range(10)))
-    hourly_daily.run(now=BEGIN + 11 * DAY)
+    aggregation.roll_up(now=BEGIN + 11 * DAY)
     field.store((one.pk, BEGIN + 4 * DAY + HOUR, 100.0))
     stop = BEGIN + 10 * DAY
-    cuts = edges(parse("1mo"), ZoneInfo("UTC"), BEGIN, stop, 10)
-    made = plan([one], cuts, BEGIN, stop)
+    cuts = interval_edges(parse_interval("1mo"), ZoneInfo("UTC"), BEGIN, stop, 10)
+    made = read_plan([one], cuts, BEGIN, stop)
     assert (BEGIN + 4 * DAY, BEGIN + 5 * DAY) in made.hours
     total = aggregate([one], cuts, BEGIN, stop).buckets[one.pk]
     assert sum(bucket.count for bucket in total.values()) == 11
@@ -185,8 +185,8 @@ def test_booleans_and_texts(field: Field) -> None:
     found = aggregate([state, words], [BEGIN, BEGIN + HOUR, BEGIN + 2 * HOUR], BEGIN, BEGIN + 2 * HOUR)
     assert found.buckets[state.pk][0].avg == 0.25
     assert found.buckets[words.pk] == {
-        0: Bucket(3, None, None, None, "é", BEGIN + HOUR / 4),
-        1: Bucket(1, None, None, None, "c", BEGIN + HOUR * 9 / 8),
+        0: AggregateBucket(3, None, None, None, "é", BEGIN + HOUR / 4),
+        1: AggregateBucket(1, None, None, None, "c", BEGIN + HOUR * 9 / 8),
     }
     assert found.raw_from == BEGIN
     connection.cursor().execute("DELETE FROM telemetry_series WHERE component = 'door'")
@@ -201,7 +201,7 @@ def test_absurd_numbers_have_no_sum_and_no_mean(field: Field) -> None:
 
 def test_a_question_that_is_too_much_work_is_given_up(field: Field, settings: Any) -> None:
     settings.QUERY_SECONDS = 0.05
-    with pytest.raises(TooMuchWork), bounded(), connection.cursor() as cursor:
+    with pytest.raises(QueryTooExpensive), time_limited_queries(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_sleep(5)")
     with connection.cursor() as cursor:
         cursor.execute("SHOW statement_timeout")

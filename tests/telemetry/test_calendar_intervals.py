@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry.services.queries.calendar_intervals import BadInterval, TooManyBuckets, edges, longer, parse
+from telemetry.services.queries.calendar_intervals import (
+    InvalidInterval,
+    TooManyBuckets,
+    interval_edges,
+    parse_interval,
+    suggested_interval,
+)
 
 INTERVALS = ("1m", "5m", "15m", "90m", "1h", "2h", "3h", "6h", "12h", "1d", "2d", "1w", "1mo", "3mo")
 ZONES = (
@@ -20,7 +26,7 @@ ZONES = (
 def shown(interval: str, zone: str, start: str, stop: str) -> list[str]:
     place = ZoneInfo(zone)
     begin, end = (datetime.fromisoformat(text).astimezone(UTC) for text in (start, stop))
-    found = edges(parse(interval), place, begin, end, 99)
+    found = interval_edges(parse_interval(interval), place, begin, end, 99)
     return [f"{edge.astimezone(place):%m-%d %H:%M%z}" for edge in found]
 
 
@@ -74,9 +80,9 @@ def test_edges_are_where_the_clocks_of_the_place_say(
 )
 @settings(deadline=None, max_examples=200)
 def test_edges_hold_the_range_without_gap(interval: str, zone: str, start: datetime, count: float) -> None:
-    wanted, place = parse(interval), ZoneInfo(zone)
+    wanted, place = parse_interval(interval), ZoneInfo(zone)
     stop = start + count * wanted.shortest
-    found = edges(wanted, place, start, stop, 1000)
+    found = interval_edges(wanted, place, start, stop, 1000)
     assert found[0] <= start < found[1]
     assert found[-2] < stop <= found[-1]
     assert all(timedelta(0) < later - earlier for earlier, later in pairwise(found))
@@ -91,15 +97,15 @@ def test_edges_hold_the_range_without_gap(interval: str, zone: str, start: datet
 
 @pytest.mark.parametrize("text", ["", "h", "0h", "-1h", "1s", "1.5h", "7m", "5h", "1441m", "53w", "367d", "5mo", "١h"])
 def test_what_is_no_interval(text: str) -> None:
-    with pytest.raises(BadInterval, match=r"use 1m|divide|at most"):
-        parse(text)
+    with pytest.raises(InvalidInterval, match=r"use 1m|divide|at most"):
+        parse_interval(text)
 
 
 def test_no_more_than_wanted_and_what_would_be_fewer() -> None:
     start, place = datetime(2026, 1, 1, tzinfo=UTC), ZoneInfo("UTC")
-    assert len(edges(parse("1h"), place, start, start + timedelta(hours=24), 24)) == 25
+    assert len(interval_edges(parse_interval("1h"), place, start, start + timedelta(hours=24), 24)) == 25
     with pytest.raises(TooManyBuckets):
-        edges(parse("1h"), place, start, start + timedelta(hours=24, microseconds=1), 24)
+        interval_edges(parse_interval("1h"), place, start, start + timedelta(hours=24, microseconds=1), 24)
     span = timedelta(days=365)
-    assert longer(span, 1000) == "12h"
-    assert len(edges(parse(longer(span, 1000)), place, start, start + span, 1000)) <= 1001
+    assert suggested_interval(span, 1000) == "12h"
+    assert len(interval_edges(parse_interval(suggested_interval(span, 1000)), place, start, start + span, 1000)) <= 1001

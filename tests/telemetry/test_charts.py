@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from telemetry.models import Series
 from telemetry.services.queries import charts
-from telemetry.services.queries.charts import Chart, Line, device_charts, lines
+from telemetry.services.queries.charts import DeviceChart, SeriesLine, device_charts, series_lines
 from telemetry.services.queries.downsampling import lttb
-from telemetry.services.rollups import hourly_daily, packing
+from telemetry.services.rollups import aggregation, packing
 from tests.api.conftest import add_readings, add_series, make_device
 from tests.telemetry.rollup_tenant import Field, make_field, remove_field
 
@@ -64,7 +64,7 @@ def device(db: None, tenant_a: Any) -> Any:
     return make_device(tenant_a, "greenhouse")
 
 
-def drawn(tenant: Any, device: Any, span: timedelta = DAY) -> list[Chart]:
+def drawn(tenant: Any, device: Any, span: timedelta = DAY) -> list[DeviceChart]:
     with schema_context(tenant.schema_name):
         return device_charts(device, NOW, span)
 
@@ -131,7 +131,7 @@ def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[Field]:
 
 
 @pytest.fixture
-def year(live_db: None, made: Field) -> Iterator[list[Line]]:
+def year(live_db: None, made: Field) -> Iterator[list[SeriesLine]]:
     """Sixty days of one series, in part rolled up and packed, with one peak; and another with few readings."""
     with schema_context(made.schema):
         made.clear()
@@ -140,15 +140,15 @@ def year(live_db: None, made: Field) -> Iterator[list[Line]]:
         rows = [(many, begin + n * HOUR / 4, math.sin(n / 50)) for n in range(60 * 96)]
         rows[1234] = (many, rows[1234][1], 99.0)
         made.store(*rows, *((few, begin + n * DAY, float(n)) for n in range(20)))
-        hourly_daily.run(now=MIDNIGHT - 20 * DAY)
-        packing.run(now=MIDNIGHT - 25 * DAY)
+        aggregation.roll_up(now=MIDNIGHT - 20 * DAY)
+        packing.pack(now=MIDNIGHT - 25 * DAY)
         yield []
         made.clear()
 
 
 def test_a_long_range_is_drawn_from_readings_packed_or_not(year: Any, made: Field) -> None:
     listed = list(Series.objects.filter(pk__in=made.series[:3]).order_by("pk"))
-    found = lines(listed, MIDNIGHT - 60 * DAY, MIDNIGHT, 200)
+    found = series_lines(listed, MIDNIGHT - 60 * DAY, MIDNIGHT, 200)
     assert [(line.series.pk, len(line.points), line.resolution) for line in found] == [
         (made.series[0], 200, 0.0),
         (made.series[1], 20, 0.0),
@@ -165,9 +165,9 @@ def test_where_readings_are_too_many_or_gone_hours_stand_for_them(
 ) -> None:
     listed = list(Series.objects.filter(pk__in=made.series[:2]).order_by("pk"))
     begin = MIDNIGHT - 60 * DAY
-    exact = lines(listed, begin, MIDNIGHT, 200)
-    monkeypatch.setattr(charts, "MOST_READINGS", 1000)
-    by_hours, few = lines(listed, begin, MIDNIGHT, 200)
+    exact = series_lines(listed, begin, MIDNIGHT, 200)
+    monkeypatch.setattr(charts, "MAX_READINGS", 1000)
+    by_hours, few = series_lines(listed, begin, MIDNIGHT, 200)
     assert (by_hours.resolution, len(by_hours.points)) == (3600.0, 200)
     assert few == exact[1]
     peak = next(at for at, value in exact[0].points if value == 99.0)
@@ -179,6 +179,6 @@ def test_where_readings_are_too_many_or_gone_hours_stand_for_them(
         cursor.execute("DELETE FROM telemetry_packedday WHERE day < %s", [begin + 20 * DAY])
         cursor.execute("DELETE FROM telemetry_reading WHERE time < %s", [begin + 20 * DAY])
         cursor.execute("UPDATE telemetry_rollupstate SET readings_from = %s", [begin + 20 * DAY])
-    gone = lines(listed, begin, MIDNIGHT, 200)
+    gone = series_lines(listed, begin, MIDNIGHT, 200)
     assert [(line.resolution, len(line.points)) for line in gone] == [(3600.0, 200), (3600.0, 20)]
     assert gone[0].points[0][0] < (begin + HOUR).timestamp()

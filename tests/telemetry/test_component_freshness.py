@@ -49,7 +49,7 @@ def device(db: None, tenant_a: Any) -> Device:
 
 def test_the_newest_reading_of_each_component(device: Device, tenant_a: Any) -> None:
     with schema_context(tenant_a.schema_name):
-        found = component_freshness.newest_readings([device.pk, make_device(tenant_a).pk])
+        found = component_freshness.component_reading_times([device.pk, make_device(tenant_a).pk])
     assert found == {
         (device.pk, "one"): T0,
         (device.pk, "two"): T0,

@@ -137,19 +137,21 @@ def test_it_ends_with_the_right_to_read(live_db: None, filled: Any, tenant_a: An
     with schema_context(tenant_a.schema_name):
         series = Series.objects.get(device=filled)
     to = datetime(2026, 11, 20, tzinfo=UTC)
-    wanted = service.Wanted(tenant_a.schema_name, [service.Exported(series, str(filled.uuid))], None, to, "ndjson", [])
+    wanted = service.ReadingsExportRequest(
+        tenant_a.schema_name, [service.ExportedSeries(series, str(filled.uuid))], None, to, "ndjson", []
+    )
     answers = iter([True, True, False])
     said: list[bytes] = []
 
     async def read() -> None:
-        async for text in service.stream(wanted, lambda: next(answers)):
+        async for text in service.stream_readings(wanted, lambda: next(answers)):
             said.append(text)
 
-    with pytest.raises(service.ExportBroken, match="right to read"):
+    with pytest.raises(service.ExportAborted, match="right to read"):
         async_to_sync(read)()
     lines = b"".join(said).splitlines()
     assert json.loads(lines[-1]) == {
-        "complete": False, "readings": 3 * service.PIECE, "detail": "The right to read ended.",
+        "complete": False, "readings": 3 * service.READINGS_PER_CHUNK, "detail": "The right to read ended.",
     }  # fmt: skip
 
 

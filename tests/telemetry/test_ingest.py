@@ -59,7 +59,7 @@ def refused(device: Registered) -> list[tuple[str, int]]:
 
     with schema_context(device.tenant.schema_name):
         return list(
-            Quarantined.objects.filter(topic__contains=device.uuid).order_by("id").values_list("reason", "times")
+            Quarantined.objects.filter(topic__contains=device.uuid).order_by("id").values_list("reason", "count")
         )
 
 

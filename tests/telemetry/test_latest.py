@@ -16,9 +16,9 @@ from telemetry.models import Latest, Series
 from telemetry.services import periodic_tasks
 from telemetry.services.latest import redis_scripts
 from telemetry.services.latest import values as latest
-from telemetry.services.latest.values import LatestRecorder, latest_of
-from telemetry.services.rollups import hourly_daily, packing
-from telemetry.services.rollups.latest_table import Newest
+from telemetry.services.latest.values import LatestRecorder, newest_readings
+from telemetry.services.rollups import aggregation, packing
+from telemetry.services.rollups.latest_table import NewestReading
 from tests.redis_recovery import wait_for_redis
 from tests.telemetry.rollup_tenant import Field, make_field, remove_field
 
@@ -72,11 +72,11 @@ def hear(field: Field, recorder: LatestRecorder, *rows: tuple[int, datetime, flo
 
 
 def values(field: Field) -> dict[int, tuple[datetime, float | str]]:
-    return {pk: (one.time, one.value) for pk, one in latest_of(field.series).items()}
+    return {pk: (one.time, one.value) for pk, one in newest_readings(field.series).items()}
 
 
 def is_trusted(field: Field) -> bool:
-    return latest._ask_redis(field.series)[0]
+    return latest._read_redis(field.series)[0]
 
 
 def test_the_newest_comes_from_redis(field: Field, recorder: LatestRecorder) -> None:
@@ -84,7 +84,7 @@ def test_the_newest_comes_from_redis(field: Field, recorder: LatestRecorder) -> 
     hear(field, recorder, (one, NOW, 1.0), (other, NOW - MICROSECOND, 2.5), (one, NOW - timedelta(hours=3), 7.0))
     recorder.flush()
     assert not is_trusted(field), "it was never completed"
-    latest.complete()
+    latest.refill()
     assert is_trusted(field)
     assert values(field) == {one: (NOW, 1.0), other: (NOW - MICROSECOND, 2.5)}
     # Redis alone knows of this one.
@@ -92,7 +92,7 @@ def test_the_newest_comes_from_redis(field: Field, recorder: LatestRecorder) -> 
     recorder.flush()
     assert values(field)[third] == (NOW, 3.0)
     with CaptureQueriesContext(connection) as queries:
-        latest_of(field.series)
+        newest_readings(field.series)
     assert len([query for query in queries if not query["sql"].startswith("SET")]) == 1
 
 
@@ -100,14 +100,14 @@ def test_a_listener_that_may_have_missed_something_is_not_believed(field: Field,
     one, *_ = field.series
     hear(field, recorder, (one, NOW, 1.0))
     recorder.flush()
-    latest.complete()
+    latest.refill()
     # Stored, and the answer to its commit was lost.
     field.store((one, NOW + MICROSECOND, 2.0))
     recorder.doubt()
     recorder.flush()
     assert not is_trusted(field)
     assert values(field)[one] == (NOW + MICROSECOND, 2.0)
-    latest.complete()
+    latest.refill()
     assert is_trusted(field)
 
 
@@ -118,12 +118,12 @@ def test_it_only_moves_forward_over_several_listeners(field: Field, recorder: La
     hear(field, second, (one, NOW - MICROSECOND, 9.0), (other, NOW, 10.0))
     recorder.flush()
     second.flush()
-    latest.complete()
+    latest.refill()
     hear(field, recorder, (other, NOW, -2.0), (one, OLD, 5.0))
     recorder.flush()
     second.close()
     assert values(field) == {one: (NOW, 1.0), other: (NOW, 10.0)}
-    latest.move()
+    latest.persist()
     assert dict(Latest.objects.values_list("series_id", "value")) == {one: 1.0, other: 10.0}
 
 
@@ -131,15 +131,15 @@ def test_redis_emptied(field: Field, recorder: LatestRecorder) -> None:
     one, other, *_ = field.series
     hear(field, recorder, (one, NOW, 1.0), (other, OLD, 2.0))
     recorder.flush()
-    latest.complete()
+    latest.refill()
     empty_redis()
     assert not is_trusted(field)
     assert values(field) == {one: (NOW, 1.0), other: (OLD, 2.0)}
     hear(field, recorder, (one, NOW + MICROSECOND, 3.0))
     recorder.flush()
     assert values(field) == {one: (NOW + MICROSECOND, 3.0), other: (OLD, 2.0)}
-    assert field.schema in latest.incomplete([field.schema])
-    latest.complete()
+    assert field.schema in latest.incomplete_tenants([field.schema])
+    latest.refill()
     assert is_trusted(field)
     assert values(field) == {one: (NOW + MICROSECOND, 3.0), other: (OLD, 2.0)}
 
@@ -150,7 +150,7 @@ def test_a_listener_that_dies_before_it_told_redis(
     one = field.series[0]
     hear(field, recorder, (one, NOW, 1.0))
     recorder.flush()
-    latest.complete()
+    latest.refill()
     assert is_trusted(field)
     hear(field, recorder, (one, NOW + MICROSECOND, 2.0))  # and dies
     redis = get_redis_connection("default")
@@ -159,10 +159,10 @@ def test_a_listener_that_dies_before_it_told_redis(
     assert not is_trusted(field)
     assert values(field) == {one: (NOW + MICROSECOND, 2.0)}
     redis.hset(redis_scripts.WRITERS, writer, float(beat) - 60)
-    latest.mend()
+    latest.expire_stopped_listeners()
     assert redis.hgetall(redis_scripts.WRITERS) == {}
     assert not is_trusted(field), "until it is completed"
-    latest.complete()
+    latest.refill()
     assert is_trusted(field)
     assert values(field) == {one: (NOW + MICROSECOND, 2.0)}
     # It was not dead after all: it is a new one, and what it still had goes in.
@@ -174,7 +174,7 @@ def test_a_listener_that_dies_before_it_told_redis(
 
 def test_a_listener_that_starts_ends_the_generation(field: Field, recorder: LatestRecorder) -> None:
     """The one before it may have died without a trace."""
-    latest.complete()
+    latest.refill()
     assert is_trusted(field)
     LatestRecorder().close()
     assert not is_trusted(field)
@@ -184,7 +184,7 @@ def test_redis_away_costs_nothing_but_newness(field: Field, recorder: LatestReco
     one, other, *_ = field.series
     hear(field, recorder, (one, NOW, 1.0))
     recorder.flush()
-    latest.complete()
+    latest.refill()
     stack.stop_server("valkey")
     try:
         hear(field, recorder, (one, NOW + MICROSECOND, 2.0), (other, NOW, 3.0))
@@ -199,18 +199,18 @@ def test_redis_away_costs_nothing_but_newness(field: Field, recorder: LatestReco
     recorder._paused_until = 0.0
     recorder.flush()
     assert not is_trusted(field), "Redis may have lost what it was told before"
-    latest.complete()
+    latest.refill()
     assert values(field) == {one: (NOW + MICROSECOND, 2.0), other: (NOW, 3.0)}
 
 
 def test_what_is_known_to_nobody_is_looked_up(field: Field, recorder: LatestRecorder) -> None:
-    latest.complete()
+    latest.refill()
     one, other, *_ = field.series
     field.store((one, OLD, 4.0), (one, OLD, 2.0), (other, NOW, 1.0))
     assert is_trusted(field)
     assert values(field) == {one: (OLD, 4.0), other: (NOW, 1.0)}
-    hourly_daily.run(now=NOW)
-    packing.run(now=NOW)
+    aggregation.roll_up(now=NOW)
+    packing.pack(now=NOW)
     Latest.objects.all().delete()
     assert values(field) == {one: (OLD, 4.0), other: (NOW, 1.0)}
 
@@ -219,10 +219,10 @@ def test_late_data_that_nobody_noted(field: Field, recorder: LatestRecorder) -> 
     """A restore, or an import: rollups bring it to the table."""
     one = field.series[0]
     field.store((one, OLD, 1.0))
-    hourly_daily.run(now=NOW)
-    latest.complete()
+    aggregation.roll_up(now=NOW)
+    latest.refill()
     field.store((one, OLD + timedelta(days=1), 2.0))
-    hourly_daily.run(now=NOW)
+    aggregation.roll_up(now=NOW)
     assert is_trusted(field)
     assert values(field) == {one: (OLD + timedelta(days=1), 2.0)}
 
@@ -234,22 +234,22 @@ def test_texts(field: Field, recorder: LatestRecorder) -> None:
     with connection.cursor() as cursor:
         for one in said:
             cursor.execute("INSERT INTO telemetry_reading VALUES (%s, %s, NULL, %s)", [text.pk, NOW, one])
-    greatest = Newest(NOW, max(said))
-    assert latest_of([text.pk]) == {text.pk: greatest}
+    greatest = NewestReading(NOW, max(said))
+    assert newest_readings([text.pk]) == {text.pk: greatest}
     for one in said:
         recorder.note(field.schema, text.pk, micros(NOW), one)
         recorder.flush()
     kept = get_redis_connection("default").hget(latest.values_key(field.schema), text.pk)
-    assert latest.decode(kept.decode()) == greatest
-    latest.move()
+    assert latest.decode_reading(kept.decode()) == greatest
+    latest.persist()
     assert Latest.objects.get(series_id=text.pk).text == greatest.value
     for one in said:
         recorder.note(field.schema, text.pk, micros(NOW) - 1, one)
     recorder.flush()
-    latest.move()
-    assert latest_of([text.pk]) == {text.pk: greatest}
+    latest.persist()
+    assert newest_readings([text.pk]) == {text.pk: greatest}
     Latest.objects.all().delete()
-    hourly_daily.run(now=NOW + timedelta(hours=2))
+    aggregation.roll_up(now=NOW + timedelta(hours=2))
     assert Latest.objects.get(series_id=text.pk).text == greatest.value, "rollups bring texts as well"
 
 
@@ -264,13 +264,13 @@ def test_a_move_that_is_killed_is_made_good(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("telemetry.services.rollups.latest_table.move", die)
+        patch.setattr("telemetry.services.rollups.latest_table.advance", die)
         with pytest.raises(KeyboardInterrupt):
-            latest.move()
+            latest.persist()
     assert Latest.objects.count() == 0
-    assert latest.move() == 1
+    assert latest.persist() == 1
     assert Latest.objects.get(series_id=one).value == 1.0
-    assert latest.move() == 0
+    assert latest.persist() == 0
 
 
 def test_tenants_that_are_gone_leave_nothing(field: Field, recorder: LatestRecorder, tenant_a: Any) -> None:
@@ -278,7 +278,7 @@ def test_tenants_that_are_gone_leave_nothing(field: Field, recorder: LatestRecor
         recorder.note(schema, 1, micros(NOW), 1.0)
     recorder.flush()
     with schema_context("public"):
-        periodic_tasks.move_latest()
+        periodic_tasks.persist_latest()
     redis = get_redis_connection("default")
     assert not redis.exists(latest.values_key("t_gone"), latest.changed_key("t_gone"))
     assert redis.exists(latest.values_key(field.schema))

@@ -329,7 +329,7 @@ def test_refusals_are_counted_by_day_limit_and_device(db: None, tenant_a: Any, t
         with connection.cursor() as cursor:
             count_refused(cursor.connection, tenant_a.schema_name, hits)
     with enter(tenant_a):
-        rows = Counted.objects.values_list("limit", "device_id", "times", "day")
+        rows = Counted.objects.values_list("limit", "device_id", "count", "day")
         assert {row[:3] for row in rows} == {("tenant_rate", None, 7), ("device_rate", 7, 2), ("device_rate", 8, 1)}
         assert {row[3] for row in rows} == {datetime.now(UTC).date()}
     with enter(tenant_b):
@@ -346,12 +346,12 @@ def test_old_counts_of_devices_are_summed_up(db: None, tenant_a: Any, enter: Any
     old, new = due_before() - timedelta(days=1), due_before()
     with enter(tenant_a):
         for day in (old, new):
-            Counted.objects.create(day=day, limit="device_rate", device_id=1, times=2)
-            Counted.objects.create(day=day, limit="device_rate", device_id=2, times=3)
-        Counted.objects.create(day=old, limit="device_rate", times=4)
+            Counted.objects.create(day=day, limit="device_rate", device_id=1, count=2)
+            Counted.objects.create(day=day, limit="device_rate", device_id=2, count=3)
+        Counted.objects.create(day=old, limit="device_rate", count=4)
         for _ in range(2):
-            periodic_tasks.fold_refusals_tenant()
-            rows = set(Counted.objects.values_list("day", "device_id", "times"))
+            periodic_tasks.merge_limit_counts_tenant()
+            rows = set(Counted.objects.values_list("day", "device_id", "count"))
             assert rows == {(old, None, 9), (new, 1, 2), (new, 2, 3)}
 
 

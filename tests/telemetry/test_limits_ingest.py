@@ -54,7 +54,7 @@ def counted(tenant_a: Any, tenant_b: Any, ingest: Any) -> Callable[[Any], dict[s
             today = datetime.now(UTC).date()
             fields = ("received", "stored", "duplicates", "quarantined", "rate_limited")
             totals = IngestTotals.objects.filter(day=today).values(*fields).first() or dict.fromkeys(fields, 0)
-            hits = LimitHit.objects.filter(day=today).values_list("limit", "device_id", "times")
+            hits = LimitHit.objects.filter(day=today).values_list("limit", "device_id", "count")
             return dict(totals) | {f"{limit} of {device}": times for limit, device, times in hits}
 
     before = {tenant.pk: read(tenant) for tenant in (tenant_a, tenant_b)}

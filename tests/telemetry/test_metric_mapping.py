@@ -40,8 +40,8 @@ def proposal(tenant: Any, kind: Any, message: Any) -> dict[str, tuple[str, str, 
     from telemetry.services.mapping import proposal as teaching
 
     with schema_context(tenant.schema_name):
-        metrics = teaching.propose(kind, message)
-        teaching.check(kind, metrics)
+        metrics = teaching.propose_metrics(kind, message)
+        teaching.validate_metrics(kind, metrics)
         return {m.key: (m.path, m.value_type, m.unit.symbol if m.unit else "") for m in metrics}
 
 
@@ -100,12 +100,12 @@ def test_the_name_of_a_unit_becomes_the_path_of_the_unit(tenant_a: Any, untaught
 
     message = {"TempUnit": "F", "Temperature": 68, "data": {"unit": "kPa", "pressure": 100}}
     with schema_context(tenant_a.schema_name):
-        metrics = {metric.key: metric for metric in teaching.propose(untaught, message)}
+        metrics = {metric.key: metric for metric in teaching.propose_metrics(untaught, message)}
         assert {key: metric.unit_path for key, metric in metrics.items()} == {
             "temperature": "TempUnit",
             "pressure": "data.unit",
         }
-        seen = teaching.preview(untaught, list(metrics.values()), message)
+        seen = teaching.preview_mapping(untaught, list(metrics.values()), message)
     assert [tuple(value)[:3] for value in seen.readings] == [("temperature", 20.0, "°C"), ("pressure", 1000.0, "hPa")]
     assert seen.unmapped == []
 
@@ -116,27 +116,27 @@ def test_a_preview_says_what_would_be_refused_and_what_is_left(tenant_a: Any, un
 
     with schema_context(tenant_a.schema_name):
         metric = Metric(key="t", path="t", maximum=10)
-        seen = teaching.preview(untaught, [metric], {"t": 11})
+        seen = teaching.preview_mapping(untaught, [metric], {"t": 11})
         assert seen.refusal
         assert seen.refusal.reason == "out_of_range"
-        seen = teaching.preview(untaught, [metric], {"t": 1, "x": 2})
+        seen = teaching.preview_mapping(untaught, [metric], {"t": 1, "x": 2})
         assert ([value.metric for value in seen.readings], [value.metric for value in seen.unmapped]) == (["t"], ["x"])
         with pytest.raises(ValidationError) as error:
-            teaching.preview(untaught, [metric, Metric(key="t", path="a..b")], {})
+            teaching.preview_mapping(untaught, [metric, Metric(key="t", path="a..b")], {})
         assert "already" in str(error.value)
         assert "is no path" in str(error.value)
 
 
 def test_an_example_is_of_either_version_or_pasted(register: Any) -> None:
-    from telemetry.services.mapping.proposal import example_of
+    from telemetry.services.mapping.proposal import parse_message
 
     device = register()
-    assert example_of(v1(device, {"temp": 1}))["value"] == {"temp": 1}
-    assert example_of(v2(device, {"temp": 1}, seq=1))["value"] == {"temp": 1}
-    assert example_of(' {"a": 1}\n') == {"a": 1}
+    assert parse_message(v1(device, {"temp": 1}))["value"] == {"temp": 1}
+    assert parse_message(v2(device, {"temp": 1}, seq=1))["value"] == {"temp": 1}
+    assert parse_message(' {"a": 1}\n') == {"a": 1}
     for bad in ("", "{", "[1]", "a.b.c", b"\xff", "NaN"):
         with pytest.raises(ValidationError):
-            example_of(bad)
+            parse_message(bad)
 
 
 def _teach(device: Registered, kind: Any, message: Any, **changes: dict[str, Any]) -> dict[str, tuple[str, int, int]]:
@@ -145,11 +145,11 @@ def _teach(device: Registered, kind: Any, message: Any, **changes: dict[str, Any
     from telemetry.services.mapping import proposal as teaching
 
     with schema_context(device.tenant.schema_name):
-        metrics = teaching.propose(kind, message)
+        metrics = teaching.propose_metrics(kind, message)
         for metric in metrics:
             for name, value in changes.get(metric.key, {}).items():
                 setattr(metric, name, value)
-        done = application.accept(kind, metrics, acting_user=None)
+        done = application.apply_mapping(kind, metrics, acting_user=None)
         return {one.metric.key: (one.unit, one.series, one.apart) for one in done.adopted}
 
 
@@ -252,7 +252,9 @@ def test_nothing_is_made_where_one_of_them_is_wrong(tenant_a: Any, untaught: Any
 
     with schema_context(tenant_a.schema_name):
         with pytest.raises(ValidationError):
-            application.accept(untaught, [Metric(key="a", path="a"), Metric(key="a", path="b")], acting_user=None)
+            application.apply_mapping(
+                untaught, [Metric(key="a", path="a"), Metric(key="a", path="b")], acting_user=None
+            )
         assert not untaught.metrics.exists()
 
 
@@ -262,13 +264,13 @@ def test_examples_are_the_newest_messages_and_what_was_refused(
     untaught: Any,
     tenant_a: Any,
 ) -> None:
-    from telemetry.services.mapping.sample_messages import examples
+    from telemetry.services.mapping.sample_messages import sample_messages
 
     device = register(components={"x": untaught.key}, hardware_model=None)
     send((topic(device, "x"), v1(device, {"temp": 1}, ago=30)), (topic(device, "x"), v1(device, {"temp": 2}, ago=20)))
     send((topic(device, "x"), v1(device, {"temp": 3}, cpu_serial="another")))
     with schema_context(tenant_a.schema_name):
-        found = examples(untaught)
+        found = sample_messages(untaught)
     assert [(one.message["value"], bool(one.quarantined)) for one in found] == [
         ({"temp": 3}, True),
         ({"temp": 2}, False),

@@ -25,9 +25,9 @@ def counted(live_db: None, tenant_a: Any, tenant_b: Any) -> Iterator[None]:
             IngestTotals.objects.create(
                 day=LONG_AGO, received=100 + number, stored=90 + number, duplicates=1, quarantined=5, rate_limited=4
             )
-            LimitHit.objects.create(day=LONG_AGO, limit="tenant_rate", times=3 + number)
-            LimitHit.objects.create(day=LONG_AGO, limit="device_rate", device_id=1, times=1)
-            LimitHit.objects.create(day=LONG_AGO, limit="device_rate", device_id=2, times=1)
+            LimitHit.objects.create(day=LONG_AGO, limit="tenant_rate", count=3 + number)
+            LimitHit.objects.create(day=LONG_AGO, limit="device_rate", device_id=1, count=1)
+            LimitHit.objects.create(day=LONG_AGO, limit="device_rate", device_id=2, count=1)
     yield
     for tenant in (tenant_a, tenant_b):
         with schema_context(tenant.schema_name):
@@ -43,9 +43,9 @@ def read(figures: Any) -> dict[str, float]:
 
 
 def fresh() -> dict[str, float]:
-    from telemetry.services.metrics_collector import TenantFigures
+    from telemetry.services.metrics_collector import TenantMetricsCollector
 
-    return read(TenantFigures())
+    return read(TenantMetricsCollector())
 
 
 def test_every_tenants_counters_are_sums_over_all_days(counted: None, tenant_a: Any, tenant_b: Any) -> None:
@@ -55,7 +55,7 @@ def test_every_tenants_counters_are_sums_over_all_days(counted: None, tenant_a: 
     for tenant in (tenant_a, tenant_b):
         with schema_context(tenant.schema_name):
             stored = sum(IngestTotals.objects.values_list("stored", flat=True))
-            of_devices = sum(LimitHit.objects.filter(limit="device_rate").values_list("times", flat=True))
+            of_devices = sum(LimitHit.objects.filter(limit="device_rate").values_list("count", flat=True))
         assert found[f'gwanje_tenant_stored_total{{tenant="{tenant.slug}"}}'] == stored
         refused = f'gwanje_tenant_limit_refused_total{{limit="device_rate",tenant="{tenant.slug}"}}'
         assert found[refused] == of_devices
@@ -84,9 +84,9 @@ def test_counters_only_grow_when_the_quarantine_is_replayed(counted: None, tenan
 
 def test_a_tenant_whose_tables_are_locked_keeps_its_counters(counted: None, tenant_a: Any, tenant_b: Any) -> None:
     from telemetry.models import IngestTotals
-    from telemetry.services.metrics_collector import TenantFigures
+    from telemetry.services.metrics_collector import TenantMetricsCollector
 
-    figures = TenantFigures()
+    figures = TenantMetricsCollector()
     before = read(figures)
     with schema_context(tenant_b.schema_name):
         today, _ = IngestTotals.objects.get_or_create(day=datetime.now(UTC).date())

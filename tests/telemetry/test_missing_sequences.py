@@ -7,7 +7,7 @@ from django.db import connection
 from django.test import Client
 
 from devices.models import Device
-from telemetry.services.queries.missing_sequences import Completeness, Gap, gaps_of
+from telemetry.services.queries.missing_sequences import MissingSequences, SequenceCompleteness, find_missing_sequences
 
 
 @pytest.fixture
@@ -25,23 +25,23 @@ def device(db: None, tenant_a: Any, enter: Any) -> Device:
 
 def test_the_gaps_of_each_boot_newest_first(device: Device, tenant_a: Any, enter: Any) -> None:
     with enter(tenant_a):
-        found = gaps_of([device.pk])
-        assert gaps_of([device.pk], limit=2) == found[:2]
+        found = find_missing_sequences([device.pk])
+        assert find_missing_sequences([device.pk], limit=2) == found[:2]
     expected = [(9, 1, 99), (7, 9, 9), (7, 4, 5), (7, 1, 1)]
-    assert found == [Gap(device.pk, *gap) for gap in expected]
+    assert found == [MissingSequences(device.pk, *gap) for gap in expected]
     assert [gap.count for gap in found] == [99, 1, 2, 1]
 
 
 def test_how_many_should_be_there_and_how_many_are_missing(device: Device, tenant_a: Any, enter: Any) -> None:
     with enter(tenant_a):
-        assert Completeness.of(device) == Completeness(expected=10 + 3 + 100, missing=4 + 99, boots=2)
+        assert SequenceCompleteness.of(device) == SequenceCompleteness(expected=10 + 3 + 100, missing=4 + 99, boots=2)
 
 
 def test_a_device_of_version_1_has_no_numbers_and_no_gaps(db: None, tenant_a: Any, enter: Any) -> None:
     with enter(tenant_a):
         device = Device.objects.create(name="of version 1")
-        assert gaps_of([device.pk]) == []
-        assert Completeness.of(device) == Completeness(0, 0, 0)
+        assert find_missing_sequences([device.pk]) == []
+        assert SequenceCompleteness.of(device) == SequenceCompleteness(0, 0, 0)
 
 
 def test_the_devices_page_shows_them(device: Device, tenant_a: Any, enter: Any, admin_of: Any) -> None:

@@ -10,8 +10,8 @@ from django_tenants.utils import schema_context
 
 from telemetry.models import PackedDay, Reading, Series
 from telemetry.services.queries import readings
-from telemetry.services.rollups import hourly_daily, packing, partitions
-from telemetry.services.work_lock import state
+from telemetry.services.rollups import aggregation, packing, partitions
+from telemetry.services.work_lock import work_state
 from tests.telemetry.rollup_tenant import Field, make_field, numbers, remove_field, rows_of, truth
 
 HOUR = timedelta(hours=1)
@@ -43,8 +43,8 @@ def text_series(field: Field) -> Series:
 
 
 def pack() -> dict[str, int]:
-    hourly_daily.run(now=NOW)
-    return packing.run(now=NOW)
+    aggregation.roll_up(now=NOW)
+    return packing.pack(now=NOW)
 
 
 def test_a_day_is_packed_to_the_microsecond(field: Field) -> None:
@@ -85,16 +85,16 @@ def test_what_comes_late_joins_its_day(field: Field) -> None:
 
 def test_a_day_that_is_not_rolled_up_is_not_packed(field: Field) -> None:
     field.store((field.series[0], OLD, 1.0))
-    assert packing.run(now=NOW)["days"] == 0
-    hourly_daily.run(now=OLD + 30 * HOUR)
-    assert packing.run(now=NOW)["days"] == 1
+    assert packing.pack(now=NOW)["days"] == 0
+    aggregation.roll_up(now=OLD + 30 * HOUR)
+    assert packing.pack(now=NOW)["days"] == 1
 
 
 def test_nothing_is_packed_where_it_is_not_wanted(field: Field, settings: Any) -> None:
     settings.READINGS_PACK_AFTER_DAYS = 0
     field.store((field.series[0], OLD, 1.0))
     assert pack()["days"] == 0
-    assert state().packed_until is None
+    assert work_state().packed_until is None
 
 
 def test_texts_stay(field: Field) -> None:
@@ -121,7 +121,7 @@ def test_pages_go_through_packed_days_and_others_in_order(field: Field) -> None:
         after = None
         while page := readings.readings(listed, after=after, limit=limit):
             found += [(row.time, row.series, row.value) for row in page]
-            after = readings.Position(page[-1].time, page[-1].series, page[-1].key)
+            after = readings.ReadingPosition(page[-1].time, page[-1].series, page[-1].key)
             if limit == 1 and len(found) > 60:
                 break
         assert found == wanted[: len(found)]
@@ -137,7 +137,7 @@ def test_the_newest_and_the_hours_of_packed_days(field: Field) -> None:
     field.store((one, OLD, 1.0), (one, OLD + timedelta(seconds=3, microseconds=5), 4.0))
     pack()
     field.store((one, OLD + timedelta(seconds=2), 3.0))
-    [hour] = hourly_daily.hourly([one], OLD, OLD + DAY)
+    [hour] = aggregation.hourly_rollups([one], OLD, OLD + DAY)
     assert (hour.count, hour.sum, hour.last, hour.last_at) == (3, 8.0, 4.0, OLD + timedelta(seconds=3, microseconds=5))
     device = Series.objects.select_related("device").get(pk=one).device
     [newest] = readings.latest_values(device)
@@ -145,10 +145,10 @@ def test_the_newest_and_the_hours_of_packed_days(field: Field) -> None:
 
 
 def test_a_packed_month_gives_its_space_back(field: Field) -> None:
-    month = partitions.bounds(partitions.month_before(NOW, 2))[0]
-    name = partitions.name_of(partitions.READINGS, (month.year, month.month))
+    month = partitions.month_bounds(partitions.month_before(NOW, 2))[0]
+    name = partitions.partition_name(partitions.READINGS, (month.year, month.month))
     with field.connect() as own:
-        partitions.create(own, field.schema, (month.year, month.month), partitions.TABLES)
+        partitions.create_partitions(own, field.schema, (month.year, month.month), partitions.INGEST_TABLES)
     text = text_series(field)
     with connection.cursor() as cursor:
         cursor.execute(

@@ -53,10 +53,15 @@ def test_only_tenants_with_something_to_do_are_queued(
     for one in both:
         with schema_context(one.schema):
             periodic_tasks.roll_up_tenant()
-            periodic_tasks.pack_tenant()
-            periodic_tasks.complete_tenant()
+            periodic_tasks.pack_readings_tenant()
+            periodic_tasks.refill_latest_tenant()
     queued.clear()
-    for look in (periodic_tasks.roll_up, periodic_tasks.pack, periodic_tasks.keep_latest, periodic_tasks.move_latest):
+    for look in (
+        periodic_tasks.roll_up,
+        periodic_tasks.pack_readings,
+        periodic_tasks.refill_latest,
+        periodic_tasks.persist_latest,
+    ):
         with schema_context("public"):
             look()
     assert not [task for task in queued if task[1] in (busy.schema, idle.schema)]
@@ -66,21 +71,21 @@ def test_only_tenants_with_something_to_do_are_queued(
     recorder.close()
     with schema_context("public"):
         periodic_tasks.roll_up()
-        periodic_tasks.move_latest()
+        periodic_tasks.persist_latest()
     assert [task for task in queued if task[1] in (busy.schema, idle.schema)] == [
         ("roll_up_tenant", busy.schema),
-        ("move_tenant", busy.schema),
+        ("persist_latest_tenant", busy.schema),
     ]
     with schema_context(busy.schema):
         assert periodic_tasks.roll_up_tenant() == {"chunks": 0, "late": 1}
     queued.clear()
     with schema_context("public"):
-        periodic_tasks.pack()
-        periodic_tasks.keep_latest()
+        periodic_tasks.pack_readings()
+        periodic_tasks.refill_latest()
     mine = [task for task in queued if task[1] in (busy.schema, idle.schema)]
-    assert ("pack_tenant", busy.schema) in mine
-    assert ("pack_tenant", idle.schema) not in mine
-    assert ("complete_tenant", idle.schema) in mine, "a listener came"
+    assert ("pack_readings_tenant", busy.schema) in mine
+    assert ("pack_readings_tenant", idle.schema) not in mine
+    assert ("refill_latest_tenant", idle.schema) in mine, "a listener came"
 
 
 def test_a_worker_does_it(live_db: None, both: list[Field], start: Callable[..., Process]) -> None:
@@ -91,23 +96,23 @@ def test_a_worker_does_it(live_db: None, both: list[Field], start: Callable[...,
     busy.store((busy.series[0], OLD, 3.0))
     worker = start("manage.py", "qcluster")
     periodic_tasks.roll_up()
-    periodic_tasks.keep_latest()
+    periodic_tasks.refill_latest()
 
     def rolled() -> bool:
         with schema_context(busy.schema):
             return ReadingHour.objects.exists() and RollupState.objects.get().rolled_until is not None
 
     wait_until(rolled, 30, lambda: worker.log.read_text()[-2000:])
-    periodic_tasks.pack()
+    periodic_tasks.pack_readings()
 
     def packed() -> bool:
         with schema_context(busy.schema):
             return PackedDay.objects.exists()
 
     wait_until(packed, 30, lambda: worker.log.read_text()[-2000:])
-    wait_until(lambda: not values.incomplete([busy.schema, idle.schema]), 30)
+    wait_until(lambda: not values.incomplete_tenants([busy.schema, idle.schema]), 30)
     redis = get_redis_connection("default")
-    assert values.decode(redis.hget(values.values_key(busy.schema), busy.series[0]).decode()).value == 3.0
+    assert values.decode_reading(redis.hget(values.values_key(busy.schema), busy.series[0]).decode()).value == 3.0
     assert not redis.hexists(values.values_key(idle.schema), busy.series[0])
     with schema_context(busy.schema):
         assert Latest.objects.get().value == 3.0

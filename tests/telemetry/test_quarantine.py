@@ -86,11 +86,11 @@ def kept(tenant: Any) -> dict[str, int]:
 
 def counted(tenant: Any) -> dict[tuple[str, Any, str], int]:
     """What was counted instead of kept, by reason, device and source."""
-    from telemetry.models import QuarantineFlood
+    from telemetry.models import SuppressedMessages
 
     with schema_context(tenant.schema_name):
         return {
-            (row.reason, row.device_id, row.source): row.times for row in QuarantineFlood.objects.order_by("source")
+            (row.reason, row.device_id, row.source): row.count for row in SuppressedMessages.objects.order_by("source")
         }
 
 
@@ -378,9 +378,9 @@ def _unheard_of(tenant: Any) -> float:
 
     month = partitions.month_before(datetime.now(UTC), 3)
     with schema_context(tenant.schema_name), connection.cursor() as cursor:
-        for table in partitions.TABLES:
-            cursor.execute(f"DROP TABLE IF EXISTS {partitions.name_of(table, month)}")
-    return (datetime.now(UTC) - partitions.bounds(month)[0]).total_seconds() - 3600.0
+        for table in partitions.INGEST_TABLES:
+            cursor.execute(f"DROP TABLE IF EXISTS {partitions.partition_name(table, month)}")
+    return (datetime.now(UTC) - partitions.month_bounds(month)[0]).total_seconds() - 3600.0
 
 
 def test_vault_away_is_waited_for(
@@ -627,7 +627,7 @@ def test_parked_messages_are_never_thrown_away(own: Any, register: Any, send: Se
     from telemetry.services.retention import quarantine as quarantine_retention
 
     with schema_context(own.schema_name):
-        quarantine_retention.run(now=datetime.now(UTC) + timedelta(days=1000))
+        quarantine_retention.apply_retention(now=datetime.now(UTC) + timedelta(days=1000))
     assert kept(own) == {"key_unavailable": 9}
 
 
@@ -668,7 +668,7 @@ def quarantine(tenant: Any, count: int, *, days: float = 0.0, reason: str = "mal
 
 
 def test_what_is_too_old_goes(own: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from telemetry.models import QuarantineFlood
+    from telemetry.models import SuppressedMessages
     from telemetry.services.retention import quarantine as quarantine_retention
 
     monkeypatch.setattr(quarantine_retention, "_ROWS", 3)
@@ -680,10 +680,10 @@ def test_what_is_too_old_goes(own: Any, settings: Any, monkeypatch: pytest.Monke
     with schema_context(own.schema_name):
         for days in (29, 31):
             day = (now - timedelta(days=days)).date()
-            QuarantineFlood.objects.create(day=day, reason="malformed", times=1, last_received_at=now)
-        assert quarantine_retention.run() == {"old": 7, "too much": 0}
-        assert QuarantineFlood.objects.count() == 1
-        assert quarantine_retention.run() == {"old": 0, "too much": 0}
+            SuppressedMessages.objects.create(day=day, reason="malformed", count=1, last_received_at=now)
+        assert quarantine_retention.apply_retention() == {"old": 7, "too much": 0}
+        assert SuppressedMessages.objects.count() == 1
+        assert quarantine_retention.apply_retention() == {"old": 0, "too much": 0}
     assert kept(own) == {"malformed": 4, "key_unavailable": 2}
 
 
@@ -700,17 +700,17 @@ def test_what_is_too_much_goes_oldest_first(own: Any, settings: Any, monkeypatch
     quarantine(own, 3, days=5, reason="quota_exceeded", size=size)
     quarantine(own, 5, days=4, size=size)
     quarantine(own, 3, days=3, size=size)
-    assert periodic_tasks.keep_quarantine() >= 1
+    assert periodic_tasks.apply_quarantine_retention() >= 1
     OrmQ.objects.all().delete()
     with schema_context(own.schema_name):
-        assert quarantine_retention.run() == {"old": 0, "too much": 4}
+        assert quarantine_retention.apply_retention() == {"old": 0, "too much": 4}
         assert Quarantined.objects.filter(reason="malformed").order_by("id").count() == 4
         assert Quarantined.objects.filter(reason="quota_exceeded").count() == 3
         newest = datetime.now(UTC) - timedelta(days=3.5)
         assert Quarantined.objects.filter(last_received_at__gt=newest).count() == 3
         Quarantined.objects.filter(reason="malformed").update(reason="key_unavailable")
         quarantine(own, 3, size=size)
-        assert quarantine_retention.run() == {"old": 0, "too much": 3}
+        assert quarantine_retention.apply_retention() == {"old": 0, "too much": 3}
     assert kept(own) == {"key_unavailable": 4, "quota_exceeded": 3}
 
 
@@ -730,5 +730,5 @@ def test_nobodys_messages_go_too(live_db: None, settings: Any) -> None:
         first_received_at=old,
         last_received_at=old,
     )
-    assert quarantine_retention.run_unrouted()["old"] >= 1
+    assert quarantine_retention.apply_unrouted_retention()["old"] >= 1
     assert not UnroutedMessage.objects.filter(fingerprint=mark).exists()

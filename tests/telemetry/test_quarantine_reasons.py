@@ -107,7 +107,7 @@ def kept(device: Registered) -> list[tuple[str, int]]:
     with schema_context(device.tenant.schema_name):
         rows = Quarantined.objects.filter(topic__contains=device.uuid)
         assert all(row.detail for row in rows)
-        return list(rows.values_list("reason", "times"))
+        return list(rows.values_list("reason", "count"))
 
 
 def readings(device: Registered) -> int:

@@ -12,7 +12,7 @@ from django_tenants.utils import schema_context
 from telemetry.models import DeviceSequence, Latest, PackedDay, Reading, ReadingDay, ReadingHour, RetentionSettings
 from telemetry.services.latest import values
 from telemetry.services.retention import telemetry
-from telemetry.services.rollups import hourly_daily, packing, partitions
+from telemetry.services.rollups import aggregation, packing, partitions
 from tests.telemetry.rollup_tenant import Field, make_field, remove_field, rows_of
 
 DAY = timedelta(days=1)
@@ -22,7 +22,7 @@ NOW = max(datetime.now(UTC), datetime.now(UTC).replace(day=1, hour=3))
 
 def month(ago: int) -> datetime:
     """The beginning of the month so many months ago."""
-    return partitions.bounds(partitions.month_before(NOW, ago))[0]
+    return partitions.month_bounds(partitions.month_before(NOW, ago))[0]
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,12 @@ def fill(field: Field) -> None:
     with field.connect() as own:
         for ago in range(5):
             first = month(ago)
-            partitions.create(own, field.schema, (first.year, first.month), partitions.TABLES)
+            partitions.create_partitions(own, field.schema, (first.year, first.month), partitions.INGEST_TABLES)
     one = field.series[0]
     old = datetime(1970, 1, 1, 12, tzinfo=UTC)
     field.store((one, old, 0.0), *((one, month(ago), float(ago)) for ago in range(5)))
-    hourly_daily.run(now=NOW)
-    packing.run(now=NOW)
+    aggregation.roll_up(now=NOW)
+    packing.pack(now=NOW)
 
 
 def times(model: Any, column: str) -> list[datetime]:
@@ -70,7 +70,7 @@ def test_everything_is_kept_unless_it_is_said(field: Field) -> None:
     fill(field)
     before = rows_of("telemetry_packedday") + rows_of("telemetry_reading")
     assert before == 6
-    done = telemetry.run(now=NOW)
+    done = telemetry.apply_retention(now=NOW)
     assert (done["dropped"], done["deleted"]) == (0, 0)
     assert rows_of("telemetry_packedday") + rows_of("telemetry_reading") == before
 
@@ -80,15 +80,15 @@ def test_old_months_go_and_their_rollups_stay(fields: list[Field], field: Field)
         with schema_context(one.schema):
             fill(one)
     RetentionSettings(readings_months=2).save()
-    done = telemetry.run(now=NOW)
+    done = telemetry.apply_retention(now=NOW)
     assert done["dropped"] >= 4, "two months of readings, and of packed days"
     with connection.cursor() as cursor:
         cursor.execute("SELECT min(time) FROM truth")
     assert times(PackedDay, "day")[0] >= month(2)
     assert not [time for time in times(Reading, "time") if time < month(2)]
-    names = partitions.of(connection.connection, field.schema, partitions.READINGS)
+    names = partitions.month_partitions(connection.connection, field.schema, partitions.READINGS)
     assert all(name in names for name in [(month(n).year, month(n).month) for n in range(3)])
-    assert not [name for name in names if partitions.bounds(name)[0] < month(2)]
+    assert not [name for name in names if partitions.month_bounds(name)[0] < month(2)]
     assert ReadingHour.objects.count() == 6
     assert ReadingDay.objects.count() >= 5
     with schema_context(fields[1].schema):
@@ -98,19 +98,19 @@ def test_old_months_go_and_their_rollups_stay(fields: list[Field], field: Field)
 def test_what_comes_later_than_it_is_kept_goes_with_the_next_run(field: Field) -> None:
     fill(field)
     RetentionSettings(readings_months=2).save()
-    telemetry.run(now=NOW)
+    telemetry.apply_retention(now=NOW)
     one, first = field.series[0], month(4)
     with field.connect() as own:
         partitions.Partitions().ensure(own, field.schema, [first])
     # Messages are kept for ever, readings are not.
     name = (first.year, first.month)
-    assert name in partitions.of(connection.connection, field.schema, partitions.MESSAGES)
-    assert name not in partitions.of(connection.connection, field.schema, partitions.READINGS)
+    assert name in partitions.month_partitions(connection.connection, field.schema, partitions.MESSAGES)
+    assert name not in partitions.month_partitions(connection.connection, field.schema, partitions.READINGS)
     [hour] = ReadingHour.objects.filter(hour=first)
     field.store((one, first, 99.0))
     assert rows_of("telemetry_reading_default") == 1
-    assert [(r.count, r.last) for r in hourly_daily.hourly([one], first, first + DAY)] == [(1, 4.0)]
-    done = telemetry.run(now=NOW)
+    assert [(r.count, r.last) for r in aggregation.hourly_rollups([one], first, first + DAY)] == [(1, 4.0)]
+    done = telemetry.apply_retention(now=NOW)
     assert done["deleted"] >= 1
     assert rows_of("telemetry_reading_default") == 0
     assert ReadingHour.objects.get(series_id=one, hour=first).last == hour.last, "the rollup knows of the rest"
@@ -127,11 +127,11 @@ def test_rollups_and_messages_have_a_retention_of_their_own(field: Field) -> Non
                 [device, month(ago)],
             )
     RetentionSettings(messages_months=1, readings_months=2, rollups_months=3).save()
-    telemetry.run(now=NOW)
+    telemetry.apply_retention(now=NOW)
     assert rows_of("telemetry_message") == 2
     assert times(ReadingHour, "hour") == sorted(month(n) for n in range(4))
     assert times(ReadingDay, "day") == sorted(
-        d for d in (month(n) for n in range(4)) if d + DAY <= hourly_daily.day_of(NOW)
+        d for d in (month(n) for n in range(4)) if d + DAY <= aggregation.day_of(NOW)
     )
 
 
@@ -139,26 +139,26 @@ def test_the_newest_value_goes_with_its_reading(field: Field) -> None:
     fill(field)
     one, other = field.series[:2]
     field.store((other, month(4), 7.0))
-    hourly_daily.run(now=NOW)
-    values.complete()
-    assert values.latest_of([one, other])[other].value == 7.0
+    aggregation.roll_up(now=NOW)
+    values.refill()
+    assert values.newest_readings([one, other])[other].value == 7.0
     RetentionSettings(readings_months=2).save()
-    telemetry.run(now=NOW)
-    assert set(values.latest_of([one, other])) == {one}
+    telemetry.apply_retention(now=NOW)
+    assert set(values.newest_readings([one, other])) == {one}
     assert times(Latest, "series_id") == [one]
 
 
 def test_a_reader_holds_one_partition_back_and_nothing_else(field: Field) -> None:
     fill(field)
     RetentionSettings(messages_months=1).save()
-    held = partitions.name_of(partitions.MESSAGES, (month(3).year, month(3).month))
+    held = partitions.partition_name(partitions.MESSAGES, (month(3).year, month(3).month))
     with field.connect() as own, own.transaction():
         own.execute(f"SELECT 1 FROM {held}")  # noqa: S608
-        telemetry.run(now=NOW)
-        names = partitions.of(connection.connection, field.schema, partitions.MESSAGES).values()
+        telemetry.apply_retention(now=NOW)
+        names = partitions.month_partitions(connection.connection, field.schema, partitions.MESSAGES).values()
         assert held in names
-    telemetry.run(now=NOW)
-    assert held not in partitions.of(connection.connection, field.schema, partitions.MESSAGES).values()
+    telemetry.apply_retention(now=NOW)
+    assert held not in partitions.month_partitions(connection.connection, field.schema, partitions.MESSAGES).values()
 
 
 def test_rollups_may_not_go_before_the_readings(field: Field) -> None:
@@ -171,9 +171,11 @@ def test_rollups_may_not_go_before_the_readings(field: Field) -> None:
 
 def test_the_next_months_partitions_are_made_ahead(field: Field) -> None:
     last = month(0) - timedelta(days=1)
-    telemetry.run(now=last)
-    for table in (*partitions.TABLES, partitions.HOURS):
-        assert (month(0).year, month(0).month) in partitions.of(connection.connection, field.schema, table)
+    telemetry.apply_retention(now=last)
+    for table in (*partitions.INGEST_TABLES, partitions.HOURS):
+        assert (month(0).year, month(0).month) in partitions.month_partitions(
+            connection.connection, field.schema, table
+        )
 
 
 def test_a_device_with_many_gaps_keeps_the_newest(field: Field) -> None:

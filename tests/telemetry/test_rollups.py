@@ -13,8 +13,8 @@ import pytest
 from django.db import DatabaseError, connection
 from django_tenants.utils import schema_context
 
-from telemetry.services.rollups import hourly_daily, packing
-from telemetry.services.work_lock import Busy, state
+from telemetry.services.rollups import aggregation, packing
+from telemetry.services.work_lock import WorkLockBusy, work_state
 from tests import payloads
 from tests.conftest import Registered
 from tests.telemetry.rollup_tenant import Field, Row, differences, make_field, numbers, remove_field, truth
@@ -42,7 +42,7 @@ def field(live_db: None, made: Field) -> Iterator[Field]:
 
 
 def run(now: datetime) -> dict[str, int]:
-    return hourly_daily.run(now=now)
+    return aggregation.roll_up(now=now)
 
 
 def stored_hours(start: datetime, stop: datetime) -> str:
@@ -54,15 +54,15 @@ def test_an_hour_is_rolled_up_some_minutes_after_its_end(field: Field) -> None:
     one = field.series[0]
     began = MIDNIGHT - DAY
     field.store((one, began, 1.0), (one, began, 3.0), (one, began + HOUR / 2, 2.0), (one, began + HOUR, 9.0))
-    run(began + HOUR + hourly_daily.SETTLED_AFTER - timedelta(seconds=1))
-    assert state().rolled_until == began
-    run(began + HOUR + hourly_daily.SETTLED_AFTER)
-    assert state().rolled_until == began + HOUR
+    run(began + HOUR + aggregation.SETTLED_AFTER - timedelta(seconds=1))
+    assert work_state().rolled_until == began
+    run(began + HOUR + aggregation.SETTLED_AFTER)
+    assert work_state().rolled_until == began + HOUR
     with connection.cursor() as cursor:
         cursor.execute("SELECT hour, count, min, max, sum, last, last_at FROM telemetry_readinghour")
         assert cursor.fetchall() == [(began, 3, 1.0, 3.0, 6.0, 2.0, began + HOUR / 2)]
     # The running hour is worked out from its readings.
-    assert [(r.start, r.count, r.last) for r in hourly_daily.hourly([one], began, began + DAY)] == [
+    assert [(r.start, r.count, r.last) for r in aggregation.hourly_rollups([one], began, began + DAY)] == [
         (began, 3, 2.0),
         (began + HOUR, 1, 9.0),
     ]
@@ -72,7 +72,7 @@ def test_the_greater_of_two_values_of_one_instant_is_the_last(field: Field) -> N
     one = field.series[0]
     field.store((one, MIDNIGHT - DAY, 5.0), (one, MIDNIGHT - DAY, 7.0), (one, MIDNIGHT - DAY, 6.0))
     run(NOW)
-    assert [r.last for r in hourly_daily.hourly([one], MIDNIGHT - DAY, MIDNIGHT)] == [7.0]
+    assert [r.last for r in aggregation.hourly_rollups([one], MIDNIGHT - DAY, MIDNIGHT)] == [7.0]
 
 
 def test_a_day_is_made_when_its_hours_are(field: Field) -> None:
@@ -81,14 +81,14 @@ def test_a_day_is_made_when_its_hours_are(field: Field) -> None:
     field.store(*((one, day + n * HOUR + HOUR / 3, float(n)) for n in range(24)))
     days = "SELECT day, count, min, max, sum, last, last_at FROM telemetry_readingday"
     with connection.cursor() as cursor:
-        run(day + 23 * HOUR + hourly_daily.SETTLED_AFTER)
+        run(day + 23 * HOUR + aggregation.SETTLED_AFTER)
         cursor.execute(days)
         assert cursor.fetchall() == []
-        run(day + DAY + hourly_daily.SETTLED_AFTER)
+        run(day + DAY + aggregation.SETTLED_AFTER)
         cursor.execute(days)
         assert cursor.fetchall() == [(day, 24, 0.0, 23.0, 276.0, 23.0, day + 23 * HOUR + HOUR / 3)]
         field.store((one, day + HOUR / 2, -5.0))
-        assert run(day + DAY + hourly_daily.SETTLED_AFTER)["late"] == 1
+        assert run(day + DAY + aggregation.SETTLED_AFTER)["late"] == 1
         cursor.execute(days)
         assert cursor.fetchall() == [(day, 25, -5.0, 23.0, 271.0, 23.0, day + 23 * HOUR + HOUR / 3)]
 
@@ -124,14 +124,14 @@ def test_years_without_readings_are_passed_over(field: Field) -> None:
     field.store((one, old, 1.0), (one, MIDNIGHT - DAY, 2.0))
     assert run(NOW)["chunks"] <= 6
     assert differences(field, old.replace(hour=0), MIDNIGHT, stored_hours(old, MIDNIGHT)) == []
-    assert state().rolled_until == hourly_daily.hour_of(NOW - hourly_daily.SETTLED_AFTER)
+    assert work_state().rolled_until == aggregation.hour_of(NOW - aggregation.SETTLED_AFTER)
 
 
 def test_numbers_too_large_to_be_added_hold_nothing_up(field: Field) -> None:
     one, other = field.series[:2]
     field.store((one, MIDNIGHT - DAY, 1.7e308), (one, MIDNIGHT - DAY + HOUR / 2, 1.7e308), (other, MIDNIGHT - DAY, 1.0))
     run(NOW)
-    assert [(r.count, r.max, r.sum) for r in hourly_daily.hourly([one, other], MIDNIGHT - DAY, MIDNIGHT)] == [
+    assert [(r.count, r.max, r.sum) for r in aggregation.hourly_rollups([one, other], MIDNIGHT - DAY, MIDNIGHT)] == [
         (2, 1.7e308, None),
         (1, 1.0, 1.0),
     ]
@@ -148,8 +148,8 @@ def test_a_mark_that_is_renewed_while_it_is_worked_on_stays(field: Field) -> Non
         with own.transaction():
             # The batch has inserted and marked, and is not committed: the worker waits for it with the removal.
             field.insert(own, [(one, hour + HOUR / 3, 3.0)])
-            hourly_daily.mark_late(own, field.schema, {(field.device_of(one), hour)})
-            worker = _in_thread(field, lambda: done.append(hourly_daily.run(now=NOW)))
+            aggregation.mark_late(own, field.schema, {(field.device_of(one), hour)})
+            worker = _in_thread(field, lambda: done.append(aggregation.roll_up(now=NOW)))
             time.sleep(0.3)
             assert not done
         worker.join()
@@ -158,14 +158,14 @@ def test_a_mark_that_is_renewed_while_it_is_worked_on_stays(field: Field) -> Non
 
 def test_an_insert_under_way_holds_the_hour_back(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has inserted without marking, because nothing was rolled up: the hour must wait for it."""
-    monkeypatch.setattr(hourly_daily, "_LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr(aggregation, "_LOCK_ATTEMPTS", 2)
     one = field.series[0]
     with field.connect() as own, own.transaction():
         field.insert(own, [(one, MIDNIGHT - DAY, 1.0)])
-        hourly_daily.mark_late(own, field.schema, {(field.device_of(one), MIDNIGHT - DAY)})
-        with pytest.raises(Busy):
+        aggregation.mark_late(own, field.schema, {(field.device_of(one), MIDNIGHT - DAY)})
+        with pytest.raises(WorkLockBusy):
             run(NOW)
-        assert state().marked_until is None
+        assert work_state().marked_until is None
     run(NOW)
     assert differences(field, MIDNIGHT - DAY, MIDNIGHT, stored_hours(MIDNIGHT - DAY, MIDNIGHT)) == []
 
@@ -213,7 +213,7 @@ def _write(field: Field, sim: Sim, rng: random.Random) -> None:
                 time.sleep(rng.choice((0, 0, 0.002, 0.02)))
                 settled = sim.now - timedelta(seconds=60)
                 late = {(field.device_of(series), at) for series, at, _ in rows if at < settled}
-                hourly_daily.mark_late(own, field.schema, late)
+                aggregation.mark_late(own, field.schema, late)
                 time.sleep(rng.choice((0, 0, 0.002)))
             sent = (sent + rows)[-2000:]
 
@@ -224,9 +224,9 @@ def _work(sim: Sim, pids: dict[int, int]) -> None:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_backend_pid()")
                 pids[threading.get_ident()] = cursor.fetchone()[0]
-            hourly_daily.run(now=sim.now)
-            packing.run(now=sim.now)
-        except Busy:
+            aggregation.roll_up(now=sim.now)
+            packing.pack(now=sim.now)
+        except WorkLockBusy:
             continue
         except (DatabaseError, psycopg.Error):
             sim.kills += 1
@@ -235,7 +235,7 @@ def _work(sim: Sim, pids: dict[int, int]) -> None:
 
 def _read(field: Field, sim: Sim, start: datetime) -> None:
     while not sim.stopped.is_set():
-        found = differences(field, start, hourly_daily.hour_of(sim.now) + 2 * HOUR)
+        found = differences(field, start, aggregation.hour_of(sim.now) + 2 * HOUR)
         assert not found, found[:3]
         sim.reads += 1
 
@@ -264,14 +264,14 @@ def test_rollups_are_right_at_every_moment(field: Field, settings: Any, seed: in
     assert sim.errors == []
     assert sim.kills > 3
     assert sim.reads > 3
-    hourly_daily.run(now=sim.now)
-    packing.run(now=sim.now)
-    hourly_daily.run(now=sim.now)
+    aggregation.roll_up(now=sim.now)
+    packing.pack(now=sim.now)
+    aggregation.roll_up(now=sim.now)
     _check_at_rest(field, start)
 
 
 def _check_at_rest(field: Field, start: datetime) -> None:
-    until = state().rolled_until
+    until = work_state().rolled_until
     assert until is not None
     assert differences(field, start, until, stored_hours(start, until)) == []
     with connection.cursor() as cursor:
@@ -284,7 +284,7 @@ def _check_at_rest(field: Field, start: datetime) -> None:
         cursor.execute(
             "SELECT series_id, date_trunc('day', time, 'UTC'), count(*), min(value), max(value), sum(value)"
             " FROM truth WHERE time < %s GROUP BY 1, 2 ORDER BY 1, 2",
-            [hourly_daily.day_of(until)],
+            [aggregation.day_of(until)],
         )
         assert days == cursor.fetchall()
         assert numbers() == truth()
@@ -315,17 +315,17 @@ def test_ingest_marks_what_it_stores_late(register: Callable[..., Registered]) -
     try:
         with schema_context(device.tenant.schema_name):
             send(0)
-            hourly_daily.run()
+            aggregation.roll_up()
             send(5, 3 * 3600, 3 * 3600 + 1)
             marked = set(LateHour.objects.filter(device_id=device.device.pk).values_list("hour", flat=True))
             assert {hour_of_ago(3 * 3600), hour_of_ago(3 * 3600 + 1)} & marked
             assert len(marked) <= 2, "what is young is rolled up with its hour"
             # Enough of them to go by COPY, in one batch.
             send(*(4 * 3600 + n / 100 for n in range(150)))
-            hourly_daily.run()
+            aggregation.roll_up()
             assert not LateHour.objects.filter(device_id=device.device.pk).exists()
             [series] = Series.objects.filter(device=device.device)
-            told = hourly_daily.hourly([series.pk], hour_of_ago(6 * 3600), hour_of_ago(0) + HOUR)
+            told = aggregation.hourly_rollups([series.pk], hour_of_ago(6 * 3600), hour_of_ago(0) + HOUR)
             assert sum(hour.count for hour in told) == 154
             with connection.cursor() as cursor:
                 cursor.execute("SELECT sum(count) FROM telemetry_readinghour WHERE series_id = %s", [series.pk])
@@ -335,4 +335,4 @@ def test_ingest_marks_what_it_stores_late(register: Callable[..., Registered]) -
 
 
 def hour_of_ago(seconds: float) -> datetime:
-    return hourly_daily.hour_of(datetime.now(UTC) - timedelta(seconds=seconds))
+    return aggregation.hour_of(datetime.now(UTC) - timedelta(seconds=seconds))

@@ -18,7 +18,7 @@ from django.db.models import Field
 from django_tenants.utils import schema_context
 
 from telemetry.services.export import tenant_archive, tenant_pieces
-from telemetry.services.export.tenant_tables import LEFT_OUT, TABLES, Table, tenant_models
+from telemetry.services.export.tenant_tables import EXCLUDED, TABLES, ExportedTable, tenant_models
 from tests.api.conftest import Api, add_message, add_readings, add_series, issue_key, make_device, person, quarantine
 
 T0 = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
@@ -37,7 +37,7 @@ def rows(files: dict[str, bytes], name: str) -> list[dict[str, Any]]:
 
 
 def export(tenant: Any) -> dict[str, bytes]:
-    return opened(b"".join(tenant_archive.whole(tenant)))
+    return opened(b"".join(tenant_archive.archive_chunks(tenant)))
 
 
 @pytest.fixture
@@ -69,10 +69,10 @@ def filled(db: None, tenant_a: Any, tenant_b: Any, no_broker: None) -> dict[str,
 
 
 def test_every_table_of_a_tenant_is_exported_or_left_out_with_a_reason() -> None:
-    exported, left_out = {table.model for table in TABLES}, set(LEFT_OUT)
+    exported, left_out = {table.model for table in TABLES}, set(EXCLUDED)
     assert set(tenant_models()) == exported | left_out
     assert not exported & left_out
-    assert all(len(reason) > 20 for reason in LEFT_OUT.values())
+    assert all(len(reason) > 20 for reason in EXCLUDED.values())
 
 
 def test_no_column_holds_a_secret() -> None:
@@ -139,15 +139,17 @@ def test_pages_lose_and_repeat_nothing(db: None, tenant_a: Any, monkeypatch: pyt
     add_readings(tenant_a, series, *((T0 + timedelta(seconds=n), n) for n in range(23)))
     for n in range(11):
         add_message(tenant_a, device, T0 + timedelta(seconds=n // 2))
-    monkeypatch.setattr("telemetry.services.export.readings.PIECE", 5)
+    monkeypatch.setattr("telemetry.services.export.readings.READINGS_PER_CHUNK", 5)
     read = [
-        json.loads(line) for piece, _ in tenant_pieces.of_readings(tenant_a.schema_name) for line in piece.splitlines()
+        json.loads(line)
+        for piece, _ in tenant_pieces.reading_chunks(tenant_a.schema_name)
+        for line in piece.splitlines()
     ]
     assert [row["value"] for row in read] == list(range(23))
     for model in (Unit, Message):
-        small = Table(model, rows=3)
+        small = ExportedTable(model, rows=3)
         lines = [
-            line for piece, _ in tenant_pieces.of_table(tenant_a.schema_name, small) for line in piece.splitlines()
+            line for piece, _ in tenant_pieces.table_chunks(tenant_a.schema_name, small) for line in piece.splitlines()
         ]
         with schema_context(tenant_a.schema_name):
             assert len(lines) == len(set(lines)) == model._default_manager.count()
@@ -166,7 +168,7 @@ def test_packed_days_are_in_it(live_db: None, tenant_a: Any) -> None:
     try:
         found = [
             json.loads(line)["value"]
-            for piece, _ in tenant_pieces.of_readings(tenant_a.schema_name)
+            for piece, _ in tenant_pieces.reading_chunks(tenant_a.schema_name)
             for line in piece.splitlines()
             if json.loads(line)["device"] == str(device.uuid)
         ]
@@ -183,10 +185,10 @@ def test_one_that_cannot_be_finished_is_no_zip(filled: dict[str, Any], tenant_a:
         yield b"{}\n", 1
         raise OperationalError("away")
 
-    monkeypatch.setattr(tenant_pieces, "of_readings", away)
+    monkeypatch.setattr(tenant_pieces, "reading_chunks", away)
     got: list[bytes] = []
-    with pytest.raises(tenant_archive.ExportBroken):
-        got.extend(tenant_archive.whole(tenant_a))
+    with pytest.raises(tenant_archive.ExportAborted):
+        got.extend(tenant_archive.archive_chunks(tenant_a))
     assert got
     with pytest.raises(zipfile.BadZipFile):
         zipfile.ZipFile(io.BytesIO(b"".join(got)))
@@ -201,7 +203,7 @@ def test_the_command(filled: dict[str, Any], tenant_a: Any, tmp_path: Path, monk
     assert output.stat().st_mode & 0o777 == 0o600
     with schema_context(tenant_a.schema_name):
         assert AuditEntry.objects.filter(action="export everything", user_label="gwanje").count() == 1
-    with pytest.raises(CommandError, match="exists already"):
+    with pytest.raises(CommandError, match="already exists"):
         call_command("export_tenant", "alpha", output=output)
     with pytest.raises(CommandError, match="no tenant"):
         call_command("export_tenant", "nobody", output=tmp_path / "x.zip")
@@ -210,7 +212,7 @@ def test_the_command(filled: dict[str, Any], tenant_a: Any, tmp_path: Path, monk
         raise OperationalError("away")
         yield
 
-    monkeypatch.setattr(tenant_pieces, "of_readings", away)
+    monkeypatch.setattr(tenant_pieces, "reading_chunks", away)
     with pytest.raises(CommandError, match="nothing was written"):
         call_command("export_tenant", "alpha", output=tmp_path / "broken.zip")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alpha.zip"]
@@ -244,8 +246,8 @@ def test_memory_stays_bounded(live_db: None, tenant_a: Any) -> None:
     program = (
         "import django, resource, sys; django.setup()\n"
         "from tenants.models import Tenant\n"
-        "from telemetry.services.export.tenant_archive import Archive\n"
-        "size = sum(len(chunk) for chunk in Archive(Tenant.objects.get(slug='alpha')).chunks())\n"
+        "from telemetry.services.export.tenant_archive import TenantArchive\n"
+        "size = sum(len(chunk) for chunk in TenantArchive(Tenant.objects.get(slug='alpha')).chunks())\n"
         "print(size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
 

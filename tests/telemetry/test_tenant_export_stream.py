@@ -100,8 +100,8 @@ def test_it_ends_with_the_right_to_read(filled: Any, tenant_a: Any, monkeypatch:
     answers = iter([True, True, False])
 
     async def read() -> None:
-        async for _chunk in tenant_archive.stream(tenant_a, lambda: next(answers)):
+        async for _chunk in tenant_archive.stream_archive(tenant_a, lambda: next(answers)):
             pass
 
-    with pytest.raises(tenant_archive.ExportBroken, match="right to read"):
+    with pytest.raises(tenant_archive.ExportAborted, match="right to read"):
         async_to_sync(read)()

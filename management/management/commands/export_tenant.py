@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from devices.services import audit
-from telemetry.services.export.tenant_archive import Archive
+from telemetry.services.export.tenant_archive import TenantArchive
 from tenants.infrastructure.jobs import run
 from tenants.infrastructure.retry import DATABASE_LOST
 from tenants.models import Tenant
@@ -28,7 +28,7 @@ class Command(BaseCommand):
         if output.exists():
             raise CommandError(f"{output} already exists; remove it, or name another file.")
         run(tenant.schema_name, "telemetry.services.export.tenant_audit.record", (audit.Named(None, "gwanje"),), {})
-        archive = Archive(tenant)
+        archive = TenantArchive(tenant)
         try:
             _write(archive, output)
         except DATABASE_LOST as error:
@@ -38,7 +38,7 @@ class Command(BaseCommand):
         self.stdout.write(f"{output}: {output.stat().st_size} bytes, {sum(file.rows for file in archive.files)} rows")
 
 
-def _write(archive: Archive, output: Path) -> None:
+def _write(archive: TenantArchive, output: Path) -> None:
     """Write under a temporary name until the archive is complete; remove it otherwise."""
     part = output.with_name(output.name + ".part")
     try:

@@ -7,7 +7,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from telemetry.services.queries.completeness import Code
+from telemetry.services.queries.completeness import PartialCode
 
 
 @extend_schema_field({"oneOf": [{"type": "number"}, {"type": "boolean"}, {"type": "string"}]})
@@ -31,7 +31,7 @@ class UnitField(serializers.CharField):
 class WarningSerializer(serializers.Serializer):
     """A reason why the answer may not be complete."""
 
-    code = serializers.ChoiceField(choices=[code.value for code in Code])
+    code = serializers.ChoiceField(choices=[code.value for code in PartialCode])
     detail = serializers.CharField(help_text="The same in words.")
 
 

@@ -33,7 +33,6 @@ class LimitHitSerializer(serializers.ModelSerializer[LimitHit]):
     """How many messages a limit refused on a day (UTC); with the device where the limit is the device's own."""
 
     name = serializers.CharField(source="limit", read_only=True)
-    count = serializers.IntegerField(source="times", read_only=True)
     device = serializers.UUIDField(source="device.uuid", read_only=True, allow_null=True, default=None)
 
     class Meta:

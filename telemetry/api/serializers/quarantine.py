@@ -8,7 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from devices.models import Device
-from telemetry.models import Quarantined, QuarantineFlood, Reason, Replay
+from telemetry.models import Quarantined, Reason, Replay, SuppressedMessages
 from telemetry.services.quarantine.replays import MOST_CHOSEN
 from tenants.api.fields import Timestamp
 from tenants.api.parameters import RangeParameters
@@ -102,15 +102,14 @@ class ReplaySerializer(serializers.ModelSerializer[Replay]):
         return dict(replay.refused)
 
 
-class SuppressedMessagesSerializer(serializers.ModelSerializer[QuarantineFlood]):
+class SuppressedMessagesSerializer(serializers.ModelSerializer[SuppressedMessages]):
     """Messages of a day (UTC) that are like others in the quarantine, and were counted instead of kept."""
 
     device = serializers.SerializerMethodField(help_text="The device's UUID; null where it is none.")
-    count = serializers.IntegerField(source="times", read_only=True)
     received_at = Timestamp(source="last_received_at", read_only=True)
 
     class Meta:
-        model = QuarantineFlood
+        model = SuppressedMessages
         fields: ClassVar = ["day", "reason", "device", "source", "count", "detail", "received_at"]
         read_only_fields = fields
 
@@ -125,7 +124,6 @@ class QuarantinedSerializer(serializers.ModelSerializer[Quarantined]):
     device = serializers.UUIDField(source="device.uuid", read_only=True, allow_null=True, default=None)
     received_at = Timestamp(source="last_received_at", read_only=True)
     first_received_at = Timestamp(read_only=True)
-    count = serializers.IntegerField(source="times", read_only=True)
     payload = serializers.SerializerMethodField(help_text="As it was sent; of a large one the first 64 KiB.")
     payload_encoding = serializers.SerializerMethodField()
     payload_size = serializers.IntegerField(read_only=True, help_text="How many bytes were sent.")

@@ -26,7 +26,7 @@ from telemetry.api.series_selection import (
 )
 from telemetry.models import Series
 from telemetry.services.queries import calendar_intervals, completeness
-from telemetry.services.queries.aggregates import Bucket, Buckets, aggregate
+from telemetry.services.queries.aggregates import AggregateBucket, SeriesBuckets, aggregate
 from tenants.api.errors import ErrorSerializer
 from tenants.api.fields import Timestamp
 from tenants.api.views.base import ParametersView
@@ -57,7 +57,7 @@ class AggregatesView(ParametersView):
         edges = _edges(wanted, requested, len(chosen.series))
         with query_budget("from"):
             answer = aggregate(chosen.series, edges, requested.start, requested.stop)
-        lacks = completeness.lacks(
+        lacks = completeness.partial_reasons(
             [device.pk for device in chosen.devices],
             requested.start,
             requested.requested_stop,
@@ -85,7 +85,7 @@ class _Rows:
         self._fill: str = wanted["fill"]
         self._starts = [edge.astimezone(wanted["timezone"]).isoformat() for edge in edges[:-1]]
 
-    def of(self, one: Series, buckets: Buckets) -> list[dict[str, Any]]:
+    def of(self, one: Series, buckets: SeriesBuckets) -> list[dict[str, Any]]:
         """The results of a series, in order of time."""
         names = [name for name in self._names if one.value_type != Text or name in ("count", "last")]
         own, rows, last = buckets[one.pk], [], None
@@ -100,7 +100,7 @@ class _Rows:
         return rows
 
 
-def _values(bucket: Bucket, kind: str) -> dict[str, Any]:
+def _values(bucket: AggregateBucket, kind: str) -> dict[str, Any]:
     return {
         "count": bucket.count,
         "min": _of_type(bucket.min, kind),
@@ -125,13 +125,15 @@ def _edges(wanted: dict[str, Any], requested: TimeRange, count: int) -> list[dat
     """Where the intervals begin. Raises ValidationError where they are more than one answer holds."""
     most = MAX_RESULTS // max(count, 1)
     try:
-        return calendar_intervals.edges(wanted["interval"], wanted["timezone"], requested.start, requested.stop, most)
+        return calendar_intervals.interval_edges(
+            wanted["interval"], wanted["timezone"], requested.start, requested.stop, most
+        )
     except calendar_intervals.TooManyBuckets:
         values = {
             "interval": wanted["interval"],
             "most": most,
             "series": count,
-            "longer": calendar_intervals.longer(requested.stop - requested.start, most),
+            "longer": calendar_intervals.suggested_interval(requested.stop - requested.start, most),
         }
         refusal = _(
             "The range contains more than %(most)d intervals of %(interval)s, the most for %(series)d series."

@@ -46,10 +46,10 @@ class ChartView(ParametersView):
         requested, most = time_range(wanted), wanted["max_points"]
         chosen = select_series(wanted, min(MAX_SERIES, MAX_RESULTS // most))
         with query_budget("from"):
-            found = charts.lines(chosen.series, requested.start, requested.stop, most)
+            found = charts.series_lines(chosen.series, requested.start, requested.stop, most)
         shown = [line.series for line in found]
         exact = any(line.resolution == 0.0 for line in found)
-        lacks = completeness.lacks(
+        lacks = completeness.partial_reasons(
             [device.pk for device in chosen.devices],
             requested.start,
             requested.requested_stop,
@@ -61,7 +61,7 @@ class ChartView(ParametersView):
         return Response(document | completeness_data(lacks))
 
 
-def _drawn(line: charts.Line) -> dict[str, Any]:
+def _drawn(line: charts.SeriesLine) -> dict[str, Any]:
     return {
         "points": [{"time": _unix(at), "value": value} for at, value in line.points],
         "silences": [[_unix(earlier), _unix(later)] for earlier, later in line.gaps],

@@ -69,23 +69,27 @@ class ReadingsExportView(ParametersView):
         """
         wanted = self.valid_parameters()
         requested, chosen = time_range(wanted), select_series(wanted)
-        lacks = completeness.lacks(
+        lacks = completeness.partial_reasons(
             [device.pk for device in chosen.devices],
             wanted.get("from"),
             requested.requested_stop,
             raw_from=requested.start,
         )
         form = wanted["format"]
-        job = readings.Wanted(
+        job = readings.ReadingsExportRequest(
             current_schema(),
-            [readings.Exported(one, chosen.device_of(one)) for one in chosen.series],
+            [readings.ExportedSeries(one, chosen.device_of(one)) for one in chosen.series],
             wanted.get("from"),
             requested.stop,
             form,
             lacks,
         )
         is_async = isinstance(request._request, ASGIRequest)
-        content: Any = readings.stream(job, stream_access(request).may_watch) if is_async else readings.pieces(job)
+        content: Any = (
+            readings.stream_readings(job, stream_access(request).may_watch)
+            if is_async
+            else readings.readings_chunks(job)
+        )
         kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
         answer = StreamingHttpResponse(content, content_type=kind)
         answer["Content-Disposition"] = f'attachment; filename="readings-{requested.stop:%Y%m%dT%H%M%SZ}.{form}"'

@@ -49,8 +49,10 @@ class FleetLatestView(CursorPageView):
         narrowed = {name: wanted.get(name) for name in self.filters}
         scope = f"latest:{devices}:{narrowed}"
         after = cursors.decode(scope, wanted["cursor"]) if "cursor" in wanted else None
-        page = fleet_latest.latest(devices=devices, after=after, limit=wanted["limit"], **narrowed)
+        page = fleet_latest.fleet_latest_values(devices=devices, after=after, limit=wanted["limit"], **narrowed)
         following = None if page.end is None else self.next_address(scope, list(page.end))
-        lacks = completeness.lacks(devices, None, timezone.now()) + ([completeness.more()] if following else [])
+        lacks = completeness.partial_reasons(devices, None, timezone.now()) + (
+            [completeness.next_page_reason()] if following else []
+        )
         results = shapes.FleetLatestSerializer(page.values, many=True).data
         return Response({"results": results, "next": following} | completeness_data(lacks))

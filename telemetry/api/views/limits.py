@@ -24,6 +24,6 @@ class LimitsView(TenantView):
 class LimitHitViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
     """What each limit refused, newest day (UTC) first."""
 
-    queryset = LimitHit.objects.select_related("device").order_by("-day", "limit", "-times", "pk")
+    queryset = LimitHit.objects.select_related("device").order_by("-day", "limit", "-count", "pk")
     serializer_class = shapes.LimitHitSerializer
     filterset_class = LimitHitFilter

@@ -13,7 +13,7 @@ from telemetry.api.filters import TotalsFilter
 from telemetry.api.serializers import messages as shapes
 from telemetry.models import IngestTotals
 from telemetry.services.queries import readings
-from telemetry.services.queries.missing_sequences import Completeness, gaps_of
+from telemetry.services.queries.missing_sequences import SequenceCompleteness, find_missing_sequences
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
 from tenants.api.views.base import CursorPageView, ObjectsView, TenantView
@@ -26,8 +26,10 @@ class MissingSequencesView(TenantView):
     def get(self, request: Request, uuid: UUID) -> Response:
         """Which numbers of a device's messages (version 2) are missing, and how many should be there."""
         device = device_by_uuid(uuid)
-        whole = Completeness.of(device)
-        rows = shapes.MissingRangeSerializer(gaps_of([device.pk], limit=shapes.MAX_RANGES), many=True).data
+        whole = SequenceCompleteness.of(device)
+        rows = shapes.MissingRangeSerializer(
+            find_missing_sequences([device.pk], limit=shapes.MAX_RANGES), many=True
+        ).data
         return Response({"expected": whole.expected, "missing": whole.missing, "results": rows})
 
 

@@ -34,8 +34,8 @@ class MetricProposalView(AuditedView):
         try:
             message = _example(component_type, wanted)
             given = wanted.get("metrics")
-            metrics = proposal.propose(component_type, message) if given is None else _metrics(given)
-            seen = proposal.preview(component_type, metrics, message)
+            metrics = proposal.propose_metrics(component_type, message) if given is None else _metrics(given)
+            seen = proposal.preview_mapping(component_type, metrics, message)
         except ModelError as error:
             raise ValidationError(error.messages) from error
         answer = {
@@ -61,7 +61,7 @@ class MetricMappingView(AuditedView):
         component_type = _type(id)
         wanted = _valid(shapes.MetricMappingSerializer(data=request.data))
         try:
-            done = application.accept(component_type, _metrics(wanted["metrics"]), acting_user=self.acting_user)
+            done = application.apply_mapping(component_type, _metrics(wanted["metrics"]), acting_user=self.acting_user)
         except ModelError as error:
             raise ValidationError(error.messages) from error
         return Response(shapes.AppliedMappingSerializer(done).data, status=201)
@@ -91,13 +91,13 @@ def _example(component_type: ComponentType, wanted: dict[str, Any]) -> dict[str,
             return payload
         if not isinstance(payload, str):
             raise ModelError(_("'payload' must be a JSON object, or a message as text."))
-        return proposal.example_of(payload)
+        return proposal.parse_message(payload)
     if "quarantine_id" in wanted:
         row = Quarantined.objects.filter(pk=wanted["quarantine_id"]).first()
         if row is None:
             raise NotFound(_("There is no quarantined message %(id)s.") % {"id": wanted["quarantine_id"]})
-        return sample_messages.of_quarantine(row)
-    found = sample_messages.examples(component_type, device=device_by_uuid(wanted["device"]), limit=1)
+        return sample_messages.quarantined_message(row)
+    found = sample_messages.sample_messages(component_type, device=device_by_uuid(wanted["device"]), limit=1)
     if not found:
         raise NotFound(
             _("The device has no message of a component of the type %(type)s.") % {"type": component_type.key}

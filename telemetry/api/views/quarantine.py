@@ -16,7 +16,7 @@ from devices.models import Device
 from telemetry.api import parameters
 from telemetry.api.filters import SuppressedMessagesFilter
 from telemetry.api.serializers import quarantine as shapes
-from telemetry.models import QuarantineFlood, Replay
+from telemetry.models import Replay, SuppressedMessages
 from telemetry.services.quarantine import replays
 from telemetry.services.queries import readings
 from tenants.api import cursors
@@ -68,9 +68,9 @@ class ReplayViewSet(
 class SuppressedMessagesViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
     """Refused messages that were counted instead of kept, because there were too many of one kind on a day."""
 
-    queryset = QuarantineFlood.objects.annotate(
+    queryset = SuppressedMessages.objects.annotate(
         device_uuid=Subquery(Device.objects.filter(pk=OuterRef("device_id")).values("uuid"))
-    ).order_by("-day", "-times", "id")
+    ).order_by("-day", "-count", "id")
     serializer_class = shapes.SuppressedMessagesSerializer
     filterset_class = SuppressedMessagesFilter
 

@@ -45,15 +45,15 @@ class ReadingsView(CursorPageView):
         )
         answer = self.page(rows, wanted["limit"], scope, lambda row: [row.time.isoformat(), row.series, row.key])
         start, stop = wanted.get("from"), wanted.get("to")
-        lacks = completeness.lacks([device.pk], start, stop, raw_from=start or calendar_intervals.EARLIEST)
+        lacks = completeness.partial_reasons([device.pk], start, stop, raw_from=start or calendar_intervals.EARLIEST)
         if answer.data["next"]:
-            lacks.append(completeness.more())
+            lacks.append(completeness.next_page_reason())
         answer.data |= completeness_data(lacks)
         return answer
 
 
-def _reading_position(scope: str, cursor: str | None) -> readings.Position | None:
+def _reading_position(scope: str, cursor: str | None) -> readings.ReadingPosition | None:
     if cursor is None:
         return None
     time, series, key = cursors.decode(scope, cursor)
-    return readings.Position(datetime.datetime.fromisoformat(time), series, key)
+    return readings.ReadingPosition(datetime.datetime.fromisoformat(time), series, key)

@@ -21,14 +21,14 @@ from django.db import connections
 from django_tenants.utils import schema_context
 
 from telemetry.models import Series
-from telemetry.services.queries.completeness import Lack
-from telemetry.services.queries.readings import Position, ReadingRow, Value, readings
+from telemetry.services.queries.completeness import PartialReason
+from telemetry.services.queries.readings import ReadingPosition, ReadingRow, ReadingValue, readings
 from tenants.infrastructure.retry import DATABASE_LOST
 from tenants.infrastructure.spreadsheets import harmless
 
 logger = logging.getLogger(__name__)
 
-PIECE = 5000  # readings
+READINGS_PER_CHUNK = 5000  # readings
 # How often it is asked whether whoever reads still may.
 CHECK_SECONDS = 15.0
 COLUMNS = ("time", "device", "component", "metric", "value", "unit")
@@ -36,12 +36,12 @@ COLUMNS = ("time", "device", "component", "metric", "value", "unit")
 T = TypeVar("T")
 
 
-class ExportBroken(Exception):
+class ExportAborted(Exception):
     """The text cannot be finished. What was sent so far is not whole."""
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportedSeries:
     """A series, and the UUID of its device."""
 
     series: Series
@@ -49,24 +49,24 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReadingsExportRequest:
     """What is exported: readings of the series with start ≤ time < stop."""
 
     schema: str
-    series: Sequence[Exported]
+    series: Sequence[ExportedSeries]
     start: datetime | None
     stop: datetime
     form: str  # csv or ndjson
-    lacks: Sequence[Lack]  # what is known to be missing from the beginning
+    lacks: Sequence[PartialReason]  # what is known to be missing from the beginning
 
 
-class Export:
+class ReadingsExport:
     """The pieces of a text, one by one."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: ReadingsExportRequest) -> None:
         self._wanted = wanted
         self._number = 0  # of the series that is next
-        self._after: Position | None = None
+        self._after: ReadingPosition | None = None
         self._count = 0
         self._ended = False
 
@@ -78,24 +78,24 @@ class Export:
         """The next piece, read in the present schema; None when there is no more."""
         if self._ended:
             return None
-        pieces: list[bytes] = []
-        room = PIECE
+        chunks: list[bytes] = []
+        room = READINGS_PER_CHUNK
         while room > 0 and self._number < len(self._wanted.series):
             one = self._wanted.series[self._number]
             rows = readings(
                 [one.series], start=self._wanted.start, stop=self._wanted.stop, after=self._after, limit=room
             )
-            pieces.append(_as_csv(one, rows) if self._wanted.form == "csv" else as_ndjson(one, rows))
+            chunks.append(_as_csv(one, rows) if self._wanted.form == "csv" else as_ndjson(one, rows))
             if len(rows) < room:
                 self._number, self._after = self._number + 1, None
             else:
-                self._after = Position(rows[-1].time, rows[-1].series, rows[-1].key)
+                self._after = ReadingPosition(rows[-1].time, rows[-1].series, rows[-1].key)
             room -= max(len(rows), 1)
             self._count += len(rows)
         if self._number == len(self._wanted.series):
             self._ended = True
-            pieces.append(self._end())
-        return b"".join(pieces)
+            chunks.append(self._end())
+        return b"".join(chunks)
 
     def broken(self, why: str) -> bytes:
         """The last words of a text that cannot be finished."""
@@ -110,18 +110,18 @@ class Export:
         return _line({"complete": not lacks, "readings": self._count, "warnings": lacks})
 
 
-async def stream(wanted: Wanted, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def stream_readings(wanted: ReadingsExportRequest, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
     """The text for an asynchronous server: between two pieces no connection is held."""
-    export = Export(wanted)
+    export = ReadingsExport(wanted)
     await sync_to_async(connections.close_all)()  # the one that the request was judged with
     yield export.begin()
     checked_at = clock.monotonic()
     why = ""
     try:
-        while (piece := await _unit(wanted.schema, export.next)) is not None:
+        while (piece := await _run_in_schema(wanted.schema, export.next)) is not None:
             yield piece
             if clock.monotonic() - checked_at >= CHECK_SECONDS:
-                if not await _unit(wanted.schema, may_read):
+                if not await _run_in_schema(wanted.schema, may_read):
                     why = "The right to read ended."
                     break
                 checked_at = clock.monotonic()
@@ -130,12 +130,12 @@ async def stream(wanted: Wanted, may_read: Callable[[], bool]) -> AsyncIterator[
         why = "The database went away."
     if why:
         yield export.broken(why)
-        raise ExportBroken(why)
+        raise ExportAborted(why)
 
 
-def pieces(wanted: Wanted) -> Iterator[bytes]:
+def readings_chunks(wanted: ReadingsExportRequest) -> Iterator[bytes]:
     """The text for a synchronous server, which has a connection for each thread anyway."""
-    export = Export(wanted)
+    export = ReadingsExport(wanted)
     yield export.begin()
     while True:
         try:
@@ -143,13 +143,13 @@ def pieces(wanted: Wanted) -> Iterator[bytes]:
                 piece = export.next()
         except DATABASE_LOST as error:
             yield export.broken("The database went away.")
-            raise ExportBroken(str(error)) from error
+            raise ExportAborted(str(error)) from error
         if piece is None:
             return
         yield piece
 
 
-def as_ndjson(one: Exported, rows: Sequence[ReadingRow]) -> bytes:
+def as_ndjson(one: ExportedSeries, rows: Sequence[ReadingRow]) -> bytes:
     """The rows, each a JSON object on a line of its own."""
     head = {"device": one.device, "component": one.series.component, "metric": one.series.metric}
     unit = one.series.unit or None
@@ -160,7 +160,7 @@ def _line(document: dict[str, Any]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
 
 
-def _as_csv(one: Exported, rows: Sequence[ReadingRow]) -> bytes:
+def _as_csv(one: ExportedSeries, rows: Sequence[ReadingRow]) -> bytes:
     """The rows. Only names and texts are quoted where they must be: to ask it of every number takes half the time."""
     head = _cells(one.device, one.series.component, one.series.metric)
     unit = _cells(one.series.unit)
@@ -171,7 +171,7 @@ def _time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat()[:-6] + "Z"
 
 
-def _cell(value: Value) -> str:
+def _cell(value: ReadingValue) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return _cells(value) if isinstance(value, str) else repr(value)
@@ -184,7 +184,7 @@ def _cells(*texts: str) -> str:
     return to.getvalue().removesuffix("\r\n")
 
 
-async def _unit(schema: str, ask: Callable[[], T]) -> T:
+async def _run_in_schema(schema: str, ask: Callable[[], T]) -> T:
     """One synchronous unit in the tenant's schema, which gives the connection back."""
 
     def run() -> T:

@@ -19,13 +19,13 @@ from django.db import connections
 from django_tenants.utils import schema_context
 from zipstream import ZipStream
 
-from telemetry.services.export.readings import CHECK_SECONDS, ExportBroken
+from telemetry.services.export.readings import CHECK_SECONDS, ExportAborted
 from tenants.infrastructure.retry import DATABASE_LOST
 from tenants.models import Tenant
 
 from . import tenant_pieces
 from .tenant_readme import README, schema_document
-from .tenant_tables import LEFT_OUT, READINGS, TABLES, TENANT
+from .tenant_tables import EXCLUDED, READINGS, TABLES, TENANT
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _LEVEL = 6
 
 
 @dataclass(slots=True)
-class File:
+class ArchiveFile:
     """A file of the archive: what was written of it so far."""
 
     name: str
@@ -43,12 +43,12 @@ class File:
     sha256: str = ""
 
 
-class Archive:
+class TenantArchive:
     """An export under way. `chunks` gives its bytes; `files` what is in it."""
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
-        self.files: list[File] = []
+        self.files: list[ArchiveFile] = []
         self._began = datetime.now(UTC)
 
     def chunks(self) -> Iterator[bytes]:
@@ -57,17 +57,17 @@ class Archive:
         schema = self.tenant.schema_name
         self._add(archive, "README.txt", iter([(README.encode(), 0)]))
         self._add(archive, "schema.json", iter([(schema_document(), 0)]))
-        self._add(archive, f"{TENANT}.json", tenant_pieces.of_tenant(self.tenant))
+        self._add(archive, f"{TENANT}.json", tenant_pieces.tenant_document(self.tenant))
         for table in TABLES:
-            self._add(archive, f"{table.name}.ndjson", tenant_pieces.of_table(schema, table))
-        self._add(archive, f"{READINGS}.ndjson", tenant_pieces.of_readings(schema))
+            self._add(archive, f"{table.name}.ndjson", tenant_pieces.table_chunks(schema, table))
+        self._add(archive, f"{READINGS}.ndjson", tenant_pieces.reading_chunks(schema))
         archive.add(self._manifest(), "manifest.json")
         yield from archive
 
     def _add(self, archive: ZipStream, name: str, content: Iterator[tuple[bytes, int]]) -> None:
-        file = File(name)
+        file = ArchiveFile(name)
         self.files.append(file)
-        archive.add(_noted(file, content), name)
+        archive.add(_counted(file, content), name)
 
     def _manifest(self) -> Iterator[bytes]:
         """Written last, when the others are."""
@@ -78,38 +78,38 @@ class Archive:
             "ended_at": datetime.now(UTC),
             "complete": True,
             "files": [asdict(file) for file in self.files],
-            "left_out": {model._meta.label: reason for model, reason in LEFT_OUT.items()},
+            "left_out": {model._meta.label: reason for model, reason in EXCLUDED.items()},
         }
         yield orjson.dumps(document, option=orjson.OPT_UTC_Z | orjson.OPT_INDENT_2) + b"\n"
 
 
-async def stream(tenant: Tenant, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def stream_archive(tenant: Tenant, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
     """The ZIP for an asynchronous server. Raises ExportBroken where it cannot be finished."""
-    chunks = Archive(tenant).chunks()
+    chunks = TenantArchive(tenant).chunks()
     await sync_to_async(connections.close_all)()  # the one that the request was judged with
     checked_at = clock.monotonic()
     try:
-        while (chunk := await _unit(lambda: next(chunks, None))) is not None:
+        while (chunk := await _run_sync(lambda: next(chunks, None))) is not None:
             if chunk:
                 yield chunk
             if clock.monotonic() - checked_at >= CHECK_SECONDS:
-                if not await _unit(lambda: _in_tenant(tenant, may_read)):
-                    raise ExportBroken("The right to read ended.")
+                if not await _run_sync(lambda: _in_tenant(tenant, may_read)):
+                    raise ExportAborted("The right to read ended.")
                 checked_at = clock.monotonic()
     except DATABASE_LOST as error:
         logger.warning("An export of %s breaks off, since the database is away: %s", tenant.slug, error)
-        raise ExportBroken("The database went away.") from error
+        raise ExportAborted("The database went away.") from error
 
 
-def whole(tenant: Tenant) -> Iterator[bytes]:
+def archive_chunks(tenant: Tenant) -> Iterator[bytes]:
     """The ZIP for a synchronous server. Raises ExportBroken where it cannot be finished."""
     try:
-        yield from Archive(tenant).chunks()
+        yield from TenantArchive(tenant).chunks()
     except DATABASE_LOST as error:
-        raise ExportBroken("The database went away.") from error
+        raise ExportAborted("The database went away.") from error
 
 
-def _noted(file: File, content: Iterator[tuple[bytes, int]]) -> Iterator[bytes]:
+def _counted(file: ArchiveFile, content: Iterator[tuple[bytes, int]]) -> Iterator[bytes]:
     """The content, with what it holds noted in the file's entry."""
     digest = hashlib.sha256()
     for piece, rows in content:
@@ -125,7 +125,7 @@ def _in_tenant(tenant: Tenant, ask: Callable[[], bool]) -> bool:
         return ask()
 
 
-async def _unit(ask: Callable[[], Any]) -> Any:
+async def _run_sync(ask: Callable[[], Any]) -> Any:
     """One synchronous unit, which gives the connection back."""
 
     def run() -> Any:

@@ -12,20 +12,20 @@ from psycopg import sql
 
 from devices.models import Device
 from telemetry.models import Series
-from telemetry.services.queries.readings import Position, readings
+from telemetry.services.queries.readings import ReadingPosition, readings
 from tenants.infrastructure.database import cursor_for_many
 from tenants.models import Tenant
 from tenants.services.limits import limits_of
 
 from . import readings as export
-from .tenant_tables import Table
+from .tenant_tables import ExportedTable
 
 # Later than whatever was measured.
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 _SERIES_AT_ONCE = 500
 
 
-def of_table(schema: str, table: Table) -> Iterator[tuple[bytes, int]]:
+def table_chunks(schema: str, table: ExportedTable) -> Iterator[tuple[bytes, int]]:
     """The rows as NDJSON, with how many each piece holds."""
     after: Sequence[Any] | None = None
     while True:
@@ -39,21 +39,21 @@ def of_table(schema: str, table: Table) -> Iterator[tuple[bytes, int]]:
         after = [rows[-1][columns.index(name)] for name in table.key]
 
 
-def of_readings(schema: str) -> Iterator[tuple[bytes, int]]:
+def reading_chunks(schema: str) -> Iterator[tuple[bytes, int]]:
     """All readings, packed or not: series after series, each in order of time."""
     for one in _series(schema):
-        after: Position | None = None
+        after: ReadingPosition | None = None
         while True:
             with schema_context(schema):
-                rows = readings([one.series], stop=_NEVER, after=after, limit=export.PIECE)
+                rows = readings([one.series], stop=_NEVER, after=after, limit=export.READINGS_PER_CHUNK)
             if rows:
                 yield export.as_ndjson(one, rows), len(rows)
-            if len(rows) < export.PIECE:
+            if len(rows) < export.READINGS_PER_CHUNK:
                 break
-            after = Position(rows[-1].time, rows[-1].series, rows[-1].key)
+            after = ReadingPosition(rows[-1].time, rows[-1].series, rows[-1].key)
 
 
-def of_tenant(tenant: Tenant) -> Iterator[tuple[bytes, int]]:
+def tenant_document(tenant: Tenant) -> Iterator[tuple[bytes, int]]:
     """What the platform knows of the tenant itself: names, members, limits, boards. One JSON object."""
     with schema_context("public"):
         found = Tenant.objects.select_related("limits__plan").get(pk=tenant.pk)
@@ -84,7 +84,7 @@ def _members(tenant: Tenant) -> list[dict[str, Any]]:
     return [{"username": row.user.username, "name": row.user.get_full_name(), "role": row.role} for row in rows]
 
 
-def _series(schema: str) -> Iterator[export.Exported]:
+def _series(schema: str) -> Iterator[export.ExportedSeries]:
     last = 0
     while True:
         with schema_context(schema):
@@ -93,11 +93,11 @@ def _series(schema: str) -> Iterator[export.Exported]:
             uuids = dict(Device.objects.filter(pk__in=owners).values_list("pk", "uuid"))
         if not page:
             return
-        yield from (export.Exported(one, str(uuids.get(one.device_id, ""))) for one in page)
+        yield from (export.ExportedSeries(one, str(uuids.get(one.device_id, ""))) for one in page)
         last = page[-1].pk
 
 
-def _page(table: Table, after: Sequence[Any] | None) -> list[tuple[Any, ...]]:
+def _page(table: ExportedTable, after: Sequence[Any] | None) -> list[tuple[Any, ...]]:
     """The next rows after a key."""
     names = sql.SQL(", ").join(_selected(one) for one in table.columns)
     key = sql.SQL(", ").join(map(sql.Identifier, table.key))
@@ -118,7 +118,7 @@ def _selected(one: Any) -> sql.Composable:
     return name if one.get_internal_type() != "Int8MultiRangeField" else sql.SQL("{}::text").format(name)
 
 
-def _as_ndjson(table: Table, rows: Sequence[tuple[Any, ...]]) -> bytes:
+def _as_ndjson(table: ExportedTable, rows: Sequence[tuple[Any, ...]]) -> bytes:
     written = [(str(one.column), _writer(one)) for one in table.columns]
     return b"".join(
         orjson.dumps(
@@ -130,12 +130,12 @@ def _as_ndjson(table: Table, rows: Sequence[tuple[Any, ...]]) -> bytes:
     )
 
 
-class _Base64(str):
+class _Base64Text(str):
     """Bytes that are no text."""
 
 
 def _cell(name: str, value: Any) -> tuple[str, Any]:
-    return (f"{name}_base64", str(value)) if isinstance(value, _Base64) else (name, value)
+    return (f"{name}_base64", str(value)) if isinstance(value, _Base64Text) else (name, value)
 
 
 def _writer(one: Any) -> Callable[[Any], Any]:
@@ -152,7 +152,7 @@ def _payload(value: Any) -> Any:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        return _Base64(base64.b64encode(content).decode())
+        return _Base64Text(base64.b64encode(content).decode())
 
 
 def _parsed(value: Any) -> Any:

@@ -14,7 +14,9 @@ def answer(request: HttpRequest, may_read: Callable[[], bool]) -> StreamingHttpR
     """Everything that the request's tenant owns."""
     tenant: Any = request.tenant  # type: ignore[attr-defined]
     is_async = isinstance(request, ASGIRequest)
-    content: Any = tenant_archive.stream(tenant, may_read) if is_async else tenant_archive.whole(tenant)
+    content: Any = (
+        tenant_archive.stream_archive(tenant, may_read) if is_async else tenant_archive.archive_chunks(tenant)
+    )
     name = f"{tenant.slug}-{timezone.now():%Y%m%dT%H%M%SZ}.zip"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
     return StreamingHttpResponse(content, content_type="application/zip", headers=headers)

@@ -13,18 +13,18 @@ from django.db.models import Model
 from devices import models as devices
 from telemetry import models as telemetry
 
-ROWS = 2000
+ROWS_PER_CHUNK = 2000
 # Those with payloads of up to 64 KiB: a piece stays within some megabytes.
-_WIDE_ROWS = 100
+_WIDE_ROWS_PER_CHUNK = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ExportedTable:
     """A model that is exported as it is, row by row in the order of its key, without some columns."""
 
     model: type[Model]
     without: frozenset[str] = field(default_factory=frozenset)
-    rows: int = ROWS  # in a piece
+    rows: int = ROWS_PER_CHUNK  # in a piece
 
     @property
     def name(self) -> str:
@@ -48,40 +48,40 @@ class Table:
 READINGS = "telemetry.readings"
 TENANT = "tenant"
 
-TABLES: tuple[Table, ...] = (
-    Table(devices.Unit),
-    Table(devices.HardwareModel),
-    Table(devices.HardwareModel.allowed_component_types.through),
-    Table(devices.ComponentType),
-    Table(devices.Metric),
-    Table(devices.Device),
-    Table(devices.Component),
-    Table(devices.DeviceCredential),
-    Table(devices.DeviceStatus),
-    Table(devices.StatusChange),
-    Table(devices.IgnoredWill),
-    Table(devices.MaintenanceWindow),
-    Table(devices.PresenceSettings),
-    Table(devices.RotationCampaign),
-    Table(devices.RotationMember),
-    Table(devices.DeviceImport, frozenset({"rows", "namespace"}), _WIDE_ROWS),
-    Table(devices.ApiKey, frozenset({"digest"})),
-    Table(devices.AuditEntry),
-    Table(telemetry.Series),
-    Table(telemetry.Message, rows=_WIDE_ROWS),
-    Table(telemetry.DeviceSequence),
-    Table(telemetry.Quarantined, rows=_WIDE_ROWS),
-    Table(telemetry.QuarantineFlood),
-    Table(telemetry.Replay, rows=_WIDE_ROWS),
-    Table(telemetry.RecordImport, frozenset({"digest"})),
-    Table(telemetry.IngestTotals),
-    Table(telemetry.LimitHit),
-    Table(telemetry.RetentionSettings),
-    Table(telemetry.ReadingHour),
-    Table(telemetry.ReadingDay),
+TABLES: tuple[ExportedTable, ...] = (
+    ExportedTable(devices.Unit),
+    ExportedTable(devices.HardwareModel),
+    ExportedTable(devices.HardwareModel.allowed_component_types.through),
+    ExportedTable(devices.ComponentType),
+    ExportedTable(devices.Metric),
+    ExportedTable(devices.Device),
+    ExportedTable(devices.Component),
+    ExportedTable(devices.DeviceCredential),
+    ExportedTable(devices.DeviceStatus),
+    ExportedTable(devices.StatusChange),
+    ExportedTable(devices.IgnoredWill),
+    ExportedTable(devices.MaintenanceWindow),
+    ExportedTable(devices.PresenceSettings),
+    ExportedTable(devices.RotationCampaign),
+    ExportedTable(devices.RotationMember),
+    ExportedTable(devices.DeviceImport, frozenset({"rows", "namespace"}), _WIDE_ROWS_PER_CHUNK),
+    ExportedTable(devices.ApiKey, frozenset({"digest"})),
+    ExportedTable(devices.AuditEntry),
+    ExportedTable(telemetry.Series),
+    ExportedTable(telemetry.Message, rows=_WIDE_ROWS_PER_CHUNK),
+    ExportedTable(telemetry.DeviceSequence),
+    ExportedTable(telemetry.Quarantined, rows=_WIDE_ROWS_PER_CHUNK),
+    ExportedTable(telemetry.SuppressedMessages),
+    ExportedTable(telemetry.Replay, rows=_WIDE_ROWS_PER_CHUNK),
+    ExportedTable(telemetry.LegacyImport, frozenset({"digest"})),
+    ExportedTable(telemetry.IngestTotals),
+    ExportedTable(telemetry.LimitHit),
+    ExportedTable(telemetry.RetentionSettings),
+    ExportedTable(telemetry.ReadingHour),
+    ExportedTable(telemetry.ReadingDay),
 )
 
-LEFT_OUT: dict[type[Model], str] = {
+EXCLUDED: dict[type[Model], str] = {
     telemetry.Reading: f"Its rows are in {READINGS}.ndjson, with the names and units of their series.",
     telemetry.PackedDay: f"Packed readings; they are in {READINGS}.ndjson, unpacked.",
     telemetry.Latest: "A copy of the newest reading of each series.",

@@ -7,7 +7,7 @@ GENERATION = "telemetry_latest_generation"
 
 # A listener's heartbeat comes every second; one that is late is distrusted, and then given up.
 _LATE_SECONDS = 5
-_GONE_SECONDS = 15
+_STOPPED_SECONDS = 15
 
 _CLOCK = f"""
 local t = redis.call('TIME')
@@ -17,7 +17,7 @@ local function begin() redis.call('SET', '{GENERATION}', t[1] .. '.' .. t[2]) en
 
 # KEYS: writers, generation. ARGV: the listener, and 1 when something may have been lost. One that is new (or was
 # given up) begins a generation: the one before it may have died.
-BEAT = (
+HEARTBEAT = (
     _CLOCK
     + """
 local new = redis.call('HSET', KEYS[1], ARGV[1], string.format('%.6f', now))
@@ -26,12 +26,12 @@ if new == 1 or ARGV[2] == '1' then begin() end
 )
 
 # KEYS: writers, generation. A listener that is gone begins a generation.
-MEND = (
+EXPIRE_LISTENERS = (
     _CLOCK
     + f"""
 local beats = redis.call('HGETALL', KEYS[1])
 for i = 1, #beats, 2 do
-  if now - beats[i + 1] > {_GONE_SECONDS} then
+  if now - beats[i + 1] > {_STOPPED_SECONDS} then
     redis.call('HDEL', KEYS[1], beats[i])
     begin()
   end
@@ -40,7 +40,7 @@ end
 )
 
 # KEYS: generation.
-PRESENT_GENERATION = (
+CURRENT_GENERATION = (
     _CLOCK
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then begin() end

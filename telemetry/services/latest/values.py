@@ -25,8 +25,8 @@ from django_redis import get_redis_connection
 from redis.exceptions import RedisError, ResponseError
 
 from telemetry.services.rollups import latest_table
-from telemetry.services.rollups.latest_table import Newest
-from telemetry.services.work_lock import step
+from telemetry.services.rollups.latest_table import NewestReading
+from telemetry.services.work_lock import locked_step
 from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.schema_context import current_schema
 
@@ -40,7 +40,7 @@ _CHUNK = 5000
 _BEAT_SECONDS = 1.0
 _PAUSE_SECONDS = 5.0
 # What is kept for Redis while it is away. More is given up: whoever reads then looks at the readings.
-_MOST_KEPT = 200_000
+_MAX_BUFFERED = 200_000
 
 
 class LatestRecorder:
@@ -102,12 +102,12 @@ class LatestRecorder:
 
     def _send(self) -> None:
         pipeline = get_redis_connection("default").pipeline(transaction=False)
-        pipeline.eval(scripts.BEAT, 2, scripts.WRITERS, scripts.GENERATION, self._name, int(self._failed))
+        pipeline.eval(scripts.HEARTBEAT, 2, scripts.WRITERS, scripts.GENERATION, self._name, int(self._failed))
         by_schema: dict[str, list[Any]] = {}
         for schema, newest in self._newest.items():
             arguments = by_schema[schema] = []
             for series, (micros, value) in newest.items():
-                arguments += (str(series), str(micros), encode(value))
+                arguments += (str(series), str(micros), encode_value(value))
         for schema, arguments in by_schema.items():
             _advance(pipeline, schema, arguments)
         pipeline.execute()
@@ -117,11 +117,11 @@ class LatestRecorder:
             logger.warning("Redis is away (%s): the newest values wait", error)
         self._failed = True
         self._paused_until = clock.monotonic() + _PAUSE_SECONDS
-        if sum(map(len, self._newest.values())) > _MOST_KEPT:
+        if sum(map(len, self._newest.values())) > _MAX_BUFFERED:
             self._newest.clear()
 
 
-def latest_of(series_ids: Iterable[int]) -> dict[int, Newest]:
+def newest_readings(series_ids: Iterable[int]) -> dict[int, NewestReading]:
     """The newest reading of each of the current tenant's series; those without readings are not in the answer.
 
     Redis and the table, and where they may have missed something or know nothing, the readings themselves.
@@ -129,11 +129,11 @@ def latest_of(series_ids: Iterable[int]) -> dict[int, Newest]:
     series = sorted(set(series_ids))
     if not series:
         return {}
-    trusted, told = _ask_redis(series)
-    return latest_table.look_up(series, told, trusted=trusted)
+    trusted, told = _read_redis(series)
+    return latest_table.find_newest(series, told, trusted=trusted)
 
 
-def _ask_redis(series: Sequence[int]) -> tuple[bool, dict[int, Newest]]:
+def _read_redis(series: Sequence[int]) -> tuple[bool, dict[int, NewestReading]]:
     """Whether Redis knows of all that was stored, and what it knows."""
     keys = scripts.WRITERS, scripts.GENERATION, values_key(current_schema())
     try:
@@ -142,46 +142,46 @@ def _ask_redis(series: Sequence[int]) -> tuple[bool, dict[int, Newest]]:
         logger.warning("Redis is away (%s): newest values are looked up in PostgreSQL", error)
         return False, {}
     trusted, values = orjson.loads(answer)
-    return trusted, {pk: decode(value) for pk, value in zip(series, values, strict=True) if value}
+    return trusted, {pk: decode_reading(value) for pk, value in zip(series, values, strict=True) if value}
 
 
 # --- the worker's part ------------------------------------------------------------------------------------------
 
 
-def mend() -> None:
+def expire_stopped_listeners() -> None:
     """End the generation when a listener's heartbeat stopped; the tenants' hashes are then completed anew."""
-    get_redis_connection("default").eval(scripts.MEND, 2, scripts.WRITERS, scripts.GENERATION)
+    get_redis_connection("default").eval(scripts.EXPIRE_LISTENERS, 2, scripts.WRITERS, scripts.GENERATION)
 
 
-def incomplete(schemas: Sequence[str]) -> list[str]:
+def incomplete_tenants(schemas: Sequence[str]) -> list[str]:
     """Those of the tenants whose hash is not complete for the present generation."""
     pipeline = get_redis_connection("default").pipeline(transaction=False)
     pipeline.get(scripts.GENERATION)
     for schema in schemas:
         pipeline.hget(values_key(schema), scripts.COMPLETE)
-    generation, *complete = pipeline.execute()
-    return [schema for schema, known in zip(schemas, complete, strict=True) if known is None or known != generation]
+    generation, *completed = pipeline.execute()
+    return [schema for schema, known in zip(schemas, completed, strict=True) if known is None or known != generation]
 
 
-def complete() -> int:
+def refill() -> int:
     """Tell Redis the newest value of every series of the current tenant; returns how many series there are."""
     redis = get_redis_connection("default")
     key = values_key(current_schema())
     # Before anything is read: what is missed from here on ends this generation.
-    generation = redis.eval(scripts.PRESENT_GENERATION, 1, scripts.GENERATION)
+    generation = redis.eval(scripts.CURRENT_GENERATION, 1, scripts.GENERATION)
     count = 0
     for series in _all_series():
-        newest = latest_table.look_up(series, {}, trusted=False)
+        newest = latest_table.find_newest(series, {}, trusted=False)
         arguments: list[Any] = []
         for pk, one in newest.items():
-            arguments.extend((str(pk), str((one.time - _EPOCH) // _MICROSECOND), encode(one.value)))
+            arguments.extend((str(pk), str((one.time - _EPOCH) // _MICROSECOND), encode_value(one.value)))
         _advance(redis, current_schema(), arguments)
         count += len(series)
     redis.hset(key, scripts.COMPLETE, generation)
     return count
 
 
-def move() -> int:
+def persist() -> int:
     """Move the current tenant's table forward by what changed in Redis; returns how many series changed.
 
     The names of what changed are put aside first and removed after the commit: a run that is killed is made good by
@@ -199,15 +199,15 @@ def move() -> int:
     for chunk in chunks(redis.sscan_iter(moving, count=_CHUNK), _CHUNK):
         series = sorted({int(name) for name in chunk})
         values = redis.hmget(values_key(schema), series)
-        rows = {pk: decode(raw.decode()) for pk, raw in zip(series, values, strict=True) if raw is not None}
-        with step() as (cursor, _):
-            latest_table.move(cursor, rows.items())
+        rows = {pk: decode_reading(raw.decode()) for pk, raw in zip(series, values, strict=True) if raw is not None}
+        with locked_step() as (cursor, _):
+            latest_table.advance(cursor, rows.items())
         count += len(series)
     redis.delete(moving)
     return count
 
 
-def forget(schema: str) -> None:
+def forget_tenant(schema: str) -> None:
     """Remove what Redis knows of the tenant."""
     get_redis_connection("default").delete(values_key(schema), changed_key(schema), moving_key(schema))
 
@@ -215,7 +215,7 @@ def forget(schema: str) -> None:
 def forget_new_tenant() -> None:
     """A tenant's schema was made: what Redis has under its name is another's, of before."""
     try:
-        forget(current_schema())
+        forget_tenant(current_schema())
     except RedisError as error:
         logger.warning("Redis is away (%s): newest values of an earlier tenant of this name may show", error)
 
@@ -237,7 +237,7 @@ def forget_before(time: datetime) -> None:
     old = [
         name
         for name, raw in redis.hscan_iter(key, count=_CHUNK)
-        if name.decode() != scripts.COMPLETE and decode(raw.decode()).time < time
+        if name.decode() != scripts.COMPLETE and decode_reading(raw.decode()).time < time
     ]
     for chunk in chunks(old, _CHUNK):
         redis.hdel(key, *chunk)
@@ -273,13 +273,13 @@ def _all_series() -> Iterator[list[int]]:
         after = found[-1]
 
 
-def encode(value: float | str) -> str:
+def encode_value(value: float | str) -> str:
     """A value as Redis keeps it: n and a number, or t and a text."""
     return f"t{value}" if isinstance(value, str) else f"n{float(value)!r}"
 
 
-def decode(kept: str) -> Newest:
+def decode_reading(kept: str) -> NewestReading:
     """What Redis keeps of a series."""
     micros, _, value = kept.partition(" ")
     time = _EPOCH + timedelta(microseconds=int(micros))
-    return Newest(time, value[1:] if value[0] == "t" else float(value[1:]))
+    return NewestReading(time, value[1:] if value[0] == "t" else float(value[1:]))

@@ -88,4 +88,4 @@ def _used(schema: str, limits: Mapping[LimitName, Limit]) -> dict[LimitName, flo
 
 def _refused_today() -> dict[str, int]:
     rows = LimitHit.objects.filter(day=datetime.now(UTC).date()).order_by()
-    return dict(rows.values_list("limit").annotate(times=Sum("times")))
+    return dict(rows.values_list("limit").annotate(refused=Sum("count")))

@@ -27,7 +27,7 @@ AND s.metric = %(name)s AND s.unit = '' AND s.value_type = ANY(%(kinds)s)
 AND NOT EXISTS (SELECT 1 FROM telemetry_series AS o WHERE o.device_id = s.device_id AND o.component = s.component
     AND o.metric = %(metric)s AND o.unit = %(unit)s AND o.value_type = s.value_type)
 """
-_LEFT = """
+_UNASSIGNED = """
 SELECT count(*) FROM telemetry_series AS s
 JOIN devices_component AS c ON s.device_id = c.device_id AND s.component = c.key
 WHERE c.component_type_id = %(type)s AND s.metric = %(name)s AND s.unit = ''
@@ -35,7 +35,7 @@ WHERE c.component_type_id = %(type)s AND s.metric = %(name)s AND s.unit = ''
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class SeriesAssignment:
     """What became of the series that a metric's values were kept in.
 
     `series` have the metric's name now, and `unit`. `apart` keep the name of their path: where the message names the
@@ -50,14 +50,16 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AppliedMapping:
     """The metrics that were made, and what they adopted."""
 
     metrics: list[Metric] = field(default_factory=list)
-    adopted: list[Adopted] = field(default_factory=list)
+    adopted: list[SeriesAssignment] = field(default_factory=list)
 
 
-def accept(component_type: ComponentType, metrics: Sequence[Metric], *, acting_user: audit.Actor) -> Accepted:
+def apply_mapping(
+    component_type: ComponentType, metrics: Sequence[Metric], *, acting_user: audit.Actor
+) -> AppliedMapping:
     """Make the metrics and let them adopt their series, in one transaction.
 
     Raises ValidationError where one of them is wrong; nothing is made then.
@@ -65,13 +67,13 @@ def accept(component_type: ComponentType, metrics: Sequence[Metric], *, acting_u
     with transaction.atomic():
         # Two people who teach the same type do so one after the other.
         ComponentType.objects.select_for_update().get(pk=component_type.pk)
-        proposal.check(component_type, metrics)
-        done = Accepted()
+        proposal.validate_metrics(component_type, metrics)
+        done = AppliedMapping()
         for metric in metrics:
             metric.save()
             done.metrics.append(metric)
-            done.adopted.append(_adopt(metric))
-            audit.record(acting_user, "add", metric, _in_words(done.adopted[-1]))
+            done.adopted.append(_assign_series(metric))
+            audit.record(acting_user, "add", metric, _audit_text(done.adopted[-1]))
         # After the news of the metrics, which are announced as they are saved: who hears of the names first would
         # make series anew under the old ones.
         schema = current_schema()
@@ -79,43 +81,43 @@ def accept(component_type: ComponentType, metrics: Sequence[Metric], *, acting_u
     return done
 
 
-def _adopt(metric: Metric) -> Adopted:
+def _assign_series(metric: Metric) -> SeriesAssignment:
     path = paths.parse(metric.path)
     unit = (metric.sent_unit or metric.unit).symbol if metric.unit else ""
     adopted = apart = 0
-    for name in _names(path):
+    for name in _series_names(path):
         values: dict[str, Any] = {
             "type": metric.component_type_id,
             "name": name,
             "metric": metric.key,
             "unit": unit,
-            "kinds": _kinds(metric),
+            "kinds": _value_types(metric),
         }
         with connection.cursor() as cursor:
             if not metric.unit_path and (metric.key, unit) != (name, ""):
                 cursor.execute(_RENAME, values)
                 adopted += cursor.rowcount
-            cursor.execute(_LEFT, values)
+            cursor.execute(_UNASSIGNED, values)
             left = int(cursor.fetchone()[0])
         if not metric.unit_path and (metric.key, unit) == (name, ""):
             adopted += left  # they have the metric's name as they are
         else:
             apart += left
-    return Adopted(metric, unit, adopted, apart)
+    return SeriesAssignment(metric, unit, adopted, apart)
 
 
-def _names(path: paths.Path) -> Iterable[str]:
+def _series_names(path: paths.Path) -> Iterable[str]:
     """What values at the path were kept as: also where another metric had that name for a key."""
     plain = paths.series_name(path)
     return dict.fromkeys((plain, paths.series_name(path, frozenset({plain}))))
 
 
-def _kinds(metric: Metric) -> list[str]:
+def _value_types(metric: Metric) -> list[str]:
     """The types that the values were kept as: words and 0 and 1 become booleans only when there is a metric."""
     if metric.value_type == Metric.ValueType.BOOLEAN:
         return [str(kind) for kind in Metric.ValueType.values]
     return [str(metric.value_type)]
 
 
-def _in_words(adopted: Adopted) -> str:
+def _audit_text(adopted: SeriesAssignment) -> str:
     return f"taught by example; {adopted.series} series adopted, {adopted.apart} kept apart"

@@ -21,10 +21,10 @@ from telemetry.services.pipeline.measurement import Measurement
 from telemetry.services.pipeline.normalization import normalize
 from telemetry.services.pipeline.refusal import Refused
 
-MOST_METRICS = unmapped_values.MOST_VALUES
+MAX_METRICS = unmapped_values.MOST_VALUES
 
 # Pairs of words for on and off; the first that the value is in.
-_WORDS = (
+_BOOLEAN_WORDS = (
     ("ON", "OFF"), ("on", "off"), ("On", "Off"), ("true", "false"), ("True", "False"), ("open", "closed"),
     ("OPEN", "CLOSED"), ("yes", "no"), ("켜짐", "꺼짐"), ("열림", "닫힘"),
 )  # fmt: skip
@@ -32,7 +32,7 @@ _UNIT_NAMES = ("unit", "units", "uom", "단위")
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
+class MappingPreview:
     """What metrics would make of a message: its readings, or why it would be refused; and what is left over."""
 
     readings: list[Measurement]
@@ -40,7 +40,7 @@ class Preview:
     refusal: Refused | None = None
 
 
-def example_of(payload: bytes | memoryview | str) -> dict[str, Any]:
+def parse_message(payload: bytes | memoryview | str) -> dict[str, Any]:
     """The message in a payload of either signature version, or pasted as JSON. Its signature is not looked at.
 
     Raises ValidationError, saying what is wrong with it.
@@ -55,48 +55,50 @@ def example_of(payload: bytes | memoryview | str) -> dict[str, Any]:
         raise ValidationError(_("This is no message: %(why)s") % {"why": detail}) from error
 
 
-def propose(component_type: ComponentType, message: dict[str, Any]) -> list[Metric]:
+def propose_metrics(component_type: ComponentType, message: dict[str, Any]) -> list[Metric]:
     """Metrics, not saved, for the values in the message that none of the type's is for; in the message's order."""
     known = specs.ComponentSpec("", "", True, True, _specs(component_type.metrics.select_related("unit")))
     leaves = [
         (path, value)
         for path, value in unmapped_values.leaves(message, known.layout.tree, ())
         if value is not unmapped_values.CUT and len(paths.written(path)) <= _PATH_LENGTH
-    ][:MOST_METRICS]
-    names_of_units = {path: value for path, value in leaves if _names_a_unit(path, value)}
+    ][:MAX_METRICS]
+    names_of_units = {path: value for path, value in leaves if _is_unit_name(path, value)}
     units = {unit.symbol: unit for unit in Unit.objects.all()}
     taken = set(component_type.metrics.values_list("key", flat=True))
     proposed = []
     for path, value in leaves:
         if path not in names_of_units:
-            metric = _proposal(component_type, path, value, units, taken)
+            metric = _proposed_metric(component_type, path, value, units, taken)
             _find_unit_path(metric, path, names_of_units)
             taken.add(metric.key)
             proposed.append(metric)
     return proposed
 
 
-def preview(component_type: ComponentType, metrics: Sequence[Metric], message: dict[str, Any]) -> Preview:
+def preview_mapping(
+    component_type: ComponentType, metrics: Sequence[Metric], message: dict[str, Any]
+) -> MappingPreview:
     """What the type's metrics together with these would make of the message.
 
     Raises ValidationError where one of them is wrong.
     """
-    check(component_type, metrics)
+    validate_metrics(component_type, metrics)
     every = [*component_type.metrics.select_related("unit"), *metrics]
     component = specs.ComponentSpec(component_type.key, component_type.key, True, True, _specs(every))
     try:
         values = normalize(message, component)
     except Refused as refusal:
-        return Preview([], [], refusal)
-    return Preview(values.measurements, values.unmapped)
+        return MappingPreview([], [], refusal)
+    return MappingPreview(values.measurements, values.unmapped)
 
 
-def check(component_type: ComponentType, metrics: Sequence[Metric]) -> None:
+def validate_metrics(component_type: ComponentType, metrics: Sequence[Metric]) -> None:
     """Raises ValidationError with the faults of each metric under its key."""
     faults: dict[str, list[str]] = {}
     seen = set(component_type.metrics.values_list("key", flat=True))
-    if len(metrics) > MOST_METRICS:
-        raise ValidationError(_("At most %(most)s metrics at a time.") % {"most": MOST_METRICS})
+    if len(metrics) > MAX_METRICS:
+        raise ValidationError(_("At most %(most)s metrics at a time.") % {"most": MAX_METRICS})
     for metric in metrics:
         metric.component_type = component_type
         try:
@@ -118,7 +120,7 @@ def _specs(metrics: Iterable[Metric]) -> tuple[specs.MetricSpec, ...]:
     return tuple(metric_spec(metric) for metric in metrics)
 
 
-def _proposal(
+def _proposed_metric(
     component_type: ComponentType, path: paths.Path, value: Any, units: dict[str, Unit], taken: set[str]
 ) -> Metric:
     guessed = guess(path, value)
@@ -131,7 +133,7 @@ def _proposal(
     if isinstance(value, bool):
         metric.value_type = Metric.ValueType.BOOLEAN
     elif isinstance(value, str):
-        words = next((pair for pair in _WORDS if value in pair), None)
+        words = next((pair for pair in _BOOLEAN_WORDS if value in pair), None)
         metric.value_type = Metric.ValueType.BOOLEAN if words else Metric.ValueType.TEXT
         metric.true_value, metric.false_value = words or ("", "")
     else:
@@ -151,7 +153,7 @@ def _free_key(wanted: str, taken: set[str]) -> str:
     return key
 
 
-def _names_a_unit(path: paths.Path, value: Any) -> bool:
+def _is_unit_name(path: paths.Path, value: Any) -> bool:
     name = path[-1].lower()
     return isinstance(value, str) and len(value) <= 24 and any(name.endswith(word) for word in _UNIT_NAMES)
 
@@ -167,7 +169,7 @@ def _find_unit_path(metric: Metric, path: paths.Path, names_of_units: dict[paths
         stem = stem.rstrip("_- ")
         beside = not stem and unit_path[:-1] == path[: len(unit_path) - 1]
         if beside or (stem and (path[-1].lower().startswith(stem) or metric.key.startswith(stem))):
-            candidate = metric.unit or _unit_called(named)
+            candidate = metric.unit or _unit_by_name(named)
             if candidate is None:
                 continue
             metric.unit, metric.unit_path = candidate, paths.written(unit_path)
@@ -177,5 +179,5 @@ def _find_unit_path(metric: Metric, path: paths.Path, names_of_units: dict[paths
             metric.unit_path = ""
 
 
-def _unit_called(name: str) -> Unit | None:
+def _unit_by_name(name: str) -> Unit | None:
     return Unit.objects.filter(symbol=name.strip()).first() or Unit.objects.filter(ucum=name.strip()).first()

@@ -17,13 +17,13 @@ from telemetry.services.queries import readings
 from . import proposal
 
 # Looked through for examples: so many devices, and of each so many messages.
-_DEVICES = 20
-_MESSAGES = 20
-_LARGEST = 64 * 1024
+_MAX_DEVICES = 20
+_MAX_MESSAGES = 20
+_MAX_PAYLOAD = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class SampleMessage:
     """A message and where it is from; `quarantined` is the row of one that was refused, with its reason."""
 
     device: Device
@@ -34,36 +34,38 @@ class Example:
     reason: str = ""
 
 
-def examples(component_type: ComponentType, *, device: Device | None = None, limit: int = 10) -> list[Example]:
+def sample_messages(
+    component_type: ComponentType, *, device: Device | None = None, limit: int = 10
+) -> list[SampleMessage]:
     """The newest message of each of the type's components, those of `device` alone where it is given, newest first."""
     components = Component.objects.filter(component_type=component_type, attached=True).select_related("device")
     if device is not None:
         components = components.filter(device=device)
     keys: dict[Device, set[str]] = {}
-    for component in components.order_by("-device__presence__last_seen_at", "-id")[:_DEVICES]:
+    for component in components.order_by("-device__presence__last_seen_at", "-id")[:_MAX_DEVICES]:
         keys.setdefault(component.device, set()).update((component.key, component_type.key))
-    found = [example for one, named in keys.items() for example in _of_device(one, named)]
+    found = [example for one, named in keys.items() for example in _device_samples(one, named)]
     return sorted(found, key=lambda example: example.at, reverse=True)[:limit]
 
 
-def of_quarantine(row: Quarantined) -> dict[str, Any]:
+def quarantined_message(row: Quarantined) -> dict[str, Any]:
     """The message of a quarantined row. Raises ValidationError where it is none."""
-    return proposal.example_of(row.payload)
+    return proposal.parse_message(row.payload)
 
 
-def _of_device(device: Device, named: set[str]) -> Iterator[Example]:
+def _device_samples(device: Device, named: set[str]) -> Iterator[SampleMessage]:
     """The newest message of each component, and the newest that was refused."""
     seen: set[str] = set()
-    for message in readings.messages(device, limit=_MESSAGES):
+    for message in readings.messages(device, limit=_MAX_MESSAGES):
         component = _component_of(message.topic)
         if component in named - seen and (content := _content(message.payload)) is not None:
             seen.add(component)
-            yield Example(device, component, message.time, content)
-    refused = Quarantined.objects.filter(device=device).alias(size=Length("payload")).filter(size__lte=_LARGEST)
-    for row in refused[:_MESSAGES]:
+            yield SampleMessage(device, component, message.time, content)
+    refused = Quarantined.objects.filter(device=device).alias(size=Length("payload")).filter(size__lte=_MAX_PAYLOAD)
+    for row in refused[:_MAX_MESSAGES]:
         component = _component_of(row.topic)
         if component in named and (content := _content(row.payload)) is not None:
-            yield Example(device, component, row.last_received_at, content, row.pk, row.get_reason_display())
+            yield SampleMessage(device, component, row.last_received_at, content, row.pk, row.get_reason_display())
             return
 
 
@@ -76,6 +78,6 @@ def _component_of(topic: str) -> str:
 
 def _content(payload: bytes | memoryview) -> dict[str, Any] | None:
     try:
-        return proposal.example_of(payload)
+        return proposal.parse_message(payload)
     except ValidationError:
         return None

@@ -35,12 +35,12 @@ _BUSY_SECONDS = 0.3
 _REQUESTS_AT_ONCE = 100
 _ANSWER_AGAIN_SECONDS = 1.0
 _IDLE_SECONDS = 0.1
-_HINTS_EVERY_SECONDS = 0.5
-_HINTS_AT_ONCE = 200
+_BACKOFF_INTERVAL_SECONDS = 0.5
+_BACKOFFS_AT_ONCE = 200
 # A device that is away for longer is not told afterwards.
-_HINT_LASTS_SECONDS = 60
+_BACKOFF_LIFETIME_SECONDS = 60
 # The connection is silent for long: that it is dead must show by itself.
-_HINTS: dict[str, Any] = {
+_LISTEN_OPTIONS: dict[str, Any] = {
     "application_name": "gwanje-notifier",
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -49,7 +49,7 @@ _HINTS: dict[str, Any] = {
 }
 
 
-class Work(IntEnum):
+class NotifierTask(IntEnum):
     """What there may be to do for a tenant, in this order."""
 
     NEWS = 1  # changes are in the outbox
@@ -68,7 +68,7 @@ class Notifier:
         self._hints: psycopg.Connection | None = None
         self._slugs: dict[str, str] = {}
         # What is to be done, and not before when.
-        self._todo: dict[tuple[Work, str], float] = {}
+        self._todo: dict[tuple[NotifierTask, str], float] = {}
         # By schema the devices that apps ask for, and those published in vain, without an acknowledgement or a
         # commit: what was sent may yet reach the broker, after a newer state from another notifier.
         self._wanted: dict[str, set[UUID]] = {}
@@ -115,11 +115,11 @@ class Notifier:
 
     def _hear(self) -> None:
         if self._hints is None:
-            self._hints = psycopg.connect(conninfo(**_HINTS), autocommit=True)
+            self._hints = psycopg.connect(conninfo(**_LISTEN_OPTIONS), autocommit=True)
             self._hints.execute(f"LISTEN {CHANNEL}")
             self._look_at = 0.0
         for hint in self._hints.notifies(timeout=0):
-            self._todo.setdefault((Work.NEWS, hint.payload), 0.0)
+            self._todo.setdefault((NotifierTask.NEWS, hint.payload), 0.0)
         if time.monotonic() >= self._look_at:
             self._look()
             self._look_at = time.monotonic() + self._look_seconds
@@ -129,7 +129,7 @@ class Notifier:
         self._slugs = _active_tenants()
         for schema in self._slugs:
             try:
-                found = _look_into(schema)
+                found = _pending_tasks(schema)
             except django.db.ProgrammingError as error:
                 logger.warning("%s cannot be looked at: %s", schema, error)
                 continue
@@ -143,12 +143,12 @@ class Notifier:
         self._tell_to_back_off()
         return done
 
-    def _step(self, work: Work, schema: str) -> int:
+    def _step(self, work: NotifierTask, schema: str) -> int:
         """One batch of a tenant's work, which stays to be done while there may be more. Returns how many changes."""
-        act: dict[Work, Callable[[str, Publish], int]] = {
-            Work.NEWS: outbox.publish_changes,
-            Work.SETTLING: outbox.publish_pending,
-            Work.WANTED: self._tell_wanted,
+        act: dict[NotifierTask, Callable[[str, Publish], int]] = {
+            NotifierTask.NEWS: outbox.publish_changes,
+            NotifierTask.SETTLING: outbox.publish_pending,
+            NotifierTask.WANTED: self._tell_wanted,
         }
         told: set[UUID] = set()
         try:
@@ -165,7 +165,7 @@ class Notifier:
             done = 0
         if done < outbox.BATCH:
             del self._todo[work, schema]
-        return done if work is Work.NEWS else 0
+        return done if work is NotifierTask.NEWS else 0
 
     def _is_active(self, schema: str) -> bool:
         """Whether the tenant is in service; what waits in a suspended one's outbox is found when it is resumed."""
@@ -190,7 +190,7 @@ class Notifier:
         """Have the present state of these devices told."""
         if uuids:
             self._wanted.setdefault(schema, set()).update(uuids)
-            self._todo.setdefault((Work.WANTED, schema), 0.0)
+            self._todo.setdefault((NotifierTask.WANTED, schema), 0.0)
 
     def _tell_wanted(self, schema: str, tell: Publish) -> int:
         wanted = sorted(self._wanted.get(schema, ()))[: outbox.BATCH]
@@ -205,13 +205,13 @@ class Notifier:
         now = time.monotonic()
         if now < self._backoff_at:
             return
-        self._backoff_at = now + _HINTS_EVERY_SECONDS
+        self._backoff_at = now + _BACKOFF_INTERVAL_SECONDS
         try:
-            hints = backoff_notices.take_hints(_HINTS_AT_ONCE)
+            hints = backoff_notices.take_hints(_BACKOFFS_AT_ONCE)
         except RedisError:
             return
         if hints:
-            self._broker.publish(self._backoff.messages(hints), passing_seconds=_HINT_LASTS_SECONDS)
+            self._broker.publish(self._backoff.messages(hints), passing_seconds=_BACKOFF_LIFETIME_SECONDS)
 
     def _note_requests(self) -> None:
         """Apps' requests become work, for devices of the tenant that the topic names, once a second for each."""
@@ -253,7 +253,7 @@ def _active_tenants() -> dict[str, str]:
     return dict(Tenant.objects.filter(state=Tenant.State.ACTIVE).values_list("schema_name", "slug"))
 
 
-def _look_into(schema: str) -> list[Work]:
+def _pending_tasks(schema: str) -> list[NotifierTask]:
     """What there is to do in the schema, from two partial indexes; no transaction and no search path."""
     quoted = connection.ops.quote_name(schema)
     with connection.cursor() as cursor:
@@ -262,4 +262,4 @@ def _look_into(schema: str) -> list[Work]:
             f" EXISTS (SELECT 1 FROM {quoted}.devices_devicestatus WHERE untold <> '')"
         )
         news, unsettled = cursor.fetchone()
-    return [Work.NEWS] * news + [Work.SETTLING] * unsettled
+    return [NotifierTask.NEWS] * news + [NotifierTask.SETTLING] * unsettled

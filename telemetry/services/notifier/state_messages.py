@@ -21,7 +21,7 @@ def state_payloads(states: Sequence[StateUpdate]) -> list[bytes]:
     seen = activity.last_seen({state.uuid for state in states})
     payloads = []
     for state in states:
-        values = _in_order(latest.get(state.device_id, ()), attached.get(state.device_id, []))
+        values = _attached_values(latest.get(state.device_id, ()), attached.get(state.device_id, []))
         message = flat_state(state, _last_seen(state, seen.get(state.uuid)), values)
         payloads.append(json.dumps(message, ensure_ascii=False).encode())
     return payloads
@@ -60,7 +60,7 @@ def _attached(device_ids: Sequence[int]) -> dict[int, list[str]]:
     return attached
 
 
-def _in_order(values: Iterable[LatestValue], attached: list[str]) -> list[LatestValue]:
+def _attached_values(values: Iterable[LatestValue], attached: list[str]) -> list[LatestValue]:
     present = [value for value in values if value.component in attached]
     return sorted(present, key=lambda value: attached.index(value.component))
 

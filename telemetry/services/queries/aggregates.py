@@ -16,24 +16,24 @@ from django.db import connection
 
 from devices.models import Metric
 from telemetry.models import Series
-from telemetry.services.rollups.hourly_daily import AGGREGATES, COLUMNS, OF_ROLLUPS, hours
-from telemetry.services.rollups.packing import numbers
-from telemetry.services.work_lock import state
+from telemetry.services.rollups.aggregation import READING_AGGREGATES, ROLLUP_AGGREGATES, ROLLUP_COLUMNS, hours_sql
+from telemetry.services.rollups.packing import numbers_sql
+from telemetry.services.work_lock import work_state
 from tenants.infrastructure.database import cursor_for_many
 
 Text = Metric.ValueType.TEXT
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 # So many stretches are asked for one by one; of more the span that holds them all is read, and the rest left out.
-_MOST_RUNS = 8
+_MAX_SPANS = 8
 _FEW_EDGES = 16
 
-Run = tuple[datetime, datetime]
+TimeSpan = tuple[datetime, datetime]
 
 
 # Not frozen: an answer has thousands, and freezing makes each three times as dear to make.
 @dataclass(slots=True)
-class Bucket:
+class AggregateBucket:
     """A series in one stretch of time. `min`, `max` and `sum` are None of texts; `sum` also where it is too large."""
 
     count: int
@@ -49,62 +49,68 @@ class Bucket:
         return None if self.sum is None else self.sum / self.count
 
 
-Buckets = dict[int, dict[int, Bucket]]
+SeriesBuckets = dict[int, dict[int, AggregateBucket]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Aggregates:
     """Series id → number of the stretch → values; and from when on it rests on readings, and on rollups."""
 
-    buckets: Buckets
+    buckets: SeriesBuckets
     raw_from: datetime | None
     rolled_from: datetime | None
 
 
 @dataclass(slots=True)
-class Plan:
+class ReadPlan:
     """From where each part of a range is read."""
 
-    days: list[Run] = field(default_factory=list)
-    hours: list[Run] = field(default_factory=list)
-    raw: list[Run] = field(default_factory=list)
+    days: list[TimeSpan] = field(default_factory=list)
+    hours: list[TimeSpan] = field(default_factory=list)
+    raw: list[TimeSpan] = field(default_factory=list)
 
 
-def plan(series: Sequence[Series], edges: Sequence[datetime], start: datetime, stop: datetime) -> Plan:
+def read_plan(series: Sequence[Series], edges: Sequence[datetime], start: datetime, stop: datetime) -> ReadPlan:
     """From where the range is read that is cut at the edges. Asks for late days."""
     cuts = [start, *(edge for edge in edges if start < edge < stop), stop]
     rolled_until = _rolled_until(cuts)
     if rolled_until is not None:
-        with_days = _plan(cuts, rolled_until, _late_days(series, start, rolled_until))
-        if len(with_days.hours) <= _MOST_RUNS:
+        with_days = _plan_of_cuts(cuts, rolled_until, _late_days(series, start, rolled_until))
+        if len(with_days.hours) <= _MAX_SPANS:
             return with_days
-    return _plan(cuts, None, frozenset())
+    return _plan_of_cuts(cuts, None, frozenset())
 
 
 def aggregate(
     series: Sequence[Series], edges: Sequence[datetime], start: datetime, stop: datetime, *, raw_only: bool = False
-) -> Answer:
+) -> Aggregates:
     """The series between the edges (instants of UTC, ascending), of readings with start ≤ time < stop.
 
     Stretches without readings are not in the answer. `raw_only` leaves the rollups alone.
     """
     of_numbers = [one for one in series if one.value_type != Text]
     of_texts = [one.pk for one in series if one.value_type == Text]
-    parts = Plan(raw=[(start, stop)]) if raw_only else plan(of_numbers, edges, start, stop) if of_numbers else Plan()
-    found: Buckets = {one.pk: {} for one in series}
+    parts = (
+        ReadPlan(raw=[(start, stop)])
+        if raw_only
+        else read_plan(of_numbers, edges, start, stop)
+        if of_numbers
+        else ReadPlan()
+    )
+    found: SeriesBuckets = {one.pk: {} for one in series}
     with cursor_for_many() as cursor:
         if of_numbers:
-            cursor.execute(*_of_numbers([one.pk for one in of_numbers], edges, parts))
+            cursor.execute(*_numbers_statement([one.pk for one in of_numbers], edges, parts))
             for pk, bucket, *values in cursor.fetchall():
-                found[pk][bucket - 1] = Bucket(*values)
+                found[pk][bucket - 1] = AggregateBucket(*values)
         if of_texts:
             wanted: dict[str, Any] = {"series": of_texts, "start": start, "stop": stop}
-            cursor.execute(_with_edges(edges, wanted) + _OF_TEXTS, wanted)
+            cursor.execute(_with_edges(edges, wanted) + _TEXTS_STATEMENT, wanted)
             for pk, bucket, count, last, last_at in cursor.fetchall():
-                found[pk][bucket - 1] = Bucket(count, None, None, None, last, last_at)
+                found[pk][bucket - 1] = AggregateBucket(count, None, None, None, last, last_at)
     rolled = [runs[0][0] for runs in (parts.days, parts.hours) if runs and of_numbers]
     raw = [start] if of_texts else [runs[0][0] for runs in (parts.raw,) if runs]
-    return Answer(found, min(raw, default=None), min(rolled, default=None))
+    return Aggregates(found, min(raw, default=None), min(rolled, default=None))
 
 
 # --- from where -----------------------------------------------------------------------------------------------
@@ -115,7 +121,7 @@ def _rolled_until(cuts: Sequence[datetime]) -> datetime | None:
     # The lengths first: there are as many cuts as hours in a month, and more.
     long = ((earlier, later) for earlier, later in pairwise(cuts) if later - earlier >= DAY)
     if any(_floor(later, DAY) - _ceil(earlier, DAY) >= DAY for earlier, later in long):
-        return state().rolled_until
+        return work_state().rolled_until
     return None
 
 
@@ -130,10 +136,10 @@ def _late_days(series: Sequence[Series], start: datetime, stop: datetime) -> fro
         return frozenset(day for (day,) in cursor.fetchall())
 
 
-def _plan(cuts: Sequence[datetime], days_until: datetime | None, late: frozenset[datetime]) -> Plan:
+def _plan_of_cuts(cuts: Sequence[datetime], days_until: datetime | None, late: frozenset[datetime]) -> ReadPlan:
     if days_until is None and all(map(_is_on_hour, cuts[1:-1])):
         return _plan_of_hours(cuts[0], cuts[-1])
-    made = Plan()
+    made = ReadPlan()
     for earlier, later in pairwise(cuts):
         first, last = _ceil(earlier, HOUR), _floor(later, HOUR)
         if first == earlier and last == later and last - first < DAY:  # many hours, one by one
@@ -152,16 +158,18 @@ def _plan(cuts: Sequence[datetime], days_until: datetime | None, late: frozenset
     return made
 
 
-def _plan_of_hours(start: datetime, stop: datetime) -> Plan:
+def _plan_of_hours(start: datetime, stop: datetime) -> ReadPlan:
     """The plan of a range that is cut on whole hours only, of which charts have hundreds."""
-    made, first, last = Plan(), _ceil(start, HOUR), _floor(stop, HOUR)
+    made, first, last = ReadPlan(), _ceil(start, HOUR), _floor(stop, HOUR)
     _add(made.hours, first, last)
     for begin, end in [(start, first), (last, stop)] if first <= last else [(start, stop)]:
         _add(made.raw, begin, end)
     return made
 
 
-def _whole_days(first: datetime, last: datetime, until: datetime | None, late: frozenset[datetime]) -> Iterator[Run]:
+def _whole_days(
+    first: datetime, last: datetime, until: datetime | None, late: frozenset[datetime]
+) -> Iterator[TimeSpan]:
     """The whole days in a stretch that are rolled up, without those to which something came late."""
     if until is None:
         return
@@ -174,7 +182,7 @@ def _whole_days(first: datetime, last: datetime, until: datetime | None, late: f
         yield begin, end
 
 
-def _add(runs: list[Run], begin: datetime, end: datetime) -> None:
+def _add(runs: list[TimeSpan], begin: datetime, end: datetime) -> None:
     """Append a run, or make the last one longer by it."""
     if begin >= end:
         return
@@ -202,7 +210,7 @@ def _ceil(time: datetime, step: timedelta) -> datetime:
 # --- the statements -------------------------------------------------------------------------------------------
 
 _WHICH = "= ANY(%(series)s)"
-_OF_TEXTS = f"""
+_TEXTS_STATEMENT = f"""
 SELECT DISTINCT ON (series_id, bucket) series_id, bucket, count(*) OVER (PARTITION BY series_id, bucket), text, time
 FROM (
     SELECT series_id, time, text, width_bucket(time, (SELECT edges FROM e)) AS bucket FROM telemetry_reading
@@ -211,21 +219,21 @@ FROM (
 """  # noqa: S608 (constants)
 
 
-def _of_numbers(series: list[int], edges: Sequence[datetime], parts: Plan) -> tuple[str, dict[str, Any]]:
+def _numbers_statement(series: list[int], edges: Sequence[datetime], parts: ReadPlan) -> tuple[str, dict[str, Any]]:
     """The statement of a plan, and its parameters."""
     wanted: dict[str, Any] = {"series": series}
     raw, end = parts.raw, None
-    if 0 < len(parts.hours) <= _MOST_RUNS and raw and _is_part_of_hour(parts.hours[-1], raw[-1], edges):
+    if 0 < len(parts.hours) <= _MAX_SPANS and raw and _is_part_of_hour(parts.hours[-1], raw[-1], edges):
         raw, end = raw[:-1], raw[-1][1]
     sources = [*_from_days(parts.days, wanted), *_from_hours(parts.hours, end, wanted), *_from_readings(raw, wanted)]
     return (
-        f"{_with_edges(edges, wanted)} SELECT series_id, bucket, {OF_ROLLUPS}"  # noqa: S608
+        f"{_with_edges(edges, wanted)} SELECT series_id, bucket, {ROLLUP_AGGREGATES}"  # noqa: S608
         f" FROM ({' UNION ALL '.join(sources)}) AS parts GROUP BY series_id, bucket ORDER BY series_id, bucket",
         wanted,
     )
 
 
-def _is_part_of_hour(hours: Run, raw: Run, edges: Sequence[datetime]) -> bool:
+def _is_part_of_hour(hours: TimeSpan, raw: TimeSpan, edges: Sequence[datetime]) -> bool:
     """Whether the readings are those of the part of an hour that comes after the hours, and of one stretch."""
     begin, end = raw
     return begin == hours[1] and end - begin < HOUR and not any(begin < edge < end for edge in edges[-2:])
@@ -251,48 +259,49 @@ def _bucket(time: str) -> str:
     return f"width_bucket({time}, (SELECT edges FROM e)) AS bucket"  # noqa: S608 (constants)
 
 
-def _from_days(runs: Sequence[Run], wanted: dict[str, Any]) -> Iterable[str]:
-    for number, run in enumerate(runs[:1] if len(runs) > _MOST_RUNS else runs):
-        begin, end = _bounds(runs if len(runs) > _MOST_RUNS else [run], f"days{number}", wanted)
-        within = _within(runs, "day", "days", wanted)
-        yield f"""SELECT series_id, {_bucket("day")}, {COLUMNS} FROM telemetry_readingday
+def _from_days(runs: Sequence[TimeSpan], wanted: dict[str, Any]) -> Iterable[str]:
+    for number, run in enumerate(runs[:1] if len(runs) > _MAX_SPANS else runs):
+        begin, end = _bounds(runs if len(runs) > _MAX_SPANS else [run], f"days{number}", wanted)
+        within = _in_spans(runs, "day", "days", wanted)
+        yield f"""SELECT series_id, {_bucket("day")}, {ROLLUP_COLUMNS} FROM telemetry_readingday
             WHERE series_id {_WHICH} AND day >= {begin} AND day < {end} {within}"""  # noqa: S608
 
 
-def _from_hours(runs: Sequence[Run], end: datetime | None, wanted: dict[str, Any]) -> Iterable[str]:
+def _from_hours(runs: Sequence[TimeSpan], end: datetime | None, wanted: dict[str, Any]) -> Iterable[str]:
     """The hours; `end` is where the part of an hour ends that comes after the last of them."""
-    for number, run in enumerate(runs[:1] if len(runs) > _MOST_RUNS else runs):
-        begin, stop = _bounds(runs if len(runs) > _MOST_RUNS else [run], f"hours{number}", wanted)
+    for number, run in enumerate(runs[:1] if len(runs) > _MAX_SPANS else runs):
+        begin, stop = _bounds(runs if len(runs) > _MAX_SPANS else [run], f"hours{number}", wanted)
         part = None
         if end is not None and run is runs[-1]:
             wanted["end"], part = end, "%(end)s::timestamptz"
-        within = _within(runs, "h.hour", "hours", wanted)
-        yield f"""SELECT h.series_id, {_bucket("h.hour")}, {COLUMNS} FROM {hours(_WHICH, begin, stop, part)} h
+        within = _in_spans(runs, "h.hour", "hours", wanted)
+        yield f"""SELECT h.series_id, {_bucket("h.hour")}, {ROLLUP_COLUMNS}
+            FROM {hours_sql(_WHICH, begin, stop, part)} h
             WHERE true {within}"""  # noqa: S608
 
 
-def _from_readings(runs: Sequence[Run], wanted: dict[str, Any]) -> Iterable[str]:
-    if len(runs) > _MOST_RUNS:
+def _from_readings(runs: Sequence[TimeSpan], wanted: dict[str, Any]) -> Iterable[str]:
+    if len(runs) > _MAX_SPANS:
         begins, ends = ([run[side] for run in runs] for side in (0, 1))
         wanted |= {"raw_begins": begins, "raw_ends": ends}
-        yield f"""SELECT n.series_id, {_bucket("n.time")}, {AGGREGATES}
+        yield f"""SELECT n.series_id, {_bucket("n.time")}, {READING_AGGREGATES}
             FROM unnest(%(raw_begins)s::timestamptz[], %(raw_ends)s::timestamptz[]) AS run(start, stop)
-            CROSS JOIN LATERAL {numbers(_WHICH, "run.start", "run.stop")} n GROUP BY 1, 2"""  # noqa: S608
+            CROSS JOIN LATERAL {numbers_sql(_WHICH, "run.start", "run.stop")} n GROUP BY 1, 2"""  # noqa: S608
         return
     for number, run in enumerate(runs):
         begin, end = _bounds([run], f"raw{number}", wanted)
-        yield f"""SELECT n.series_id, {_bucket("n.time")}, {AGGREGATES}
-            FROM {numbers(_WHICH, begin, end)} n GROUP BY 1, 2"""  # noqa: S608
+        yield f"""SELECT n.series_id, {_bucket("n.time")}, {READING_AGGREGATES}
+            FROM {numbers_sql(_WHICH, begin, end)} n GROUP BY 1, 2"""  # noqa: S608
 
 
-def _bounds(runs: Sequence[Run], name: str, wanted: dict[str, Any]) -> tuple[str, str]:
+def _bounds(runs: Sequence[TimeSpan], name: str, wanted: dict[str, Any]) -> tuple[str, str]:
     wanted |= {f"{name}_start": runs[0][0], f"{name}_stop": runs[-1][1]}
     return f"%({name}_start)s::timestamptz", f"%({name}_stop)s::timestamptz"
 
 
-def _within(runs: Sequence[Run], time: str, name: str, wanted: dict[str, Any]) -> str:
+def _in_spans(runs: Sequence[TimeSpan], time: str, name: str, wanted: dict[str, Any]) -> str:
     """The condition that a time is in one of many runs: after an odd number of their ends."""
-    if len(runs) <= _MOST_RUNS:
+    if len(runs) <= _MAX_SPANS:
         return ""
     wanted[f"{name}_runs"] = [end for run in runs for end in run]
     return f"AND width_bucket({time}, %({name}_runs)s::timestamptz[]) %% 2 = 1"

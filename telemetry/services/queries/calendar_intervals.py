@@ -20,12 +20,12 @@ _TEXT = re.compile(r"^([1-9][0-9]{0,3})(m|h|d|w|mo)$", re.ASCII)
 _MINUTES = {"m": 1, "h": 60}
 # Days are counted from a Monday, so that weeks are those of ISO 8601.
 _MONDAY = date(1970, 1, 5).toordinal()
-_MOST = {"d": 366, "w": 52, "mo": 12}
+_MAX_NUMBER = {"d": 366, "w": 52, "mo": 12}
 # The least that a stretch may last, for estimates: no clock is set forward by more than this in one go.
 _LEAST_DAYS = {"d": 1, "w": 7, "mo": 28}
 
 
-class BadInterval(ValueError):
+class InvalidInterval(ValueError):
     """No interval that there is. The text says what to write."""
 
 
@@ -34,7 +34,7 @@ class TooManyBuckets(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class CalendarInterval:
     """A number of minutes, hours, days, weeks or months: `15m`, `6h`, `1d`, `1w`, `1mo`."""
 
     number: int
@@ -51,26 +51,28 @@ class Interval:
         return self.number * _LEAST_DAYS[self.unit] * DAY
 
 
-def parse(text: str) -> Interval:
-    """The interval that a text names. Raises BadInterval.
+def parse_interval(text: str) -> CalendarInterval:
+    """The interval that a text names. Raises InvalidInterval.
 
     Minutes and hours must divide the day, so that every day begins with one; months must divide the year.
     """
     found = _TEXT.match(text)
     if found is None:
-        raise BadInterval(_("use 1m, 15m, 1h, 1d, 1w or 1mo"))
-    interval = Interval(int(found[1]), found[2])
+        raise InvalidInterval(_("use 1m, 15m, 1h, 1d, 1w or 1mo"))
+    interval = CalendarInterval(int(found[1]), found[2])
     if interval.unit in _MINUTES:
         if 24 * 60 % (interval.number * _MINUTES[interval.unit]):
-            raise BadInterval(_("minutes and hours must divide the day: use 1m, 5m, 15m, 30m, 1h, 2h, 6h or 12h"))
-    elif interval.number > _MOST[interval.unit]:
-        raise BadInterval(_("use at most 366d, 52w or 12mo"))
+            raise InvalidInterval(_("minutes and hours must divide the day: use 1m, 5m, 15m, 30m, 1h, 2h, 6h or 12h"))
+    elif interval.number > _MAX_NUMBER[interval.unit]:
+        raise InvalidInterval(_("use at most 366d, 52w or 12mo"))
     elif interval.unit == "mo" and 12 % interval.number:
-        raise BadInterval(_("months must divide the year: use 1mo, 2mo, 3mo, 4mo, 6mo or 12mo"))
+        raise InvalidInterval(_("months must divide the year: use 1mo, 2mo, 3mo, 4mo, 6mo or 12mo"))
     return interval
 
 
-def edges(interval: Interval, zone: ZoneInfo, start: datetime, stop: datetime, most: int) -> list[datetime]:
+def interval_edges(
+    interval: CalendarInterval, zone: ZoneInfo, start: datetime, stop: datetime, most: int
+) -> list[datetime]:
     """Where the stretches begin that hold start ≤ time < stop, and where the last one ends: instants of UTC, ascending.
 
     The first is at or before `start`, the last at or after `stop`; there is one more of them than stretches. An hour
@@ -90,15 +92,15 @@ def edges(interval: Interval, zone: ZoneInfo, start: datetime, stop: datetime, m
     raise AssertionError("the calendar is endless")
 
 
-def longer(span: timedelta, most: int) -> str:
+def suggested_interval(span: timedelta, most: int) -> str:
     """The shortest of the usual intervals of which a span holds at most `most`."""
     for text in ("1m", "5m", "10m", "15m", "30m", "1h", "2h", "3h", "6h", "12h", "1d", "1w", "1mo", "3mo"):
-        if span / parse(text).shortest + 2 <= most:
+        if span / parse_interval(text).shortest + 2 <= most:
             return text
     return "12mo"
 
 
-def _from_before(interval: Interval, zone: ZoneInfo, start: datetime) -> Iterator[datetime]:
+def _from_before(interval: CalendarInterval, zone: ZoneInfo, start: datetime) -> Iterator[datetime]:
     """Endless: the interval's edges, from one that is before `start` on."""
     day = (start.astimezone(zone) - DAY).date()
     if interval.unit in _MINUTES:

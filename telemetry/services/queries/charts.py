@@ -17,22 +17,22 @@ from django.db import connection
 
 from devices.models import Device, Metric
 from telemetry.models import Series
-from telemetry.services.rollups.hourly_daily import HOUR, hour_of, hours
-from telemetry.services.rollups.packing import numbers
-from telemetry.services.work_lock import state
+from telemetry.services.rollups.aggregation import HOUR, hour_of, hours_sql
+from telemetry.services.rollups.packing import numbers_sql
+from telemetry.services.work_lock import work_state
 
 from .downsampling import Point, lttb
 
 # So many readings of all series together are looked at themselves.
-MOST_READINGS = 300_000
+MAX_READINGS = 300_000
 # A silence longer than this many points (and this long), and unusual for the series, is a gap and no line.
-_GAP_POINTS = 6
-_GAP_USUAL = 4
-_GAP_SECONDS = 60.0
+_SILENCE_POINTS = 6
+_SILENCE_FACTOR = 4
+_SILENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SeriesLine:
     """One series: points (Unix time in seconds, value) in order of time, and the silences in it.
 
     `resolution` is by how many seconds a point's time may be off: 0 where all points are readings.
@@ -45,19 +45,19 @@ class Line:
 
 
 _WHICH = "= ANY(%(series)s)"
-_FEW = f"""
+_SHORT_SERIES = f"""
 SELECT s.id, date_part('epoch', r.time), r.value FROM unnest(%(series)s::bigint[]) AS s(id) CROSS JOIN LATERAL (
-    SELECT time, value FROM {numbers("= s.id", "%(start)s::timestamptz", "%(stop)s::timestamptz")} n LIMIT %(limit)s
+    SELECT time, value FROM {numbers_sql("= s.id", "%(start)s::timestamptz", "%(stop)s::timestamptz")} n LIMIT %(limit)s
 ) AS r
 """  # noqa: S608 (constants)
 _COUNTS = f"""
-SELECT coalesce(sum(count), 0) FROM {hours(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")} h
+SELECT coalesce(sum(count), 0) FROM {hours_sql(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")} h
 """  # noqa: S608
-_READINGS = numbers(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")
+_READINGS = numbers_sql(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")
 # An hour's last value is where it was measured, and another extreme somewhere in the hour before it.
 _EXTREMES = f"""(
     SELECT h.series_id, e.time, e.value
-    FROM {hours(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")} h CROSS JOIN LATERAL (VALUES
+    FROM {hours_sql(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")} h CROSS JOIN LATERAL (VALUES
         (CASE WHEN min = last THEN last_at ELSE hour + (last_at - hour) / 3 END, min),
         (CASE WHEN max = last THEN last_at ELSE hour + (last_at - hour) / 3 * 2 END, max)
     ) AS e(time, value)
@@ -69,7 +69,7 @@ GROUP BY series_id, floor((at - %(begin)s) / %(width)s)
 """
 
 
-def lines(series: Sequence[Series], start: datetime, stop: datetime, most: int) -> list[Line]:
+def series_lines(series: Sequence[Series], start: datetime, stop: datetime, most: int) -> list[SeriesLine]:
     """A line of at most `most` (3 or more) points for each of the series with numbers or booleans in the range.
 
     Series without any in start ≤ time < stop, and texts, are left out.
@@ -77,28 +77,28 @@ def lines(series: Sequence[Series], start: datetime, stop: datetime, most: int) 
     by_id = {one.pk: one for one in series if one.value_type != Metric.ValueType.TEXT}
     if not by_id or start >= stop:
         return []
-    found = _few(list(by_id), start, stop, most)
+    found = _read_short_series(list(by_id), start, stop, most)
     many = [pk for pk, points in found.items() if len(points) > most]
     resolution = dict.fromkeys(by_id, 0.0)
-    if gone := _is_gone(start):
+    if gone := _is_dropped(start):
         many = list(by_id)
     if many:
-        by_hours = gone or _is_too_much(many, start, stop, most)
+        by_hours = gone or _is_too_expensive(many, start, stop, most)
         found |= _outline(many, start, stop, most, by_hours=by_hours)
         resolution |= dict.fromkeys(many, HOUR.total_seconds() if by_hours else 0.0)
-    silence = max(_GAP_SECONDS, _GAP_POINTS * (stop - start).total_seconds() / most)
+    silence = max(_SILENCE_SECONDS, _SILENCE_POINTS * (stop - start).total_seconds() / most)
     return [
-        Line(one, lttb(found[pk], most), _gaps(found[pk], silence), resolution[pk])
+        SeriesLine(one, lttb(found[pk], most), _silences(found[pk], silence), resolution[pk])
         for pk, one in by_id.items()
         if found.get(pk)
     ]
 
 
-def _few(series: list[int], start: datetime, stop: datetime, most: int) -> dict[int, list[Point]]:
+def _read_short_series(series: list[int], start: datetime, stop: datetime, most: int) -> dict[int, list[Point]]:
     """All readings of the series that have few, in order; of the others one more than `most`, whichever."""
     found: dict[int, list[Point]] = {pk: [] for pk in series}
     with connection.cursor() as cursor:
-        cursor.execute(_FEW, {"series": series, "start": start, "stop": stop, "limit": most + 1})
+        cursor.execute(_SHORT_SERIES, {"series": series, "start": start, "stop": stop, "limit": most + 1})
         for pk, at, value in cursor.fetchall():
             found[pk].append((at, value))
     for points in found.values():
@@ -106,19 +106,19 @@ def _few(series: list[int], start: datetime, stop: datetime, most: int) -> dict[
     return found
 
 
-def _is_gone(start: datetime) -> bool:
+def _is_dropped(start: datetime) -> bool:
     """Whether readings of the range are no longer kept."""
-    kept = state().readings_from
+    kept = work_state().readings_from
     return kept is not None and start < kept
 
 
-def _is_too_much(series: list[int], start: datetime, stop: datetime, most: int) -> bool:
+def _is_too_expensive(series: list[int], start: datetime, stop: datetime, most: int) -> bool:
     """Whether hours should stand for the readings: they are many, and the hours are enough for a picture."""
     if (stop - start) / HOUR * 4 < most:
         return False
     with connection.cursor() as cursor:
         cursor.execute(_COUNTS, {"series": series, "start": hour_of(start), "stop": stop})
-        return int(cursor.fetchone()[0]) > MOST_READINGS
+        return int(cursor.fetchone()[0]) > MAX_READINGS
 
 
 def _outline(
@@ -140,11 +140,11 @@ def _next_hour(time: datetime) -> datetime:
     return hour_of(time + HOUR - timedelta(microseconds=1))
 
 
-def _gaps(points: Sequence[Point], silence: float) -> list[tuple[float, float]]:
+def _silences(points: Sequence[Point], silence: float) -> list[tuple[float, float]]:
     if len(points) < 2:
         return []
     usual = median(later[0] - earlier[0] for earlier, later in pairwise(points))
-    longest = max(silence, _GAP_USUAL * usual)
+    longest = max(silence, _SILENCE_FACTOR * usual)
     return [(earlier[0], later[0]) for earlier, later in pairwise(points) if later[0] - earlier[0] > longest]
 
 
@@ -152,11 +152,11 @@ def _gaps(points: Sequence[Point], silence: float) -> list[tuple[float, float]]:
 
 DAY = timedelta(days=1)
 _POINTS = 300
-_MOST_CHARTS = 24
+_MAX_CHARTS = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
+class DeviceChart:
     """One line for drawing: Unix times in seconds, and the value at each (None: nothing came for a while)."""
 
     series: Series
@@ -166,20 +166,20 @@ class Chart:
     values: list[float | None]
 
 
-def device_charts(device: Device, now: datetime, span: timedelta = DAY) -> list[Chart]:
+def device_charts(device: Device, now: datetime, span: timedelta = DAY) -> list[DeviceChart]:
     """A chart for each series of numbers that has readings in the span before `now`.
 
     They begin where the first reading is, so that a device of ten minutes fills its charts too.
     """
     listed = device.series.filter(value_type=Metric.ValueType.NUMBER).order_by("component", "metric", "id")
-    found = lines(list(listed[:_MOST_CHARTS]), now - span, now + timedelta(microseconds=1), _POINTS)
+    found = series_lines(list(listed[:_MAX_CHARTS]), now - span, now + timedelta(microseconds=1), _POINTS)
     start = min((line.points[0][0] for line in found), default=0.0)
     return [_chart(line, start, now.timestamp()) for line in found]
 
 
-def _chart(line: Line, start: float, stop: float) -> Chart:
+def _chart(line: SeriesLine, start: float, stop: float) -> DeviceChart:
     """The line, with nothing in the middle of each gap."""
     marked: list[tuple[float, float | None]] = list(line.points)
     marked += [((earlier + later) / 2, None) for earlier, later in line.gaps]
     marked.sort(key=lambda point: point[0])
-    return Chart(line.series, start, stop, [at for at, _ in marked], [value for _, value in marked])
+    return DeviceChart(line.series, start, stop, [at for at, _ in marked], [value for _, value in marked])

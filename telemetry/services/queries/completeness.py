@@ -13,10 +13,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from telemetry.models import Quarantined, Reason, RetentionSettings, RollupState
-from telemetry.services.rollups.partitions import bounds, month_before
+from telemetry.services.rollups.partitions import month_before, month_bounds
 
 
-class Code(StrEnum):
+class PartialCode(StrEnum):
     """Why an answer is not complete."""
 
     MORE = "more"
@@ -26,21 +26,21 @@ class Code(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
+class PartialReason:
     """A reason for which something may be missing, and what it is in words."""
 
-    code: Code
+    code: PartialCode
     detail: str
 
 
-def lacks(
+def partial_reasons(
     devices: Sequence[int] | None,
     start: datetime | None,
     stop: datetime | None,
     *,
     raw_from: datetime | None = None,
     rolled_from: datetime | None = None,
-) -> list[Lack]:
+) -> list[PartialReason]:
     """What may be missing of start ≤ time < stop of the devices (None: all of the tenant's); at most three queries.
 
     `raw_from`: the answer rests on readings themselves from this time on; `rolled_from`: on rollups from this time on.
@@ -48,8 +48,8 @@ def lacks(
     found = []
     now = timezone.now()
     if stop is None or stop > now:
-        found.append(Lack(Code.RUNNING, _("The range is not over yet: more will come.")))
-    found += _dropped(raw_from, rolled_from, now)
+        found.append(PartialReason(PartialCode.RUNNING, _("The range is not over yet: more will come.")))
+    found += _dropped_reasons(raw_from, rolled_from, now)
     parked = Quarantined.objects.filter(reason=Reason.KEY_UNAVAILABLE)
     if devices is not None:
         parked = parked.filter(device__in=devices)
@@ -58,33 +58,33 @@ def lacks(
         parked = parked.filter(last_received_at__gte=start - timedelta(seconds=settings.INGEST_FUTURE_SECONDS))
     if parked.exists():
         found.append(
-            Lack(
-                Code.PARKED,
+            PartialReason(
+                PartialCode.PARKED,
                 _("Messages wait for the store of device keys to answer; then they are read by themselves."),
             )
         )
     return found
 
 
-def more() -> Lack:
+def next_page_reason() -> PartialReason:
     """There is a next page."""
-    return Lack(Code.MORE, _("There is more: follow 'next'."))
+    return PartialReason(PartialCode.MORE, _("There is more: follow 'next'."))
 
 
-def _dropped(raw_from: datetime | None, rolled_from: datetime | None, now: datetime) -> list[Lack]:
+def _dropped_reasons(raw_from: datetime | None, rolled_from: datetime | None, now: datetime) -> list[PartialReason]:
     kept = RollupState.objects.values_list("readings_from", flat=True).first()
     if kept is not None and raw_from is not None and raw_from < kept:
-        said = _("Readings before %(time)s are no longer kept.") % {"time": _said(kept)}
-        return [Lack(Code.RETENTION, said)]
+        said = _("Readings before %(time)s are no longer kept.") % {"time": _time_text(kept)}
+        return [PartialReason(PartialCode.RETENTION, said)]
     if kept is not None and rolled_from is not None and rolled_from < kept:
         # Rollups outlive the readings.
         months = RetentionSettings.current().rollups_months
-        first = None if months is None else bounds(month_before(now, months))[0]
+        first = None if months is None else month_bounds(month_before(now, months))[0]
         if first is not None and rolled_from < first:
-            said = _("Hourly and daily values before %(time)s are no longer kept.") % {"time": _said(first)}
-            return [Lack(Code.RETENTION, said)]
+            said = _("Hourly and daily values before %(time)s are no longer kept.") % {"time": _time_text(first)}
+            return [PartialReason(PartialCode.RETENTION, said)]
     return []
 
 
-def _said(time: datetime) -> str:
+def _time_text(time: datetime) -> str:
     return time.isoformat().replace("+00:00", "Z")

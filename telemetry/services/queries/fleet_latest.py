@@ -9,21 +9,21 @@ from uuid import UUID
 from django.db import connection
 
 from devices.models import Metric
-from telemetry.services.latest.values import latest_of
+from telemetry.services.latest.values import newest_readings
 
-from .readings import Value
+from .readings import ReadingValue
 
-Position = tuple[int, str, str]  # device id, component, metric
+FleetPosition = tuple[int, str, str]  # device id, component, metric
 
 
 @dataclass(frozen=True, slots=True)
-class FleetValue:
+class FleetLatestValue:
     """The newest value of a metric of a device's component."""
 
     device: UUID
     component: str
     metric: str
-    value: Value
+    value: ReadingValue
     unit: str  # the unit's symbol when it was measured; "" for none
     time: datetime
 
@@ -32,8 +32,8 @@ class FleetValue:
 class FleetPage:
     """Some of the values, and where the next page goes on; None on the last."""
 
-    values: list[FleetValue]
-    end: Position | None
+    values: list[FleetLatestValue]
+    end: FleetPosition | None
 
 
 _METRICS = """
@@ -51,7 +51,7 @@ _CONDITIONS = {
 }
 
 
-def latest(
+def fleet_latest_values(
     *,
     devices: Sequence[int] | None = None,
     component: str | None = None,
@@ -74,16 +74,16 @@ def latest(
         cursor.execute(_METRICS.format(conditions=" AND ".join(conditions) or "true"), wanted | {"limit": limit + 1})
         rows = cursor.fetchall()
     page = rows[:limit]
-    newest = latest_of(pk for row in page for pk in row[4])
+    newest = newest_readings(pk for row in page for pk in row[4])
     values = []
     for _device, of, measured, uuid, *columns in page:
         found = [one for one in zip(*columns, strict=True) if one[0] in newest]
         if found:
             pk, unit, kind = max(found, key=lambda one: (newest[one[0]].time, one[0]))
-            values.append(FleetValue(uuid, of, measured, _value(newest[pk].value, kind), unit, newest[pk].time))
+            values.append(FleetLatestValue(uuid, of, measured, _value(newest[pk].value, kind), unit, newest[pk].time))
     end = (page[-1][0], page[-1][1], page[-1][2]) if len(rows) > limit else None
     return FleetPage(values, end)
 
 
-def _value(value: float | str, kind: str) -> Value:
+def _value(value: float | str, kind: str) -> ReadingValue:
     return bool(value) if kind == Metric.ValueType.BOOLEAN else value

@@ -12,7 +12,7 @@ from django.db import connection
 
 from devices.models import Device
 
-_GAPS = """
+_MISSING = """
 SELECT device_id, boot, lower(missing), upper(missing) - 1
 FROM (
     SELECT device_id, boot, unnest(int8multirange(int8range(1, upper(seen))) - seen) AS missing
@@ -34,7 +34,7 @@ FROM (
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class MissingSequences:
     """Numbers that are missing of a device's boot: from `first` to `last`, both included."""
 
     device_id: int
@@ -48,7 +48,7 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Completeness:
+class SequenceCompleteness:
     """Of a device's numbered messages: how many should be here, how many are missing, and in how many boots."""
 
     expected: int
@@ -64,8 +64,8 @@ class Completeness:
         return cls(int(expected), int(expected) - int(seen), boots)
 
 
-def gaps_of(device_ids: Sequence[int], *, limit: int | None = None) -> list[Gap]:
+def find_missing_sequences(device_ids: Sequence[int], *, limit: int | None = None) -> list[MissingSequences]:
     """The devices' gaps, the newest of each device first; one query. `limit`: at most so many altogether."""
     with connection.cursor() as cursor:
-        cursor.execute(_GAPS, {"devices": list(device_ids), "limit": limit})
-        return [Gap(*row) for row in cursor.fetchall()]
+        cursor.execute(_MISSING, {"devices": list(device_ids), "limit": limit})
+        return [MissingSequences(*row) for row in cursor.fetchall()]

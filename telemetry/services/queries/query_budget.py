@@ -8,13 +8,13 @@ from django.conf import settings
 from django.db import OperationalError, connection, transaction
 
 
-class TooMuchWork(Exception):
+class QueryTooExpensive(Exception):
     """The question was given up: it takes the database longer than one question may."""
 
 
 @contextmanager
-def bounded() -> Iterator[None]:
-    """A transaction in which no statement takes longer than `QUERY_SECONDS`. Raises TooMuchWork."""
+def time_limited_queries() -> Iterator[None]:
+    """A transaction in which no statement takes longer than `QUERY_SECONDS`. Raises QueryTooExpensive."""
     milliseconds = str(int(settings.QUERY_SECONDS * 1000))
     try:
         with transaction.atomic():
@@ -26,5 +26,5 @@ def bounded() -> Iterator[None]:
             yield
     except OperationalError as error:
         if isinstance(error.__cause__, psycopg.errors.QueryCanceled):
-            raise TooMuchWork from error
+            raise QueryTooExpensive from error
         raise

@@ -14,11 +14,11 @@ from django.db.models import BinaryField, Func, IntegerField, QuerySet
 
 from devices.models import Device, Metric
 from telemetry.models import Message, Quarantined, Series
-from telemetry.services.latest.values import latest_of
-from telemetry.services.rollups.packing import ordered_numbers
+from telemetry.services.latest.values import newest_readings
+from telemetry.services.rollups.packing import ordered_numbers_sql
 from tenants.infrastructure.database import cursor_for_many
 
-Value = float | bool | str
+ReadingValue = float | bool | str
 Text = Metric.ValueType.TEXT
 Boolean = Metric.ValueType.BOOLEAN
 
@@ -29,7 +29,7 @@ class LatestValue:
 
     component: str
     metric: str
-    value: Value
+    value: ReadingValue
     unit: str  # the unit's symbol when it was measured; "" for none
     value_type: str
     time: datetime.datetime
@@ -42,12 +42,12 @@ class ReadingRow:
     time: datetime.datetime
     series: int
     key: float | str
-    value: Value
+    value: ReadingValue
     unit: str
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class ReadingPosition:
     """Where a page of readings ended: the next begins after it, in the order of (time, series, key)."""
 
     time: datetime.datetime
@@ -71,7 +71,7 @@ def latest_values(device: Device) -> list[LatestValue]:
 def latest_values_of(device_ids: Sequence[int]) -> dict[int, list[LatestValue]]:
     """The same for several devices, in as many queries; those without readings are not in the answer."""
     series = {one.pk: one for one in Series.objects.filter(device_id__in=list(device_ids))}
-    newest = latest_of(series)
+    newest = newest_readings(series)
     by_metric: dict[tuple[int, str, str], int] = {}
     for pk in sorted(newest, key=lambda pk: (newest[pk].time, pk)):
         one = series[pk]
@@ -95,7 +95,7 @@ def readings(
     *,
     start: datetime.datetime | None = None,
     stop: datetime.datetime | None = None,
-    after: Position | None = None,
+    after: ReadingPosition | None = None,
     limit: int,
 ) -> list[ReadingRow]:
     """At most `limit` readings of the series with start ≤ time < stop, after a position, oldest first.
@@ -105,7 +105,7 @@ def readings(
     if not series:
         return []
     by_id = {one.pk: one for one in series}
-    sql = " UNION ALL ".join(_one_series(one, start, stop, after) for one in series)
+    sql = " UNION ALL ".join(_series_sql(one, start, stop, after) for one in series)
     # Distinct: what came again after its day was packed is in two places.
     order = "time, series, value, hash"
     page = f"SELECT DISTINCT ON ({order}) * FROM ({sql}) AS page ORDER BY {order} LIMIT %(limit)s"  # noqa: S608 (ids only)
@@ -124,7 +124,7 @@ def messages(
     limit: int,
 ) -> list[Message]:
     """At most `limit` of the device's messages with start ≤ device time < stop, newest first, after a position."""
-    rows = _between(Message.objects.filter(device=device), "time", start, stop)
+    rows = _in_range(Message.objects.filter(device=device), "time", start, stop)
     return _page(rows, ("time", "fingerprint"), after, limit)
 
 
@@ -154,27 +154,27 @@ def quarantined(
         rows = rows.filter(reason=reason)
     if topic:
         rows = rows.filter(topic__icontains=topic)
-    return _page(_between(rows, "last_received_at", start, stop), ("last_received_at", "id"), after, limit)
+    return _page(_in_range(rows, "last_received_at", start, stop), ("last_received_at", "id"), after, limit)
 
 
-def _one_series(
-    one: Series, start: datetime.datetime | None, stop: datetime.datetime | None, after: Position | None
+def _series_sql(
+    one: Series, start: datetime.datetime | None, stop: datetime.datetime | None, after: ReadingPosition | None
 ) -> str:
     """The SQL of one series' part of a page; its id is the only thing in it that is not a parameter."""
     is_text = one.value_type == Text
     key = "md5(text)" if is_text else "value"
     bounds = ["AND time >= %(start)s"] * (start is not None) + ["AND time < %(stop)s"] * (stop is not None)
     if after is not None:
-        bounds.append(_beyond(one.pk, key, after))
+        bounds.append(_after_condition(one.pk, key, after))
     if is_text:
         return _TEXTS.format(series=int(one.pk), bounds=" ".join(bounds))
     first = "%(after_time)s" if after is not None else "%(start)s" if start is not None else "'-infinity'"
     last = "%(stop)s" if stop is not None else "'infinity'"
-    rows = ordered_numbers(str(int(one.pk)), " ".join(bounds), first, last, "%(limit)s")
+    rows = ordered_numbers_sql(str(int(one.pk)), " ".join(bounds), first, last, "%(limit)s")
     return f"SELECT time, {int(one.pk)} AS series, value, NULL::text AS text, NULL::text AS hash FROM {rows} AS n"  # noqa: S608 (ids only)
 
 
-def _beyond(series: int, key: str, after: Position) -> str:
+def _after_condition(series: int, key: str, after: ReadingPosition) -> str:
     """What of the series comes after the position, which may be in another series."""
     if series < after.series:
         return "AND time > %(after_time)s"
@@ -184,7 +184,7 @@ def _beyond(series: int, key: str, after: Position) -> str:
     return f"AND time >= %(after_time)s AND (time, {key}) > (%(after_time)s, %(after_key)s)"
 
 
-def _position_parameters(after: Position | None) -> dict[str, Any]:
+def _position_parameters(after: ReadingPosition | None) -> dict[str, Any]:
     return {} if after is None else {"after_time": after.time, "after_key": after.key}
 
 
@@ -193,13 +193,13 @@ def _row(time: datetime.datetime, one: Series, value: float | None, text: str | 
     return ReadingRow(time, one.pk, key, _value(value, text, one.value_type), one.unit)
 
 
-def _value(value: float | None, text: str | None, kind: str) -> Value:
+def _value(value: float | None, text: str | None, kind: str) -> ReadingValue:
     if text is not None:
         return text
     return bool(value) if kind == Boolean else float(value or 0.0)
 
 
-def _between(
+def _in_range(
     rows: QuerySet[Any], field: str, start: datetime.datetime | None, stop: datetime.datetime | None
 ) -> QuerySet[Any]:
     bounds: Mapping[str, datetime.datetime | None] = {f"{field}__gte": start, f"{field}__lt": stop}

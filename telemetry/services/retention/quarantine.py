@@ -19,11 +19,11 @@ _NO_LIMIT = 2**62
 _ROW_BYTES = 250
 
 _SIZE = f"pg_column_size(payload) + pg_column_size(topic) + pg_column_size(detail) + {_ROW_BYTES}"
-_OLD = (
+_DELETE_OLD = (
     "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE last_received_at < %s"
     " AND reason <> 'key_unavailable' ORDER BY last_received_at LIMIT %s)"
 )
-_TOO_MUCH = (
+_DELETE_OLDEST = (
     "WITH oldest AS (SELECT id, {size} AS size, last_received_at FROM {table} WHERE {which}"
     " ORDER BY last_received_at, id LIMIT %s),"
     " summed AS (SELECT id, size, sum(size) OVER (ORDER BY last_received_at, id) - size AS before FROM oldest),"
@@ -31,41 +31,44 @@ _TOO_MUCH = (
     " SELECT count(*), coalesce(sum(size), 0) FROM gone"
 )
 # Last come those that were let through but for the day's quota.
-_WHICH = ("reason NOT IN ('key_unavailable', 'quota_exceeded')", "reason = 'quota_exceeded'")
+_DELETE_ORDER = ("reason NOT IN ('key_unavailable', 'quota_exceeded')", "reason = 'quota_exceeded'")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QuarantineLimits:
     """What was last received before this goes, and what is over so many bytes."""
 
     before: datetime
     size: int
 
 
-def limits(now: datetime) -> Limits:
+def quarantine_limits(now: datetime) -> QuarantineLimits:
     """As the settings have it."""
     days, megabytes = settings.QUARANTINE_DAYS, settings.QUARANTINE_MEGABYTES
-    return Limits(
+    return QuarantineLimits(
         now - timedelta(days=days) if days else _NEVER_BEFORE,
         megabytes * 2**20 if megabytes else _NO_LIMIT,
     )
 
 
-def run(*, now: datetime | None = None, seconds: float = _SECONDS) -> dict[str, int]:
+def apply_retention(*, now: datetime | None = None, seconds: float = _SECONDS) -> dict[str, int]:
     """Delete what the current tenant's quarantine no longer keeps: rows for their age, and for want of room."""
-    return _run("telemetry_quarantined", "telemetry_quarantineflood", now or datetime.now(UTC), seconds)
+    return _apply("telemetry_quarantined", "telemetry_quarantineflood", now or datetime.now(UTC), seconds)
 
 
-def run_unrouted(*, now: datetime | None = None, seconds: float = _SECONDS) -> dict[str, int]:
+def apply_unrouted_retention(*, now: datetime | None = None, seconds: float = _SECONDS) -> dict[str, int]:
     """The same for the messages of no tenant."""
     with schema_context("public"):
-        return _run("tenants_unroutedmessage", "tenants_unroutedflood", now or datetime.now(UTC), seconds)
+        return _apply("tenants_unroutedmessage", "tenants_unroutedflood", now or datetime.now(UTC), seconds)
 
 
-def _run(table: str, floods: str, now: datetime, seconds: float) -> dict[str, int]:
+def _apply(table: str, floods: str, now: datetime, seconds: float) -> dict[str, int]:
     deadline = clock.monotonic() + seconds
-    wanted = limits(now)
-    done = {"old": _delete_old(table, wanted.before, deadline), "too much": _delete_most(table, wanted.size, deadline)}
+    wanted = quarantine_limits(now)
+    done = {
+        "old": _delete_old(table, wanted.before, deadline),
+        "too much": _delete_excess(table, wanted.size, deadline),
+    }
     with connection.cursor() as cursor:
         cursor.execute(f"DELETE FROM {floods} WHERE day < %s", [wanted.before.date()])  # noqa: S608 (our own names)
     return done
@@ -75,14 +78,14 @@ def _delete_old(table: str, before: datetime, deadline: float) -> int:
     deleted = 0
     while clock.monotonic() < deadline:
         with connection.cursor() as cursor:
-            cursor.execute(_OLD.format(table=table), [before, _ROWS])
+            cursor.execute(_DELETE_OLD.format(table=table), [before, _ROWS])
             deleted += cursor.rowcount
             if cursor.rowcount < _ROWS:
                 break
     return deleted
 
 
-def _delete_most(table: str, most: int, deadline: float) -> int:
+def _delete_excess(table: str, most: int, deadline: float) -> int:
     """Delete the oldest until the rest fits. The table itself shrinks later: its room is used again."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_total_relation_size(%s)", [table])
@@ -91,8 +94,8 @@ def _delete_most(table: str, most: int, deadline: float) -> int:
         cursor.execute(f"SELECT coalesce(sum({_SIZE}), 0) FROM {table}")  # noqa: S608 (our own names)
         over = int(cursor.fetchone()[0]) - most
     deleted = 0
-    for which in _WHICH:
-        statement = _TOO_MUCH.format(table=table, size=_SIZE, which=which)
+    for which in _DELETE_ORDER:
+        statement = _DELETE_OLDEST.format(table=table, size=_SIZE, which=which)
         while over > 0 and clock.monotonic() < deadline:
             with transaction.atomic(), connection.cursor() as cursor:
                 cursor.execute(statement, [_ROWS, over])

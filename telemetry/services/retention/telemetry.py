@@ -12,26 +12,26 @@ from redis.exceptions import RedisError
 
 from telemetry.models import RetentionSettings
 from telemetry.services.latest import values
-from telemetry.services.rollups import hourly_daily, partitions
-from telemetry.services.work_lock import Busy, step
+from telemetry.services.rollups import aggregation, partitions
+from telemetry.services.work_lock import WorkLockBusy, locked_step
 from tenants.infrastructure.schema_context import current_schema
 
 logger = logging.getLogger(__name__)
 
 _ROWS = 10_000
 _AHEAD = timedelta(days=3)
-_MOST_RANGES = 1000
+_MAX_RANGES = 1000
 
 _DELETE = "DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {column} < %s LIMIT %s))"
 # Filling the gaps up to the first range that stays. The counters in them are then taken as seen.
-_COMPACT = """
+_COMPACT_SEQUENCES = """
 UPDATE telemetry_devicesequence SET seen = seen + int8multirange(int8range(lower(seen), (
     SELECT upper(r) FROM unnest(seen) AS r ORDER BY r OFFSET (SELECT count(*) - %(most)s FROM unnest(seen)) LIMIT 1
 ))) WHERE (SELECT count(*) FROM unnest(seen)) > %(most)s
 """
 
 
-def run(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int]:
+def apply_retention(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int]:
     """Drop what the current tenant no longer keeps, make the next month's partitions, compact counters.
 
     Returns how many partitions were dropped, rows deleted, and devices' counters compacted. What is not done within
@@ -41,35 +41,35 @@ def run(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int
     deadline = clock.monotonic() + seconds
     wanted = RetentionSettings.current()
     done = {"dropped": 0, "deleted": 0, "compacted": compact_sequences()}
-    _prepare(now)
+    _create_next_month(now)
     if wanted.messages_months is not None:
-        _drop_before(partitions.MESSAGES, "time", _first(now, wanted.messages_months), done, deadline)
+        _drop_before(partitions.MESSAGES, "time", _first_kept_month(now, wanted.messages_months), done, deadline)
     if wanted.readings_months is not None:
-        _drop_readings(_first(now, wanted.readings_months), now, done, deadline)
+        _drop_readings(_first_kept_month(now, wanted.readings_months), now, done, deadline)
     if wanted.rollups_months is not None:
-        month = _first(now, wanted.rollups_months)
+        month = _first_kept_month(now, wanted.rollups_months)
         _drop_before(partitions.HOURS, "hour", month, done, deadline)
-        done["deleted"] += _delete("telemetry_readingday", "day", partitions.bounds(month)[0], deadline)
+        done["deleted"] += _delete("telemetry_readingday", "day", partitions.month_bounds(month)[0], deadline)
     return done
 
 
-def compact_sequences(most: int = _MOST_RANGES) -> int:
+def compact_sequences(most: int = _MAX_RANGES) -> int:
     """Of boots with more than `most` ranges of counters, fill the oldest gaps; returns of how many boots."""
     with connection.cursor() as cursor:
-        cursor.execute(_COMPACT, {"most": most})
+        cursor.execute(_COMPACT_SEQUENCES, {"most": most})
         return int(cursor.rowcount)
 
 
-def _first(now: datetime, months: int) -> partitions.Month:
+def _first_kept_month(now: datetime, months: int) -> partitions.Month:
     """The first month that is kept."""
     return partitions.month_before(now, months)
 
 
 def _drop_readings(first: partitions.Month, now: datetime, done: dict[str, int], deadline: float) -> None:
     """Readings, packed or not, and newest values that are older. Their rollups stay, and must be complete."""
-    cutoff = partitions.bounds(first)[0]
-    hourly_daily.run(now=now, seconds=max(0.0, deadline - clock.monotonic()))
-    with step() as (cursor, known):
+    cutoff = partitions.month_bounds(first)[0]
+    aggregation.roll_up(now=now, seconds=max(0.0, deadline - clock.monotonic()))
+    with locked_step() as (cursor, known):
         if known.rolled_until is None or known.rolled_until < cutoff:
             logger.warning("Readings before %s are kept until they are rolled up", cutoff)
             return
@@ -85,15 +85,15 @@ def _drop_readings(first: partitions.Month, now: datetime, done: dict[str, int],
 
 
 def _drop_before(table: str, column: str, first: partitions.Month, done: dict[str, int], deadline: float) -> None:
-    for month, name in partitions.of(connection.connection, current_schema(), table).items():
+    for month, name in partitions.month_partitions(connection.connection, current_schema(), table).items():
         if month < first:
             try:
-                with step(lock_timeout="500ms") as (cursor, _):
+                with locked_step(lock_timeout="500ms") as (cursor, _):
                     cursor.execute(f"DROP TABLE {connection.ops.quote_name(name)}")
                 done["dropped"] += 1
-            except Busy:
+            except WorkLockBusy:
                 logger.info("%s is being read; it is dropped later", name)
-    done["deleted"] += _delete(f"{table}_default", column, partitions.bounds(first)[0], deadline)
+    done["deleted"] += _delete(f"{table}_default", column, partitions.month_bounds(first)[0], deadline)
 
 
 def _delete(table: str, column: str, before: datetime, deadline: float) -> int:
@@ -101,7 +101,7 @@ def _delete(table: str, column: str, before: datetime, deadline: float) -> int:
     deleted = 0
     statement = _DELETE.format(table=table, column=column)
     while clock.monotonic() < deadline:
-        with step() as (cursor, _):
+        with locked_step() as (cursor, _):
             cursor.execute(statement, [before, _ROWS])
             deleted += cursor.rowcount
             if cursor.rowcount < _ROWS:
@@ -109,11 +109,11 @@ def _delete(table: str, column: str, before: datetime, deadline: float) -> int:
     return deleted
 
 
-def _prepare(now: datetime) -> None:
+def _create_next_month(now: datetime) -> None:
     """The next month's partitions, before the first row of it has to wait for them."""
     following = now + _AHEAD
     month = following.year, following.month
     if month != (now.year, now.month):
         connection.ensure_connection()
-        tables = (*partitions.TABLES, partitions.HOURS)
-        partitions.create(connection.connection, current_schema(), month, tables, lock_timeout="500ms")
+        tables = (*partitions.INGEST_TABLES, partitions.HOURS)
+        partitions.create_partitions(connection.connection, current_schema(), month, tables, lock_timeout="500ms")

@@ -12,14 +12,14 @@ from tenants.infrastructure.database import cursor_for_many
 from .packing import PACKED_TIME
 
 
-class Newest(NamedTuple):
+class NewestReading(NamedTuple):
     """The newest reading of a series; booleans are 0.0 and 1.0."""
 
     time: datetime
     value: float | str
 
 
-def forward(rows: str) -> str:
+def forward_sql(rows: str) -> str:
     """SQL that moves the table forward by rows (series id, time, value, text), each series once."""
     return f"""
 INSERT INTO telemetry_latest AS l (series_id, time, value, text) {rows}
@@ -33,32 +33,32 @@ _NEWEST_TEXT = """SELECT time, text FROM telemetry_reading
     WHERE series_id = s.id AND text IS NOT NULL AND time >= {start} AND time < {stop}
     ORDER BY time DESC, text COLLATE "C" DESC LIMIT 1"""
 # Rollups bring the newest numbers; these the texts.
-TEXTS_BETWEEN = forward(
+TEXTS_BETWEEN = forward_sql(
     "SELECT s.id, t.time, NULL, t.text FROM telemetry_series s CROSS JOIN LATERAL ("  # noqa: S608 (constants)
     + _NEWEST_TEXT.format(start="%(start)s", stop="%(stop)s")
     + ") t WHERE s.value_type = 'text'"
 )
-TEXTS_IN_HOURS = forward(
+TEXTS_IN_HOURS = forward_sql(
     "SELECT DISTINCT ON (s.id) s.id, t.time, NULL, t.text"  # noqa: S608 (constants)
     " FROM unnest(%s::bigint[], %s::timestamptz[]) AS m(device_id, hour)"
     " JOIN telemetry_series s USING (device_id) CROSS JOIN LATERAL ("
     + _NEWEST_TEXT.format(start="m.hour", stop="m.hour + interval '1 hour'")
     + ") t WHERE s.value_type = 'text' ORDER BY s.id, t.time DESC"
 )
-_MOVE = forward("SELECT * FROM unnest(%s::bigint[], %s::timestamptz[], %s::float8[], %s::text[])")
+_ADVANCE = forward_sql("SELECT * FROM unnest(%s::bigint[], %s::timestamptz[], %s::float8[], %s::text[])")
 
 # Up to this time the table has everything that is stored.
-_EXACT_UNTIL = """coalesce(least(
+_COMPLETE_UNTIL = """coalesce(least(
     (SELECT rolled_until FROM telemetry_rollupstate), (SELECT min(hour) FROM telemetry_latehour)), '-infinity')"""
 _LAST_PACKED = PACKED_TIME.format(ms="p.offsets[p.count]", us="p.micros[p.count]")
 # The table, and of each series the newest of the readings since a time of its own: none where another has told of it,
 # else since that up to which the table is right, and all where nothing is known. An index probe a series.
-_LOOK_UP = f"""
+_FIND_NEWEST = f"""
 SELECT s.id, r.time, r.value, r.text FROM telemetry_series s
 LEFT JOIN telemetry_latest l ON l.series_id = s.id
 CROSS JOIN LATERAL (
     SELECT CASE WHEN l.series_id IS NULL AND s.id <> ALL(%(told)s::bigint[]) THEN '-infinity'::timestamptz
-        WHEN %(trusted)s THEN 'infinity' ELSE {_EXACT_UNTIL} END AS since
+        WHEN %(trusted)s THEN 'infinity' ELSE {_COMPLETE_UNTIL} END AS since
 ) x
 CROSS JOIN LATERAL (
     SELECT l.time, l.value, l.text WHERE l.series_id IS NOT NULL
@@ -79,16 +79,16 @@ WHERE s.id = ANY(%(series)s::bigint[])
 """  # noqa: S608 (constants)
 
 
-def look_up(series: Sequence[int], told: Mapping[int, Newest], *, trusted: bool) -> dict[int, Newest]:
+def find_newest(series: Sequence[int], told: Mapping[int, NewestReading], *, trusted: bool) -> dict[int, NewestReading]:
     """The newest of `told` (what Redis knows), the table and, where these may have missed something, the readings.
 
     `trusted` says that Redis knows of everything that was stored for the series that it knows. One query.
     """
     found = dict(told)
     with cursor_for_many() as cursor:
-        cursor.execute(_LOOK_UP, {"series": _array(series), "told": _array(told), "trusted": trusted})
+        cursor.execute(_FIND_NEWEST, {"series": _array(series), "told": _array(told), "trusted": trusted})
         for pk, time, value, text in cursor.fetchall():
-            newest = Newest(time, text if text is not None else value)
+            newest = NewestReading(time, text if text is not None else value)
             known = found.get(pk)
             if known is None or known < newest:
                 found[pk] = newest
@@ -100,9 +100,9 @@ def _array(series: Iterable[int]) -> str:
     return f"{{{','.join(map(str, series))}}}"
 
 
-def move(cursor: Any, rows: Collection[tuple[int, Newest]]) -> None:
+def advance(cursor: Any, rows: Collection[tuple[int, NewestReading]]) -> None:
     """Move the table forward by the rows, each series once."""
     texts = [(series, n.time, None, n.value) for series, n in rows if isinstance(n.value, str)]
     numbers = [(series, n.time, n.value, None) for series, n in rows if not isinstance(n.value, str)]
     if texts or numbers:
-        cursor.execute(_MOVE, [list(column) for column in zip(*texts, *numbers, strict=True)])
+        cursor.execute(_ADVANCE, [list(column) for column in zip(*texts, *numbers, strict=True)])

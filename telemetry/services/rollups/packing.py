@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from django.conf import settings
 from django.db import connection
 
-from telemetry.services.work_lock import Busy, state, step
+from telemetry.services.work_lock import WorkLockBusy, locked_step, work_state
 from tenants.infrastructure.schema_context import current_schema
 
 from . import partitions
@@ -33,7 +33,7 @@ _NOT_PACKED = f"""(
 )"""  # noqa: S608 (constants)
 
 
-def numbers(which: str, start: str, stop: str) -> str:
+def numbers_sql(which: str, start: str, stop: str) -> str:
     """SQL of all numbers and booleans with start ≤ time < stop, packed or not: `(series_id, time, value)`.
 
     A subquery in brackets, without an order. `which` is what follows `series_id`, as `= s.id` or
@@ -50,7 +50,7 @@ def numbers(which: str, start: str, stop: str) -> str:
     )"""  # noqa: S608 (the caller's own SQL)
 
 
-def ordered_numbers(series: str, bounds: str, start: str, stop: str, limit: str) -> str:
+def ordered_numbers_sql(series: str, bounds: str, start: str, stop: str, limit: str) -> str:
     """SQL of the first `limit` numbers of one series in order of (time, value), for pages: `(time, value)`.
 
     `series` is SQL of its id, `bounds` conditions on `time` and `value` (with their AND); before `start` and from
@@ -76,14 +76,14 @@ def ordered_numbers(series: str, bounds: str, start: str, stop: str, limit: str)
 # --- the work -------------------------------------------------------------------------------------------------
 
 DAY = timedelta(days=1)
-_DEVICES = 50
-_FIRST = """
+_DEVICES_PER_STEP = 50
+_FIRST_DAY = """
 SELECT date_trunc('day', min(f.time), 'UTC') FROM telemetry_series s CROSS JOIN LATERAL (
     SELECT time FROM telemetry_reading WHERE series_id = s.id AND text IS NULL
         AND time >= %(start)s AND time < %(stop)s ORDER BY time LIMIT 1
 ) f WHERE s.value_type <> 'text'
 """
-_ASK = """
+_REQUEST_DAY = """
 INSERT INTO telemetry_repackday (device_id, day)
 SELECT DISTINCT s.device_id, %(day)s FROM telemetry_series s CROSS JOIN LATERAL (
     SELECT 1 FROM telemetry_reading WHERE series_id = s.id AND text IS NULL
@@ -91,7 +91,7 @@ SELECT DISTINCT s.device_id, %(day)s FROM telemetry_series s CROSS JOIN LATERAL 
 ) f WHERE s.value_type <> 'text'
 ON CONFLICT DO NOTHING
 """
-_ASKED = """
+_REQUESTED = """
 SELECT day, array_agg(device_id) FROM (
     SELECT device_id, day FROM telemetry_repackday WHERE day = (SELECT min(day) FROM telemetry_repackday)
     ORDER BY device_id LIMIT %s
@@ -119,29 +119,29 @@ FROM whole GROUP BY series_id, day
 ON CONFLICT (series_id, day) DO UPDATE
 SET count = EXCLUDED.count, offsets = EXCLUDED.offsets, micros = EXCLUDED.micros, numbers = EXCLUDED.numbers
 """  # noqa: S608 (constants)
-_DONE = "DELETE FROM telemetry_repackday WHERE day = %(day)s AND device_id = ANY(%(devices)s)"
+_REMOVE_REQUEST = "DELETE FROM telemetry_repackday WHERE day = %(day)s AND device_id = ANY(%(devices)s)"
 
 
-def run(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int]:
+def pack(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int]:
     """Pack the current tenant's days whose turn has come; what is not done within the time is left to the next run.
 
     Returns how many days were begun, how many series' days were packed, and how many partitions were emptied.
     Raises Busy when ingest or another worker is in the way.
     """
     deadline = clock.monotonic() + seconds
-    until = due_until(now or datetime.now(UTC))
+    until = due_before(now or datetime.now(UTC))
     days = packed = 0
     while clock.monotonic() < deadline:
-        if (done := _pack_asked()) is not None:
+        if (done := _pack_requested()) is not None:
             packed += done
-        elif until is not None and _ask_next(until):
+        elif until is not None and _request_next_day(until):
             days += 1
         else:
             return {"days": days, "packed": packed, "emptied": _reclaim()}
     return {"days": days, "packed": packed, "emptied": 0}
 
 
-def due_until(now: datetime) -> datetime | None:
+def due_before(now: datetime) -> datetime | None:
     """Days before this are to be packed; None where nothing is."""
     if not settings.READINGS_PACK_AFTER_DAYS:
         return None
@@ -152,42 +152,44 @@ def _midnight(time: datetime) -> datetime:
     return time.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _ask_next(until: datetime) -> bool:
+def _request_next_day(until: datetime) -> bool:
     """Ask that the next day be packed. False when there is none, or it is not rolled up yet.
 
     `packed_until` moves first: from then on readers look for what is in both places.
     """
-    with step() as (cursor, now):
+    with locked_step() as (cursor, now):
         if now.rolled_until is None:
             return False
         until = min(until, _midnight(now.rolled_until))
         if now.packed_until is not None and now.packed_until >= until:
             return False
-        cursor.execute(_FIRST, {"start": now.packed_until or "-infinity", "stop": until})
+        cursor.execute(_FIRST_DAY, {"start": now.packed_until or "-infinity", "stop": until})
         (day,) = cursor.fetchone()
         if day is not None:
-            cursor.execute(_ASK, {"day": day})
+            cursor.execute(_REQUEST_DAY, {"day": day})
         reached = until if day is None else day + DAY
         cursor.execute("UPDATE telemetry_rollupstate SET packed_until = %s", [reached])
         return day is not None
 
 
-def _pack_asked() -> int | None:
+def _pack_requested() -> int | None:
     """Pack some devices' day that was asked for; how many series' days, or None when none is asked for."""
     with connection.cursor() as cursor:
-        cursor.execute(_ASKED, [_DEVICES])
+        cursor.execute(_REQUESTED, [_DEVICES_PER_STEP])
         row = cursor.fetchone()
     if row is None:
         return None
     day, devices = row
     if partitions.age_in_months((day.year, day.month), datetime.now(UTC)) <= partitions.KEPT_MONTHS:
-        partitions.create(connection.connection, current_schema(), (day.year, day.month), [partitions.PACKED])
-    with step() as (cursor, now):
+        partitions.create_partitions(
+            connection.connection, current_schema(), (day.year, day.month), [partitions.PACKED]
+        )
+    with locked_step() as (cursor, now):
         packed = 0
         if now.readings_from is None or day >= now.readings_from:
             cursor.execute(_PACK, {"day": day, "devices": devices})
             packed = cursor.rowcount
-        cursor.execute(_DONE, {"day": day, "devices": devices})
+        cursor.execute(_REMOVE_REQUEST, {"day": day, "devices": devices})
         return int(packed)
 
 
@@ -201,15 +203,17 @@ _LEAST_GAIN = 1_000_000
 
 def _reclaim() -> int:
     """Give back the space of months that are packed; returns of how many partitions."""
-    now = state()
+    now = work_state()
     if now.packed_until is None:
         return 0
     emptied = 0
-    for month, name in partitions.of(connection.connection, current_schema(), partitions.READINGS).items():
-        if partitions.bounds(month)[1] <= now.packed_until:
+    for month, name in partitions.month_partitions(
+        connection.connection, current_schema(), partitions.READINGS
+    ).items():
+        if partitions.month_bounds(month)[1] <= now.packed_until:
             try:
                 emptied += _rewrite(connection.ops.quote_name(name))
-            except Busy:
+            except WorkLockBusy:
                 continue  # somebody reads it: the next run will do
     return emptied
 
@@ -222,7 +226,7 @@ def _rewrite(name: str) -> bool:
         (left,) = cursor.fetchone()
     if not size or left > _MOST_LEFT or (left and size < left * _BYTES_LEFT + _LEAST_GAIN):
         return False
-    with step(lock_timeout="500ms") as (cursor, _):
+    with locked_step(lock_timeout="500ms") as (cursor, _):
         cursor.execute(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
         cursor.execute(f"CREATE TEMPORARY TABLE gwanje_left ON COMMIT DROP AS SELECT * FROM {name}")  # noqa: S608
         cursor.execute(f"TRUNCATE {name}")

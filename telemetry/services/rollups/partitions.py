@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 MESSAGES, READINGS = "telemetry_message", "telemetry_reading"
 PACKED, HOURS = "telemetry_packedday", "telemetry_readinghour"
 # What ingest writes, and which retention it has.
-TABLES = (MESSAGES, READINGS)
+INGEST_TABLES = (MESSAGES, READINGS)
 RETENTION = {
     MESSAGES: "messages_months",
     READINGS: "readings_months",
@@ -43,7 +43,7 @@ class Partitions:
         a row must not go to the default partition because its own could not be made.
         """
         for month in self.missing(schema, times):
-            _make(connection, schema, month, TABLES)
+            _make(connection, schema, month, INGEST_TABLES)
             self._known.add((schema, month))
 
     def missing(self, schema: str, times: Iterable[datetime]) -> set[Month]:
@@ -60,7 +60,7 @@ class Partitions:
         self._known = {(name, month) for name, month in self._known if name != schema}
 
 
-def create(
+def create_partitions(
     connection: psycopg.Connection, schema: str, month: Month, tables: Iterable[str], lock_timeout: str = "0"
 ) -> None:
     """Make the month's partitions of the tables, those that retention does not drop again.
@@ -86,7 +86,7 @@ def _make(
             kept = _kept_months(connection, schema)
             for table in tables:
                 months = kept.get(RETENTION[table])
-                name = sql.Identifier(schema, name_of(table, month))
+                name = sql.Identifier(schema, partition_name(table, month))
                 if (months is None or age_in_months(month, now) <= months) and not _exists(connection, name):
                     _create(connection, name, sql.Identifier(schema, table), month)
     except psycopg.errors.CheckViolation:
@@ -94,7 +94,7 @@ def _make(
 
 
 def _create(connection: psycopg.Connection, name: sql.Identifier, table: sql.Identifier, month: Month) -> None:
-    start, stop = bounds(month)
+    start, stop = month_bounds(month)
     connection.execute(
         sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
             name, table, sql.Literal(start), sql.Literal(stop)
@@ -117,7 +117,7 @@ def _kept_months(connection: psycopg.Connection, schema: str) -> dict[str, int |
     return dict(zip(columns, row, strict=True)) if row else {}
 
 
-def of(connection: psycopg.Connection, schema: str, table: str) -> dict[Month, str]:
+def month_partitions(connection: psycopg.Connection, schema: str, table: str) -> dict[Month, str]:
     """The table's partitions of months, with their names; the default partition is not among them."""
     rows = connection.execute(
         "SELECT c.relname FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid WHERE inhparent = %s::regclass",
@@ -127,12 +127,12 @@ def of(connection: psycopg.Connection, schema: str, table: str) -> dict[Month, s
     return {(int(name[-6:-2]), int(name[-2:])): name for name in sorted(names)}
 
 
-def name_of(table: str, month: Month) -> str:
+def partition_name(table: str, month: Month) -> str:
     """The name of the table's partition of the month."""
     return f"{table}_{month[0]:04d}{month[1]:02d}"
 
 
-def bounds(month: Month) -> tuple[datetime, datetime]:
+def month_bounds(month: Month) -> tuple[datetime, datetime]:
     """When the month begins, and when the next one does."""
     year, number = month
     following = (year + 1, 1) if number == 12 else (year, number + 1)

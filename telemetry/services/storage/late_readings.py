@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from telemetry.services.pipeline.results import AcceptedItem
-from telemetry.services.rollups.hourly_daily import mark_late
+from telemetry.services.rollups.aggregation import mark_late
 
 # The worker rolls an hour up long after this.
 _SETTLED_AFTER = timedelta(seconds=60)

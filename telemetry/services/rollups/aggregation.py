@@ -18,26 +18,26 @@ import psycopg
 from django.db import connection as django_connection
 from psycopg import sql
 
-from telemetry.services.work_lock import Busy, State, step
+from telemetry.services.work_lock import WorkLockBusy, WorkState, locked_step
 from tenants.infrastructure.database import cursor_for_many
 from tenants.infrastructure.schema_context import current_schema
 
 from . import latest_table, partitions
-from .packing import numbers
+from .packing import numbers_sql
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 # An hour is rolled up so long after its end. Ingest need not mark what is younger than 60 s, so that the difference
 # is what transactions may take and clocks may differ.
 SETTLED_AFTER = timedelta(minutes=5)
-_MARKS = 500
+_LATE_HOURS_PER_STEP = 500
 _LOCK_TIMEOUT = "100ms"  # ingest waits behind us for so long, at most
 _LOCK_ATTEMPTS = 20
 _LOCK_PAUSE = 0.25
 
 # In the order of the key, so that two listeners do not wait for each other crosswise. A mark that is there is
 # renewed, so that the worker that works on it sees that more has come.
-LATE_HOURS = sql.SQL(
+_MARK_LATE = sql.SQL(
     "INSERT INTO {latehour} (device_id, hour)"
     " SELECT * FROM unnest(%s::bigint[], %s::timestamptz[]) AS late(device_id, hour)"
     " WHERE hour < (SELECT marked_until FROM {state}) ORDER BY device_id, hour"
@@ -55,12 +55,12 @@ def mark_late(connection: psycopg.Connection, schema: str, pairs: Collection[tup
     hours = sorted({(device_id, hour_of(time)) for device_id, time in pairs})
     if hours:
         devices, starts = zip(*hours, strict=True)
-        connection.execute(late_hours(schema), [list(devices), list(starts)])
+        connection.execute(mark_late_statement(schema), [list(devices), list(starts)])
 
 
-def late_hours(schema: str) -> sql.Composed:
+def mark_late_statement(schema: str) -> sql.Composed:
     """The statement of `mark_late`: its parameters are the device ids and the hours, without repetitions."""
-    return LATE_HOURS.format(
+    return _MARK_LATE.format(
         latehour=sql.Identifier(schema, "telemetry_latehour"), state=sql.Identifier(schema, "telemetry_rollupstate")
     )
 
@@ -79,21 +79,21 @@ def day_of(time: datetime) -> datetime:
 
 # Over rows (time, value). Of two values of one instant the greater is the last. A sum of numbers that are absurdly
 # large is not said: PostgreSQL would raise an error, and one reading would hold up all rollups.
-AGGREGATES = """
+READING_AGGREGATES = """
     count(*) AS count, min(value) AS min, max(value) AS max,
     CASE WHEN bool_and(abs(value) < 1e290) THEN sum(value) FILTER (WHERE abs(value) < 1e290) END AS sum,
     (max(ARRAY[date_part('epoch', time), value]))[2] AS last, max(time) AS last_at"""
 # The same over rows of rollups.
-OF_ROLLUPS = """
+ROLLUP_AGGREGATES = """
     sum(count)::bigint AS count, min(min) AS min, max(max) AS max,
     CASE WHEN count(sum) = count(*) THEN sum(sum) END AS sum,
     (max(ARRAY[date_part('epoch', last_at), last]))[2] AS last, max(last_at) AS last_at"""
-COLUMNS = "count, min, max, sum, last, last_at"
+ROLLUP_COLUMNS = "count, min, max, sum, last, last_at"
 _STATE = "(SELECT {} FROM telemetry_rollupstate)"
-_IN_HOURS = "date_bin('1 hour', time, '2000-01-01+00')"
+_HOUR_OF_TIME = "date_bin('1 hour', time, '2000-01-01+00')"
 
 
-def hours(which: str, start: str, stop: str, end: str | None = None) -> str:
+def hours_sql(which: str, start: str, stop: str, end: str | None = None) -> str:
     """SQL of the hours with start ≤ hour < stop: `(series_id, hour, count, min, max, sum, last, last_at)`.
 
     A subquery in brackets, without an order, for `which` and bounds as in `packing.numbers`; the bounds are on the
@@ -106,21 +106,21 @@ def hours(which: str, start: str, stop: str, end: str | None = None) -> str:
     late = f"""SELECT s.id AS series_id, l.hour FROM telemetry_series s JOIN telemetry_latehour l USING (device_id)
             WHERE s.id {which} AND l.hour >= greatest({start}, {kept}) AND l.hour < least({stop}, {rolled})"""  # noqa: S608
     return f"""(
-        SELECT h.series_id, h.hour, {COLUMNS} FROM telemetry_readinghour h
+        SELECT h.series_id, h.hour, {ROLLUP_COLUMNS} FROM telemetry_readinghour h
         WHERE h.series_id {which} AND h.hour >= {start} AND h.hour < least({stop}, {rolled})
             AND (h.series_id, h.hour) NOT IN ({late})
         UNION ALL
         SELECT l.series_id, l.hour, a.* FROM ({late}) l CROSS JOIN LATERAL (
-            SELECT {AGGREGATES} FROM {numbers("= l.series_id", "l.hour", "l.hour + interval '1 hour'")} n
+            SELECT {READING_AGGREGATES} FROM {numbers_sql("= l.series_id", "l.hour", "l.hour + interval '1 hour'")} n
         ) a WHERE a.count > 0
         UNION ALL
-        SELECT series_id, {_IN_HOURS}, {AGGREGATES}
-        FROM {numbers(which, f"greatest({start}, least({stop}, {rolled}))", end or stop)} n GROUP BY 1, 2
+        SELECT series_id, {_HOUR_OF_TIME}, {READING_AGGREGATES}
+        FROM {numbers_sql(which, f"greatest({start}, least({stop}, {rolled}))", end or stop)} n GROUP BY 1, 2
     )"""  # noqa: S608 (the caller's own SQL)
 
 
 @dataclass(slots=True)
-class Rollup:
+class HourlyRollup:
     """A series in one stretch of time. `sum` is None when it is too large to be said."""
 
     series: int
@@ -133,43 +133,45 @@ class Rollup:
     last_at: datetime
 
 
-_HOURLY = f"SELECT * FROM {hours('= ANY(%(series)s)', '%(start)s', '%(stop)s')} h ORDER BY series_id, hour"  # noqa: S608
+_HOURLY = f"SELECT * FROM {hours_sql('= ANY(%(series)s)', '%(start)s', '%(stop)s')} h ORDER BY series_id, hour"  # noqa: S608
 
 
-def hourly(series: Sequence[int], start: datetime, stop: datetime) -> list[Rollup]:
+def hourly_rollups(series: Sequence[int], start: datetime, stop: datetime) -> list[HourlyRollup]:
     """The series' hours with start ≤ hour < stop that have readings, in order; one query. Bounds on the hour."""
     with cursor_for_many() as cursor:
         cursor.execute(_HOURLY, {"series": list(series), "start": start, "stop": stop})
-        return [Rollup(*row) for row in cursor.fetchall()]
+        return [HourlyRollup(*row) for row in cursor.fetchall()]
 
 
 # --- the work -------------------------------------------------------------------------------------------------
 
-_UPSERT = ", ".join(f"{name} = EXCLUDED.{name}" for name in COLUMNS.split(", "))
+_UPSERT = ", ".join(f"{name} = EXCLUDED.{name}" for name in ROLLUP_COLUMNS.split(", "))
 # The newest value of each series goes with them.
 _ROLL_HOURS = f"""
 WITH rolled AS (
-    INSERT INTO telemetry_readinghour (series_id, hour, {COLUMNS})
+    INSERT INTO telemetry_readinghour (series_id, hour, {ROLLUP_COLUMNS})
     SELECT s.id, a.* FROM telemetry_series s CROSS JOIN LATERAL (
-        SELECT {_IN_HOURS} AS hour, {AGGREGATES} FROM {numbers("= s.id", "%(start)s", "%(stop)s")} n GROUP BY 1
+        SELECT {_HOUR_OF_TIME} AS hour, {READING_AGGREGATES} FROM {
+    numbers_sql("= s.id", "%(start)s", "%(stop)s")
+} n GROUP BY 1
     ) a WHERE s.value_type <> 'text'
     ON CONFLICT (series_id, hour) DO UPDATE SET {_UPSERT} RETURNING series_id, last_at, last
 )
 {
-    latest_table.forward(
+    latest_table.forward_sql(
         "SELECT DISTINCT ON (series_id) series_id, last_at, last, NULL FROM rolled ORDER BY series_id, last_at DESC"
     )
 }
 """  # noqa: S608 (constants)
 _ROLL_DAY = f"""
-INSERT INTO telemetry_readingday (series_id, day, {COLUMNS})
+INSERT INTO telemetry_readingday (series_id, day, {ROLLUP_COLUMNS})
 SELECT s.id, %(day)s, a.* FROM telemetry_series s CROSS JOIN LATERAL (
-    SELECT {OF_ROLLUPS} FROM telemetry_readinghour
+    SELECT {ROLLUP_AGGREGATES} FROM telemetry_readinghour
     WHERE series_id = s.id AND hour >= %(day)s AND hour < %(day)s + interval '24 hours'
 ) a WHERE s.value_type <> 'text' AND a.count IS NOT NULL
 ON CONFLICT (series_id, day) DO UPDATE SET {_UPSERT}
 """  # noqa: S608
-_FIRST = """
+_FIRST_READING = """
 SELECT min(f.time) FROM telemetry_series s CROSS JOIN LATERAL (
     (SELECT time FROM telemetry_reading WHERE series_id = s.id AND text IS NULL
         AND time >= %(start)s AND time < %(stop)s ORDER BY time LIMIT 1)
@@ -181,27 +183,27 @@ SELECT min(f.time) FROM telemetry_series s CROSS JOIN LATERAL (
         AND day >= %(start)s AND day < %(stop)s ORDER BY day LIMIT 1)
 ) f
 """
-_LATE = "SELECT device_id, hour, mark FROM telemetry_latehour WHERE hour < %s ORDER BY hour, device_id LIMIT %s"
+_LATE_HOURS = "SELECT device_id, hour, mark FROM telemetry_latehour WHERE hour < %s ORDER BY hour, device_id LIMIT %s"
 _REDO_HOURS = f"""
 WITH rolled AS (
-    INSERT INTO telemetry_readinghour (series_id, hour, {COLUMNS})
+    INSERT INTO telemetry_readinghour (series_id, hour, {ROLLUP_COLUMNS})
     SELECT s.id, m.hour, a.* FROM unnest(%s::bigint[], %s::timestamptz[]) AS m(device_id, hour)
     JOIN telemetry_series s USING (device_id) CROSS JOIN LATERAL (
-        SELECT {AGGREGATES} FROM {numbers("= s.id", "m.hour", "m.hour + interval '1 hour'")} n
+        SELECT {READING_AGGREGATES} FROM {numbers_sql("= s.id", "m.hour", "m.hour + interval '1 hour'")} n
     ) a WHERE s.value_type <> 'text' AND a.count > 0
     ON CONFLICT (series_id, hour) DO UPDATE SET {_UPSERT} RETURNING series_id, last_at, last
 )
 {
-    latest_table.forward(
+    latest_table.forward_sql(
         "SELECT DISTINCT ON (series_id) series_id, last_at, last, NULL FROM rolled ORDER BY series_id, last_at DESC"
     )
 }
 """  # noqa: S608
 _REDO_DAYS = f"""
-INSERT INTO telemetry_readingday (series_id, day, {COLUMNS})
+INSERT INTO telemetry_readingday (series_id, day, {ROLLUP_COLUMNS})
 SELECT s.id, m.day, a.* FROM unnest(%s::bigint[], %s::timestamptz[]) AS m(device_id, day)
 JOIN telemetry_series s USING (device_id) CROSS JOIN LATERAL (
-    SELECT {OF_ROLLUPS} FROM telemetry_readinghour
+    SELECT {ROLLUP_AGGREGATES} FROM telemetry_readinghour
     WHERE series_id = s.id AND hour >= m.day AND hour < m.day + interval '24 hours'
 ) a WHERE a.count IS NOT NULL
 ON CONFLICT (series_id, day) DO UPDATE SET {_UPSERT}
@@ -222,7 +224,7 @@ DELETE FROM telemetry_latehour WHERE (device_id, hour, mark) IN (
 """
 
 
-def run(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int]:
+def roll_up(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int]:
     """Bring the current tenant's rollups up to date; what is not done within the time is left to the next run.
 
     `now` is for tests. Returns how many chunks (a day at most) were rolled up, and how many marked hours redone.
@@ -234,7 +236,7 @@ def run(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int
     _mark_until(until)
     while clock.monotonic() < deadline and _roll_chunk():
         chunks += 1
-    while clock.monotonic() < deadline and (done := _redo_late()):
+    while clock.monotonic() < deadline and (done := _roll_up_late_hours()):
         late += done
     return {"chunks": chunks, "late": late}
 
@@ -243,7 +245,7 @@ def _mark_until(until: datetime) -> None:
     """From now on whoever inserts readings of hours before `until` marks them."""
     for attempt in range(1, _LOCK_ATTEMPTS + 1):
         try:
-            with step() as (cursor, state):
+            with locked_step() as (cursor, state):
                 if state.marked_until is not None and state.marked_until >= until:
                     return
                 cursor.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
@@ -251,7 +253,7 @@ def _mark_until(until: datetime) -> None:
                 cursor.execute("LOCK TABLE ONLY telemetry_reading IN SHARE MODE")
                 cursor.execute("UPDATE telemetry_rollupstate SET marked_until = %s", [until])
                 return
-        except Busy:
+        except WorkLockBusy:
             if attempt == _LOCK_ATTEMPTS:
                 raise
             clock.sleep(_LOCK_PAUSE)
@@ -259,13 +261,13 @@ def _mark_until(until: datetime) -> None:
 
 def _roll_chunk() -> bool:
     """Roll up the next hours, up to the end of their day. False when there are none."""
-    with step() as (cursor, state):
-        start = _next_start(cursor, state)
+    with locked_step() as (cursor, state):
+        start = _next_chunk_start(cursor, state)
     if start is None:
         return False
     _ensure_partitions([start])
-    with step() as (cursor, state):
-        if state.marked_until is None or _next_start(cursor, state) != start:
+    with locked_step() as (cursor, state):
+        if state.marked_until is None or _next_chunk_start(cursor, state) != start:
             return True  # another worker was here
         stop = min(state.marked_until, day_of(start) + DAY)
         cursor.execute(_ROLL_HOURS, {"start": start, "stop": stop})
@@ -276,14 +278,14 @@ def _roll_chunk() -> bool:
     return True
 
 
-def _next_start(cursor: Any, state: State) -> datetime | None:
+def _next_chunk_start(cursor: Any, state: WorkState) -> datetime | None:
     """Where the next chunk begins: days without any reading are passed over."""
     if state.marked_until is None or (state.rolled_until is not None and state.rolled_until >= state.marked_until):
         return None
     start = state.rolled_until
     if start is not None and (start != day_of(start) or state.marked_until - start <= DAY):
         return start
-    cursor.execute(_FIRST, {"start": start or "-infinity", "stop": state.marked_until})
+    cursor.execute(_FIRST_READING, {"start": start or "-infinity", "stop": state.marked_until})
     (first,) = cursor.fetchone()
     if first is not None:
         return day_of(first) if start is None else max(start, day_of(first))
@@ -292,27 +294,27 @@ def _next_start(cursor: Any, state: State) -> datetime | None:
     return None
 
 
-def _redo_late() -> int:
+def _roll_up_late_hours() -> int:
     """Roll up marked hours again, a number of them; returns how many."""
-    with step() as (cursor, state):
-        cursor.execute(_LATE, [state.rolled_until, _MARKS])
+    with locked_step() as (cursor, state):
+        cursor.execute(_LATE_HOURS, [state.rolled_until, _LATE_HOURS_PER_STEP])
         hours_ = [hour for _, hour, _ in cursor.fetchall()]
     _ensure_partitions(hours_)
-    with step() as (cursor, state):
-        cursor.execute(_LATE, [state.rolled_until, _MARKS])
+    with locked_step() as (cursor, state):
+        cursor.execute(_LATE_HOURS, [state.rolled_until, _LATE_HOURS_PER_STEP])
         marks = [(device, hour.astimezone(UTC), mark) for device, hour, mark in cursor.fetchall()]
         if not marks:
             return 0
         # Hours whose readings were dropped keep the rollup that they have.
         kept = [m for m in marks if state.readings_from is None or m[1] >= state.readings_from]
-        _redo(cursor, state, kept)
+        _roll_up_again(cursor, state, kept)
         columns = [list(column) for column in zip(*marks, strict=True)]
         cursor.execute(_LOCK_MARKS, columns[:2])
         cursor.execute(_REMOVE_MARKS, columns)
         return len(marks)
 
 
-def _redo(cursor: Any, state: State, marks: list[tuple[int, datetime, int]]) -> None:
+def _roll_up_again(cursor: Any, state: WorkState, marks: list[tuple[int, datetime, int]]) -> None:
     pairs = [(device, hour) for device, hour, _ in marks]
     if not pairs or state.rolled_until is None:
         return
@@ -335,4 +337,4 @@ def _ensure_partitions(times: Collection[datetime]) -> None:
     for month in sorted({(time.year, time.month) for time in times}):
         if partitions.age_in_months(month, now) <= partitions.KEPT_MONTHS:
             django_connection.ensure_connection()
-            partitions.create(django_connection.connection, current_schema(), month, [partitions.HOURS])
+            partitions.create_partitions(django_connection.connection, current_schema(), month, [partitions.HOURS])

@@ -34,7 +34,7 @@ from .device_panels import in_words
 _TEMPLATE = "telemetry/admin/teach.html"
 
 
-class ExampleForm(forms.Form):
+class SampleMessageForm(forms.Form):
     """A message, pasted."""
 
     example = forms.CharField(
@@ -45,7 +45,7 @@ class ExampleForm(forms.Form):
     )
 
 
-class TaughtMetricForm(forms.ModelForm):
+class ProposedMetricForm(forms.ModelForm):
     """A metric that is proposed; what is not taken is not looked at."""
 
     taken = forms.BooleanField(label=_("Take it"), required=False, initial=True, widget=UnfoldBooleanSwitchWidget)
@@ -98,12 +98,12 @@ class TaughtMetricForm(forms.ModelForm):
 
 
 _MetricForms = forms.formset_factory(
-    TaughtMetricForm, extra=0, max_num=proposal.MOST_METRICS, absolute_max=proposal.MOST_METRICS
+    ProposedMetricForm, extra=0, max_num=proposal.MAX_METRICS, absolute_max=proposal.MAX_METRICS
 )
 
 
 @dataclass(slots=True)
-class _Taught:
+class _MappingPage:
     """The proposals with what they would give: the reading of each metric by its key, or why it is refused."""
 
     rows: Any
@@ -115,23 +115,23 @@ class _Taught:
 
 
 @hooks.metric_mapping_page.provider()
-def teach(request: HttpRequest, component_type: ComponentType) -> HttpResponse:
+def metric_mapping(request: HttpRequest, component_type: ComponentType) -> HttpResponse:
     """Nothing is changed until 'accept'; each step sends the example along."""
-    form = ExampleForm(request.POST or None)
+    form = SampleMessageForm(request.POST or None)
     taught = None
     if request.method == "POST" and form.is_valid():
         try:
-            message = proposal.example_of(form.cleaned_data["example"])
+            message = proposal.parse_message(form.cleaned_data["example"])
             if "metrics-TOTAL_FORMS" not in request.POST:
-                taught = _proposed(component_type, message)
+                taught = _proposed_page(component_type, message)
             else:
                 rows = _MetricForms(request.POST, prefix="metrics", form_kwargs=_form_options())
-                taught = _changed(component_type, message, rows)
+                taught = _changed_page(component_type, message, rows)
                 if "accept" in request.POST and not taught.errors:
-                    return _accept(request, component_type, _taken(rows))
+                    return _apply(request, component_type, _selected_metrics(rows))
         except ValidationError as error:
             form.add_error("example", error)
-    found = [] if taught else [_choice(example) for example in sample_messages.examples(component_type)]
+    found = [] if taught else [_choice(example) for example in sample_messages.sample_messages(component_type)]
     return render_page(
         tenant_admin.get_model_admin(ComponentType),
         request,
@@ -146,7 +146,7 @@ def teach(request: HttpRequest, component_type: ComponentType) -> HttpResponse:
     )
 
 
-def _choice(example: sample_messages.Example) -> dict[str, Any]:
+def _choice(example: sample_messages.SampleMessage) -> dict[str, Any]:
     text = json.dumps(example.message, ensure_ascii=False, indent=1)
     return {"example": example, "text": text, "values": _values(example.message)}
 
@@ -156,45 +156,47 @@ def _values(message: dict[str, Any]) -> str:
     return json.dumps({k: v for k, v in message.items() if k not in PROTOCOL_MEMBERS}, ensure_ascii=False)
 
 
-def _proposed(component_type: ComponentType, message: dict[str, Any]) -> _Taught:
-    metrics = proposal.propose(component_type, message)
+def _proposed_page(component_type: ComponentType, message: dict[str, Any]) -> _MappingPage:
+    metrics = proposal.propose_metrics(component_type, message)
     initial = [model_to_dict(metric) for metric in metrics]
     rows = _MetricForms(prefix="metrics", initial=initial, form_kwargs=_form_options())
     return _with_preview(component_type, message, metrics, rows)
 
 
-def _changed(component_type: ComponentType, message: dict[str, Any], rows: Any) -> _Taught:
+def _changed_page(component_type: ComponentType, message: dict[str, Any], rows: Any) -> _MappingPage:
     if not rows.management_form.is_valid():
         raise ValidationError(_("The form was not sent whole. Begin again."))
     taken = [form for form in rows.forms if form.is_taken]
     valid = [form.is_valid() for form in taken]  # of each, so that each shows its errors
     if not all(valid):
-        return _Taught(rows, _values(message), {}, [], errors=(_t("Mend what is marked."),))
-    return _with_preview(component_type, message, _taken(rows), rows)
+        return _MappingPage(rows, _values(message), {}, [], errors=(_t("Mend what is marked."),))
+    return _with_preview(component_type, message, _selected_metrics(rows), rows)
 
 
 def _form_options() -> dict[str, Any]:
     return {"units": [("", "–"), *((unit.pk, unit.symbol) for unit in Unit.objects.all())]}
 
 
-def _taken(rows: Any) -> list[Metric]:
+def _selected_metrics(rows: Any) -> list[Metric]:
     return [form.instance for form in rows.forms if form.is_taken]
 
 
-def _with_preview(component_type: ComponentType, message: dict[str, Any], metrics: list[Metric], rows: Any) -> _Taught:
+def _with_preview(
+    component_type: ComponentType, message: dict[str, Any], metrics: list[Metric], rows: Any
+) -> _MappingPage:
     try:
-        seen = proposal.preview(component_type, metrics, message)
+        seen = proposal.preview_mapping(component_type, metrics, message)
     except ValidationError as error:
-        return _Taught(rows, _values(message), {}, [], errors=tuple(error.messages))
+        return _MappingPage(rows, _values(message), {}, [], errors=tuple(error.messages))
     readings = {value.metric: f"{in_words(value.value)} {value.unit}".strip() for value in seen.readings}
     left = [f"{value.metric} = {in_words(value.value)}" for value in seen.unmapped]
     for form in rows.forms:
         form.reading = readings.get(str(form["key"].value()), "") if form.is_taken else ""
-    return _Taught(rows, _values(message), readings, left, refusal=seen.refusal.detail if seen.refusal else "")
+    return _MappingPage(rows, _values(message), readings, left, refusal=seen.refusal.detail if seen.refusal else "")
 
 
-def _accept(request: HttpRequest, component_type: ComponentType, metrics: list[Metric]) -> HttpResponse:
-    done = application.accept(component_type, metrics, acting_user=person(request))
+def _apply(request: HttpRequest, component_type: ComponentType, metrics: list[Metric]) -> HttpResponse:
+    done = application.apply_mapping(component_type, metrics, acting_user=person(request))
     adopted, apart = sum(one.series for one in done.adopted), sum(one.apart for one in done.adopted)
     text = _t("Metrics added: %(metrics)d. Series of the past that are theirs now: %(series)d.")
     messages.success(request, text % {"metrics": len(done.metrics), "series": adopted})

@@ -13,7 +13,7 @@ from devices import hooks
 from devices.admin import tenant_admin
 from devices.admin.base import TenantModelAdmin
 from telemetry.models import IngestTotals, LimitHit, Quarantined, Replay, RetentionSettings
-from telemetry.services.queries.totals_chart import PARTS, Bar, draw
+from telemetry.services.queries.totals_chart import SEGMENTS, DayBar, build_totals_chart
 from tenants.admin.base import ReadOnly
 from tenants.infrastructure.hooks import NavigationGroup
 
@@ -54,8 +54,8 @@ def chart_context() -> dict[str, Any]:
     """What the chart of the last days shows."""
     today = datetime.now(UTC).date()
     rows = IngestTotals.objects.filter(day__gt=today - timedelta(days=_DAYS), day__lte=today)
-    chart = draw(rows, today, _DAYS)
-    legend = [{"name": name, "label": _label(name), "value": getattr(chart.totals, name)} for name in PARTS]
+    chart = build_totals_chart(rows, today, _DAYS)
+    legend = [{"name": name, "label": _label(name), "value": getattr(chart.totals, name)} for name in SEGMENTS]
     return {
         "chart": chart,
         "chart_bars": [_bar(bar, number) for number, bar in enumerate(reversed(chart.bars))],
@@ -64,7 +64,7 @@ def chart_context() -> dict[str, Any]:
     }
 
 
-def _bar(bar: Bar, days_ago: int) -> dict[str, Any]:
+def _bar(bar: DayBar, days_ago: int) -> dict[str, Any]:
     return {
         "left": bar.left,
         "width": bar.width,
@@ -77,7 +77,7 @@ def _bar(bar: Bar, days_ago: int) -> dict[str, Any]:
 
 
 def _in_words(totals: IngestTotals) -> str:
-    parts = " + ".join(f"{_label(name)} {getattr(totals, name)}" for name in PARTS)
+    parts = " + ".join(f"{_label(name)} {getattr(totals, name)}" for name in SEGMENTS)
     return f"{_label('received')} {totals.received} = {parts}"
 
 

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from tenants.infrastructure.resumable_jobs import ResumableJob
 
 
-class RecordImport(ResumableJob):
+class LegacyImport(ResumableJob):
     """How much of an old server's record, one file, is imported, and what became of its rows.
 
     `position` is in bytes of the uncompressed file. The old server verified these messages; here they are stored as
@@ -30,16 +30,17 @@ class RecordImport(ResumableJob):
     finished_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        db_table = "telemetry_recordimport"
         ordering: ClassVar = ["-id"]
         constraints: ClassVar = [
-            # Nothing that was read is lost; `refused` is counted by the code.
+            # No line that was read is lost; the code counts `refused`.
             models.CheckConstraint(
                 condition=models.Q(read__gte=models.F("stored") + models.F("duplicates") + models.F("unreadable")),
                 name="import_reads_what_it_stores",
             ),
         ]
-        verbose_name = _("import of an old record")
-        verbose_name_plural = _("imports of old records")
+        verbose_name = _("legacy import")
+        verbose_name_plural = _("legacy imports")
 
     def __str__(self) -> str:
         return self.file

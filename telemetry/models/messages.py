@@ -1,4 +1,4 @@
-"""The messages as received, the readings in them, and what was refused.
+"""Messages as received, their series and readings, and the totals of a day.
 
 Messages and readings are partitioned by month of their device time (see `telemetry.services.rollups.partitions`) and
 are written with plain SQL by `telemetry.services.storage`; the models are for reading them.
@@ -20,7 +20,7 @@ class Int8MultiRangeField(models.Field):
 
 
 class Message(models.Model):
-    """A message as it was received: the permanent record. One row however often it came."""
+    """A message as it was received: the permanent record. A repeated message has one row."""
 
     pk = models.CompositePrimaryKey("device", "time", "fingerprint")
     # No database constraint: checking it would cost every message, and devices with messages are not deleted.
@@ -28,12 +28,12 @@ class Message(models.Model):
         Device, on_delete=models.PROTECT, related_name="messages", db_constraint=False, db_index=False
     )
     time = models.DateTimeField(_("device time"))
-    # The first 16 bytes of SHA-256 over topic, NUL and what was signed: the same message has the same one.
+    # The first 16 bytes of SHA-256 over topic, NUL and the signed bytes: equal messages have equal fingerprints.
     fingerprint = models.UUIDField()
     received_at = models.DateTimeField(_("received"))
     topic = models.TextField(_("topic"))
     payload = models.BinaryField(_("payload"))
-    # 0: not verified here: a will, which cannot be signed in advance, or what an old server had recorded.
+    # 0: not verified here: a will, which cannot be signed in advance, or a message of a legacy import.
     signature = models.PositiveSmallIntegerField(_("signature version"))
     key_version = models.PositiveIntegerField(_("key"))
     late = models.BooleanField(_("late"))
@@ -48,12 +48,12 @@ class Message(models.Model):
 
     @property
     def is_imported(self) -> bool:
-        """Whether it is from an old server's record: its signature was not verified again."""
+        """Return whether the message is from a legacy import; its signature was not verified again."""
         return self.signature == 0 and not self.topic.startswith("device/lwt/")
 
 
 class Series(models.Model):
-    """One metric of one component in one unit. The names and the unit are those of when it was measured."""
+    """One metric of one component in one unit, with the names and the unit at the time of measurement."""
 
     device = models.ForeignKey(Device, on_delete=models.PROTECT, related_name="series", verbose_name=_("device"))
     component = models.CharField(_("component"), max_length=63)
@@ -77,8 +77,8 @@ class Series(models.Model):
 class Reading(models.Model):
     """One value of a series at a time. Numbers and booleans (0 or 1) in `value`, text in `text`.
 
-    Two different values of one instant are both kept, so (series, time) is no key of the table: the unique
-    indexes are over the value as well. Never save or delete single objects.
+    Two different values of one instant are both stored, so (series, time) is not unique: the unique indexes
+    include the value. Never save or delete single objects.
     """
 
     pk = models.CompositePrimaryKey("series", "time")
@@ -87,7 +87,7 @@ class Reading(models.Model):
     )
     time = models.DateTimeField(_("time"))
     value = models.FloatField(_("value"), null=True)
-    text = models.TextField(_("text"), null=True)  # noqa: DJ001 (null says that the value is not a text)
+    text = models.TextField(_("text"), null=True)  # noqa: DJ001 (null: the value is not a text)
 
     class Meta:
         ordering: ClassVar = ["-time"]
@@ -99,7 +99,7 @@ class Reading(models.Model):
 
 
 class DeviceSequence(models.Model):
-    """Which message counters of a device's boot were seen: what is replayed, and what is missing."""
+    """The sequence numbers seen in a boot of a device; they tell replayed and missing messages."""
 
     pk = models.CompositePrimaryKey("device", "boot")
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="sequences", db_index=False)
@@ -114,69 +114,8 @@ class DeviceSequence(models.Model):
         return f"{self.device_id} boot {self.boot}"
 
 
-class Reason(models.TextChoices):
-    """Why a message is quarantined."""
-
-    MALFORMED = "malformed", _("malformed")
-    TOO_LARGE = "too_large", _("too large")
-    KEY_UNAVAILABLE = "key_unavailable", _("key unavailable (parked)")
-    UNKNOWN_DEVICE = "unknown_device", _("unknown device")
-    INACTIVE_DEVICE = "inactive_device", _("inactive device")
-    WRONG_TENANT = "wrong_tenant", _("wrong tenant")
-    BAD_SIGNATURE = "bad_signature", _("bad signature")
-    DOWNGRADED_SIGNATURE = "downgraded_signature", _("downgraded signature")
-    FUTURE_TIMESTAMP = "future_timestamp", _("timestamp in the future")
-    REPLAYED = "replayed", _("replayed")
-    CPU_SERIAL_MISMATCH = "cpu_serial_mismatch", _("CPU serial mismatch")
-    HARDWARE_VERSION_MISMATCH = "hardware_version_mismatch", _("hardware version mismatch")
-    UNKNOWN_COMPONENT = "unknown_component", _("unknown component")
-    COMPONENT_NOT_ATTACHED = "component_not_attached", _("component not attached")
-    COMPONENT_NOT_ALLOWED = "component_not_allowed", _("component not allowed")
-    WRONG_TYPE = "wrong_type", _("wrong type")
-    OUT_OF_RANGE = "out_of_range", _("out of range")
-    UNIT_MISMATCH = "unit_mismatch", _("unit mismatch")
-    QUOTA_EXCEEDED = "quota_exceeded", _("quota exceeded")
-
-
-class Quarantined(models.Model):
-    """A message that was refused, as it was sent, with the reason. The same one again is counted."""
-
-    Reason = Reason
-
-    # Over reason, topic and payload.
-    fingerprint = models.UUIDField(_("fingerprint"), unique=True, editable=False)
-    reason = models.CharField(_("reason"), max_length=30, choices=Reason.choices)
-    detail = models.TextField(_("in words"))
-    topic = models.TextField(_("topic"))
-    payload = models.BinaryField(_("payload"))
-    device = models.ForeignKey(
-        Device,
-        on_delete=models.SET_NULL,
-        null=True,
-        blank=True,
-        related_name="quarantined",
-        verbose_name=_("device"),
-    )
-    first_received_at = models.DateTimeField(_("first received"))
-    last_received_at = models.DateTimeField(_("last received"))
-    times = models.BigIntegerField(_("times"), default=1)
-
-    class Meta:
-        ordering: ClassVar = ["-last_received_at", "-id"]
-        indexes: ClassVar = [
-            # The list, newest first, and the same filtered by reason.
-            models.Index(fields=["-last_received_at", "-id"], name="quarantine_newest"),
-            models.Index(fields=["reason", "-last_received_at", "-id"], name="quarantine_by_reason"),
-        ]
-        verbose_name = _("quarantined message")
-        verbose_name_plural = _("quarantine")
-
-    def __str__(self) -> str:
-        return f"{self.get_reason_display()}: {self.topic[:80]}"
-
-
 class IngestTotals(models.Model):
-    """What became of the messages of a day: received = stored + duplicates + quarantined + rate limited."""
+    """The results of a day's messages: received = stored + duplicates + quarantined + rate limited."""
 
     day = models.DateField(_("day"), primary_key=True)
     received = models.BigIntegerField(_("received"), default=0)
@@ -184,14 +123,14 @@ class IngestTotals(models.Model):
     duplicates = models.BigIntegerField(_("duplicates"), default=0)
     quarantined = models.BigIntegerField(_("quarantined"), default=0)
     rate_limited = models.BigIntegerField(_("rate limited"), default=0)
-    # Those that left the quarantine to be judged again, and were received anew then. Counters that only grow are
-    # made with it: what was ever received is received + replayed, what was ever quarantined likewise.
+    # Messages that left the quarantine for a replay, and were then received again. The monotonic counters add it:
+    # messages ever received are received + replayed; messages ever quarantined are quarantined + replayed.
     replayed = models.BigIntegerField(_("replayed"), default=0, db_default=0)
 
     class Meta:
         ordering: ClassVar = ["-day"]
         constraints: ClassVar = [
-            # The law of conservation: nothing is received without becoming something.
+            # Conservation: each received message has exactly one result.
             models.CheckConstraint(
                 condition=models.Q(
                     received=models.F("stored")
