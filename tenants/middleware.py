@@ -25,7 +25,7 @@ _PROBES = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
 _CODES = {404: "not_found", 503: "unavailable"}
 _REFUSALS = {
     404: _("There is no tenant %(slug)r here."),
-    503: _("The tenant %(slug)r is not in service at the moment."),
+    503: _("The tenant %(slug)r is unavailable at the moment."),
 }
 
 

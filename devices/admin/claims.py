@@ -55,7 +55,7 @@ class ClaimActions(DeviceActions):
     def has_claim_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return may(request, Role.OPERATOR)
 
-    @action(description=_("Claim a board"), icon="qr_code", permissions=["claim"])
+    @action(description=_("Claim a device"), icon="qr_code", permissions=["claim"])
     def claim(self, request: HttpRequest) -> HttpResponse:
         form = ClaimForm(request.POST or None)
         if form.is_valid():
@@ -66,7 +66,7 @@ class ClaimActions(DeviceActions):
             self,
             request,
             form,
-            title=_("Claim a board"),
+            title=_("Claim a device"),
             lead=_(
                 "The label of a preregistered device shows both values. The device fetches its credentials by itself."
             ),
@@ -130,7 +130,7 @@ class ClaimActions(DeviceActions):
         return redirect(page_of(device.pk))
 
     @action(
-        description=_("Release the board"),
+        description=_("Release the device"),
         icon="undo",
         permissions=["change"],
         variant=ActionVariant.DANGER,
@@ -142,7 +142,7 @@ class ClaimActions(DeviceActions):
             return self._ask(
                 request,
                 device,
-                title=_t("Release the board of %(device)s") % {"device": device},
+                title=_t("Release %(device)s") % {"device": device},
                 lead=_(
                     "After that, anyone with its label can claim it. The device is removed; a device with "
                     "readings stays, deactivated and without a key."
@@ -153,7 +153,7 @@ class ClaimActions(DeviceActions):
         name, pk = str(device), device.pk
         with errors_as_messages(request):
             claims.release(device, acting_user=person(request))
-            messages.success(request, _t("The board of %(device)s has been released.") % {"device": name})
+            messages.success(request, _t("%(device)s has been released.") % {"device": name})
         stays = Device.objects.filter(pk=pk).exists()
         return redirect(page_of(pk) if stays else reverse("admin:devices_device_changelist"))
 

@@ -22,35 +22,40 @@ class EnrollmentForm(forms.Form):
     hardware_model = forms.CharField(
         label=_("Hardware model"),
         max_length=121,
-        help_text=_("Name and version, for example GreenBox 1.2. The tenant that claims it gets the model."),
+        help_text=_(
+            "Name and version, for example GreenBox 1.2. The model is added to the tenant that claims the device."
+        ),
         widget=UnfoldAdminTextInputWidget,
     )
     cpu_serial = forms.CharField(
         label=_("CPU serial"),
         max_length=64,
         required=False,
-        help_text=_("Where given, every message must carry it."),
+        help_text=_("If set, every message must contain it."),
         widget=UnfoldAdminTextInputWidget,
     )
     name = forms.CharField(
         label=_("Name"),
         max_length=120,
         required=False,
-        help_text=_("Empty: the serial number."),
+        help_text=_("If empty, the serial number."),
         widget=UnfoldAdminTextInputWidget,
     )
     components = forms.CharField(
         label=_("Components"),
         max_length=1000,
         required=False,
-        help_text=_("For example dht22;dht22-2:dht22;pump: each a key, and its type where that is another word."),
+        help_text=_(
+            "For example dht22;dht22-2:dht22;pump: each is a key, followed by :type where the type differs"
+            " from the key."
+        ),
         widget=UnfoldAdminTextInputWidget,
     )
 
     def clean_serial(self) -> str:
         serial = clean_serial(self.cleaned_data["serial"])
         if PreregisteredDevice.objects.filter(serial=serial).exists():
-            raise ValidationError(_t("This board is preregistered already."))
+            raise ValidationError(_t("A device with this serial number is already preregistered."))
         return serial
 
     def clean_hardware_model(self) -> str:
@@ -72,7 +77,7 @@ class EnrollmentTableForm(forms.Form):
 
     file = forms.FileField(
         label=_("File"),
-        help_text=_("CSV (UTF-8 or CP949) or XLSX. You see first what would become of each row."),
+        help_text=_("CSV (UTF-8 or CP949) or XLSX. A preview shows the result of each row first."),
         widget=UnfoldAdminFileFieldWidget,
     )
 

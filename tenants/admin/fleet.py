@@ -62,7 +62,7 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
         return request.user.has_perm("tenants.add_tenant")
 
     @action(
-        description=_("Give to their tenants"), icon="replay", permissions=["replay"], variant=ActionVariant.PRIMARY
+        description=_("Replay to their tenants"), icon="replay", permissions=["replay"], variant=ActionVariant.PRIMARY
     )
     def replay(self, request: HttpRequest) -> HttpResponse:
         """Those whose device is registered by now, by a worker."""
@@ -72,16 +72,16 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
                 self,
                 request,
                 None,
-                title=_("Give messages to their tenants"),
+                title=_("Replay unrouted messages to their tenants"),
                 lead=_(
-                    "Messages whose device is registered by now go through the pipeline and leave this list: they are"
-                    " stored with the device's tenant, or are in its quarantine with the reason."
+                    "Messages whose device has been registered since then are processed again and removed from this"
+                    " list: they are stored in the tenant of the device, or in its quarantine with the reason."
                 ),
-                submit=_("Give to their tenants"),
+                submit=_("Replay to their tenants"),
                 back=back,
             )
         hooks.unrouted_replay.first()()
-        messages.success(request, _t("A worker does it: Background work says what came of it."))
+        messages.success(request, _t("A worker replays the messages. The result is shown under Background work."))
         return redirect(back)
 
     @display(description=_("payload"))

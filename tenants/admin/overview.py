@@ -72,7 +72,7 @@ def _attention() -> list[dict[str, Any]]:
     unrouted = UnroutedMessage.objects.filter(last_received_at__gte=yesterday).count()
     failed, waiting = Failure.objects.count(), OrmQ.objects.count()
     return [
-        _card(_("messages of no tenant, last 24 hours"), unrouted, "tenants_unroutedmessage", warn=bool(unrouted)),
+        _card(_("unrouted messages, last 24 hours"), unrouted, "tenants_unroutedmessage", warn=bool(unrouted)),
         _card(_("failed background tasks"), failed, "django_q_failure", warn=bool(failed)),
         _card(_("waiting background tasks"), waiting, "django_q_ormq"),
     ]

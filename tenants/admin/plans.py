@@ -16,12 +16,12 @@ from tenants.services import limits
 from .site import console
 
 _VALUES = [
-    (_("Of what is sent now"), [("tenant_rate", "tenant_burst"), ("device_rate", "device_burst"), "daily_quota"]),
+    (_("Live messages"), [("tenant_rate", "tenant_burst"), ("device_rate", "device_burst"), "daily_quota"]),
     (
-        _("Of what is late"),
+        _("Late messages"),
         [("tenant_backfill_rate", "tenant_backfill_burst"), ("device_backfill_rate", "device_backfill_burst")],
     ),
-    (_("Of each message"), ["max_payload"]),
+    (_("Each message"), ["max_payload"]),
 ]
 _FIELDSETS = [(title, {"fields": fields}) for title, fields in _VALUES]
 

@@ -88,7 +88,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
         # Only the changed columns, and only while it is unclaimed.
         values = {name: form.cleaned_data[name] for name in form.changed_data}
         if values and not PreregisteredDevice.objects.filter(pk=obj.pk, tenant=None).update(**values):
-            messages.warning(request, _t("Nothing was done: the board was claimed meanwhile."))
+            messages.warning(request, _t("The device was not changed, because it has been claimed in the meantime."))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
         # One that was claimed since the confirmation page was shown is kept.
@@ -104,7 +104,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
     @display(description=_("state"), ordering="claimed_at")
     def state(self, device: PreregisteredDevice) -> SafeString:
         if device.repeated_requests:
-            return coloured(_("asked for again"), "danger")
+            return coloured(_("repeated requests"), "danger")
         if device.fetched_at is not None:
             return coloured(_("fetched"), "success")
         return coloured(_("claimed"), "info") if device.tenant_id else coloured(_("free"), "neutral")
@@ -132,8 +132,8 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
             self,
             request,
             form,
-            title=_("Preregister a board"),
-            lead=_("Whoever has its label can claim it. Its codes are shown once, on the next page."),
+            title=_("Preregister a device"),
+            lead=_("Anyone with its label can claim it. Its codes are shown once, on the next page."),
             submit=_("Preregister"),
             back=_list_url(),
         )
@@ -158,8 +158,8 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
             request,
             form,
             template="tenants/enrollment_upload.html",
-            title=_("Preregister boards"),
-            submit=_("Look through"),
+            title=_("Preregister devices"),
+            submit=_("Preview"),
             back=_list_url(),
             columns=_columns(),
         )
@@ -179,7 +179,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
             self,
             request,
             "tenants/enrollment_preview.html",
-            title=_("Preregister boards"),
+            title=_("Preregister devices"),
             counts=[
                 {"label": _OUTCOMES[name][0], "number": number, "colour": _OUTCOMES[name][1] if number else "neutral"}
                 for name, number in numbers.items()
@@ -193,7 +193,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
         )
 
     def _nothing_new(self, request: HttpRequest) -> HttpResponse:
-        messages.warning(request, _t("Nothing is new: all of these boards were preregistered before."))
+        messages.warning(request, _t("The table contains no new device: all of them are already preregistered."))
         return redirect(_list_url())
 
     # --- codes and releases -------------------------------------------------------------------------------
@@ -206,8 +206,8 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
                 self,
                 request,
                 None,
-                title=_t("New codes for %(board)s") % {"board": device},
-                lead=_("Its label and its card must be made anew: what stands on them is no good from now on."),
+                title=_t("New codes for %(device)s") % {"device": device},
+                lead=_("The codes on its label and its memory card become invalid: make both again."),
                 submit=_("Issue codes"),
                 danger=True,
                 back=_page_of(device),
@@ -215,7 +215,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
             )
         return self._issue(request, [device], _page_of(device))
 
-    @admin.action(description=_("New codes for the selected boards"), permissions=["change"])
+    @admin.action(description=_("New codes for the selected devices"), permissions=["change"])
     def new_codes_of(self, request: HttpRequest, queryset: QuerySet[PreregisteredDevice]) -> HttpResponse:
         """Issue new codes for devices whose codes were lost before they were printed."""
         return self._issue(request, list(queryset[: settings.IMPORT_MAX_ROWS]), _list_url())
@@ -238,10 +238,10 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
                 self,
                 request,
                 None,
-                title=_t("Release %(board)s") % {"board": device},
+                title=_t("Release %(device)s") % {"device": device},
                 lead=_(
-                    "The tenant loses the device: it is removed, or, where it has readings, switched off and left"
-                    " without a key. Whoever has the label can claim the board then."
+                    "The device is removed from its tenant; a device with readings stays there, deactivated and"
+                    " without a key. After that, anyone with the label can claim it."
                 ),
                 submit=_("Release"),
                 danger=True,
@@ -253,7 +253,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
             with schema_context(device.tenant.schema_name):
                 hooks.device_release.first()(str(device.device_uuid), person.pk, person.get_username())
             self.log_change(request, device, "Released.")
-            messages.success(request, _t("%(board)s is released.") % {"board": device})
+            messages.success(request, _t("%(device)s has been released.") % {"device": device})
         return redirect(_page_of(device))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
@@ -303,7 +303,7 @@ def _kept_rows(request: HttpRequest) -> list[TableRow]:
     try:
         content = base64.b64decode(request.POST["kept"], validate=True)
     except (ValueError, binascii.Error) as error:
-        raise ValidationError(_t("The file cannot be read: upload it again.")) from error
+        raise ValidationError(_t("The file cannot be read. Upload it again.")) from error
     return enrollment.read_rows(content)
 
 
@@ -319,10 +319,10 @@ def _person(request: HttpRequest) -> User:
 
 def _columns() -> list[tuple[str, Any]]:
     return [
-        ("serial", _("needed, and on the label")),
-        ("hardware_model", _("needed: name and version, for example GreenBox 1.2")),
-        ("cpu_serial", _("where given, every message must carry it")),
-        ("name", _("of the device; else the serial number")),
+        ("serial", _("required; it is on the label")),
+        ("hardware_model", _("required: name and version, for example GreenBox 1.2")),
+        ("cpu_serial", _("if set, every message must contain it")),
+        ("name", _("of the device; if empty, the serial number")),
         ("components", _("for example dht22;dht22-2:dht22;pump")),
     ]
 

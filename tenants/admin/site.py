@@ -25,7 +25,7 @@ class ConsoleAuthenticationForm(AuthenticationForm):
         BaseAuthenticationForm.confirm_login_allowed(self, user)
         if not is_staff(user):
             raise ValidationError(
-                _("This account is not one of the platform's staff. Sign in on the first page instead."),
+                _("This account does not belong to the platform's staff. Sign in on the first page instead."),
                 code="not_staff",
             )
 

@@ -12,7 +12,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from tenants.models import Domain, Tenant, User, validate_slug
 
 _HOST = re.compile(r"^(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*$")
-validate_host = RegexValidator(_HOST, _("Give a host name alone, for example greenhouse.example.com."))
+validate_host = RegexValidator(_HOST, _("Enter only a host name, for example greenhouse.example.com."))
 
 
 def clean_host(value: str) -> str:
@@ -64,7 +64,7 @@ class CreateTenantForm(OwnerAndHostForm):
         label=_("Slug"),
         max_length=48,
         validators=[validate_slug],
-        help_text=_("Stands in addresses and topics, and is never changed. For example demo."),
+        help_text=_("Used in addresses and topics; it cannot be changed later. For example demo."),
         widget=UnfoldAdminTextInputWidget,
     )
     name = forms.CharField(label=_("Name"), max_length=120, widget=UnfoldAdminTextInputWidget)
@@ -73,7 +73,7 @@ class CreateTenantForm(OwnerAndHostForm):
     def clean_slug(self) -> str:
         slug = str(self.cleaned_data["slug"])
         if Tenant.objects.filter(slug=slug).exists():
-            raise ValidationError(_("There is a tenant with this slug already."))
+            raise ValidationError(_("A tenant with this slug already exists."))
         return slug
 
     def slug_of_tenant(self) -> str:

@@ -131,7 +131,7 @@ class TenantAdmin(ModelAdmin):
             request,
             form,
             title=_("Add a tenant"),
-            lead=_("Makes a schema of its own with all tables in it. This takes a few seconds."),
+            lead=_("Creates a schema with all tables for the tenant. This takes a few seconds."),
             submit=_("Create"),
             back=self._list_url(),
         )
@@ -154,11 +154,11 @@ class TenantAdmin(ModelAdmin):
         self, request: HttpRequest, form: OwnerAndHostForm, slug: str, error: Exception
     ) -> HttpResponse | None:
         tenant = Tenant.objects.filter(slug=slug).first()
-        text = _t("The tenant could not be made: %(error)s") % {"error": f"{error}"[:300]}
+        text = _t("The tenant could not be created: %(error)s") % {"error": f"{error}"[:300]}
         if tenant is None:
             form.add_error(None, text)
             return None
-        messages.error(request, text + " " + _t("It is half-made: try again, or discard it."))
+        messages.error(request, text + " " + _t("Its creation is incomplete: try again, or discard it."))
         return redirect(self._page_url(tenant))
 
     # --- actions on one -----------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class TenantAdmin(ModelAdmin):
             tenant,
             form,
             title=_("Suspend %(tenant)s"),
-            lead=_("Its addresses are closed, and what its devices send is quarantined, until it is resumed."),
+            lead=_("Until it is resumed, its addresses are closed and messages of its devices are quarantined."),
             submit=_("Suspend"),
             danger=True,
         )
@@ -206,8 +206,8 @@ class TenantAdmin(ModelAdmin):
             request,
             tenant,
             form,
-            title=_("Try again to make %(tenant)s"),
-            lead=_("Goes on where the creation stopped."),
+            title=_("Retry the creation of %(tenant)s"),
+            lead=_("Continues the creation at the step where it stopped."),
             submit=_("Try again"),
         )
 
@@ -221,7 +221,7 @@ class TenantAdmin(ModelAdmin):
             tenant,
             None,
             title=_("Discard %(tenant)s"),
-            lead=_("Removes the half-made tenant with what there is of its schema. It never held any data."),
+            lead=_("Removes the incomplete tenant and its schema. It contains no data."),
             submit=_("Discard"),
             danger=True,
         )
@@ -248,7 +248,7 @@ class TenantAdmin(ModelAdmin):
             self.log_change(request, tenant, log)
             messages.success(request, text)
         else:
-            messages.warning(request, _t("Nothing was done: the tenant's state had changed already."))
+            messages.warning(request, _t("The state was not changed, because it had already changed in the meantime."))
         return redirect(self._page_url(tenant))
 
     def _ask(

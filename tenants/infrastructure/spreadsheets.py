@@ -110,20 +110,20 @@ def _rows(lines: Iterator[tuple[int, list[str]]], known: Sequence[str], needed: 
             continue
         if any(line[len(columns) :]):
             raise ValidationError(
-                _("Row %(row)d has more cells than the heading has columns (%(count)d).")
+                _("Row %(row)d must not have more cells than the heading row (%(count)d).")
                 % {"row": number, "count": len(columns)}
             )
         rows.append(TableRow(number, dict(zip(columns, map(_meant, line), strict=False))))
         _check_count(len(rows))
     if not rows:
-        raise ValidationError(_("The file has a heading, and no rows below it."))
+        raise ValidationError(_("The file has a heading row and no other rows."))
     return rows
 
 
 def _check_count(count: int) -> None:
     if count > settings.IMPORT_MAX_ROWS:
         raise ValidationError(
-            _("More than %(most)d rows are not taken at a time: split the file.") % {"most": settings.IMPORT_MAX_ROWS}
+            _("The file must not have more than %(most)d rows. Split it.") % {"most": settings.IMPORT_MAX_ROWS}
         )
 
 
@@ -131,16 +131,16 @@ def _check_columns(columns: Sequence[str], known: Sequence[str], needed: Sequenc
     values = {"known": ", ".join(known)}
     if missing := [name for name in needed if name not in columns]:
         raise ValidationError(
-            _("There is no column %(missing)s. The first row names the columns; known are: %(known)s.")
+            _("The column %(missing)s is missing. The first row must name the columns. Valid columns: %(known)s.")
             % {**values, "missing": ", ".join(missing)}
         )
     if unknown := [name or "(empty)" for name in columns if name not in known]:
         raise ValidationError(
-            _("Nothing is known of the column %(unknown)s. Known are: %(known)s.")
+            _("%(unknown)s is not a valid column. Valid columns: %(known)s.")
             % {**values, "unknown": ", ".join(unknown[:5])}
         )
     if twice := sorted({name for name in columns if list(columns).count(name) > 1}):
-        raise ValidationError(_("The column %(twice)s is there more than once.") % {"twice": ", ".join(twice)})
+        raise ValidationError(_("The column %(twice)s must not occur more than once.") % {"twice": ", ".join(twice)})
 
 
 def _text(value: Any) -> str:
@@ -153,7 +153,9 @@ def _text(value: Any) -> str:
         value = int(value)
     text = (value.isoformat() if isinstance(value, date | datetime) else str(value)).strip()
     if len(text) > _MOST_CELL or "\0" in text:
-        raise ValidationError(_("A cell holds more than %(most)d characters, or a NUL.") % {"most": _MOST_CELL})
+        raise ValidationError(
+            _("A cell must not have more than %(most)d characters, and no NUL character.") % {"most": _MOST_CELL}
+        )
     return text
 
 
@@ -172,7 +174,7 @@ def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, [_text(cell) for cell in line]
     except csv.Error as error:
         raise ValidationError(
-            _("Row %(row)d is no CSV: %(error)s") % {"row": reader.line_num, "error": error}
+            _("Row %(row)d is not valid CSV: %(error)s") % {"row": reader.line_num, "error": error}
         ) from error
 
 
@@ -184,7 +186,7 @@ def _decode(content: bytes) -> str:
             return content.decode(encoding)
         except UnicodeDecodeError:
             continue
-    raise ValidationError(_("The file is neither UTF-8 nor CP949 (EUC-KR) text: save it as “CSV UTF-8”, or as XLSX."))
+    raise ValidationError(_("The file must be UTF-8 or CP949 (EUC-KR) text. Save it as “CSV UTF-8” or as XLSX."))
 
 
 # --- XLSX -----------------------------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ def _xlsx_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
     except ValidationError:
         raise
     except (InvalidFileException, zipfile.BadZipFile, KeyError, IndexError, ValueError, OSError, SyntaxError) as error:
-        raise ValidationError(_("The file cannot be read as XLSX: save it again, or as CSV.")) from error
+        raise ValidationError(_("The file is not a valid XLSX file. Save it again, or save it as CSV.")) from error
 
 
 def _refuse_bomb(content: bytes) -> None:
@@ -213,12 +215,10 @@ def _refuse_bomb(content: bytes) -> None:
     try:
         members = zipfile.ZipFile(io.BytesIO(content)).infolist()
     except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise ValidationError(_("The file cannot be read as XLSX: save it again, or as CSV.")) from error
+        raise ValidationError(_("The file is not a valid XLSX file. Save it again, or save it as CSV.")) from error
     if len(members) > 1000 or sum(member.file_size for member in members) > most:
-        raise ValidationError(
-            _("Unpacked, the file would be larger than %(most)d bytes: it is not read.") % {"most": most}
-        )
+        raise ValidationError(_("The unpacked file must not be larger than %(most)d bytes.") % {"most": most})
 
 
 def _too_wide() -> str:
-    return _("The file has more than %(most)d columns.") % {"most": _MOST_COLUMNS}
+    return _("The file must not have more than %(most)d columns.") % {"most": _MOST_COLUMNS}

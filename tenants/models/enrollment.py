@@ -19,14 +19,17 @@ class PreregisteredDevice(models.Model):
     hardware_name = models.CharField(_("hardware model"), max_length=80)
     hardware_version = models.CharField(_("hardware version"), max_length=40)
     cpu_serial = models.CharField(
-        _("CPU serial"), max_length=64, blank=True, help_text=_("Where given, every message must carry it.")
+        _("CPU serial"), max_length=64, blank=True, help_text=_("If set, every message must contain it.")
     )
-    name = models.CharField(_("name"), max_length=120, blank=True, help_text=_("Empty: the serial number."))
+    name = models.CharField(_("name"), max_length=120, blank=True, help_text=_("If empty, the serial number."))
     components = models.CharField(
         _("components"),
         max_length=1000,
         blank=True,
-        help_text=_("For example dht22;dht22-2:dht22;pump: each a key, and its type where that is another word."),
+        help_text=_(
+            "For example dht22;dht22-2:dht22;pump: each is a key, followed by :type where the type differs"
+            " from the key."
+        ),
     )
     claim_digest = models.CharField(max_length=64, editable=False)
     fetch_digest = models.CharField(max_length=64, unique=True, editable=False)  # identifies a device that fetches
@@ -52,10 +55,10 @@ class PreregisteredDevice(models.Model):
     # Hash of the attempt that fetched them: only a request of the same attempt receives them again.
     attempt_digest = models.CharField(max_length=64, blank=True, editable=False)
     repeated_requests = models.PositiveIntegerField(
-        _("asked for again"), default=0, editable=False, db_column="asked_again"
+        _("repeated requests"), default=0, editable=False, db_column="asked_again"
     )
     repeated_request_at = models.DateTimeField(
-        _("last asked for again"), null=True, editable=False, db_column="asked_again_at"
+        _("last repeated request"), null=True, editable=False, db_column="asked_again_at"
     )
     repeated_request_from = models.CharField(
         _("from"), max_length=45, blank=True, editable=False, db_column="asked_again_from"
@@ -71,8 +74,8 @@ class PreregisteredDevice(models.Model):
                 name="claimed_board_is_a_device",
             ),
         ]
-        verbose_name = _("preregistered board")
-        verbose_name_plural = _("preregistered boards")
+        verbose_name = _("preregistered device")
+        verbose_name_plural = _("preregistered devices")
 
     def __str__(self) -> str:
         return self.serial

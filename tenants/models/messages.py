@@ -20,8 +20,8 @@ class UnroutedMessage(models.Model):
 
     class Meta:
         ordering: ClassVar = ["-last_received_at"]
-        verbose_name = _("message of no tenant")
-        verbose_name_plural = _("messages of no tenant")
+        verbose_name = _("unrouted message")
+        verbose_name_plural = _("unrouted messages")
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.topic[:80]}"
@@ -42,8 +42,8 @@ class OverflowMessage(models.Model):
         db_table = "tenants_waitingmessage"
         ordering: ClassVar = ["id"]
         indexes: ClassVar = [models.Index(fields=["schema_name", "id"], name="waiting_message_order")]
-        verbose_name = _("message that waits for its tenant")
-        verbose_name_plural = _("messages that wait for their tenant")
+        verbose_name = _("overflow message of a locked tenant")
+        verbose_name_plural = _("overflow messages of locked tenants")
 
     def __str__(self) -> str:
         return f"{self.schema_name}: {self.topic[:80]}"
@@ -69,8 +69,8 @@ class SuppressedUnroutedMessages(models.Model):
             # The listener's upsert.
             models.UniqueConstraint(fields=["day", "reason", "source"], name="unrouted_flood_once"),
         ]
-        verbose_name = _("messages of no tenant that were counted")
-        verbose_name_plural = _("messages of no tenant that were counted")
+        verbose_name = _("suppressed unrouted messages")
+        verbose_name_plural = _("suppressed unrouted messages")
 
     def __str__(self) -> str:
         return f"{self.day} {self.reason}: {self.times}"

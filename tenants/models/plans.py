@@ -9,12 +9,12 @@ from django.utils.translation import gettext_lazy as _
 
 
 def _rate(name: Any) -> models.FloatField:
-    words = _("Messages a second. Empty: the plan's, else the platform's; 0: no limit.")
+    words = _("Messages per second. Empty: the value of the plan, or else of the platform. 0: no limit.")
     return models.FloatField(name, null=True, blank=True, validators=[MinValueValidator(0)], help_text=words)
 
 
 def _burst(name: Any) -> models.PositiveIntegerField:
-    words = _("Messages at once, after a silence. Empty: what the rate gives in ten seconds.")
+    words = _("Messages at once after a pause. Empty: the rate times ten seconds.")
     return models.PositiveIntegerField(name, null=True, blank=True, validators=[MinValueValidator(1)], help_text=words)
 
 
@@ -33,13 +33,16 @@ class LimitValues(models.Model):
         _("daily quota"),
         null=True,
         blank=True,
-        help_text=_("Messages a day (UTC), without late ones. Empty: the plan's, else the platform's; 0: no limit."),
+        help_text=_(
+            "Messages per day (UTC), without late ones. Empty: the value of the plan, or else of the"
+            " platform. 0: no limit."
+        ),
     )
     max_payload = models.PositiveIntegerField(
         _("largest message"),
         null=True,
         blank=True,
-        help_text=_("Bytes. Empty: the plan's; 0: the platform's own limit, which holds in any case."),
+        help_text=_("Bytes. Empty: the value of the plan. 0: the limit of the platform, which always applies."),
     )
 
     class Meta:

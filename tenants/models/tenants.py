@@ -12,7 +12,10 @@ from django_tenants.models import DomainMixin, TenantMixin
 SLUG_PATTERN = r"^[a-z](?:[a-z0-9-]{0,46}[a-z0-9])?$"
 validate_slug = RegexValidator(
     SLUG_PATTERN,
-    _("Use 1 to 48 lower-case letters, digits and hyphens, beginning with a letter and not ending with a hyphen."),
+    _(
+        "Use 1 to 48 lower-case letters, digits and hyphens. The first character must be a letter, and"
+        " the last must not be a hyphen."
+    ),
 )
 
 
@@ -32,7 +35,7 @@ class Tenant(TenantMixin):
     name = models.CharField(_("name"), max_length=120)
     slug = models.CharField(_("slug"), max_length=48, unique=True, validators=[validate_slug])
     state = models.CharField(_("state"), max_length=12, choices=State.choices, default=State.CREATING)
-    state_detail = models.TextField(_("state in words"), blank=True)
+    state_detail = models.TextField(_("description of the state"), blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
 
     # The schema is made by the service, which records how far it came.
@@ -63,8 +66,8 @@ class TenantAlias(models.Model):
     address = models.CharField(
         _("topic segment"),
         max_length=254,
-        help_text=_("What the device sends as the second level of its topic, for example an e-mail address."),
-        validators=[RegexValidator(r"^[^/+#\x00]+$", _("A topic segment holds no /, + or #."))],
+        help_text=_("The second level of the topics of the tenant's old devices, for example an e-mail address."),
+        validators=[RegexValidator(r"^[^/+#\x00]+$", _("A topic segment must not contain /, + or #."))],
     )
 
     class Meta:

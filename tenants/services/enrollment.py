@@ -50,7 +50,10 @@ def clean_serial(text: str) -> str:
     serial = text.strip().upper()
     if not _SERIAL.match(serial):
         raise ValidationError(
-            _("A serial number has 3 to 64 letters, digits and . _ : / - and begins with one of the first two.")
+            _(
+                "A serial number must have 3 to 64 characters: letters, digits and . _ : / -. The first must be"
+                " a letter or a digit."
+            )
         )
     return serial
 
@@ -59,7 +62,7 @@ def split_hardware(text: str) -> tuple[str, str]:
     """Return name and version of a hardware model. Raises ValidationError."""
     name, _space, version = text.strip().rpartition(" ")
     if not name.strip() or len(name) > 80 or len(version) > 40:
-        raise ValidationError(_("Write the hardware model's name and version, for example GreenBox 1.2."))
+        raise ValidationError(_("Enter name and version of the hardware model, for example GreenBox 1.2."))
     return name.strip(), version
 
 
@@ -70,7 +73,7 @@ def clean_components(text: str) -> str:
     for part in parts:
         if not _PART.match(part):
             raise ValidationError(
-                _("%(part)s is no component: write keys with ; between them, like dht22;dht22-2:dht22;pump.")
+                _("%(part)s is not a valid component. Separate keys with ; as in dht22;dht22-2:dht22;pump.")
                 % {"part": part}
             )
     if len(set(keys)) < len(keys):
@@ -114,7 +117,7 @@ def issue_codes(devices: Sequence[PreregisteredDevice]) -> list[IssuedCodes]:
     with transaction.atomic():
         locked = list(PreregisteredDevice.objects.select_for_update().filter(pk__in=keys).order_by("pk"))
         if claimed := [device.serial for device in locked if device.tenant_id is not None]:
-            raise ValidationError(_("%(serial)s is claimed: release it first.") % {"serial": ", ".join(claimed[:5])})
+            raise ValidationError(_("%(serial)s is claimed. Release it first.") % {"serial": ", ".join(claimed[:5])})
         issued = [_issue(device) for device in locked]
         PreregisteredDevice.objects.bulk_update(
             locked, ["claim_digest", "fetch_digest", "codes_issued_at"], batch_size=_AT_ONCE
@@ -201,7 +204,7 @@ def _evaluate(row: TableRow, existing: Mapping[str, PreregisteredDevice], seen: 
         errors |= {name: " ".join(texts) for name, texts in found.items()}
     first = seen.setdefault(serial, row.number)
     if first != row.number:
-        errors["serial"] = _("Row %(row)d has the same serial number: leave one out.") % {"row": first}
+        errors["serial"] = _("Row %(row)d has the same serial number. Remove one of the two rows.") % {"row": first}
     elif (known := existing.get(serial)) is not None and not errors:
         return _compare(row, known, device)
     return EnrollmentRow(row.number, serial, "error" if errors else "new", errors, None if errors else device)
@@ -212,7 +215,7 @@ def _compare(row: TableRow, known: PreregisteredDevice, wanted: PreregisteredDev
     names = ("hardware_name", "hardware_version", "cpu_serial", "name", "components")
     if all(getattr(known, name) == getattr(wanted, name) for name in names):
         return EnrollmentRow(row.number, known.serial, "unchanged", {}, known)
-    text = _("This board is preregistered already, with other values: change it on its page.")
+    text = _("A device with this serial number is already preregistered with other values. Change it on its page.")
     return EnrollmentRow(row.number, known.serial, "error", {"serial": text})
 
 

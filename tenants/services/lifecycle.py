@@ -47,7 +47,7 @@ def discard_half_made_tenant(tenant: Tenant) -> None:
         locked = Tenant.objects.select_for_update().get(pk=tenant.pk)
         if locked.state not in (Tenant.State.CREATING, Tenant.State.FAILED):
             raise ValidationError(
-                _("Tenant %(slug)s is %(state)s: only a half-made one is discarded.")
+                _("Tenant %(slug)s is %(state)s. Only a tenant whose creation is incomplete can be discarded.")
                 % {"slug": tenant.slug, "state": locked.get_state_display()}
             )
         with connection.cursor() as cursor:
@@ -96,7 +96,7 @@ def _begin(slug: str, name: str) -> Tenant:
             slug=slug, defaults={"name": name, "schema_name": schema_name_of(slug)}
         )
         if not created and tenant.state not in (Tenant.State.FAILED, Tenant.State.CREATING):
-            raise ValidationError({"slug": _("There is a tenant with the slug %(slug)r already.") % {"slug": slug}})
+            raise ValidationError({"slug": _("A tenant with the slug %(slug)r already exists.") % {"slug": slug}})
         tenant.state, tenant.state_detail = Tenant.State.CREATING, "making the schema"
         tenant.save(update_fields=["state", "state_detail"])
         # With the row, so that migrations of all tenants find a schema for every one.

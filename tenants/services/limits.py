@@ -32,11 +32,11 @@ RATES = (
     LimitName.DEVICE_BACKFILL_RATE,
 )
 LABELS: dict[str, Promise] = {
-    LimitName.TENANT_RATE: _("messages a second, all devices together"),
-    LimitName.DEVICE_RATE: _("messages a second, each device"),
-    LimitName.TENANT_BACKFILL_RATE: _("late messages a second, all devices together"),
-    LimitName.DEVICE_BACKFILL_RATE: _("late messages a second, each device"),
-    LimitName.DAILY_QUOTA: _("messages a day (UTC), without late ones"),
+    LimitName.TENANT_RATE: _("messages per second, all devices together"),
+    LimitName.DEVICE_RATE: _("messages per second, each device"),
+    LimitName.TENANT_BACKFILL_RATE: _("late messages per second, all devices together"),
+    LimitName.DEVICE_BACKFILL_RATE: _("late messages per second, each device"),
+    LimitName.DAILY_QUOTA: _("messages per day (UTC), without late ones"),
     LimitName.MAX_PAYLOAD: _("bytes of a message"),
 }
 

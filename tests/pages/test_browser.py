@@ -23,7 +23,7 @@ def test_staff_makes_suspends_and_resumes_a_tenant(live_db: None, visit: Callabl
     def script(page: Any) -> dict[str, Any]:
         seen: dict[str, Any] = {}
         sign_in(page, "/", name)
-        page.click("text=Staff's console")
+        page.click("text=Staff console")
         page.goto("/admin/tenants/tenant/add/")
         page.fill("#id_name", "Made by hand")
         page.fill("#id_slug", slug)

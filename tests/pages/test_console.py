@@ -50,7 +50,7 @@ def test_the_console_is_for_staff(db: None, flags: dict[str, Any], status: int) 
 
 def test_a_member_is_told_that_the_console_is_not_theirs(tenant_a: Tenant, db: None) -> None:
     answer = Pages(CONSOLE).post("login/", {"username": "owner-alpha", "password": PASSWORD})
-    assert "not one of the platform&#x27;s staff" in answer.content.decode()
+    assert "does not belong to the platform&#x27;s staff" in answer.content.decode()
 
 
 def test_nothing_of_a_tenants_schema_is_on_the_console(db: None) -> None:
@@ -126,10 +126,10 @@ def test_creating_a_tenant_that_fails_says_so_and_can_be_tried_again(
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"slug": "alpha"}, "There is a tenant with this slug already."),
+        ({"slug": "alpha"}, "A tenant with this slug already exists."),
         ({"slug": "Not A Slug"}, "Use 1 to 48 lower-case letters"),
         ({"owner": "nobody-of-this-name"}, "There is no account with this user name."),
-        ({"domain": "http://x/"}, "Give a host name alone"),
+        ({"domain": "http://x/"}, "Enter only a host name"),
         ({"domain": "taken.example.com"}, "This host name belongs to another tenant."),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_half_made_tenant_is_discarded_and_a_complete_one_is_not(console: Page
     console.post(f"tenants/tenant/{half.pk}/discard/")
     assert not Tenant.objects.filter(slug="half").exists()
     answer = console.post(f"tenants/tenant/{tenant_a.pk}/discard/", follow=True)
-    assert "only a half-made one is discarded" in answer.content.decode()
+    assert "Only a tenant whose creation is incomplete can be discarded" in answer.content.decode()
     assert console.get(f"tenants/tenant/{tenant_a.pk}/delete/").status_code == 403
 
 

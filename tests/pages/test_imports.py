@@ -100,7 +100,7 @@ def test_rows_with_errors_are_shown_and_left_out_only_when_it_is_asked_for(pages
 
 def test_a_file_that_is_none_is_said_at_the_form(pages: Pages) -> None:
     answer = pages.post(f"{LIST}add/", {"file": SimpleUploadedFile("x.csv", b"colour\nred\n")})
-    assert "no column name" in answer.content.decode()
+    assert "The column name is missing" in answer.content.decode()
     assert pages.post(f"{LIST}add/").status_code == 200
 
 

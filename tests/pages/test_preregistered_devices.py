@@ -37,7 +37,7 @@ def issued_in(page: str) -> list[dict[str, str]]:
 
 def upload(console: Pages, *lines: str, heading: str = "serial,hardware_model,cpu_serial,name,components") -> str:
     content = "\n".join([heading, *lines]).encode()
-    answer = console.post(f"{LIST}import-table/", {"file": SimpleUploadedFile("boards.csv", content)})
+    answer = console.post(f"{LIST}import-table/", {"file": SimpleUploadedFile("devices.csv", content)})
     return str(answer.content.decode())
 
 
@@ -60,15 +60,15 @@ def test_one_board(console: Pages) -> None:
     shown = console.get(f"{LIST}{kept.pk}/change/").content.decode()
     assert row["claim_code"] not in shown
     assert row["fetch_token"] not in shown
-    assert "preregistered already" in console.post(f"{LIST}add/", form).content.decode()
+    assert "already preregistered" in console.post(f"{LIST}add/", form).content.decode()
 
 
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        ({"serial": "x", "hardware_model": "GreenBox 1.2"}, "A serial number has 3 to 64"),
+        ({"serial": "x", "hardware_model": "GreenBox 1.2"}, "A serial number must have 3 to 64"),
         ({"serial": "GB-1", "hardware_model": "GreenBox"}, "name and version"),
-        ({"serial": "GB-1", "hardware_model": "GreenBox 1.2", "components": "a b"}, "is no component"),
+        ({"serial": "GB-1", "hardware_model": "GreenBox 1.2", "components": "a b"}, "is not a valid component"),
         ({"serial": "GB-1", "hardware_model": "GreenBox 1.2", "components": "a;a:b"}, "same key"),
     ],
 )
@@ -80,9 +80,9 @@ def test_what_a_form_says(console: Pages, form: dict[str, str], said: str) -> No
 def test_a_table_with_errors_preregisters_nothing(console: Pages) -> None:
     page = upload(console, "GB-1,GreenBox 1.2,,,", "GB-1,GreenBox 1.2,,,", ",GreenBox 1.2,,,", "GB-3,GreenBox,,,a b")
     assert "Row 2 has the same serial number" in page
-    assert "Nothing is preregistered while a row has an error" in page
+    assert "No device is preregistered while a row has an error" in page
     assert 'name="kept"' not in page
-    assert "no column hardware_model" in upload(console, "GB-1", heading="serial")
+    assert "The column hardware_model is missing" in upload(console, "GB-1", heading="serial")
     assert not PreregisteredDevice.objects.exists()
 
 
@@ -93,10 +93,10 @@ def test_a_table_twice(console: Pages) -> None:
     assert [row["serial"] for row in rows] == ["GB-100", "GB-101", "GB-102"]
     assert len({row["claim_code"] for row in rows}) == 3
     preview = upload(console, *lines, "GB-103,GreenBox 1.2,,,dht22")
-    assert "Preregister 1 board" in preview
+    assert "Preregister 1 device" in preview
     assert [row["serial"] for row in issued_in(confirm(console, preview))] == ["GB-103"]
     changed = upload(console, "GB-100,GreenBox 1.3,,,dht22")
-    assert "preregistered already, with other values" in changed
+    assert "already preregistered with other values" in changed
 
 
 def test_a_free_board_is_changed_and_one_that_was_claimed_meanwhile_is_not(console: Pages, tenant_a: Any) -> None:
@@ -105,7 +105,7 @@ def test_a_free_board_is_changed_and_one_that_was_claimed_meanwhile_is_not(conso
     form = {"hardware_name": "GreenBox", "hardware_version": "1.3", "cpu_serial": "", "name": "", "components": "dht22"}
     console.post(page, form)
     assert PreregisteredDevice.objects.get(pk=issued.device.pk).hardware == "GreenBox 1.3"
-    assert "is no component" in console.post(page, form | {"components": "a b"}).content.decode()
+    assert "is not a valid component" in console.post(page, form | {"components": "a b"}).content.decode()
     claim(tenant_a, issued)
     console.post(page, form | {"hardware_version": "1.4"})
     kept = PreregisteredDevice.objects.get(pk=issued.device.pk)
@@ -121,8 +121,8 @@ def test_new_codes_and_a_release(console: Pages, tenant_a: Any) -> None:
     renewed = preregistration_codes(issued, row)
     device = claim(tenant_a, renewed)
     refused = console.post(f"{LIST}{issued.device.pk}/new-codes/", follow=True).content.decode()
-    assert "release it first" in refused
-    assert "The tenant loses the device" in console.get(f"{LIST}{issued.device.pk}/release/").content.decode()
+    assert "Release it first" in refused
+    assert "The device is removed from its tenant" in console.get(f"{LIST}{issued.device.pk}/release/").content.decode()
     console.post(f"{LIST}{issued.device.pk}/release/")
     assert PreregisteredDevice.objects.get(pk=issued.device.pk).tenant is None
     with schema_context(tenant_a.schema_name):
@@ -161,7 +161,7 @@ def test_the_pages_fit(live_db: None, visit: Callable[..., Any], tmp_path: Path,
     name = f"staff-{uuid4().hex[:8]}"
     User.objects.create_superuser(username=name, password=PASSWORD)
     serial = f"GB-{uuid4().hex[:8]}".upper()
-    table = tmp_path / "boards.csv"
+    table = tmp_path / "devices.csv"
     rows = [f"{serial}-{n},GreenBox 1.2,,,dht22" for n in range(6)]
 
     def script(page: Any) -> dict[str, int]:
@@ -184,12 +184,12 @@ def test_the_pages_fit(live_db: None, visit: Callable[..., Any], tmp_path: Path,
         for content, shown in ((["bad,GreenBox,,,a b", *rows], "errors"), (rows, "preview")):
             table.write_text("\n".join(["serial,hardware_model,cpu_serial,name,components", *content]))
             page.set_input_files("input[type=file]", str(table))
-            page.click("button:has-text('Look through')")
+            page.click("button:has-text('Preview')")
             page.wait_for_selector("#preview")
             shoot(shown)
             if shown == "errors":
                 page.click("text=Choose another file")
-        page.click("button:has-text('Preregister 6 boards')")
+        page.click("button:has-text('Preregister 6 devices')")
         page.wait_for_selector("text=For the labels")
         shoot("many")
         page.goto(f"{CONSOLE}{LIST}")
@@ -205,5 +205,5 @@ def test_the_pages_fit(live_db: None, visit: Callable[..., Any], tmp_path: Path,
 
 def test_templates(console: Pages) -> None:
     content = console.get(f"{LIST}template.csv").content.decode("utf-8-sig")
-    assert "Preregister 2 boards" in upload(console, *content.splitlines()[1:])
+    assert "Preregister 2 devices" in upload(console, *content.splitlines()[1:])
     assert console.get(f"{LIST}template.pdf").status_code == 404

@@ -36,7 +36,7 @@ def test_a_tenant_has_its_schema_its_units_and_its_owner(slug: str) -> None:
         assert Unit.objects.filter(symbol="°C", ucum="Cel").exists()
     with pytest.raises(ValidationError, match="already"):
         create_tenant(slug=slug, name="Again")
-    with pytest.raises(ValidationError, match="only a half-made one"):
+    with pytest.raises(ValidationError, match="Only a tenant whose creation is incomplete"):
         discard_half_made_tenant(tenant)
     owner.delete()
 

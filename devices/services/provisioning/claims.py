@@ -122,7 +122,7 @@ def release(device: Device, *, acting_user: audit.Actor = None) -> Preregistered
     with transaction.atomic():
         board = of_device(device, lock=True)
         if board is None:
-            raise ValidationError(_("%(device)s was not claimed, so no board can be released.") % {"device": device})
+            raise ValidationError(_("%(device)s was not claimed, so it cannot be released.") % {"device": device})
         make_claimable(board.device_uuid)
         audit.record(acting_user, "release", device, board.serial)
         try:
