@@ -7,7 +7,7 @@ VAR ?= var
 ARGS ?=
 UV_VERSION := 0.13.9
 # Each worker has servers of its own; WORKERS= runs the tests one after the other.
-WORKERS ?= -n 2 --dist loadgroup
+WORKERS ?= -n 2 --dist loadgroup --no-loadscope-reorder
 
 PYTHON_NAMES := python3 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for name in $(PYTHON_NAMES); do \
@@ -21,7 +21,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test bench faults upgrade fuzz fuzz-guided lint docs hooks lock messages
+.PHONY: run test test-fast bench faults upgrade fuzz fuzz-guided lint docs hooks lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -29,6 +29,10 @@ run: .venv/run.stamp
 test: .venv/test.stamp
 	@command -v chromium >/dev/null && command -v mosquitto_pub >/dev/null || tests/install_browser.sh
 	$(VENV_PYTHON) -m pytest $(WORKERS) $(ARGS)
+
+# Without what commits, starts processes or opens a browser: for the time between two edits.
+test-fast: .venv/test.stamp
+	$(VENV_PYTHON) -m pytest -m "not live" --ignore tests/management --ignore tests/pages --ignore tests/fuzz $(ARGS)
 
 # One benchmark, on servers of its own: make bench PART=ingest ARGS="--json --only one,two"
 PART ?= contract

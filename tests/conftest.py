@@ -1,22 +1,16 @@
 """Fixtures over the real servers of `tests.servers`.
 
 The servers are the run's own, so the database is used as it is: tests with `db` run in a transaction that is
-rolled back; tests with `live_db` write for real, with tenants and devices of their own.
+rolled back; tests with `live_db` commit, in tenants and with devices of their own.
 """
 
-import os
-import secrets
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.core.management import call_command
 from django_tenants.utils import schema_context
 
@@ -24,42 +18,82 @@ from management.embedded.stack import EmbeddedStack
 from tenants.infrastructure.schema_context import leave_schema
 from tests import servers
 
-ROOT = Path(__file__).resolve().parents[1]
+from . import factories
+from .database_template import restore_database
+from .factories import Registered
+from .processes import ROOT, Process
+
+# These take longest: they begin first, so that no worker is left alone with one.
+_LONGEST = (
+    "telemetry/test_fault_matrix.py",
+    "management/test_import_legacy_errors.py",
+    "management/test_up.py",
+    "management/test_import_legacy.py",
+    "telemetry/test_presence_end_to_end.py",
+    "management/test_bench_revisions.py",
+    "management/test_embedded_lifecycle.py",
+    "management/test_simulator.py",
+    "pages/test_browser.py",
+)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Among several workers, keep together what shares a database that is not rolled back.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Give workers whole files, and each of them its tests that are rolled back before those that commit.
 
-    Tests of pages and of the API begin with tenants that hold nothing; tests that write for real fill them.
+    Tests of the API and of the pages count what is in tenants `alpha` and `beta-farm`, so they come first; the work
+    that workers take is in the order of the items.
     """
     for item in items:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        is_live = "live_db" in getattr(item, "fixturenames", ())
-        group = "pages" if folder in ("api", "pages") else "live" if is_live else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(f"{item.path} {'commits' if _commits(item) else 'rolled back'}"))
+        if _commits(item):
+            item.add_marker("live")
+    yield
+    items.sort(key=_rank)
+
+
+def _commits(item: pytest.Item) -> bool:
+    return "live_db" in getattr(item, "fixturenames", ())
+
+
+def _rank(item: pytest.Item) -> tuple[int, int]:
+    path = str(item.path.relative_to(ROOT / "tests"))
+    phase = 2 if _commits(item) else 0 if path.startswith(("api/", "pages/")) else 1
+    return phase, _LONGEST.index(path) if path in _LONGEST else len(_LONGEST)
 
 
 @pytest.fixture(scope="session")
 def stack() -> EmbeddedStack:
     """The running servers."""
-    return servers.STACK
+    return servers.stack()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_passwords() -> Iterator[None]:
+    """Hash passwords with few iterations: a third of a second each is for attackers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PBKDF2PasswordHasher, "iterations", 1000)
+        yield
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_blocker: Any) -> None:
-    """Migrate the run's own database, and make two tenants that stay for all tests."""
+def django_db_setup(quick_passwords: None, django_db_blocker: Any) -> None:
+    """The run's own database, migrated, with two tenants that stay for all tests."""
+    with django_db_blocker.unblock():
+        restore_database(_migrate)
+
+
+def _migrate() -> None:
     from management.quickstart.hardware import install_hardware
     from tenants.models import User
     from tenants.services.lifecycle import create_tenant
 
-    with django_db_blocker.unblock():
-        call_command("migrate_schemas", shared=True, verbosity=0)
-        for slug in ("alpha", "beta-farm"):
-            owner = User.objects.create_user(username=f"owner-{slug}", password="correct horse battery")
-            tenant = create_tenant(slug=slug, name=slug.title(), owner=owner)
-            with schema_context(tenant.schema_name):
-                install_hardware()
+    call_command("migrate_schemas", shared=True, verbosity=0)
+    for slug in ("alpha", "beta-farm"):
+        owner = User.objects.create_user(username=f"owner-{slug}", password="correct horse battery")
+        tenant = create_tenant(slug=slug, name=slug.title(), owner=owner)
+        with schema_context(tenant.schema_name):
+            install_hardware()
 
 
 def _tenant(slug: str, blocker: Any) -> Any:
@@ -103,83 +137,29 @@ def live_db(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
         connection.close()
 
 
-@dataclass
-class Registered:
-    """A device and what it speaks with."""
-
-    tenant: Any
-    device: Any
-    secret: str
-    kid: str
-    mqtt_password: str
-
-    @property
-    def uuid(self) -> str:
-        return str(self.device.uuid)
-
-
 @pytest.fixture
 def register(live_db: None, tenant_a: Any) -> Callable[..., Registered]:
     """Register a device for real (PostgreSQL, Vault, broker): `register(tenant=…, components={"dht22": "dht22"})`."""
-    from devices.models import ComponentType, HardwareModel
-    from devices.services.provisioning.registration import register_device
 
-    def make(tenant: Any = None, components: dict[str, str] | None = None, **kwargs: Any) -> Registered:
-        tenant = tenant or tenant_a
-        with schema_context(tenant.schema_name):
-            types = {t.key: t for t in ComponentType.objects.all()}
-            wanted = {"dht22": "dht22"} if components is None else components
-            kwargs.setdefault("name", f"device {secrets.token_hex(4)}")
-            kwargs.setdefault("cpu_serial", secrets.token_hex(8))
-            kwargs.setdefault("hardware_model", HardwareModel.objects.first())
-            device, issued = register_device(components={k: types[t] for k, t in wanted.items()}, **kwargs)
-        return Registered(tenant, device, issued.secret, str(issued.key_version), issued.mqtt_password)
+    def make(tenant: Any = None, components: dict[str, str] | None = None, **fields: Any) -> Registered:
+        return factories.register_device(tenant or tenant_a, components, **fields)
 
     return make
 
 
-class Process:
-    """One of the platform's own processes, on the run's servers; ended by its pid."""
+@pytest.fixture
+def count_queries() -> Callable[[Callable[[], Any]], int]:
+    """Return the number of queries of a request, without those that set the search path."""
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
 
-    def __init__(self, *command: str, log: Path, env: dict[str, str] | None = None) -> None:
-        self.log = log
-        self._file = log.open("ab")
-        self.popen = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}", **(env or {})},
-            stdout=self._file,
-            stderr=subprocess.STDOUT,
-        )
+    def count(call: Callable[[], Any]) -> int:
+        with CaptureQueriesContext(connection) as captured:
+            answer = call()
+        assert answer.status_code == 200, answer.content
+        return sum(not query["sql"].startswith("SET search_path") for query in captured)
 
-    def signal(self, number: signal.Signals) -> None:
-        self.popen.send_signal(number)
-
-    def stop(self, timeout: float = 10) -> int:
-        """SIGTERM, and SIGKILL when it does not listen; the exit code."""
-        if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGCONT)
-            self.popen.terminate()
-            try:
-                self.popen.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.popen.kill()
-        self._file.close()
-        return self.popen.wait()
-
-    def wait_for(self, text: str, timeout: float = 15) -> None:
-        """Until the text is in the log."""
-        wait_until(lambda: text in self.log.read_text(errors="replace"), timeout, lambda: self.log.read_text()[-2000:])
-
-
-def wait_until(condition: Callable[[], Any], timeout: float = 10, explain: Callable[[], str] = lambda: "") -> Any:
-    """The condition's first true value; fails after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout} s: {explain()}")
-        time.sleep(0.03)
-    return value
+    return count
 
 
 @pytest.fixture

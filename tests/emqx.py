@@ -14,7 +14,7 @@ from typing import Any
 
 from pyhocon import ConfigFactory, ConfigTree
 
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 DEPLOY = ROOT / "deploy" / "emqx"
 _PLACEHOLDER = re.compile(r"\$\{([\w.]+)\}")

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.conftest import wait_until
+from tests.processes import wait_until
 
 
 class RawClient:

@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.conftest import Registered
+from tests.factories import Registered
 
 
 def timestamp(ago: float = 0.0) -> str:

@@ -26,8 +26,8 @@ from telemetry.api.serializers.readings import LatestSerializer
 from telemetry.models import Reason
 from tenants.middleware import _PROBES
 from tenants.models import Membership
-from tests.conftest import ROOT
 from tests.documents import FENCED, anchors, fenced, links, read, spans, table
+from tests.processes import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "management").rglob("*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]

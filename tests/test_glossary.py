@@ -10,8 +10,8 @@ import yaml
 from django.apps import apps
 from django.core.management import call_command
 
-from tests.conftest import ROOT
 from tests.documents import INLINE, read
+from tests.processes import ROOT
 
 APPS = ("tenants", "devices", "telemetry")
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")

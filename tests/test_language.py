@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.documents import FENCED, INLINE
+from tests.processes import ROOT
 
 SOURCES = ("tenants", "devices", "telemetry", "management", "platform", "tests")
 # Areas whose wording is not revised yet, as the beginnings of paths.

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 
 def test_platform_is_a_source_root_and_never_a_package() -> None:

@@ -8,8 +8,9 @@ from django.utils import timezone
 from django_tenants.utils import schema_context
 
 from devices.models import ApiKey, AuditEntry
+from tests.factories import issue_key
 
-from .conftest import Api, issue_key, problems
+from .client import Api, problems
 
 
 def test_a_key_is_shown_once_and_works_until_it_is_revoked(admin_api: Api, tenant_a: Any) -> None:

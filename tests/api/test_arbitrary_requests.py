@@ -7,7 +7,9 @@ from django.db import transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .conftest import Api, make_device, problems
+from tests.factories import make_device
+
+from .client import Api, problems
 from .test_isolation import ROWS
 
 _ODD_TEXT = st.sampled_from(

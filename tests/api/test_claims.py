@@ -14,8 +14,9 @@ from django_tenants.utils import schema_context
 
 from tenants.infrastructure.spreadsheets import TableRow
 from tenants.services import enrollment
-
-from .conftest import HANDLER, Api, add_readings, add_series, at_once, issue_key, person, problems
+from tests.api.client import HANDLER, Api, problems
+from tests.factories import add_readings, add_series, issue_key, make_user
+from tests.processes import run_at_once
 
 FETCH = "/api/v1/provisioning/credentials/"
 ATTEMPT = "an attempt of a device"
@@ -379,7 +380,7 @@ def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, te
 
         return call
 
-    answers = at_once([of(tenant) for tenant in (tenant_a, tenant_b) for _ in range(4)])
+    answers = run_at_once([of(tenant) for tenant in (tenant_a, tenant_b) for _ in range(4)])
     winners = [answer for answer in answers if answer != "refused"]
     assert len(winners) == 1
     found = {}
@@ -388,7 +389,7 @@ def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, te
             devices = list(Device.objects.filter(name=live_board.device.serial))
             found[tenant.schema_name] = len(devices)
             askers = [partial(fetch, live_board, f"asker number {n} of many") for n in range(6)] if devices else []
-            asked = [answer.status_code for answer in at_once(askers)]
+            asked = [answer.status_code for answer in run_at_once(askers)]
             for device in devices:
                 remove_device(device)
         if devices:
@@ -398,7 +399,7 @@ def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, te
 
 def test_who_may_claim(db: None, tenant_a: Any) -> None:
     issued = board()
-    viewer = Api(tenant_a.slug, user=person("looker", tenant_a, "viewer"))
+    viewer = Api(tenant_a.slug, user=make_user("looker", tenant_a, "viewer"))
     assert claim(viewer, issued).status_code == 403
-    operator = Api(tenant_a.slug, user=person("doer", tenant_a, "operator"))
+    operator = Api(tenant_a.slug, user=make_user("doer", tenant_a, "operator"))
     assert claim(operator, issued).status_code == 201

@@ -15,8 +15,9 @@ from django_tenants.utils import schema_context
 from devices.models import AuditEntry, Component, Device, DeviceStatus, HardwareModel
 from devices.services.vault.secret_store import forget_provisioner, provisioner
 from tenants.models import DeviceRoute
+from tests.factories import add_message, add_readings, add_series, make_device
 
-from .conftest import T0, Api, add_message, add_readings, add_series, make_device, problems
+from .client import T0, Api, problems
 
 
 def test_a_device_is_registered_with_components_and_gets_credentials_once(api: Api, tenant_a: Any) -> None:

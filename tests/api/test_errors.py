@@ -15,9 +15,10 @@ from django_redis import get_redis_connection
 
 from tenants.api.throttling import TenantThrottle
 from tenants.models import Tenant
-from tests.conftest import ROOT
+from tests.factories import issue_key, make_device, make_user
+from tests.processes import ROOT
 
-from .conftest import Api, issue_key, make_device, person, problems
+from .client import Api, problems
 
 
 def raw(api: Api, body: bytes, content_type: str = "application/json") -> Any:
@@ -80,7 +81,7 @@ def test_an_answer_is_not_kept_by_caches(api: Api) -> None:
 
 def test_a_session_needs_the_csrf_token_to_write(db: None, tenant_a: Any) -> None:
     client = Client(enforce_csrf_checks=True)
-    client.force_login(person("member", tenant_a, "admin"))
+    client.force_login(make_user("member", tenant_a, "admin"))
     answer = client.post("/t/alpha/api/v1/devices/", {"name": "x"}, content_type="application/json")
     assert answer.status_code == 403
     assert "CSRF" in problems(answer)[None]
@@ -119,7 +120,10 @@ def few_requests(settings: Any, tenant_a: Any, tenant_b: Any) -> Iterator[None]:
 
 
 def test_a_tenant_has_its_own_share_of_requests(db: None, few_requests: None, tenant_a: Any, tenant_b: Any) -> None:
-    ours = [Api(tenant_a.slug, key=issue_key(tenant_a)), Api(tenant_a.slug, user=person("viewer", tenant_a, "viewer"))]
+    ours = [
+        Api(tenant_a.slug, key=issue_key(tenant_a)),
+        Api(tenant_a.slug, user=make_user("viewer", tenant_a, "viewer")),
+    ]
     theirs = Api(tenant_b.slug, key=issue_key(tenant_b))
     stranger = Api(tenant_a.slug, key="gwj_wrong")
 

@@ -10,7 +10,10 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django_tenants.utils import schema_context
 
-from .conftest import Api, at_once, issue_key, make_device, person, problems
+from tests.factories import issue_key, make_device, make_user
+from tests.processes import run_at_once
+
+from .client import Api, problems
 
 HEADING = "name,hardware_model,cpu_serial,timeout_seconds,components"
 
@@ -306,7 +309,7 @@ def test_the_same_table_twice_at_once(live_db: None, tenant_a: Any, settings: An
             return len(done.issued) if done else 0
 
     try:
-        assert sorted(at_once([run, run, run])) == [0, 0, 10]
+        assert sorted(run_at_once([run, run, run])) == [0, 0, 10]
     finally:
         with schema_context(tenant_a.schema_name):
             found = list(Device.objects.filter(name__startswith="twice at once"))
@@ -339,7 +342,7 @@ def test_vault_away(api: Api, tenant_a: Any, settings: Any, monkeypatch: Any) ->
 
 
 def test_who_may(api: Api, tenant_a: Any) -> None:
-    viewer = Api(tenant_a.slug, user=person("looker", tenant_a, "viewer"))
+    viewer = Api(tenant_a.slug, user=make_user("looker", tenant_a, "viewer"))
     assert upload(viewer, table("x,,,,")).status_code == 403
     reader = Api(tenant_a.slug, key=issue_key(tenant_a, "read"))
     assert upload(reader, table("x,,,,")).status_code == 403

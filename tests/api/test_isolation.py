@@ -17,20 +17,16 @@ from django_tenants.utils import schema_context
 from devices.services.provisioning import claims
 from tenants.infrastructure.spreadsheets import TableRow
 from tenants.services import enrollment
-
-from .conftest import (
-    HOUR,
-    T0,
-    Api,
+from tests.api.client import HOUR, T0, Api, problems
+from tests.factories import (
     add_change,
     add_message,
+    add_quarantined,
     add_readings,
     add_series,
     issue_key,
     make_device,
-    person,
-    problems,
-    quarantine,
+    make_user,
 )
 
 # Who asks → the status of the answer; OK stands for the row's own.
@@ -177,12 +173,12 @@ def world(db: None, tenant_a: Any, tenant_b: Any, expired: Any) -> World:
         "key of another tenant": Api(slug, key=issue_key(tenant_b)),
         "expired key": Api(slug, key=issue_key(tenant_a, expires_at=expired)),
         "revoked key": Api(slug, key=issue_key(tenant_a, revoked=True)),
-        "viewer": Api(slug, user=person("viewer", tenant_a, "viewer")),
-        "operator": Api(slug, user=person("operator", tenant_a, "operator")),
-        "administrator": Api(slug, user=person("administrator", tenant_a, "admin")),
-        "member of another tenant": Api(slug, user=person("stranger", tenant_b, "admin")),
-        "staff who is no superuser": Api(slug, user=person("staff", is_staff=True)),
-        "superuser": Api(slug, user=person("superuser", is_superuser=True)),
+        "viewer": Api(slug, user=make_user("viewer", tenant_a, "viewer")),
+        "operator": Api(slug, user=make_user("operator", tenant_a, "operator")),
+        "administrator": Api(slug, user=make_user("administrator", tenant_a, "admin")),
+        "member of another tenant": Api(slug, user=make_user("stranger", tenant_b, "admin")),
+        "staff who is no superuser": Api(slug, user=make_user("staff", is_staff=True)),
+        "superuser": Api(slug, user=make_user("superuser", is_superuser=True)),
     }
     return World(
         objects_of(tenant_a, start=1_000), objects_of(tenant_b, start=2_000), {n: c.send for n, c in callers.items()}
@@ -209,7 +205,7 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
     add_readings(tenant, add_series(tenant, device, "dht22", "temperature", "°C"), (T0, 20))
     add_message(tenant, device, T0)
     add_change(tenant, device, "ONLINE", "birth", T0, session=f"canary of {tenant.slug}")
-    quarantine(tenant, T0, device=device)
+    add_quarantined(tenant, T0, device=device)
     issue_key(tenant)
     with schema_context(tenant.schema_name):
         registered, _ = register_device(name=f"canary of {tenant.slug} with a key")
@@ -316,7 +312,7 @@ def test_a_session_opens_each_tenant_by_its_own_membership(world: World, tenant_
 
 
 def test_a_member_who_is_made_inactive_is_let_in_no_more(api: Api, tenant_a: Any) -> None:
-    user = person("leaver", tenant_a, "admin")
+    user = make_user("leaver", tenant_a, "admin")
     leaver = Api(tenant_a.slug, user=user)
     assert leaver.get("devices/").status_code == 200
     user.is_active = False

@@ -10,9 +10,10 @@ from devices.services.specs.loader import load_tenant_by_segment
 from telemetry.models import LimitHit
 from telemetry.services.limits.limiter import Limiter
 from tenants.services.limits import set_limits
+from tests.factories import issue_key, make_device
 from tests.telemetry.test_limits import Fleet
 
-from .conftest import T0, Api, issue_key, make_device, problems
+from .client import T0, Api, problems
 
 
 def use_up(tenant: Any, count: int) -> None:

@@ -10,8 +10,9 @@ import pytest
 from django_tenants.utils import schema_context
 
 from telemetry.models import IngestTotals, Quarantined, Reason
+from tests.factories import add_message, add_quarantined, make_device
 
-from .conftest import T0, Api, add_message, make_device, problems, quarantine
+from .client import T0, Api, problems
 
 MINUTE = datetime.timedelta(minutes=1)
 
@@ -65,7 +66,7 @@ def test_messages_are_those_of_one_device(api: Api, greenhouse: Any) -> None:
 
 
 def test_what_was_refused_is_shown_with_its_reason(api: Api, greenhouse: Any, tenant_a: Any) -> None:
-    row = quarantine(
+    row = add_quarantined(
         tenant_a,
         T0,
         reason="out_of_range",
@@ -96,23 +97,23 @@ def test_what_was_refused_is_shown_with_its_reason(api: Api, greenhouse: Any, te
 
 
 def test_what_is_no_text_comes_as_base64(api: Api, tenant_a: Any) -> None:
-    quarantine(tenant_a, T0, payload=b"\xff\x00\xfe")
+    add_quarantined(tenant_a, T0, payload=b"\xff\x00\xfe")
     (row,) = api.get("quarantine/").json()["results"]
     assert (base64.b64decode(row["payload"]), row["payload_encoding"]) == (b"\xff\x00\xfe", "base64")
     assert row["device"] is None
 
 
 def test_of_a_huge_message_the_beginning_is_shown(api: Api, tenant_a: Any) -> None:
-    quarantine(tenant_a, T0, payload=b"x" + "°".encode() * 512 * 1024)  # 64 KiB end within a character
+    add_quarantined(tenant_a, T0, payload=b"x" + "°".encode() * 512 * 1024)  # 64 KiB end within a character
     (row,) = api.get("quarantine/").json()["results"]
     assert (row["payload_size"], row["payload_encoding"]) == (1024 * 1024 + 1, "utf-8")
     assert row["payload"] == "x" + "°" * (32 * 1024 - 1)
 
 
 def test_the_quarantine_is_narrowed(api: Api, greenhouse: Any, tenant_a: Any) -> None:
-    quarantine(tenant_a, T0, reason="malformed", detail="old")
-    quarantine(tenant_a, T0 + MINUTE, reason="malformed", detail="of the device", device=greenhouse)
-    quarantine(tenant_a, T0 + MINUTE * 2, reason="replayed", detail="new")
+    add_quarantined(tenant_a, T0, reason="malformed", detail="old")
+    add_quarantined(tenant_a, T0 + MINUTE, reason="malformed", detail="of the device", device=greenhouse)
+    add_quarantined(tenant_a, T0 + MINUTE * 2, reason="replayed", detail="new")
 
     def details(**query: Any) -> list[str]:
         return [row["detail"] for row in pages(api, "quarantine/", **query)]
@@ -128,9 +129,9 @@ def test_the_quarantine_is_narrowed(api: Api, greenhouse: Any, tenant_a: Any) ->
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_the_quarantine_over_pages_with_ties_and_newcomers(api: Api, tenant_a: Any, limit: int) -> None:
     for number in range(6):
-        quarantine(tenant_a, T0 + MINUTE * (number // 2), detail=str(number))
+        add_quarantined(tenant_a, T0 + MINUTE * (number // 2), detail=str(number))
     rows = pages(
-        api, "quarantine/", between=lambda: quarantine(tenant_a, T0 + MINUTE * 9, detail="newcomer"), limit=limit
+        api, "quarantine/", between=lambda: add_quarantined(tenant_a, T0 + MINUTE * 9, detail="newcomer"), limit=limit
     )
     assert [row["detail"] for row in rows] == ["5", "4", "3", "2", "1", "0"]
 
@@ -147,11 +148,11 @@ def test_the_quarantine_makes_the_same_queries_however_long_it_is(
     api: Api, greenhouse: Any, tenant_a: Any, count_queries: Callable[[Callable[[], Any]], int]
 ) -> None:
     for _ in range(3):
-        quarantine(tenant_a, T0, device=greenhouse)
+        add_quarantined(tenant_a, T0, device=greenhouse)
     api.get("quarantine/")  # notes when the key was last used
     few = count_queries(lambda: api.get("quarantine/"))
     for _ in range(27):
-        quarantine(tenant_a, T0, device=greenhouse)
+        add_quarantined(tenant_a, T0, device=greenhouse)
     assert count_queries(lambda: api.get("quarantine/")) == few == 3  # the tenant, the key, the rows
     with schema_context(tenant_a.schema_name):
         assert Quarantined.objects.count() == 30

@@ -8,8 +8,9 @@ from django.db import models
 from django_tenants.utils import schema_context
 
 from devices.models import ComponentType, HardwareModel, Metric, Unit
+from tests.factories import make_device
 
-from .conftest import Api, make_device, problems
+from .client import Api, problems
 
 
 def test_a_component_type_is_described_by_its_metrics(api: Api) -> None:

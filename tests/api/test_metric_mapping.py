@@ -4,7 +4,8 @@ from typing import Any
 
 from django_tenants.utils import schema_context
 
-from .conftest import T0, Api, make_device, problems, quarantine
+from tests.api.client import T0, Api, problems
+from tests.factories import add_quarantined, make_device
 
 
 def _type(api: Api) -> int:
@@ -70,7 +71,7 @@ def test_an_example_is_picked_from_what_was_received(api: Api, tenant_a: Any, te
     assert api.post(f"component-types/{kind}/metric-mapping/proposal/", {"device": str(device.uuid)}).status_code == 404
     theirs = make_device(tenant_b, "of another", x="dht22")
     assert api.post(f"component-types/{kind}/metric-mapping/proposal/", {"device": str(theirs.uuid)}).status_code == 404
-    quarantine(tenant_a, T0, device=device)
+    add_quarantined(tenant_a, T0, device=device)
     with schema_context(tenant_a.schema_name):
         row = Quarantined.objects.get(device=device)
         Quarantined.objects.filter(pk=row.pk).update(payload=b'{"co2": 400}')

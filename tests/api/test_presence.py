@@ -10,8 +10,9 @@ from django_tenants.utils import schema_context
 
 from devices.models import AuditEntry, Component, DeviceStatus, HardwareModel, MaintenanceWindow, PresenceSettings
 from devices.models import Device as DeviceModel
+from tests.factories import add_change, add_readings, add_series, make_device
 
-from .conftest import HOUR, Api, add_change, add_readings, add_series, make_device, problems
+from .client import HOUR, Api, problems
 
 SECOND = datetime.timedelta(seconds=1)
 # Past, whatever the machine's clock says: what is not past yet is in no timeline.

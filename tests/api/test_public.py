@@ -14,8 +14,9 @@ from django_tenants.utils import schema_context, schema_exists
 from devices.models import Unit
 from tenants.models import Domain, Membership, Tenant, User
 from tenants.services.roles import role_of
+from tests.factories import issue_key, make_user
 
-from .conftest import HANDLER, issue_key, person, problems
+from .client import HANDLER, problems
 from .test_isolation import endpoints_of
 
 TENANTS = "/api/v1/tenants/"
@@ -40,7 +41,7 @@ def session(user: Any) -> Client:
 def staff(db: None, tenant_a: Any) -> Iterator[Client]:
     """A superuser by HTTP Basic."""
     redis = get_redis_connection("default")
-    yield basic(person("root", password=PASSWORD, is_superuser=True).username)
+    yield basic(make_user("root", password=PASSWORD, is_superuser=True).username)
     for key in redis.scan_iter("gwanje:count:public:*"):
         redis.delete(key)
 
@@ -68,9 +69,9 @@ def test_who_reaches_the_tenants(staff: Client, tenant_a: Any) -> None:
         "nobody": Client(),
         "a key of a tenant": Client(headers={"Authorization": f"Bearer {issue_key(tenant_a)}"}),
         "a wrong password": basic("root", "wrong"),
-        "a member": session(person("member", tenant_a, "admin")),
-        "staff who is no superuser": session(person("staff", is_staff=True)),
-        "a superuser by session": session(person("root2", is_superuser=True)),
+        "a member": session(make_user("member", tenant_a, "admin")),
+        "staff who is no superuser": session(make_user("staff", is_staff=True)),
+        "a superuser by session": session(make_user("root2", is_superuser=True)),
         "a superuser by password": staff,
     }
     got = {who: (client.get(TENANTS), post(client)) for who, client in ask.items()}
@@ -87,7 +88,7 @@ def test_a_superuser_who_is_made_inactive_is_let_in_no_more(staff: Client) -> No
 
 
 def test_a_tenant_is_created_with_its_schema_and_its_administrator(staff: Client) -> None:
-    owner = person("grower")
+    owner = make_user("grower")
     answer = post(staff, slug="new-farm", name="New farm", domain="Farm.Example.com", owner="grower")
     assert answer.status_code == 201
     assert answer.json() == answer.json() | {

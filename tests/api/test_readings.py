@@ -12,8 +12,9 @@ from django_tenants.utils import schema_context
 
 from telemetry.models import Series
 from telemetry.services.queries import readings
+from tests.factories import add_readings, add_series, issue_key, make_device
 
-from .conftest import T0, Api, add_readings, add_series, issue_key, make_device, problems
+from .client import T0, Api, problems
 
 MINUTE = datetime.timedelta(minutes=1)
 

@@ -7,9 +7,9 @@ import pytest
 from django.core.management import call_command
 from django.test import Client
 
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
-from .conftest import Api
+from .client import Api
 from .test_isolation import ROWS, _pattern_of, endpoints_of
 
 

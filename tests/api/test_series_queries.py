@@ -14,8 +14,8 @@ from django.utils import timezone
 from django_tenants.utils import schema_context
 
 from telemetry.services.export import readings
-
-from .conftest import HOUR, T0, Api, add_readings, add_series, issue_key, make_device, problems, quarantine
+from tests.api.client import HOUR, T0, Api, problems
+from tests.factories import add_quarantined, add_readings, add_series, issue_key, make_device
 
 DAY = timedelta(days=1)
 MINUTE = timedelta(minutes=1)
@@ -140,11 +140,11 @@ def test_an_answer_says_what_may_be_missing(
 
     assert missing() == []
     assert missing(to=(timezone.now() + HOUR).isoformat()) == ["running"]
-    quarantine(tenant_a, T0, "bad_signature", device=greenhouse)
-    quarantine(tenant_a, T0 - DAY, "key_unavailable", device=greenhouse)
-    quarantine(tenant_a, T0, "key_unavailable", device=make_device(tenant_a))
+    add_quarantined(tenant_a, T0, "bad_signature", device=greenhouse)
+    add_quarantined(tenant_a, T0 - DAY, "key_unavailable", device=greenhouse)
+    add_quarantined(tenant_a, T0, "key_unavailable", device=make_device(tenant_a))
     assert missing() == []
-    quarantine(tenant_a, T0, "key_unavailable", device=greenhouse)
+    add_quarantined(tenant_a, T0, "key_unavailable", device=greenhouse)
     assert missing() == ["deferred"]
     with schema_context(tenant_a.schema_name):
         RollupState.objects.update(readings_from=T0)

@@ -20,6 +20,7 @@ from devices.services.broker import mosquitto_control
 from devices.services.broker.topic_rules import Role
 from management.embedded import dynsec, mosquitto_package
 from management.embedded.files import write_file
+from tests.processes import free_port
 
 PASSWORD = "the same for all"
 
@@ -39,7 +40,7 @@ class Broker:
 def running(package: mosquitto_package.Mosquitto, way: str, size: int) -> Iterator[Broker]:
     with tempfile.TemporaryDirectory(prefix="gwanje-accounts-") as path:
         directory = Path(path)
-        port, platform_port = _free_port(), _free_port()
+        port, platform_port = free_port(), free_port()
         names = [str(uuid4()) for _ in range(size)]
         write_file(directory / "names", "\n".join(names))
         write_file(directory / "topics.acl", _patterns(way))
@@ -169,12 +170,6 @@ WAYS: dict[str, tuple[Callable[..., None], Callable[[Broker], Callable[[Sequence
     "plugin_role_each": (_prepare_role_each, _add_with_role_each),
     "password_file": (_prepare_passwords, _add_to_password_file),
 }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_port(port: int) -> None:

@@ -21,6 +21,7 @@ from django_tenants.utils import schema_context
 from devices.api.emqx_auth import PATH
 from devices.services.provisioning.registration import register_device
 from tenants.services.lifecycle import create_tenant
+from tests.processes import free_port
 
 _CONNECTIONS = 128  # 16 of EMQX's pool, and 8 requests on each
 _WRONG_SHARE = 0.1
@@ -56,9 +57,7 @@ def _register(devices: int, tenants: int) -> list[tuple[str, str]]:
 
 
 def _measure(way: str, accounts: Sequence[tuple[str, str]], count: int) -> dict[str, Any]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     key = secrets.token_hex(32)
     command = [sys.executable, "-m", "uvicorn", "tests.benchmarks.login_app:application", "--port", str(port)]
     env = {**os.environ, "BENCH_WAY": way, "BENCH_KEY": key, "PYTHONPATH": "platform:.", "LOG_LEVEL": "ERROR"}

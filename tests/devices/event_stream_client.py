@@ -3,13 +3,12 @@
 import http.client
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any, Self
 
 from django.db import connection
 
-from tests.conftest import Process, wait_until
+from tests.processes import Process, free_port, wait_until
 
 POOL_SIZE = 4
 
@@ -103,8 +102,3 @@ class Web:
         with connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [self.name])
             return int(cursor.fetchone()[0])
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

@@ -11,8 +11,9 @@ import pytest
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
-from tests.conftest import Registered, wait_until
+from tests.factories import Registered
 from tests.mqtt import RawClient
+from tests.processes import wait_until
 
 
 @dataclass

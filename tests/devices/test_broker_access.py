@@ -9,8 +9,9 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.conftest import Registered, wait_until
+from tests.factories import Registered
 from tests.mqtt import RawClient
+from tests.processes import wait_until
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pyhocon import ConfigTree
 from devices.services.broker import topic_rules
 from devices.services.broker.topic_rules import RULES, Role
 from tests import emqx
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 OWN = "6d1f0c1e-0000-4000-8000-000000000001"
 OTHER = "6d1f0c1e-0000-4000-8000-000000000002"

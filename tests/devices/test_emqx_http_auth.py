@@ -4,7 +4,6 @@ import hashlib
 import json
 import secrets
 import signal
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,8 +20,9 @@ from django.utils import timezone
 from django_tenants.utils import schema_context
 
 from tests import emqx
-from tests.conftest import Process, Registered, wait_until
 from tests.devices.test_app_access import App, issue  # noqa: F401 (a fixture)
+from tests.factories import Registered
+from tests.processes import Process, free_port, wait_until
 
 KEY, NEXT_KEY = secrets.token_hex(32), secrets.token_hex(32)
 
@@ -52,12 +52,6 @@ class Broker:
 
     def lets_in(self, name: str, password: str, client_id: str | None = None, address: str = "192.0.2.1") -> bool:
         return bool(self.ask(name, password, client_id, address)["result"] == "allow")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

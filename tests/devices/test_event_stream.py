@@ -14,7 +14,8 @@ import pytest
 from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
-from tests.conftest import Registered, wait_until
+from tests.factories import Registered
+from tests.processes import wait_until
 from tests.redis_recovery import wait_for_redis
 
 from .event_stream_client import POOL_SIZE, Stream, Web
@@ -258,7 +259,8 @@ def test_without_redis_the_ledger_is_followed(
 def test_what_cannot_be_followed_is_refused(
     db: None, tenant_a: Any, query: str, headers: dict[str, str], attr: str
 ) -> None:
-    from tests.api.conftest import Api, issue_key, problems
+    from tests.api.client import Api, problems
+    from tests.factories import issue_key
 
     client = Api(tenant_a.slug, key=issue_key(tenant_a))._client
     answer = client.get(f"/t/alpha/api/v1/events/{query}", headers={"Accept": "text/event-stream", **headers})
@@ -269,10 +271,10 @@ def test_what_cannot_be_followed_is_refused(
 def test_a_browser_watches_with_its_session(register: Any, web: Web, tenant_a: Any) -> None:
     from django.test import Client
 
-    from tests.api.conftest import person
+    from tests.factories import make_user
 
     device, browser = register(), Client()
-    user = person(f"watcher-{os.urandom(4).hex()}", tenant_a, "viewer")
+    user = make_user(f"watcher-{os.urandom(4).hex()}", tenant_a, "viewer")
     browser.force_login(user)
     cookie = f"sessionid={browser.cookies['sessionid'].value}"
     headers = {"Cookie": cookie, "Accept": "text/event-stream"}
@@ -366,9 +368,9 @@ def member(live_db: None, tenant_a: Any) -> Iterator[Any]:
     from django.contrib.sessions.backends.db import SessionStore
 
     from devices.api.permissions import StreamAccess
-    from tests.api.conftest import person
+    from tests.factories import make_user
 
-    user, session = person(f"watcher-{os.urandom(4).hex()}", tenant_a, "viewer"), SessionStore()
+    user, session = make_user(f"watcher-{os.urandom(4).hex()}", tenant_a, "viewer"), SessionStore()
     session[SESSION_KEY] = str(user.pk)
     session.save()
     yield user, session, StreamAccess(tenant_a.pk, user_id=user.pk, session=session.session_key or "")

@@ -19,6 +19,9 @@ from devices.services.presence.activity import PresenceEvent, PresenceRecorder
 from tests.redis_recovery import wait_for_redis
 
 TIMEOUT = 60.0
+# A recorder measures how far Redis' clock is ahead of its own to the duration of a request, and the machine's state
+# decides about that: up to hundreds of milliseconds. Events whose order a test is about are further apart.
+OLDER = timedelta(seconds=10)
 
 
 class Fleet:
@@ -36,16 +39,19 @@ class Fleet:
             DeviceStatus.objects.bulk_create([DeviceStatus(device=device) for device in devices])
         return devices
 
-    def sign(self, device: Any, kind: Any = "telemetry", session: str = "") -> PresenceEvent:
-        return PresenceEvent(kind, self.schema, device.pk, device.uuid, datetime.now(UTC), TIMEOUT, session)
+    def sign(
+        self, device: Any, kind: Any = "telemetry", session: str = "", *, ago: timedelta = timedelta()
+    ) -> PresenceEvent:
+        return PresenceEvent(kind, self.schema, device.pk, device.uuid, datetime.now(UTC) - ago, TIMEOUT, session)
 
     def hear(self, *devices: Any) -> None:
         self.recorder.record([self.sign(device) for device in devices])
 
     def take_silent(self, device: Any) -> tuple[PresenceEvent, health_checker.LeasedDeadlines]:
-        """A device was heard and is silent: its sign of life, and what a checker has taken of it."""
-        first = self.sign(device)
+        """Two events of a device that is silent then: return the older one, and the lease of its expired deadline."""
+        first = self.sign(device, ago=2 * OLDER)
         self.recorder.record([first])
+        self.recorder.record([self.sign(device, ago=OLDER)])
         self.wait_out(device)
         expired = health_checker.lease_expired(10)
         assert len(expired.members) == 1
@@ -189,7 +195,7 @@ def test_heard_again_after_an_older_sign_came_again(fleet: Fleet, moment: str) -
 
 def test_heard_again_after_an_older_sign_came_again_behind_its_will(fleet: Fleet) -> None:
     [device] = fleet.add()
-    first = fleet.sign(device)
+    first = fleet.sign(device, ago=OLDER)
     fleet.recorder.record([first])
     fleet.recorder.record([fleet.sign(device, "will", "of-this-session")])
     fleet.recorder.record([first])

@@ -10,7 +10,7 @@ from typing import Any
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
-from tests.conftest import Process, wait_until
+from tests.processes import Process, wait_until
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from django_tenants.utils import schema_context
 
-from tests.api.conftest import make_device
+from tests.factories import make_device
 
 HOUR = timedelta(hours=1)
 

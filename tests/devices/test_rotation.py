@@ -15,8 +15,9 @@ from django_tenants.utils import schema_context
 from management.device_client.gwanje_device import decrypt_secret, open_command
 from management.embedded.stack import EmbeddedStack
 from tests import payloads
-from tests.conftest import Registered, wait_until
+from tests.factories import Registered
 from tests.mqtt import RawClient
+from tests.processes import wait_until
 
 VALUE = {"temp": 21.5, "humidity": 44}
 

@@ -15,7 +15,8 @@ from devices.services.provisioning import registration
 from devices.services.vault import secret_store
 from devices.services.vault.secret_store import SecretMissing, SecretStore, SecretsUnavailable
 from tenants.infrastructure import jobs
-from tests.conftest import ROOT, Registered
+from tests.factories import Registered
+from tests.processes import ROOT
 
 
 @pytest.fixture

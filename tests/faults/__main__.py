@@ -71,7 +71,7 @@ class Command(BaseCommand):
 
             outcomes = run.play_all(stage, names, say, note)
             if any(outcome.passed is False for outcome in outcomes):
-                shutil.copytree(stack.var / "log", kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("compiled"))
+                shutil.copytree(stack.var / "log", kept, dirs_exist_ok=True)
                 say(f"The logs are in {kept}")
         text = table(outcomes)
         self.stdout.write(text)

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from django_tenants.utils import schema_context
 
 from telemetry.services.queries import missing_sequences
+from tests.lossy_proxy import LossyProxy
+from tests.processes import wait_until
 
 from .ledger import Entry
-from .process import wait_until
-from .proxy import Proxy
 from .rows import row
 from .scenario import CHANGES, READY, Scene
 
@@ -31,7 +31,7 @@ def restarted(scene: Scene) -> None:
             recoveries.append(scene.await_progress(began))
         scene.spend(0.4)
     scene.measure(f"storing again after {max(recoveries):.1f} s at most")
-    scene.require(listener.said(READY) >= 3, "the listener did not connect again")
+    scene.require(listener.occurrences(READY) >= 3, "the listener did not connect again")
 
 
 @row("6", "broker killed (`kill -9`) while messages wait in it")
@@ -101,7 +101,7 @@ def frozen(scene: Scene) -> None:
 def half_open(scene: Scene) -> None:
     url = urlsplit(os.environ["MQTT_URL"])
     keepalive = float(os.environ.get("MQTT_KEEPALIVE_SECONDS", "60"))
-    proxy = Proxy(url.port or 1883)
+    proxy = LossyProxy(url.port or 1883)
     through = url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{proxy.port}").geturl()
     try:
         listener = scene.listen(env={"MQTT_URL": through})
@@ -110,7 +110,7 @@ def half_open(scene: Scene) -> None:
             proxy.freeze()
             began = time.time()
             # Only the connection that exists is dead: a new one gets through.
-            wait_until(lambda: listener.said(READY) >= 2, 3 * keepalive, "the listener does not connect again")
+            wait_until(lambda: listener.occurrences(READY) >= 2, 3 * keepalive, "the listener does not connect again")
             noticed = time.time() - began
             scene.spend(0.2)
         scene.measure(f"noticed after {noticed:.0f} s, with a keep-alive of {keepalive:.0f} s")

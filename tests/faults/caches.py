@@ -15,11 +15,11 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from devices.services.provisioning.registration import revoke_key
+from tests.processes import wait_until
 
 from .fleet import Fleet, Sender
 from .ledger import Entry
 from .load import Load
-from .process import wait_until
 from .rows import row
 from .scenario import Scene
 

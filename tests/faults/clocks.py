@@ -5,9 +5,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.processes import wait_until
+
 from .fleet import Sender
 from .ledger import Entry, Fate
-from .process import wait_until
 from .rows import row
 from .scenario import CHANGES, DEVICES, READY, Scene
 
@@ -53,7 +54,7 @@ def wrong(scene: Scene) -> None:
     scene.require(changes == 0, f"{changes} devices changed their status")
     scene.require(reasons == ["future_timestamp"], f"refused for {reasons}")
     scene.require(result.found.late >= traffic.behind, f"{result.found.late} late, {traffic.behind} sent an hour old")
-    scene.require(listener.is_running and listener.said(READY) == 1, "the listener lost its connection or ended")
+    scene.require(listener.is_running and listener.occurrences(READY) == 1, "the listener lost its connection or ended")
     scene.require(checker.is_running, "the health checker has ended")
 
 

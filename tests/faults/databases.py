@@ -5,7 +5,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -22,9 +21,9 @@ from django_tenants.utils import schema_context
 from management.embedded.postgres import binary
 from telemetry.models import Message
 from tenants.infrastructure.database import conninfo
+from tests.lossy_proxy import LossyProxy
+from tests.processes import free_port, wait_until
 
-from .process import wait_until
-from .proxy import Proxy
 from .rows import Skipped, row
 from .scenario import Scene
 
@@ -78,8 +77,7 @@ def frozen(scene: Scene) -> None:
 @contextmanager
 def _web(scene: Scene) -> Iterator[Callable[[], str]]:
     """A web server; what is yielded asks it whether it is ready, and returns the status, or what went wrong."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     web = scene.start("-m", "uvicorn", "config.asgi:application", "--port", str(port), env={"DATABASE_POOL": "1"})
 
     def ask() -> str:
@@ -100,7 +98,7 @@ def _web(scene: Scene) -> Iterator[Callable[[], str]]:
 
 @row("10", "PostgreSQL restarted in the middle of batches; the answer to a COMMIT lost on its way")
 def restarted(scene: Scene) -> None:
-    proxy = Proxy(int(connection.settings_dict["PORT"]))
+    proxy = LossyProxy(int(connection.settings_dict["PORT"]))
     url = urlsplit(os.environ["DATABASE_URL"])
     through = url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{proxy.port}")._replace(
         path="/" + connection.settings_dict["NAME"]

@@ -17,11 +17,11 @@ from management.device_client.gwanje_device import sign_v2
 from tenants.models import DeviceRoute, Tenant
 from tenants.services.lifecycle import create_tenant, resume_tenant, suspend_tenant
 from tenants.services.limits import set_limits
+from tests.processes import wait_until
 
 from .databases import judge_neighbours
 from .fleet import Fleet, Sender
 from .ledger import Entry
-from .process import wait_until
 from .rows import row
 from .scenario import Scene
 

@@ -3,7 +3,8 @@
 import signal
 import time
 
-from .process import Process
+from tests.processes import Process
+
 from .rows import row
 from .scenario import Scene
 
@@ -73,8 +74,8 @@ def same_client_id(scene: Scene) -> None:
     listeners = [scene.listen(), scene.listen()]
     with scene.load():
         scene.spend(0.7)
-        connected = sum(listener.said("Connected to the broker") for listener in listeners)
-        told = sum(listener.said("taken over") for listener in listeners)
+        connected = sum(listener.occurrences("Connected to the broker") for listener in listeners)
+        told = sum(listener.occurrences("taken over") for listener in listeners)
         listeners[1].stop()
         scene.spend(0.3)
     scene.measure(f"{connected} connects by turns, of which the log warns {told} times")

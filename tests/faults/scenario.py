@@ -17,12 +17,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from management.embedded.stack import EmbeddedStack
 from tenants.infrastructure.database import conninfo
+from tests.processes import Process, wait_until
 
 from .fleet import Fleet, Sender
 from .invariants import Result, compare
 from .ledger import Ledger
 from .load import Load, Traffic, plain
-from .process import Process, wait_until
 from .stored_rows import Books, Found
 
 READY = "Connected to the broker"

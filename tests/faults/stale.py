@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import psycopg
 
 from tenants.infrastructure.database import conninfo
+from tests.processes import wait_until
 
-from .process import wait_until
 from .rows import row
 from .scenario import READY, Scene
 
@@ -53,7 +53,7 @@ def _play(scene: Scene, *options: str) -> float:
             _send(scene, first)
             _forget_everything(scene)
             restarted_at = time.time()
-            wait_until(lambda: listener.said(READY) >= 2, 30.0, "the listener does not connect again")
+            wait_until(lambda: listener.occurrences(READY) >= 2, 30.0, "the listener does not connect again")
             # Without a subscription the broker would throw away what comes.
             time.sleep(1.0)
             _send(scene, second)

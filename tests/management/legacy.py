@@ -1,7 +1,7 @@
 """Fixtures for moving from the old server: a tenant of the test's own, and the command."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -11,25 +11,23 @@ from django.core.management.base import CommandError
 from django.db import connection
 from django_tenants.utils import schema_context
 
+from tests.factories import make_tenant, remove_tenant
+
 from .legacy_dump import Dump
 
 LAW = ("created", "unchanged", "errors")
 
 
 @pytest.fixture(name="tenant")
-def tenant_fixture(live_db: None) -> Any:
-    return new_tenant()
+def tenant_fixture(live_db: None) -> Iterator[Any]:
+    tenant = new_tenant()
+    yield tenant
+    remove_tenant(tenant)
 
 
 def new_tenant() -> Any:
-    from management.quickstart.hardware import install_hardware
-    from tenants.services.lifecycle import create_tenant
-
-    slug = f"old-{uuid4().hex[:8]}"
-    made = create_tenant(slug=slug, name=slug)
-    with schema_context(made.schema_name):
-        install_hardware()
-    return made
+    """Create a tenant with the demonstration hardware."""
+    return make_tenant(f"old-{uuid4().hex[:8]}")
 
 
 Import = Callable[..., dict[str, Any]]

@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,25 +16,9 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from management.embedded.mosquitto_package import Mosquitto, find_installed, find_unpacked
+from tests.processes import free_port, wait_until
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
-    """Return the first true result of `condition`; AssertionError naming `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if result := condition():
-            return result
-        time.sleep(0.01)
-    raise AssertionError(f"waited {seconds} s in vain for {what}")
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def find_mosquitto() -> Mosquitto:
@@ -79,7 +62,7 @@ class Broker:
         package = find_mosquitto()
         command = [str(package.program), "-c", str(self.directory / "mosquitto.conf")]
         self._process = subprocess.Popen(command, env={**os.environ, **package.env}, preexec_fn=_end_with_parent)
-        wait_for(self._answers, f"mosquitto on port {self.port}")
+        wait_until(self._answers, 10, f"Mosquitto does not listen on port {self.port}")
         return self
 
     def stop(self) -> None:
@@ -137,7 +120,11 @@ class Listener:
 
     def wait(self, prefix: str, count: int, seconds: float = 10.0) -> list[Heard]:
         """Wait until at least `count` messages have been heard on `prefix`, and return them all."""
-        wait_for(lambda: len(self.on(prefix)) >= count, f"{count} messages on {prefix}", seconds)
+        wait_until(
+            lambda: len(self.on(prefix)) >= count,
+            seconds,
+            lambda: f"{len(self.on(prefix))} of {count} messages on {prefix}",
+        )
         return self.on(prefix)
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 
 def test_both_ways_say_the_same_and_no_server_is_needed() -> None:

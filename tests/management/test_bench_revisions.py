@@ -15,7 +15,7 @@ from django.conf import settings
 
 from tests.benchmarks import revisions
 from tests.benchmarks.revisions import Asked, RevisionError
-from tests.conftest import wait_until
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.skipif(
     not (settings.BASE_DIR / ".git").exists(), reason="a copy without the repository has no revisions"

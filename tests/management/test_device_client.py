@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from management.device_client import gwanje_device
 from management.device_client.gwanje_device import GwanjeDevice, Outbox, iso_timestamp, sign_v1, sign_v2
+from tests.lossy_proxy import LossyProxy
+from tests.processes import wait_until
 
-from .mosquitto import Broker, Heard, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
-from .proxy import LossyProxy
+from .mosquitto import Broker, Heard, Listener, broker_fixture, listener_fixture  # noqa: F401 (fixtures)
 from .signed import is_signed, opened
 
 UUID = "0d0b2a52-6a9e-4a55-9d68-0a6f0c8a1f11"
@@ -53,7 +54,7 @@ def temperatures(listener: Listener, count: int, seconds: float = 10) -> list[fl
         payloads = [verified(message.payload) for message in listener.on("telemetry/")]
         return list({(p["boot"], p["seq"]): p["value"]["temp"] for p in payloads}.values())
 
-    wait_for(lambda: len(heard()) >= count, f"{count} measurements", seconds)
+    wait_until(lambda: len(heard()) >= count, seconds, f"{count} measurements")
     return heard()
 
 
@@ -243,7 +244,7 @@ def test_a_wrong_password_is_tried_again_and_not_fatal(broker: Broker, device: M
     broker.start()
     one = device().start()
     one.send("dht22", {"value": {"temp": 1}})
-    wait_for(lambda: broker.log.read_text().count("not authorised") >= 2, "two refused connections")
+    wait_until(lambda: broker.log.read_text().count("not authorised") >= 2, 10, "two refused connections")
     assert one.pending == 1
     broker.stop()
     conf.write_text(anonymous)
@@ -283,7 +284,7 @@ def test_what_was_sent_but_not_acknowledged_is_sent_again(
     proxy.losing.set()
     for number in range(30):
         one.send("dht22", {"value": {"temp": number}})
-    wait_for(lambda: len(one._inflight) >= 20, "a full window")
+    wait_until(lambda: len(one._inflight) >= 20, 10, "a full window")
     time.sleep(gwanje_device.FORGET_EVERY + 0.6)  # long enough for a wrong removal to reach the disk
     assert (one.pending, len(one.outbox), one.acknowledged) == (30, 30, 0)
     proxy.losing.clear()
@@ -311,7 +312,7 @@ def test_a_silent_connection_is_given_up_after_the_keep_alive(
     one = device(port=proxy.port, keepalive=1).start()
     listener.wait("device/birth/", 1)
     proxy.losing.set()
-    wait_for(lambda: not one.connected, "the device to notice")
+    wait_until(lambda: not one.connected, 10, "the device to notice")
     proxy.losing.clear()
     one.send("dht22", {"value": {"temp": 1}})
     listener.wait("device/birth/", 2)

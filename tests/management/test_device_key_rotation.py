@@ -14,8 +14,9 @@ import pytest
 from devices.services.broker import commands
 from devices.services.rotation import secret_transport
 from management.device_client.gwanje_device import GwanjeDevice, sign_v2
+from tests.processes import wait_until
 
-from .mosquitto import Broker, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
+from .mosquitto import Broker, Listener, broker_fixture, listener_fixture  # noqa: F401 (fixtures)
 from .signed import is_signed, opened
 
 ID = "0d0b2a52-6a9e-4a55-9d68-0a6f0c8a1f11"
@@ -61,7 +62,7 @@ def answer(broker: Broker, listener: Listener, command: bytes) -> bytes:
 
 def connected(one: GwanjeDevice) -> GwanjeDevice:
     one.start()
-    wait_for(lambda: one.connected, "the device's connection")
+    wait_until(lambda: one.connected, 10, "the device's connection")
     time.sleep(0.1)  # its subscription
     return one
 

@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from management.embedded.errors import AlreadyRunning
 from management.embedded.program import Program
 from management.embedded.server import BASE_DIR
 from management.embedded.stack import EmbeddedStack
+from tests.processes import wait_until
 
 SERVERS = ("postgres", "valkey", "openbao", "mosquitto")
 
@@ -56,13 +57,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     run = Running(tmp_path_factory.mktemp("var"))
     yield run
     run.stack.stop()
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def test_the_environment_is_written_for_its_owner_only(running: Running) -> None:
@@ -314,7 +308,7 @@ def test_freezing_postgres_freezes_its_open_connections(running: Running) -> Non
         backend = connection.info.backend_pid
         running.stack.signal("postgres", signal.SIGSTOP)
         try:
-            wait_for(lambda: " T " in Path(f"/proc/{backend}/stat").read_text())
+            wait_until(lambda: " T " in Path(f"/proc/{backend}/stat").read_text(), 15)
         finally:
             running.stack.signal("postgres", signal.SIGCONT)
         assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -342,10 +336,10 @@ def test_programs_run_beside_the_servers(running: Running, tmp_path: Path) -> No
     running.stack.add_programs([program])
     assert running.stack.program_states()["echo"].state == "STOPPED"
     running.stack.start_program("echo")
-    wait_for(lambda: log.exists() and log.read_text() == f"{greeting} {tmp_path}\n")
+    wait_until(lambda: log.exists() and log.read_text() == f"{greeting} {tmp_path}\n", 15)
 
     running.stack.kill("echo")
-    wait_for(lambda: log.read_text().count(greeting) == 2)
+    wait_until(lambda: log.read_text().count(greeting) == 2, 15)
     running.stack.stop_programs(["echo"])
     assert log.read_text().endswith("stopped by SIGINT\n")
     assert running.stack.program_states()["echo"].state == "STOPPED"

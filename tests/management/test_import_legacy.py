@@ -13,7 +13,7 @@ import pytest
 from django.db import connection
 from django_tenants.utils import schema_context
 
-from tests.conftest import wait_until
+from tests.processes import wait_until
 
 from .legacy import Import, broker_names, counts, everything, messages, run_fixture, tenant_fixture, totals  # noqa: F401
 from .legacy_dump import START, make_dump

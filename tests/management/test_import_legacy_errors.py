@@ -16,7 +16,7 @@ from django.core.management.base import CommandError
 from django_tenants.utils import schema_context
 
 from management.legacy.tables import METADATA, ROLES, TELEMETRY_DATA
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 from .legacy import Import, everything, messages, new_tenant, run_fixture, tenant_fixture, totals  # noqa: F401
 from .legacy_dump import Dump, make_dump

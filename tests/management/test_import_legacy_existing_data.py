@@ -11,7 +11,7 @@ import psycopg
 from django.core.management import call_command
 from django_tenants.utils import schema_context
 
-from tests.conftest import wait_until
+from tests.processes import wait_until
 
 from .legacy import Import, everything, messages, new_tenant, run_fixture, tenant_fixture, totals  # noqa: F401
 from .legacy_dump import START, Dump, OldDevice, make_dump, sign_v1
@@ -200,7 +200,7 @@ def test_old_firmware_speaks_to_the_new_server_and_a_rotation_takes_it(
 ) -> None:
     from devices.services import api_keys
     from devices.services.rotation.selection import Selection, select
-    from tests.api.conftest import Api
+    from tests.api.client import Api
     from tests.mqtt import RawClient
 
     dump = make_dump(tmp_path / "dump", devices=2, messages=1)

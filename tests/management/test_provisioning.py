@@ -1,7 +1,6 @@
 """The whole way of a board, on real servers: preregister, claim, fetch, publish over MQTT, read at the API."""
 
 import json
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +18,13 @@ from management.device_client.gwanje_device import fetch_credentials
 from tenants.infrastructure.spreadsheets import TableRow
 from tenants.models import PreregisteredDevice
 from tenants.services import enrollment
-from tests.conftest import Process, wait_until
+from tests.processes import Process, free_port, wait_until
 
 
 @pytest.fixture
 def web(live_db: None, start: Callable[..., Process]) -> str:
     """A real web server's address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     start(
         "-m", "uvicorn", "config.asgi:application", "--port", str(port), "--log-level", "warning",
         env={"DATABASE_POOL": "1", "FETCH_RETRY_SECONDS": "1"},
@@ -116,9 +113,7 @@ def test_an_answer_that_was_lost_is_heard_again_and_a_new_fetch_when_it_is_allow
 
 def test_a_platform_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("management.device_client.gwanje_device.FETCH_EVERY", 0.05)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = card(tmp_path, f"http://127.0.0.1:{port}", "gwf_x")
 
     class Stop:

@@ -21,8 +21,9 @@ from management.simulator.faults import OUT_OF_RANGE, choose_fault, parse_faults
 from management.simulator.fleet import Fleet, FleetOptions, Summary
 from management.simulator.inventory import InventoryUnusable, load_inventory
 from management.simulator.sensors import SENSORS, measure
+from tests.processes import wait_until
 
-from .mosquitto import Broker, Heard, Listener, broker_fixture, listener_fixture, wait_for  # noqa: F401 (fixtures)
+from .mosquitto import Broker, Heard, Listener, broker_fixture, listener_fixture  # noqa: F401 (fixtures)
 from .signed import is_signed, opened
 
 COMPONENTS = ["dht22", "bmp280-2"]
@@ -375,7 +376,7 @@ def test_a_signal_ends_the_command_cleanly(
     summary = json.loads(output)
     assert summary["sent"] == summary["acknowledged"] >= 10
     assert len(listener.wait("device/lwt/", 2)) == 2
-    wait_for(lambda: len(listener.on("telemetry/")) == summary["sent"], "every message that was sent")
+    wait_until(lambda: len(listener.on("telemetry/")) == summary["sent"], 10, "every message that was sent")
 
 
 def test_a_simulated_device_keeps_a_new_key_in_its_file(

@@ -7,8 +7,8 @@ import sys
 from importlib.metadata import version as installed_version
 
 from config.version import read_version
-from tests.conftest import ROOT
 from tests.documents import read
+from tests.processes import ROOT
 
 
 def test_the_command_prints_the_version_without_settings() -> None:

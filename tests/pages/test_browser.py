@@ -12,7 +12,7 @@ from django_tenants.utils import schema_context
 from devices.models import Component
 from tenants.models import Tenant, User
 
-from .conftest import ADMIN, PASSWORD, device_page, overflow, sign_in
+from .client import ADMIN, PASSWORD, device_page, overflow, sign_in
 
 
 def test_staff_makes_suspends_and_resumes_a_tenant(live_db: None, visit: Callable[..., Any]) -> None:

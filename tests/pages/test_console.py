@@ -10,16 +10,15 @@ from django.utils import timezone
 
 from tenants.infrastructure import hooks
 from tenants.models import Domain, Membership, OverflowMessage, Tenant, UnroutedMessage, User
-from tests.api.conftest import person
-
-from .conftest import PASSWORD, Pages, formset
+from tests.factories import make_user
+from tests.pages.client import PASSWORD, Pages, formset
 
 CONSOLE = "/admin/"
 
 
 @pytest.fixture
 def root(db: None) -> User:
-    return person("root-of-console", is_superuser=True, is_staff=True)
+    return make_user("root-of-console", is_superuser=True, is_staff=True)
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def fails() -> None:
     ],
 )
 def test_the_console_is_for_staff(db: None, flags: dict[str, Any], status: int) -> None:
-    assert Pages(CONSOLE, person("somebody", **flags)).get().status_code == status
+    assert Pages(CONSOLE, make_user("somebody", **flags)).get().status_code == status
 
 
 def test_a_member_is_told_that_the_console_is_not_theirs(tenant_a: Tenant, db: None) -> None:
@@ -84,10 +83,10 @@ def test_what_is_only_looked_at(console: Pages, path: str) -> None:
 
 
 def test_staff_cannot_make_themselves_superusers(db: None, root: User) -> None:
-    clerk = person("a-clerk", is_staff=True)
+    clerk = make_user("a-clerk", is_staff=True)
     clerk.user_permissions.set(Permission.objects.filter(codename__in=("view_user", "change_user")))
     pages = Pages(CONSOLE, clerk)
-    member = person("a-member")
+    member = make_user("a-member")
     assert pages.get(f"tenants/user/{member.pk}/change/").status_code == 200
     form = {"username": "renamed", "is_active": "on", "is_staff": "on", "is_superuser": "on"}
     answer = pages.post(f"tenants/user/{member.pk}/change/", form | formset("memberships"))
@@ -105,7 +104,7 @@ def test_staff_cannot_make_themselves_superusers(db: None, root: User) -> None:
 def test_creating_a_tenant_that_fails_says_so_and_can_be_tried_again(
     console: Pages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owner = person("an-owner")
+    owner = make_user("an-owner")
     with monkeypatch.context() as patch:
         patch.setattr(hooks.new_tenant, "entries", [(0, fails)])
         answer = console.post("tenants/tenant/add/", {"slug": "unlucky", "name": "Unlucky"}, follow=True)
@@ -195,7 +194,7 @@ def test_a_tenant_that_is_locked_for_long_is_told_of(console: Pages, tenant_a: T
 
 
 def test_the_first_page_lists_what_one_may_enter(tenant_a: Tenant, tenant_b: Tenant, root: User) -> None:
-    member = Pages("/", person("a-visitor", tenant_a, "viewer")).get().content.decode()
+    member = Pages("/", make_user("a-visitor", tenant_a, "viewer")).get().content.decode()
     assert "/t/alpha/" in member
     assert "/t/beta-farm/" not in member
     assert 'href="/admin/"' not in member
@@ -203,7 +202,7 @@ def test_the_first_page_lists_what_one_may_enter(tenant_a: Tenant, tenant_b: Ten
     assert "/t/alpha/" in staff
     assert "/t/beta-farm/" in staff
     assert 'href="/admin/"' in staff
-    assert "no role in any tenant" in Pages("/", person("newcomer")).get().content.decode()
+    assert "no role in any tenant" in Pages("/", make_user("newcomer")).get().content.decode()
 
 
 @pytest.mark.parametrize(

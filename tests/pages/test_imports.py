@@ -17,9 +17,8 @@ from django_tenants.utils import schema_context
 from tenants.infrastructure.spreadsheets import TableRow
 from tenants.models import PreregisteredDevice
 from tenants.services import enrollment
-from tests.api.conftest import make_device, person
-
-from .conftest import ADMIN, Pages, device_page, overflow, sign_in
+from tests.factories import make_device, make_user
+from tests.pages.client import ADMIN, Pages, device_page, overflow, sign_in
 
 LIST = "devices/deviceimport/"
 CLAIM = "devices/device/claim/"
@@ -107,11 +106,11 @@ def test_a_file_that_is_none_is_said_at_the_form(pages: Pages) -> None:
 def test_who_imports(db: None, tenant_a: Any, tenant_b: Any, pages: Pages) -> None:
     upload(pages, "north,,,")
     kept = newest(tenant_a)
-    viewer = Pages(ADMIN, person("looker", tenant_a, "viewer"))
+    viewer = Pages(ADMIN, make_user("looker", tenant_a, "viewer"))
     assert viewer.get(f"{LIST}{kept.pk}/change/").status_code == 200
     for path in (f"{LIST}{kept.pk}/begin/", f"{LIST}{kept.pk}/credentials/", f"{LIST}add/", CLAIM):
         assert viewer.post(path).status_code == 403, path
-    other = Pages("/t/beta-farm/admin/", person("theirs", tenant_b, "admin"))
+    other = Pages("/t/beta-farm/admin/", make_user("theirs", tenant_b, "admin"))
     for path in (f"{LIST}{kept.pk}/begin/", f"{LIST}{kept.pk}/credentials/"):
         assert other.post(path).status_code == 404, path
 

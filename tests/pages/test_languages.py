@@ -10,9 +10,9 @@ from django.conf import settings
 from django.test import Client
 
 from tenants.models import Membership, Tenant, User
-from tests.api.conftest import person
+from tests.factories import make_user
 
-from .conftest import ADMIN, PASSWORD, Pages, overflow, sign_in
+from .client import ADMIN, PASSWORD, Pages, overflow, sign_in
 
 HANGUL = re.compile(r"[가-힣]")
 KOREAN: dict[str, Any] = {"headers": {"accept-language": "ko-KR,ko;q=0.9,en;q=0.5"}}
@@ -55,7 +55,7 @@ def test_both_admins_are_korean_all_through(pages: Pages, device: Any) -> None:
     listed = pages.get("devices/device/").content.decode()
     for word in ("알 수 없음", "마지막 수신", "하드웨어 모델", "장치 관제", "격리"):
         assert word in listed
-    staff = Pages("/admin/", person("some-staff", None, is_superuser=True))
+    staff = Pages("/admin/", make_user("some-staff", None, is_superuser=True))
     staff.client.cookies[settings.LANGUAGE_COOKIE_NAME] = "ko"
     assert "테넌트 추가" in staff.get("tenants/tenant/add/").content.decode()
 

@@ -12,14 +12,14 @@ from telemetry.models import IngestTotals, LimitHit
 from telemetry.services.queries.totals_chart import HEIGHT, build_totals_chart
 from tenants.models import Plan, Tenant, TenantLimits
 from tenants.services.limits import set_limits
-from tests.api.conftest import make_device, person
+from tests.factories import make_device, make_user
 
-from .conftest import Pages, formset, overflow, sign_in
+from .client import Pages, formset, overflow, sign_in
 
 
 @pytest.fixture
 def console(db: None) -> Pages:
-    return Pages("/admin/", person("root-of-limits", is_superuser=True, is_staff=True))
+    return Pages("/admin/", make_user("root-of-limits", is_superuser=True, is_staff=True))
 
 
 def tenant_form(tenant: Tenant, **limits: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from devices.models import ApiKey, AuditEntry, ComponentType, HardwareModel, Met
 from devices.services.api_keys import find_api_key
 from tenants.models import Tenant
 
-from .conftest import Pages, formset
+from .client import Pages, formset
 
 
 def test_changes_are_in_the_tenants_audit_and_not_in_djangos_log(pages: Pages, tenant_a: Tenant) -> None:

@@ -7,9 +7,10 @@ import pytest
 from django_tenants.utils import schema_context
 
 from devices.models import ComponentType, Metric, Unit
-from tests.api.conftest import T0, make_device, person
+from tests.api.client import T0
+from tests.factories import make_device, make_user
 
-from .conftest import ADMIN, Pages, formset
+from .client import ADMIN, Pages, formset
 
 EXAMPLE = json.dumps({"timestamp": 1, "AM2301": {"Temperature": 68, "Humidity": 40}, "TempUnit": "F", "POWER": "ON"})
 
@@ -89,11 +90,13 @@ def test_messages_that_were_received_are_offered(pages: Pages, tenant_a: Any, ki
 
 
 def test_administrators_alone_teach(tenant_a: Any, kind: Any) -> None:
-    operator = Pages(ADMIN, person("an-operator", tenant_a, "operator"))
+    operator = Pages(ADMIN, make_user("an-operator", tenant_a, "operator"))
     assert operator.get(_address(kind)).status_code == 403
     assert operator.post(_address(kind), {"example": EXAMPLE}).status_code == 403
     assert (
-        Pages(ADMIN, person("another-admin", tenant_a, "admin")).get("devices/componenttype/99999/teach/").status_code
+        Pages(ADMIN, make_user("another-admin", tenant_a, "admin"))
+        .get("devices/componenttype/99999/teach/")
+        .status_code
         == 404
     )
 

@@ -15,9 +15,9 @@ from django_tenants.utils import schema_context
 
 from tenants.models import PreregisteredDevice, User
 from tenants.services import claim_codes
-from tests.api.conftest import person
+from tests.factories import make_user
 
-from .conftest import PASSWORD, Pages, overflow, sign_in
+from .client import PASSWORD, Pages, overflow, sign_in
 from .test_imports import board, claim
 
 CONSOLE = "/admin/"
@@ -27,7 +27,7 @@ LIST = "tenants/preregistereddevice/"
 @pytest.fixture
 def console(db: None, settings: Any) -> Pages:
     settings.MQTT_ADMIN_URL = ""
-    return Pages(CONSOLE, person("root", is_superuser=True, is_staff=True))
+    return Pages(CONSOLE, make_user("root", is_superuser=True, is_staff=True))
 
 
 def issued_in(page: str) -> list[dict[str, str]]:
@@ -149,8 +149,8 @@ def test_a_claimed_board_is_neither_changed_nor_deleted(console: Pages, tenant_a
 
 
 def test_who_may(db: None, tenant_a: Any) -> None:
-    clerk = Pages(CONSOLE, person("clerk", is_staff=True))
-    owner = Pages(CONSOLE, person("owner", tenant_a, "admin"))
+    clerk = Pages(CONSOLE, make_user("clerk", is_staff=True))
+    owner = Pages(CONSOLE, make_user("owner", tenant_a, "admin"))
     for path in (LIST, f"{LIST}add/", f"{LIST}import-table/"):
         assert clerk.get(path).status_code == 403, path
         assert owner.get(path).status_code == 302, path

@@ -22,9 +22,9 @@ from devices.models import (
     StatusChange,
 )
 from tenants.models import Tenant
-from tests.api.conftest import add_change, add_readings, add_series, person
+from tests.factories import add_change, add_readings, add_series, make_user
 
-from .conftest import ADMIN, Pages, device_form, device_page, formset
+from .client import ADMIN, Pages, device_form, device_page, formset
 
 HOUR = timedelta(hours=1)
 
@@ -177,7 +177,7 @@ def window_row(start: datetime, stop: datetime, reason: str) -> dict[str, str]:
 
 
 def test_an_operator_sets_a_maintenance_window_and_a_time_out(tenant_a: Tenant, device: Device) -> None:
-    pages, now = Pages(ADMIN, person("an-operator", tenant_a, "operator")), timezone.now()
+    pages, now = Pages(ADMIN, make_user("an-operator", tenant_a, "operator")), timezone.now()
     wrong = formset("maintenance_windows", window_row(now, now - HOUR, "new pump"))
     assert "The end must be later than the start." in text_of(pages.post(device_page(device), device_form(**wrong)))
     right = formset("maintenance_windows", window_row(now - HOUR, now + HOUR, "new pump"))
@@ -195,7 +195,7 @@ def test_a_viewer_sees_windows_and_sets_none(tenant_a: Tenant, device: Device) -
     now = timezone.now()
     with schema_context(tenant_a.schema_name):
         MaintenanceWindow.objects.create(device=device, starts_at=now, ends_at=now + HOUR, reason="new pump")
-    pages = Pages(ADMIN, person("a-viewer", tenant_a, "viewer"))
+    pages = Pages(ADMIN, make_user("a-viewer", tenant_a, "viewer"))
     assert "new pump" in text_of(pages.get(device_page(device)))
     row = formset("maintenance_windows", window_row(now, now + HOUR, "mine"))
     assert pages.post(device_page(device), device_form(**row)).status_code == 403
@@ -203,7 +203,7 @@ def test_a_viewer_sees_windows_and_sets_none(tenant_a: Tenant, device: Device) -
 
 @pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("operator", 403), ("admin", 302)])
 def test_the_rules_are_changed_by_administrators(tenant_a: Tenant, db: None, role: str, status: int) -> None:
-    pages = Pages(ADMIN, person("somebody", tenant_a, role))
+    pages = Pages(ADMIN, make_user("somebody", tenant_a, role))
     values = {"timeout_seconds": 90, "flapping_changes": 4, "flapping_window_seconds": 300}
     for times in (1, 2):  # the first time there is no row yet
         page = pages.client.get(ADMIN + "devices/presencesettings/", follow=True)

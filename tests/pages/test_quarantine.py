@@ -10,9 +10,9 @@ from django_tenants.utils import schema_context
 
 from telemetry.models import Quarantined, Replay, SuppressedMessages
 from tenants.models import Tenant
-from tests.api.conftest import make_device, person, quarantine
+from tests.factories import add_quarantined, make_device, make_user
 
-from .conftest import ADMIN, Pages, overflow, sign_in
+from .client import ADMIN, Pages, overflow, sign_in
 
 LIST = "telemetry/quarantined/"
 T0 = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
@@ -20,16 +20,16 @@ T0 = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 
 @pytest.fixture
 def operator(db: None, tenant_a: Tenant) -> Pages:
-    return Pages(ADMIN, person("an-operator", tenant_a, "operator"))
+    return Pages(ADMIN, make_user("an-operator", tenant_a, "operator"))
 
 
 @pytest.fixture
 def rows(db: None, tenant_a: Tenant, device: Any) -> list[Any]:
     return [
-        quarantine(tenant_a, T0, reason="malformed", topic="telemetry/alpha/one", device=device),
-        quarantine(tenant_a, T0 + timedelta(hours=1), reason="malformed", topic="telemetry/alpha/two"),
-        quarantine(tenant_a, T0 + timedelta(hours=2), reason="unknown_component", topic="telemetry/alpha/two"),
-        quarantine(tenant_a, T0 + timedelta(hours=3), reason="bad_signature", topic="telemetry/alpha/two"),
+        add_quarantined(tenant_a, T0, reason="malformed", topic="telemetry/alpha/one", device=device),
+        add_quarantined(tenant_a, T0 + timedelta(hours=1), reason="malformed", topic="telemetry/alpha/two"),
+        add_quarantined(tenant_a, T0 + timedelta(hours=2), reason="unknown_component", topic="telemetry/alpha/two"),
+        add_quarantined(tenant_a, T0 + timedelta(hours=3), reason="bad_signature", topic="telemetry/alpha/two"),
     ]
 
 
@@ -96,7 +96,7 @@ def test_a_replay_is_watched_and_cancelled(operator: Pages, tenant_a: Tenant, ro
 
 
 def test_viewers_see_and_replay_nothing(db: None, tenant_a: Tenant, rows: Any) -> None:
-    viewer = Pages(ADMIN, person("a-viewer", tenant_a, "viewer"))
+    viewer = Pages(ADMIN, make_user("a-viewer", tenant_a, "viewer"))
     page = viewer.get(LIST).content.decode()
     assert "quarantined/replay" not in page
     assert "replay_selected" not in page
@@ -134,12 +134,12 @@ def test_what_was_counted_is_shown(operator: Pages, tenant_a: Tenant, rows: Any,
 def test_staff_gives_messages_to_their_tenants(db: None, tenant_a: Tenant) -> None:
     from django_q.models import OrmQ
 
-    console = Pages("/admin/", person("root-of-messages", is_superuser=True, is_staff=True))
+    console = Pages("/admin/", make_user("root-of-messages", is_superuser=True, is_staff=True))
     assert "unroutedmessage/replay" in console.get("tenants/unroutedmessage/").content.decode()
     before = OrmQ.objects.count()
     assert console.post("tenants/unroutedmessage/replay/").status_code == 302
     assert OrmQ.objects.count() == before + 1
-    plain = Pages("/admin/", person("plain-staff", is_staff=True))
+    plain = Pages("/admin/", make_user("plain-staff", is_staff=True))
     assert plain.post("tenants/unroutedmessage/replay/").status_code == 403
     page = console.get(f"tenants/tenant/{tenant_a.pk}/change/").content.decode()
     assert f"/t/{tenant_a.slug}/admin/telemetry/quarantined/" in page
@@ -155,7 +155,9 @@ def test_a_replay_in_a_browser(
             day=T0.date(), reason="malformed", source="alpha/x", count=12345, detail="d" * 300, last_received_at=T0
         )
         for number in range(3):
-            quarantine(tenant_a, T0, reason="malformed", topic=f"telemetry/alpha/{number}" + "x" * 90, payload=b"{")
+            add_quarantined(
+                tenant_a, T0, reason="malformed", topic=f"telemetry/alpha/{number}" + "x" * 90, payload=b"{"
+            )
 
     def script(page: Any) -> list[int]:
         widths = []
@@ -188,8 +190,8 @@ def test_a_replay_in_a_browser(
 def test_the_lists_queries_do_not_grow(operator: Pages, tenant_a: Tenant, count_queries: Any) -> None:
     device = make_device(tenant_a, "of many")
     for _ in range(3):
-        quarantine(tenant_a, T0, device=device)
+        add_quarantined(tenant_a, T0, device=device)
     few = count_queries(lambda: operator.get(LIST))
     for _ in range(20):
-        quarantine(tenant_a, T0, device=device)
+        add_quarantined(tenant_a, T0, device=device)
     assert count_queries(lambda: operator.get(LIST)) == few

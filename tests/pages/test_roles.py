@@ -5,9 +5,9 @@ from django_tenants.utils import schema_context
 
 from devices.models import Device, Unit
 from tenants.models import Membership, Tenant
-from tests.api.conftest import person
+from tests.factories import make_user
 
-from .conftest import ADMIN, PASSWORD, Pages, device_page
+from .client import ADMIN, PASSWORD, Pages, device_page
 
 ROLES = ("viewer", "operator", "admin")
 # Model → the least role that may add one; None: nobody. Everybody with a role sees all of them.
@@ -41,7 +41,7 @@ def test_every_model_has_a_row() -> None:
 
 @pytest.mark.parametrize("role", [*ROLES, "superuser"])
 def test_what_each_role_sees_and_adds(tenant_a: Tenant, db: None, role: str) -> None:
-    user = person("root", is_superuser=True) if role == "superuser" else person("somebody", tenant_a, role)
+    user = make_user("root", is_superuser=True) if role == "superuser" else make_user("somebody", tenant_a, role)
     pages, rank = Pages(ADMIN, user), len(ROLES) if role == "superuser" else ROLES.index(role)
     assert pages.get().status_code == 200
     for label, least in ADDED_BY.items():
@@ -55,7 +55,7 @@ def test_what_each_role_sees_and_adds(tenant_a: Tenant, db: None, role: str) -> 
     ("role", "status"), [("viewer", 403), ("operator", 200), ("admin", 200)], ids=["viewer", "operator", "admin"]
 )
 def test_who_reaches_the_actions_of_a_device(tenant_a: Tenant, device: Device, role: str, status: int) -> None:
-    pages = Pages(ADMIN, person("somebody", tenant_a, role))
+    pages = Pages(ADMIN, make_user("somebody", tenant_a, role))
     for action in DEVICE_ACTIONS:
         path = device_page(device, DEVICE_PATHS.get(action, action))
         assert pages.get(path).status_code == status, action
@@ -71,7 +71,7 @@ def test_who_reaches_the_actions_of_a_device(tenant_a: Tenant, device: Device, r
 def test_only_administrators_export_everything(tenant_a: Tenant, db: None) -> None:
     path = "telemetry/retentionsettings/1/export-everything/"
     for role in ROLES:
-        pages = Pages(ADMIN, person(f"a-{role}", tenant_a, role))
+        pages = Pages(ADMIN, make_user(f"a-{role}", tenant_a, role))
         assert pages.get(path).status_code == (200 if role == "admin" else 403)
         assert ("Export everything" in pages.get().content.decode()) is (role == "admin")
     answer = pages.post(path)
@@ -80,7 +80,7 @@ def test_only_administrators_export_everything(tenant_a: Tenant, db: None) -> No
 
 
 def test_metadata_is_not_changed_by_operators(tenant_a: Tenant, db: None) -> None:
-    pages = Pages(ADMIN, person("an-operator", tenant_a, "operator"))
+    pages = Pages(ADMIN, make_user("an-operator", tenant_a, "operator"))
     with schema_context(tenant_a.schema_name):
         unit = Unit.objects.get(symbol="°C")
     assert pages.get(f"devices/unit/{unit.pk}/change/").status_code == 200
@@ -94,8 +94,8 @@ def test_whoever_has_no_role_is_sent_to_the_tenants_own_sign_in(
 ) -> None:
     user = {
         "anonymous": lambda: None,
-        "member of another tenant": lambda: person("a-stranger", tenant_b, "admin"),
-        "staff who is no superuser": lambda: person("a-clerk", is_staff=True),
+        "member of another tenant": lambda: make_user("a-stranger", tenant_b, "admin"),
+        "staff who is no superuser": lambda: make_user("a-clerk", is_staff=True),
     }[who]()
     pages = Pages(ADMIN, user)
     for path in ("", "devices/device/", device_page(device), "autocomplete/", "telemetry/quarantined/"):
@@ -115,7 +115,7 @@ def test_signing_in_at_a_tenant_without_a_role_in_it(tenant_a: Tenant, tenant_b:
 
 
 def test_an_object_of_another_tenant_is_not_there(tenant_a: Tenant, tenant_b: Tenant, device: Device) -> None:
-    user = person("an-owner-of-both", tenant_a, "admin")
+    user = make_user("an-owner-of-both", tenant_a, "admin")
     Membership.objects.create(user=user, tenant=tenant_b, role="admin")
     other = Pages("/t/beta-farm/admin/", user)
     assert device.name not in other.get("devices/device/").content.decode()

@@ -11,9 +11,9 @@ import pytest
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
-from tests.api.conftest import person
+from tests.factories import make_user
 
-from .conftest import ADMIN, Pages, overflow, sign_in
+from .client import ADMIN, Pages, overflow, sign_in
 
 LIST = "devices/rotationcampaign/"
 
@@ -134,7 +134,7 @@ def test_the_deadline_is_changed(pages: Pages, tenant_a: Any) -> None:
 @pytest.mark.parametrize("role", ["viewer", "operator"])
 def test_others_look_and_change_nothing(db: None, tenant_a: Any, role: str) -> None:
     campaign, _ = start(tenant_a, "one")
-    looker = Pages(ADMIN, person("looker", tenant_a, role))
+    looker = Pages(ADMIN, make_user("looker", tenant_a, role))
     assert looker.get(page_of(campaign)).status_code == 200
     assert "Roll back" not in looker.get(page_of(campaign)).content.decode()
     for below in ("hand-over", "extend", "end", "roll-back"):

@@ -14,9 +14,9 @@ from django_tenants.utils import schema_context
 from devices.models import AuditEntry, Device, DeviceStatus, HardwareModel
 from telemetry.models import IngestTotals, Quarantined
 from tenants.models import DeviceRoute, Tenant, User
-from tests.api.conftest import add_change, add_message, add_readings, add_series, make_device, person, quarantine
+from tests.factories import add_change, add_message, add_quarantined, add_readings, add_series, make_device, make_user
 
-from .conftest import ADMIN, Pages, device_form, device_page, formset
+from .client import ADMIN, Pages, device_form, device_page, formset
 
 
 def registration(name: str = "a device", uuid: Any = "", **components: int) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def test_a_devices_page_shows_state_values_and_what_was_refused(pages: Pages, te
     state = add_series(tenant_a, device, "relay", "state", "", "boolean")
     add_readings(tenant_a, temperature, (now, 21.5))
     add_readings(tenant_a, state, (now, True))
-    quarantine(tenant_a, now, "out_of_range", device=device, detail="210 is too hot")
+    add_quarantined(tenant_a, now, "out_of_range", device=device, detail="210 is too hot")
     page = " ".join(pages.get(device_page(device)).content.decode().split())
     for text in (
         "offline",
@@ -182,8 +182,8 @@ def test_messages_are_shown_as_they_were_sent(pages: Pages, tenant_a: Tenant, de
 
 def test_the_quarantine_is_filtered_and_readable(pages: Pages, tenant_a: Tenant, device: Device) -> None:
     now = timezone.now()
-    first = quarantine(tenant_a, now, "malformed", detail="no JSON here", payload=b"\xff\x00")
-    quarantine(tenant_a, now, "bad_signature", detail="not its key", device=device)
+    first = add_quarantined(tenant_a, now, "malformed", detail="no JSON here", payload=b"\xff\x00")
+    add_quarantined(tenant_a, now, "bad_signature", detail="not its key", device=device)
     rows = pages.get("telemetry/quarantined/?reason__exact=malformed").content.decode()
     assert "no JSON here" in rows
     assert "not its key" not in rows
@@ -211,7 +211,7 @@ def test_lists_cost_the_same_however_long(pages: Pages, tenant_a: Tenant, count_
     def add(many: int) -> None:
         for _ in range(many):
             device = make_device(tenant_a, f"device {uuid4()}", dht22="dht22")
-            quarantine(tenant_a, timezone.now(), device=device)
+            add_quarantined(tenant_a, timezone.now(), device=device)
             with schema_context(tenant_a.schema_name):
                 Device.objects.filter(pk=device.pk).update(hardware_model=HardwareModel.objects.first())
 
@@ -227,7 +227,7 @@ def test_lists_cost_the_same_however_long(pages: Pages, tenant_a: Tenant, count_
 def test_retention_is_set_by_administrators(tenant_a: Tenant, db: None, role: str, status: int) -> None:
     from telemetry.models import RetentionSettings
 
-    pages = Pages(ADMIN, person("somebody", tenant_a, role))
+    pages = Pages(ADMIN, make_user("somebody", tenant_a, role))
     path = "telemetry/retentionsettings/1/change/"
     assert pages.client.get(ADMIN + "telemetry/retentionsettings/", follow=True).redirect_chain == [(ADMIN + path, 302)]
     values = {"messages_months": "3", "readings_months": "12", "rollups_months": ""}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.processes import ROOT
 from tests.structure.measures import measure
 
 

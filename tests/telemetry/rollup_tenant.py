@@ -12,6 +12,7 @@ from django_tenants.utils import schema_context
 from psycopg import sql
 
 from tenants.infrastructure.database import conninfo
+from tests.factories import make_tenant, remove_tenant
 
 _FIRST, _LAST = "'-infinity'", "'infinity'"
 Row = tuple[int, datetime, float]  # series, time, value
@@ -30,7 +31,7 @@ _TABLES = (
 
 
 @dataclass
-class Field:
+class RollupTenant:
     """A tenant with a few devices: `devices` maps a device's id to the ids of its series of numbers."""
 
     schema: str
@@ -78,15 +79,12 @@ class Field:
             )
 
 
-def make_field(slug: str, devices: int = 3) -> Field:
-    """A tenant of a test module's own; remove it with `remove_field`."""
+def make_rollup_tenant(slug: str, devices: int = 3) -> RollupTenant:
+    """Create a tenant with `devices`, of two series each; remove it by `remove_rollup_tenant`."""
     from devices.models import Device
     from telemetry.models import Series
-    from tenants.services.lifecycle import create_tenant
 
-    with schema_context("public"):
-        tenant = create_tenant(slug=slug, name=slug)
-    made = Field(tenant.schema_name)
+    made = RollupTenant(make_tenant(slug).schema_name)
     with schema_context(made.schema), connection.cursor() as cursor:
         for number in range(devices):
             device = Device.objects.create(name=f"device {number}")
@@ -100,12 +98,12 @@ def make_field(slug: str, devices: int = 3) -> Field:
     return made
 
 
-def remove_field(made: Field) -> None:
+def remove_rollup_tenant(made: RollupTenant) -> None:
+    """Remove the tenant with its schema."""
     from tenants.models import Tenant
 
-    with schema_context("public"), connection.cursor() as cursor:
-        cursor.execute(f"DROP SCHEMA {connection.ops.quote_name(made.schema)} CASCADE")
-        Tenant.objects.filter(schema_name=made.schema).delete()
+    with schema_context("public"):
+        remove_tenant(Tenant.objects.get(schema_name=made.schema))
 
 
 # What differs between the hours as they are read and the truth, in one snapshot.
@@ -134,7 +132,7 @@ def rows_of(table: str) -> int:
         return int(cursor.fetchone()[0])
 
 
-def differences(made: Field, start: datetime, stop: datetime, hours: str = "") -> list[Any]:
+def differences(made: RollupTenant, start: datetime, stop: datetime, hours: str = "") -> list[Any]:
     """Hours that are not what the readings say; `hours` is SQL of them, by default as they are read."""
     from telemetry.services.rollups.aggregation import hours_sql as read_hours
 

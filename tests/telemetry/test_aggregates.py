@@ -16,7 +16,7 @@ from telemetry.services.queries.aggregates import AggregateBucket, aggregate, re
 from telemetry.services.queries.calendar_intervals import interval_edges, parse_interval
 from telemetry.services.queries.query_budget import QueryTooExpensive, time_limited_queries
 from telemetry.services.rollups import aggregation, packing
-from tests.telemetry.rollup_tenant import Field, Row, make_field, remove_field, truth
+from tests.telemetry.rollup_tenant import RollupTenant, Row, make_rollup_tenant, remove_rollup_tenant, truth
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -29,16 +29,16 @@ ZONES = ("UTC", "Asia/Seoul", "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_H
 
 
 @pytest.fixture(scope="module")
-def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[Field]:
+def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[RollupTenant]:
     with django_db_blocker.unblock():
-        made = make_field("summed")
+        made = make_rollup_tenant("summed")
         yield made
-        remove_field(made)
+        remove_rollup_tenant(made)
         connection.close()
 
 
 @pytest.fixture
-def field(live_db: None, made: Field) -> Iterator[Field]:
+def field(live_db: None, made: RollupTenant) -> Iterator[RollupTenant]:
     with schema_context(made.schema):
         made.clear()
         yield made
@@ -83,7 +83,7 @@ def expected(rows: list[Any], series: list[int], cuts: list[datetime], start: da
 
 
 @pytest.fixture
-def filled(field: Field) -> Callable[[int], list[Any]]:
+def filled(field: RollupTenant) -> Callable[[int], list[Any]]:
     """Readings of a month: rolled up and packed in part, late in part, and not yet rolled up at the end."""
 
     def fill(seed: int) -> list[Any]:
@@ -105,7 +105,7 @@ def filled(field: Field) -> Callable[[int], list[Any]]:
     return fill
 
 
-def test_aggregates_are_those_of_the_readings(field: Field, filled: Callable[[int], list[Any]]) -> None:
+def test_aggregates_are_those_of_the_readings(field: RollupTenant, filled: Callable[[int], list[Any]]) -> None:
     rows, chance = filled(1), random.Random(2)
     listed = list(Series.objects.order_by("pk"))
     for zone in ZONES:
@@ -120,7 +120,7 @@ def test_aggregates_are_those_of_the_readings(field: Field, filled: Callable[[in
             assert aggregate(listed, cuts, start, stop, raw_only=True).buckets == said, (zone, interval)
 
 
-def test_rollups_are_used_where_they_serve(field: Field, filled: Callable[[int], list[Any]]) -> None:
+def test_rollups_are_used_where_they_serve(field: RollupTenant, filled: Callable[[int], list[Any]]) -> None:
     filled(3)
     listed = list(Series.objects.order_by("pk"))[4:]  # of a device to which nothing came late
 
@@ -144,7 +144,9 @@ def test_rollups_are_used_where_they_serve(field: Field, filled: Callable[[int],
 
 
 @pytest.mark.parametrize("minutes", [20, 30, 45, 60, 75])
-def test_a_range_ends_anywhere_in_an_hour(field: Field, filled: Callable[[int], list[Any]], minutes: int) -> None:
+def test_a_range_ends_anywhere_in_an_hour(
+    field: RollupTenant, filled: Callable[[int], list[Any]], minutes: int
+) -> None:
     rows, listed = filled(4), list(Series.objects.order_by("pk"))
     # A week of Kolkata ends in the middle of an hour of UTC: what follows it in that hour is of another week.
     midnight = datetime(2026, 10, 18, 18, 30, tzinfo=UTC)
@@ -156,7 +158,7 @@ def test_a_range_ends_anywhere_in_an_hour(field: Field, filled: Callable[[int], 
             assert aggregate(listed, cuts, BEGIN, stop).buckets == said, (interval, zone, stop)
 
 
-def test_days_of_devices_with_late_readings_are_not_taken(field: Field) -> None:
+def test_days_of_devices_with_late_readings_are_not_taken(field: RollupTenant) -> None:
     one = Series.objects.get(pk=field.series[0])
     field.store(*((one.pk, BEGIN + n * DAY, float(n)) for n in range(10)))
     aggregation.roll_up(now=BEGIN + 11 * DAY)
@@ -169,7 +171,7 @@ def test_days_of_devices_with_late_readings_are_not_taken(field: Field) -> None:
     assert sum(bucket.count for bucket in total.values()) == 11
 
 
-def test_booleans_and_texts(field: Field) -> None:
+def test_booleans_and_texts(field: RollupTenant) -> None:
     device = Series.objects.get(pk=field.series[0]).device
     state = Series.objects.get_or_create(device=device, component="door", metric="open", value_type="boolean")[0]
     words = Series.objects.get_or_create(device=device, component="door", metric="said", value_type="text")[0]
@@ -192,14 +194,14 @@ def test_booleans_and_texts(field: Field) -> None:
     connection.cursor().execute("DELETE FROM telemetry_series WHERE component = 'door'")
 
 
-def test_absurd_numbers_have_no_sum_and_no_mean(field: Field) -> None:
+def test_absurd_numbers_have_no_sum_and_no_mean(field: RollupTenant) -> None:
     one = Series.objects.get(pk=field.series[0])
     field.store((one.pk, BEGIN, 1.7e308), (one.pk, BEGIN + HOUR / 2, 1.7e308))
     bucket = aggregate([one], [BEGIN, BEGIN + HOUR], BEGIN, BEGIN + HOUR).buckets[one.pk][0]
     assert (bucket.max, bucket.sum, bucket.avg) == (1.7e308, None, None)
 
 
-def test_a_question_that_is_too_much_work_is_given_up(field: Field, settings: Any) -> None:
+def test_a_question_that_is_too_much_work_is_given_up(field: RollupTenant, settings: Any) -> None:
     settings.QUERY_SECONDS = 0.05
     with pytest.raises(QueryTooExpensive), time_limited_queries(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_sleep(5)")
@@ -208,7 +210,7 @@ def test_a_question_that_is_too_much_work_is_given_up(field: Field, settings: An
         assert cursor.fetchone() == ("0",)
 
 
-def test_a_stretch_begins_and_ends_to_the_microsecond(field: Field) -> None:
+def test_a_stretch_begins_and_ends_to_the_microsecond(field: RollupTenant) -> None:
     one = Series.objects.get(pk=field.series[0])
     times = [BEGIN - MICROSECOND, BEGIN, BEGIN + HOUR - MICROSECOND, BEGIN + HOUR]
     field.store(*((one.pk, time, float(n)) for n, time in enumerate(times)))

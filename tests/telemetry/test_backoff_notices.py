@@ -13,8 +13,9 @@ from django_tenants.utils import schema_context
 
 from devices.domain.specs import LimitSpec, RateSpec
 from management.device_client.gwanje_device import GwanjeDevice, open_command
-from tests.conftest import Process, Registered, wait_until
+from tests.factories import Registered
 from tests.mqtt import RawClient
+from tests.processes import Process, wait_until
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 
 from tests import payloads
-from tests.conftest import Registered
+from tests.factories import Registered
 
 from .test_tenant_writer import both_versions, incoming, ingest, stored
 

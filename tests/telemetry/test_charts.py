@@ -19,8 +19,8 @@ from telemetry.services.queries import charts
 from telemetry.services.queries.charts import DeviceChart, SeriesLine, device_charts, series_lines
 from telemetry.services.queries.downsampling import lttb
 from telemetry.services.rollups import aggregation, packing
-from tests.api.conftest import add_readings, add_series, make_device
-from tests.telemetry.rollup_tenant import Field, make_field, remove_field
+from tests.factories import add_readings, add_series, make_device
+from tests.telemetry.rollup_tenant import RollupTenant, make_rollup_tenant, remove_rollup_tenant
 
 NOW = timezone.now().replace(microsecond=0)
 DAY = timedelta(days=1)
@@ -122,16 +122,16 @@ def test_each_series_is_a_chart_of_its_own(tenant_a: Any, device: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[Field]:
+def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[RollupTenant]:
     with django_db_blocker.unblock():
-        made = make_field("drawn")
+        made = make_rollup_tenant("drawn")
         yield made
-        remove_field(made)
+        remove_rollup_tenant(made)
         connection.close()
 
 
 @pytest.fixture
-def year(live_db: None, made: Field) -> Iterator[list[SeriesLine]]:
+def year(live_db: None, made: RollupTenant) -> Iterator[list[SeriesLine]]:
     """Sixty days of one series, in part rolled up and packed, with one peak; and another with few readings."""
     with schema_context(made.schema):
         made.clear()
@@ -146,7 +146,7 @@ def year(live_db: None, made: Field) -> Iterator[list[SeriesLine]]:
         made.clear()
 
 
-def test_a_long_range_is_drawn_from_readings_packed_or_not(year: Any, made: Field) -> None:
+def test_a_long_range_is_drawn_from_readings_packed_or_not(year: Any, made: RollupTenant) -> None:
     listed = list(Series.objects.filter(pk__in=made.series[:3]).order_by("pk"))
     found = series_lines(listed, MIDNIGHT - 60 * DAY, MIDNIGHT, 200)
     assert [(line.series.pk, len(line.points), line.resolution) for line in found] == [
@@ -161,7 +161,7 @@ def test_a_long_range_is_drawn_from_readings_packed_or_not(year: Any, made: Fiel
 
 
 def test_where_readings_are_too_many_or_gone_hours_stand_for_them(
-    year: Any, made: Field, monkeypatch: pytest.MonkeyPatch
+    year: Any, made: RollupTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = list(Series.objects.filter(pk__in=made.series[:2]).order_by("pk"))
     begin = MIDNIGHT - 60 * DAY

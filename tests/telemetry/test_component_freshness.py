@@ -11,7 +11,8 @@ from django_tenants.utils import schema_context
 from devices.models import Component, Device
 from devices.services.presence.freshness import component_reports, freshness_of
 from telemetry.services.latest import component_freshness
-from tests.api.conftest import T0, add_readings, add_series, make_device
+from tests.api.client import T0
+from tests.factories import add_readings, add_series, make_device
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 from django.db import connection
 from django_tenants.utils import schema_context
 
-from tests.api.conftest import add_series, make_device
-from tests.conftest import wait_until
 from tests.devices.test_event_stream import POOL_SIZE, Web
+from tests.factories import add_series, make_device
+from tests.processes import wait_until
 
 ROWS = 80_000
 _FILL = """

@@ -11,7 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django_tenants.utils import schema_context
 
-from tests.conftest import Registered
+from tests.factories import Registered
 from tests.payloads import topic, v1, v2
 
 Send = Callable[..., Any]

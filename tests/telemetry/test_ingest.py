@@ -12,8 +12,9 @@ from django.core.exceptions import ValidationError
 from django_tenants.utils import schema_context
 
 from tests import payloads
-from tests.conftest import Registered, wait_until
+from tests.factories import Registered
 from tests.payloads import topic, v1, v2
+from tests.processes import wait_until
 from tests.redis_recovery import wait_for_redis
 
 Send = Callable[..., Any]
@@ -507,7 +508,7 @@ def test_reasons_of_the_stages_are_those_of_the_model() -> None:
     import re
 
     from telemetry.models import Reason
-    from tests.conftest import ROOT
+    from tests.processes import ROOT
 
     used: set[str] = set()
     for path in (ROOT / "telemetry" / "services").rglob("*.py"):

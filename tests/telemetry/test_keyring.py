@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from management.embedded.stack import EmbeddedStack
-from tests.conftest import wait_until
+from tests.processes import wait_until
 
 SCHEMA = "t_keyring"
 

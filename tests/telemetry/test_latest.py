@@ -20,7 +20,7 @@ from telemetry.services.latest.values import LatestRecorder, newest_readings
 from telemetry.services.rollups import aggregation, packing
 from telemetry.services.rollups.latest_table import NewestReading
 from tests.redis_recovery import wait_for_redis
-from tests.telemetry.rollup_tenant import Field, make_field, remove_field
+from tests.telemetry.rollup_tenant import RollupTenant, make_rollup_tenant, remove_rollup_tenant
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -29,16 +29,16 @@ OLD = NOW - timedelta(days=10)
 
 
 @pytest.fixture(scope="module")
-def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[Field]:
+def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[RollupTenant]:
     with django_db_blocker.unblock():
-        made = make_field("newest")
+        made = make_rollup_tenant("newest")
         yield made
-        remove_field(made)
+        remove_rollup_tenant(made)
         connection.close()
 
 
 @pytest.fixture
-def field(live_db: None, made: Field) -> Iterator[Field]:
+def field(live_db: None, made: RollupTenant) -> Iterator[RollupTenant]:
     empty_redis()
     with schema_context(made.schema):
         made.clear()
@@ -64,22 +64,22 @@ def micros(time: datetime) -> int:
     return (time - EPOCH) // MICROSECOND
 
 
-def hear(field: Field, recorder: LatestRecorder, *rows: tuple[int, datetime, float]) -> None:
+def hear(field: RollupTenant, recorder: LatestRecorder, *rows: tuple[int, datetime, float]) -> None:
     """A batch is stored, and noted."""
     field.store(*rows)
     for series, time, value in rows:
         recorder.note(field.schema, series, micros(time), value)
 
 
-def values(field: Field) -> dict[int, tuple[datetime, float | str]]:
+def values(field: RollupTenant) -> dict[int, tuple[datetime, float | str]]:
     return {pk: (one.time, one.value) for pk, one in newest_readings(field.series).items()}
 
 
-def is_trusted(field: Field) -> bool:
+def is_trusted(field: RollupTenant) -> bool:
     return latest._read_redis(field.series)[0]
 
 
-def test_the_newest_comes_from_redis(field: Field, recorder: LatestRecorder) -> None:
+def test_the_newest_comes_from_redis(field: RollupTenant, recorder: LatestRecorder) -> None:
     one, other, third, *_ = field.series
     hear(field, recorder, (one, NOW, 1.0), (other, NOW - MICROSECOND, 2.5), (one, NOW - timedelta(hours=3), 7.0))
     recorder.flush()
@@ -96,7 +96,9 @@ def test_the_newest_comes_from_redis(field: Field, recorder: LatestRecorder) -> 
     assert len([query for query in queries if not query["sql"].startswith("SET")]) == 1
 
 
-def test_a_listener_that_may_have_missed_something_is_not_believed(field: Field, recorder: LatestRecorder) -> None:
+def test_a_listener_that_may_have_missed_something_is_not_believed(
+    field: RollupTenant, recorder: LatestRecorder
+) -> None:
     one, *_ = field.series
     hear(field, recorder, (one, NOW, 1.0))
     recorder.flush()
@@ -111,7 +113,7 @@ def test_a_listener_that_may_have_missed_something_is_not_believed(field: Field,
     assert is_trusted(field)
 
 
-def test_it_only_moves_forward_over_several_listeners(field: Field, recorder: LatestRecorder) -> None:
+def test_it_only_moves_forward_over_several_listeners(field: RollupTenant, recorder: LatestRecorder) -> None:
     one, other, *_ = field.series
     second = LatestRecorder()
     hear(field, recorder, (one, NOW, 1.0), (other, NOW, 1.0))
@@ -127,7 +129,7 @@ def test_it_only_moves_forward_over_several_listeners(field: Field, recorder: La
     assert dict(Latest.objects.values_list("series_id", "value")) == {one: 1.0, other: 10.0}
 
 
-def test_redis_emptied(field: Field, recorder: LatestRecorder) -> None:
+def test_redis_emptied(field: RollupTenant, recorder: LatestRecorder) -> None:
     one, other, *_ = field.series
     hear(field, recorder, (one, NOW, 1.0), (other, OLD, 2.0))
     recorder.flush()
@@ -145,7 +147,7 @@ def test_redis_emptied(field: Field, recorder: LatestRecorder) -> None:
 
 
 def test_a_listener_that_dies_before_it_told_redis(
-    field: Field, recorder: LatestRecorder, monkeypatch: pytest.MonkeyPatch
+    field: RollupTenant, recorder: LatestRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = field.series[0]
     hear(field, recorder, (one, NOW, 1.0))
@@ -172,7 +174,7 @@ def test_a_listener_that_dies_before_it_told_redis(
     assert values(field) == {one: (NOW + 2 * MICROSECOND, 3.0)}
 
 
-def test_a_listener_that_starts_ends_the_generation(field: Field, recorder: LatestRecorder) -> None:
+def test_a_listener_that_starts_ends_the_generation(field: RollupTenant, recorder: LatestRecorder) -> None:
     """The one before it may have died without a trace."""
     latest.refill()
     assert is_trusted(field)
@@ -180,7 +182,9 @@ def test_a_listener_that_starts_ends_the_generation(field: Field, recorder: Late
     assert not is_trusted(field)
 
 
-def test_redis_away_costs_nothing_but_newness(field: Field, recorder: LatestRecorder, stack: EmbeddedStack) -> None:
+def test_redis_away_costs_nothing_but_newness(
+    field: RollupTenant, recorder: LatestRecorder, stack: EmbeddedStack
+) -> None:
     one, other, *_ = field.series
     hear(field, recorder, (one, NOW, 1.0))
     recorder.flush()
@@ -203,7 +207,7 @@ def test_redis_away_costs_nothing_but_newness(field: Field, recorder: LatestReco
     assert values(field) == {one: (NOW + MICROSECOND, 2.0), other: (NOW, 3.0)}
 
 
-def test_what_is_known_to_nobody_is_looked_up(field: Field, recorder: LatestRecorder) -> None:
+def test_what_is_known_to_nobody_is_looked_up(field: RollupTenant, recorder: LatestRecorder) -> None:
     latest.refill()
     one, other, *_ = field.series
     field.store((one, OLD, 4.0), (one, OLD, 2.0), (other, NOW, 1.0))
@@ -215,7 +219,7 @@ def test_what_is_known_to_nobody_is_looked_up(field: Field, recorder: LatestReco
     assert values(field) == {one: (OLD, 4.0), other: (NOW, 1.0)}
 
 
-def test_late_data_that_nobody_noted(field: Field, recorder: LatestRecorder) -> None:
+def test_late_data_that_nobody_noted(field: RollupTenant, recorder: LatestRecorder) -> None:
     """A restore, or an import: rollups bring it to the table."""
     one = field.series[0]
     field.store((one, OLD, 1.0))
@@ -227,7 +231,7 @@ def test_late_data_that_nobody_noted(field: Field, recorder: LatestRecorder) -> 
     assert values(field) == {one: (OLD + timedelta(days=1), 2.0)}
 
 
-def test_texts(field: Field, recorder: LatestRecorder) -> None:
+def test_texts(field: RollupTenant, recorder: LatestRecorder) -> None:
     device = next(iter(field.devices))
     text, _ = Series.objects.get_or_create(device_id=device, component="door", metric="state", value_type="text")
     said = ["offen 열림", "n1", "", "two\nlines | 1", "offen 열려"]
@@ -254,7 +258,7 @@ def test_texts(field: Field, recorder: LatestRecorder) -> None:
 
 
 def test_a_move_that_is_killed_is_made_good(
-    field: Field, recorder: LatestRecorder, monkeypatch: pytest.MonkeyPatch
+    field: RollupTenant, recorder: LatestRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = field.series[0]
     hear(field, recorder, (one, NOW, 1.0))
@@ -273,7 +277,7 @@ def test_a_move_that_is_killed_is_made_good(
     assert latest.persist() == 0
 
 
-def test_tenants_that_are_gone_leave_nothing(field: Field, recorder: LatestRecorder, tenant_a: Any) -> None:
+def test_tenants_that_are_gone_leave_nothing(field: RollupTenant, recorder: LatestRecorder, tenant_a: Any) -> None:
     for schema in ("t_gone", field.schema):
         recorder.note(schema, 1, micros(NOW), 1.0)
     recorder.flush()
@@ -284,7 +288,7 @@ def test_tenants_that_are_gone_leave_nothing(field: Field, recorder: LatestRecor
     assert redis.exists(latest.values_key(field.schema))
 
 
-def test_a_tenant_sees_its_own(field: Field, recorder: LatestRecorder, tenant_b: Any) -> None:
+def test_a_tenant_sees_its_own(field: RollupTenant, recorder: LatestRecorder, tenant_b: Any) -> None:
     one = field.series[0]
     recorder.note("t_another", one, micros(NOW), 666.0)
     hear(field, recorder, (one, OLD, 1.0))

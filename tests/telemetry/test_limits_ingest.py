@@ -10,7 +10,7 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from tenants.services.limits import set_limits
-from tests.conftest import Registered
+from tests.factories import Registered
 from tests.payloads import topic, v1, v2
 
 # So slow that nothing is refilled while a test runs.

@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django_tenants.utils import schema_context
 
 from devices.services.metadata.unit_inference import guess
-from tests.conftest import Registered
+from tests.factories import Registered
 from tests.payloads import topic, v1, v2
 
 from .test_hardware_contract import readings, series, settle

@@ -18,8 +18,9 @@ from telemetry.services.mqtt import client as mqtt_client
 from telemetry.services.mqtt.client import BufferedClient, Publish
 from telemetry.services.mqtt.session import Session
 from telemetry.services.pipeline.results import Incoming
-from tests.conftest import Process, Registered, wait_until
+from tests.factories import Registered
 from tests.mqtt import RawClient
+from tests.processes import Process, wait_until
 
 
 def remaining(length: int) -> bytes:

@@ -14,8 +14,9 @@ from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
 from tests import payloads
-from tests.conftest import Process, Registered, wait_until
+from tests.factories import Registered
 from tests.mqtt import RawClient
+from tests.processes import Process, wait_until
 from tests.redis_recovery import wait_for_redis
 
 

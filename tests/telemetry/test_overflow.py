@@ -14,7 +14,7 @@ from psycopg import sql
 
 from tenants.infrastructure.database import conninfo
 from tests import payloads
-from tests.conftest import Registered
+from tests.factories import Registered
 from tests.telemetry.test_limits_ingest import SLOW, set_limits
 
 from .test_batch_overlap import values

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from tests.conftest import Registered
+from tests.factories import Registered
 
 from .test_batch_overlap import values
 from .test_overflow import locked, retry, since, totals

@@ -12,7 +12,14 @@ from telemetry.models import PackedDay, Reading, Series
 from telemetry.services.queries import readings
 from telemetry.services.rollups import aggregation, packing, partitions
 from telemetry.services.work_lock import work_state
-from tests.telemetry.rollup_tenant import Field, make_field, numbers, remove_field, rows_of, truth
+from tests.telemetry.rollup_tenant import (
+    RollupTenant,
+    make_rollup_tenant,
+    numbers,
+    remove_rollup_tenant,
+    rows_of,
+    truth,
+)
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -22,22 +29,22 @@ OLD = MIDNIGHT - 10 * DAY
 
 
 @pytest.fixture(scope="module")
-def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[Field]:
+def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[RollupTenant]:
     with django_db_blocker.unblock():
-        made = make_field("packed")
+        made = make_rollup_tenant("packed")
         yield made
-        remove_field(made)
+        remove_rollup_tenant(made)
         connection.close()
 
 
 @pytest.fixture
-def field(live_db: None, made: Field) -> Iterator[Field]:
+def field(live_db: None, made: RollupTenant) -> Iterator[RollupTenant]:
     with schema_context(made.schema):
         made.clear()
         yield made
 
 
-def text_series(field: Field) -> Series:
+def text_series(field: RollupTenant) -> Series:
     device = next(iter(field.devices))
     return Series.objects.get_or_create(device_id=device, component="door", metric="state", value_type="text")[0]
 
@@ -47,7 +54,7 @@ def pack() -> dict[str, int]:
     return packing.pack(now=NOW)
 
 
-def test_a_day_is_packed_to_the_microsecond(field: Field) -> None:
+def test_a_day_is_packed_to_the_microsecond(field: RollupTenant) -> None:
     one, other = field.series[:2]
     last = OLD + DAY - timedelta(microseconds=1)
     field.store(
@@ -69,7 +76,7 @@ def test_a_day_is_packed_to_the_microsecond(field: Field) -> None:
     assert pack() == {"days": 0, "packed": 0, "emptied": 0}
 
 
-def test_what_comes_late_joins_its_day(field: Field) -> None:
+def test_what_comes_late_joins_its_day(field: RollupTenant) -> None:
     one = field.series[0]
     field.store((one, OLD, 1.0), (one, OLD + HOUR, 2.0))
     pack()
@@ -83,21 +90,21 @@ def test_what_comes_late_joins_its_day(field: Field) -> None:
     assert numbers() == truth()
 
 
-def test_a_day_that_is_not_rolled_up_is_not_packed(field: Field) -> None:
+def test_a_day_that_is_not_rolled_up_is_not_packed(field: RollupTenant) -> None:
     field.store((field.series[0], OLD, 1.0))
     assert packing.pack(now=NOW)["days"] == 0
     aggregation.roll_up(now=OLD + 30 * HOUR)
     assert packing.pack(now=NOW)["days"] == 1
 
 
-def test_nothing_is_packed_where_it_is_not_wanted(field: Field, settings: Any) -> None:
+def test_nothing_is_packed_where_it_is_not_wanted(field: RollupTenant, settings: Any) -> None:
     settings.READINGS_PACK_AFTER_DAYS = 0
     field.store((field.series[0], OLD, 1.0))
     assert pack()["days"] == 0
     assert work_state().packed_until is None
 
 
-def test_texts_stay(field: Field) -> None:
+def test_texts_stay(field: RollupTenant) -> None:
     text = text_series(field)
     with connection.cursor() as cursor:
         cursor.execute("INSERT INTO telemetry_reading VALUES (%s, %s, NULL, 'open')", [text.pk, OLD])
@@ -106,7 +113,7 @@ def test_texts_stay(field: Field) -> None:
     assert [(r.series_id, r.text) for r in Reading.objects.all()] == [(text.pk, "open")]
 
 
-def test_pages_go_through_packed_days_and_others_in_order(field: Field) -> None:
+def test_pages_go_through_packed_days_and_others_in_order(field: RollupTenant) -> None:
     listed = list(Series.objects.filter(pk__in=field.series[:2]))
     rows = [(one.pk, OLD + n * HOUR, float(n % 7)) for one in listed for n in range(8 * 24)]
     field.store(*rows, (listed[0].pk, OLD + HOUR, 9.0))
@@ -132,7 +139,7 @@ def test_pages_go_through_packed_days_and_others_in_order(field: Field) -> None:
     ]
 
 
-def test_the_newest_and_the_hours_of_packed_days(field: Field) -> None:
+def test_the_newest_and_the_hours_of_packed_days(field: RollupTenant) -> None:
     one = field.series[0]
     field.store((one, OLD, 1.0), (one, OLD + timedelta(seconds=3, microseconds=5), 4.0))
     pack()
@@ -144,7 +151,7 @@ def test_the_newest_and_the_hours_of_packed_days(field: Field) -> None:
     assert (newest.value, newest.time) == (4.0, OLD + timedelta(seconds=3, microseconds=5))
 
 
-def test_a_packed_month_gives_its_space_back(field: Field) -> None:
+def test_a_packed_month_gives_its_space_back(field: RollupTenant) -> None:
     month = partitions.month_bounds(partitions.month_before(NOW, 2))[0]
     name = partitions.partition_name(partitions.READINGS, (month.year, month.month))
     with field.connect() as own:

@@ -13,20 +13,20 @@ from telemetry.models import Latest, PackedDay, ReadingHour, RollupState
 from telemetry.services import periodic_tasks
 from telemetry.services.latest import redis_scripts, values
 from telemetry.services.latest.values import LatestRecorder
-from tests.conftest import Process, wait_until
-from tests.telemetry.rollup_tenant import Field, make_field, remove_field
+from tests.processes import Process, wait_until
+from tests.telemetry.rollup_tenant import RollupTenant, make_rollup_tenant, remove_rollup_tenant
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 OLD = NOW - timedelta(days=10)
 
 
 @pytest.fixture(scope="module")
-def both(django_db_setup: None, django_db_blocker: Any) -> Iterator[list[Field]]:
+def both(django_db_setup: None, django_db_blocker: Any) -> Iterator[list[RollupTenant]]:
     with django_db_blocker.unblock():
-        made = [make_field("busy"), make_field("idle")]
+        made = [make_rollup_tenant("busy"), make_rollup_tenant("idle")]
         yield made
         for one in made:
-            remove_field(one)
+            remove_rollup_tenant(one)
         connection.close()
 
 
@@ -43,7 +43,7 @@ def queued(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 
 def test_only_tenants_with_something_to_do_are_queued(
-    live_db: None, both: list[Field], queued: list[tuple[str, str]]
+    live_db: None, both: list[RollupTenant], queued: list[tuple[str, str]]
 ) -> None:
     busy, idle = both
     # Listeners of other tests that ended without a word would be given up in the middle of this one.
@@ -88,7 +88,7 @@ def test_only_tenants_with_something_to_do_are_queued(
     assert ("refill_latest_tenant", idle.schema) in mine, "a listener came"
 
 
-def test_a_worker_does_it(live_db: None, both: list[Field], start: Callable[..., Process]) -> None:
+def test_a_worker_does_it(live_db: None, both: list[RollupTenant], start: Callable[..., Process]) -> None:
     busy, idle = both
     for one in both:
         with schema_context(one.schema):

@@ -8,9 +8,11 @@ import pytest
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
+from management.embedded.stack import EmbeddedStack
 from tests import payloads
-from tests.conftest import Process, Registered, wait_until
+from tests.factories import Registered
 from tests.mqtt import RawClient
+from tests.processes import Process, wait_until
 from tests.telemetry.test_ingest import status
 
 # Mosquitto notices silence after one and a half keep-alives and up to six seconds more.
@@ -141,21 +143,19 @@ def test_redis_is_emptied_while_devices_report(platform: None, register: Callabl
 
 
 def test_nobody_listens_so_silence_says_nothing(
-    start: Callable[..., Process], device: Registered, platform: None
+    start: Callable[..., Process], device: Registered, platform: None, stack: EmbeddedStack
 ) -> None:
     """The database is away for longer than the time-out while the device goes on reporting."""
-    from tests import servers
-
     with Connection(device, "s1") as connection:
         reaches(device, "ONLINE", 5)
-        servers.STACK.stop_server("postgres")
+        stack.stop_server("postgres")
         try:
             for seq in range(1, 30):
                 connection.publish_acknowledged(payloads.topic(device), payloads.v2(device, {"temp": 20}, seq=seq))
                 time.sleep(0.2)
         finally:
-            servers.STACK.start_server("postgres")
-            servers.STACK.wait_ready("postgres", 15)
+            stack.start_server("postgres")
+            stack.wait_ready("postgres", 15)
         from django.db import connection as database
 
         database.close()

@@ -16,8 +16,9 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django_tenants.utils import schema_context
 
-from tests.conftest import Registered, wait_until
+from tests.factories import Registered, make_tenant, remove_tenant
 from tests.payloads import topic, v1, v2
+from tests.processes import wait_until
 
 VALUE = {"temp": 21.5, "humidity": 44}
 Send = Callable[..., Any]
@@ -47,21 +48,10 @@ def send(ingest: Any) -> Send:
 
 @pytest.fixture(scope="module")
 def _tenant(django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
-    from management.quickstart.hardware import install_hardware
-    from tenants.models import DeviceRoute, Tenant
-    from tenants.services.lifecycle import create_tenant
-
-    slug = f"q{uuid4().hex[:8]}"
     with django_db_blocker.unblock():
-        with schema_context("public"):
-            tenant = create_tenant(slug=slug, name=slug)
-        with schema_context(tenant.schema_name):
-            install_hardware()
+        tenant = make_tenant(f"q{uuid4().hex[:8]}")
         yield tenant
-        with schema_context("public"), connection.cursor() as cursor:
-            DeviceRoute.objects.filter(tenant=tenant).delete()
-            cursor.execute(f"DROP SCHEMA {connection.ops.quote_name(tenant.schema_name)} CASCADE")
-            Tenant.objects.filter(pk=tenant.pk).delete()
+        remove_tenant(tenant)
 
 
 @pytest.fixture

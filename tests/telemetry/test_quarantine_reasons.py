@@ -12,9 +12,10 @@ from uuid import uuid4
 import pytest
 from django_tenants.utils import schema_context
 
-from tests.conftest import Registered, wait_until
+from tests.factories import Registered
 from tests.mqtt import RawClient
 from tests.payloads import topic, v1, v2
+from tests.processes import wait_until
 
 GOOD = {"temp": 21.5, "humidity": 44}
 Make = Callable[[Registered], tuple[str, bytes]]

@@ -12,8 +12,9 @@ import pytest
 from django_tenants.utils import schema_context
 
 from tests import payloads
-from tests.conftest import Process, Registered, wait_until
+from tests.factories import Registered
 from tests.mqtt import RawClient
+from tests.processes import Process, wait_until
 
 NAMES = ("replica-test", "replica-test-2")
 

@@ -13,7 +13,7 @@ from telemetry.models import DeviceSequence, Latest, PackedDay, Reading, Reading
 from telemetry.services.latest import values
 from telemetry.services.retention import telemetry
 from telemetry.services.rollups import aggregation, packing, partitions
-from tests.telemetry.rollup_tenant import Field, make_field, remove_field, rows_of
+from tests.telemetry.rollup_tenant import RollupTenant, make_rollup_tenant, remove_rollup_tenant, rows_of
 
 DAY = timedelta(days=1)
 # Not in the first hours of a month, when its first hour is not rolled up yet.
@@ -26,17 +26,17 @@ def month(ago: int) -> datetime:
 
 
 @pytest.fixture(scope="module")
-def both(django_db_setup: None, django_db_blocker: Any) -> Iterator[list[Field]]:
+def both(django_db_setup: None, django_db_blocker: Any) -> Iterator[list[RollupTenant]]:
     with django_db_blocker.unblock():
-        made = [make_field("retained"), make_field("kept")]
+        made = [make_rollup_tenant("retained"), make_rollup_tenant("kept")]
         yield made
         for one in made:
-            remove_field(one)
+            remove_rollup_tenant(one)
         connection.close()
 
 
 @pytest.fixture
-def fields(live_db: None, both: list[Field]) -> list[Field]:
+def fields(live_db: None, both: list[RollupTenant]) -> list[RollupTenant]:
     for one in both:
         with schema_context(one.schema):
             one.clear()
@@ -44,12 +44,12 @@ def fields(live_db: None, both: list[Field]) -> list[Field]:
 
 
 @pytest.fixture
-def field(fields: list[Field]) -> Iterator[Field]:
+def field(fields: list[RollupTenant]) -> Iterator[RollupTenant]:
     with schema_context(fields[0].schema):
         yield fields[0]
 
 
-def fill(field: Field) -> None:
+def fill(field: RollupTenant) -> None:
     """A reading in each of five months and in 1970, rolled up and packed."""
     with field.connect() as own:
         for ago in range(5):
@@ -66,7 +66,7 @@ def times(model: Any, column: str) -> list[datetime]:
     return sorted(model.objects.values_list(column, flat=True))
 
 
-def test_everything_is_kept_unless_it_is_said(field: Field) -> None:
+def test_everything_is_kept_unless_it_is_said(field: RollupTenant) -> None:
     fill(field)
     before = rows_of("telemetry_packedday") + rows_of("telemetry_reading")
     assert before == 6
@@ -75,7 +75,7 @@ def test_everything_is_kept_unless_it_is_said(field: Field) -> None:
     assert rows_of("telemetry_packedday") + rows_of("telemetry_reading") == before
 
 
-def test_old_months_go_and_their_rollups_stay(fields: list[Field], field: Field) -> None:
+def test_old_months_go_and_their_rollups_stay(fields: list[RollupTenant], field: RollupTenant) -> None:
     for one in fields:
         with schema_context(one.schema):
             fill(one)
@@ -95,7 +95,7 @@ def test_old_months_go_and_their_rollups_stay(fields: list[Field], field: Field)
         assert rows_of("telemetry_packedday") + rows_of("telemetry_reading") == 6, "the neighbour's"
 
 
-def test_what_comes_later_than_it_is_kept_goes_with_the_next_run(field: Field) -> None:
+def test_what_comes_later_than_it_is_kept_goes_with_the_next_run(field: RollupTenant) -> None:
     fill(field)
     RetentionSettings(readings_months=2).save()
     telemetry.apply_retention(now=NOW)
@@ -117,7 +117,7 @@ def test_what_comes_later_than_it_is_kept_goes_with_the_next_run(field: Field) -
     assert rows_of("telemetry_latehour") == 0
 
 
-def test_rollups_and_messages_have_a_retention_of_their_own(field: Field) -> None:
+def test_rollups_and_messages_have_a_retention_of_their_own(field: RollupTenant) -> None:
     fill(field)
     device = next(iter(field.devices))
     with connection.cursor() as cursor:
@@ -135,7 +135,7 @@ def test_rollups_and_messages_have_a_retention_of_their_own(field: Field) -> Non
     )
 
 
-def test_the_newest_value_goes_with_its_reading(field: Field) -> None:
+def test_the_newest_value_goes_with_its_reading(field: RollupTenant) -> None:
     fill(field)
     one, other = field.series[:2]
     field.store((other, month(4), 7.0))
@@ -148,7 +148,7 @@ def test_the_newest_value_goes_with_its_reading(field: Field) -> None:
     assert times(Latest, "series_id") == [one]
 
 
-def test_a_reader_holds_one_partition_back_and_nothing_else(field: Field) -> None:
+def test_a_reader_holds_one_partition_back_and_nothing_else(field: RollupTenant) -> None:
     fill(field)
     RetentionSettings(messages_months=1).save()
     held = partitions.partition_name(partitions.MESSAGES, (month(3).year, month(3).month))
@@ -161,7 +161,7 @@ def test_a_reader_holds_one_partition_back_and_nothing_else(field: Field) -> Non
     assert held not in partitions.month_partitions(connection.connection, field.schema, partitions.MESSAGES).values()
 
 
-def test_rollups_may_not_go_before_the_readings(field: Field) -> None:
+def test_rollups_may_not_go_before_the_readings(field: RollupTenant) -> None:
     with pytest.raises(ValidationError, match="at least as long"):
         RetentionSettings(readings_months=None, rollups_months=3).full_clean()
     RetentionSettings(readings_months=3, rollups_months=3).full_clean()
@@ -169,7 +169,7 @@ def test_rollups_may_not_go_before_the_readings(field: Field) -> None:
         RetentionSettings(readings_months=4, rollups_months=3).save()
 
 
-def test_the_next_months_partitions_are_made_ahead(field: Field) -> None:
+def test_the_next_months_partitions_are_made_ahead(field: RollupTenant) -> None:
     last = month(0) - timedelta(days=1)
     telemetry.apply_retention(now=last)
     for table in (*partitions.INGEST_TABLES, partitions.HOURS):
@@ -178,7 +178,7 @@ def test_the_next_months_partitions_are_made_ahead(field: Field) -> None:
         )
 
 
-def test_a_device_with_many_gaps_keeps_the_newest(field: Field) -> None:
+def test_a_device_with_many_gaps_keeps_the_newest(field: RollupTenant) -> None:
     device = next(iter(field.devices))
     with connection.cursor() as cursor:
         cursor.execute(

@@ -16,8 +16,16 @@ from django_tenants.utils import schema_context
 from telemetry.services.rollups import aggregation, packing
 from telemetry.services.work_lock import WorkLockBusy, work_state
 from tests import payloads
-from tests.conftest import Registered
-from tests.telemetry.rollup_tenant import Field, Row, differences, make_field, numbers, remove_field, truth
+from tests.factories import Registered
+from tests.telemetry.rollup_tenant import (
+    RollupTenant,
+    Row,
+    differences,
+    make_rollup_tenant,
+    numbers,
+    remove_rollup_tenant,
+    truth,
+)
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -26,16 +34,16 @@ MIDNIGHT = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 @pytest.fixture(scope="module")
-def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[Field]:
+def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[RollupTenant]:
     with django_db_blocker.unblock():
-        made = make_field("rolled")
+        made = make_rollup_tenant("rolled")
         yield made
-        remove_field(made)
+        remove_rollup_tenant(made)
         connection.close()
 
 
 @pytest.fixture
-def field(live_db: None, made: Field) -> Iterator[Field]:
+def field(live_db: None, made: RollupTenant) -> Iterator[RollupTenant]:
     with schema_context(made.schema):
         made.clear()
         yield made
@@ -50,7 +58,7 @@ def stored_hours(start: datetime, stop: datetime) -> str:
     return "(SELECT * FROM telemetry_readinghour WHERE hour >= %(start)s AND hour < %(stop)s)"
 
 
-def test_an_hour_is_rolled_up_some_minutes_after_its_end(field: Field) -> None:
+def test_an_hour_is_rolled_up_some_minutes_after_its_end(field: RollupTenant) -> None:
     one = field.series[0]
     began = MIDNIGHT - DAY
     field.store((one, began, 1.0), (one, began, 3.0), (one, began + HOUR / 2, 2.0), (one, began + HOUR, 9.0))
@@ -68,14 +76,14 @@ def test_an_hour_is_rolled_up_some_minutes_after_its_end(field: Field) -> None:
     ]
 
 
-def test_the_greater_of_two_values_of_one_instant_is_the_last(field: Field) -> None:
+def test_the_greater_of_two_values_of_one_instant_is_the_last(field: RollupTenant) -> None:
     one = field.series[0]
     field.store((one, MIDNIGHT - DAY, 5.0), (one, MIDNIGHT - DAY, 7.0), (one, MIDNIGHT - DAY, 6.0))
     run(NOW)
     assert [r.last for r in aggregation.hourly_rollups([one], MIDNIGHT - DAY, MIDNIGHT)] == [7.0]
 
 
-def test_a_day_is_made_when_its_hours_are(field: Field) -> None:
+def test_a_day_is_made_when_its_hours_are(field: RollupTenant) -> None:
     one = field.series[0]
     day = MIDNIGHT - 3 * DAY
     field.store(*((one, day + n * HOUR + HOUR / 3, float(n)) for n in range(24)))
@@ -93,7 +101,7 @@ def test_a_day_is_made_when_its_hours_are(field: Field) -> None:
         assert cursor.fetchall() == [(day, 25, -5.0, 23.0, 271.0, 23.0, day + 23 * HOUR + HOUR / 3)]
 
 
-def test_what_comes_late_is_read_at_once_and_rolled_up_next(field: Field) -> None:
+def test_what_comes_late_is_read_at_once_and_rolled_up_next(field: RollupTenant) -> None:
     one = field.series[0]
     hour = MIDNIGHT - 2 * DAY
     field.store((one, hour, 1.0))
@@ -106,7 +114,7 @@ def test_what_comes_late_is_read_at_once_and_rolled_up_next(field: Field) -> Non
     assert run(NOW) == {"chunks": 0, "late": 0}
 
 
-def test_without_its_mark_a_late_reading_is_missed(field: Field) -> None:
+def test_without_its_mark_a_late_reading_is_missed(field: RollupTenant) -> None:
     """That the comparison can fail."""
     one = field.series[0]
     hour = MIDNIGHT - 2 * DAY
@@ -118,7 +126,7 @@ def test_without_its_mark_a_late_reading_is_missed(field: Field) -> None:
     assert differences(field, hour, MIDNIGHT)
 
 
-def test_years_without_readings_are_passed_over(field: Field) -> None:
+def test_years_without_readings_are_passed_over(field: RollupTenant) -> None:
     one = field.series[0]
     old = datetime(1970, 1, 1, 12, tzinfo=UTC)
     field.store((one, old, 1.0), (one, MIDNIGHT - DAY, 2.0))
@@ -127,7 +135,7 @@ def test_years_without_readings_are_passed_over(field: Field) -> None:
     assert work_state().rolled_until == aggregation.hour_of(NOW - aggregation.SETTLED_AFTER)
 
 
-def test_numbers_too_large_to_be_added_hold_nothing_up(field: Field) -> None:
+def test_numbers_too_large_to_be_added_hold_nothing_up(field: RollupTenant) -> None:
     one, other = field.series[:2]
     field.store((one, MIDNIGHT - DAY, 1.7e308), (one, MIDNIGHT - DAY + HOUR / 2, 1.7e308), (other, MIDNIGHT - DAY, 1.0))
     run(NOW)
@@ -137,7 +145,7 @@ def test_numbers_too_large_to_be_added_hold_nothing_up(field: Field) -> None:
     ]
 
 
-def test_a_mark_that_is_renewed_while_it_is_worked_on_stays(field: Field) -> None:
+def test_a_mark_that_is_renewed_while_it_is_worked_on_stays(field: RollupTenant) -> None:
     one = field.series[0]
     hour = MIDNIGHT - DAY
     field.store((one, hour, 1.0))
@@ -156,7 +164,7 @@ def test_a_mark_that_is_renewed_while_it_is_worked_on_stays(field: Field) -> Non
     assert differences(field, hour, MIDNIGHT, stored_hours(hour, MIDNIGHT)) == []
 
 
-def test_an_insert_under_way_holds_the_hour_back(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_insert_under_way_holds_the_hour_back(field: RollupTenant, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has inserted without marking, because nothing was rolled up: the hour must wait for it."""
     monkeypatch.setattr(aggregation, "_LOCK_ATTEMPTS", 2)
     one = field.series[0]
@@ -181,7 +189,7 @@ class Sim:
         self.reads = 0
 
 
-def _in_thread(field: Field, work: Callable[[], object], sim: Sim | None = None) -> threading.Thread:
+def _in_thread(field: RollupTenant, work: Callable[[], object], sim: Sim | None = None) -> threading.Thread:
     def body() -> None:
         try:
             with schema_context(field.schema):
@@ -197,7 +205,7 @@ def _in_thread(field: Field, work: Callable[[], object], sim: Sim | None = None)
     return thread
 
 
-def _write(field: Field, sim: Sim, rng: random.Random) -> None:
+def _write(field: RollupTenant, sim: Sim, rng: random.Random) -> None:
     """Batches of readings of the last three days and the running hour, some of them a second time."""
     sent: list[Row] = []
     with field.connect() as own:
@@ -233,7 +241,7 @@ def _work(sim: Sim, pids: dict[int, int]) -> None:
             connection.close()
 
 
-def _read(field: Field, sim: Sim, start: datetime) -> None:
+def _read(field: RollupTenant, sim: Sim, start: datetime) -> None:
     while not sim.stopped.is_set():
         found = differences(field, start, aggregation.hour_of(sim.now) + 2 * HOUR)
         assert not found, found[:3]
@@ -241,7 +249,7 @@ def _read(field: Field, sim: Sim, start: datetime) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_rollups_are_right_at_every_moment(field: Field, settings: Any, seed: int) -> None:
+def test_rollups_are_right_at_every_moment(field: RollupTenant, settings: Any, seed: int) -> None:
     """Writers, two workers that are killed now and then, and a reader that compares, all at once."""
     settings.READINGS_PACK_AFTER_DAYS = 1
     rng = random.Random(seed)
@@ -270,7 +278,7 @@ def test_rollups_are_right_at_every_moment(field: Field, settings: Any, seed: in
     _check_at_rest(field, start)
 
 
-def _check_at_rest(field: Field, start: datetime) -> None:
+def _check_at_rest(field: RollupTenant, start: datetime) -> None:
     until = work_state().rolled_until
     assert until is not None
     assert differences(field, start, until, stored_hours(start, until)) == []

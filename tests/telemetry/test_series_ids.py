@@ -9,22 +9,22 @@ import pytest
 from django.db import connection
 
 from telemetry.services.pipeline.measurement import Measurement
-from tests.telemetry.rollup_tenant import Field, make_field, remove_field
+from tests.telemetry.rollup_tenant import RollupTenant, make_rollup_tenant, remove_rollup_tenant
 
 METRICS = tuple("abcdefghij")
 
 
 @pytest.fixture(scope="module")
-def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[Field]:
+def made(django_db_setup: None, django_db_blocker: Any) -> Iterator[RollupTenant]:
     with django_db_blocker.unblock():
-        made = make_field("seriesids", devices=4)
+        made = make_rollup_tenant("seriesids", devices=4)
         yield made
-        remove_field(made)
+        remove_rollup_tenant(made)
         connection.close()
 
 
 @pytest.fixture
-def field(live_db: None, made: Field) -> Field:
+def field(live_db: None, made: RollupTenant) -> RollupTenant:
     return made
 
 
@@ -36,7 +36,7 @@ def item(device_id: int, component: str, metrics: list[str]) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_ids_are_those_of_the_table(field: Field, seed: int) -> None:
+def test_ids_are_those_of_the_table(field: RollupTenant, seed: int) -> None:
     from telemetry.services.storage.series import SeriesIds
 
     chance, processes = random.Random(seed), [SeriesIds(), SeriesIds()]
@@ -59,7 +59,7 @@ def test_ids_are_those_of_the_table(field: Field, seed: int) -> None:
         assert any(known._odd for known in processes)
 
 
-def test_a_fleet_that_is_alike_costs_a_number_a_device(field: Field) -> None:
+def test_a_fleet_that_is_alike_costs_a_number_a_device(field: RollupTenant) -> None:
     from telemetry.services.storage.series import SeriesIds
 
     known = SeriesIds()
@@ -77,7 +77,7 @@ def test_a_fleet_that_is_alike_costs_a_number_a_device(field: Field) -> None:
     assert not alike.firsts
 
 
-def test_what_is_not_known_is_said(field: Field) -> None:
+def test_what_is_not_known_is_said(field: RollupTenant) -> None:
     from telemetry.services.storage.series import SeriesIds
 
     known, device = SeriesIds(), min(field.devices)

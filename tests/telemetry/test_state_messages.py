@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from django_tenants.utils import schema_context
 
-from tests.api.conftest import add_readings, add_series, make_device
+from tests.factories import add_readings, add_series, make_device
 
 AT = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 

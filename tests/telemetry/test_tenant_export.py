@@ -19,7 +19,8 @@ from django_tenants.utils import schema_context
 
 from telemetry.services.export import tenant_archive, tenant_pieces
 from telemetry.services.export.tenant_tables import EXCLUDED, TABLES, ExportedTable, tenant_models
-from tests.api.conftest import Api, add_message, add_readings, add_series, issue_key, make_device, person, quarantine
+from tests.api.client import Api
+from tests.factories import add_message, add_quarantined, add_readings, add_series, issue_key, make_device, make_user
 
 T0 = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 # A column that is called so holds a secret, or what one is checked with.
@@ -59,11 +60,11 @@ def filled(db: None, tenant_a: Any, tenant_b: Any, no_broker: None) -> dict[str,
         add_readings(tenant, number, (T0, 20.5), (T0 + timedelta(hours=1), 21))
         add_readings(tenant, words, (T0, canary))
         add_message(tenant, device, T0, b"\xff\xfe")
-        quarantine(tenant, T0, device=device, topic=canary, payload=b'{"a": 1}')
+        add_quarantined(tenant, T0, device=device, topic=canary, payload=b'{"a": 1}')
         key = issue_key(tenant)
         with schema_context(tenant.schema_name):
             issued = register_device(name=f"{canary} with a key")[1]
-        person(f"canary-of-{tenant.slug}", tenant, "viewer")
+        make_user(f"canary-of-{tenant.slug}", tenant, "viewer")
         made[tenant.slug] = (device, key, issued)
     return made
 

@@ -15,9 +15,10 @@ from asgiref.sync import async_to_sync
 from django.db import connection
 from django_tenants.utils import schema_context
 
-from tests.api.conftest import T0, add_message, issue_key, make_device
-from tests.conftest import wait_until
+from tests.api.client import T0
 from tests.devices.test_event_stream import Web
+from tests.factories import add_message, issue_key, make_device
+from tests.processes import wait_until
 
 from .test_export import _working, memory
 

@@ -11,7 +11,8 @@ from django_tenants.utils import schema_context
 from psycopg import sql
 
 from tests import payloads
-from tests.conftest import Registered, wait_until
+from tests.factories import Registered
+from tests.processes import wait_until
 
 Message = tuple[str, bytes]
 

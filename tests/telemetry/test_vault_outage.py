@@ -8,8 +8,9 @@ import pytest
 from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
-from tests.conftest import Registered, wait_until
+from tests.factories import Registered
 from tests.payloads import topic, v2
+from tests.processes import wait_until
 
 VALUE = {"temp": 21.5, "humidity": 44}
 

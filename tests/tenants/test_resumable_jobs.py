@@ -14,7 +14,7 @@ from django_tenants.utils import schema_context
 
 from tenants.infrastructure import resumable_jobs
 from tenants.infrastructure.database import conninfo
-from tests.conftest import wait_until
+from tests.processes import wait_until
 
 STEPS = 20
 ACTION = "test step"

@@ -6,7 +6,7 @@ from typing import Any
 from django.db import connection
 from django_tenants.utils import schema_context
 
-from tests.conftest import Process, wait_until
+from tests.processes import Process, wait_until
 
 
 def whoami() -> str:

@@ -8,7 +8,6 @@ those of the old way without their foreign keys. Its mqtt node acknowledges by i
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -21,6 +20,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+
+from tests.processes import free_port
 
 from .bench import account
 from .fleet import Fleet
@@ -100,7 +101,7 @@ def running(
     (home / "settings.js").write_text(_SETTINGS)
     _write_flow(home)
     (home / "devices.json").write_text(json.dumps(_make_tables(look, fleet)))
-    port = _free_port()
+    port = free_port()
     environment = {
         "BENCH_PG": installation.pg,
         "BENCH_DEVICES": str(home / "devices.json"),
@@ -183,9 +184,3 @@ def _wait_serving(program: "subprocess.Popen[bytes]", port: int, log: Path) -> N
             time.sleep(2.0)  # its flows start, and subscribe
             return
     raise AssertionError(f"Node-RED did not start:\n{log.read_text()[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,34 +1,37 @@
-"""A TCP proxy on the loopback that loses what passes through it, in one direction or both, and tells nobody."""
+"""A TCP proxy on the loopback that loses bytes, as a radio link does, without either end noticing."""
 
 import contextlib
 import socket
 import threading
 
 
-class Proxy:
-    """Passes connections on to `port`. What `freeze` and `swallow_replies` do concerns those that exist then."""
+class LossyProxy:
+    """Passes connections on to `port` of the loopback.
+
+    While `losing` is set, all bytes vanish; `freeze` and `swallow_replies` concern the connections that exist then.
+    """
 
     def __init__(self, port: int) -> None:
-        self._target = port
+        self._target, self.losing = port, threading.Event()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._lock = threading.Lock()
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []  # who connected, the server
-        self._deaf: set[socket.socket] = set()  # sockets that get nothing any more
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []  # client, server
+        self._silenced: set[socket.socket] = set()  # sockets to which nothing is sent any more
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     def freeze(self) -> None:
-        """From now on nothing passes in either direction, and no connection ends."""
+        """Lose everything on the existing connections, in both directions; no connection ends."""
         with self._lock:
-            self._deaf.update(end for pair in self._pairs for end in pair)
+            self._silenced.update(end for pair in self._pairs for end in pair)
 
     def swallow_replies(self) -> None:
-        """From now on what the server answers is lost; what it is asked still arrives."""
+        """Lose what the server sends on the existing connections; what it receives still arrives."""
         with self._lock:
-            self._deaf.update(near for near, _ in self._pairs)
+            self._silenced.update(near for near, _ in self._pairs)
 
     def cut(self) -> None:
-        """End the connections that exist."""
+        """End the existing connections."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
@@ -38,6 +41,7 @@ class Proxy:
                 end.close()
 
     def close(self) -> None:
+        """End the existing connections, and accept no others."""
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
@@ -52,7 +56,7 @@ class Proxy:
     def _join(self, near: socket.socket) -> None:
         try:
             far = socket.create_connection(("127.0.0.1", self._target))
-        except OSError:  # the server is down: so are we
+        except OSError:  # the server is down
             near.close()
             return
         with self._lock:
@@ -63,8 +67,8 @@ class Proxy:
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):  # it ends with a reset too
             while data := source.recv(65536):
-                if sink not in self._deaf:
+                if sink not in self._silenced and not self.losing.is_set():
                     sink.sendall(data)
         with contextlib.suppress(OSError):
-            if sink not in self._deaf:
+            if sink not in self._silenced:
                 sink.shutdown(socket.SHUT_RDWR)
