@@ -8,10 +8,10 @@ class TelemetryConfig(AppConfig):
 
     def ready(self) -> None:
         from devices.hooks import newest_readings
-        from telemetry.services.latest import component_freshness, values
+        from telemetry.services.latest import values
         from telemetry.services.metrics_collector import TENANT_METRICS
         from tenants.infrastructure import hooks
 
-        newest_readings.register(component_freshness.component_reading_times)
+        newest_readings.register(values.component_reading_times)
         hooks.new_tenant.register(values.forget_new_tenant)
         hooks.metric_collectors.register(TENANT_METRICS.collect)

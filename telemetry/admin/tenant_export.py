@@ -12,8 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from devices import hooks
 from devices.admin.roles import may, person
 from devices.api.permissions import session_stream_access
-from telemetry.services.export import tenant_audit
-from telemetry.services.export.tenant_response import answer
+from telemetry.services.export.tenant_download import download
 from tenants.admin.base import form_page
 from tenants.services.roles import Role
 
@@ -34,8 +33,7 @@ def page(model_admin: Any, request: HttpRequest, back: str) -> HttpResponseBase:
             submit=_("Download"),
             back=back,
         )
-    tenant_audit.record(person(request))
-    return answer(request, session_stream_access(request, Role.ADMIN).may_watch)
+    return download(request, acting_user=person(request), may_read=session_stream_access(request, Role.ADMIN).may_watch)
 
 
 @hooks.dashboard_panels.provider(95)

@@ -10,7 +10,7 @@ from django_tenants.utils import schema_context
 
 from devices.models import Component, Device
 from devices.services.presence.freshness import component_reports, freshness_of
-from telemetry.services.latest import component_freshness
+from telemetry.services.latest import values
 from tests.api.client import T0
 from tests.factories import add_readings, add_series, make_device
 
@@ -50,7 +50,7 @@ def device(db: None, tenant_a: Any) -> Device:
 
 def test_the_newest_reading_of_each_component(device: Device, tenant_a: Any) -> None:
     with schema_context(tenant_a.schema_name):
-        found = component_freshness.component_reading_times([device.pk, make_device(tenant_a).pk])
+        found = values.component_reading_times([device.pk, make_device(tenant_a).pk])
     assert found == {
         (device.pk, "one"): T0,
         (device.pk, "two"): T0,

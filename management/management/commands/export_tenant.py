@@ -27,7 +27,12 @@ class Command(BaseCommand):
         output: Path = options["output"]
         if output.exists():
             raise CommandError(f"{output} already exists; remove it, or name another file.")
-        run(tenant.schema_name, "telemetry.services.export.tenant_audit.record", (audit.Named(None, "gwanje"),), {})
+        run(
+            tenant.schema_name,
+            "telemetry.services.export.tenant_download.record_export",
+            (audit.Named(None, "gwanje"),),
+            {},
+        )
         archive = TenantArchive(tenant)
         try:
             _write(archive, output)

@@ -13,8 +13,8 @@ from devices.api.permissions import stream_access
 from devices.api.views.base import AuditedView
 from telemetry.api import parameters
 from telemetry.api.series_selection import select_series, time_range
-from telemetry.services.export import readings, tenant_audit
-from telemetry.services.export.tenant_response import answer
+from telemetry.services.export import readings
+from telemetry.services.export.tenant_download import download
 from telemetry.services.queries import completeness
 from tenants.api.errors import ErrorSerializer
 from tenants.api.negotiation import JSONErrorsNegotiation
@@ -39,8 +39,8 @@ class TenantExportView(AuditedView):
 
         The transfer is broken off where it cannot be finished, and such a ZIP has no directory: no program opens it.
         """
-        tenant_audit.record(self.acting_user)
-        return answer(request._request, stream_access(request, Role.ADMIN).may_watch)
+        access = stream_access(request, Role.ADMIN)
+        return download(request._request, acting_user=self.acting_user, may_read=access.may_watch)
 
 
 class ReadingsExportView(ParametersView):

@@ -15,7 +15,7 @@ from django.db.models import BinaryField, Func, IntegerField, QuerySet
 from devices.models import Device, Metric
 from telemetry.models import Message, Quarantined, Series
 from telemetry.services.latest.values import newest_readings
-from telemetry.services.rollups.packing import ordered_numbers_sql
+from telemetry.services.rollups.packing import UNPACKED, UNPACKED_TIME
 from tenants.infrastructure.database import cursor_for_many
 
 ReadingValue = float | bool | str
@@ -170,8 +170,31 @@ def _series_sql(
         return _TEXTS.format(series=int(one.pk), bounds=" ".join(bounds))
     first = "%(after_time)s" if after is not None else "%(start)s" if start is not None else "'-infinity'"
     last = "%(stop)s" if stop is not None else "'infinity'"
-    rows = ordered_numbers_sql(str(int(one.pk)), " ".join(bounds), first, last, "%(limit)s")
+    rows = _ordered_numbers_sql(str(int(one.pk)), " ".join(bounds), first, last, "%(limit)s")
     return f"SELECT time, {int(one.pk)} AS series, value, NULL::text AS text, NULL::text AS hash FROM {rows} AS n"  # noqa: S608 (ids only)
+
+
+def _ordered_numbers_sql(series: str, bounds: str, start: str, stop: str, limit: str) -> str:
+    """SQL of the first `limit` numbers of one series in order of (time, value), for pages: `(time, value)`.
+
+    `series` is SQL of its id, `bounds` conditions on `time` and `value` (with their AND); before `start` and from
+    `stop` on they let nothing through. Only days that the page needs are unpacked; what is in both places comes
+    twice.
+    """
+    return f"""(
+        (SELECT time, value FROM telemetry_reading
+         WHERE series_id = {series} AND text IS NULL {bounds} ORDER BY time, value LIMIT {limit})
+        UNION ALL
+        (SELECT time, value FROM (
+            SELECT {UNPACKED_TIME} AS time, u.value FROM (
+                SELECT day, sum(count) OVER (ORDER BY day ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                    - first_value(count) OVER (ORDER BY day) AS before
+                FROM telemetry_packedday
+                WHERE series_id = {series} AND day > {start}::timestamptz - interval '24 hours' AND day < {stop}
+            ) d JOIN telemetry_packedday p ON p.series_id = {series} AND p.day = d.day
+            CROSS JOIN LATERAL {UNPACKED} WHERE d.before IS NULL OR d.before < {limit}
+        ) packed WHERE true {bounds} ORDER BY time, value LIMIT {limit})
+    )"""  # noqa: S608 (the caller's own SQL)
 
 
 def _after_condition(series: int, key: str, after: ReadingPosition) -> str:

@@ -20,15 +20,15 @@ from . import partitions
 _PACKED_UNTIL = "(SELECT packed_until FROM telemetry_rollupstate)"
 # When a number of a packed day was measured. Whole numbers of microseconds, so that nothing is rounded.
 PACKED_TIME = "p.day + ({ms} * 1000::bigint + coalesce({us}, 0)) * interval '1 microsecond'"
-_TIME = PACKED_TIME.format(ms="u.ms", us="u.us")
-_UNPACKED = "unnest(p.offsets, p.micros, p.numbers) AS u(ms, us, value)"
+UNPACKED_TIME = PACKED_TIME.format(ms="u.ms", us="u.us")
+UNPACKED = "unnest(p.offsets, p.micros, p.numbers) AS u(ms, us, value)"
 # Counted and not EXISTS, so that it is asked for single rows, of which there are few, and never worked out for the
 # whole table.
 _NOT_PACKED = f"""(
     r.time >= coalesce({_PACKED_UNTIL}, '-infinity') OR 0 = (
-        SELECT count(*) FROM telemetry_packedday p CROSS JOIN LATERAL {_UNPACKED}
+        SELECT count(*) FROM telemetry_packedday p CROSS JOIN LATERAL {UNPACKED}
         WHERE p.series_id = r.series_id AND p.day = date_trunc('day', r.time, 'UTC')
-            AND r.value = ANY(p.numbers) AND u.value = r.value AND {_TIME} = r.time
+            AND r.value = ANY(p.numbers) AND u.value = r.value AND {UNPACKED_TIME} = r.time
     )
 )"""  # noqa: S608 (constants)
 
@@ -44,32 +44,9 @@ def numbers_sql(which: str, start: str, stop: str) -> str:
         SELECT r.series_id, r.time, r.value FROM telemetry_reading r
         WHERE r.series_id {which} AND r.text IS NULL AND r.time >= {start} AND r.time < {stop} AND {_NOT_PACKED}
         UNION ALL
-        SELECT p.series_id, {_TIME}, u.value FROM telemetry_packedday p CROSS JOIN LATERAL {_UNPACKED}
+        SELECT p.series_id, {UNPACKED_TIME}, u.value FROM telemetry_packedday p CROSS JOIN LATERAL {UNPACKED}
         WHERE p.series_id {which} AND p.day > {start}::timestamptz - interval '24 hours' AND p.day < {stop}
-            AND {_TIME} >= {start} AND {_TIME} < {stop}
-    )"""  # noqa: S608 (the caller's own SQL)
-
-
-def ordered_numbers_sql(series: str, bounds: str, start: str, stop: str, limit: str) -> str:
-    """SQL of the first `limit` numbers of one series in order of (time, value), for pages: `(time, value)`.
-
-    `series` is SQL of its id, `bounds` conditions on `time` and `value` (with their AND); before `start` and from
-    `stop` on they let nothing through. Only days that the page needs are unpacked; what is in both places comes
-    twice.
-    """
-    return f"""(
-        (SELECT time, value FROM telemetry_reading
-         WHERE series_id = {series} AND text IS NULL {bounds} ORDER BY time, value LIMIT {limit})
-        UNION ALL
-        (SELECT time, value FROM (
-            SELECT {_TIME} AS time, u.value FROM (
-                SELECT day, sum(count) OVER (ORDER BY day ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-                    - first_value(count) OVER (ORDER BY day) AS before
-                FROM telemetry_packedday
-                WHERE series_id = {series} AND day > {start}::timestamptz - interval '24 hours' AND day < {stop}
-            ) d JOIN telemetry_packedday p ON p.series_id = {series} AND p.day = d.day
-            CROSS JOIN LATERAL {_UNPACKED} WHERE d.before IS NULL OR d.before < {limit}
-        ) packed WHERE true {bounds} ORDER BY time, value LIMIT {limit})
+            AND {UNPACKED_TIME} >= {start} AND {UNPACKED_TIME} < {stop}
     )"""  # noqa: S608 (the caller's own SQL)
 
 
@@ -108,7 +85,7 @@ WITH moved AS (
 ), whole AS (
     SELECT series_id, %(day)s::timestamptz AS day, time, value FROM moved
     UNION
-    SELECT p.series_id, p.day, {_TIME}, u.value FROM telemetry_packedday p CROSS JOIN LATERAL {_UNPACKED}
+    SELECT p.series_id, p.day, {UNPACKED_TIME}, u.value FROM telemetry_packedday p CROSS JOIN LATERAL {UNPACKED}
     WHERE p.day = %(day)s AND p.series_id IN (SELECT series_id FROM moved)
 )
 INSERT INTO telemetry_packedday (series_id, day, count, offsets, micros, numbers)
