@@ -61,7 +61,7 @@ WRONG: dict[str, tuple[Change, str, int, str]] = {
     "an unknown device": (_cell("user_devices", 0, 2, 99), "user_devices.csv", 2, "'99' is not a device of"),
     "an unknown role": (_cell("user_devices", 0, 3, "king"), "user_devices.csv", 2, "expected is one of owner"),
     "a type that is not allowed": (
-        _row("attached_components", 1, 1, "relay", "", ""), "attached_components.csv", 6, "may not carry relay",
+        _row("attached_components", 1, 1, "relay", "", ""), "attached_components.csv", 6, "cannot have a component",
     ),
     "a type that is no key": (
         _row("supported_components", 1, 1, "no/type"), "supported_components.csv", 4, "cannot be a component type",
@@ -71,7 +71,7 @@ WRONG: dict[str, tuple[Change, str, int, str]] = {
     ),
     "no pin": (_cell("attached_components", 0, 4, "[true]"), "attached_components.csv", 2, "'[true]' cannot be taken"),
     "a pin twice": (
-        _row("attached_components", 1, 1, "dht22", "second", "4"), "attached_components.csv", 6, "taken by dht22",
+        _row("attached_components", 1, 1, "dht22", "second", "4"), "attached_components.csv", 6, "used by dht22",
     ),
 }  # fmt: skip
 
@@ -239,11 +239,11 @@ def test_secrets_by_the_standard_input_and_of_single_devices(tenant: Any, tmp_pa
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("owner_email,secret\na@example.com,short\n", 2, "A secret has 8 to 512 characters"),
-        ("owner_email,secret\na@example.com,\n", 2, "A secret has 8 to 512 characters"),
+        ("owner_email,secret\na@example.com,short\n", 2, "A secret must have 8 to 512 printable characters"),
+        ("owner_email,secret\na@example.com,\n", 2, "A secret must have 8 to 512 printable characters"),
         ("owner_email,secret\n,long-enough-secret\n", 2, "Give the owner's e-mail address, or the device's UUID"),
         ("owner_email\na@example.com\n", 1, "The column is missing"),
-        ("owner_email,secret,mqtt_password\na@example.com,long-enough-secret,p\n", 2, "A secret has 8 to 512"),
+        ("owner_email,secret,mqtt_password\na@example.com,long-enough-secret,p\n", 2, "A secret must have 8 to 512"),
         ("", 1, "It has no header"),
     ],
 )
@@ -298,7 +298,7 @@ def test_vault_away_nothing_is_half_registered(run: Import, tenant: Any, tmp_pat
 def test_the_document_has_every_column_and_role() -> None:
     from tests.documents import read, table
 
-    documented = table(read("docs/legacy.md"), "file | columns that are taken (or named) | known and left out")
+    documented = table(read("docs/legacy.md"), "file | imported columns (other names) | known and ignored")
     assert list(documented) == [f"{t.name}.csv" for t in (*METADATA, TELEMETRY_DATA)]
     for wanted in (*METADATA, TELEMETRY_DATA):
         taken, left_out = documented[f"{wanted.name}.csv"]
