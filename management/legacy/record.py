@@ -20,12 +20,12 @@ from telemetry.services.legacy_import import (
     ImportBatch,
     ImportBatchResult,
     ImportPosition,
-    ImportSuperseded,
     LegacyImportWriter,
     LegacyRow,
     LegacyRowValidator,
 )
 from telemetry.services.pipeline.results import RefusedItem
+from tenants.infrastructure.resumable_jobs import Superseded
 from tenants.infrastructure.retry import DATABASE_LOST, first_line
 
 from .dump import CsvFile, columns_of
@@ -201,7 +201,7 @@ class RecordImporter:
                     before = before or LegacyImport(stored=row.stored)
                     self._go_on(writer, row, file)
                     break
-                except ImportSuperseded:
+                except Superseded:
                     logger.info("The import was moved on by a commit that was not heard of, or by another process")
                 except DATABASE_LOST as error:
                     logger.warning("PostgreSQL is unavailable: waiting (%s)", first_line(error))
@@ -233,11 +233,8 @@ class RecordImporter:
     def _go_on(self, writer: LegacyImportWriter, row: LegacyImport, file: CsvFile) -> None:
         try:
             reader = self._reader_of(file)
-            place = ImportPosition(row.position, row.digest, row.line)
             for batch in batches(reader, self._report):
-                settled = writer.settle(row.pk, place, row.refused, batch)
-                place = batch.end
-                self._show(settled)
+                self._show(writer.settle(row, batch))
                 self._progress(file.raw_position)
         finally:
             file.close()

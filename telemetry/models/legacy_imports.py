@@ -9,10 +9,10 @@ from tenants.infrastructure.resumable_jobs import ResumableJob
 
 
 class LegacyImport(ResumableJob):
-    """How much of an old server's record, one file, is imported, and what became of its rows.
+    """The import of one file of an old server's recorded messages: its progress and the results.
 
-    `position` is in bytes of the uncompressed file. The old server verified these messages; here they are stored as
-    late, with signature 0.
+    `position` is an offset in bytes in the uncompressed file. The old server verified these messages; they are stored
+    with signature 0, and as late.
     """
 
     file = models.CharField(max_length=255)

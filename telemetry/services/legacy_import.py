@@ -5,18 +5,20 @@ switched off, and the tenant's limits play no part. They are late, so they are n
 contract is put into quarantine, received now, so that it is kept there as long as anything else.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import psycopg
 from django.conf import settings
 
 from devices.domain.specs import DeviceSpec
+from telemetry.models import LegacyImport
+from tenants.infrastructure import resumable_jobs
 from tenants.infrastructure.database import conninfo
 from tenants.infrastructure.retry import is_lock_conflict
 
@@ -30,7 +32,6 @@ from .pipeline.refusal import Refused
 from .pipeline.results import AcceptedItem, Incoming, Judged, Outcome, RefusedItem
 from .storage.binary import EPOCH_MICROS
 from .storage.optimistic_writer import Conflict
-from .storage.statements import per_schema, run
 from .storage.tenant_writer import Storage
 
 logger = logging.getLogger(__name__)
@@ -42,14 +43,6 @@ _PAUSE_SECONDS = 0.5
 _FLUSH_SECONDS = 0.5
 # After messages that were there already, so many batches are expected to hold others.
 _CONFLICT_BATCHES = 20
-
-# Fails with a division by zero where another process has moved it: the COMMIT may be on its way behind it.
-_MOVE = per_schema(
-    "WITH moved AS (UPDATE {imports} SET position = $3, digest = $4, line = $5, read = read + $6, stored = stored + $7,"
-    " duplicates = duplicates + $8, refused = $9::jsonb, unreadable = unreadable + $10 WHERE id = $1 AND position = $2"
-    " RETURNING 1) SELECT 1 / count(*)::int FROM moved",
-    imports="telemetry_recordimport",
-)
 
 SpecLookup = Callable[[Sequence[UUID]], Mapping[UUID, DeviceSpec | None]]
 
@@ -92,10 +85,6 @@ class ImportBatchResult:
     stored: int = 0
     duplicates: int = 0
     refused: list[tuple[LegacyRow, Refused]] = field(default_factory=list)
-
-
-class ImportSuperseded(Exception):
-    """Another process has moved the import on: nothing of this batch was done."""
 
 
 class _RollBack(Exception):
@@ -162,19 +151,17 @@ class LegacyImportWriter:
         self._flush_at = 0.0
         self._exact = 0
 
-    def settle(
-        self, import_id: int, before: ImportPosition, refused: dict[str, int], batch: ImportBatch
-    ) -> ImportBatchResult:
-        """Judge and store a batch, and move the import from `before` to its end, in one transaction.
+    def settle(self, job: LegacyImport, batch: ImportBatch) -> ImportBatchResult:
+        """Validate and store a batch as the next step of the import, in one transaction.
 
-        `refused` are the import's counts so far by reason; those of the batch are added to it once it is stored. Waits
-        while the tenant's tables are locked. Raises Superseded, and what a lost database raises; nothing is done then.
+        Waits while the tenant's tables are locked. Raises Superseded, and what a lost database raises; nothing is done
+        then.
         """
         is_fresh = False
         while True:
             judged = self._judge.judge(batch.rows)
             try:
-                settled = self._store(import_id, before, refused, batch, judged)
+                settled = self._store(job, batch, judged)
             except (psycopg.DataError, psycopg.IntegrityError):
                 # Perhaps the tenant's devices changed under the cache; else one of the rows cannot be stored.
                 self._forget()
@@ -186,8 +173,6 @@ class LegacyImportWriter:
                     raise
                 time.sleep(_PAUSE_SECONDS)
                 continue
-            for _row, refusal in settled.refused:
-                refused[refusal.reason] = refused.get(refusal.reason, 0) + 1
             self._tick()
             return settled
 
@@ -228,54 +213,39 @@ class LegacyImportWriter:
         self._storage.close()
 
     def _store(
-        self,
-        import_id: int,
-        before: ImportPosition,
-        refused: Mapping[str, int],
-        batch: ImportBatch,
-        judged: Sequence[AcceptedItem | RefusedItem],
+        self, job: LegacyImport, batch: ImportBatch, judged: Sequence[AcceptedItem | RefusedItem]
     ) -> ImportBatchResult:
-        settled = ImportBatchResult(
-            refused=[
-                (row, item.verdict)
-                for row, item in zip(batch.rows, judged, strict=True)
-                if isinstance(item, RefusedItem)
-            ]
-        )
-        words = _with_origin(batch.rows, judged)
+        refused = [
+            (row, item.verdict) for row, item in zip(batch.rows, judged, strict=True) if isinstance(item, RefusedItem)
+        ]
+        settled = ImportBatchResult(refused=refused)
+        values: dict[str, Any] = {}
 
-        def move(connection: psycopg.Connection, _schema: str, outcome: Outcome) -> None:
-            counts = dict(refused)
-            for _row, refusal in settled.refused:
-                counts[refusal.reason] = counts.get(refusal.reason, 0) + 1
+        def advance(connection: psycopg.Connection, schema: str, outcome: Outcome) -> None:
             settled.stored, settled.duplicates = len(outcome.stored), len(outcome.duplicates)
-            end = batch.end
-            parameters = [import_id, before.position, end.position, end.digest, end.line, batch.read]
-            parameters += [settled.stored, settled.duplicates, _json(counts), batch.unreadable]
-            run(connection, _MOVE(self._schema), parameters)
+            values.update(resumable_jobs.advance_on(connection, schema, job, **_progress(job, batch, settled)))
 
-        outcome = self._write(words, move)
+        outcome = self._write(_with_origin(batch.rows, judged), advance)
+        resumable_jobs.assign(job, values)
         self._latest.note_all(self._schema, outcome.readings, EPOCH_MICROS)
         return settled
 
-    def _write(self, items: Sequence[Judged], move: Callable[[psycopg.Connection, str, Outcome], None]) -> Outcome:
+    def _write(self, items: Sequence[Judged], advance: Callable[[psycopg.Connection, str, Outcome], None]) -> Outcome:
+        """Store the items and move the import on. Raises Superseded."""
         if self._exact == 0:
             try:
                 packed = self._storage.pack({self._schema: items})
-                self._storage.send(packed, move)
+                self._storage.send(packed, advance)
                 return self._storage.receive(packed)[self._schema]
-            except Conflict:  # or superseded: then this way fails too
+            except Conflict:  # or superseded, which the other way then finds
                 self._exact = _CONFLICT_BATCHES
         self._exact -= 1
-        try:
-            return self._storage.store(
-                self._schema,
-                items,
-                _PATIENCE_MS,
-                after=lambda connection, outcome: move(connection, self._schema, outcome),
-            )
-        except psycopg.errors.DivisionByZero:
-            raise ImportSuperseded from None
+        return self._storage.store(
+            self._schema,
+            items,
+            _PATIENCE_MS,
+            after=lambda connection, outcome: advance(connection, self._schema, outcome),
+        )
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -307,5 +277,18 @@ def _with_origin(rows: Sequence[LegacyRow], judged: Sequence[AcceptedItem | Refu
     return said
 
 
-def _json(counts: Mapping[str, int]) -> str:
-    return json.dumps(counts)
+def _progress(job: LegacyImport, batch: ImportBatch, settled: ImportBatchResult) -> dict[str, Any]:
+    """Return the columns of the import after the batch."""
+    refused = dict(job.refused)
+    for _row, refusal in settled.refused:
+        refused[refusal.reason] = refused.get(refusal.reason, 0) + 1
+    return {
+        "position": batch.end.position,
+        "digest": batch.end.digest,
+        "line": batch.end.line,
+        "read": job.read + batch.read,
+        "stored": job.stored + settled.stored,
+        "duplicates": job.duplicates + settled.duplicates,
+        "refused": refused,
+        "unreadable": job.unreadable + batch.unreadable,
+    }

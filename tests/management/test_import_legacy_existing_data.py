@@ -159,9 +159,7 @@ def test_one_row_that_cannot_be_stored_does_not_stop_the_others(run: Import, ten
     with schema_context(tenant.schema_name):
         made = LegacyImport.objects.create(file="x")
         writer = LegacyImportWriter(tenant.schema_name)
-        settled = writer.settle(
-            made.pk, ImportPosition(0, "", 0), {}, ImportBatch(rows, 3, 0, ImportPosition(9, "d", 4))
-        )
+        settled = writer.settle(made, ImportBatch(rows, 3, 0, ImportPosition(9, "d", 4)))
         writer.close()
         made.refresh_from_db()
     assert (settled.stored, settled.refused) == (2, [])
