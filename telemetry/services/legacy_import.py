@@ -1,8 +1,9 @@
-"""An old server's record of what it received, taken over: judged by today's contract, stored by the same storage.
+"""The import of an old server's recorded messages: validated by the current contract, stored as live messages are.
 
-The old server verified the messages; nothing is verified again, which is why a device's present key, its being
-switched off, and the tenant's limits play no part. They are late, so they are no sign of life. What does not fit the
-contract is put into quarantine, received now, so that it is kept there as long as anything else.
+The old server verified the messages; they are not verified again, so the device's key, its activation and the tenant's
+limits do not apply. They are late, so they do not change presence. A message that does not fit the contract goes into
+quarantine as received now, and has the quarantine's usual retention. An import is a resumable job that one command does
+without a lease: its position alone decides which of two processes has stored a batch.
 """
 
 import logging

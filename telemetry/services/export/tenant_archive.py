@@ -1,7 +1,8 @@
 """The ZIP itself: its files one after the other, and at its end a manifest with what they hold and their hashes.
 
 A ZIP that cannot be finished has no directory at its end, so that no program opens it; over HTTP the transfer is
-broken off besides. Between two pieces neither a connection nor a tenant's schema is held.
+also broken off. A streamed export is not a resumable job: it has no state, and a client starts it again. Between two
+pieces it holds neither a connection nor a tenant's schema.
 """
 
 import hashlib
