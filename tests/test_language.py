@@ -22,8 +22,6 @@ UNREVISED: tuple[str, ...] = (
     "platform/",
     "tests/",
     "templates/",
-    "docs/api-guide.md",
-    "docs/events.md",
 )
 
 _BE = "(?:is|are|was|were|be|been|being)"
@@ -32,7 +30,7 @@ CONSTRUCTIONS: dict[str, str] = {
     rf"\bwho(?:m|se)? {_BE} (?:killed|told|asked|shut|let|held|refused)\b": "'a process that dies', 'a client'",
     r"\b(?:of|to|from|for|by|than|when|where|while|if) who\b(?! may| can| did| does)": "'a client', 'a user'",
     r"\b(?:whoever|whomever)\b": "'a client', 'a user', 'any process'",
-    r"\b(?:nobody|somebody|anybody|everybody)\b": "'no client', 'a user', 'all users'; or the passive",
+    r"\b(?:nobody(?![\"'`])|somebody|anybody|everybody)\b": "'no client', 'a user', 'all users'; or the passive",
     rf"\b{_BE} (?:not )?told\b": "'receives', 'is published'",
     rf"\b{_BE} (?:not )?asked\b": "'receives a request', 'is queried'",
     r"\btakes? no more\b": "'rejects'",
