@@ -88,7 +88,7 @@ def _term(token: str, tokens: Iterator[str]) -> Term:
     raise ValueError(f"{token!r} was not expected")
 
 
-def judge(rules: list[Term], client: Client, action: str, topic: str) -> str:
+def evaluate(rules: list[Term], client: Client, action: str, topic: str) -> str:
     """`allow` or `deny`; `no_match` where no rule says it."""
     if action == "subscribe" and topic.startswith("$share/"):
         topic = topic.split("/", 2)[2]

@@ -80,7 +80,7 @@ class ClaimActions(DeviceActions):
             device = claims.claim(**form.cleaned_data, acting_user=person(request)).device
         except ValidationError as error:
             add_errors(form, error)
-        except claims.AlreadyYours as error:
+        except claims.AlreadyClaimed as error:
             messages.warning(request, str(error))
             if error.device is not None:
                 return redirect(page_of(error.device.pk))
@@ -109,8 +109,8 @@ class ClaimActions(DeviceActions):
     def as_csv(self, request: HttpRequest) -> HttpResponse:
         return redirect("admin:devices_deviceimport_devices", form="csv")
 
-    @action(description=_("Reset credentials"), permissions=["change"], url_path="allow-fetch")
-    def allow_fetch(self, request: HttpRequest, object_id: str) -> HttpResponse:
+    @action(description=_("Reset credentials"), permissions=["change"], url_path="reset-credentials")
+    def reset_credentials(self, request: HttpRequest, object_id: str) -> HttpResponse:
         device = self.device(request, object_id)
         if request.method != "POST":
             return self._ask(
@@ -125,7 +125,7 @@ class ClaimActions(DeviceActions):
                 danger=True,
             )
         with errors_as_messages(request):
-            claims.allow_new_fetch(device, acting_user=person(request))
+            claims.reset_credentials(device, acting_user=person(request))
             messages.success(request, _t("%(device)s can fetch new credentials once.") % {"device": device})
         return redirect(page_of(device.pk))
 
@@ -159,7 +159,7 @@ class ClaimActions(DeviceActions):
 
 
 @hooks.panels_above_device.provider(2)
-def asked_again(request: HttpRequest, device: Device) -> SafeString:
+def repeated_request_warning(request: HttpRequest, device: Device) -> SafeString:
     """A warning where somebody else asked for the device's credentials."""
     return _render(request, device, "devices/admin/board_warning.html")
 
@@ -172,7 +172,7 @@ def board(request: HttpRequest, device: Device) -> SafeString:
 
 def _render(request: HttpRequest, device: Device, template: str) -> SafeString:
     if not hasattr(device, "board"):
-        device.board = claims.of_device(device)  # type: ignore[attr-defined]
+        device.board = claims.preregistration_of(device)  # type: ignore[attr-defined]
     context = {"device": device, "board": device.board, "may_change": may(request, Role.OPERATOR)}  # type: ignore[attr-defined]
     return render_to_string(template, context, request) if context["board"] else SafeString("")
 

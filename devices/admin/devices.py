@@ -62,11 +62,11 @@ class DeviceAdmin(ClaimActions):
     fields: ClassVar = [
         ("name", "hardware_model"),
         ("uuid", "cpu_serial"),
-        ("active", "signature_floor"),
+        ("active", "min_signature_version"),
         ("timeout_seconds", "created_at"),
     ]
     # `active` and the accepted signatures are changed by actions, which say what they do.
-    readonly_fields: ClassVar = ["uuid", "active", "signature_floor", "created_at"]
+    readonly_fields: ClassVar = ["uuid", "active", "min_signature_version", "created_at"]
     inlines: ClassVar = [ComponentInline, MaintenanceWindowInline]
     change_form_outer_before_template = "devices/admin/panels_above.html"
     change_form_outer_after_template = "devices/admin/panels_below.html"
@@ -109,7 +109,7 @@ class DeviceAdmin(ClaimActions):
         """Those that change something for the device as it is."""
         device = self.get_object(request, unquote(str(object_id)))
         useless = {"devices_device_activate" if device and device.active else "devices_device_deactivate"}
-        if device and device.signature_floor == Device.Signature.V1:
+        if device and device.min_signature_version == Device.Signature.V1:
             useless.add("devices_device_allow_v1")
         return [item for item in super().get_actions_detail(request, object_id) if item.action_name not in useless]
 
@@ -164,7 +164,7 @@ class DeviceAdmin(ClaimActions):
                     self.admin_site.admin_view(view),
                     name=f"devices_device_{view.__name__}",
                 )
-                for name, view in (("allow-fetch", self.allow_fetch), ("release", self.release))
+                for name, view in (("reset-credentials", self.reset_credentials), ("release", self.release))
             ),
         ]
         return [*own, *(self._page_url(page) for page in hooks.device_pages), *super().get_urls()]

@@ -126,7 +126,7 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
             raise PermissionDenied
         may_change = self.has_add_permission(request)
         if kept.state == State.CHECKED:
-            found = import_application.look_through(import_jobs.rows_of(kept))
+            found = import_application.dry_run(import_jobs.rows_of(kept))
             context = {"counts": _cards(found.counts()), "rows": _shown(found.rows), "left": len(found.rows) - _SHOWN}
             context |= {"errors": len(found.refused()), "good": len(found.rows) - len(found.refused())}
         else:
@@ -216,7 +216,7 @@ def _cards(counts: dict[str, int]) -> list[dict[str, Any]]:
     ]
 
 
-def _shown(rows: Sequence[import_application.Outcome]) -> list[dict[str, Any]]:
+def _shown(rows: Sequence[import_application.ImportedRow]) -> list[dict[str, Any]]:
     """The first rows, those with errors before the others."""
     first = sorted(rows, key=lambda row: row.outcome != import_application.ERROR)[:_SHOWN]
     return [{"row": row, "label": coloured(*OUTCOMES[row.outcome])} for row in first]

@@ -27,7 +27,7 @@ from unfold.widgets import (
 
 from devices.models import HardwareModel, RotationCampaign, RotationMember
 from devices.services.rotation import campaigns, tokens
-from devices.services.rotation.selection import Selection, select
+from devices.services.rotation.selection import DeviceSelection, select
 from tenants.admin.base import add_errors, coloured, form_page
 from tenants.infrastructure.spreadsheets import harmless
 
@@ -42,15 +42,15 @@ _COLOURS: dict[str, str] = {
     State.RUNNING: "info",
     State.ENDING: "warning",
     State.ENDED: "success",
-    State.RETURNING: "warning",
-    State.RETURNED: "neutral",
+    State.ROLLING_BACK: "warning",
+    State.ROLLED_BACK: "neutral",
 }
 _MEMBER_COLOURS: dict[str, str] = {
-    Member.MOVED: "success",
-    Member.LEFT: "danger",
+    Member.CONFIRMED: "success",
+    Member.MISSED: "danger",
     Member.SENT: "info",
-    Member.CARRIED: "info",
-    Member.RETURNING: "warning",
+    Member.HANDED_OVER: "info",
+    Member.ROLLING_BACK: "warning",
 }
 
 
@@ -93,10 +93,10 @@ class SelectionForm(forms.Form):
         label=_("Days of extension"), min_value=1, max_value=90, widget=UnfoldAdminIntegerFieldWidget
     )
 
-    def selection(self) -> Selection:
+    def selection(self) -> DeviceSelection:
         """What is asked of a device."""
         given = self.cleaned_data
-        return Selection(marked=given["marked"], hardware_model=given["hardware_model"], search=given["search"])
+        return DeviceSelection(marked=given["marked"], hardware_model=given["hardware_model"], search=given["search"])
 
 
 class DeadlineForm(forms.Form):
@@ -140,8 +140,8 @@ class RotationAdmin(TenantModelAdmin):
         if not self.has_add_permission(request):
             raise PermissionDenied
         initial = {
-            "deadline": timezone.localtime().replace(second=0, microsecond=0) + campaigns.RETURN_OVERLAP,
-            "extend_days": campaigns.RETURN_OVERLAP.days,
+            "deadline": timezone.localtime().replace(second=0, microsecond=0) + campaigns.ROLLBACK_OVERLAP,
+            "extend_days": campaigns.ROLLBACK_OVERLAP.days,
         }
         form = SelectionForm(request.POST or None, initial=initial)
         if form.is_valid() and (campaign := self._start(request, form)) is not None:
@@ -153,7 +153,7 @@ class RotationAdmin(TenantModelAdmin):
             form,
             title=_("Rotate keys"),
             lead=_("Issues new keys for all %(number)d devices, or for the devices selected here.")
-            % {"number": select(Selection()).count()},
+            % {"number": select(DeviceSelection()).count()},
             submit=_("Start"),
             back=reverse("admin:devices_rotationcampaign_changelist"),
         )
@@ -208,7 +208,7 @@ class RotationAdmin(TenantModelAdmin):
                 submit=_("Download the tokens"),
             )
         with errors_as_messages(request):
-            return _as_file(campaign, tokens.hand_over(campaign, _left_behind(campaign), acting_user=person(request)))
+            return _as_file(campaign, tokens.hand_over(campaign, _missed(campaign), acting_user=person(request)))
         return redirect(_page_of(campaign))
 
     @action(description=_("Extend"), icon="update", permissions=["decide"])
@@ -304,8 +304,8 @@ def _page(request: HttpRequest, campaign: RotationCampaign) -> dict[str, Any]:
 def _member_label(member: RotationMember) -> SafeString:
     """Its state; who has used its new key has moved, also before a worker sets it down."""
     used = member.credential is not None and member.credential.in_use_since is not None
-    under_way = member.state in (Member.ISSUED, Member.SENT, Member.CARRIED)
-    state = Member.MOVED if used and under_way else Member(member.state)
+    under_way = member.state in (Member.ISSUED, Member.SENT, Member.HANDED_OVER)
+    state = Member.CONFIRMED if used and under_way else Member(member.state)
     return coloured(state.label, _MEMBER_COLOURS.get(state, "neutral"))
 
 
@@ -313,15 +313,15 @@ def _counts(campaign: RotationCampaign) -> Sequence[Any]:
     return list(campaign.members.order_by().values("state").annotate(number=Count("pk")))
 
 
-def _left_behind(campaign: RotationCampaign) -> list[Any]:
+def _missed(campaign: RotationCampaign) -> list[Any]:
     """Once the old keys have ended: those that had not moved. Before: nobody in particular."""
     if campaign.state == State.RUNNING:
         return []
-    left = campaign.members.filter(state=Member.LEFT, credential__revoked_at=None).exclude(credential=None)
-    return list(left.order_by("device__name").values_list("device__uuid", flat=True)[: tokens.MOST])
+    left = campaign.members.filter(state=Member.MISSED, credential__revoked_at=None).exclude(credential=None)
+    return list(left.order_by("device__name").values_list("device__uuid", flat=True)[: tokens.MAX_TOKENS])
 
 
-def _as_file(campaign: RotationCampaign, handed: Sequence[tokens.Token]) -> HttpResponse:
+def _as_file(campaign: RotationCampaign, handed: Sequence[tokens.WrappedKey]) -> HttpResponse:
     """The answer itself: no copy is kept that a second request could fetch."""
     answer = HttpResponse(
         content_type="text/csv; charset=utf-8",

@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 from django.core.exceptions import ImproperlyConfigured
 
-from devices.services.broker.auth_batcher import LoginDesk
-from devices.services.broker.auth_throttle import LoginGuard
-from devices.services.broker.authentication import Login, LoginsUnavailable, Verdict
+from devices.services.broker.auth_batcher import AuthBatcher
+from devices.services.broker.auth_throttle import AuthThrottle
+from devices.services.broker.authentication import AuthResult, AuthUnavailable, LoginAttempt
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +35,14 @@ Answer = tuple[int, dict[str, Any]]
 class EmqxAuthApp:
     """Answers EMQX. Without the right key it says 401, whatever is asked, and nothing more."""
 
-    def __init__(self, keys: Sequence[str], desk: LoginDesk, guard: LoginGuard) -> None:
+    def __init__(self, keys: Sequence[str], batcher: AuthBatcher, throttle: AuthThrottle) -> None:
         if not keys or any(len(key) < SHORTEST_KEY for key in keys):
             raise ImproperlyConfigured(
                 f"BROKER_KEYS must hold what EMQX shows in the header {HEADER.decode()}: random, and at least"
                 f" {SHORTEST_KEY} characters long."
             )
         self._keys = [_digest(key.encode()) for key in keys]
-        self._desk, self._guard = desk, guard
+        self._batcher, self._throttle = batcher, throttle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -56,10 +56,10 @@ class EmqxAuthApp:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                self._desk.start()
+                self._batcher.start()
                 await send({"type": "lifespan.startup.complete"})
             else:
-                self._desk.stop()
+                self._batcher.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
@@ -77,28 +77,28 @@ class EmqxAuthApp:
             login = parse_login(body)
         except ValueError as error:
             return 400, {"detail": str(error)}
-        return await self._judge(login)
+        return await self._authenticate(login)
 
     def _shows_key(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         """Compared in constant time, with every key that is valid, so that time tells nothing of any."""
         shown = _digest(b"".join(value for name, value in headers if name.lower() == HEADER))
         return any([hmac.compare_digest(key, shown) for key in self._keys])  # noqa: C419 (a list: with every one)
 
-    async def _judge(self, login: Login) -> Answer:
-        if self._guard.refuses(login):
+    async def _authenticate(self, login: LoginAttempt) -> Answer:
+        if self._throttle.blocks(login):
             return 200, {"result": "deny"}
         try:
-            verdict = await self._desk.ask(login)
-        except LoginsUnavailable as error:
+            result = await self._batcher.authenticate(login)
+        except AuthUnavailable as error:
             return 503, {"detail": str(error)}
-        if self._guard.note(login, verdict.allowed):
+        if self._throttle.record(login, result.allowed):
             logger.warning("Too many wrong passwords from %s: strangers there are refused for a minute", login.address)
-        if not verdict.allowed:
+        if not result.allowed:
             logger.info("Refused at the broker: %.64r from %s", login.name, login.address)
-        return 200, answer_of(verdict)
+        return 200, answer_of(result)
 
 
-def parse_login(body: bytes) -> Login:
+def parse_login(body: bytes) -> LoginAttempt:
     """The login in EMQX's request. Raises ValueError with what to mend in EMQX's configuration."""
     try:
         sent = orjson.loads(body)
@@ -109,16 +109,16 @@ def parse_login(body: bytes) -> Login:
     if len(texts) != len(_MEMBERS):
         raise ValueError(f"The body must be an object of strings: {', '.join(_MEMBERS)}.")
     client_id, name, password, address = texts
-    return Login(client_id, name, password, address)
+    return LoginAttempt(client_id, name, password, address)
 
 
-def answer_of(verdict: Verdict) -> dict[str, Any]:
-    """The verdict in EMQX's form; `expire_at` in whole seconds, at which EMQX closes the connection."""
-    if not verdict.allowed:
+def answer_of(result: AuthResult) -> dict[str, Any]:
+    """The result in EMQX's form; `expire_at` in whole seconds, at which EMQX closes the connection."""
+    if not result.allowed:
         return {"result": "deny"}
-    answer = {"result": "allow", "is_superuser": False, "client_attrs": verdict.attributes}
-    if verdict.expires_at is not None:
-        answer["expire_at"] = int(verdict.expires_at.timestamp())
+    answer = {"result": "allow", "is_superuser": False, "client_attrs": result.attributes}
+    if result.expires_at is not None:
+        answer["expire_at"] = int(result.expires_at.timestamp())
     return answer
 
 

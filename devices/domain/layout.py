@@ -17,7 +17,7 @@ GREATEST = 1.7976931348623157e308
 Tree = Mapping[str, "Tree | None"]
 
 
-class Member(NamedTuple):
+class MetricSlot(NamedTuple):
     """A metric within the object that holds it. `plain`: a number that is kept as it is sent, within the bounds."""
 
     token: str
@@ -40,7 +40,7 @@ class Node(NamedTuple):
     holder: int
     token: str
     known: frozenset[str]
-    members: tuple[Member, ...]
+    members: tuple[MetricSlot, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Layout:
     keys: frozenset[str]
 
 
-def lay_out(metrics: Iterable[MetricSpec]) -> Layout:
+def build_layout(metrics: Iterable[MetricSpec]) -> Layout:
     """The layout of a component's metrics."""
     listed = tuple(metrics)
     tree: dict[str, Tree | None] = dict.fromkeys(PROTOCOL_MEMBERS)
@@ -65,8 +65,8 @@ def lay_out(metrics: Iterable[MetricSpec]) -> Layout:
         Node(
             holder=index[path[:-1]] if path else -1,
             token=path[-1] if path else "",
-            known=_known(tree, path),
-            members=tuple(_member(metric) for metric in listed if metric.path[:-1] == path),
+            known=_known_names(tree, path),
+            members=tuple(_slot(metric) for metric in listed if metric.path[:-1] == path),
         )
         for path in holders
     )
@@ -88,7 +88,7 @@ def _cover(tree: dict[str, "Tree | None"], path: Path) -> None:
     tree[path[-1]] = None
 
 
-def _known(tree: Tree, path: Path) -> frozenset[str]:
+def _known_names(tree: Tree, path: Path) -> frozenset[str]:
     below: Tree | None = tree
     for token in path:
         if below is None:
@@ -98,10 +98,10 @@ def _known(tree: Tree, path: Path) -> frozenset[str]:
     return frozenset(below or ())
 
 
-def _member(metric: MetricSpec) -> Member:
+def _slot(metric: MetricSpec) -> MetricSlot:
     plain = metric.value_type == "number" and (metric.factor, metric.offset) == (1.0, 0.0) and not metric.unit_path
     low, high = metric.minimum, metric.maximum
-    return Member(
+    return MetricSlot(
         token=metric.path[-1],
         metric=metric,
         key=metric.key,

@@ -71,7 +71,7 @@ def pointer(path: Path) -> str:
     return "".join("/" + token.replace("~", "~0").replace("/", "~1") for token in path)
 
 
-def written(path: Path) -> str:
+def format_path(path: Path) -> str:
     """The path as a person writes it: with dots, or, where a part has dots itself, as a JSON Pointer.
 
     `parse` reads it back.
@@ -88,7 +88,7 @@ def series_name(path: Path, taken: frozenset[str] = frozenset()) -> str:
     It is the path as written; a pointer where that is the key of a metric (`taken`); and cut, with a digest of the
     whole, where it is too long for the column or cannot be stored.
     """
-    name = written(path)
+    name = format_path(path)
     if name in taken:
         name = pointer(path)
     if len(name) <= _NAME_LENGTH and name.isprintable():

@@ -13,8 +13,8 @@ Pins = dict[str, Pin]
 
 # Lines that several components share: those of I2C, SPI (but not its chip select) and 1-Wire, and power.
 SHARED = frozenset({"sda", "scl", "mosi", "miso", "sclk", "sck", "clk", "1-wire", "onewire", "vcc", "3v3", "5v", "gnd"})
-_MOST_LINES = 40
-_GREATEST = 999
+_MAX_LINES = 40
+_MAX_NUMBER = 999
 _LINE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
 _NUMBER = re.compile(r"(?:gpio|bcm)?[ _-]?([0-9]{1,3})", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,15}")
@@ -24,8 +24,8 @@ def normalize(value: Any) -> Pins:
     """The pins in the form that is kept: GPIO4, "4" and 4 are one pin. Raises ValueError, saying what to mend."""
     if not isinstance(value, Mapping):
         raise ValueError(f'{value!r} is no object of lines and pins, such as {{"data": 4}}.')
-    if len(value) > _MOST_LINES:
-        raise ValueError(f"A component has at most {_MOST_LINES} pins.")
+    if len(value) > _MAX_LINES:
+        raise ValueError(f"A component has at most {_MAX_LINES} pins.")
     pins: Pins = {}
     for line, pin in value.items():
         name = str(line).strip().lower().replace(" ", "_")
@@ -39,7 +39,7 @@ def normalize(value: Any) -> Pins:
 
 def normalize_pin(pin: Any) -> Pin:
     """The pin as it is kept. Raises ValueError."""
-    if isinstance(pin, int) and not isinstance(pin, bool) and 0 <= pin <= _GREATEST:
+    if isinstance(pin, int) and not isinstance(pin, bool) and 0 <= pin <= _MAX_NUMBER:
         return pin
     text = pin.strip() if isinstance(pin, str) else ""
     if number := _NUMBER.fullmatch(text):
@@ -49,7 +49,7 @@ def normalize_pin(pin: Any) -> Pin:
     raise ValueError(f"{pin!r} is no pin: write its GPIO number (4 or GPIO4), or its name (A0).")
 
 
-def clash(pins: Mapping[str, Pin], others: Mapping[str, Mapping[str, Pin]]) -> tuple[Pin, str] | None:
+def find_conflict(pins: Mapping[str, Pin], others: Mapping[str, Mapping[str, Pin]]) -> tuple[Pin, str] | None:
     """(pin, name of the other component) of the first pin that two components may not share; `others` by their names.
 
     Both may have it where it is the same line of a bus for both.
@@ -62,7 +62,7 @@ def clash(pins: Mapping[str, Pin], others: Mapping[str, Mapping[str, Pin]]) -> t
     return None
 
 
-def clash_within(pins: Mapping[str, Pin]) -> Pin | None:
+def find_duplicate(pins: Mapping[str, Pin]) -> Pin | None:
     """A pin on which the component has two lines."""
     seen: set[Pin] = set()
     for pin in pins.values():

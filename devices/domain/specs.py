@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from devices.domain.layout import Layout, lay_out
+from devices.domain.layout import Layout, build_layout
 from devices.domain.metric_spec import MetricSpec
 
 # What becomes of values that no metric is for: see `devices.models.ComponentType.Unmapped`.
@@ -27,7 +27,7 @@ class ComponentSpec:
     layout: Layout = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layout", lay_out(self.metrics))
+        object.__setattr__(self, "layout", build_layout(self.metrics))
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class UnknownUnit(ValueError):
     """The code is not one that UCUM defines."""
 
 
-class Incompatible(ValueError):
+class IncompatibleUnits(ValueError):
     """The two units do not measure the same thing."""
 
 
@@ -71,18 +71,20 @@ def parse(ucum: str) -> Any:
 def conversion(sent: str, kept: str) -> tuple[float, float]:
     """(factor, offset) so that kept = sent × factor + offset, for two UCUM codes.
 
-    Raises Incompatible where they measure different quantities, or where the conversion is not linear.
+    Raises IncompatibleUnits where they measure different quantities, or where the conversion is not linear.
     """
     registry = _registry()
     try:
         at_0, at_1, at_100 = (registry.Quantity(float(x), parse(sent)).to(parse(kept)).magnitude for x in (0, 1, 100))
     except UnknownUnit as error:
-        raise Incompatible(str(error)) from error
+        raise IncompatibleUnits(str(error)) from error
     except Exception as error:  # pint: DimensionalityError, OffsetUnitCalculusError, LogarithmicUnitCalculusError
-        raise Incompatible(_("%(sent)s cannot be converted to %(kept)s.") % {"sent": sent, "kept": kept}) from error
+        raise IncompatibleUnits(
+            _("%(sent)s cannot be converted to %(kept)s.") % {"sent": sent, "kept": kept}
+        ) from error
     factor = (at_100 - at_0) / 100
     if abs(at_1 - at_0 - factor) > 1e-9 * max(1.0, abs(factor)):
-        raise Incompatible(_("%(sent)s to %(kept)s is not linear.") % {"sent": sent, "kept": kept})
+        raise IncompatibleUnits(_("%(sent)s to %(kept)s is not linear.") % {"sent": sent, "kept": kept})
     return factor, at_0
 
 
@@ -111,5 +113,5 @@ def _usual_names() -> Iterable[tuple[str, str]]:
 def _conversion_or_none(sent: str, kept: str) -> tuple[float, float] | None:
     try:
         return conversion(sent, kept)
-    except Incompatible:
+    except IncompatibleUnits:
         return None

@@ -36,8 +36,8 @@ class Device(SpecInput):
     )
     active = models.BooleanField(_("active"), default=True)
     # Rises to 2 at the first valid version 2 message and never falls by itself (no downgrade).
-    signature_floor = models.PositiveSmallIntegerField(
-        _("accepted signatures"), choices=Signature.choices, default=Signature.V1
+    min_signature_version = models.PositiveSmallIntegerField(
+        _("accepted signatures"), choices=Signature.choices, default=Signature.V1, db_column="signature_floor"
     )
     timeout_seconds = models.PositiveIntegerField(
         _("time-out in seconds"),
@@ -119,13 +119,13 @@ class Component(SpecInput):
             self.pins = pins.normalize({} if self.pins is None else self.pins)
         except ValueError as error:
             raise ValidationError({"pins": str(error)}) from error
-        twice = pins.clash_within(self.pins)
+        twice = pins.find_duplicate(self.pins)
         if twice is not None:
             raise ValidationError({"pins": _("Two lines of the component use the pin %(pin)s.") % {"pin": twice}})
         if not self.pins or not self.attached or not self.device_id:
             return
         others = Component.objects.filter(device_id=self.device_id, attached=True).exclude(pk=self.pk)
-        found = pins.clash(self.pins, dict(others.exclude(pins={}).values_list("key", "pins")))
+        found = pins.find_conflict(self.pins, dict(others.exclude(pins={}).values_list("key", "pins")))
         if found is not None:
             values = {"pin": found[0], "other": found[1]}
             raise ValidationError(

@@ -36,7 +36,7 @@ class Unit(SpecInput):
         for metric in self._metrics():
             try:
                 metric.work_out_conversion(changed=self)
-            except units.Incompatible as error:
+            except units.IncompatibleUnits as error:
                 values = {"metric": metric, "error": error}
                 raise ValidationError({"ucum": _("The metric %(metric)s uses it: %(error)s") % values}) from error
 
@@ -242,14 +242,14 @@ class Metric(SpecInput):
                 return {"unit_path": _("The path of the unit must differ from the path of the value.")}
         try:
             self.work_out_conversion()
-        except units.Incompatible as error:
+        except units.IncompatibleUnits as error:
             return {"sent_unit": str(error)}
         return {}
 
     def work_out_conversion(self, *, changed: Unit | None = None) -> None:
         """Set factor, offset and conversions, with `changed` in the place of the unit as it is stored.
 
-        Raises units.Incompatible.
+        Raises units.IncompatibleUnits.
         """
         unit, sent_unit = self._unit(self.unit, changed), self._unit(self.sent_unit, changed)
         self.factor, self.offset, self.conversions = 1.0, 0.0, {}

@@ -16,8 +16,8 @@ class RotationCampaign(models.Model):
         RUNNING = "running", _("running")
         ENDING = "ending", _("old keys expiring")
         ENDED = "ended", _("ended")
-        RETURNING = "returning", _("rolling back")
-        RETURNED = "returned", _("rolled back")
+        ROLLING_BACK = "returning", _("rolling back")
+        ROLLED_BACK = "returned", _("rolled back")
 
     class AtDeadline(models.TextChoices):
         END = "end", _("expire the old keys")
@@ -40,7 +40,7 @@ class RotationCampaign(models.Model):
     created_at = models.DateTimeField(_("started"), auto_now_add=True)
     created_by_label = models.CharField(_("started by"), max_length=150)
     # When the old keys end for good, or when the way back began.
-    turned_at = models.DateTimeField(_("old keys expiring"), null=True, blank=True)
+    cutover_at = models.DateTimeField(_("old keys expiring"), null=True, blank=True, db_column="turned_at")
 
     class Meta:
         ordering: ClassVar = ["-id"]
@@ -66,11 +66,11 @@ class RotationMember(models.Model):
         PENDING = "pending", _("waiting for its key")
         ISSUED = "issued", _("key issued")
         SENT = "sent", _("key sent")
-        CARRIED = "carried", _("token handed over")
-        MOVED = "moved", _("signs with the new key")
-        LEFT = "left", _("missed the deadline")
-        RETURNING = "returning", _("returning to the old key")
-        RETURNED = "returned", _("uses the old key")
+        HANDED_OVER = "carried", _("token handed over")
+        CONFIRMED = "moved", _("signs with the new key")
+        MISSED = "left", _("missed the deadline")
+        ROLLING_BACK = "returning", _("returning to the old key")
+        ROLLED_BACK = "returned", _("uses the old key")
 
     campaign = models.ForeignKey(
         RotationCampaign, on_delete=models.CASCADE, related_name="members", verbose_name=_("key rotation")
@@ -85,7 +85,7 @@ class RotationMember(models.Model):
     sent_at = models.DateTimeField(_("last sent"), null=True)
     attempts = models.PositiveSmallIntegerField(_("sent"), default=0)
     next_at = models.DateTimeField(null=True, editable=False)  # when it is sent (again)
-    moved_at = models.DateTimeField(_("moved"), null=True)
+    confirmed_at = models.DateTimeField(_("confirmed"), null=True, db_column="moved_at")
     note = models.CharField(_("note"), max_length=300, blank=True)
 
     class Meta:

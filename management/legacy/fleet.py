@@ -38,7 +38,7 @@ def import_fleet(context: Context) -> None:
         limits.announce([context.options.tenant.schema_name])
     people.import_people(context, known)
     for chunk in chunks(devices.items(), _AT_ONCE):
-        with accounts.together():
+        with accounts.batch_grants():
             for uuid, row in chunk:
                 _import_device(context, uuid, row, attached.get(uuid, []), known)
 

@@ -10,8 +10,10 @@ django.setup()
 from django.conf import settings  # noqa: E402 (what follows needs the settings)
 
 from devices.api.emqx_auth import EmqxAuthApp  # noqa: E402
-from devices.services.broker.auth_batcher import LoginDesk  # noqa: E402
-from devices.services.broker.auth_throttle import LoginGuard  # noqa: E402
-from devices.services.broker.authentication import judge  # noqa: E402
+from devices.services.broker.auth_batcher import AuthBatcher  # noqa: E402
+from devices.services.broker.auth_throttle import AuthThrottle  # noqa: E402
+from devices.services.broker.authentication import authenticate  # noqa: E402
 
-application = EmqxAuthApp(settings.BROKER_KEYS, LoginDesk(judge), LoginGuard(settings.BROKER_FAILURES_PER_MINUTE))
+application = EmqxAuthApp(
+    settings.BROKER_KEYS, AuthBatcher(authenticate), AuthThrottle(settings.BROKER_FAILURES_PER_MINUTE)
+)

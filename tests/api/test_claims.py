@@ -374,7 +374,7 @@ def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, te
             with schema_context(tenant.schema_name):
                 try:
                     claims.claim(live_board.device.serial, live_board.claim_code)
-                except (claims.ClaimRefused, claims.AlreadyYours):
+                except (claims.ClaimRefused, claims.AlreadyClaimed):
                     return "refused"
                 return tenant.schema_name
 

@@ -13,7 +13,7 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from devices.models import AuditEntry, Component, Device, DeviceStatus, HardwareModel
-from devices.services.vault.secret_store import forget_provisioner, provisioner
+from devices.services.vault.secret_store import provisioner, reset_provisioner
 from tenants.models import DeviceRoute
 from tests.factories import add_message, add_readings, add_series, make_device
 
@@ -127,17 +127,17 @@ def test_what_cannot_be_changed_is_refused_not_ignored(api: Api, greenhouse: Any
 
 
 def test_a_change_saves_only_what_was_given(api: Api, greenhouse: Any, tenant_a: Any) -> None:
-    """The listener raises `signature_floor` while people edit names."""
+    """The listener raises `min_signature_version` while people edit names."""
     from devices.api.serializers.inventory import DeviceSerializer
 
     with schema_context(tenant_a.schema_name):
         read_before = Device.objects.get(pk=greenhouse.pk)
-        Device.objects.filter(pk=greenhouse.pk).update(signature_floor=2, cpu_serial="from elsewhere")
+        Device.objects.filter(pk=greenhouse.pk).update(min_signature_version=2, cpu_serial="from elsewhere")
         serializer = DeviceSerializer(read_before, data={"name": "renamed"}, partial=True)
         serializer.is_valid(raise_exception=True)
         serializer.save()
         after = Device.objects.get(pk=greenhouse.pk)
-    assert (after.name, after.signature_floor, after.cpu_serial) == ("renamed", 2, "from elsewhere")
+    assert (after.name, after.min_signature_version, after.cpu_serial) == ("renamed", 2, "from elsewhere")
 
 
 def test_the_state_comes_with_its_reason_and_the_newest_sign_of_life(api: Api, greenhouse: Any, tenant_a: Any) -> None:
@@ -334,13 +334,13 @@ def test_a_device_is_registered_by_nobody_while_vault_is_away(
 ) -> None:
     """No answer names an address, and nothing is half registered."""
     settings.VAULT_ADDR = "http://127.0.0.1:9"
-    forget_provisioner()
+    reset_provisioner()
     try:
         started = time.monotonic()
         answer = api.post("devices/", {"name": "x"})
         assert time.monotonic() - started < 5
     finally:
-        forget_provisioner()
+        reset_provisioner()
     assert answer.status_code == 503
     assert answer["Retry-After"] == "5"
     assert "does not answer" in problems(answer)[None]

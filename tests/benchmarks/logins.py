@@ -1,4 +1,4 @@
-"""A fleet that comes back at once: how fast logins are judged, in batches, one by one, and with Vault for each."""
+"""A fleet that comes back at once: the rate of logins, in batches, one by one, and with Vault for each."""
 
 import asyncio
 import itertools
@@ -71,16 +71,16 @@ def _measure(way: str, accounts: Sequence[tuple[str, str]], count: int) -> dict[
     finally:
         server.terminate()
         server.wait()
-    wrong = {answer: n for answer, n in result.answers.items() if answer not in ("right", "no verdict")}
+    wrong = {answer: n for answer, n in result.answers.items() if answer not in ("right", "no result")}
     if wrong:
-        raise RuntimeError(f"Logins were judged wrongly, {way}: {wrong}")
+        raise RuntimeError(f"Logins were authenticated wrongly, {way}: {wrong}")
     times = statistics.quantiles(result.milliseconds, n=100)
     return {
         "logins": count,
         "per_second": round(count / seconds),
         "p50_ms": round(times[49], 1),
         "p99_ms": round(times[98], 1),
-        "no_verdict": result.answers["no verdict"],
+        "no_verdict": result.answers["no result"],
     }
 
 
@@ -118,8 +118,8 @@ async def _one(port: int, requests: Any, result: _Result) -> None:
         result.milliseconds.append(1000 * (time.perf_counter() - began))
         status = int(head.split(b" ", 2)[1])
         let_in = status == 200 and json.loads(body)["result"] == "allow"
-        judged = "right" if let_in == right else "let in" if let_in else "refused"
-        result.answers["no verdict" if status == 503 else judged] += 1
+        authenticated = "right" if let_in == right else "let in" if let_in else "refused"
+        result.answers["no result" if status == 503 else authenticated] += 1
     writer.close()
 
 

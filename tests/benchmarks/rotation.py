@@ -20,7 +20,7 @@ from devices.services.presence import activity
 from devices.services.presence import redis_scripts as scripts
 from devices.services.provisioning.registration import IssuedCredentials
 from devices.services.rotation import campaigns, steps
-from devices.services.rotation.selection import Selection
+from devices.services.rotation.selection import DeviceSelection
 from devices.services.vault.secret_store import SecretMissing, provisioner
 from management.device_client.gwanje_device import GwanjeDevice
 from management.simulator.driver import Driver
@@ -142,7 +142,7 @@ def _rotate(
     with schema_context(tenant.schema_name):
         campaign = campaigns.start(
             name="Benchmark",
-            selection=Selection(uuids=[credentials.uuid for credentials in issued]),
+            selection=DeviceSelection(uuids=[credentials.uuid for credentials in issued]),
             deadline=datetime.now(UTC) + timedelta(hours=1),
         )
         disturber = threading.Timer(0.05, disturb)
@@ -153,14 +153,14 @@ def _rotate(
             campaign.refresh_from_db()
             progress = campaigns.progress(campaign)
             say(said)
-            if not moved_after and progress.moved == progress.devices:
+            if not moved_after and progress.confirmed == progress.devices:
                 moved_after = time.monotonic() - began
             if time.monotonic() - began > _PATIENCE_SECONDS:
                 raise TimeoutError(f"the campaign does not end: {progress}, {campaign.state}")
             time.sleep(0.5)
         disturber.join()
     return {
-        "moved": progress.moved,
+        "moved": progress.confirmed,
         "seconds_until_all_moved": round(moved_after, 1),
         "seconds_until_ended": round(time.monotonic() - began, 1),
     }

@@ -252,13 +252,13 @@ def test_a_device_that_is_switched_off_is_thrown_out_until_it_is_on_again(regist
 
 
 def test_a_session_is_closed_and_the_device_comes_back(register: Any) -> None:
-    from devices.services.broker import accounts as broker_access
+    from devices.services.broker import accounts
 
     device = register()
     connections: list[Any] = []
     with connect(device) as client:
         client.client.on_connect = lambda _c, _u, _f, reason, _p: connections.append(reason.is_failure)
-        broker_access.disconnect([device.device.uuid])
+        accounts.disconnect([device.device.uuid])
         wait_until(lambda: connections, 5)
     assert connections[-1] is False
 
@@ -268,7 +268,7 @@ def test_devices_are_let_in_and_kept_out_as_they_are_registered(register: Any, t
     from django_tenants.utils import schema_context
 
     from devices.models import Device
-    from devices.services.broker import accounts as broker_access
+    from devices.services.broker import accounts
     from devices.services.broker.synchronization import sync_broker
     from tenants.services.lifecycle import resume_tenant, suspend_tenant
 
@@ -276,11 +276,11 @@ def test_devices_are_let_in_and_kept_out_as_they_are_registered(register: Any, t
     off, on, suspended = register(), register(), register(tenant=tenant_b)
     with schema_context(off.tenant.schema_name):
         Device.objects.filter(uuid=off.uuid).update(active=False)
-    broker_access.allow_devices([on.device.uuid], False)
+    accounts.allow_devices([on.device.uuid], False)
     suspend_tenant(tenant_b, reason="test")
     try:
         assert sync_broker().switched >= 3
-        allowed = broker_access.accounts()
+        allowed = accounts.accounts()
         assert [allowed[device.uuid] for device in (off, on, suspended)] == [False, True, False]
         assert sync_broker().switched == 0
     finally:
@@ -312,12 +312,12 @@ def test_devices_that_are_registered_together_get_their_accounts_over_one_connec
     """Those whose registration came to nothing, or that are removed again, get none."""
     from django.db import transaction
 
-    from devices.services.broker import accounts as broker_access
+    from devices.services.broker import accounts
     from devices.services.provisioning.registration import remove_device
 
-    with broker_access.together():
+    with accounts.batch_grants():
         registered = [register() for _ in range(3)]
-        with transaction.atomic(), broker_access.together():
+        with transaction.atomic(), accounts.batch_grants():
             registered += [register() for _ in range(2)]
         with transaction.atomic():
             undone = register()
@@ -328,26 +328,26 @@ def test_devices_that_are_registered_together_get_their_accounts_over_one_connec
             remove_device(removed.device)
         opened.clear()
     assert len(opened) == 1
-    accounts = broker_access.accounts()
-    assert all(device.uuid in accounts for device in registered)
-    assert not {undone.uuid, removed.uuid} & accounts.keys()
+    present = accounts.accounts()
+    assert all(device.uuid in present for device in registered)
+    assert not {undone.uuid, removed.uuid} & present.keys()
     with connect(registered[-1]) as client:
         assert client.refusal is None
 
 
 def test_many_accounts_are_made_over_one_connection(live_db: None, opened: list[Any]) -> None:
-    from devices.services.broker import accounts as broker_access
+    from devices.services.broker import accounts
 
     many = [(uuid.uuid4(), f"password {number}") for number in range(60)]
-    broker_access.grant_devices(many)
+    accounts.grant_devices(many)
     assert len(opened) == 1
-    assert {str(name) for name, _ in many} <= {name for name, allowed in broker_access.accounts().items() if allowed}
+    assert {str(name) for name, _ in many} <= {name for name, allowed in accounts.accounts().items() if allowed}
     with RawClient(str(many[-1][0]), many[-1][1]) as client:
         assert client.refusal is None
-        broker_access.grant_devices(many, renew=False)
+        accounts.grant_devices(many, renew=False)
         assert client.client.is_connected()
-    broker_access.revoke_devices(name for name, _ in many)
-    assert not {str(name) for name, _ in many} & broker_access.accounts().keys()
+    accounts.revoke_devices(name for name, _ in many)
+    assert not {str(name) for name, _ in many} & accounts.accounts().keys()
 
 
 @pytest.mark.parametrize(("seconds_each", "largest"), [(0.001, 100), (0.045, 5), (0.3, 2)])
@@ -364,17 +364,17 @@ def test_a_batch_is_as_large_as_the_broker_may_stand_still(seconds_each: float, 
 
 
 def test_accounts_are_brought_in_step(register: Any) -> None:
-    from devices.services.broker import accounts as broker_access
+    from devices.services.broker import accounts
     from devices.services.broker.synchronization import sync_broker
 
     device = register()
     stranger = uuid.uuid4()
-    broker_access.revoke_devices([device.device.uuid])
-    broker_access.grant_devices([(stranger, "password")])
+    accounts.revoke_devices([device.device.uuid])
+    accounts.grant_devices([(stranger, "password")])
     changes = sync_broker()
     assert (changes.granted, changes.revoked, changes.without_secret) == (1, 1, 0)
-    assert device.uuid in broker_access.accounts()
-    assert str(stranger) not in broker_access.accounts()
+    assert device.uuid in accounts.accounts()
+    assert str(stranger) not in accounts.accounts()
     with connect(device) as client:
         assert client.refusal is None
 

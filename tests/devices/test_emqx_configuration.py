@@ -137,10 +137,10 @@ def test_the_listeners_window_is_larger_than_a_batch(configuration: ConfigTree) 
 
 
 def test_emqx_gives_up_after_the_platform_has(configuration: ConfigTree) -> None:
-    from devices.services.broker.auth_batcher import LoginDesk
+    from devices.services.broker.auth_batcher import AuthBatcher
 
     asked = configuration["authentication"][1]
-    assert asked["request_timeout"].seconds > LoginDesk(lambda logins: [])._patience
+    assert asked["request_timeout"].seconds > AuthBatcher(lambda logins: [])._timeout
 
 
 def test_the_platforms_accounts_have_rules() -> None:
@@ -198,10 +198,10 @@ def test_emqxs_rules_say_what_the_table_says(role: Role) -> None:
     rules = topic_rules.rules_of(role, name=client.username, slug="alpha")
     for topic in TOPICS:
         allowed = "allow" if topic_rules.is_topic(topic) and topic_rules.may_publish(rules, topic) else "deny"
-        assert emqx.judge(acl, client, "publish", topic) == allowed or not topic_rules.is_topic(topic), topic
+        assert emqx.evaluate(acl, client, "publish", topic) == allowed or not topic_rules.is_topic(topic), topic
     for requested in filter(topic_rules.is_filter, FILTERS):
         allowed = "allow" if topic_rules.may_subscribe(rules, requested) else "deny"
-        assert emqx.judge(acl, client, "subscribe", requested) == allowed, requested
+        assert emqx.evaluate(acl, client, "subscribe", requested) == allowed, requested
 
 
 @pytest.mark.parametrize("role", CLIENTS)
@@ -209,11 +209,11 @@ def test_every_rule_of_the_table_is_in_emqxs(role: Role) -> None:
     acl, client = emqx.read_acl(), CLIENTS[role]
     rules = topic_rules.rules_of(role, name=client.username, slug="alpha")
     for pattern in rules.subscribe:
-        assert emqx.judge(acl, client, "subscribe", pattern) == "allow"
-        assert emqx.judge(acl, client, "subscribe", f"$share/ingest/{pattern}") == "allow"
+        assert emqx.evaluate(acl, client, "subscribe", pattern) == "allow"
+        assert emqx.evaluate(acl, client, "subscribe", f"$share/ingest/{pattern}") == "allow"
     for pattern in rules.publish:
         topic = pattern.replace("+", "x").replace("#", "x")
-        assert emqx.judge(acl, client, "publish", topic) == "allow"
+        assert emqx.evaluate(acl, client, "publish", topic) == "allow"
 
 
 @pytest.mark.parametrize(
@@ -229,8 +229,8 @@ def test_every_rule_of_the_table_is_in_emqxs(role: Role) -> None:
 )
 def test_who_lacks_an_attribute_may_do_nothing(client: emqx.Client) -> None:
     acl = emqx.read_acl()
-    assert {emqx.judge(acl, client, "publish", topic) for topic in TOPICS} == {"deny"}
-    assert {emqx.judge(acl, client, "subscribe", requested) for requested in FILTERS} == {"deny"}
+    assert {emqx.evaluate(acl, client, "publish", topic) for topic in TOPICS} == {"deny"}
+    assert {emqx.evaluate(acl, client, "subscribe", requested) for requested in FILTERS} == {"deny"}
 
 
 def test_nobody_subscribes_by_a_filter_that_ends_in_a_plus() -> None:

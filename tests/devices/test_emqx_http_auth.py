@@ -255,7 +255,7 @@ def test_nobody_reaches_past_the_rules_with_what_was_answered(
     issue: Callable[..., App],  # noqa: F811
     tenant_b: Any,
 ) -> None:
-    """Publishing, wills and retained messages are judged by the same rules, subscriptions and groups by others."""
+    """Publishing, wills and retained messages have the same rules, subscriptions and groups others."""
     own, other, foreign, app = register(), register(), register(tenant=tenant_b), issue()
     acl = emqx.read_acl()
     device = emqx.Client(own.uuid, broker.ask(own.uuid, own.mqtt_password)["client_attrs"])
@@ -273,7 +273,7 @@ def test_nobody_reaches_past_the_rules_with_what_was_answered(
         ]
 
     def allowed(who: emqx.Client, action: str, asked: list[str]) -> list[str]:
-        return [topic for topic in asked if emqx.judge(acl, who, action, topic) == "allow"]
+        return [topic for topic in asked if emqx.evaluate(acl, who, action, topic) == "allow"]
 
     every = [*topics(own), *topics(other), *topics(foreign)]
     every += [f"client/state/{d.tenant.slug}/{d.uuid}" for d in (own, foreign)]
@@ -321,14 +321,14 @@ def test_both_keys_are_valid_while_one_takes_over(broker: Broker, own: Registere
 @pytest.mark.parametrize("keys", [[], ["short"], [KEY, "short"]])
 def test_without_a_long_key_it_does_not_start(settings: Any, keys: list[str]) -> None:
     from devices.api.emqx_auth import EmqxAuthApp
-    from devices.services.broker.auth_batcher import LoginDesk
-    from devices.services.broker.auth_throttle import LoginGuard
+    from devices.services.broker.auth_batcher import AuthBatcher
+    from devices.services.broker.auth_throttle import AuthThrottle
 
     settings.BROKER_KEYS = keys
     with pytest.raises(CommandError, match="at least 32 characters"):
         call_command("run_broker_login", port=free_port())
     with pytest.raises(ImproperlyConfigured, match="at least 32 characters"):
-        EmqxAuthApp(keys, LoginDesk(lambda logins: []), LoginGuard(0))
+        EmqxAuthApp(keys, AuthBatcher(lambda logins: []), AuthThrottle(0))
 
 
 def test_it_listens_on_the_loopback(broker: Broker) -> None:

@@ -147,18 +147,18 @@ def test_emqx_away_is_said_without_the_secret(api: ManagementApi, settings: Any)
 def test_the_database_says_it_before_emqx_does(api: ManagementApi, register: Any) -> None:
     """Otherwise who is thrown out is let in again."""
     from devices.models import Device
-    from devices.services.broker.authentication import Login, judge
+    from devices.services.broker.authentication import LoginAttempt, authenticate
     from devices.services.provisioning.activation import set_active
     from devices.services.provisioning.registration import remove_device
 
     device = register()
-    login = Login(device.uuid, device.uuid, device.mqtt_password)
-    verdicts: list[Any] = []
+    login = LoginAttempt(device.uuid, device.uuid, device.mqtt_password)
+    results: list[Any] = []
 
     def look() -> None:
         from django.db import connection
 
-        verdicts.append(judge([login])[0])
+        results.append(authenticate([login])[0])
         connection.close()
 
     api.when_asked = look
@@ -168,7 +168,7 @@ def test_the_database_says_it_before_emqx_does(api: ManagementApi, register: Any
     with schema_context(device.tenant.schema_name):
         set_active(device.device, True)
         remove_device(Device.objects.get(uuid=device.uuid))
-    assert [verdict.allowed for verdict in verdicts] == [False, False, True, False, False]
+    assert [result.allowed for result in results] == [False, False, True, False, False]
     assert api.steps[2:] == [f"DELETE /banned/clientid/{device.uuid}", "POST /banned", "POST /clients/kickout/bulk"]
 
 

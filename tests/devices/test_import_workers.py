@@ -52,7 +52,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
             given = import_jobs.hand_over(kept)
             assert len({issued.secret for _device, issued in given}) == 300
         finally:
-            with accounts.together():
+            with accounts.batch_grants():
                 for device in Device.objects.filter(name__startswith="by a worker"):
                     remove_device(device)
             kept.delete()

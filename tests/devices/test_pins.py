@@ -62,7 +62,7 @@ def test_it_never_raises_anything_else_and_its_form_is_stable(value: Any) -> Non
     ],
 )
 def test_only_the_lines_of_a_bus_are_shared(own: dict, other: dict, taken: Any) -> None:
-    found = pins.clash(own, {"x": other})
+    found = pins.find_conflict(own, {"x": other})
     assert found == (None if taken is None else (taken, "x"))
 
 

@@ -26,7 +26,7 @@ VALUE = {"temp": 21.5, "humidity": 44}
 def quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from devices.services.rotation import delivery
 
-    monkeypatch.setattr(delivery, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(delivery, "_RESPONSE_SECONDS", 0.5)
     settings.INGEST_SPEC_TTL = 0.0
     settings.ROTATION_GRACE_SECONDS = 0.0
 
@@ -51,7 +51,7 @@ def hear(ingest: Any) -> Callable[..., str]:
         ingest.router.forget()
         payload = make(device, VALUE, **members)
         ingest.process([Incoming(payloads.topic(device), payload, datetime.now(UTC))])
-        ingest._judge._key_uses._flush_at = 0.0
+        ingest._judge._key_usage._flush_at = 0.0
         ingest.tick(last=True)
         with schema_context(device.tenant.schema_name):
             row = Quarantined.objects.filter(topic=payloads.topic(device), payload=payload).first()
@@ -65,11 +65,11 @@ class Campaign:
 
     def __init__(self, *devices: Registered, **options: Any) -> None:
         from devices.services.rotation import campaigns
-        from devices.services.rotation.selection import Selection
+        from devices.services.rotation.selection import DeviceSelection
 
         self.tenant = devices[0].tenant
         options.setdefault("deadline", timezone.now() + timedelta(hours=1))
-        options.setdefault("selection", Selection(uuids=[d.device.uuid for d in devices]))
+        options.setdefault("selection", DeviceSelection(uuids=[d.device.uuid for d in devices]))
         with schema_context(self.tenant.schema_name):
             self.row = campaigns.start(name="test", **options)
 
@@ -196,7 +196,7 @@ def test_a_use_is_kept_once_and_only_when_it_is_another_key(
         issued = rotate_key(device.device)
     hear(device, seq=3, secret=issued.secret, kid="2")
     assert in_use() == 2
-    ingest._judge._key_uses._noted.clear()
+    ingest._judge._key_usage._recorded.clear()
     hear(device, seq=4)
     assert in_use() == 1, "it went back"
 
@@ -226,7 +226,7 @@ def test_a_locked_tenant_holds_up_nobody(register: Any, hear: Callable[..., str]
         done.set()
         thread.join()
     assert keys(device)[0].in_use_since is None
-    ingest._judge._key_uses._noted.clear()
+    ingest._judge._key_usage._recorded.clear()
     hear(device, seq=2)
     assert keys(device)[0].in_use_since is not None
 
@@ -344,7 +344,7 @@ def test_at_the_deadline_old_keys_end_and_who_was_away_is_listed(speaks_v2: Any,
     assert campaign.step().state == "ending"
     assert campaign.step().state == "ended"
     progress = campaign.progress()
-    assert (progress.moved, progress.left) == (1, 1)
+    assert (progress.confirmed, progress.missed) == (1, 1)
     assert campaign.member(away).state == "left"
     [token] = campaign.tokens(away)
     assert token.kid == 2, "its new key can still be carried there"
@@ -372,7 +372,7 @@ def test_more_time_is_given_to_old_keys_too(speaks_v2: Any) -> None:
     assert keys(device)[0].not_after == later
     campaign.do("end")
     assert keys(device)[0].not_after <= timezone.now()
-    with pytest.raises(ValidationError, match="not running"):
+    with pytest.raises(ValidationError, match="must be running"):
         campaign.do("extend", later)
 
 
@@ -484,7 +484,7 @@ def test_only_devices_of_the_campaign_are_handed_over(register: Any) -> None:
 
 
 def test_devices_are_chosen_by_mark_model_and_words(register: Any, tenant_a: Any, tenant_b: Any) -> None:
-    from devices.services.rotation.selection import Selection, select
+    from devices.services.rotation.selection import DeviceSelection, select
 
     old = register(name="greenhouse north", secret="one secret of all of them")
     new, inactive = register(name="greenhouse south"), register(name="greenhouse off")
@@ -493,7 +493,7 @@ def test_devices_are_chosen_by_mark_model_and_words(register: Any, tenant_a: Any
         type(inactive.device).objects.filter(pk=inactive.device.pk).update(active=False)
 
         def chosen(**options: Any) -> set[str]:
-            found = {str(uuid) for uuid in select(Selection(**options)).values_list("uuid", flat=True)}
+            found = {str(uuid) for uuid in select(DeviceSelection(**options)).values_list("uuid", flat=True)}
             return found & {d.uuid for d in (old, new, inactive, foreign)}
 
         assert chosen() == {old.uuid, new.uuid}

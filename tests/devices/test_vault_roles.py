@@ -22,9 +22,9 @@ from tests.processes import ROOT
 @pytest.fixture
 def as_web(live_db: None, settings: Any) -> Iterator[None]:
     settings.VAULT_ROLE = "web"
-    secret_store.forget_provisioner()
+    secret_store.reset_provisioner()
     yield
-    secret_store.forget_provisioner()
+    secret_store.reset_provisioner()
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_the_web_removes_no_secret_and_has_a_worker_do_it(
     assert SecretStore("listener").read(schema, uuid).version == 1, "the web has not removed it"
     [task] = queued()
     settings.VAULT_ROLE = "provisioner"
-    secret_store.forget_provisioner()
+    secret_store.reset_provisioner()
     assert jobs.run(*task["args"]) == "Removed"
     with pytest.raises(SecretMissing):
         SecretStore("listener").read(schema, uuid)

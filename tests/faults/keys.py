@@ -7,7 +7,7 @@ from django_tenants.utils import schema_context
 
 from devices.models import Device
 from devices.services.provisioning.registration import rotate_key
-from devices.services.vault.secret_store import SecretsUnavailable, forget_provisioner
+from devices.services.vault.secret_store import SecretsUnavailable, reset_provisioner
 
 from .fleet import Sender
 from .rows import row
@@ -45,7 +45,7 @@ def _meet_restart(scene: Scene, sender: Sender) -> int:
         return 1
     finally:
         scene.stack.start_server("openbao")
-        forget_provisioner()
+        reset_provisioner()
     return 0
 
 

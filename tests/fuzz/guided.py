@@ -80,7 +80,7 @@ def _judge(raw: bytes) -> None:
 def _paths(raw: bytes) -> None:
     with suppress(ValueError):
         path = paths.parse(raw.decode("utf-8", "backslashreplace"))
-        assert paths.parse(paths.written(path)) == path
+        assert paths.parse(paths.format_path(path)) == path
 
 
 # An input's first byte chooses among them.

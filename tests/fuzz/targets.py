@@ -139,7 +139,7 @@ def _paths(rng: random.Random) -> Callable[[], Any]:
         with suppress(ValueError):
             path = paths.parse(text)
             paths.find(document, path)
-            assert paths.parse(paths.written(path)) == path
+            assert paths.parse(paths.format_path(path)) == path
 
     return run
 

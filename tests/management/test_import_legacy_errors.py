@@ -284,14 +284,14 @@ def test_vault_away_nothing_is_half_registered(run: Import, tenant: Any, tmp_pat
     dump = make_dump(tmp_path / "dump", devices=1, messages=1)
     real = settings.VAULT_ADDR
     settings.VAULT_ADDR = "http://127.0.0.1:1"
-    vault.forget_provisioner()
+    vault.reset_provisioner()
     try:
         assert "run the command again when Vault answers" in run(dump)["failure"]
         with schema_context(tenant.schema_name):
             assert not Device.objects.exists()
     finally:
         settings.VAULT_ADDR = real
-        vault.forget_provisioner()
+        vault.reset_provisioner()
     assert run(dump)["failure"] == ""
 
 

@@ -197,7 +197,7 @@ def test_old_firmware_speaks_to_the_new_server_and_a_rotation_takes_it(
     run: Import, tenant: Any, tmp_path: Path, start: Callable[..., Any]
 ) -> None:
     from devices.services import api_keys
-    from devices.services.rotation.selection import Selection, select
+    from devices.services.rotation.selection import DeviceSelection, select
     from tests.api.client import Api
     from tests.mqtt import RawClient
 
@@ -222,7 +222,7 @@ def test_old_firmware_speaks_to_the_new_server_and_a_rotation_takes_it(
 
     assert wait_until(newest, 10) == 23.25
     with schema_context(tenant.schema_name):
-        assert {str(d.uuid) for d in select(Selection(marked=True))} == {d.uuid for d in dump.devices}
+        assert {str(d.uuid) for d in select(DeviceSelection(marked=True))} == {d.uuid for d in dump.devices}
     _rotate(tenant, dump)
 
 
@@ -232,12 +232,12 @@ def _rotate(tenant: Any, dump: Dump) -> None:
 
     from devices.models import Device, DeviceCredential
     from devices.services.rotation import campaigns, steps
-    from devices.services.rotation.selection import Selection
+    from devices.services.rotation.selection import DeviceSelection
     from devices.services.vault.secret_store import SecretStore
 
     with schema_context(tenant.schema_name):
         campaign = campaigns.start(
-            name="after the move", selection=Selection(marked=True), deadline=timezone.now() + timedelta(hours=1)
+            name="after the move", selection=DeviceSelection(marked=True), deadline=timezone.now() + timedelta(hours=1)
         )
         steps.step(campaign.pk)
         secrets = set()

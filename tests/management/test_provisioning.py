@@ -103,7 +103,7 @@ def test_an_answer_that_was_lost_is_heard_again_and_a_new_fetch_when_it_is_allow
     assert fetch_credentials(config)
     assert json.loads(config.read_text())["secret"] == first["secret"]
     with schema_context(tenant_a.schema_name):
-        claims.allow_new_fetch(device)
+        claims.reset_credentials(device)
     assert fetch_credentials(config, again=True)
     second = json.loads(config.read_text())
     assert second["uuid"] == first["uuid"]

@@ -138,7 +138,8 @@ def test_a_board_is_claimed_and_released(pages: Pages, tenant_a: Any) -> None:
     with schema_context(tenant_a.schema_name):
         device = Device.objects.get(name=issued.device.serial)
     assert (
-        "become invalid now" in pages.get(device_page(device, "allow-fetch").replace("/change/", "/")).content.decode()
+        "become invalid now"
+        in pages.get(device_page(device, "reset-credentials").replace("/change/", "/")).content.decode()
     )
     PreregisteredDevice.objects.filter(pk=issued.device.pk).update(
         fetched_at=timezone.now(),
@@ -148,7 +149,7 @@ def test_a_board_is_claimed_and_released(pages: Pages, tenant_a: Any) -> None:
     )
     assert "requested 3 more times" in pages.get(device_page(device)).content.decode()
     path = f"devices/device/{device.pk}/"
-    pages.post(f"{path}allow-fetch/")
+    pages.post(f"{path}reset-credentials/")
     assert "not fetched yet" in pages.get(device_page(device)).content.decode()
     pages.post(f"{path}release/")
     assert PreregisteredDevice.objects.get(pk=issued.device.pk).tenant is None

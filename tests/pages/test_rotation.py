@@ -28,13 +28,13 @@ def start(tenant: Any, *names: str) -> tuple[Any, list[Any]]:
     """A campaign over new devices with these names, with their keys issued."""
     from devices.services.provisioning.registration import register_device
     from devices.services.rotation import campaigns, steps
-    from devices.services.rotation.selection import Selection
+    from devices.services.rotation.selection import DeviceSelection
 
     with schema_context(tenant.schema_name):
         devices = [register_device(name=name)[0] for name in names]
         campaign = campaigns.start(
             name="autumn",
-            selection=Selection(uuids=[device.uuid for device in devices]),
+            selection=DeviceSelection(uuids=[device.uuid for device in devices]),
             deadline=timezone.now() + timedelta(days=7),
         )
         steps.step(campaign.pk)

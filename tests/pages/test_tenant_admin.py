@@ -43,12 +43,12 @@ def test_nothing_is_registered_while_vault_is_away(pages: Pages, settings: Any) 
     from devices.services.vault import secret_store
 
     settings.VAULT_ADDR = "http://127.0.0.1:9"
-    secret_store.forget_provisioner()
+    secret_store.reset_provisioner()
     uuid = uuid4()
     try:
         answer = pages.post("devices/device/add/", registration(uuid=uuid))
     finally:
-        secret_store.forget_provisioner()
+        secret_store.reset_provisioner()
     assert answer.status_code == 200
     assert "Nothing was changed" in answer.content.decode()
     assert not DeviceRoute.objects.filter(device_uuid=uuid).exists()
@@ -62,14 +62,14 @@ def test_saving_a_device_does_not_lower_what_the_listener_raised(
     save = DeviceAdmin.save_model
 
     def raised_meanwhile(self: Any, request: Any, obj: Any, form: Any, change: bool) -> None:
-        Device.objects.filter(pk=obj.pk).update(signature_floor=2)
+        Device.objects.filter(pk=obj.pk).update(min_signature_version=2)
         save(self, request, obj, form, change)
 
     monkeypatch.setattr(DeviceAdmin, "save_model", raised_meanwhile)
     assert pages.post(device_page(device), device_form(name="renamed")).status_code == 302
     with schema_context(tenant_a.schema_name):
         device.refresh_from_db()
-        assert (device.name, device.signature_floor) == ("renamed", 2)
+        assert (device.name, device.min_signature_version) == ("renamed", 2)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_saving_a_device_does_not_lower_what_the_listener_raised(
     [
         ("deactivate", {"active": True}, {"active": False}, "deactivate"),
         ("activate", {"active": False}, {"active": True}, "activate"),
-        ("allow-version-1", {"signature_floor": 2}, {"signature_floor": 1}, "allow version 1"),
+        ("allow-version-1", {"min_signature_version": 2}, {"min_signature_version": 1}, "allow version 1"),
     ],
 )
 def test_an_action_asks_first_and_is_recorded(

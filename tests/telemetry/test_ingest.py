@@ -282,7 +282,7 @@ def test_after_version_2_version_1_is_a_downgrade(register: Any, send: Send) -> 
     assert refused(device) == [("downgraded_signature", 1)]
     with schema_context(device.tenant.schema_name):
         device.device.refresh_from_db()
-        assert device.device.signature_floor == 2
+        assert device.device.min_signature_version == 2
 
 
 def test_no_other_listener_hears_version_1_after_version_2(register: Any, send: Send, live_db: None) -> None:

@@ -10,7 +10,7 @@ import pytest
 from django.core.exceptions import ValidationError
 from django_tenants.utils import schema_context
 
-from devices.services.metadata.unit_inference import guess
+from devices.services.metadata.unit_inference import infer_metric
 from tests.factories import Registered
 from tests.payloads import topic, v1, v2
 
@@ -69,7 +69,7 @@ def proposal(tenant: Any, kind: Any, message: Any) -> dict[str, tuple[str, str, 
     ],
 )
 def test_what_names_say(path: tuple[str, ...], value: Any, key: str, unit: str) -> None:
-    assert guess(path, value) == (key, unit)
+    assert infer_metric(path, value) == (key, unit)
 
 
 def test_units_that_are_guessed_are_those_of_the_catalogue() -> None:

@@ -42,7 +42,7 @@ def _deactivate(device: Registered) -> tuple[str, bytes]:
 
 
 def _downgrade(device: Registered) -> tuple[str, bytes]:
-    _update(device, signature_floor=2)
+    _update(device, min_signature_version=2)
     return topic(device), v1(device, GOOD)
 
 

@@ -125,7 +125,7 @@ def test_names_of_series() -> None:
 
 @given(st.lists(st.text(max_size=80), min_size=1, max_size=4).map(tuple))
 def test_a_written_path_is_read_back(path: tuple[str, ...]) -> None:
-    assert paths.parse(paths.written(path)) == path
+    assert paths.parse(paths.format_path(path)) == path
     name = paths.series_name(path)
     assert 0 < len(name) <= 63
     assert name.isprintable()

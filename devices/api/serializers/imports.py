@@ -6,7 +6,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from devices.models import DeviceImport
-from devices.services.provisioning.import_application import Outcome, Outcomes
+from devices.services.provisioning.import_application import ImportedRow, ImportResult
 from tenants.api.serializers.base import StrictSerializer
 
 from .inventory import CredentialsSerializer
@@ -111,7 +111,7 @@ class HandedOverSerializer(serializers.Serializer):
     credentials = CredentialsSerializer(many=True)
 
 
-def row_data(row: Outcome) -> dict[str, Any]:
+def row_data(row: ImportedRow) -> dict[str, Any]:
     """A row's outcome as RowResultSerializer describes it."""
     return {
         "row": row.row,
@@ -123,7 +123,7 @@ def row_data(row: Outcome) -> dict[str, Any]:
     }
 
 
-def error_detail(found: Outcomes, most: int) -> dict[str, Any]:
+def error_detail(found: ImportResult, most: int) -> dict[str, Any]:
     """The rows' errors in the API's shape for errors: `rows.3.hardware_model`."""
     detail: dict[str, Any] = {}
     for row in found.refused()[:most]:

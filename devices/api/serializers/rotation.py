@@ -35,12 +35,12 @@ class ProgressSerializer(serializers.Serializer):
     """How far it is. `version` is the new key's, where it is the same for all devices, else 0."""
 
     devices = serializers.IntegerField()
-    confirmed = serializers.IntegerField(source="moved", help_text="Devices that signed with their new key.")
+    confirmed = serializers.IntegerField(help_text="Devices that signed with their new key.")
     waiting = serializers.IntegerField()
     sent = serializers.IntegerField()
-    handed_over = serializers.IntegerField(source="carried")
-    missed = serializers.IntegerField(source="left")
-    rolled_back = serializers.IntegerField(source="returned")
+    handed_over = serializers.IntegerField()
+    missed = serializers.IntegerField()
+    rolled_back = serializers.IntegerField()
     version = serializers.IntegerField()
     percent = serializers.IntegerField()
     description = serializers.CharField(source="__str__", help_text="In words.")
@@ -57,7 +57,7 @@ class RotationSummarySerializer(serializers.ModelSerializer[RotationCampaign]):
     extension_days = serializers.IntegerField(source="extend_days", read_only=True)
     extension_count = serializers.IntegerField(source="extended", read_only=True)
     cutover_at = serializers.DateTimeField(
-        source="turned_at", read_only=True, allow_null=True, help_text="When the old keys end, or the roll-back began."
+        read_only=True, allow_null=True, help_text="When the old keys end, or the roll-back began."
     )
 
     class Meta:

@@ -57,7 +57,7 @@ class ImportView(AuditedView):
         given = wanted.validated_data
         rows, name = _rows(given)
         if given["dry_run"]:
-            return Response(_result(import_application.look_through(rows), None, dry_run=True))
+            return Response(_result(import_application.dry_run(rows), None, dry_run=True))
         try:
             kept, done = import_jobs.import_rows(
                 rows, name, skip_errors=given["skip_errors"], acting_user=self.acting_user
@@ -134,7 +134,7 @@ def _rows(given: dict[str, Any]) -> tuple[list[TableRow], str]:
     return import_files.read(file.read()), file.name or ""
 
 
-def _result(found: import_application.Outcomes, import_id: int | None, *, dry_run: bool) -> dict[str, Any]:
+def _result(found: import_application.ImportResult, import_id: int | None, *, dry_run: bool) -> dict[str, Any]:
     return {
         "dry_run": dry_run,
         "id": import_id,

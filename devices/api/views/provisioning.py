@@ -47,7 +47,7 @@ class ClaimView(AuditedView):
             claimed = claims.claim(**wanted.validated_data, acting_user=self.acting_user)
         except claims.ClaimRefused as error:
             raise NotFound(str(error)) from error
-        except claims.AlreadyYours as error:
+        except claims.AlreadyClaimed as error:
             raise Conflict(str(error)) from error
         except claims.TooManyClaims as error:
             raise Throttled(error.wait, str(error)) from error
@@ -75,7 +75,7 @@ class ResetCredentialsView(AuditedView):
     @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
     def post(self, request: Request, uuid: Any) -> Response:
         """Issue a new key and password for the device to fetch, and end the old ones now."""
-        claims.allow_new_fetch(device_by_uuid(uuid), acting_user=self.acting_user)
+        claims.reset_credentials(device_by_uuid(uuid), acting_user=self.acting_user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
@@ -106,12 +106,14 @@ class FetchView(StrictView):
         wanted = FetchSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         try:
-            found = credential_bootstrap.fetch(**wanted.validated_data, address=request.META.get("REMOTE_ADDR", ""))
-        except credential_bootstrap.UnknownToken as error:
+            found = credential_bootstrap.fetch_credentials(
+                **wanted.validated_data, address=request.META.get("REMOTE_ADDR", "")
+            )
+        except credential_bootstrap.UnknownBootstrapToken as error:
             raise PermissionDenied(str(error)) from error
-        except credential_bootstrap.AlreadyFetched as error:
+        except credential_bootstrap.AlreadyBootstrapped as error:
             raise Conflict(str(error), code="already_fetched") from error
-        except credential_bootstrap.NotYet as error:
+        except credential_bootstrap.BootstrapPending as error:
             body = {"status": error.status, "retry_after": error.seconds}
             return Response(body, status.HTTP_202_ACCEPTED, headers={"Retry-After": str(error.seconds)})
         return Response({"status": "issued", "credentials": found})

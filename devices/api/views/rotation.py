@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from devices.api.serializers import rotation as serializers
 from devices.models import RotationCampaign
 from devices.services.rotation import campaigns, tokens
-from devices.services.rotation.selection import Selection
+from devices.services.rotation.selection import DeviceSelection
 from tenants.api.errors import ErrorSerializer
 from tenants.api.views.base import ObjectsView
 
@@ -45,7 +45,7 @@ class RotationViewSet(
         wanted = serializers.NewRotationSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         given = wanted.validated_data
-        selection = Selection(
+        selection = DeviceSelection(
             marked=given.pop("marked"),
             hardware_model=given.pop("hardware_model", None),
             search=given.pop("search"),

@@ -1,11 +1,11 @@
-"""Devices' and apps' accounts at the broker, whichever it is.
+"""Accounts of devices and apps at the broker, Mosquitto or EMQX.
 
-Mosquitto keeps accounts of its own: they are made, changed and removed here (`MQTT_ADMIN_URL`). EMQX asks the platform
-at each connection (see `authentication`): only live sessions are ended here (`EMQX_API_URL`). Where neither
-is configured nothing is done. What the accounts may do is said in `topic_rules`.
+Mosquitto has accounts of its own: they are created, changed and removed here (`MQTT_ADMIN_URL`). EMQX queries the
+platform at each connection (see `authentication`): only live sessions are closed here (`EMQX_API_URL`). Without either
+setting nothing is done. `topic_rules` defines what the accounts may do.
 
-Every function raises BrokerUnavailable where the broker does not do its part. Call them after the commit, so that who
-is thrown out is not let in again.
+Every function raises BrokerUnavailable if the broker fails. Call them after the commit, so that a disconnected client
+is not admitted again.
 """
 
 import logging
@@ -28,16 +28,16 @@ _collected: ContextVar[dict[UUID, str] | None] = ContextVar("collected", default
 
 
 def is_managed() -> bool:
-    """Whether this platform keeps the broker's accounts (Mosquitto)."""
+    """Return whether the platform manages the broker's accounts (Mosquitto)."""
     return bool(settings.MQTT_ADMIN_URL)
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Make the accounts of all devices that are registered meanwhile at the end, over one connection.
+def batch_grants() -> Iterator[None]:
+    """Create the accounts of all devices registered inside the block at its end, over one connection.
 
-    For many at once, in a background task: with 10,000 accounts Mosquitto takes 50 ms for each new one. Where the
-    broker is away they are made by `manage.py sync_broker`, as ever; so they are where this process dies half-way.
+    For many devices in a background task: with 10,000 accounts, Mosquitto needs 50 ms for each new one. If the broker
+    is unavailable, or this process dies, `manage.py sync_broker` creates them later.
     """
     if _collected.get() is not None:
         yield
@@ -55,9 +55,9 @@ def together() -> Iterator[None]:
 
 
 def grant_devices(accounts: Iterable[tuple[UUID, str]], *, renew: bool = True) -> None:
-    """Create the devices' accounts (UUID, password), over one connection however many.
+    """Create the devices' accounts (UUID, password) over one connection.
 
-    With `renew` those that exist get the password, which closes their sessions; without it they stay as they are.
+    With `renew`, existing accounts get the password, which closes their sessions; without it they stay unchanged.
     """
     collected = _collected.get()
     if collected is not None and renew:
@@ -77,12 +77,12 @@ def revoke_devices(uuids: Iterable[UUID]) -> None:
 
 
 def allow_devices(uuids: Iterable[UUID], allowed: bool) -> None:
-    """Let the devices in, or keep them out for a while, which closes their sessions."""
+    """Admit the devices, or block them for now, which closes their sessions."""
     _allow([str(uuid) for uuid in uuids], allowed)
 
 
 def disconnect(uuids: Iterable[UUID]) -> None:
-    """Close the devices' sessions; the accounts stay, so that a device may come back with what is valid then."""
+    """Close the devices' sessions. The accounts stay: a device may reconnect with credentials that are valid then."""
     names = [str(uuid) for uuid in uuids]
     if is_managed():
         mosquitto_control.disconnect(names)
@@ -91,7 +91,7 @@ def disconnect(uuids: Iterable[UUID]) -> None:
 
 
 def grant_app(slug: str, name: str, password: str) -> None:
-    """Create the account of one of the tenant's apps."""
+    """Create the account of an app of the tenant."""
     if is_managed():
         mosquitto_control.grant_app(slug, name, password)
 
@@ -102,38 +102,38 @@ def revoke_apps(names: Iterable[str]) -> None:
 
 
 def allow_apps(names: Iterable[str], allowed: bool) -> None:
-    """Let the apps in, or keep them out for a while, which closes their sessions."""
+    """Admit the apps, or block them for now, which closes their sessions."""
     _allow(list(names), allowed)
 
 
 def accounts() -> dict[str, bool]:
-    """The names of all accounts that Mosquitto keeps, with whether they are let in."""
+    """Return the names of Mosquitto's accounts with whether they are enabled; empty for EMQX."""
     return mosquitto_control.accounts() if is_managed() else {}
 
 
 def sessions() -> set[str]:
-    """The client ids that are connected, where the broker is EMQX."""
-    return emqx_api.connected() if settings.EMQX_API_URL else set()
+    """Return the connected client ids, if the broker is EMQX."""
+    return emqx_api.connected_clients() if settings.EMQX_API_URL else set()
 
 
-def shut_out(names: Iterable[str]) -> None:
-    """Close the sessions of those that the platform does not let in, where the broker is EMQX."""
+def ban(names: Iterable[str]) -> None:
+    """Close the sessions of clients that are not admitted, if the broker is EMQX."""
     names = list(names)
     if settings.EMQX_API_URL and names:
-        emqx_api.shut_out(names, "not let in")
+        emqx_api.ban(names, "not admitted")
 
 
 def _revoke(names: list[str]) -> None:
     if is_managed():
         mosquitto_control.remove(names)
     if settings.EMQX_API_URL and names:
-        emqx_api.shut_out(names, "revoked")
+        emqx_api.ban(names, "revoked")
 
 
 def _allow(names: list[str], allowed: bool) -> None:
     if is_managed():
         mosquitto_control.allow(names, allowed)
     if settings.EMQX_API_URL and names and allowed:
-        emqx_api.let_in(names)
+        emqx_api.unban(names)
     elif settings.EMQX_API_URL and names:
-        emqx_api.shut_out(names, "kept out for a while")
+        emqx_api.ban(names, "blocked for now")

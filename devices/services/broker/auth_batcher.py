@@ -1,7 +1,7 @@
-"""Where logins wait to be judged: a bounded queue, one thread, whatever waits judged together.
+"""Batches of logins to authenticate: a bounded queue and one thread, which authenticates all waiting logins together.
 
-When thousands of devices come back at once the database is asked a few times for hundreds of them, not twice for each.
-Who finds the queue full, or has waited too long, is told so at once; who gave up is not judged any more.
+When thousands of devices reconnect, the database is queried a few times for hundreds of them, not twice for each.
+A login is rejected at once when the queue is full, and after its time limit; an expired login is not authenticated.
 """
 
 import asyncio
@@ -14,66 +14,71 @@ from dataclasses import dataclass
 
 from django.db import DatabaseError, connection
 
-from devices.services.broker.authentication import Login, LoginsUnavailable, Verdict
+from devices.services.broker.authentication import AuthResult, AuthUnavailable, LoginAttempt
 
 logger = logging.getLogger(__name__)
 
-Judge = Callable[[Sequence[Login]], list[Verdict | LoginsUnavailable]]
-Answer = asyncio.Future[Verdict]
+Authenticator = Callable[[Sequence[LoginAttempt]], list[AuthResult | AuthUnavailable]]
+Answer = asyncio.Future[AuthResult]
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    login: Login
+    login: LoginAttempt
     answer: Answer
     until: float
 
 
-class LoginDesk:
-    """Started and asked on one event loop; judges on a thread of its own, with a database connection of its own."""
+class AuthBatcher:
+    """Runs on one event loop; authenticates on a thread of its own, with a database connection of its own."""
 
-    def __init__(self, judge: Judge, *, most_waiting: int = 2000, batch: int = 200, patience: float = 2.0) -> None:
-        self._judge = judge
-        self._most_waiting, self._batch, self._patience = most_waiting, batch, patience
+    def __init__(
+        self, authenticate: Authenticator, *, max_waiting: int = 2000, batch: int = 200, timeout: float = 2.0
+    ) -> None:
+        self._authenticate = authenticate
+        self._max_waiting, self._batch, self._timeout = max_waiting, batch, timeout
         self._waiting: deque[_Waiting] = deque()
         self._something = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="login-desk", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="login-batcher", daemon=True)
         self._stopping = False
 
     def start(self) -> None:
-        """Begin to judge, for the running event loop."""
+        """Start the thread, for the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def stop(self) -> None:
-        """Judge no more; who still waits is told when its patience ends."""
+        """Stop the thread; waiting logins fail at their time limit."""
         with self._something:
             self._stopping = True
             self._something.notify()
-        self._thread.join(self._patience)
+        self._thread.join(self._timeout)
 
-    async def ask(self, login: Login) -> Verdict:
-        """The verdict. Raises LoginsUnavailable when too many wait, or the database does not answer in time."""
+    async def authenticate(self, login: LoginAttempt) -> AuthResult:
+        """Return the result.
+
+        Raises AuthUnavailable if too many logins wait, or the database does not respond in time.
+        """
         answer: Answer = self._loop.create_future()
         with self._something:
-            if len(self._waiting) >= self._most_waiting:
-                raise LoginsUnavailable(f"{self._most_waiting} logins are waiting already.")
-            self._waiting.append(_Waiting(login, answer, time.monotonic() + self._patience))
+            if len(self._waiting) >= self._max_waiting:
+                raise AuthUnavailable(f"{self._max_waiting} logins are already waiting.")
+            self._waiting.append(_Waiting(login, answer, time.monotonic() + self._timeout))
             self._something.notify()
         try:
-            return await asyncio.wait_for(answer, self._patience)
+            return await asyncio.wait_for(answer, self._timeout)
         except TimeoutError as error:
-            raise LoginsUnavailable(f"No verdict within {self._patience} s.") from error
+            raise AuthUnavailable(f"No result within {self._timeout} s.") from error
 
     def _work(self) -> None:
         try:
             while waiting := self._next():
-                self._tell(waiting, self._verdicts([each.login for each in waiting]))
+                self._tell(waiting, self._results([each.login for each in waiting]))
         finally:
             connection.close()
 
     def _next(self) -> list[_Waiting]:
-        """The next batch, without those that gave up; nothing at the end."""
+        """Return the next batch without expired logins; empty at the end."""
         while True:
             with self._something:
                 self._something.wait_for(lambda: self._waiting or self._stopping)
@@ -85,36 +90,36 @@ class LoginDesk:
             if current := [each for each in taken if each.until > now]:
                 return current
 
-    def _verdicts(self, logins: Sequence[Login]) -> Sequence[Verdict | LoginsUnavailable]:
-        """What is judged; tried twice, as the connection may be one to a database that was started anew meanwhile."""
+    def _results(self, logins: Sequence[LoginAttempt]) -> Sequence[AuthResult | AuthUnavailable]:
+        """Return the results. Retry once: the database may have restarted since the connection was opened."""
         for last in (False, True):
             try:
-                return self._judge(logins)
+                return self._authenticate(logins)
             except DatabaseError as error:
                 connection.close()
                 reason = str(error)
                 if last:
-                    logger.warning("The database does not say who may connect: %s", error)
+                    logger.warning("The database cannot authenticate logins: %s", error)
             except Exception:
-                # The thread must live; whoever asked is not let in.
-                logger.exception("Logins could not be judged")
+                # The thread must go on; the logins of the batch are not admitted.
+                logger.exception("Logins could not be authenticated")
                 connection.close()
-                reason = "A fault of the platform's own."
+                reason = "An internal error."
                 break
-        return [LoginsUnavailable(reason)] * len(logins)
+        return [AuthUnavailable(reason)] * len(logins)
 
-    def _tell(self, waiting: Sequence[_Waiting], verdicts: Sequence[Verdict | LoginsUnavailable]) -> None:
+    def _tell(self, waiting: Sequence[_Waiting], results: Sequence[AuthResult | AuthUnavailable]) -> None:
         try:
-            self._loop.call_soon_threadsafe(_settle, waiting, verdicts)
-        except RuntimeError:  # the event loop has ended, and everybody who waited with it
-            logger.info("%d logins were judged too late", len(waiting))
+            self._loop.call_soon_threadsafe(_settle, waiting, results)
+        except RuntimeError:  # the event loop has ended, and the waiting logins with it
+            logger.info("%d logins were authenticated too late", len(waiting))
 
 
-def _settle(waiting: Sequence[_Waiting], verdicts: Sequence[Verdict | LoginsUnavailable]) -> None:
-    for each, verdict in zip(waiting, verdicts, strict=True):
+def _settle(waiting: Sequence[_Waiting], results: Sequence[AuthResult | AuthUnavailable]) -> None:
+    for each, result in zip(waiting, results, strict=True):
         if each.answer.done():
             continue
-        if isinstance(verdict, LoginsUnavailable):
-            each.answer.set_exception(verdict)
+        if isinstance(result, AuthUnavailable):
+            each.answer.set_exception(result)
         else:
-            each.answer.set_result(verdict)
+            each.answer.set_result(result)

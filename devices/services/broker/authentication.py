@@ -1,7 +1,7 @@
-"""Who may connect to a broker that asks: a batch of logins judged together, by what PostgreSQL says at that moment.
+"""Authentication of logins for a broker with HTTP authentication (EMQX): batches, by the present state of PostgreSQL.
 
-The answer is the same for a wrong password, an unknown name, a device that is switched off and a suspended tenant.
-Nothing is remembered between batches, so that whatever is revoked is refused from its commit on.
+The result is the same for a wrong password, an unknown name, a deactivated device and a suspended tenant.
+Nothing is cached between batches, so a revocation takes effect with its commit.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ from . import passwords
 
 logger = logging.getLogger(__name__)
 
-# One tenant's tables may be locked, for a migration: the others' devices do not wait for it.
+# One tenant's tables may be locked by a migration: the devices of other tenants must not wait for it.
 _LIMITS = "SET lock_timeout = '100ms'; SET statement_timeout = '1s'"
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
-    """What a client shows when it connects, and the address that it comes from."""
+class LoginAttempt:
+    """The credentials of a connecting client, and its address."""
 
     client_id: str
     name: str
@@ -40,39 +40,39 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a client is let in, until when at the latest, and what its topic rules are made with."""
+class AuthResult:
+    """Whether a client is admitted, until when at most, and the attributes for its topic rules."""
 
     allowed: bool
     attributes: dict[str, str] = field(default_factory=dict)
     expires_at: datetime | None = None
 
 
-DENIED = Verdict(False)
+DENIED = AuthResult(False)
 
 
-class LoginsUnavailable(Exception):
-    """Nothing is known about a login, because the database did not say."""
+class AuthUnavailable(Exception):
+    """A login could not be authenticated, because the database did not respond."""
 
 
-def judge(logins: Sequence[Login]) -> list[Verdict | LoginsUnavailable]:
-    """A verdict for each login, in order; for those of a tenant whose tables do not answer, the reason.
+def authenticate(logins: Sequence[LoginAttempt]) -> list[AuthResult | AuthUnavailable]:
+    """Return a result for each login, in order; AuthUnavailable for logins of a tenant whose tables do not respond.
 
-    Raises DatabaseError where nothing can be said at all. Leaves the connection in the public schema.
+    Raises DatabaseError if none can be authenticated. Leaves the connection in the public schema.
     """
     plausible = {login.name for login in logins if _is_plausible(login)}
     with schema_context("public"):
         _set_limits()
         owned = _owners(plausible)
-    known: dict[str, _Account | LoginsUnavailable] = {}
+    known: dict[str, _Account | AuthUnavailable] = {}
     for tenant, names in owned:
         known |= _accounts(tenant, names)
-    return [_verdict(login, known) if login.name in plausible else DENIED for login in logins]
+    return [_result(login, known) if login.name in plausible else DENIED for login in logins]
 
 
 @dataclass(frozen=True, slots=True)
 class _Account:
-    """A device or an app that may connect, and what its password is checked with (no salt: plain SHA-256)."""
+    """An account that may connect, and the hash of its password (no salt: plain SHA-256)."""
 
     digest: bytes
     attributes: dict[str, str]
@@ -81,14 +81,14 @@ class _Account:
     expires_at: datetime | None = None
 
 
-def _verdict(login: Login, known: dict[str, "_Account | LoginsUnavailable"]) -> Verdict | LoginsUnavailable:
-    # The client id is bound to the name: who has another's takes over its session.
+def _result(login: LoginAttempt, known: dict[str, "_Account | AuthUnavailable"]) -> AuthResult | AuthUnavailable:
+    # The client id must equal the name: a client with another's id would take over its session.
     account = known.get(login.name) if login.client_id == login.name else None
-    if account is None or isinstance(account, LoginsUnavailable):
+    if account is None or isinstance(account, AuthUnavailable):
         return account or DENIED
     if not _password_fits(account, login.password):
         return DENIED
-    return Verdict(True, account.attributes, account.expires_at)
+    return AuthResult(True, account.attributes, account.expires_at)
 
 
 def _password_fits(account: _Account, password: str) -> bool:
@@ -98,12 +98,12 @@ def _password_fits(account: _Account, password: str) -> bool:
     return secrets.compare_digest(account.digest, digest.encode())
 
 
-def _is_plausible(login: Login) -> bool:
+def _is_plausible(login: LoginAttempt) -> bool:
     return login.client_id == login.name and (_is_uuid(login.name) or login.name.startswith(API_KEY_PREFIX))
 
 
 def _is_uuid(name: str) -> bool:
-    """Whether it is a UUID in the one spelling that stands in topics."""
+    """Return whether it is a UUID in the canonical form of the topics."""
     try:
         return str(UUID(name)) == name
     except ValueError:
@@ -111,14 +111,14 @@ def _is_uuid(name: str) -> bool:
 
 
 def _set_limits() -> None:
-    """Once for each new connection."""
+    """Set the limits once for each new connection."""
     if connection.connection is None:
         with connection.cursor() as cursor:
             cursor.execute(_LIMITS)
 
 
 def _owners(names: Iterable[str]) -> list[tuple[Tenant, list[str]]]:
-    """The active tenants that the names belong to, each with its own."""
+    """Return the active tenants that own names, each with its names."""
     devices = [name for name in names if not name.startswith(API_KEY_PREFIX)]
     apps = [name for name in names if name.startswith(API_KEY_PREFIX)]
     routes = [
@@ -134,8 +134,8 @@ def _owners(names: Iterable[str]) -> list[tuple[Tenant, list[str]]]:
     return [(tenant, names_of[tenant.pk]) for tenant in tenants]
 
 
-def _accounts(tenant: Tenant, names: list[str]) -> dict[str, "_Account | LoginsUnavailable"]:
-    """Those of the names that may connect; or for each why that cannot be said."""
+def _accounts(tenant: Tenant, names: list[str]) -> dict[str, "_Account | AuthUnavailable"]:
+    """Return the accounts by name, of the names that may connect; AuthUnavailable where the tables do not respond."""
     try:
         with schema_context(tenant.schema_name):
             devices = [name for name in names if not name.startswith(API_KEY_PREFIX)]
@@ -145,11 +145,11 @@ def _accounts(tenant: Tenant, names: list[str]) -> dict[str, "_Account | LoginsU
     except DatabaseError as error:
         if connection.connection is None or connection.connection.closed:
             raise
-        logger.warning("The tables of %s do not answer who may connect: %s", tenant.slug, error)
-        return dict.fromkeys(names, LoginsUnavailable(str(error)))
+        logger.warning("The tables of %s cannot authenticate logins: %s", tenant.slug, error)
+        return dict.fromkeys(names, AuthUnavailable(str(error)))
 
 
-def _devices(names: list[str]) -> dict[str, "_Account | LoginsUnavailable"]:
+def _devices(names: list[str]) -> dict[str, "_Account | AuthUnavailable"]:
     rows = BrokerPassword.objects.filter(device__uuid__in=names, device__active=True)
     return {
         str(uuid): _Account(bytes(digest), {"role": str(Role.DEVICE), "name": str(uuid)}, bytes(salt), rounds)
@@ -157,7 +157,7 @@ def _devices(names: list[str]) -> dict[str, "_Account | LoginsUnavailable"]:
     }
 
 
-def _apps(slug: str, names: list[str]) -> dict[str, "_Account | LoginsUnavailable"]:
+def _apps(slug: str, names: list[str]) -> dict[str, "_Account | AuthUnavailable"]:
     keys = ApiKey.objects.filter(prefix__in=names, revoked_at=None)
     now = timezone.now()
     return {

@@ -1,7 +1,7 @@
-"""Commands as devices are sent them: JSON for firmware of version 1, a compact JWS for those that sign with version 2.
+"""Commands to devices: JSON for version 1 firmware, a compact JWS for devices with version 2 signatures.
 
-A command's JWS is signed with the device's own key and says what it is in its header (`typ`), so that neither a
-command is taken for a message of the device nor the other way round. It names the device and the time.
+A command's JWS is signed with the device's own key, and the header names its type (`typ`), so that a command cannot
+pass for a message of the device or vice versa. It names the device and the time.
 """
 
 import base64
@@ -18,7 +18,7 @@ TYPE = "command+jws"
 
 
 def compose(name: str, uuid: UUID, **members: Any) -> dict[str, Any]:
-    """A command to the device, with an id of its own and the time of now."""
+    """Return a command to the device, with a new id and the current time."""
     return {
         "command": name,
         "id": str(uuid4()),
@@ -29,12 +29,12 @@ def compose(name: str, uuid: UUID, **members: Any) -> dict[str, Any]:
 
 
 def encode(command: Mapping[str, Any]) -> bytes:
-    """The command for a device that signs with version 1, which verifies nothing."""
+    """Return the command for a device with version 1 signatures, which verifies nothing."""
     return json.dumps(command, separators=(",", ":")).encode()
 
 
 def sign(command: Mapping[str, Any], key: bytes, version: int) -> bytes:
-    """The command for a device that signs with version 2; `version` is the key's, its `kid`."""
+    """Return the command for a device with version 2 signatures; `version` is the key's, its `kid`."""
     header = encode({"alg": "HS256", "kid": str(version), "typ": TYPE})
     signed = _base64url(header) + b"." + _base64url(encode(command))
     return signed + b"." + _base64url(hmac.digest(key, signed, hashlib.sha256))

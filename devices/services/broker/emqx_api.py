@@ -1,7 +1,7 @@
-"""EMQX's management API, as far as it takes to close sessions: EMQX asks for accounts itself, at each connection.
+"""Client of EMQX's management API, to close sessions. EMQX authenticates through the platform at each connection.
 
-Whoever is to be kept out is first denied by the database, then banned, then thrown out. The ban is short: it is there
-for a connection that was judged before the database changed and is completed after the throwing out.
+A client to block is first denied by the database, then banned, then disconnected. The short ban covers a connection
+that was authenticated before the database changed and completes after the disconnection.
 """
 
 import itertools
@@ -18,13 +18,13 @@ from tenants.infrastructure.chunks import chunks
 
 BAN_SECONDS = 30
 _TIMEOUT = (2.0, 5.0)
-_AT_ONCE = 500
+_BATCH = 500
 _PAGE = 5000
-# EMQX answers 400 with this code where there is a ban already.
+# EMQX responds 400 with this code if the ban already exists.
 _BANNED_ALREADY = "ALREADY_EXISTS"
 
 
-def shut_out(names: Iterable[str], reason: str) -> None:
+def ban(names: Iterable[str], reason: str) -> None:
     """Ban the client ids for half a minute and close their sessions. Raises BrokerUnavailable."""
     names = list(names)
     with _session() as session:
@@ -34,24 +34,24 @@ def shut_out(names: Iterable[str], reason: str) -> None:
 
 
 def disconnect(names: Iterable[str]) -> None:
-    """Close the sessions of the client ids; they may come back at once. Raises BrokerUnavailable."""
+    """Close the sessions of the client ids, which may reconnect at once. Raises BrokerUnavailable."""
     with _session() as session:
         _kick(session, list(names))
 
 
-def let_in(names: Iterable[str]) -> None:
-    """Lift the bans of the client ids, where there are any. Raises BrokerUnavailable."""
+def unban(names: Iterable[str]) -> None:
+    """Lift the bans of the client ids, if any. Raises BrokerUnavailable."""
     with _session() as session:
         for name in names:
-            _ask(session, "DELETE", f"/banned/clientid/{quote(name, safe='')}", (204, 404))
+            _request(session, "DELETE", f"/banned/clientid/{quote(name, safe='')}", (204, 404))
 
 
-def connected() -> set[str]:
-    """The client ids of all sessions. Raises BrokerUnavailable."""
+def connected_clients() -> set[str]:
+    """Return the client ids of all sessions. Raises BrokerUnavailable."""
     names: set[str] = set()
     with _session() as session:
         for page in itertools.count(1):
-            answer = _ask(session, "GET", f"/clients?page={page}&limit={_PAGE}&fields=clientid", (200,)).json()
+            answer = _request(session, "GET", f"/clients?page={page}&limit={_PAGE}&fields=clientid", (200,)).json()
             names |= {row["clientid"] for row in answer["data"]}
             if not answer["meta"].get("hasnext"):
                 break
@@ -61,14 +61,14 @@ def connected() -> set[str]:
 def _ban(session: requests.Session, name: str, reason: str) -> None:
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + BAN_SECONDS))
     ban = {"as": "clientid", "who": name, "by": "gwanje", "reason": reason, "until": until}
-    answer = _ask(session, "POST", "/banned", (200, 400), ban)
+    answer = _request(session, "POST", "/banned", (200, 400), ban)
     if answer.status_code == 400 and _BANNED_ALREADY not in answer.text:
         raise BrokerRefused(f"EMQX refused the ban of {name}: {answer.text[:200]}")
 
 
 def _kick(session: requests.Session, names: Sequence[str]) -> None:
-    for chunk in chunks(names, _AT_ONCE):
-        _ask(session, "POST", "/clients/kickout/bulk", (204,), chunk)
+    for chunk in chunks(names, _BATCH):
+        _request(session, "POST", "/clients/kickout/bulk", (204,), chunk)
 
 
 def _session() -> requests.Session:
@@ -79,7 +79,7 @@ def _session() -> requests.Session:
     return session
 
 
-def _ask(
+def _request(
     session: requests.Session, method: str, path: str, expected: tuple[int, ...], body: Any = None
 ) -> requests.Response:
     url = urlsplit(settings.EMQX_API_URL)
@@ -89,5 +89,5 @@ def _ask(
     except requests.RequestException as error:
         raise BrokerUnavailable(f"EMQX's management API at {base}: {type(error).__name__}") from error
     if answer.status_code not in expected:
-        raise BrokerRefused(f"EMQX answered {answer.status_code} to {method} {path}: {answer.text[:200]}")
+        raise BrokerRefused(f"EMQX responded {answer.status_code} to {method} {path}: {answer.text[:200]}")
     return answer

@@ -1,9 +1,9 @@
-"""What goes wrong between the platform and the broker's administration."""
+"""Errors of the broker's administration."""
 
 
 class BrokerUnavailable(Exception):
-    """The broker did not do it; `manage.py sync_broker` brings its accounts in step later."""
+    """The broker did not execute the request; `manage.py sync_broker` repairs its accounts later."""
 
 
 class BrokerRefused(BrokerUnavailable):
-    """The broker answered a command with an error."""
+    """The broker responded to a command with an error."""

@@ -1,8 +1,8 @@
 """Mosquitto's accounts, through the topic of its dynamic security plugin.
 
-A device's account has its UUID as its name and as its only client id; the role `device` says what may be subscribed,
-the broker's topic patterns what may be published. An app's has the first characters of its API key, and a role of
-its tenant, which says everything.
+The name and only client id of a device's account is its UUID; the role `device` defines what it may subscribe, the
+broker's topic patterns what it may publish. An app's account is named by the prefix of its API key, and a role of its
+tenant defines both.
 """
 
 import json
@@ -22,8 +22,8 @@ from devices.services.broker.topic_rules import Role, rules_of
 
 TOPIC = "$CONTROL/dynamic-security/v1"
 _WAIT_SECONDS = 5.0
-# Until 2.1 the broker writes all its accounts after each command, 45 ms with 10,000 of them, and serves nobody
-# meanwhile: a batch shall not take longer than this.
+# Until 2.1 the broker writes all its accounts after each command, 45 ms with 10,000 of them, and serves no client
+# meanwhile: a batch must not take longer than this.
 _STALL_SECONDS = 0.25
 _FIRST_BATCH, _LARGEST_BATCH = 2, 100
 _EXISTS, _UNKNOWN, _ROLE_EXISTS = "Client already exists", "Client not found", "Role already exists"
@@ -32,9 +32,9 @@ Command = dict[str, Any]
 
 
 def grant_devices(passwords: Mapping[str, str]) -> None:
-    """Create the accounts (name: password), or set the passwords of those that exist and let them in.
+    """Create the accounts (name: password), or set the password of existing ones and enable them.
 
-    A live session of an account that exists is closed by the broker.
+    The broker closes a live session of an existing account.
     """
     existing = create_devices(passwords)
     renewal: list[Command] = []
@@ -45,16 +45,16 @@ def grant_devices(passwords: Mapping[str, str]) -> None:
 
 
 def create_devices(passwords: Mapping[str, str]) -> list[str]:
-    """Create the accounts (name: password); those that exist stay as they are, and are returned."""
+    """Create the accounts (name: password). Return the names that exist already, which stay unchanged."""
     answers = run([_new_account(name, password, Role.DEVICE) for name, password in passwords.items()], (_EXISTS,))
     return [name for name, answer in zip(passwords, answers, strict=True) if answer.get("error") == _EXISTS]
 
 
 def grant_app(slug: str, name: str, password: str) -> None:
-    """Create the account of one of the tenant's apps, and the tenant's role `app:{slug}` where it is missing.
+    """Create the account of an app of the tenant, and the tenant's role `app:{slug}` if missing.
 
-    Like a device's, the account is bound to one client id, its name: who connects under the client id of a device
-    or of the platform takes over its session, with the messages that wait in it.
+    As for a device, the account is bound to its name as client id: a client with the id of a device or the platform
+    would take over its session, with the messages in it.
     """
     role = f"app:{slug}"
     run([{"command": "createRole", "rolename": role, "acls": _app_rules(slug)}], (_ROLE_EXISTS,))
@@ -62,7 +62,7 @@ def grant_app(slug: str, name: str, password: str) -> None:
 
 
 def remove(names: Iterable[str]) -> None:
-    """Remove the accounts; a live session is closed by the broker at once."""
+    """Remove the accounts; the broker closes live sessions at once."""
     commands: list[Command] = []
     for name in names:
         commands += [{"command": "disableClient", "username": name}, {"command": "deleteClient", "username": name}]
@@ -70,7 +70,7 @@ def remove(names: Iterable[str]) -> None:
 
 
 def allow(names: Iterable[str], allowed: bool) -> None:
-    """Let the accounts in, or keep them out for a while; kept out, a live session is closed by the broker."""
+    """Enable or disable the accounts; the broker closes live sessions of disabled ones."""
     command = "enableClient" if allowed else "disableClient"
     run([{"command": command, "username": name} for name in names], (_UNKNOWN,))
 
@@ -84,16 +84,16 @@ def disconnect(names: Iterable[str]) -> None:
 
 
 def accounts() -> dict[str, bool]:
-    """The names of all accounts at the broker, with whether they are let in.
+    """Return the names of all accounts with whether they are enabled.
 
-    In one answer (1.3 MB for 10,000): among pages an account that goes meanwhile would hide another.
+    In one response (1.3 MB for 10,000): with pages, an account removed meanwhile would hide another.
     """
     rows = run([{"command": "listClients", "verbose": True}])[0]["data"]["clients"]
     return {row["username"]: not row.get("disabled", False) for row in rows}
 
 
 def run(commands: Sequence[Command], tolerated: tuple[str, ...] = ()) -> list[Command]:
-    """The broker's answers to the commands, over one connection. Raises BrokerUnavailable."""
+    """Return the broker's responses to the commands, over one connection. Raises BrokerUnavailable."""
     if not commands:
         return []
     answers: list[Command] = []
@@ -105,7 +105,7 @@ def run(commands: Sequence[Command], tolerated: tuple[str, ...] = ()) -> list[Co
 
 
 def _batches(commands: Sequence[Command], clock: Callable[[], float]) -> Iterable[Sequence[Command]]:
-    """The commands in batches, the next as large as the time that the one before took allows."""
+    """Yield the commands in batches, each sized by the duration of the one before."""
     start, size = 0, _FIRST_BATCH
     while start < len(commands):
         batch, began = commands[start : start + size], clock()
@@ -127,7 +127,7 @@ def _new_account(name: str, password: str, role: str) -> Command:
 
 
 def _app_rules(slug: str) -> list[Command]:
-    """What an app may do, and that it may do nothing else: what no rule names is left to the topic patterns."""
+    """Return the access rules of an app, with denials: a topic without a rule would fall back to the topic patterns."""
     rules = rules_of(Role.APP, slug=slug)
     allowed = {
         "subscribePattern": rules.subscribe,
@@ -147,7 +147,7 @@ def _app_rules(slug: str) -> list[Command]:
 
 
 class _Session:
-    """A connection of the broker's administrator, for one exchange after the other."""
+    """A connection of the broker's administrator, for consecutive exchanges."""
 
     def __init__(self) -> None:
         url = urlsplit(settings.MQTT_ADMIN_URL)
@@ -169,10 +169,10 @@ class _Session:
             refusal = self._ready.get(timeout=_WAIT_SECONDS)
         except (OSError, queue.Empty) as error:
             self.__exit__()
-            raise BrokerUnavailable(f"The broker at {self._address[0]}:{self._address[1]} does not answer.") from error
+            raise BrokerUnavailable(f"The broker at {self._address[0]}:{self._address[1]} does not respond.") from error
         if refusal:
             self.__exit__()
-            raise BrokerUnavailable(f"The broker refuses its administrator: {refusal}")
+            raise BrokerUnavailable(f"The broker rejects its administrator: {refusal}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -186,9 +186,9 @@ class _Session:
             client.subscribe(f"{TOPIC}/response", qos=1)
 
     def ask(self, commands: Sequence[Command]) -> list[Command]:
-        """One exchange: the answers in the order of the commands."""
+        """Run one exchange. Return the responses in the order of the commands."""
         self._client.publish(TOPIC, json.dumps({"commands": list(commands)}), qos=1)
         try:
             return list(json.loads(self._answers.get(timeout=_WAIT_SECONDS + 0.1 * len(commands)))["responses"])
         except queue.Empty as error:
-            raise BrokerUnavailable("The broker did not answer its administrator in time.") from error
+            raise BrokerUnavailable("The broker did not respond to its administrator in time.") from error

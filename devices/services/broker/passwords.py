@@ -1,4 +1,4 @@
-"""Salted hashes of the devices' passwords at the broker, for brokers that ask the platform who is who."""
+"""Salted hashes of the devices' broker passwords, for brokers that authenticate through the platform."""
 
 import hashlib
 import hmac
@@ -10,17 +10,17 @@ from uuid import UUID
 from devices.models import BrokerPassword, Device
 
 _SALT_BYTES = 16
-# What the platform makes: 192 random bits as text. Anything else came with its device.
-_MADE_HERE = re.compile(r"[A-Za-z0-9_-]{32}")
-# About 10 ms: it is done at each connection of such a device.
+# The platform generates 192 random bits as text. Other passwords came with their devices.
+_GENERATED = re.compile(r"[A-Za-z0-9_-]{32}")
+# About 10 ms, at each connection of such a device.
 _ROUNDS = 20_000
 
 
-def keep(passwords: Mapping[int, str]) -> None:
-    """Keep what the passwords (by the device's primary key, in the current tenant) are checked with."""
+def store_hashes(passwords: Mapping[int, str]) -> None:
+    """Store the hashes of the passwords, by the device's primary key, in the current tenant."""
     rows = []
     for device_id, password in passwords.items():
-        salt, rounds = os.urandom(_SALT_BYTES), 0 if _MADE_HERE.fullmatch(password) else _ROUNDS
+        salt, rounds = os.urandom(_SALT_BYTES), 0 if _GENERATED.fullmatch(password) else _ROUNDS
         made = digest(salt, password, rounds)
         rows.append(BrokerPassword(device_id=device_id, salt=salt, digest=made, rounds=rounds))
     BrokerPassword.objects.bulk_create(
@@ -32,20 +32,20 @@ def keep(passwords: Mapping[int, str]) -> None:
     )
 
 
-def without() -> list[tuple[int, UUID]]:
-    """The current tenant's devices (primary key, UUID) whose password cannot be checked yet."""
+def devices_without_hash() -> list[tuple[int, UUID]]:
+    """Return the current tenant's devices (primary key, UUID) whose password cannot be checked yet."""
     return list(Device.objects.filter(broker_password=None).order_by("pk").values_list("pk", "uuid"))
 
 
 def digest(salt: bytes, password: str, rounds: int = 0) -> bytes:
-    """HMAC-SHA256 of the password under the salt, or so many rounds of PBKDF2 with it.
+    """Return the HMAC-SHA256 of the password with the salt, or PBKDF2 with that many rounds.
 
-    Any text is a password, also one that is not valid UTF-8.
+    Any text is a password, even if it is not valid UTF-8.
     """
     encoded = password.encode("utf-8", "surrogatepass")
     return hashlib.pbkdf2_hmac("sha256", encoded, salt, rounds) if rounds else hmac.digest(salt, encoded, "sha256")
 
 
 def matches(salt: bytes, kept: bytes, password: str, rounds: int = 0) -> bool:
-    """Whether the password is the one of which `kept` was made; in constant time."""
+    """Return whether `kept` is the digest of the password; in constant time."""
     return hmac.compare_digest(kept, digest(salt, password, rounds))

@@ -1,4 +1,4 @@
-"""What the broker keeps of devices that are gone: their last state, for whichever app comes next."""
+"""Retained state messages at the broker, of devices that no longer exist."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ _UNDER_WAY = 500
 _QUIET_SECONDS = 1.0
 
 
-def forget_states(devices: Iterable[tuple[str, UUID]]) -> None:
+def clear_retained(devices: Iterable[tuple[str, UUID]]) -> None:
     """Remove the retained states of devices (tenant's slug, UUID). Raises BrokerUnavailable."""
     topics = [STATE_TOPIC.format(slug=slug, uuid=uuid) for slug, uuid in devices]
     if not topics or not settings.MQTT_URL:
@@ -28,8 +28,8 @@ def forget_states(devices: Iterable[tuple[str, UUID]]) -> None:
         connection.clear(topics)
 
 
-def kept_states() -> set[tuple[str, UUID]]:
-    """Whose states the broker keeps (tenant's slug, UUID). Raises BrokerUnavailable."""
+def list_retained() -> set[tuple[str, UUID]]:
+    """Return the devices with a retained state (tenant's slug, UUID). Raises BrokerUnavailable."""
     if not settings.MQTT_URL:
         return set()
     with _Connection() as connection:
@@ -37,7 +37,7 @@ def kept_states() -> set[tuple[str, UUID]]:
 
 
 class _Connection:
-    """A connection with the platform's own account, under a client id of its own, so that it disturbs nobody."""
+    """A connection with the platform's account and a client id of its own, so that it takes over no session."""
 
     def __init__(self) -> None:
         url = urlsplit(settings.MQTT_URL)
@@ -56,11 +56,11 @@ class _Connection:
         try:
             self._client.connect(*self._address, keepalive=30)
         except OSError as error:
-            raise BrokerUnavailable(f"The broker at {self._address[0]}:{self._address[1]} does not answer.") from error
+            raise BrokerUnavailable(f"The broker at {self._address[0]}:{self._address[1]} does not respond.") from error
         self._client.loop_start()
         if not self._connected.wait(_WAIT_SECONDS) or self._answer is None or self._answer.is_failure:
             self.__exit__()
-            raise BrokerUnavailable(f"The broker refuses the platform: {self._answer or 'no answer'}")
+            raise BrokerUnavailable(f"The broker rejects the platform: {self._answer or 'no response'}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,18 +72,18 @@ class _Connection:
         self._connected.set()
 
     def clear(self, topics: Iterable[str]) -> None:
-        """Publish nothing, retained, on each topic."""
+        """Publish an empty retained message on each topic."""
         published = [self._client.publish(topic, b"", qos=1, retain=True) for topic in topics]
         for message in published:
             try:
                 message.wait_for_publish(_WAIT_SECONDS)
             except (RuntimeError, ValueError) as error:
-                raise BrokerUnavailable(f"The broker does not take the end of a state: {error}") from error
+                raise BrokerUnavailable(f"The broker does not clear a state: {error}") from error
             if not message.is_published():
-                raise BrokerUnavailable("The broker did not take the end of a state in time.")
+                raise BrokerUnavailable("The broker did not clear a state in time.")
 
     def retained(self) -> set[tuple[str, UUID]]:
-        """Whose states are retained, once the broker has sent none for a while."""
+        """Return the devices with a retained state, once the broker has sent none for a second."""
         self._client.on_message = self._note
         self._client.subscribe(STATE_TOPIC.format(slug="+", uuid="+"), qos=1)
         count = -1

@@ -1,7 +1,8 @@
-"""Who may do what at the broker: the one table that every broker's configuration is made from or compared with. Pure.
+"""Topic rules of the broker's accounts: the one table that every broker's configuration is derived from or checked
+against. Pure.
 
 Topics are MQTT topic filters. `{name}` stands for the account's own name, which for a device is its UUID;
-`{slug}` for the slug of the tenant that it belongs to. What is not in the table is refused.
+`{slug}` for the slug of its tenant. Topics outside the table are denied.
 """
 
 import re
@@ -13,20 +14,20 @@ _SHARED = re.compile(r"^\$share/[^/+#]+/(?P<filter>.+)$", re.DOTALL)
 
 
 class Role(StrEnum):
-    """What an account is."""
+    """The kind of an account."""
 
     DEVICE = "device"
     APP = "app"
     PLATFORM = "platform"  # listeners, notifiers
     BRIDGE = "bridge"
-    ADMIN = "admin"  # keeps Mosquitto's accounts
+    ADMIN = "admin"  # manages Mosquitto's accounts
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Where an account may publish (wills and retained messages too), and what it may subscribe and receive.
+    """Topics that an account may publish to (wills and retained messages included), and may subscribe to.
 
-    `shared`: whether it may do so in a group (`$share/…`), where it takes messages away from the others.
+    `shared`: whether it may use shared subscriptions (`$share/…`), which take messages away from other clients.
     """
 
     publish: tuple[str, ...] = ()
@@ -64,7 +65,7 @@ RULES = {
 
 
 def rules_of(role: Role, *, name: str = "", slug: str = "") -> Rules:
-    """The role's rules with the account's name and its tenant's slug put in."""
+    """Return the role's rules for the account's name and its tenant's slug."""
 
     def fill(filters: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(each.replace("{name}", name).replace("{slug}", slug) for each in filters)
@@ -74,12 +75,12 @@ def rules_of(role: Role, *, name: str = "", slug: str = "") -> Rules:
 
 
 def may_publish(rules: Rules, topic: str) -> bool:
-    """Whether a message, or a will, may be published on the topic."""
+    """Return whether a message or a will may be published to the topic."""
     return is_topic(topic) and any(covers(allowed, topic) for allowed in rules.publish)
 
 
 def may_subscribe(rules: Rules, requested: str) -> bool:
-    """Whether the filter may be subscribed: everything that it could match must be allowed."""
+    """Return whether the filter may be subscribed: every topic that it matches must be allowed."""
     if requested.startswith("$share/"):
         group = _SHARED.match(requested)
         if not rules.shared or group is None:
@@ -89,12 +90,12 @@ def may_subscribe(rules: Rules, requested: str) -> bool:
 
 
 def is_topic(text: str) -> bool:
-    """Whether a message can have this topic: something, and no wildcard in it."""
+    """Return whether a message can have this topic: not empty, and without wildcards."""
     return bool(text) and not set(text) & set("+#\0")
 
 
 def is_filter(text: str) -> bool:
-    """Whether this is a topic filter: each wildcard is a whole level, `#` the last one."""
+    """Return whether this is a topic filter: each wildcard is a whole level, `#` the last one."""
     levels = text.split("/")
     if not text or "\0" in text or "#" in levels[:-1]:
         return False
@@ -102,7 +103,7 @@ def is_filter(text: str) -> bool:
 
 
 def covers(allowed: str, requested: str) -> bool:
-    """Whether every topic that `requested` (a topic or a filter) matches is matched by `allowed`."""
+    """Return whether every topic that `requested` (a topic or a filter) matches is matched by `allowed`."""
     if requested.startswith("$") != allowed.startswith("$"):
         return False  # wildcards at the beginning do not reach the broker's own topics
     return _covers(allowed.split("/"), requested.split("/"))

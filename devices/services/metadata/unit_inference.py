@@ -9,7 +9,7 @@ from typing import NamedTuple
 from devices.domain.paths import Path, array_index
 
 
-class Guess(NamedTuple):
+class InferredMetric(NamedTuple):
     """A key for the metric, and the symbol of the unit that the device sends ("" for none)."""
 
     key: str
@@ -99,14 +99,14 @@ _HIGHEST_HPA = 2000.0
 _LEAST_LIKELY = {"%": (0.0, 100.0)}
 
 
-def guess(path: Path, value: object) -> Guess:
+def infer_metric(path: Path, value: object) -> InferredMetric:
     """What the name of a value at the path says. A number alone has a unit."""
     named = [token for token in path if array_index(token) is None] or list(path)
     words = _words(named[-1])
     said = next((word for word in map(_said, (named[-1], *reversed(named[:-1]))) if word), None)
     unit = _unit(words, said, value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
     key = said.key if said and _said(named[-1]) else ""
-    return Guess(_with_index(key or _slug(named), path), unit)
+    return InferredMetric(_with_index(key or _slug(named), path), unit)
 
 
 def _words(name: str) -> list[str]:

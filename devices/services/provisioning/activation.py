@@ -1,4 +1,4 @@
-"""Switching a device off and on again: off, its messages are quarantined and its silence says nothing."""
+"""Activation of devices: messages of an inactive device are quarantined, and its silence is not counted."""
 
 import logging
 from datetime import UTC, datetime
@@ -19,9 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def set_active(device: Device, active: bool, *, acting_user: audit.Actor = None) -> bool:
-    """Activate or deactivate a device of the current tenant; False when it was so already.
+    """Activate or deactivate a device of the current tenant. Return False if it was so already.
 
-    Deactivated, its status is UNKNOWN, by staff, until it is active again and speaks. The broker does not let it in.
+    A deactivated device has the status UNKNOWN, caused by staff, until it is active again and reports. The broker does
+    not admit it.
     """
     schema = current_schema()
     with transaction.atomic():
@@ -35,15 +36,17 @@ def set_active(device: Device, active: bool, *, acting_user: audit.Actor = None)
             now = _now()
             apply_signals(schema, [(device.pk, Signal("deactivated", now))], now)
             transaction.on_commit(lambda: activity.drop_deadlines([f"{schema}:{device.uuid}"]))
-        transaction.on_commit(lambda: _tell_broker(device.uuid, active))
+        transaction.on_commit(lambda: _update_account(device.uuid, active))
     return True
 
 
-def _tell_broker(uuid: UUID, active: bool) -> None:
+def _update_account(uuid: UUID, active: bool) -> None:
     try:
         accounts.allow_devices([uuid], active)
     except accounts.BrokerUnavailable as error:
-        logger.warning("The broker does not know that %s is active=%s (%s); sync_broker tells it", uuid, active, error)
+        logger.warning(
+            "The broker's account of %s is not updated to active=%s (%s); run sync_broker", uuid, active, error
+        )
 
 
 def _now() -> datetime:

@@ -1,7 +1,7 @@
-"""Boards that a tenant claims, and gives back. A claim is one transaction over the board's row and the tenant's schema.
+"""Claims of preregistered devices, and their release. A claim is one transaction over the row and the tenant's schema.
 
-Whoever changes the board's row first has it; the other finds it taken. Where Vault is away, or the process ends
-half-way, nothing has happened, and the board can be claimed again.
+The first transaction to change the row wins; the other one finds it claimed. If Vault is unavailable or the process
+dies, nothing has changed, and the device can be claimed again.
 """
 
 import hmac
@@ -29,12 +29,12 @@ from . import activation, registration
 logger = logging.getLogger(__name__)
 
 _HOUR = 3600
-# What a code is compared with where there is no such board, so that it takes the same time.
-_NOBODY = claim_codes.digest("no board")
+# Compared with the code if the serial number is unknown, so that the time is the same.
+_NO_DIGEST = claim_codes.digest("no board")
 
 
 class ClaimRefused(Exception):
-    """There is no board that could be claimed so. Says the same whichever of the two is wrong, or whose it is."""
+    """The serial number and the code match no device that can be claimed. The message never says which is wrong."""
 
     def __str__(self) -> str:
         return _(
@@ -43,8 +43,8 @@ class ClaimRefused(Exception):
         )
 
 
-class AlreadyYours(Exception):
-    """The board was claimed by this tenant before."""
+class AlreadyClaimed(Exception):
+    """This tenant claimed the device before."""
 
     def __init__(self, device: Device | None, board: PreregisteredDevice) -> None:
         super().__init__(board.serial)
@@ -75,18 +75,18 @@ class TooManyClaims(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """A device that was a board, and the board."""
+class ClaimResult:
+    """The new device and its preregistration."""
 
     device: Device
     board: PreregisteredDevice
 
 
-def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = None) -> Claimed:
-    """Make the board a device of the current tenant, with its hardware model and components.
+def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = None) -> ClaimResult:
+    """Make the preregistered device a device of the current tenant, with its hardware model and components.
 
-    Raises ValidationError for a mistyped code and for what stands against it in the tenant; ClaimRefused, AlreadyYours,
-    TooManyClaims; SecretsUnavailable when Vault is away. Nothing is changed then.
+    Raises ValidationError for a mistyped code and for conflicts in the tenant; ClaimRefused, AlreadyClaimed,
+    TooManyClaims; SecretsUnavailable if Vault is unavailable. Nothing is changed then.
     """
     read = claim_codes.read_claim_code(code)
     if read is None:
@@ -102,25 +102,24 @@ def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = 
     _refuse_too_many(counters)
     with transaction.atomic():
         board = PreregisteredDevice.objects.select_for_update().filter(serial=serial.strip().upper()[:64]).first()
-        right = hmac.compare_digest(board.claim_digest if board else _NOBODY, claim_codes.digest(read))
+        right = hmac.compare_digest(board.claim_digest if board else _NO_DIGEST, claim_codes.digest(read))
         if board is not None and right and board.tenant_id is None:
-            return Claimed(_register(board, tenant, name, acting_user), board)
+            return ClaimResult(_register(board, tenant, name, acting_user), board)
     if board is not None and right and board.tenant_id == tenant.pk:
-        raise AlreadyYours(Device.objects.filter(uuid__in=[board.device_uuid]).first(), board)
+        raise AlreadyClaimed(Device.objects.filter(uuid__in=[board.device_uuid]).first(), board)
     for counter in counters:
         window_counts.count(counter, seconds=_HOUR)
-    logger.info("A claim of %s was refused", tenant.slug)
+    logger.info("A claim of the tenant %s was rejected", tenant.slug)
     raise ClaimRefused
 
 
 def release(device: Device, *, acting_user: audit.Actor = None) -> PreregisteredDevice:
-    """Give the device's board back: whoever has its label may claim it. Without readings the device is removed.
+    """Release the device: anyone with its label can claim it. A device without readings is removed.
 
-    With readings it stays, without a key that is good and switched off. Raises ValidationError for a device that was no
-    board.
+    With readings it stays, deactivated and with its keys revoked. Raises ValidationError if it was not claimed.
     """
     with transaction.atomic():
-        board = of_device(device, lock=True)
+        board = preregistration_of(device, lock=True)
         if board is None:
             raise ValidationError(_("%(device)s was not claimed, so it cannot be released.") % {"device": device})
         make_claimable(board.device_uuid)
@@ -136,7 +135,7 @@ def release(device: Device, *, acting_user: audit.Actor = None) -> Preregistered
 
 
 def release_by_staff(device_uuid: str, user_id: int, user_label: str) -> None:
-    """What the console calls in the tenant's schema: release the board of that device, in the name of staff."""
+    """Release the device in the tenant's schema, in the name of staff. Called by the console."""
     device = Device.objects.filter(uuid=device_uuid).first()
     if device is None:
         make_claimable(UUID(device_uuid))
@@ -144,13 +143,13 @@ def release_by_staff(device_uuid: str, user_id: int, user_label: str) -> None:
         release(device, acting_user=audit.Named(user_id, user_label))
 
 
-def allow_new_fetch(device: Device, *, acting_user: audit.Actor = None) -> None:
-    """Let the device fetch credentials once more: a new key and password. All that it had is no good from now on.
+def reset_credentials(device: Device, *, acting_user: audit.Actor = None) -> None:
+    """Replace the device's credentials and let it fetch the new ones once. The present ones become invalid.
 
-    Raises ValidationError for a device that was no board, SecretsUnavailable.
+    Raises ValidationError if the device was not claimed, SecretsUnavailable.
     """
     with transaction.atomic():
-        board = of_device(device, lock=True)
+        board = preregistration_of(device, lock=True)
         if board is None:
             raise ValidationError(
                 _("%(device)s was not claimed, so its credentials cannot be reset.") % {"device": device}
@@ -160,8 +159,8 @@ def allow_new_fetch(device: Device, *, acting_user: audit.Actor = None) -> None:
         audit.record(acting_user, "allow new fetch", device, board.serial)
 
 
-def of_device(device: Device, *, lock: bool = False) -> PreregisteredDevice | None:
-    """The board that the device of the current tenant was, or None."""
+def preregistration_of(device: Device, *, lock: bool = False) -> PreregisteredDevice | None:
+    """Return the preregistration of the current tenant's device, or None."""
     rows = PreregisteredDevice.objects.select_for_update(of=("self",)) if lock else PreregisteredDevice.objects
     return rows.filter(device_uuid=device.uuid, tenant__schema_name=current_schema()).first()
 
@@ -184,7 +183,7 @@ def _register(board: PreregisteredDevice, tenant: Tenant, name: str, acting_user
 
 
 def _model(board: PreregisteredDevice, acting_user: audit.Actor) -> HardwareModel:
-    """The tenant's hardware model; where it has none like this yet, it gets one."""
+    """Return the tenant's hardware model; create it if missing."""
     model, made = HardwareModel.objects.get_or_create(name=board.hardware_name, version=board.hardware_version)
     if made:
         audit.record(acting_user, "add", model, board.serial)
@@ -192,7 +191,7 @@ def _model(board: PreregisteredDevice, acting_user: audit.Actor) -> HardwareMode
 
 
 def _type(key: str, acting_user: audit.Actor) -> ComponentType:
-    """The tenant's component type; a new one keeps its values unmapped until somebody says what they are."""
+    """Return the tenant's component type; a new one stores its values unmapped until metrics are mapped."""
     kind, made = ComponentType.objects.get_or_create(key=key, defaults={"name": key})
     if made:
         audit.record(acting_user, "add", kind)
@@ -200,7 +199,7 @@ def _type(key: str, acting_user: audit.Actor) -> ComponentType:
 
 
 def _counters(tenant: Tenant, acting_user: audit.Actor) -> list[str]:
-    """Of the tenant, and of a person over all tenants."""
+    """Return the counters of wrong codes: of the tenant, and of a user over all tenants."""
     person = audit.named(acting_user).user_id
     return [f"claims:tenant:{tenant.schema_name}", *([f"claims:person:{person}"] if person else [])]
 

@@ -1,4 +1,4 @@
-"""What becomes of the rows of a table, in a dry run and for real. Everything is in the current schema."""
+"""Application of a table's rows, as a dry run or with changes, in the current schema."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from tenants.infrastructure.spreadsheets import TableRow
 from .import_resource import DeviceResource
 
 NEW, UPDATED, UNCHANGED, ERROR = "new", "updated", "unchanged", "error"
-_OUTCOMES = {
+_KINDS = {
     RowResult.IMPORT_TYPE_NEW: NEW,
     RowResult.IMPORT_TYPE_UPDATE: UPDATED,
     RowResult.IMPORT_TYPE_SKIP: UNCHANGED,
@@ -25,52 +25,52 @@ _OUTCOMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with a cell; `column` is empty where it is the whole row."""
+class CellError:
+    """An error in a cell; `column` is empty for an error of the whole row."""
 
     column: str
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What becomes of a row: new, updated (`changes` are columns), unchanged, or error."""
+class ImportedRow:
+    """The outcome of a row: new, updated (`changes` are columns), unchanged, or error."""
 
     row: int
     outcome: str
     uuid: UUID | None = None
     name: str = ""
     changes: Sequence[str] = ()
-    problems: Sequence[Problem] = ()
+    problems: Sequence[CellError] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
-    """Of all rows, in order, with the credentials of the devices that were registered."""
+class ImportResult:
+    """The outcomes of all rows in order, with the credentials of the registered devices."""
 
-    rows: Sequence[Outcome]
+    rows: Sequence[ImportedRow]
     issued: Sequence[IssuedCredentials] = field(default=(), repr=False)
 
     def counts(self) -> dict[str, int]:
-        """Outcome → rows."""
+        """Return the number of rows by outcome."""
         counted = Counter(row.outcome for row in self.rows)
         return {name: counted[name] for name in (NEW, UPDATED, UNCHANGED, ERROR)}
 
-    def refused(self) -> list[Outcome]:
-        """The rows that have errors."""
+    def refused(self) -> list[ImportedRow]:
+        """Return the rows with errors."""
         return [row for row in self.rows if row.outcome == ERROR]
 
 
-def look_through(rows: Sequence[TableRow]) -> Outcomes:
-    """What would become of the rows; nothing is changed."""
-    return Outcomes(list(_go_through(rows, _loaded(rows), dry_run=True)))
+def dry_run(rows: Sequence[TableRow]) -> ImportResult:
+    """Return the outcomes of the rows without changes."""
+    return ImportResult(list(_import_rows(rows, _loaded(rows), dry_run=True)))
 
 
-def carry_out(rows: Sequence[TableRow], namespace: UUID, *, acting_user: audit.Actor) -> Outcomes:
-    """Register and change the rows' devices. Call it in a transaction; raises SecretsUnavailable when Vault is away."""
+def apply_rows(rows: Sequence[TableRow], namespace: UUID, *, acting_user: audit.Actor) -> ImportResult:
+    """Register and change the rows' devices, in the caller's transaction. Raises SecretsUnavailable."""
     resource = _loaded(rows, acting_user)
-    outcomes = list(_go_through(rows, resource, dry_run=False, namespace=namespace))
-    return Outcomes(outcomes, resource.issued)
+    outcomes = list(_import_rows(rows, resource, dry_run=False, namespace=namespace))
+    return ImportResult(outcomes, resource.issued)
 
 
 def _loaded(rows: Sequence[TableRow], acting_user: audit.Actor = None) -> DeviceResource:
@@ -79,31 +79,31 @@ def _loaded(rows: Sequence[TableRow], acting_user: audit.Actor = None) -> Device
     return resource
 
 
-def _go_through(
+def _import_rows(
     rows: Sequence[TableRow], resource: DeviceResource, *, dry_run: bool, namespace: UUID | None = None
-) -> Iterator[Outcome]:
+) -> Iterator[ImportedRow]:
     for row in rows:
         new_uuid = uuid5(namespace, str(row.number)) if namespace else None
         result = resource.import_row(row.cells, None, dry_run=dry_run, row_number=row.number, new_uuid=new_uuid)
         if result.errors:
-            # The library catches everything: what is nobody's cell (Vault or the database is away) goes on.
+            # The library catches all errors: those of Vault and the database are raised again.
             raise result.errors[0].error
         yield _outcome(row, result)
 
 
-def _outcome(row: TableRow, result: Any) -> Outcome:
-    kind, device = _OUTCOMES[result.import_type], result.instance
+def _outcome(row: TableRow, result: Any) -> ImportedRow:
+    kind, device = _KINDS[result.import_type], result.instance
     if kind == ERROR:
         problems = _problems(result.validation_error)
-        return Outcome(row.number, kind, name=row.cells.get("name", ""), problems=problems)
-    return Outcome(row.number, kind, device.uuid, device.name, tuple(device.changes) if kind == UPDATED else ())
+        return ImportedRow(row.number, kind, name=row.cells.get("name", ""), problems=problems)
+    return ImportedRow(row.number, kind, device.uuid, device.name, tuple(device.changes) if kind == UPDATED else ())
 
 
-def _problems(error: ValidationError) -> list[Problem]:
+def _problems(error: ValidationError) -> list[CellError]:
     if not hasattr(error, "error_dict"):
-        return [Problem("", text) for text in error.messages]
+        return [CellError("", text) for text in error.messages]
     return [
-        Problem("" if column == NON_FIELD_ERRORS else column, text)
+        CellError("" if column == NON_FIELD_ERRORS else column, text)
         for column, errors in error.error_dict.items()
         for text in ValidationError(errors).messages
     ]

@@ -1,4 +1,4 @@
-"""Tables of devices as files: read, written, and the template of one."""
+"""Files of imports and exports of devices: reading, writing, and the template."""
 
 import io
 import json
@@ -23,17 +23,17 @@ _CHUNK = 1000
 
 
 def read(content: bytes) -> list[TableRow]:
-    """The rows of an uploaded table. Raises ValidationError."""
+    """Return the rows of an uploaded table. Raises ValidationError."""
     return read_table(content, COLUMNS, ("name",))
 
 
 def check(rows: Iterable[dict[str, Any]]) -> list[TableRow]:
-    """Rows that came as JSON. Raises ValidationError."""
+    """Return the rows of a table in JSON. Raises ValidationError."""
     return check_rows(rows, COLUMNS)
 
 
 def export_devices(form: str, devices: QuerySet[Device] | None = None) -> bytes:
-    """The devices (of the current tenant, all unless given) as CSV or XLSX, in a form that can be imported again."""
+    """Return the devices (of the current tenant, all by default) as CSV or XLSX that can be imported again."""
     chosen = (Device.objects.all() if devices is None else devices).select_related("hardware_model").order_by("pk")
     if chosen.count() > MOST_EXPORTED:
         raise ValidationError(_("A table can contain at most %(most)d devices.") % {"most": MOST_EXPORTED})
@@ -41,7 +41,7 @@ def export_devices(form: str, devices: QuerySet[Device] | None = None) -> bytes:
 
 
 def template(form: str) -> bytes:
-    """The columns, and two rows as examples with what the tenant has."""
+    """Return a table with the columns and two example rows from the tenant's metadata."""
     model, kind = HardwareModel.objects.first(), ComponentType.objects.first()
     key = kind.key if kind else "dht22"
     named = str(model or "")
@@ -53,7 +53,7 @@ def template(form: str) -> bytes:
 
 
 def credentials_archive(slug: str, given: Iterable[tuple[Device, IssuedCredentials]]) -> bytes:
-    """A ZIP with a configuration file for each device, as `gwanje_device.py` is started with."""
+    """Return a ZIP with a configuration file of `gwanje_device.py` for each device."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for device, issued in given:

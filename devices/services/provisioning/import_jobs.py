@@ -23,7 +23,7 @@ from tenants.infrastructure.spreadsheets import TableRow
 from tenants.services.active_tenants import sum_over_active
 
 from . import import_application
-from .import_application import Outcome, Outcomes
+from .import_application import ImportedRow, ImportResult
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _CHECKED_KEPT = timedelta(days=1)
 class HasErrors(Exception):
     """Rows have errors, and the import does not skip them: nothing was done."""
 
-    def __init__(self, found: Outcomes) -> None:
+    def __init__(self, found: ImportResult) -> None:
         super().__init__(f"{len(found.refused())} rows have errors")
         self.found = found
 
@@ -53,23 +53,23 @@ def keep(rows: Sequence[TableRow], filename: str, *, acting_user: audit.Actor) -
 
 def import_rows(
     rows: Sequence[TableRow], filename: str = "", *, skip_errors: bool = False, acting_user: audit.Actor = None
-) -> tuple[DeviceImport, Outcomes | None]:
+) -> tuple[DeviceImport, ImportResult | None]:
     """Register the devices of the rows; return the import and its outcomes, None where a worker does a large one.
 
     Raises HasErrors unless `skip_errors`, ValidationError when too many imports are under way, and SecretsUnavailable;
     nothing is registered then.
     """
-    with accounts.together(), transaction.atomic():
+    with accounts.batch_grants(), transaction.atomic():
         kept = _create(rows, filename, State.CHECKED, skip_errors=skip_errors, acting_user=acting_user)
         return kept, begin(kept, skip_errors=skip_errors, acting_user=acting_user, hand_over=True)
 
 
 def begin(
     kept: DeviceImport, *, skip_errors: bool, acting_user: audit.Actor = None, hand_over: bool = False
-) -> Outcomes | None:
+) -> ImportResult | None:
     """Begin a stored import as `import_rows` does. With `hand_over` the outcomes' credentials count as handed over."""
     rows = rows_of(kept)
-    found = import_application.look_through(rows)
+    found = import_application.dry_run(rows)
     if found.refused() and not skip_errors:
         raise HasErrors(found)
     if resumable_jobs.under_way(DeviceImport).count() >= MOST_AT_ONCE:
@@ -77,7 +77,7 @@ def begin(
             _("%(most)d imports are under way already: wait for one to end.") % {"most": MOST_AT_ONCE}
         )
     at_once = len(rows) <= settings.IMPORT_AT_ONCE
-    with accounts.together(), transaction.atomic():
+    with accounts.batch_grants(), transaction.atomic():
         changed = {"skip_errors": skip_errors, "state": State.RUNNING if at_once else State.WAITING}
         if not DeviceImport.objects.filter(pk=kept.pk, state=State.CHECKED).update(**changed):
             raise ValidationError(_("The import was begun already."))
@@ -155,7 +155,7 @@ def _create(
 
 def _begin_at_once(
     kept: DeviceImport, rows: Sequence[TableRow], acting_user: audit.Actor, *, hand_over: bool
-) -> Outcomes:
+) -> ImportResult:
     """Do a small import in the current transaction. Raises HasErrors where rows became invalid since the check."""
     done, values = _do_rows(kept, rows, acting_user)
     if done.refused() and not kept.skip_errors:
@@ -185,17 +185,17 @@ def _open_steps(kept: DeviceImport) -> Iterator[Callable[[], bool]]:
         resumable_jobs.assign(kept, values)
         return True
 
-    with accounts.together():
+    with accounts.batch_grants():
         yield do_next
 
 
-def _do_rows(kept: DeviceImport, rows: Sequence[TableRow], actor: audit.Actor) -> tuple[Outcomes, dict[str, Any]]:
+def _do_rows(kept: DeviceImport, rows: Sequence[TableRow], actor: audit.Actor) -> tuple[ImportResult, dict[str, Any]]:
     """Register these rows as a step of the import; return also the values of its row. Raises Superseded."""
     # One import of a tenant at a time: two of the same table at once would not see each other's devices.
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"device_import:{current_schema()}"])
     locked = resumable_jobs.lock(kept, "rows")
-    done = import_application.carry_out(rows, kept.namespace, acting_user=actor)
+    done = import_application.apply_rows(rows, kept.namespace, acting_user=actor)
     counts = done.counts()
     room = max(0, MOST_PROBLEMS - len(locked.problems))
     values = resumable_jobs.advance(
@@ -211,6 +211,6 @@ def _do_rows(kept: DeviceImport, rows: Sequence[TableRow], actor: audit.Actor) -
     return done, values
 
 
-def _as_json(row: Outcome) -> dict[str, object]:
+def _as_json(row: ImportedRow) -> dict[str, object]:
     problems = [{"column": problem.column, "detail": problem.detail} for problem in row.problems]
     return {"row": row.row, "name": row.name, "errors": problems}

@@ -1,4 +1,4 @@
-"""What of the tenant a table is compared with, read at once: as little as the table's rows can be about."""
+"""Lookup of the devices and metadata that an import's rows refer to, with a fixed number of queries."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,29 +15,29 @@ _AT_ONCE = 5000
 
 
 @dataclass(slots=True)
-class Known:
-    """The devices that the rows may be about, and the tenant's metadata."""
+class ImportLookup:
+    """The devices that the rows may refer to, and the tenant's metadata."""
 
     by_uuid: dict[UUID, Device]
     by_serial: dict[str, list[Device]]
     by_name: dict[str, list[Device]]
-    taken: set[UUID]  # registered, in whichever tenant
+    taken: set[UUID]  # registered, in any tenant
     models: Sequence[HardwareModel]
     types: Mapping[str, ComponentType]
     allowed: Mapping[int, set[int]]  # hardware model → component types; a model without any allows all
     parts: Mapping[int, Mapping[str, str]]  # device → component key → key of its type
 
     def add(self, device: Device) -> None:
-        """The device is there from now on: a later row may be about it."""
+        """Add a registered device: a later row may refer to it."""
         self.by_uuid[device.uuid] = device
         self.taken.add(device.uuid)
         self.by_serial.setdefault(device.cpu_serial, []).append(device)
         self.by_name.setdefault(device.name, []).append(device)
 
     def match(self, uuid: UUID | None, serial: str, name: str) -> Device | None:
-        """The device that a row is about, told by its UUID, else its CPU serial, else its name; None for a new one.
+        """Return the device that a row refers to, by UUID, else CPU serial, else name; None for a new one.
 
-        Raises ValidationError where it could be several.
+        Raises ValidationError if several match.
         """
         if uuid is not None:
             return self.by_uuid.get(uuid)
@@ -47,7 +47,7 @@ class Known:
         return _only(named, "name") if name and named else None
 
     def model_named(self, text: str) -> HardwareModel:
-        """The hardware model called so: “name version”, or the name where there is one version. Raises ValueError."""
+        """Return the hardware model by “name version”, or by name if it has one version. Raises ValueError."""
         exact = [model for model in self.models if str(model) == text]
         found = exact or [model for model in self.models if model.name == text]
         if len(found) == 1:
@@ -64,7 +64,7 @@ class Known:
         )
 
     def type_named(self, key: str) -> ComponentType:
-        """The component type with that key. Raises ValueError."""
+        """Return the component type with that key. Raises ValueError."""
         found = self.types.get(key)
         if found is None:
             raise ValueError(
@@ -74,8 +74,8 @@ class Known:
         return found
 
 
-def load(rows: Sequence[Mapping[str, str]]) -> Known:
-    """What the current tenant has of what the rows are about."""
+def load_lookup(rows: Sequence[Mapping[str, str]]) -> ImportLookup:
+    """Return the current tenant's devices and metadata that the rows may refer to."""
     uuids = {uuid for row in rows if (uuid := as_uuid(row.get("uuid", "")))}
     devices: dict[int, Device] = {}
     for field, values in (
@@ -89,14 +89,14 @@ def load(rows: Sequence[Mapping[str, str]]) -> Known:
     taken: set[UUID] = set()
     for listed in chunks(uuids, _AT_ONCE):
         taken |= set(DeviceRoute.objects.filter(device_uuid__in=listed).values_list("device_uuid", flat=True))
-    known = Known({}, {}, {}, taken, *_metadata(), parts_of(devices))
+    known = ImportLookup({}, {}, {}, taken, *_metadata(), parts_of(devices))
     for device in devices.values():
         known.add(device)
     return known
 
 
 def parts_of(devices: Iterable[int]) -> dict[int, dict[str, str]]:
-    """Component key → key of its type, of each device (by primary key)."""
+    """Return component key → key of its type, for each device (by primary key)."""
     parts: dict[int, dict[str, str]] = {}
     for some in chunks(devices, _AT_ONCE):
         rows = Component.objects.filter(device__in=some).order_by("device", "key")
@@ -106,7 +106,7 @@ def parts_of(devices: Iterable[int]) -> dict[int, dict[str, str]]:
 
 
 def as_uuid(text: str) -> UUID | None:
-    """The UUID, or None for anything else."""
+    """Return the UUID, or None for other text."""
     try:
         return UUID(text)
     except ValueError:

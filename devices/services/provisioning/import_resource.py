@@ -1,7 +1,7 @@
-"""Devices as rows of a table, both ways: columns, how a cell is read, and what a row changes.
+"""Devices as rows of a table: columns, cell formats, and the changes of a row.
 
-A row is about the device with its UUID, else its CPU serial, else its name. An empty cell leaves what is there, and
-components are added, never taken away: a file that was made for something else destroys nothing.
+A row refers to the device with its UUID, else its CPU serial, else its name. An empty cell keeps the present value, and
+components are added, never removed: a file made for another purpose destroys nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,27 +18,26 @@ from devices.models import Component, ComponentType, Device, HardwareModel
 from devices.models.base import validate_key
 from devices.services import audit
 
-from . import activation, registration
-from . import import_lookup as knowledge
+from . import activation, import_lookup, registration
 
 COLUMNS = ("uuid", "name", "hardware_model", "cpu_serial", "timeout_seconds", "active", "components")
-# What a model calls what the table calls otherwise.
+# Attribute of the model → column of the table, where they differ.
 _COLUMN_OF = {"parts": "components"}
 _YES, _NO = {"yes", "true", "1", "y", "예"}, {"no", "false", "0", "n", "아니요"}
 
 
 class UuidCell(Widget):
-    """A UUID."""
+    """A cell with a UUID."""
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> UUID:
-        found = knowledge.as_uuid(value)
+        found = import_lookup.as_uuid(value)
         if found is None:
             raise ValueError(_("The value must be a UUID such as 6d1f6a3e-5f0e-4c53-9d68-0a6f0c8a1f11, or empty."))
         return found
 
 
 class SecondsCell(Widget):
-    """A whole number of seconds."""
+    """A cell with a whole number of seconds."""
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> int:
         if not value.isascii() or not value.isdecimal() or not 0 < int(value[:10]) < 2**31 or len(value) > 10:
@@ -47,7 +46,7 @@ class SecondsCell(Widget):
 
 
 class YesCell(BooleanWidget):
-    """Yes or no."""
+    """A cell with yes or no."""
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> bool:
         if value.lower() not in _YES | _NO:
@@ -59,31 +58,31 @@ class YesCell(BooleanWidget):
 
 
 class ModelCell(Widget):
-    """A hardware model by its name and version."""
+    """A cell with a hardware model's name and version."""
 
-    known: knowledge.Known
+    lookup: import_lookup.ImportLookup
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> HardwareModel:
-        return self.known.model_named(value)
+        return self.lookup.model_named(value)
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
         return str(value or "")
 
 
 class PartsCell(Widget):
-    """Components: `dht22;dht22-2:dht22;pump`, each a key and its type, which is the key where none is named."""
+    """A cell with components: `dht22;dht22-2:dht22;pump`, each a key and its type, which defaults to the key."""
 
-    known: knowledge.Known
+    lookup: import_lookup.ImportLookup
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> dict[str, ComponentType]:
-        return {key: self.known.type_named(kind) for key, kind in split_parts(value).items()}
+        return {key: self.lookup.type_named(kind) for key, kind in split_parts(value).items()}
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
         return join_parts(value or {})
 
 
 def split_parts(text: str) -> dict[str, str]:
-    """Component key → key of its type. Raises ValueError."""
+    """Return component key → key of its type. Raises ValueError."""
     parts: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         key, _colon, kind = (word.strip() for word in part.partition(":"))
@@ -98,12 +97,12 @@ def split_parts(text: str) -> dict[str, str]:
 
 
 def join_parts(parts: Mapping[str, str]) -> str:
-    """The cell that `split_parts` reads."""
+    """Return the cell that `split_parts` reads."""
     return ";".join(key if key == kind else f"{key}:{kind}" for key, kind in parts.items())
 
 
 class DeviceResource(resources.ModelResource):
-    """Devices as rows. `load` first; then rows are imported, or devices exported, in the tenant's schema."""
+    """Devices as rows. Call `load` first; rows are imported, or devices exported, in the tenant's schema."""
 
     uuid = Field("uuid", "uuid", widget=UuidCell())
     name = Field("name", "name")
@@ -122,16 +121,16 @@ class DeviceResource(resources.ModelResource):
         store_instance = True
 
     def load(self, rows: Sequence[Mapping[str, str]], *, acting_user: audit.Actor = None) -> None:
-        """Read what the rows are compared with; the real ones are done in the name of `acting_user`."""
-        self.known = knowledge.load(rows)
+        """Load the lookup of the rows; changes are recorded for `acting_user`."""
+        self.lookup = import_lookup.load_lookup(rows)
         self.acting_user = acting_user
         self.issued: list[registration.IssuedCredentials] = []
         self._seen: dict[tuple[str, str], int] = {}
         for name in ("hardware_model", "components"):
-            self.fields[name].widget.known = self.known
+            self.fields[name].widget.lookup = self.lookup
 
     def before_import_row(self, row: Any, **kwargs: Any) -> None:
-        """Refuse a second row about one device, where the whole table is looked through."""
+        """Reject a second row for the same device within the table."""
         key = next(((name, row[name].lower()) for name in ("uuid", "cpu_serial", "name") if row.get(name)), None)
         if key is None:
             raise ValidationError({"name": _("A device must have a name.")})
@@ -142,27 +141,29 @@ class DeviceResource(resources.ModelResource):
             )
 
     def get_or_init_instance(self, instance_loader: Any, row: Any) -> tuple[Device, bool]:
-        """The device that the row is about, or a new one."""
-        found = self.known.match(knowledge.as_uuid(row.get("uuid", "")), row.get("cpu_serial", ""), row.get("name", ""))
+        """Return the device that the row refers to, or a new one."""
+        found = self.lookup.match(
+            import_lookup.as_uuid(row.get("uuid", "")), row.get("cpu_serial", ""), row.get("name", "")
+        )
         device: Any = found
         if found is None:
             device = Device()
-            device.uuid = None  # until the row says one
+            device.uuid = None  # until the row gives one
         device.parts = {}
         device.before = {name: getattr(device, name) for name in COLUMNS[:-1]}
         return device, found is None
 
     def import_field(self, field: Any, instance: Any, row: Any, is_m2m: bool = False, **kwargs: Any) -> None:
-        """An empty cell leaves what is there."""
+        """Set the field; an empty cell keeps the present value."""
         if row.get(field.column_name):
             field.save(instance, row, is_m2m, **kwargs)
 
     def skip_row(self, instance: Any, original: Any, row: Any, import_validation_errors: Any = None) -> bool:
-        """Whether the device is as the row says already."""
+        """Return whether the row changes nothing."""
         if instance.pk is None:
             instance.changes = []
             return False
-        there = self.known.parts.get(instance.pk, {})
+        there = self.lookup.parts.get(instance.pk, {})
         added = [key for key, kind in instance.parts.items() if there.get(key) != kind.key]
         changed = [name for name, value in instance.before.items() if getattr(instance, name) != value]
         instance.changes = changed + (["components"] if added else [])
@@ -171,16 +172,16 @@ class DeviceResource(resources.ModelResource):
     def validate_instance(
         self, instance: Any, import_validation_errors: Any = None, validate_unique: bool = True
     ) -> None:
-        """Everything that would be refused, said at once, each under its column."""
+        """Raise a ValidationError with all errors of the row by column."""
         errors = dict(import_validation_errors or {})
         if not instance.name:
             errors["name"] = [_("A device must have a name.")]
-        if instance.pk is None and instance.uuid in self.known.taken:
+        if instance.pk is None and instance.uuid in self.lookup.taken:
             errors["uuid"] = [_("The device UUID %(uuid)s is already registered.") % {"uuid": instance.uuid}]
         if "parts" not in errors and (refusal := self._refused_parts(instance)):
             errors["parts"] = [refusal]
         try:
-            # Without what would ask the database for each row.
+            # Without the fields that would query the database for each row.
             instance.clean_fields(exclude={*errors, "uuid", "hardware_model", "id"})
         except ValidationError as error:
             errors = error.update_error_dict(errors)
@@ -188,7 +189,7 @@ class DeviceResource(resources.ModelResource):
             raise ValidationError({_COLUMN_OF.get(str(name), str(name)): error for name, error in errors.items()})
 
     def save_instance(self, instance: Any, is_create: bool, row: Any, **kwargs: Any) -> None:
-        """By the services that do it one by one. Nothing in a dry run. Raises SecretsUnavailable."""
+        """Save the device through the services. Does nothing in a dry run. Raises SecretsUnavailable."""
         if kwargs.get("dry_run"):
             return
         if is_create:
@@ -197,11 +198,11 @@ class DeviceResource(resources.ModelResource):
             self._change(instance)
 
     def save_m2m(self, instance: Any, row: Any, **kwargs: Any) -> None:
-        """Components were saved with the device."""
+        """Do nothing: components are saved with the device."""
 
     def _refused_parts(self, device: Any) -> str:
-        there = self.known.parts.get(device.pk, {})
-        allowed = self.known.allowed.get(device.hardware_model.pk, set()) if device.hardware_model else set()
+        there = self.lookup.parts.get(device.pk, {})
+        allowed = self.lookup.allowed.get(device.hardware_model.pk, set()) if device.hardware_model else set()
         for key, kind in device.parts.items():
             if there.get(key, kind.key) != kind.key:
                 values = {"key": key, "there": there[key], "kind": kind.key}
@@ -224,14 +225,14 @@ class DeviceResource(resources.ModelResource):
         if not wanted.active:
             activation.set_active(device, False, acting_user=self.acting_user)
         self.issued.append(issued)
-        self.known.add(device)
+        self.lookup.add(device)
         wanted.pk, wanted.uuid = device.pk, device.uuid
 
     def _change(self, device: Any) -> None:
         columns = [name for name in device.changes if name not in ("components", "active")]
         if columns:
             device.save(update_fields=columns)
-        there = self.known.parts.get(device.pk, {})
+        there = self.lookup.parts.get(device.pk, {})
         for key, kind in device.parts.items():
             if key not in there:
                 component = Component(device=device, key=key, component_type=kind)

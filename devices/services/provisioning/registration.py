@@ -1,7 +1,7 @@
-"""Registering, rotating, and removing devices: PostgreSQL, Vault and the broker kept in step.
+"""Registration, key changes and removal of devices, in PostgreSQL, Vault and the broker.
 
-The secret is written to Vault inside the database transaction: when Vault is away nothing is registered. The
-broker is told after the commit; when it is away the account is made by `manage.py sync_broker`.
+The secret is written to Vault inside the database transaction: if Vault is unavailable nothing is registered. The
+broker is updated after the commit; if it is unavailable, `manage.py sync_broker` creates the account.
 """
 
 import logging
@@ -45,7 +45,7 @@ _REMOVAL = "devices.services.provisioning.registration.remove_secret"
 
 @dataclass(frozen=True, slots=True)
 class IssuedCredentials:
-    """What a device needs to speak; shown once to whoever registered it."""
+    """The credentials of a device; shown once to the user who registered it."""
 
     uuid: UUID
     secret: str
@@ -70,10 +70,10 @@ def register_device(
 ) -> tuple[Device, IssuedCredentials]:
     """Register a device of the current tenant with its components (key → type) and its first key.
 
-    `secret` is for a device that comes with one, such as one of an old server: it becomes its first key, marked to be
-    rotated, because others may know it. `mqtt_password` likewise, for the broker. Raises
-    ValidationError when the UUID is registered already, in whichever tenant (the message does not say in which), and
-    SecretsUnavailable when Vault is away; nothing is registered then.
+    `secret` is for a device with an existing one, for example of an old server: it becomes the first key, marked for
+    rotation, because others may know it. `mqtt_password` likewise, for the broker. Raises ValidationError if the UUID
+    is already registered in any tenant (the message does not say in which), and SecretsUnavailable if Vault is
+    unavailable; nothing is registered then.
     """
     uuid = uuid or uuid4()
     for given in (secret, mqtt_password):
@@ -89,7 +89,7 @@ def register_device(
             timeout_seconds=timeout_seconds,
         )
         issued = _first_key(device, secret, mqtt_password)
-        passwords.keep({device.pk: issued.mqtt_password})
+        passwords.store_hashes({device.pk: issued.mqtt_password})
         audit.record(acting_user, "register", device)
     return device, issued
 
@@ -103,9 +103,10 @@ def make_rows(
     components: Mapping[str, ComponentType] | None = None,
     timeout_seconds: int | None = None,
 ) -> Device:
-    """What `register_device` writes into PostgreSQL, without a key: for a rehearsal that is undone. Raises as it does.
+    """Create the PostgreSQL rows of `register_device` without a key, for a rehearsal that is rolled back. Raises as it
+    does.
 
-    To be called in a transaction.
+    Must be called in a transaction.
     """
     _claim_route(uuid)
     device = Device(uuid=uuid, name=name, cpu_serial=cpu_serial, hardware_model=hardware_model)
@@ -123,24 +124,24 @@ def make_rows(
 def rotate_key(
     device: Device, *, overlap: timedelta = ROTATION_OVERLAP, acting_user: audit.Actor = None
 ) -> IssuedCredentials:
-    """Issue the device's next key; the ones before it stay valid for `overlap`. A campaign leaves it alone then."""
+    """Issue the device's next key; earlier keys stay valid for `overlap`. A campaign then skips the device."""
     with transaction.atomic():
         Device.objects.select_for_update().get(pk=device.pk)
         device.credentials.filter(not_after=None, revoked_at=None).update(not_after=timezone.now() + overlap)
         key = next_key(current_schema(), device.uuid, _newest_row(device))
         DeviceCredential(device=device, version=key.version).save()
         device.rotations.filter(open=True).update(
-            open=False, state=RotationMember.State.LEFT, note=f"got key {key.version} by itself"
+            open=False, state=RotationMember.State.MISSED, note=f"got key {key.version} by itself"
         )
         audit.record(acting_user, "rotate key", device, f"key {key.version}")
     return IssuedCredentials(device.uuid, key.secret, key.version, key.mqtt_password)
 
 
 def adopt_secret(device: Device, secret: str, *, acting_user: audit.Actor = None) -> IssuedCredentials:
-    """Make a secret that the device holds already its newest key, marked to be rotated, because others may know it.
+    """Make a secret that the device already has its newest key, marked for rotation, because others may know it.
 
-    Nothing is written where that is its newest valid key already. Keys before it stay as they are. Raises
-    ValidationError for a secret that cannot be one, and SecretsUnavailable.
+    Nothing is written if it is already the newest valid key. Earlier keys stay unchanged. Raises ValidationError for an
+    invalid secret, and SecretsUnavailable.
     """
     check_secret(secret)
     schema = current_schema()
@@ -159,22 +160,22 @@ def adopt_secret(device: Device, secret: str, *, acting_user: audit.Actor = None
 
 
 def replace_credentials(device: Device, *, acting_user: audit.Actor = None) -> IssuedCredentials:
-    """A new key and a new password for a device whose own may be in wrong hands: none that it had is good any more."""
+    """Issue a new key and password for a device with compromised credentials; all earlier ones become invalid."""
     with transaction.atomic():
         Device.objects.select_for_update().get(pk=device.pk)
         device.credentials.filter(revoked_at=None).update(revoked_at=timezone.now())
         device.rotations.filter(open=True).update(
-            open=False, state=RotationMember.State.LEFT, note="got new credentials"
+            open=False, state=RotationMember.State.MISSED, note="got new credentials"
         )
         issued = _first_key(device, None, None)
-        passwords.keep({device.pk: issued.mqtt_password})
+        passwords.store_hashes({device.pk: issued.mqtt_password})
         audit.record(acting_user, "rotate key", device, f"key {issued.key_version}, the ones before are revoked")
         transaction.on_commit(lambda: _disconnect(device.uuid))
     return issued
 
 
 def revoke_key(credential: DeviceCredential, *, acting_user: audit.Actor = None) -> None:
-    """Refuse the key from now on, whatever Vault and caches hold, and close the device's session at the broker."""
+    """Reject the key from now on, regardless of Vault and caches, and close the device's session at the broker."""
     uuid = credential.device.uuid
     with transaction.atomic():
         credential.revoked_at = timezone.now()
@@ -184,15 +185,15 @@ def revoke_key(credential: DeviceCredential, *, acting_user: audit.Actor = None)
 
 
 def allow_version_1(device: Device, *, acting_user: audit.Actor = None) -> None:
-    """Take version 1 signatures of the device again, until its next version 2 message."""
+    """Accept version 1 signatures of the device again, until its next version 2 message."""
     with transaction.atomic():
-        device.signature_floor = Device.Signature.V1
-        device.save(update_fields=["signature_floor"])
+        device.min_signature_version = Device.Signature.V1
+        device.save(update_fields=["min_signature_version"])
         audit.record(acting_user, "allow version 1", device)
 
 
 def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
-    """Remove a device that has no readings; raises ValidationError for one that has (deactivate it instead)."""
+    """Remove a device without readings. Raises ValidationError for one with readings (deactivate it instead)."""
     schema, uuid = current_schema(), device.uuid
     with transaction.atomic():
         if _has_telemetry(device):
@@ -205,19 +206,19 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
         DeviceRoute.objects.filter(device_uuid=uuid).delete()
         make_claimable(uuid)
         slug = Tenant.objects.get(schema_name=schema).slug
-        # Web servers may remove nothing from Vault. The queue is in the database: it holds this if it is committed.
+        # The role `web` cannot remove secrets. The queue is in the database, so the task is queued by the commit.
         jobs.enqueue(_REMOVAL, str(uuid))
         transaction.on_commit(lambda: _forget(schema, slug, uuid))
 
 
 def remove_secret(uuid: str) -> str:
-    """In a worker: remove the secret of a device that was removed, unless it is registered again.
+    """Remove the secret of a removed device in a worker, unless its UUID is registered again.
 
-    Raises SecretsUnavailable: the task then stands among those that failed, and can be queued again.
+    Raises SecretsUnavailable: the task then fails and can be queued again.
     """
     with transaction.atomic():
         tenant = Tenant.objects.get(schema_name=current_schema())
-        # Held meanwhile, so that nobody registers a device of this UUID whose secret would go.
+        # The route is claimed meanwhile, so that no device is registered with this UUID and loses its secret.
         route, is_free = DeviceRoute.objects.get_or_create(device_uuid=UUID(uuid), defaults={"tenant": tenant})
         if not is_free:
             return "It is registered again"
@@ -246,7 +247,7 @@ def _newest_row(device: Device) -> int:
 
 
 def check_secret(secret: str) -> None:
-    """Refuse (ValidationError) a text that cannot be a secret, in words that do not hold it."""
+    """Raise ValidationError for a text that cannot be a secret; the message does not contain it."""
     if not 8 <= len(secret) <= _MOST_SECRET or not secret.isprintable():
         raise ValidationError(
             {"secret": _("A secret must have 8 to %(most)d printable characters.") % {"most": _MOST_SECRET}}
@@ -257,7 +258,7 @@ def _disconnect(uuid: UUID) -> None:
     try:
         accounts.disconnect([uuid])
     except accounts.BrokerUnavailable as error:
-        # What it sends is refused all the same.
+        # Its messages are rejected in any case.
         logger.warning("The session of %s at the broker is not closed: %s", uuid, error)
 
 
@@ -269,18 +270,18 @@ def _grant(uuid: UUID, mqtt_password: str) -> None:
 
 
 def _forget(schema: str, slug: str, uuid: UUID) -> None:
-    """After the commit: without its route the device is unknown already; these remove what is left of it."""
+    """Remove account, retained state and deadline of a removed device, after the commit."""
     try:
         accounts.revoke_devices([uuid])
     except accounts.BrokerUnavailable as error:
         logger.warning("The broker still has an account or a session of %s (%s); run sync_broker", uuid, error)
     try:
-        retained_states.forget_states([(slug, uuid)])
+        retained_states.clear_retained([(slug, uuid)])
     except accounts.BrokerUnavailable as error:
-        logger.warning("The broker still keeps the state of %s (%s); run sync_broker --states", uuid, error)
+        logger.warning("The broker still retains the state of %s (%s); run sync_broker --states", uuid, error)
     activity.drop_deadlines([f"{schema}:{uuid}"])
 
 
 def _has_telemetry(device: Device) -> bool:
-    # Asked by table name through the relation, so that devices does not import telemetry.
+    # Queried through the reverse relation, so that devices does not import telemetry.
     return bool(device.series.exists()) if hasattr(device, "series") else False

@@ -1,4 +1,4 @@
-"""What people do with a campaign: start it, look at it, give it more time, end it, roll it back."""
+"""Rotation campaigns as users control them: start, progress, extension, expiry of the old keys, rollback."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,42 +16,42 @@ from devices.models.base import announce_change
 from devices.services import audit
 from tenants.infrastructure import jobs
 
-from .selection import Selection, select
+from .selection import DeviceSelection, select
 
 State, Member = RotationCampaign.State, RotationMember.State
 STEP = "devices.services.rotation.steps.step"
-# How long a device that must go back to its old key may still use the new one.
-RETURN_OVERLAP = timedelta(days=7)
-_AT_ONCE = 1000
+# How long a device that returns to its old key may still use the new one.
+ROLLBACK_OVERLAP = timedelta(days=7)
+_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a campaign is. `version`: the new key's, where it is the same for all devices, else 0."""
+class CampaignProgress:
+    """The progress of a campaign. `version`: the new key's, if it is the same for all devices, else 0."""
 
     devices: int
-    moved: int
+    confirmed: int
     waiting: int
     sent: int
-    carried: int
-    left: int
-    returned: int
+    handed_over: int
+    missed: int
+    rolled_back: int
     version: int
 
     @property
     def percent(self) -> int:
-        """Of the devices that are still in it, rounded down: 100 means all."""
-        return 100 * self.moved // self.devices if self.devices else 0
+        """Return the percentage of confirmed devices, rounded down: 100 means all."""
+        return 100 * self.confirmed // self.devices if self.devices else 0
 
     def __str__(self) -> str:
-        """The sentence of the campaign's page."""
-        numbers = {"moved": self.moved, "devices": self.devices, "version": self.version}
+        """Return the progress as a sentence."""
+        numbers = {"moved": self.confirmed, "devices": self.devices, "version": self.version}
         if self.version:
             return (
                 ngettext(
                     "%(moved)d of %(devices)d now signs with key %(version)d",
                     "%(moved)d of %(devices)d now sign with key %(version)d",
-                    self.moved,
+                    self.confirmed,
                 )
                 % numbers
             )
@@ -59,41 +59,41 @@ class Progress:
             ngettext(
                 "%(moved)d of %(devices)d now signs with its new key",
                 "%(moved)d of %(devices)d now sign with their new keys",
-                self.moved,
+                self.confirmed,
             )
             % numbers
         )
 
 
-def progress(campaign: RotationCampaign) -> Progress:
-    """The counts as they are now, also what no worker has settled yet."""
-    used = Q(credential__in_use_since__isnull=False) & ~Q(state__in=[Member.RETURNING, Member.RETURNED])
-    moved = Q(state=Member.MOVED) | (Q(open=True) & used)
+def progress(campaign: RotationCampaign) -> CampaignProgress:
+    """Return the present counts, including confirmations that no worker has recorded yet."""
+    used = Q(credential__in_use_since__isnull=False) & ~Q(state__in=[Member.ROLLING_BACK, Member.ROLLED_BACK])
+    confirmed = Q(state=Member.CONFIRMED) | (Q(open=True) & used)
     counts = campaign.members.aggregate(
         devices=Count("pk"),
-        moved=Count("pk", filter=moved),
-        waiting=Count("pk", filter=Q(state__in=[Member.PENDING, Member.ISSUED]) & ~moved),
-        sent=Count("pk", filter=Q(state=Member.SENT) & ~moved),
-        carried=Count("pk", filter=Q(state=Member.CARRIED) & ~moved),
-        left=Count("pk", filter=Q(state=Member.LEFT)),
-        returned=Count("pk", filter=Q(state=Member.RETURNED)),
+        confirmed=Count("pk", filter=confirmed),
+        waiting=Count("pk", filter=Q(state__in=[Member.PENDING, Member.ISSUED]) & ~confirmed),
+        sent=Count("pk", filter=Q(state=Member.SENT) & ~confirmed),
+        handed_over=Count("pk", filter=Q(state=Member.HANDED_OVER) & ~confirmed),
+        missed=Count("pk", filter=Q(state=Member.MISSED)),
+        rolled_back=Count("pk", filter=Q(state=Member.ROLLED_BACK)),
     )
     versions = set(new_keys(campaign).order_by().values_list("version", flat=True).distinct()[:2])
-    return Progress(**counts, version=versions.pop() if len(versions) == 1 else 0)
+    return CampaignProgress(**counts, version=versions.pop() if len(versions) == 1 else 0)
 
 
 def start(
     *,
     name: str,
-    selection: Selection,
+    selection: DeviceSelection,
     deadline: datetime,
     at_deadline: str = RotationCampaign.AtDeadline.END,
     extend_days: int = 7,
     acting_user: audit.Actor = None,
 ) -> RotationCampaign:
-    """Begin a campaign over the devices that are selected now; the workers do the rest.
+    """Start a campaign over the devices selected now; workers execute it.
 
-    Raises ValidationError where no device is selected, or the deadline is too soon to move any.
+    Raises ValidationError if no device is selected, or if the deadline is too soon.
     """
     least = timedelta(seconds=10 * settings.INGEST_SPEC_TTL)
     if deadline < timezone.now() + least:
@@ -117,15 +117,15 @@ def start(
             raise ValidationError(
                 _("No device is selected. Inactive devices and devices in another rotation are excluded.")
             )
-        # Another campaign may take some of them at this moment: the constraint says who was first.
-        RotationMember.objects.bulk_create(members, batch_size=_AT_ONCE, ignore_conflicts=True)
+        # Another campaign may include some of them at this moment: the constraint decides.
+        RotationMember.objects.bulk_create(members, batch_size=_BATCH, ignore_conflicts=True)
         audit.record(acting_user, "start rotation", campaign, f"{len(members)} devices")
         transaction.on_commit(lambda: jobs.enqueue(STEP, campaign.pk))
     return campaign
 
 
 def extend(campaign: RotationCampaign, deadline: datetime, *, acting_user: audit.Actor = None) -> None:
-    """Give the devices until another deadline. Raises ValidationError where the campaign is not running."""
+    """Move the deadline. Raises ValidationError if the campaign is not running."""
     with transaction.atomic():
         locked = _locked(campaign, State.RUNNING)
         if deadline <= timezone.now():
@@ -136,7 +136,7 @@ def extend(campaign: RotationCampaign, deadline: datetime, *, acting_user: audit
 
 
 def move_deadline(campaign: RotationCampaign, deadline: datetime) -> None:
-    """Inside a transaction: the campaign's deadline, and that of the old keys that end with it."""
+    """Move the campaign's deadline and that of its old keys, in the caller's transaction."""
     old_keys(campaign).filter(not_after=campaign.deadline).update(not_after=deadline)
     campaign.deadline, campaign.extended = deadline, campaign.extended + 1
     campaign.save(update_fields=["deadline", "extended"])
@@ -144,24 +144,24 @@ def move_deadline(campaign: RotationCampaign, deadline: datetime) -> None:
 
 
 def end(campaign: RotationCampaign, *, acting_user: audit.Actor = None) -> None:
-    """End the old keys now, also of devices that have not moved. Raises ValidationError where it is not running."""
+    """Expire the old keys now, also of devices without confirmation. Raises ValidationError if not running."""
     with transaction.atomic():
-        end_old_keys(_locked(campaign, State.RUNNING), acting_user)
+        expire_old_keys(_locked(campaign, State.RUNNING), acting_user)
     campaign.refresh_from_db()
 
 
-def end_old_keys(campaign: RotationCampaign, acting_user: audit.Actor = None) -> None:
-    """Inside a transaction: every old key of a device that has a new one ends, after a moment for what is under way."""
+def expire_old_keys(campaign: RotationCampaign, acting_user: audit.Actor = None) -> None:
+    """Expire every old key of a device with a new one, after a grace, in the caller's transaction."""
     ends = timezone.now() + timedelta(seconds=settings.ROTATION_GRACE_SECONDS)
-    settle_moved(campaign)
-    without = campaign.members.filter(open=True, credential=None)
-    without.update(state=Member.LEFT, open=False, note="no key could be issued; it keeps its old one")
+    record_confirmed(campaign)
+    without_key = campaign.members.filter(open=True, credential=None)
+    without_key.update(state=Member.MISSED, open=False, note="no key could be issued; it keeps its old one")
     old = old_keys(campaign).filter(Q(not_after=None) | Q(not_after__gt=ends))
     count = old.update(not_after=ends)
-    left = campaign.members.filter(open=True).exclude(state=Member.MOVED)
-    left.update(state=Member.LEFT, note="had not moved when the old keys ended")
-    campaign.state, campaign.turned_at = State.ENDING, ends
-    campaign.save(update_fields=["state", "turned_at"])
+    missed = campaign.members.filter(open=True).exclude(state=Member.CONFIRMED)
+    missed.update(state=Member.MISSED, note="had not moved when the old keys ended")
+    campaign.state, campaign.cutover_at = State.ENDING, ends
+    campaign.save(update_fields=["state", "cutover_at"])
     announce_change()
     audit.record(acting_user, "end old keys", campaign, f"{count} keys end at {ends.isoformat()}")
 
@@ -174,19 +174,19 @@ def roll_back(campaign: RotationCampaign, *, acting_user: audit.Actor = None) ->
     now = timezone.now()
     with transaction.atomic():
         locked = _locked(campaign, State.RUNNING)
-        settle_moved(locked)
+        record_confirmed(locked)
         old_keys(locked).filter(not_after=locked.deadline).update(not_after=None)
         members = locked.members.filter(open=True)
-        members.filter(credential=None).update(state=Member.RETURNED, open=False)
-        given = [Member.SENT, Member.CARRIED, Member.MOVED]
-        new_keys(locked).exclude(pk__in=members.filter(state__in=given).values("credential")).update(revoked_at=now)
-        members.filter(state=Member.ISSUED).update(state=Member.RETURNED, open=False)
-        back = members.filter(state__in=given)
-        new_keys(locked).filter(pk__in=back.values("credential")).update(not_after=now + RETURN_OVERLAP)
-        back.update(state=Member.RETURNING, next_at=now, attempts=0)
-        locked.state, locked.turned_at = State.RETURNING, now
-        locked.deadline = now + RETURN_OVERLAP
-        locked.save(update_fields=["state", "turned_at", "deadline"])
+        members.filter(credential=None).update(state=Member.ROLLED_BACK, open=False)
+        delivered = [Member.SENT, Member.HANDED_OVER, Member.CONFIRMED]
+        new_keys(locked).exclude(pk__in=members.filter(state__in=delivered).values("credential")).update(revoked_at=now)
+        members.filter(state=Member.ISSUED).update(state=Member.ROLLED_BACK, open=False)
+        back = members.filter(state__in=delivered)
+        new_keys(locked).filter(pk__in=back.values("credential")).update(not_after=now + ROLLBACK_OVERLAP)
+        back.update(state=Member.ROLLING_BACK, next_at=now, attempts=0)
+        locked.state, locked.cutover_at = State.ROLLING_BACK, now
+        locked.deadline = now + ROLLBACK_OVERLAP
+        locked.save(update_fields=["state", "cutover_at", "deadline"])
         announce_change()
         audit.record(acting_user, "roll back rotation", locked, f"{locked.members.filter(open=True).count()} to return")
         transaction.on_commit(lambda: jobs.enqueue(STEP, campaign.pk))
@@ -194,7 +194,7 @@ def roll_back(campaign: RotationCampaign, *, acting_user: audit.Actor = None) ->
 
 
 def old_keys(campaign: RotationCampaign) -> QuerySet[DeviceCredential]:
-    """The keys before the new ones, of the devices in the campaign that have new ones."""
+    """Return the keys before the new ones, of the campaign's devices with new ones."""
     return DeviceCredential.objects.filter(
         revoked_at=None,
         device__rotations__in=campaign.members.filter(open=True, credential__isnull=False),
@@ -203,18 +203,18 @@ def old_keys(campaign: RotationCampaign) -> QuerySet[DeviceCredential]:
 
 
 def new_keys(campaign: RotationCampaign) -> QuerySet[DeviceCredential]:
-    """The keys that the campaign has issued."""
+    """Return the keys that the campaign has issued."""
     return DeviceCredential.objects.filter(pk__in=campaign.members.exclude(credential=None).values("credential"))
 
 
-def settle_moved(campaign: RotationCampaign) -> int:
-    """Set down who has used its new key; how many that were."""
+def record_confirmed(campaign: RotationCampaign) -> int:
+    """Record the devices that have used their new key; return how many."""
     moved = campaign.members.filter(
         open=True,
-        state__in=[Member.ISSUED, Member.SENT, Member.CARRIED],
+        state__in=[Member.ISSUED, Member.SENT, Member.HANDED_OVER],
         credential__in_use_since__isnull=False,
     )
-    return moved.update(state=Member.MOVED, moved_at=timezone.now(), note="")
+    return moved.update(state=Member.CONFIRMED, confirmed_at=timezone.now(), note="")
 
 
 def _locked(campaign: RotationCampaign, *states: str) -> RotationCampaign:

@@ -1,7 +1,7 @@
-"""A connection to the broker for one exchange: commands out, and the responses that come at once.
+"""Command channel: a broker connection for one exchange of commands and immediate responses.
 
-Who is not connected finds the command in its session at the broker when it comes back; its response is heard by
-nobody then, and is not needed: what counts is the key that it signs with.
+A disconnected device finds the command in its session at the broker when it reconnects. Its response is not received
+then, and not needed: the key of its next signature is the evidence.
 """
 
 import queue
@@ -23,9 +23,9 @@ _MOST_RESPONSE = 64 * 1024
 
 
 def exchange(slug: str, commands: Mapping[UUID, bytes], *, wait: float) -> dict[UUID, list[bytes]]:
-    """Publish a command to each of the tenant's devices; what they answer within `wait` seconds (unverified).
+    """Publish a command to each of the tenant's devices. Return their responses within `wait` seconds (unverified).
 
-    Returns when the broker has acknowledged all of them. Raises BrokerUnavailable; some may have been sent then.
+    Returns when the broker has acknowledged all commands. Raises BrokerUnavailable; some may have been sent then.
     """
     heard: queue.Queue[tuple[UUID, bytes]] = queue.Queue()
     client = _connect(slug, heard)
@@ -41,7 +41,7 @@ def exchange(slug: str, commands: Mapping[UUID, bytes], *, wait: float) -> dict[
                 raise BrokerUnavailable("The broker does not acknowledge commands.")
         return _collect(heard, commands.keys(), time.monotonic() + wait)
     except (RuntimeError, ValueError) as error:
-        raise BrokerUnavailable(f"The broker does not take commands: {error}") from error
+        raise BrokerUnavailable(f"The broker does not accept commands: {error}") from error
     finally:
         client.disconnect()
         client.loop_stop()
@@ -76,15 +76,15 @@ def _connect(slug: str, heard: "queue.Queue[tuple[UUID, bytes]]") -> mqtt.Client
         refusal = ready.get(timeout=_CONNECT_SECONDS)
     except (OSError, queue.Empty) as error:
         client.loop_stop()
-        raise BrokerUnavailable("The broker does not answer.") from error
+        raise BrokerUnavailable("The broker does not respond.") from error
     if refusal:
         client.loop_stop()
-        raise BrokerUnavailable(f"The broker refuses the platform's account: {refusal}")
+        raise BrokerUnavailable(f"The broker rejects the platform's account: {refusal}")
     return client
 
 
 def _collect(heard: "queue.Queue[tuple[UUID, bytes]]", asked: Any, deadline: float) -> dict[UUID, list[bytes]]:
-    """Until everybody has answered; an old response may come before the one that is waited for."""
+    """Collect responses until all devices have responded; an old response may precede the expected one."""
     answers: dict[UUID, list[bytes]] = {}
     while len(answers) < len(asked) and (left := deadline - time.monotonic()) > 0:
         try:

@@ -1,7 +1,7 @@
-"""Telling devices which key to use: signed commands, sent again until the device is seen to do it.
+"""Delivery of key commands: signed commands to devices, repeated until the device's signature confirms them.
 
-Sent only when every listener knows the new key, with or without Redis, so that nothing that a device signs with it at
-once is refused.
+Commands are sent only when every listener knows the new key, with or without Redis, so that no message signed with it
+is rejected.
 """
 
 import base64
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 Member = RotationMember.State
 _BATCH = 200
-_ANSWER_SECONDS = 3.0
-_AGAIN = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120, 360))
+_RESPONSE_SECONDS = 3.0
+_RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120, 360))
 
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    """The two secrets of a device whose key changes, for as long as a batch takes."""
+    """The two secrets of a device whose key changes, during a batch."""
 
     old_version: int
     new_version: int
@@ -48,8 +48,8 @@ class _Keys:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A device's answer to its command, verified to be the device's: which key signed it, and what it says."""
+class CommandResponse:
+    """A device's verified response to its command: the key that signed it, and the result."""
 
     member: RotationMember
     signed_with: int
@@ -57,10 +57,10 @@ class Answer:
     detail: str
 
 
-def send_due(campaign: RotationCampaign) -> tuple[int, list[Answer]]:
-    """Send the commands that are due, up to a batch. How many, and the answers that came at once.
+def send_due(campaign: RotationCampaign) -> tuple[int, list[CommandResponse]]:
+    """Send the due commands, up to a batch. Return how many, and the immediate responses.
 
-    Raises SecretsUnavailable and BrokerUnavailable; what could not be sent is due again.
+    Raises SecretsUnavailable and BrokerUnavailable; unsent commands stay due.
     """
     now = timezone.now()
     members = [member for member in _due(campaign, now) if _claim(member, now)]
@@ -72,25 +72,25 @@ def send_due(campaign: RotationCampaign) -> tuple[int, list[Answer]]:
         return len(members), []
     slug = Tenant.objects.get(schema_name=current_schema()).slug
     try:
-        answers = command_channel.exchange(slug, written, wait=_ANSWER_SECONDS)
+        responses = command_channel.exchange(slug, written, wait=_RESPONSE_SECONDS)
     except BrokerUnavailable:
         RotationMember.objects.filter(pk__in=[member.pk for member in members]).update(next_at=now)
         raise
     verified = (
         _verified(by_uuid[uuid], keys[uuid], payload, ids[uuid])
-        for uuid, payloads in answers.items()
+        for uuid, payloads in responses.items()
         for payload in payloads
     )
-    return len(members), [answer for answer in verified if answer is not None]
+    return len(members), [response for response in verified if response is not None]
 
 
 def _due(campaign: RotationCampaign, now: datetime) -> list[RotationMember]:
-    # A listener that hears of no change reads specifications again after this long.
+    # A listener that misses a change reads specifications again after this time.
     known = now - timedelta(seconds=2 * settings.INGEST_SPEC_TTL)
     members = campaign.members.filter(
         open=True,
-        state__in=[Member.ISSUED, Member.SENT, Member.RETURNING],
-        device__signature_floor=Device.Signature.V2,
+        state__in=[Member.ISSUED, Member.SENT, Member.ROLLING_BACK],
+        device__min_signature_version=Device.Signature.V2,
         device__active=True,
         credential__created_at__lte=known,
     ).exclude(next_at__gt=now)
@@ -98,15 +98,15 @@ def _due(campaign: RotationCampaign, now: datetime) -> list[RotationMember]:
 
 
 def _claim(member: RotationMember, now: datetime) -> bool:
-    """Whether this step sends the command: of several one does."""
-    again = now + _AGAIN[min(member.attempts, len(_AGAIN) - 1)]
-    state = Member.RETURNING if member.state == Member.RETURNING else Member.SENT
+    """Return whether this step sends the command: exactly one of several does."""
+    again = now + _RETRY_AFTER[min(member.attempts, len(_RETRY_AFTER) - 1)]
+    state = Member.ROLLING_BACK if member.state == Member.ROLLING_BACK else Member.SENT
     mine = RotationMember.objects.filter(pk=member.pk, attempts=member.attempts, state=member.state, open=True)
     return bool(mine.update(state=state, attempts=F("attempts") + 1, sent_at=now, next_at=again))
 
 
 def _keys(member: RotationMember) -> _Keys | None:
-    """Both secrets; None, with a note, where the device cannot be told."""
+    """Return both secrets; None, with a note, if one is missing."""
     if member.credential is None or member.old_version is None:
         return None
     schema, uuid = current_schema(), member.device.uuid
@@ -121,7 +121,7 @@ def _keys(member: RotationMember) -> _Keys | None:
 
 def _command(member: RotationMember, keys: _Keys, command_id: str) -> bytes:
     uuid = member.device.uuid
-    if member.state == Member.RETURNING:
+    if member.state == Member.ROLLING_BACK:
         back = commands.compose("use_key", uuid, kid=str(keys.old_version)) | {"id": command_id}
         return commands.sign(back, keys.new.encode(), keys.new_version)
     versions = {"old_version": keys.old_version, "new_version": keys.new_version}
@@ -130,14 +130,14 @@ def _command(member: RotationMember, keys: _Keys, command_id: str) -> bytes:
     return commands.sign(forth, keys.old.encode(), keys.old_version)
 
 
-def _verified(member: RotationMember, keys: _Keys, payload: bytes, command_id: str) -> Answer | None:
-    """The answer to this command, where it is signed with one of the device's two keys; None otherwise."""
+def _verified(member: RotationMember, keys: _Keys, payload: bytes, command_id: str) -> CommandResponse | None:
+    """Return the response to this command if it is signed with one of the device's two keys; None otherwise."""
     mine = (command_id, str(member.device.uuid))
     for version, secret in ((keys.new_version, keys.new), (keys.old_version, keys.old)):
         claims = _opened(payload, secret)
         if claims is not None and (claims.get("id"), claims.get("device_uuid")) == mine:
             detail = str(claims.get("detail", ""))[:200]
-            return Answer(member, version, claims.get("status") == "ok", detail)
+            return CommandResponse(member, version, claims.get("status") == "ok", detail)
     return None
 
 

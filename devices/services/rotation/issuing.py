@@ -1,4 +1,7 @@
-"""Issuing a campaign's keys: Vault first, then the rows, a batch at a time. Ended anywhere, the next step goes on."""
+"""Issuing of a campaign's keys in batches: first in Vault, then the rows.
+
+After an interruption the next step continues.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -18,12 +21,12 @@ _BATCH = 50
 
 
 def issue_batch(campaign: RotationCampaign) -> int:
-    """Issue keys to the next devices that wait for theirs; how many were looked at. Raises SecretsUnavailable."""
+    """Issue keys to the next pending devices; return how many were processed. Raises SecretsUnavailable."""
     waiting = campaign.members.filter(open=True, state=Member.PENDING).select_related("device").order_by("pk")
     members = list(waiting[:_BATCH])
     versions = {member.pk: _write(member) for member in members}
     with transaction.atomic():
-        # The devices first, as everybody does who issues keys.
+        # Lock the devices first, in the same order as all issuers of keys.
         devices = [member.device_id for member in members]
         list(Device.objects.select_for_update(no_key=True).filter(pk__in=devices).order_by("pk"))
         locked = RotationMember.objects.select_for_update().filter(pk__in=versions, open=True, state=Member.PENDING)
@@ -32,7 +35,7 @@ def issue_batch(campaign: RotationCampaign) -> int:
 
 
 def _write(member: RotationMember) -> int:
-    """The version of the device's next key, which is in Vault; 0 where the device has no secret there."""
+    """Return the version of the device's next key, which is in Vault; 0 if the device has no secret there."""
     known = member.device.credentials.aggregate(newest=Max("version"))["newest"] or 0
     try:
         return next_key(current_schema(), member.device.uuid, known).version
@@ -41,12 +44,15 @@ def _write(member: RotationMember) -> int:
 
 
 def _keep(members: Iterable[tuple[RotationMember, int]], campaign: RotationCampaign) -> None:
-    """The rows of the keys; the old ones get their end. What another has issued meanwhile waits for the next step."""
+    """Save the rows of the keys and expire the old ones.
+
+    A key that another process issued meanwhile waits for the next step.
+    """
     issued, lost = [], []
     for member, version in members:
         keys = list(member.device.credentials.all())
         if not version:
-            member.state, member.open, member.note = Member.LEFT, False, "has no secret in Vault: issue it a new key"
+            member.state, member.open, member.note = Member.MISSED, False, "has no secret in Vault: issue a new key"
             lost.append(member)
         elif all(key.version < version for key in keys):
             member.old_version = _in_use(keys)
@@ -69,13 +75,13 @@ def _keep(members: Iterable[tuple[RotationMember, int]], campaign: RotationCampa
 
 
 def _end_at(devices: list[int], new: list[int], deadline: datetime) -> None:
-    """The keys before the new ones end at the deadline, also where no worker runs then."""
+    """Expire the keys before the new ones at the deadline, even if no worker runs then."""
     old = DeviceCredential.objects.filter(device__in=devices, not_after=None, revoked_at=None).exclude(pk__in=new)
     old.update(not_after=deadline)
 
 
 def _in_use(keys: list[DeviceCredential]) -> int | None:
-    """The key that the device signs with as far as is known, else the newest that is not revoked."""
+    """Return the key that the device is known to sign with, else the newest that is not revoked."""
     valid = [key for key in keys if key.revoked_at is None]
     used = [key for key in valid if key.in_use_since is not None]
     if used:

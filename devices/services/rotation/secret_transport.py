@@ -1,7 +1,7 @@
-"""A device's next secret, encrypted for the way to it.
+"""Encryption of a device's next secret for its transport.
 
-AES-256-GCM under a key derived from the old secret (HKDF-SHA256), for this device and these two key ids only: the link
-need not be encrypted, and the broker learns nothing. Pure, but for randomness.
+AES-256-GCM under a key derived from the old secret (HKDF-SHA256), for this device and these two key ids only: the
+connection need not be encrypted, and the broker learns nothing. Pure, but for randomness.
 """
 
 import base64
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 
 def encrypt_secret(new: str, old: str, *, uuid: UUID, old_version: int, new_version: int) -> dict[str, str]:
-    """The members `salt`, `nonce` and `secret` (base64url) of a `rotate_key` command."""
+    """Return the members `salt`, `nonce` and `secret` (base64url) of a `rotate_key` command."""
     salt, nonce = os.urandom(32), os.urandom(12)
     context = f"gwanje rotate_key|{uuid}|{old_version}|{new_version}".encode()
     key = HKDF(SHA256(), 32, salt, context).derive(old.encode())

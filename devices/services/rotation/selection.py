@@ -1,4 +1,4 @@
-"""Which devices a campaign takes."""
+"""Selection of a campaign's devices."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ from devices.models import Device, DeviceCredential, HardwareModel
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """What is asked of a device; everything that is given must hold. Without anything, all devices."""
+class DeviceSelection:
+    """Criteria for devices, all of which must match. Without criteria, all devices."""
 
     marked: bool = False  # its newest key is marked to be rotated
     hardware_model: HardwareModel | None = None
@@ -19,10 +19,10 @@ class Selection:
     uuids: Collection[UUID] = field(default_factory=tuple)
 
 
-def select(selection: Selection) -> QuerySet[Device]:
-    """The active devices of the current tenant that a campaign with this selection would take.
+def select(selection: DeviceSelection) -> QuerySet[Device]:
+    """Return the active devices of the current tenant that a campaign with this selection would include.
 
-    Those in a campaign that is under way are not among them.
+    Devices in a running campaign are excluded.
     """
     devices = Device.objects.filter(active=True).exclude(rotations__open=True)
     if selection.marked:

@@ -23,13 +23,13 @@ from tenants.infrastructure.schema_context import current_schema
 from tenants.services.active_tenants import sum_over_active
 
 from . import campaigns
-from .delivery import Answer, send_due
+from .delivery import CommandResponse, send_due
 from .issuing import issue_batch
 
 logger = logging.getLogger(__name__)
 
 State, Member = RotationCampaign.State, RotationMember.State
-UNDER_WAY = (State.RUNNING, State.ENDING, State.RETURNING)
+UNDER_WAY = (State.RUNNING, State.ENDING, State.ROLLING_BACK)
 # A step ends before the queue considers its worker lost; the next step continues.
 _SECONDS = 40.0
 _AT_ONCE = 100
@@ -51,9 +51,9 @@ def step(campaign_id: int) -> str:
         elif campaign.state == State.ENDING:
             _finish(campaign)
         else:
-            _return(campaign)
+            _roll_back(campaign)
     except (SecretsUnavailable, BrokerUnavailable, ImproperlyConfigured) as error:
-        logger.warning("The key rotation %s of %s goes on later: %s", campaign, current_schema(), error)
+        logger.warning("The key rotation %s of %s continues later: %s", campaign, current_schema(), error)
         return f"goes on later: {error}"
     return str(campaigns.progress(campaign))
 
@@ -70,17 +70,17 @@ def _run(campaign: RotationCampaign) -> None:
     while time.monotonic() < until and issue_batch(campaign):
         pass
     _send(campaign, until)
-    campaigns.settle_moved(campaign)
+    campaigns.record_confirmed(campaign)
     with transaction.atomic():
         locked = RotationCampaign.objects.select_for_update().get(pk=campaign.pk)
         if locked.state == State.RUNNING:
-            _turn(locked)
+            _cut_over(locked)
 
 
-def _turn(campaign: RotationCampaign) -> None:
-    """End the old keys when the last device has moved, or at the deadline, whichever is first."""
+def _cut_over(campaign: RotationCampaign) -> None:
+    """Expire the old keys when the last device is confirmed, or at the deadline."""
     members = campaign.members.filter(open=True)
-    if members.exclude(state=Member.MOVED).exists():
+    if members.exclude(state=Member.CONFIRMED).exists():
         if timezone.now() < campaign.deadline:
             return
         if campaign.at_deadline == RotationCampaign.AtDeadline.EXTEND:
@@ -88,31 +88,33 @@ def _turn(campaign: RotationCampaign) -> None:
             campaigns.move_deadline(campaign, deadline)
             audit.record(None, "extend rotation", campaign, f"until {deadline.isoformat()}")
             return
-    campaigns.end_old_keys(campaign)
+    campaigns.expire_old_keys(campaign)
 
 
-def _send(campaign: RotationCampaign, until: float) -> list[Answer]:
-    answers: list[Answer] = []
+def _send(campaign: RotationCampaign, until: float) -> list[CommandResponse]:
+    responses: list[CommandResponse] = []
     sent = 0
     while time.monotonic() < until:
-        count, heard = send_due(campaign)
-        answers += heard
+        count, received = send_due(campaign)
+        responses += received
         sent += count
         if not count:
             break
-    for answer in answers:
-        note = "" if answer.ok else f"the device says: {answer.detail}"
-        RotationMember.objects.filter(pk=answer.member.pk).exclude(note=note).update(note=note)
+    for response in responses:
+        note = "" if response.ok else f"the device says: {response.detail}"
+        RotationMember.objects.filter(pk=response.member.pk).exclude(note=note).update(note=note)
     if sent:
-        audit.record(None, "send key", campaign, f"{sent} commands, {sum(answer.ok for answer in answers)} answered ok")
-    return answers
+        audit.record(
+            None, "send key", campaign, f"{sent} commands, {sum(response.ok for response in responses)} answered ok"
+        )
+    return responses
 
 
 def _finish(campaign: RotationCampaign) -> None:
-    """The old keys have ended: destroy them, and let the devices go."""
-    if campaign.turned_at is None or timezone.now() < campaign.turned_at:
+    """Destroy the expired old keys, and close the members."""
+    if campaign.cutover_at is None or timezone.now() < campaign.cutover_at:
         return
-    campaigns.settle_moved(campaign)
+    campaigns.record_confirmed(campaign)
     destroyed = 0
     while members := list(campaign.members.filter(open=True).select_related("device")[:_AT_ONCE]):
         for member in members:
@@ -130,37 +132,41 @@ def _destroy_old(campaign: RotationCampaign, member: RotationMember) -> int:
     return len(versions)
 
 
-def _return(campaign: RotationCampaign) -> None:
-    """Tell devices to go back; withdraw the new key of each that has, or that never had it."""
-    answers = _send(campaign, time.monotonic() + _SECONDS)
-    # It confirms the command, or rejects it with an answer that it signed with its old key.
-    said = [answer.member.pk for answer in answers if answer.ok or _holds_old(answer)]
+def _roll_back(campaign: RotationCampaign) -> None:
+    """Send the commands to return; withdraw the new key of each device that has returned or never had it."""
+    responses = _send(campaign, time.monotonic() + _SECONDS)
+    # It confirms the command, or rejects it with an response that it signed with its old key.
+    said = [response.member.pk for response in responses if response.ok or _has_old_key(response)]
     _withdraw(campaign, campaign.members.filter(pk__in=said))
     seen = campaign.members.filter(
-        device__credentials__version=F("old_version"), device__credentials__in_use_since__gt=campaign.turned_at
+        device__credentials__version=F("old_version"), device__credentials__in_use_since__gt=campaign.cutover_at
     )
     _withdraw(campaign, seen)
     with transaction.atomic():
         late = timezone.now() >= campaign.deadline
         waiting = campaign.members.filter(open=True)
         if late:
-            waiting.update(state=Member.LEFT, open=False, note="was not seen to return before its new key ended")
+            waiting.update(state=Member.MISSED, open=False, note="was not seen to return before its new key ended")
         if late or not waiting.exists():
-            won = RotationCampaign.objects.filter(pk=campaign.pk, state=State.RETURNING).update(state=State.RETURNED)
+            won = RotationCampaign.objects.filter(pk=campaign.pk, state=State.ROLLING_BACK).update(
+                state=State.ROLLED_BACK
+            )
             if won:
                 audit.record(None, "rolled back", campaign)
 
 
-def _holds_old(answer: Answer) -> bool:
-    return answer.signed_with == answer.member.old_version
+def _has_old_key(response: CommandResponse) -> bool:
+    return response.signed_with == response.member.old_version
 
 
 def _withdraw(campaign: RotationCampaign, members: QuerySet[RotationMember]) -> None:
     with transaction.atomic():
-        found = list(members.filter(open=True, state=Member.RETURNING).values_list("pk", "credential"))
+        found = list(members.filter(open=True, state=Member.ROLLING_BACK).values_list("pk", "credential"))
         if not found:
             return
         DeviceCredential.objects.filter(pk__in=[key for _, key in found]).update(revoked_at=timezone.now())
-        RotationMember.objects.filter(pk__in=[pk for pk, _ in found]).update(state=Member.RETURNED, open=False, note="")
+        RotationMember.objects.filter(pk__in=[pk for pk, _ in found]).update(
+            state=Member.ROLLED_BACK, open=False, note=""
+        )
         announce_change()
-    logger.info("%d devices of %s are back at their old keys", len(found), campaign)
+    logger.info("%d devices of %s have returned to their old keys", len(found), campaign)

@@ -1,4 +1,4 @@
-"""Keys for devices that cannot be told by a command: a token that shows the secret once, to who carries it there."""
+"""Tokens for devices that no command reaches: each unwraps the device's new secret once, for manual installation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from devices.services.vault.secret_store import provisioner
 from tenants.infrastructure.schema_context import current_schema
 
 Member = RotationMember.State
-MOST = 200
+MAX_TOKENS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """A single-use token of Vault (`sys/wrapping/unwrap`) for a device's new key; kept nowhere."""
+class WrappedKey:
+    """A single-use token of Vault (`sys/wrapping/unwrap`) for a device's new key; not stored."""
 
     uuid: UUID
     name: str
@@ -31,44 +31,44 @@ class Token:
     expires_at: datetime
 
     def __repr__(self) -> str:
-        return f"<Token of {self.uuid}, key {self.kid}>"
+        return f"<WrappedKey of {self.uuid}, key {self.kid}>"
 
 
 def hand_over(
     campaign: RotationCampaign, uuids: Iterable[UUID] = (), *, acting_user: audit.Actor = None
-) -> list[Token]:
-    """Tokens for these devices of the campaign; without any, for all that no command reaches, up to `MOST`.
+) -> list[WrappedKey]:
+    """Return tokens for these devices of the campaign; by default for all that no command reaches, up to `MAX_TOKENS`.
 
-    A device may be handed over again: each token is good once, until it expires. Raises ValidationError where there
-    is nobody to hand over, SecretMissing and SecretsUnavailable; nothing is handed over then.
+    A device can be handed over again: each token is valid once, until it expires. Raises ValidationError without such
+    devices, SecretMissing and SecretsUnavailable; no token is issued then.
     """
     wanted = list(uuids)
     members = campaign.members.exclude(credential=None).filter(credential__revoked_at=None)
     if wanted:
         members = members.filter(device__uuid__in=wanted)
     else:
-        members = members.filter(open=True, state=Member.ISSUED, device__signature_floor__lt=2)
-    chosen = list(members.select_related("device", "credential").order_by("device__name", "pk")[: MOST + 1])
+        members = members.filter(open=True, state=Member.ISSUED, device__min_signature_version__lt=2)
+    chosen = list(members.select_related("device", "credential").order_by("device__name", "pk")[: MAX_TOKENS + 1])
     if not chosen or (wanted and len(chosen) < len(set(wanted))):
         raise ValidationError(_("No device of this rotation has a new key that can be handed over."))
-    if len(chosen) > MOST:
+    if len(chosen) > MAX_TOKENS:
         if wanted:
-            raise ValidationError(_("At most %(most)d devices can be handed over at a time.") % {"most": MOST})
+            raise ValidationError(_("At most %(most)d devices can be handed over at a time.") % {"most": MAX_TOKENS})
         chosen.pop()
     with transaction.atomic():
         tokens = [_wrap(member) for member in chosen]
-        carried = RotationMember.objects.filter(pk__in=[member.pk for member in chosen])
-        carried.filter(state__in=[Member.ISSUED, Member.SENT]).update(state=Member.CARRIED)
+        handed_over = RotationMember.objects.filter(pk__in=[member.pk for member in chosen])
+        handed_over.filter(state__in=[Member.ISSUED, Member.SENT]).update(state=Member.HANDED_OVER)
         for member in chosen:
             audit.record(acting_user, "hand over key", member.device, f"key {_version(member)}, {campaign}")
     return tokens
 
 
-def _wrap(member: RotationMember) -> Token:
+def _wrap(member: RotationMember) -> WrappedKey:
     seconds = settings.ROTATION_TOKEN_SECONDS
     token = provisioner().wrap(current_schema(), member.device.uuid, _version(member), seconds=seconds)
     expires = timezone.now() + timedelta(seconds=seconds)
-    return Token(member.device.uuid, member.device.name, _version(member), token, expires)
+    return WrappedKey(member.device.uuid, member.device.name, _version(member), token, expires)
 
 
 def _version(member: RotationMember) -> int:

@@ -122,7 +122,7 @@ def _rate_spec(limit: Limit | None) -> RateSpec | None:
 def _load_of_tenant(tenant: TenantSpec, uuids: list[UUID]) -> dict[UUID, DeviceSpec]:
     """Plain rows, not models: a listener reads as many as a fleet has devices, and again as they age."""
     rows = Device.objects.filter(uuid__in=uuids).values_list(
-        "id", "uuid", "active", "cpu_serial", "signature_floor", "timeout_seconds", "hardware_model_id"
+        "id", "uuid", "active", "cpu_serial", "min_signature_version", "timeout_seconds", "hardware_model_id"
     )
     devices = [_DeviceRow(*row) for row in rows.order_by()]
     ids = [device.id for device in devices]
@@ -142,7 +142,7 @@ def _load_of_tenant(tenant: TenantSpec, uuids: list[UUID]) -> dict[UUID, DeviceS
             active=device.active,
             cpu_serial=device.cpu_serial,
             hardware_version=model.version,
-            signature_floor=device.signature_floor,
+            signature_floor=device.min_signature_version,
             components=types.components_of(own, model.allowed),
             type_keys=types.keys,
             keys=_shared(tuple(KeySpec(key.version, key.not_after) for key in mine)),
@@ -159,7 +159,7 @@ class _DeviceRow(NamedTuple):
     uuid: UUID
     active: bool
     cpu_serial: str
-    signature_floor: int
+    min_signature_version: int
     timeout_seconds: int | None
     model: int | None
 

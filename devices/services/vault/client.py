@@ -1,7 +1,7 @@
-"""How a process reaches Vault: one login of its role, kept alive, and reads that are cheap and safe in any thread.
+"""Vault clients: one login per role, kept alive, and reads that are cheap and thread-safe.
 
-Logging in and reading are done here; what else is asked of Vault, by those who may write there, goes through hvac.
-It is loaded with the first such call: a listener, which only reads, spares itself 6 MB.
+Logins and reads are done here; other requests, by roles that may write, use hvac. It is imported with the first such
+request: a listener, which only reads, saves 6 MB.
 """
 
 import json
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# A role that is refused must not fill Vault's audit log with attempts.
+# A rejected role must not fill Vault's audit log with attempts.
 _LOGIN_PAUSE_SECONDS = 1.0
 _CONNECTIONS = 8
 
 
 class SecretsUnavailable(Exception):
-    """Vault is down, sealed, slow, or refuses our role: nothing is known about the secret."""
+    """Vault is unavailable, sealed, slow, or rejects the role: the secret is unknown."""
 
 
 class SecretMissing(Exception):
-    """Vault answered: there is no such device or version."""
+    """Vault has no such device or version."""
 
 
 class SecretConflict(Exception):
-    """Somebody else has written a version meanwhile: read again which is the newest."""
+    """Another process has written a version meanwhile: read the newest version again."""
 
 
-class Refused(Exception):
-    """Vault refuses our token."""
+class TokenRefused(Exception):
+    """Vault rejects the token."""
 
 
-class Invalid(Exception):
-    """Vault says that what is asked is wrong."""
+class RequestInvalid(Exception):
+    """Vault rejects the request as invalid."""
 
 
-class Http:
-    """Vault's addresses, for any thread. hvac's own read costs 1.1 ms of CPU, this one 0.3: a listener that starts
-    reads every device's key.
+class VaultHttp:
+    """HTTP client of Vault, thread-safe. hvac's own read costs 1.1 ms of CPU, this one 0.3: a starting listener reads
+    every device's key.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Http:
         )
 
     def ask(self, method: str, path: str, *, token: str = "", body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Vault's JSON. Raises Refused, Invalid, SecretMissing, SecretsUnavailable."""
+        """Return Vault's JSON. Raises TokenRefused, RequestInvalid, SecretMissing, SecretsUnavailable."""
         try:
             answer = self._request(method, path, token, body)
         except urllib3.exceptions.HTTPError as error:
@@ -74,11 +74,11 @@ class Http:
                 found: dict[str, Any] = json.loads(answer.data)
                 return found
             case HTTPStatus.FORBIDDEN:
-                raise Refused("Vault refuses our token")
+                raise TokenRefused("Vault rejects our token")
             case HTTPStatus.NOT_FOUND:
                 raise SecretMissing("no such secret or version")
             case HTTPStatus.BAD_REQUEST:
-                raise Invalid("Vault says that the request is wrong")
+                raise RequestInvalid("Vault says that the request is wrong")
         raise SecretsUnavailable(f"Vault: status {answer.status}")
 
     def _request(self, method: str, path: str, token: str, body: dict[str, Any] | None) -> urllib3.BaseHTTPResponse:
@@ -86,17 +86,17 @@ class Http:
         try:
             return self._pool.request(method, url, headers=headers, json=body)
         except urllib3.exceptions.ProtocolError:
-            # Vault has closed the idle connection: reads, logins and renewals may be repeated.
+            # Vault has closed the idle connection: reads, logins and renewals can be repeated.
             return self._pool.request(method, url, headers=headers, json=body)
 
 
-class Login:
-    """The token of one role, shared by the threads of a process; renewed in time, replaced when it is refused."""
+class VaultLogin:
+    """The token of one role, shared by the threads of a process; renewed in time, replaced when it is rejected."""
 
-    def __init__(self, role: str, http: Http) -> None:
+    def __init__(self, role: str, http: VaultHttp) -> None:
         if not settings.VAULT_ADDR or not settings.VAULT_APPROLE_DIR:
             raise ImproperlyConfigured(
-                "VAULT_ADDR and VAULT_APPROLE_DIR are not set: secrets are kept in Vault and nowhere else."
+                "VAULT_ADDR and VAULT_APPROLE_DIR are not set: secrets are stored in Vault only."
             )
         self._file = Path(settings.VAULT_APPROLE_DIR) / f"{role}.json"
         self._http = http
@@ -107,7 +107,7 @@ class Login:
         self._login_at = float("-inf")
 
     def token(self) -> str:
-        """The role's token, kept alive. Raises SecretsUnavailable."""
+        """Return the role's token, kept alive. Raises SecretsUnavailable."""
         if not self._token or time.monotonic() >= self._renew_at:
             with self._lock:
                 if not self._token:
@@ -117,7 +117,7 @@ class Login:
         return self._token
 
     def replace(self, refused: str) -> str:
-        """Another token for the one that was refused, unless another thread has seen to it already."""
+        """Return another token for a rejected one, unless another thread has already replaced it."""
         with self._lock:
             if self._token == refused:
                 self._log_in()
@@ -126,16 +126,16 @@ class Login:
     def _renew(self) -> None:
         try:
             lease = self._http.ask("POST", "auth/token/renew-self", token=self._token)["auth"]["lease_duration"]
-        except (Refused, Invalid):
+        except (TokenRefused, RequestInvalid):
             self._log_in()
             return
-        # Close to the token's greatest age the lease comes back shorter than asked: begin a new one in time.
+        # Near the token's maximum age the lease is shorter than requested: log in again in time.
         self._log_in() if lease < self._lease / 2 else self._set_renewal(lease)
 
     def _log_in(self) -> None:
         now = time.monotonic()
         if now - self._login_at < _LOGIN_PAUSE_SECONDS:
-            raise SecretsUnavailable("Vault refuses our token; the next login waits for a second to pass")
+            raise SecretsUnavailable("Vault rejects our token; the next login waits for a second to pass")
         self._login_at = now
         try:
             login = json.loads(self._file.read_text())
@@ -144,8 +144,8 @@ class Login:
         body = {name: login[name] for name in ("role_id", "secret_id")}
         try:
             answer = self._http.ask("POST", "auth/approle/login", body=body)
-        except (Refused, Invalid, SecretMissing) as error:
-            raise SecretsUnavailable(f"Vault refuses the login in {self._file.name}") from error
+        except (TokenRefused, RequestInvalid, SecretMissing) as error:
+            raise SecretsUnavailable(f"Vault rejects the login in {self._file.name}") from error
         self._token = answer["auth"]["client_token"]
         self._lease = answer["auth"]["lease_duration"]
         self._set_renewal(self._lease)
@@ -154,24 +154,24 @@ class Login:
         self._renew_at = time.monotonic() + lease / 2
 
 
-class Connection:
-    """Vault, as one role sees it: `ask` and `get` log in and name what goes wrong. `get` may be used by any thread."""
+class VaultConnection:
+    """Vault for one role: `ask` and `get` log in and translate errors. `get` is thread-safe."""
 
     def __init__(self, role: str) -> None:
-        self._http = Http()
-        self._login = Login(role, self._http)
+        self._http = VaultHttp()
+        self._login = VaultLogin(role, self._http)
 
     @cached_property
     def client(self) -> "hvac.Client":
-        """hvac's client, for `ask`."""
+        """Return hvac's client, for `ask`."""
         import hvac
 
         return hvac.Client(url=settings.VAULT_ADDR, timeout=settings.VAULT_TIMEOUT)
 
     def ask(self, call: Callable[[], Result]) -> Result:
-        """The answer of a call through `client`, logged in; a refused token is replaced once.
+        """Return the response to a call through `client`, logged in; a rejected token is replaced once.
 
-        Raises SecretMissing, SecretConflict, SecretsUnavailable. Not for several threads.
+        Raises SecretMissing, SecretConflict, SecretsUnavailable. Not thread-safe.
         """
 
         def with_token(token: str) -> Result:
@@ -182,7 +182,7 @@ class Connection:
         return self._answer(with_token)
 
     def get(self, path: str) -> dict[str, Any]:
-        """The `data` that Vault answers a GET of `path` with. Raises SecretMissing, SecretsUnavailable."""
+        """Return the `data` of Vault's response to a GET of `path`. Raises SecretMissing, SecretsUnavailable."""
         data: dict[str, Any] = self._answer(lambda token: self._http.ask("GET", path, token=token))["data"]
         return data
 
@@ -191,22 +191,22 @@ class Connection:
             token = self._login.token()
             try:
                 return call(token)
-            except Refused:
+            except TokenRefused:
                 return call(self._login.replace(token))
-        except (Refused, Invalid) as error:
+        except (TokenRefused, RequestInvalid) as error:
             raise SecretsUnavailable(_text(error)) from error
 
 
 @contextmanager
 def _hvac_errors() -> Iterator[None]:
-    """What hvac raises, as what is raised here."""
+    """Translate the errors of hvac."""
     import requests
     from hvac.exceptions import Forbidden, InvalidPath, InvalidRequest, VaultError
 
     try:
         yield
     except Forbidden as error:
-        raise Refused("Vault refuses our token") from error
+        raise TokenRefused("Vault rejects our token") from error
     except InvalidPath as error:
         raise SecretMissing("no such secret or version") from error
     except InvalidRequest as error:
@@ -218,5 +218,5 @@ def _hvac_errors() -> Iterator[None]:
 
 
 def _text(error: Exception) -> str:
-    # The text of these errors holds addresses and paths, never secrets.
+    # The text of these errors contains addresses and paths, never secrets.
     return f"Vault: {type(error).__name__}: {str(error)[:200]}"

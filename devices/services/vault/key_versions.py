@@ -1,4 +1,4 @@
-"""The next version of a device's secret in Vault. What a killed process left half-way there is taken up."""
+"""Next key versions of devices in Vault. A version that a dead process left there is used."""
 
 import secrets as random
 from uuid import UUID
@@ -9,15 +9,15 @@ _ATTEMPTS = 5
 
 
 def new_secret() -> str:
-    """256 random bits as text."""
+    """Return 256 random bits as text."""
     return random.token_urlsafe(32)
 
 
 def next_key(schema: str, uuid: UUID, known: int) -> DeviceSecret:
-    """A key newer than `known`, the newest that PostgreSQL has a row of; it is in Vault when this returns.
+    """Return a key newer than `known`, the newest with a row in PostgreSQL; it is in Vault when this returns.
 
-    A version that has no row was written by somebody who ended before the row was there. Nobody was given it, so it
-    is the next key. Raises SecretMissing, SecretsUnavailable.
+    A version without a row was written by a process that died before the row was saved. It was given to no device, so
+    it is the next key. Raises SecretMissing, SecretsUnavailable.
     """
     store = provisioner()
     for _ in range(_ATTEMPTS):
@@ -30,4 +30,4 @@ def next_key(schema: str, uuid: UUID, known: int) -> DeviceSecret:
         except SecretConflict:
             continue
         return DeviceSecret(secret, newest.mqtt_password, version)
-    raise SecretsUnavailable("Others keep writing this device's secret")
+    raise SecretsUnavailable("The device's secret is being written by other processes")

@@ -9,7 +9,7 @@ from functools import partial
 from django.conf import settings
 
 from devices.domain.specs import DeviceSpec
-from devices.services.rotation.key_usage import KeyUses
+from devices.services.rotation.key_usage import KeyUsageRecorder
 from telemetry.services.limits.limiter import Limiter, LimitHit, check_payload
 from telemetry.services.lookups.keyring import Keyring, KeyUnavailable
 from telemetry.services.lookups.routing import Route, Router
@@ -38,7 +38,7 @@ class Judge:
         self._router = router
         self._keyring = keyring
         self._limiter = limiter
-        self._key_uses = KeyUses()
+        self._key_usage = KeyUsageRecorder()
         self._max_payload = settings.INGEST_MAX_PAYLOAD
         self._clock = Clock(
             live=timedelta(seconds=settings.INGEST_LIVE_SECONDS),
@@ -82,7 +82,7 @@ class Judge:
     def flush(self) -> None:
         """What is due about twice a second."""
         self._limiter.flush()
-        self._key_uses.flush()
+        self._key_usage.flush()
 
     def _judge(
         self, incoming: Incoming, topic: Topic, route: Route, risen: set[int], on_parked: Callable[[str], None]
@@ -112,7 +112,7 @@ class Judge:
         if accepted.signature == 2 and spec.signature_floor < 2:
             risen.add(spec.number)
         if accepted.key_version != spec.key_in_use and accepted.signature:
-            self._key_uses.note(spec, accepted.key_version, incoming.received_at)
+            self._key_usage.record(spec, accepted.key_version, incoming.received_at)
         return AcceptedItem(incoming, spec, accepted)
 
     def _verified(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> Accepted:

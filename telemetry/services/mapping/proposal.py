@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from devices.domain import paths, specs
 from devices.models import ComponentType, Metric, Unit
 from devices.models.base import validate_key
-from devices.services.metadata.unit_inference import guess
+from devices.services.metadata.unit_inference import infer_metric
 from devices.services.specs.loader import metric_spec
 from telemetry.services.pipeline import form, signature, unmapped_values
 from telemetry.services.pipeline.measurement import Measurement
@@ -61,7 +61,7 @@ def propose_metrics(component_type: ComponentType, message: dict[str, Any]) -> l
     leaves = [
         (path, value)
         for path, value in unmapped_values.leaves(message, known.layout.tree, ())
-        if value is not unmapped_values.CUT and len(paths.written(path)) <= _PATH_LENGTH
+        if value is not unmapped_values.CUT and len(paths.format_path(path)) <= _PATH_LENGTH
     ][:MAX_METRICS]
     names_of_units = {path: value for path, value in leaves if _is_unit_name(path, value)}
     units = {unit.symbol: unit for unit in Unit.objects.all()}
@@ -123,12 +123,12 @@ def _specs(metrics: Iterable[Metric]) -> tuple[specs.MetricSpec, ...]:
 def _proposed_metric(
     component_type: ComponentType, path: paths.Path, value: Any, units: dict[str, Unit], taken: set[str]
 ) -> Metric:
-    guessed = guess(path, value)
+    guessed = infer_metric(path, value)
     metric = Metric(
         component_type=component_type,
         key=_free_key(guessed.key, taken),
         name=path[-1][:80] if not path[-1].isascii() and path[-1].isprintable() else "",
-        path=paths.written(path),
+        path=paths.format_path(path),
     )
     if isinstance(value, bool):
         metric.value_type = Metric.ValueType.BOOLEAN
@@ -172,7 +172,7 @@ def _find_unit_path(metric: Metric, path: paths.Path, names_of_units: dict[paths
             candidate = metric.unit or _unit_by_name(named)
             if candidate is None:
                 continue
-            metric.unit, metric.unit_path = candidate, paths.written(unit_path)
+            metric.unit, metric.unit_path = candidate, paths.format_path(unit_path)
             metric.work_out_conversion()
             if named.strip() in metric.conversions:
                 return

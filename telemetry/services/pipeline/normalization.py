@@ -143,7 +143,7 @@ def _conversion(metric: MetricSpec, message: dict[str, Any]) -> tuple[float, flo
         known = ", ".join(name for name, _, _ in metric.conversions[:12])
         raise Refused(
             "unit_mismatch",
-            f"{_name(metric)}: the message names the unit {quote(named, 40)} at {paths.written(metric.unit_path)}, "
+            f"{_name(metric)}: the message names the unit {quote(named, 40)} at {paths.format_path(metric.unit_path)}, "
             f"which cannot be converted to {metric.unit}. Known are {known}, and others; correct what the device "
             "sends, or add the unit to the tenant's units.",
         )
@@ -173,4 +173,4 @@ def _wrong_type(raw: Any, metric: MetricSpec, expected: str) -> Refused:
 
 
 def _name(metric: MetricSpec) -> str:
-    return f"Metric {metric.key} at {paths.written(metric.path)}"
+    return f"Metric {metric.key} at {paths.format_path(metric.path)}"

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from devices.domain.layout import GREATEST, Tree
-from devices.domain.paths import Path, series_name, written
+from devices.domain.paths import Path, format_path, series_name
 from devices.domain.specs import QUARANTINE, ComponentSpec
 
 from .measurement import Measurement, Value
@@ -88,7 +88,7 @@ def _kept(raw: Any) -> Value | None:
 
 
 def _not_registered(message: dict[str, Any], component: ComponentSpec) -> Refused:
-    found = [written(path) for path, _ in islice(leaves(message, component.layout.tree, ()), _NAMED + 1)]
+    found = [format_path(path) for path, _ in islice(leaves(message, component.layout.tree, ()), _NAMED + 1)]
     named = ", ".join(quote(name, 40) for name in found[:_NAMED])
     return Refused(
         "wrong_type",
