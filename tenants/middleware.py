@@ -1,4 +1,4 @@
-"""Which tenant a request is for: by host name, or under `/t/{slug}/`."""
+"""The middleware that sets a request's tenant, by host name or by the prefix `/t/{slug}/`."""
 
 import re
 from typing import Any
@@ -20,7 +20,7 @@ from .models import SLUG_PATTERN, Tenant
 
 _PREFIX = re.compile(r"^/t/(?P<slug>[^/]+)(?P<rest>/.*)?$")
 _SLUG = re.compile(SLUG_PATTERN)
-# Answered here: whoever watches the process asks under any host name, and while the database is away.
+# Handled here, because monitoring uses any host name, also while the database is unavailable.
 _PROBES = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
 _CODES = {404: "not_found", 503: "unavailable"}
 _REFUSALS = {
@@ -30,15 +30,15 @@ _REFUSALS = {
 
 
 class TenantMiddleware(TenantMainMiddleware):
-    """Sets the request's tenant, its schema and its URLs, and nothing of the request before it stays.
+    """Sets the request's tenant, schema and URLs, and removes those of the request before.
 
     `/t/demo/api/v1/` becomes script name `/t/demo` and path `/api/v1/`, so that one set of URLs serves both
-    ways in, and every link that is built carries the prefix.
+    kinds of address, and every link contains the prefix.
     """
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
         leave_schema()
-        # The handler restores it, the test client does not: a stale prefix would make links of another tenant.
+        # Django's handler restores it, its test client does not: a stale prefix would make links to another tenant.
         set_script_prefix(request.META.get("SCRIPT_NAME") or "/")
         self._stay_public(request)
         if request.path_info in _PROBES:
@@ -87,7 +87,7 @@ class TenantMiddleware(TenantMainMiddleware):
         request.urlconf = settings.PUBLIC_SCHEMA_URLCONF
 
     def _refuse(self, request: HttpRequest, status: int, slug: str) -> HttpResponse:
-        # Django's own middleware for languages comes later, and this answer never gets there.
+        # Django's middleware for languages comes later, and does not process this response.
         with translation.override(translation.get_language_from_request(request)):
             if is_for_api(request):
                 return self._answer(request, status, _REFUSALS[status] % {"slug": slug})

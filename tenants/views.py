@@ -1,4 +1,4 @@
-"""The first page of the public side."""
+"""The first page, at the public address."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,7 +15,7 @@ _MOST_SHOWN = 200
 
 
 class LandingPage(LoginView):
-    """What this is, a form to sign in, and for whoever has done so the tenants that one may enter."""
+    """A description, the form to sign in, and, for a signed-in user, the user's tenants."""
 
     template_name = "tenants/landing.html"
     next_page = "home"
@@ -29,7 +29,7 @@ class LandingPage(LoginView):
 
 
 def _entries(user: User) -> list[dict[str, Any]]:
-    """Name, address, and role in words of each tenant that the user may enter."""
+    """Return name, URL and role of each tenant of the user."""
     home = reverse("home")
     return [{"name": name, "url": f"{home}t/{slug}/", "role": role} for name, slug, role in _tenants_of(user)]
 

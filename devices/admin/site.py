@@ -56,5 +56,5 @@ def page_of(device_pk: object) -> str:
     return reverse("admin:devices_device_change", args=[device_pk])
 
 
-# The two sites are never in one set of URLs, so both bear the name that Django's templates ask for.
+# The two sites are never in one URL configuration, so both have the name that Django's templates use.
 tenant_admin = TenantAdminSite(name="admin")

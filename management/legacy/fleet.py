@@ -35,7 +35,7 @@ def import_fleet(context: Context) -> None:
             known.owners[uuid] = row["owner_email"]
             known.add(row["owner_email"], people.Role.OPERATOR, None)
     if people.register_aliases(context, known.owners.values()) and not context.is_rehearsal:
-        limits.announce([context.options.tenant.schema_name])
+        limits.publish_changes([context.options.tenant.schema_name])
     people.import_people(context, known)
     for chunk in chunks(devices.items(), _AT_ONCE):
         with accounts.batch_grants():

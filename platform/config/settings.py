@@ -145,12 +145,12 @@ ROTATION_GRACE_SECONDS: float = env.float("ROTATION_GRACE_SECONDS", default=60.0
 # How long a token that is handed over with a new key is good.
 ROTATION_TOKEN_SECONDS: int = env.int("ROTATION_TOKEN_SECONDS", default=86400)
 
-# --- Preregistered boards -----------------------------------------------------------------------------------
+# --- Preregistered devices -----------------------------------------------------------------------------------
 
-# Wrong claim codes that a tenant, and a person or key of it, may send in an hour.
+# Wrong claim codes per hour of a tenant, and of each of its users and keys.
 CLAIM_FAILURES_PER_HOUR: int = env.int("CLAIM_FAILURES_PER_HOUR", default=20)
-# What devices may ask for their credentials in a minute from one address; how long one waits that is not claimed yet;
-# and how long the device that fetched them may hear the answer again, in case it was lost on the way.
+# Requests for credentials per minute from one address; seconds until an unclaimed device tries again; seconds in which
+# a device can repeat a successful request, in case the response was lost.
 FETCHES_PER_MINUTE: int = env.int("FETCHES_PER_MINUTE", default=120)
 FETCH_RETRY_SECONDS: int = env.int("FETCH_RETRY_SECONDS", default=30)
 FETCH_REPEAT_SECONDS: int = env.int("FETCH_REPEAT_SECONDS", default=900)
@@ -161,11 +161,11 @@ MQTT_URL: str = env.str("MQTT_URL", default="")
 MQTT_ADMIN_URL: str = env.str("MQTT_ADMIN_URL", default="")
 # EMQX's management API with its key and secret: http://key:secret@host:18083. Sessions are ended through it.
 EMQX_API_URL: str = env.str("EMQX_API_URL", default="")
-# What EMQX shows when it asks who is who; several while one takes over from another.
+# Keys with which EMQX authenticates to the platform; several during their rotation.
 BROKER_KEYS: list[str] = env.list("BROKER_KEYS", default=[])
 BROKER_FAILURES_PER_MINUTE: int = env.int("BROKER_FAILURES_PER_MINUTE", default=60)
 MQTT_BRIDGE_URL: str = env.str("MQTT_BRIDGE_URL", default="")
-# What devices are told to connect to; by default where the platform itself connects.
+# The address of the broker in devices' configuration; by default that of the platform's own connection.
 MQTT_HOST: str = env.str("MQTT_HOST", default=urlsplit(MQTT_URL).hostname or "localhost")
 MQTT_PORT: int = env.int("MQTT_PORT", default=urlsplit(MQTT_URL).port or 1883)
 MQTT_CLIENT_ID: str = env.str("MQTT_CLIENT_ID", default="gwanje-listener")
@@ -184,7 +184,7 @@ INGEST_SPEC_TTL: float = env.float("INGEST_SPEC_TTL", default=30.0)
 INGEST_UNMAPPED_SERIES: int = env.int("INGEST_UNMAPPED_SERIES", default=100)
 INGEST_WATCHDOG_SECONDS: float = env.float("INGEST_WATCHDOG_SECONDS", default=120.0)
 
-# What a tenant may send that has neither a plan nor limits of its own; 0 is no limit. Rates are messages a second.
+# Limits of tenants without a plan and own limits; 0: unlimited. Rates are messages per second.
 TENANT_LIMITS: dict[str, float] = {
     "tenant_rate": env.float("LIMIT_TENANT_RATE", default=0.0),
     "device_rate": env.float("LIMIT_DEVICE_RATE", default=0.0),
@@ -199,8 +199,8 @@ LIMIT_HINT_SECONDS: float = env.float("LIMIT_HINT_SECONDS", default=30.0)
 
 # Days of readings that ended so many days ago are packed; 0 packs none.
 READINGS_PACK_AFTER_DAYS: int = env.int("READINGS_PACK_AFTER_DAYS", default=7)
-# The quarantine of each tenant, and of the messages of none; 0 is no limit. Of one source and reason so many
-# different messages a day are kept, and the others counted.
+# The quarantine of each tenant, and of unrouted messages; 0: unlimited. Of one source and reason so many
+# different messages a day are stored, and the others counted.
 QUARANTINE_DAYS: int = env.int("QUARANTINE_DAYS", default=90)
 QUARANTINE_MEGABYTES: int = env.int("QUARANTINE_MEGABYTES", default=256)
 QUARANTINE_SOURCE_MESSAGES: int = env.int("QUARANTINE_SOURCE_MESSAGES", default=1500)
@@ -276,7 +276,7 @@ DRF_STANDARDIZED_ERRORS = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Gwanje API",
-    "DESCRIPTION": "Devices, their components and metrics, their readings, and what was refused and why.",
+    "DESCRIPTION": "Devices, components, metrics, readings, and quarantined messages with their reasons.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},

@@ -1,4 +1,4 @@
-"""What the pages of both admin sites share."""
+"""Parts of the pages of both admin sites: long lists, read-only rows, labels and form pages."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ Text = str | Promise
 
 
 class BoundedPaginator(Paginator):
-    """Counts no further than a person turns pages: a list of millions opens as fast as a short one."""
+    """Counts at most 10,000 rows, so that a list of millions opens as fast as a short one."""
 
     MOST = 10_000
 
@@ -29,7 +29,7 @@ class BoundedPaginator(Paginator):
 
 
 class LongChangeList(ChangeList):
-    """Counts once, and offers to show all only where a filter or a search hides some."""
+    """Counts once, and offers to show all only where a filter or a search is active."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -38,7 +38,7 @@ class LongChangeList(ChangeList):
 
 
 class LongList:
-    """For a ModelAdmin whose table may be long."""
+    """Mixin for a ModelAdmin of a long table."""
 
     paginator = BoundedPaginator
     show_full_result_count = False
@@ -48,7 +48,7 @@ class LongList:
 
 
 class ReadOnly:
-    """For a ModelAdmin or inline whose rows are only looked at."""
+    """Mixin for a ModelAdmin or inline whose rows can be viewed and not changed."""
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
@@ -61,7 +61,7 @@ class ReadOnly:
 
 
 def coloured(text: Text, colour: str) -> SafeString:
-    """The word as a label: colour is success, info, warning, danger or neutral, and never says it alone."""
+    """Return the text as a label; `colour` (success, info, warning, danger or neutral) must not be its only meaning."""
     return render_to_string("unfold/helpers/label.html", {"text": text, "type": colour})
 
 
@@ -74,7 +74,7 @@ def render_page(
     obj: Model | None = None,
     **context: Any,
 ) -> TemplateResponse:
-    """A page in the look of the site, below the model (and the object) that it is about."""
+    """Render a page of the admin site, below its model and, where given, its object."""
     request.current_app = model_admin.admin_site.name
     defaults: dict[str, Any] = {"title": title, "opts": model_admin.opts, "original": obj, "inline_admin_formsets": []}
     return TemplateResponse(request, template, {**model_admin.admin_site.each_context(request), **defaults, **context})
@@ -92,13 +92,13 @@ def form_page(
     danger: bool = False,
     **context: Any,
 ) -> TemplateResponse:
-    """A form with one button and a way back; without a form a question to be answered with yes."""
+    """Render a form with one button and a link back; without a form, a question to confirm."""
     page = {"form": form, "submit": submit, "back": back, "lead": lead, "danger": danger, **context}
     return render_page(model_admin, request, page.pop("template", "gwanje/form.html"), title=title, **page)
 
 
 def add_errors(form: forms.Form, error: ValidationError) -> None:
-    """Show the error at the fields it names where the form has them, and above the form otherwise."""
+    """Add the error to the fields that it names, and to the form as a whole where it has no such field."""
     if not hasattr(error, "error_dict"):
         form.add_error(None, error)
         return

@@ -1,4 +1,4 @@
-"""What belongs to the whole fleet: which device is whose, and the messages that are nobody's."""
+"""Device routes and unrouted messages of all tenants, on the console."""
 
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from .site import console
 
 @admin.register(DeviceRoute, site=console)
 class DeviceRouteAdmin(ReadOnly, LongList, ModelAdmin):
-    """Every device of the platform with its tenant."""
+    """All devices of the platform with their tenants."""
 
     list_display: ClassVar = ["device_uuid", "tenant", "created_at"]
     list_select_related: ClassVar = ["tenant"]
@@ -35,7 +35,7 @@ class DeviceRouteAdmin(ReadOnly, LongList, ModelAdmin):
 
 @admin.register(UnroutedMessage, site=console)
 class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
-    """Messages that could be given to no tenant, with the reason."""
+    """Messages that belong to no tenant, with the reason."""
 
     list_display: ClassVar = ["reason_label", "topic", "detail", "times", "last_received_at"]
     list_filter: ClassVar = ["reason"]
@@ -58,14 +58,14 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
         return coloured(reason_in_words(message), "warning")
 
     def has_replay_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Whoever may make tenants may give messages to them.
+        # Users who can add tenants can replay messages to them.
         return request.user.has_perm("tenants.add_tenant")
 
     @action(
         description=_("Replay to their tenants"), icon="replay", permissions=["replay"], variant=ActionVariant.PRIMARY
     )
     def replay(self, request: HttpRequest) -> HttpResponse:
-        """Those whose device is registered by now, by a worker."""
+        """Queue the replay of unrouted messages whose device has been registered."""
         back = reverse("admin:tenants_unroutedmessage_changelist")
         if request.method != "POST":
             return form_page(

@@ -1,4 +1,4 @@
-"""The figures on the console's first page."""
+"""Cards and panels of the console's first page."""
 
 from datetime import timedelta
 from typing import Any
@@ -24,7 +24,7 @@ _UNROUTED_SHOWN = 8
 
 
 def context(request: HttpRequest) -> dict[str, Any]:
-    """What the first page shows."""
+    """Return the context of the first page."""
     newest = UnroutedMessage.objects.all()[:_UNROUTED_SHOWN]
     return {
         "cards": cards(),
@@ -35,7 +35,7 @@ def context(request: HttpRequest) -> dict[str, Any]:
 
 
 def _locked() -> list[dict[str, Any]]:
-    """Tenants whose tables have been locked for so long that listeners have put their messages aside."""
+    """Return the locked tenants with overflow messages: how many, and since when."""
     waiting = OverflowMessage.objects.values("schema_name").order_by("schema_name")
     rows = list(waiting.annotate(messages=Count("pk"), since=Min("received_at")))
     slugs = dict(Tenant.objects.values_list("schema_name", "slug")) if rows else {}
@@ -43,12 +43,12 @@ def _locked() -> list[dict[str, Any]]:
 
 
 def reason_in_words(message: UnroutedMessage) -> str:
-    """The reason without underscores, in the reader's language where it has a word for it."""
+    """Return the reason in the user's language, without underscores."""
     return _(message.reason.replace("_", " "))
 
 
 def cards() -> list[dict[str, Any]]:
-    """Tenants by state, messages of nobody in the last day, and how the background work does."""
+    """Return cards of tenants by state, unrouted messages of the last day, and background tasks."""
     return [*_tenants_by_state(), *_attention()]
 
 

@@ -1,4 +1,4 @@
-"""Payloads as a person can read them: text where it is text, else hexadecimal."""
+"""Readable payloads: as text, or in hexadecimal where they are not text."""
 
 import base64
 import binascii
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
-LIMIT = 64 * 1024  # bytes shown; whoever sends more is told so by the size beside it
+LIMIT = 64 * 1024  # bytes shown; the page shows the full size beside them
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _JWS = re.compile(r"^[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*$")
 
 
 @dataclass(frozen=True, slots=True)
 class ReadablePayload:
-    """What is shown of a payload; `size` is its length in bytes, `signed` what a JWS carries."""
+    """The shown part of a payload; `size` is its length in bytes, `signed` the content of a JWS."""
 
     text: str
     is_text: bool
@@ -26,7 +26,7 @@ class ReadablePayload:
 
 
 def readable(payload: bytes | memoryview, limit: int = LIMIT) -> ReadablePayload:
-    """The first `limit` bytes as UTF-8 text, or in hexadecimal where they are not text."""
+    """Return the first `limit` bytes as UTF-8 text, or in hexadecimal where they are not text."""
     size, shown = len(payload), bytes(payload[:limit])
     text = _as_text(shown, cut=size > limit)
     if text is None:
@@ -35,13 +35,13 @@ def readable(payload: bytes | memoryview, limit: int = LIMIT) -> ReadablePayload
 
 
 def render(payload: bytes | memoryview, limit: int = LIMIT) -> SafeString:
-    """The payload as HTML."""
+    """Return the payload as HTML."""
     return render_to_string("gwanje/payload.html", {"payload": readable(payload, limit)})
 
 
 def _as_text(data: bytes, *, cut: bool) -> str | None:
     try:
-        # A character that the cut went through is left out rather than taken as a fault.
+        # A character that is cut at the limit is left out; it is not an error.
         text = codecs.getincrementaldecoder("utf-8")().decode(data, final=not cut)
     except UnicodeDecodeError:
         return None

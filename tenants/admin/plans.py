@@ -1,4 +1,4 @@
-"""Plans and what a tenant is given instead of its plan's limits, on the console."""
+"""Plans, and the limits of single tenants, on the console."""
 
 from typing import Any, ClassVar
 
@@ -27,7 +27,7 @@ _FIELDSETS = [(title, {"fields": fields}) for title, fields in _VALUES]
 
 
 class TenantLimitsInline(StackedInline):
-    """The tenant's plan and its own limits, on its page."""
+    """The plan and the own limits of a tenant, on its page."""
 
     model = TenantLimits
     autocomplete_fields: ClassVar = ["plan"]
@@ -38,7 +38,7 @@ class TenantLimitsInline(StackedInline):
 
 @admin.register(Plan, site=console)
 class PlanAdmin(ModelAdmin):
-    """Plans. One that tenants have is not removed."""
+    """Plans. A plan with tenants cannot be removed."""
 
     list_display: ClassVar = ["name", "tenant_rate", "device_rate", "daily_quota", "max_payload", "tenants_with_it"]
     search_fields: ClassVar = ["name"]
@@ -53,4 +53,4 @@ class PlanAdmin(ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: Plan, form: forms.ModelForm, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        limits.announce_plan(obj)
+        limits.publish_plan_change(obj)

@@ -1,4 +1,4 @@
-"""The admin site of the platform's staff, on the public side. Nothing of a tenant's schema is on it."""
+"""The console: the admin site of the platform's staff, without data of tenants' schemas."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from .navigation import sidebar
 
 
 class ConsoleAuthenticationForm(AuthenticationForm):
-    """Signs in staff, and says plainly to everybody else that this is not their door."""
+    """Accepts staff only; other users get an error that names the first page."""
 
     def confirm_login_allowed(self, user: User) -> None:
         BaseAuthenticationForm.confirm_login_allowed(self, user)
@@ -31,12 +31,12 @@ class ConsoleAuthenticationForm(AuthenticationForm):
 
 
 def is_staff(user: Any) -> bool:
-    """Whether the user may enter the console."""
+    """Return whether the user can use the console."""
     return bool(user.is_active and (user.is_staff or user.is_superuser))
 
 
 class Console(UnfoldAdminSite):
-    """Staff's console. What a person of staff may do in it is said by Django's permissions."""
+    """The console. Django's permissions decide what each member of staff can do."""
 
     login_form = ConsoleAuthenticationForm
     login_template = "gwanje/login.html"
@@ -61,5 +61,5 @@ class Console(UnfoldAdminSite):
         return super().index(request, {**shown, **(extra_context or {})})
 
 
-# The two sites are never in one set of URLs, so both bear the name that Django's templates ask for.
+# The two sites are never in one URL configuration, so both have the name that Django's templates use.
 console = Console(name="admin")

@@ -1,4 +1,4 @@
-"""The background work, as django-q records it; looked at here, changed nowhere."""
+"""Background tasks and schedules of django-q on the console, read-only."""
 
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from .site import console
 
 @admin.register(Success, Failure, site=console)
 class TaskAdmin(ReadOnly, LongList, ModelAdmin):
-    """Tasks that ended, well or not. `Success` and `Failure` are proxies that differ in a filter only."""
+    """Finished tasks. `Success` and `Failure` are proxy models that differ in a filter."""
 
     list_display: ClassVar = ["name", "func", "started", "stopped", "attempt_count"]
     search_fields: ClassVar = ["name", "func"]
@@ -26,7 +26,7 @@ class TaskAdmin(ReadOnly, LongList, ModelAdmin):
 
 @admin.register(Schedule, site=console)
 class ScheduleAdmin(ReadOnly, ModelAdmin):
-    """What is run again and again."""
+    """Schedules of periodic tasks."""
 
     list_display: ClassVar = ["__str__", "func", "schedule_type", "repeats", "next_run"]
     fields: ClassVar = ["name", "func", "args", "kwargs", "schedule_type", "minutes", "repeats", "next_run"]
@@ -35,7 +35,7 @@ class ScheduleAdmin(ReadOnly, ModelAdmin):
 
 @admin.register(OrmQ, site=console)
 class WaitingTaskAdmin(ReadOnly, ModelAdmin):
-    """Tasks that wait for a worker."""
+    """Queued tasks."""
 
     list_display: ClassVar = ["id", "key", "name", "func", "lock"]
     fields: ClassVar = ["id", "key", "name", "func", "lock"]

@@ -1,4 +1,4 @@
-"""The forms with which staff make and suspend tenants."""
+"""Forms for creating and suspending tenants."""
 
 import re
 from typing import Any
@@ -16,7 +16,7 @@ validate_host = RegexValidator(_HOST, _("Enter only a host name, for example gre
 
 
 def clean_host(value: str) -> str:
-    """The host name as requests are compared with it: in lower case. Raises ValidationError."""
+    """Return the host name in lower case, as requests are compared with it. Raises ValidationError."""
     host = value.strip().lower()
     if host:
         validate_host(host)
@@ -24,7 +24,7 @@ def clean_host(value: str) -> str:
 
 
 class OwnerAndHostForm(forms.Form):
-    """What a tenant may be given besides its schema; asked again when its creation is tried again."""
+    """Owner and host name of a tenant; shown again when its creation is retried."""
 
     owner = forms.CharField(
         label=_("Owner"),
@@ -53,7 +53,7 @@ class OwnerAndHostForm(forms.Form):
         return host
 
     def slug_of_tenant(self) -> str:
-        """The slug of the tenant that the form is about."""
+        """Return the slug of the form's tenant."""
         return str(self.initial["slug"])
 
 
@@ -81,7 +81,7 @@ class CreateTenantForm(OwnerAndHostForm):
 
 
 class SuspendTenantForm(forms.Form):
-    """Why a tenant is suspended."""
+    """The reason for a suspension."""
 
     reason = forms.CharField(
         label=_("Reason"), max_length=500, help_text=_("For staff."), widget=UnfoldAdminTextInputWidget

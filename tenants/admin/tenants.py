@@ -1,4 +1,4 @@
-"""The tenants on the console: made, suspended, resumed, and the half-made tried again or discarded."""
+"""Tenants on the console: creation, suspension, and retry or removal of an incomplete creation."""
 
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ from .plans import TenantLimitsInline
 from .site import console
 from .tenant_forms import CreateTenantForm, DomainForm, OwnerAndHostForm, SuspendTenantForm
 
-# Which of the actions make sense in which state.
+# Actions by state of the tenant.
 ACTIONS = {
     Tenant.State.ACTIVE: {"suspend"},
     Tenant.State.SUSPENDED: {"resume"},
@@ -59,7 +59,7 @@ class MembershipInline(TabularInline):
 
 @admin.register(Tenant, site=console)
 class TenantAdmin(ModelAdmin):
-    """Tenants. Each is made by `tenants.services.lifecycle.create_tenant`; none is deleted here once it is complete."""
+    """Tenants. `tenants.services.lifecycle.create_tenant` creates them; a complete one cannot be deleted here."""
 
     list_display: ClassVar = ["name", "slug", "state_label", "state_detail", "address", "created_at"]
     list_filter: ClassVar = ["state"]
@@ -107,18 +107,18 @@ class TenantAdmin(ModelAdmin):
         return format_html('<a class="gw-link" href="{}">{}</a>', path, _("To the tenant's quarantine"))
 
     def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm, change: bool) -> None:
-        # Not the whole row: its state may have been changed meanwhile.
+        # Only the changed columns: another request may have changed the state.
         Tenant.objects.filter(pk=obj.pk).update(name=obj.name)
 
     def save_formset(self, request: HttpRequest, form: forms.ModelForm, formset: Any, change: bool) -> None:
         super().save_formset(request, form, formset, change)
         if formset.model is TenantLimits and formset.has_changed():
-            limits.announce([form.instance.schema_name])
+            limits.publish_changes([form.instance.schema_name])
 
-    # --- making one ---------------------------------------------------------------------------------------
+    # --- creation ---------------------------------------------------------------------------------------
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
-        """Outside of a transaction: how far the creation came stays recorded when it fails."""
+        """Create a tenant outside a transaction, so that the state of a failed creation is stored."""
         if not self.has_add_permission(request):
             raise PermissionDenied
         form = CreateTenantForm(request.POST or None)
@@ -137,7 +137,7 @@ class TenantAdmin(ModelAdmin):
         )
 
     def _create(self, request: HttpRequest, form: OwnerAndHostForm, *, slug: str, name: str) -> HttpResponse | None:
-        """To the tenant's page, made or half-made; None when the form says what to mend."""
+        """Create the tenant and redirect to its page, also after a failure; return None where the form has an error."""
         values = form.cleaned_data
         try:
             tenant = lifecycle.create_tenant(slug=slug, name=name, domain=values["domain"], owner=values["owner"])
@@ -145,12 +145,12 @@ class TenantAdmin(ModelAdmin):
             add_errors(form, error)
             return None
         except Exception as error:  # noqa: BLE001 (of any kind; the service has logged and recorded it)
-            return self._half_made(request, form, slug, error)
+            return self._creation_failed(request, form, slug, error)
         self.log_addition(request, tenant, "Created.")
         messages.success(request, _t("The tenant %(name)s is ready.") % {"name": tenant.name})
         return redirect(self._page_url(tenant))
 
-    def _half_made(
+    def _creation_failed(
         self, request: HttpRequest, form: OwnerAndHostForm, slug: str, error: Exception
     ) -> HttpResponse | None:
         tenant = Tenant.objects.filter(slug=slug).first()
@@ -161,7 +161,7 @@ class TenantAdmin(ModelAdmin):
         messages.error(request, text + " " + _t("Its creation is incomplete: try again, or discard it."))
         return redirect(self._page_url(tenant))
 
-    # --- actions on one -----------------------------------------------------------------------------------
+    # --- actions -----------------------------------------------------------------------------------
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         state = Tenant.objects.filter(pk=object_id).values_list("state", flat=True).first()
@@ -229,7 +229,7 @@ class TenantAdmin(ModelAdmin):
     def _run_discard(self, request: HttpRequest, tenant: Tenant) -> HttpResponse:
         name = str(tenant)
         try:
-            lifecycle.discard_half_made_tenant(tenant)
+            lifecycle.discard_incomplete_tenant(tenant)
         except ValidationError as error:
             messages.error(request, " ".join(error.messages))
             return redirect(self._page_url(tenant))

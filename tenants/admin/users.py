@@ -1,4 +1,4 @@
-"""The people: their accounts, and their roles in tenants."""
+"""Users, their roles in tenants, and groups of staff, on the console."""
 
 from typing import Any, ClassVar
 
@@ -29,7 +29,7 @@ class ChangeUserForm(UserChangeForm):
 
 
 class UserMembershipInline(TabularInline):
-    """The tenants that the person may enter, with the role in each."""
+    """The tenants of a user, with the role in each."""
 
     model = Membership
     fields: ClassVar = ["tenant", "role"]
@@ -40,7 +40,7 @@ class UserMembershipInline(TabularInline):
 
 @admin.register(User, site=console)
 class UserAdmin(DjangoUserAdmin, ModelAdmin):
-    """Accounts. Who is staff, and who may do what on the console, only superusers say."""
+    """User accounts. Only superusers change who is staff and the permissions on the console."""
 
     form = ChangeUserForm
     add_form = AddUserForm
@@ -72,19 +72,19 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
         return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
 
     def _may_touch(self, request: HttpRequest, obj: Model | None) -> bool:
-        # Setting a superuser's password is becoming one.
+        # A user who can set a superuser's password can become one.
         return request.user.is_superuser or not (isinstance(obj, User) and (obj.is_superuser or obj.is_staff))
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         actions = super().get_actions(request)
         if not request.user.is_superuser:
-            actions.pop("delete_selected", None)  # it asks about no single object
+            actions.pop("delete_selected", None)  # it does not check the permission of each object
         return actions
 
 
 @admin.register(PermissionGroup, site=console)
 class PermissionGroupAdmin(DjangoGroupAdmin, ModelAdmin):
-    """What groups of staff may do on the console. Superusers' business alone, or anybody could rise."""
+    """Permission groups of staff. Only superusers change them: other staff could extend their own permissions."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.is_superuser)

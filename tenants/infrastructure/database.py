@@ -1,4 +1,4 @@
-"""The database as a connection of one's own reaches it."""
+"""Connection parameters of the database, and settings of Django's connection."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from psycopg.types.datetime import TimestamptzLoader
 
 
 def conninfo(**parameters: Any) -> str:
-    """The database that Django uses, for a connection outside of Django; `parameters` are libpq's."""
+    """Return the connection string of Django's database, for a connection outside Django; `parameters` are libpq's."""
     wanted = connection.settings_dict
     return psycopg.conninfo.make_conninfo(
         host=wanted["HOST"] or None,
@@ -23,14 +23,14 @@ def conninfo(**parameters: Any) -> str:
 
 
 def bound_lock_waits(milliseconds: int) -> None:
-    """Let no statement of this process' Django connection wait longer than this for somebody else's lock."""
+    """Limit how long statements of this process' Django connection wait for a lock."""
     connection.settings_dict["OPTIONS"]["options"] = f"-c lock_timeout={milliseconds}"
     connection.close()
 
 
 @contextmanager
 def cursor_for_many() -> Iterator[Any]:
-    """Django's cursor, that reads times as psycopg does, in C: Django's own way costs several microseconds each."""
+    """Open Django's cursor with psycopg's loader of times, in C: Django's own costs several microseconds for each."""
     with connection.cursor() as cursor:
         cursor.adapters.register_loader("timestamptz", TimestamptzLoader)
         yield cursor

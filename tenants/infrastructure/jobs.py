@@ -1,6 +1,6 @@
-"""Background tasks of a tenant: queued with its schema, run inside it, and left again whatever happens.
+"""Background tasks of a tenant: queued with its schema, and run in a context of that schema.
 
-A worker's connection outlives its tasks, so a task that set the schema itself would leave it to the next one.
+A worker's connection outlives its tasks: a schema that a task sets itself would be the next task's.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from .schema_context import current_schema
 
 
 def enqueue(function: str, *args: Any, **kwargs: Any) -> str:
-    """Queue the function (by its dotted path) for the current schema; returns the task's id."""
+    """Queue a function by its dotted path for the current schema and return the task's id."""
     return str(
         async_task("tenants.infrastructure.jobs.run", current_schema(), function, args, kwargs, task_name=function)
     )
 
 
 def run(schema: str, function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """In the worker: call the function inside the schema. What it returns must not be lazy."""
+    """Call the function in the schema and return its result, which must not be lazy. Runs in the worker."""
     call: Callable[..., Any] = import_string(function)
     with schema_context(schema):
         return call(*args, **kwargs)

@@ -1,7 +1,7 @@
-"""Figures of the platform, in Prometheus' form at `/metrics`: what its processes note in Redis, and what is provided.
+"""Metrics of the platform in Prometheus' format at `/metrics`: of its processes through Redis, and of the hooks.
 
-What the processes note names no tenant and is kept for looking at: Redis being away loses a few. The tenants'
-counters come from the hook `metric_collectors`.
+Metrics of processes name no tenant; some are lost while Redis is unavailable. The tenants' counters come from the hook
+`metric_collectors`.
 """
 
 import logging
@@ -18,16 +18,17 @@ from . import hooks
 logger = logging.getLogger(__name__)
 
 _KEY = "gwanje:metrics"
-# Processes that have gauges of their own, by when they noted them.
+# Processes with gauges of their own, scored by the time of their last record.
 _PROCESSES = "gwanje:metrics:processes"
 _PROCESS_SECONDS = 60
 PREFIX = "gwanje_"
 
 
 def record(gauges: Mapping[str, float], counters: Mapping[str, int] | None = None, *, process: str = "") -> None:
-    """Set the gauges and add to the counters (named `…_total`). Redis being away is logged, not raised.
+    """Set the gauges and add to the counters (named `…_total`). An unavailable Redis is logged, not raised.
 
-    The gauges of a `process` of several of its kind carry its name, and are gone when it has been silent for a while.
+    `process` names one of several processes of a kind: its gauges have a label and expire a minute after the last
+    record.
     """
     try:
         with get_redis_connection("default").pipeline(transaction=False) as pipe:
@@ -41,34 +42,34 @@ def record(gauges: Mapping[str, float], counters: Mapping[str, int] | None = Non
                 pipe.hincrby(_KEY, name, value)
             pipe.execute()
     except RedisError as error:
-        logger.warning("Figures are not recorded: %s", error)
+        logger.warning("Metrics are not recorded: %s", error)
 
 
 def as_text() -> bytes:
-    """All figures in Prometheus' text form. Without Redis those of the processes are missing, and say so."""
+    """Return all metrics in Prometheus' text format. Without Redis those of the processes are missing."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures())
+    registry.register(_Collector())
     return generate_latest(registry)
 
 
-class _Figures:
-    """What `generate_latest` asks."""
+class _Collector:
+    """The collector of `generate_latest`."""
 
     def collect(self) -> Iterable[Metric]:
         try:
-            yield from _noted()
+            yield from _recorded()
             is_there = 1
         except RedisError as error:
-            logger.warning("Figures of the processes are not shown: %s", error)
+            logger.warning("Metrics of the processes are not shown: %s", error)
             is_there = 0
         yield GaugeMetricFamily(
-            f"{PREFIX}redis_up", "Whether Redis answers; without it there are less figures.", is_there
+            f"{PREFIX}redis_up", "Whether Redis answers; without it the metrics of processes are missing.", is_there
         )
         for collect in hooks.metric_collectors:
             yield from collect()
 
 
-def _noted() -> list[Metric]:
+def _recorded() -> list[Metric]:
     redis = get_redis_connection("default")
     redis.zremrangebyscore(_PROCESSES, "-inf", time.time() - _PROCESS_SECONDS)
     processes = [name.decode() for name in redis.zrange(_PROCESSES, 0, -1)]

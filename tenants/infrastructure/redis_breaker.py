@@ -1,8 +1,8 @@
-"""Redis that does not answer is left alone by the whole process until it does: a circuit breaker in the pool.
+"""A circuit breaker in the pool of Redis connections: a process does not use a Redis that does not answer.
 
-Each use of Redis has a time limit, and each is prepared to go on without it. But limits add up: a listener that asks
-a frozen Redis for six things a second waits for nothing else. So the first time-out or lost connection opens the
-breaker; from then on every use fails at once, as if Redis were down, and one thread asks now and then until it answers.
+Each command to Redis has a time limit, and each caller can continue without it. But limits add up: a listener that
+sends six commands a second to a frozen Redis does nothing but wait. The first time-out or lost connection opens the
+breaker: every command fails at once, as if Redis were down, and one thread probes Redis until it answers.
 """
 
 import logging
@@ -20,22 +20,22 @@ from .retry import Backoff
 
 logger = logging.getLogger(__name__)
 
-# Between two probes: growing from the first to the second.
+# Pause between two probes: shortest and longest.
 PAUSE_SECONDS = (0.05, 1.0)
 _LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 
 
-class RedisAway(redis_errors.ConnectionError):
-    """Redis was not asked, because it did not answer lately."""
+class RedisUnavailable(redis_errors.ConnectionError):
+    """The command was not sent, because Redis does not answer."""
 
 
 class Breaker:
-    """Closed while Redis answers. `probe` asks it once, and raises what a lost Redis raises. For any threads."""
+    """Closed while Redis answers. `probe` sends one command and raises RedisError or OSError. Thread-safe."""
 
     def __init__(self, probe: Callable[[], None]) -> None:
         self._probe = probe
         self._lock = threading.Lock()
-        # The process in which it is open, 0 for none: a fork has no thread that could close it.
+        # The process in which it is open, 0 for none: a forked process has no thread that would close it.
         self._open_in = 0
 
     @property
@@ -43,17 +43,17 @@ class Breaker:
         return self._open_in == os.getpid()
 
     def check(self) -> None:
-        """Raises RedisAway while it is open."""
+        """Raise RedisUnavailable while the breaker is open."""
         if self._open_in and self.is_open:
-            raise RedisAway("Redis did not answer lately and is not asked again until it does")
+            raise RedisUnavailable("Redis does not answer; commands fail until it does")
 
     def open(self, error: BaseException) -> None:
-        """Let nobody ask until a probe is answered. Once it is open, nothing."""
+        """Make every command fail until a probe is answered. Does nothing while it is open."""
         with self._lock:
             if self.is_open:
                 return
             self._open_in = os.getpid()
-        logger.warning("Redis does not answer (%s): it is left alone until it does", error)
+        logger.warning("Redis does not answer (%s): commands fail until it does", error)
         threading.Thread(target=self._probe_until_answered, name="redis-probe", daemon=True).start()
 
     def _probe_until_answered(self) -> None:
@@ -63,7 +63,7 @@ class Breaker:
                 time.sleep(backoff.fail())
             logger.info("Redis answers again")
         finally:
-            # Whatever else went wrong here, who asks next is to see it.
+            # After any other error the next command must show it.
             self._open_in = 0
 
     def _answers(self) -> bool:
@@ -83,7 +83,7 @@ class BreakerPool(ConnectionPool):
         super().__init__(connection_class=_guarded(connection_class, self.breaker), **options)
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """As the pool does. Raises RedisAway at once while the breaker is open."""
+        """Return a connection of the pool. Raises RedisUnavailable at once while the breaker is open."""
         self.breaker.check()
         return super().get_connection()
 
@@ -100,7 +100,7 @@ class BreakerPool(ConnectionPool):
 
 
 def _guarded(plain: type[Connection], breaker: Breaker) -> type[Connection]:
-    """The same connection, whose failures open the breaker."""
+    """Return a subclass of the connection class whose failures open the breaker."""
 
     class Guarded(plain):  # type: ignore[valid-type,misc]
         def connect(self) -> None:

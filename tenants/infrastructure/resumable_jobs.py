@@ -119,12 +119,12 @@ class Pauses:
 # --- Steps -----------------------------------------------------------------------------------------------------------
 
 
-def lock(job: Resumable, *without: str) -> Resumable:
-    """Lock the job's row for a step in the current transaction; return it as it is now, without some columns.
+def lock(job: Resumable, *deferred: str) -> Resumable:
+    """Lock the job's row for a step in the current transaction; return it as it is now, without the deferred columns.
 
     Raises Superseded.
     """
-    locked = _same_step(job).select_for_update().defer(*without).first()
+    locked = _same_step(job).select_for_update().defer(*deferred).first()
     if locked is None:
         raise Superseded
     return locked

@@ -1,23 +1,23 @@
-"""Which tenant's schema the connection is in."""
+"""The tenant's schema of the current connection."""
 
 from typing import Any
 
 from django.db import connection
 
-# The tenants' backend adds these to Django's connection, whose type does not know them.
+# The database backend of django-tenants adds these methods; the type of Django's connection has none of them.
 _connection: Any = connection
 
 
 def current_schema() -> str:
-    """The schema that queries of this thread go to; `public` outside of tenants."""
+    """Return the schema of this thread's queries; `public` outside tenants."""
     return str(_connection.schema_name)
 
 
 def leave_schema() -> None:
-    """Back to the public schema."""
+    """Set the public schema."""
     _connection.set_schema_to_public()
 
 
 def enter_schema_of(tenant: object) -> None:
-    """For the rest of the request: the tenant's schema. Elsewhere use `tenant_context`, which leaves it again."""
+    """Set the tenant's schema for the rest of a request. Other code must use `tenant_context`, which restores it."""
     _connection.set_tenant(tenant)

@@ -1,4 +1,4 @@
-"""Tables that people upload and download: CSV in the encodings of their spreadsheets, and XLSX.
+"""Uploaded and downloaded tables: CSV in the encodings of spreadsheet programs, and XLSX.
 
 What is read is bounded before it is read: bytes, rows, columns, and what a packed file says it grows to. A table is a
 list of rows, each a mapping of column to text, with the number that the row has in the spreadsheet.
@@ -20,25 +20,25 @@ from openpyxl.utils.exceptions import InvalidFileException
 
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 CONTENT_TYPES = {"csv": "text/csv; charset=utf-8", "xlsx": XLSX}
-# With one of these a spreadsheet takes a text for a formula.
+# A spreadsheet program interprets text with one of these first characters as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MOST_COLUMNS = 40
 _MOST_CELL = 4000  # characters
-# A file of 5 MB that holds more than this unpacked was made to fill memory.
+# A file of 5 MB with more than this unpacked is a decompression bomb.
 _MOST_UNPACKED = 20  # times what may be uploaded
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A row: its number in the file (1 is the heading's), and its cells as text."""
+    """A row: its number in the file (the heading has 1) and its cells as text."""
 
     number: int
     cells: dict[str, str]
 
 
 def read_table(content: bytes, known: Sequence[str], needed: Sequence[str] = ()) -> list[TableRow]:
-    """The rows of a CSV or XLSX file. Raises ValidationError that says what to mend.
+    """Return the rows of a CSV or XLSX file. Raises ValidationError.
 
     `known` are the columns that a file may have, `needed` those that it must have. Rows without any cell are left out.
     """
@@ -53,7 +53,7 @@ def read_table(content: bytes, known: Sequence[str], needed: Sequence[str] = ())
 
 
 def check_rows(rows: Iterable[dict[str, Any]], known: Sequence[str], needed: Sequence[str] = ()) -> list[TableRow]:
-    """Rows that come as JSON objects, as `read_table` gives them; the first has the number 1."""
+    """Return rows of JSON objects in the form of `read_table`; the first has the number 1."""
     listed = list(rows)
     _check_count(len(listed))
     _check_columns([*dict.fromkeys(name for row in listed for name in row)], known, ())
@@ -65,7 +65,7 @@ def check_rows(rows: Iterable[dict[str, Any]], known: Sequence[str], needed: Seq
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: str) -> bytes:
-    """The table as CSV (UTF-8 with a mark that Excel knows it by) or XLSX; no cell of it is a formula."""
+    """Return the table as CSV (UTF-8 with a byte order mark, for Excel) or XLSX; no cell is a formula."""
     if form == "csv":
         to = io.StringIO()
         writer = csv.writer(to)
@@ -83,18 +83,18 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: str
 
 
 def harmless(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
+    """Return the text with a prefix where a spreadsheet program would interpret it as a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _harmless(cell: Any) -> Any:
     text = "" if cell is None else str(cell)
-    # What XML cannot hold would make the file unreadable.
+    # Characters that XML does not allow would make the file unreadable.
     return harmless("".join(c for c in text if c >= " " or c in "\t\n"))
 
 
 def _meant(text: str) -> str:
-    """The text that `harmless` was given: a file that was exported reads back as what it was."""
+    """Return the text without the prefix of `harmless`, so that an exported file is imported unchanged."""
     return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
 
 
@@ -144,7 +144,7 @@ def _check_columns(columns: Sequence[str], known: Sequence[str], needed: Sequenc
 
 
 def _text(value: Any) -> str:
-    """A cell as text; a number that a spreadsheet made of an integer is one again."""
+    """Return a cell as text; a float without a fraction becomes an integer again."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -179,7 +179,7 @@ def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
 
 
 def _decode(content: bytes) -> str:
-    """The text: by its mark, else UTF-8, else what Excel writes in Korea."""
+    """Return the decoded text: by its byte order mark, as UTF-8, or as CP949, which Excel writes in Korea."""
     encodings = [name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)] or ["utf-8", "cp949"]
     for encoding in encodings:
         try:
@@ -197,7 +197,7 @@ def _xlsx_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
     try:
         book = load_workbook(io.BytesIO(content), read_only=True, data_only=True, keep_links=False)
         sheet = book.worksheets[0]
-        # A sheet may claim a million rows of 16,384 cells: what is beyond is not asked for.
+        # A sheet may declare a million rows of 16,384 cells: only this part is read.
         lines = sheet.iter_rows(max_row=2 * settings.IMPORT_MAX_ROWS, max_col=_MOST_COLUMNS + 1, values_only=True)
         for number, line in enumerate(lines, 1):
             if line[_MOST_COLUMNS:] and line[_MOST_COLUMNS] is not None:
@@ -210,7 +210,7 @@ def _xlsx_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
 
 
 def _refuse_bomb(content: bytes) -> None:
-    """By what the file says of itself; a member is never read further than it says."""
+    """Reject a decompression bomb by its declared sizes; no member is read beyond its declared size."""
     most = _MOST_UNPACKED * settings.IMPORT_MAX_BYTES
     try:
         members = zipfile.ZipFile(io.BytesIO(content)).infolist()

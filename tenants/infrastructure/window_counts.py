@@ -1,4 +1,4 @@
-"""Counting requests in Redis, in fixed windows of time."""
+"""Counters of requests in Redis, in fixed windows of time."""
 
 import logging
 import time
@@ -10,10 +10,10 @@ logger = logging.getLogger(__name__)
 
 
 def count(key: str, *, seconds: int, add: int = 1) -> tuple[int, int]:
-    """Add to the window's count; returns (count, seconds until the window ends).
+    """Add to the window's count; return (count, seconds until the window ends).
 
-    `key` names the tenant, since it is used as it is. Redis being away counts as nothing: a request is not
-    refused because it could not be counted.
+    `key` must contain the tenant, because Redis is shared. While Redis is unavailable the count is 0: a request is not
+    rejected because it could not be counted.
     """
     window, elapsed = divmod(int(time.time()), seconds)
     name = f"gwanje:count:{key}:{window}"

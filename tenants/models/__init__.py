@@ -1,4 +1,4 @@
-"""The public schema: tenants, users and their memberships, plans, and which device belongs to which tenant."""
+"""Models of the public schema: tenants, users, memberships, plans, routes, preregistered devices and messages."""
 
 from .enrollment import PreregisteredDevice
 from .messages import OverflowMessage, SuppressedUnroutedMessages, UnroutedMessage

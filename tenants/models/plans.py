@@ -1,4 +1,4 @@
-"""What tenants may send: plans, and what one tenant is given beside its plan."""
+"""Limits of what tenants send: plans, and limits of single tenants."""
 
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ def _burst(name: Any) -> models.PositiveIntegerField:
 
 
 class LimitValues(models.Model):
-    """Values of limits. Empty leaves it to the next in line (tenant, plan, settings); 0 is no limit."""
+    """Values of limits. Empty: the next of tenant, plan and settings applies; 0: unlimited."""
 
     tenant_rate = _rate(_("rate of the tenant"))
     tenant_burst = _burst(_("burst of the tenant"))
@@ -48,7 +48,7 @@ class LimitValues(models.Model):
     class Meta:
         abstract = True
         constraints: ClassVar = [
-            # Also refuses NaN, which PostgreSQL holds to be greater than everything.
+            # Also rejects NaN, which PostgreSQL sorts above all numbers.
             models.CheckConstraint(
                 condition=Q(**{f"{name}__gte": 0, f"{name}__lte": 1e9}) | Q(**{f"{name}__isnull": True}),
                 name=f"%(class)s_{name}",
@@ -58,7 +58,7 @@ class LimitValues(models.Model):
 
 
 class Plan(LimitValues):
-    """Limits that several tenants have."""
+    """Limits that several tenants share."""
 
     name = models.CharField(_("name"), max_length=80, unique=True)
 
@@ -73,7 +73,7 @@ class Plan(LimitValues):
 
 
 class TenantLimits(LimitValues):
-    """A tenant's plan, and the limits that it has instead of the plan's."""
+    """A tenant's plan, and its own limits, which replace those of the plan."""
 
     tenant = models.OneToOneField(
         "tenants.Tenant", on_delete=models.CASCADE, related_name="limits", verbose_name=_("tenant")

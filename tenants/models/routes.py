@@ -7,7 +7,7 @@ from .tenants import Tenant
 
 
 class DeviceRoute(models.Model):
-    """Device UUID → tenant, unique over the platform: the only thing that says whose a message is."""
+    """Device UUID → tenant, unique over the platform; it alone decides the tenant of a message."""
 
     device_uuid = models.UUIDField(_("device UUID"), primary_key=True)
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="device_routes", verbose_name=_("tenant"))
@@ -22,7 +22,7 @@ class DeviceRoute(models.Model):
 
 
 class AppRoute(models.Model):
-    """First characters of an API key → tenant: whose the app is that connects to the broker with it."""
+    """Prefix of an API key → tenant of the app that connects to the broker with this key."""
 
     prefix = models.CharField(_("begins with"), max_length=24, primary_key=True)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="app_routes", verbose_name=_("tenant"))

@@ -8,7 +8,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 from django_tenants.models import DomainMixin, TenantMixin
 
-# The slug is in URLs, topics, Vault paths and (with _ for -) the schema's name, so it is narrow.
+# The slug is part of URLs, topics, Vault paths and, with _ for -, of the schema's name: few characters are allowed.
 SLUG_PATTERN = r"^[a-z](?:[a-z0-9-]{0,46}[a-z0-9])?$"
 validate_slug = RegexValidator(
     SLUG_PATTERN,
@@ -20,11 +20,11 @@ validate_slug = RegexValidator(
 
 
 class User(AbstractUser):
-    """A person. What one may do in a tenant is said by a Membership; `is_staff` opens the staff's console."""
+    """A user. Memberships give roles in tenants; `is_staff` gives access to the console."""
 
 
 class Tenant(TenantMixin):
-    """One customer, with a PostgreSQL schema of its own. Created by `tenants.services.lifecycle.create_tenant` only."""
+    """A customer with a PostgreSQL schema. Created by `tenants.services.lifecycle.create_tenant` only."""
 
     class State(models.TextChoices):
         CREATING = "creating", _("being created")
@@ -38,7 +38,7 @@ class Tenant(TenantMixin):
     state_detail = models.TextField(_("description of the state"), blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
 
-    # The schema is made by the service, which records how far it came.
+    # The service creates the schema and stores the state of the creation.
     auto_create_schema = False
     auto_drop_schema = False
 
@@ -52,7 +52,7 @@ class Tenant(TenantMixin):
 
 
 class Domain(DomainMixin):
-    """A host name under which a tenant is reached, besides `/t/{slug}/`."""
+    """A host name of a tenant, in addition to `/t/{slug}/`."""
 
     class Meta:
         verbose_name = _("host name")
@@ -60,7 +60,7 @@ class Domain(DomainMixin):
 
 
 class TenantAlias(models.Model):
-    """What old firmware sends in the place of the slug: its owner's e-mail address."""
+    """A topic segment that old firmware sends instead of the slug: its owner's e-mail address."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="aliases", verbose_name=_("tenant"))
     address = models.CharField(
@@ -73,7 +73,7 @@ class TenantAlias(models.Model):
     class Meta:
         ordering: ClassVar = ["address"]
         constraints: ClassVar = [
-            # One owner may have devices in several tenants; routing compares with the device's own tenant.
+            # One owner may have devices in several tenants; routing compares with the tenant of the device.
             models.UniqueConstraint(fields=["tenant", "address"], name="alias_once_per_tenant"),
         ]
         verbose_name = _("topic alias")
@@ -84,7 +84,7 @@ class TenantAlias(models.Model):
 
 
 class Membership(models.Model):
-    """What a user may do in a tenant. Read by `tenants.services.roles.role_of` alone."""
+    """A user's role in a tenant. Only `tenants.services.roles.role_of` reads it."""
 
     class Role(models.TextChoices):
         VIEWER = "viewer", _("viewer: sees everything, changes nothing")
@@ -97,7 +97,7 @@ class Membership(models.Model):
 
     class Meta:
         constraints: ClassVar = [
-            # One role a person and tenant: role_of() answers with this row.
+            # One role for each user and tenant; role_of() returns it.
             models.UniqueConstraint(fields=["user", "tenant"], name="membership_once"),
         ]
         verbose_name = _("membership")

@@ -1,7 +1,7 @@
-"""Codes that people type off a label, and tokens that only machines read. What is kept of either is a hash.
+"""Claim codes, which people type, and fetch tokens, which devices send. Only hashes of them are stored.
 
-A claim code is 16 characters of Crockford's base 32 (no I, L, O, U): 15 at random, which are 75 bits, and his check
-character, so that a slip of the finger is told from a wrong code without asking anybody.
+A claim code has 16 characters of Crockford's base 32 (without I, L, O, U): 15 random ones, which are 75 bits, and a
+check character, which detects a typing error without a query.
 """
 
 import hashlib
@@ -11,43 +11,43 @@ ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 FETCH_PREFIX = "gwf_"
 _LENGTH = 16
 _GROUP = 4
-# Crockford's: a prime above 32, so that every wrong character and every swap of two shows.
+# Crockford's modulus: a prime above 32 detects every wrong character and every swap of two.
 _MODULUS = 37
-_MEANT = str.maketrans({"O": "0", "I": "1", "L": "1"}) | str.maketrans("", "", " -–_\t\r\n")
+_CORRECTIONS = str.maketrans({"O": "0", "I": "1", "L": "1"}) | str.maketrans("", "", " -–_\t\r\n")
 
 
 def new_claim_code() -> str:
-    """A code as it is printed: `K7QM-3XPA-9R2T-V5CW`."""
+    """Return a new code as it is printed: `K7QM-3XPA-9R2T-V5CW`."""
     while True:
         body = "".join(secrets.choice(ALPHABET) for _ in range(_LENGTH - 1))
         check = _check(body)
-        # Five of the 37 check symbols are no letters: such codes are not given out.
+        # Five of the 37 check symbols are outside the alphabet: such codes are not used.
         if check < len(ALPHABET):
             code = body + ALPHABET[check]
             return "-".join(code[start : start + _GROUP] for start in range(0, _LENGTH, _GROUP))
 
 
 def read_claim_code(text: str) -> str | None:
-    """The code without what is between its characters; None where it was mistyped."""
-    code = text[:100].upper().translate(_MEANT)
+    """Return the code without separators, or None for a mistyped one."""
+    code = text[:100].upper().translate(_CORRECTIONS)
     if len(code) != _LENGTH or not set(code) <= set(ALPHABET):
         return None
     return code if ALPHABET.index(code[-1]) == _check(code[:-1]) else None
 
 
 def new_fetch_token() -> str:
-    """A token for the card of a device: 256 random bits."""
+    """Return a new token for the memory card of a device: 256 random bits."""
     return FETCH_PREFIX + secrets.token_urlsafe(32)
 
 
 def digest(text: str) -> str:
-    """What is kept of a code or token: no more is needed for what nobody finds by trying."""
+    """Return the stored hash of a code or token. Unsalted: both are random and too long to be guessed."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def same(kept: str, text: str) -> bool:
-    """Whether the text is the one of which `kept` was made; in constant time."""
-    return secrets.compare_digest(kept, digest(text))
+def matches(stored: str, text: str) -> bool:
+    """Return whether the text has the stored hash; compares in constant time."""
+    return secrets.compare_digest(stored, digest(text))
 
 
 def _check(body: str) -> int:

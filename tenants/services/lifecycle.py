@@ -1,4 +1,4 @@
-"""What is done to tenants: create, resume or discard a half-made one, suspend."""
+"""Creation, suspension and removal of tenants."""
 
 import logging
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ from django_tenants.utils import schema_context
 from tenants.infrastructure import hooks
 from tenants.models import Domain, Membership, Tenant, User, validate_slug
 
-from .limits import announce
+from .limits import publish_changes
 
 logger = logging.getLogger(__name__)
 
 
 def create_tenant(*, slug: str, name: str, domain: str = "", owner: User | None = None) -> Tenant:
-    """Create a tenant with its schema and the catalogue that a new tenant gets, or resume a half-made one.
+    """Create a tenant with its schema and first rows, or resume an incomplete creation.
 
     `domain` is an optional host name; `owner` becomes the tenant's administrator. Takes about a second.
-    Raises ValidationError when the slug is not usable or belongs to a tenant that is complete; any other
-    error leaves the tenant `failed`, with the error in `state_detail`, and the same call tries again.
+    Raises ValidationError for an invalid slug or that of a complete tenant; any other error sets the tenant
+    `failed`, with the error in `state_detail`, and the same call resumes.
     """
     validate_slug(slug)
-    with _only_one_creator(slug):
+    with _creation_lock(slug):
         tenant = _begin(slug, name)
         try:
             _build(tenant)
@@ -38,12 +38,9 @@ def create_tenant(*, slug: str, name: str, domain: str = "", owner: User | None 
     return tenant
 
 
-def discard_half_made_tenant(tenant: Tenant) -> None:
-    """Remove a tenant whose creation did not finish, with what there is of its schema.
-
-    Raises ValidationError for a tenant that is complete: its data is not removed by this.
-    """
-    with _only_one_creator(tenant.slug), transaction.atomic():
+def discard_incomplete_tenant(tenant: Tenant) -> None:
+    """Remove a tenant whose creation did not finish, and its schema. Raises ValidationError for a complete one."""
+    with _creation_lock(tenant.slug), transaction.atomic():
         locked = Tenant.objects.select_for_update().get(pk=tenant.pk)
         if locked.state not in (Tenant.State.CREATING, Tenant.State.FAILED):
             raise ValidationError(
@@ -56,27 +53,27 @@ def discard_half_made_tenant(tenant: Tenant) -> None:
 
 
 def suspend_tenant(tenant: Tenant, *, reason: str) -> bool:
-    """Close an active tenant's addresses; its devices' messages are quarantined. False when it was not active."""
+    """Suspend an active tenant: its addresses close, and its messages are quarantined. Return False if not active."""
     return _change_state(tenant, Tenant.State.ACTIVE, Tenant.State.SUSPENDED, reason)
 
 
 def resume_tenant(tenant: Tenant) -> bool:
-    """Open a suspended tenant again. False when it was not suspended."""
+    """Resume a suspended tenant. Return False if it was not suspended."""
     return _change_state(tenant, Tenant.State.SUSPENDED, Tenant.State.ACTIVE, "")
 
 
 def _change_state(tenant: Tenant, old: Tenant.State, new: Tenant.State, detail: str) -> bool:
-    """Whether the state was `old`; listeners are told, so that they follow at once."""
+    """Change the state from `old` and publish the change to the listeners. Return False for another state."""
     with transaction.atomic():
         changed = Tenant.objects.filter(pk=tenant.pk, state=old).update(state=new, state_detail=detail)
         if changed:
-            announce([tenant.schema_name])
+            publish_changes([tenant.schema_name])
     return bool(changed)
 
 
 @contextmanager
-def _only_one_creator(slug: str) -> Iterator[None]:
-    """Hold the slug against another creator, in whichever process; released by itself when this one dies."""
+def _creation_lock(slug: str) -> Iterator[None]:
+    """Lock the creation of the slug over all processes; PostgreSQL unlocks it when this one dies."""
     name = f"create_tenant:{slug}"
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [name])
@@ -90,7 +87,7 @@ def _only_one_creator(slug: str) -> Iterator[None]:
 
 
 def _begin(slug: str, name: str) -> Tenant:
-    """The tenant's row in state `creating`, new or of an attempt before."""
+    """Return the tenant's row in state `creating`, new or of an earlier attempt."""
     with transaction.atomic():
         tenant, created = Tenant.objects.select_for_update().get_or_create(
             slug=slug, defaults={"name": name, "schema_name": schema_name_of(slug)}
@@ -99,19 +96,19 @@ def _begin(slug: str, name: str) -> Tenant:
             raise ValidationError({"slug": _("A tenant with the slug %(slug)r already exists.") % {"slug": slug}})
         tenant.state, tenant.state_detail = Tenant.State.CREATING, "making the schema"
         tenant.save(update_fields=["state", "state_detail"])
-        # With the row, so that migrations of all tenants find a schema for every one.
+        # In the transaction of the row, so that migrations of all tenants find a schema for each row.
         with connection.cursor() as cursor:
             cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {connection.ops.quote_name(tenant.schema_name)}")
     return tenant
 
 
 def schema_name_of(slug: str) -> str:
-    """The slug as a PostgreSQL schema name; the prefix keeps it apart from public and pg_*."""
+    """Return the schema's name of a slug; the prefix distinguishes it from public and pg_*."""
     return "t_" + slug.replace("-", "_")
 
 
 def _build(tenant: Tenant) -> None:
-    """Tables and catalogue. Each step may be done again."""
+    """Create tables and first rows. Each step can be repeated."""
     call_command("migrate_schemas", tenant=True, schema_name=tenant.schema_name, interactive=False, verbosity=0)
     with schema_context(tenant.schema_name), transaction.atomic():
         for install in hooks.new_tenant:

@@ -1,4 +1,4 @@
-"""Which limits hold for a tenant: its own, else its plan's, else the settings'. Changing them tells the listeners."""
+"""Limits of a tenant: its own, those of its plan, or those of the settings. Changes are published to listeners."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +14,7 @@ from tenants.models import Plan, Tenant, TenantLimits
 
 
 class LimitName(StrEnum):
-    """The names under which limits are shown, counted, and told to devices."""
+    """The names of limits on pages, in counters and in commands to devices."""
 
     TENANT_RATE = "tenant_rate"
     DEVICE_RATE = "device_rate"
@@ -24,7 +24,7 @@ class LimitName(StrEnum):
     MAX_PAYLOAD = "max_payload"
 
 
-# Those whose refusals are counted as rate limited; the others' are in quarantine.
+# Messages over these are counted as rate limited; messages over the others are quarantined.
 RATES = (
     LimitName.TENANT_RATE,
     LimitName.DEVICE_RATE,
@@ -43,7 +43,7 @@ LABELS: dict[str, Promise] = {
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit in force. `burst` (messages) is of rates only; `source` is tenant, plan or default."""
+    """An effective limit. Only rates have a `burst` (messages); `source` is tenant, plan or default."""
 
     name: LimitName
     value: float
@@ -52,7 +52,7 @@ class Limit:
 
 
 def limits_of(tenant: Tenant) -> dict[LimitName, Limit]:
-    """The limits that hold for the tenant. Asks nothing where `limits__plan` was selected with the tenant."""
+    """Return the tenant's effective limits; without a query where `limits__plan` was selected with the tenant."""
     own: TenantLimits | None = getattr(tenant, "limits", None)
     plan = own.plan if own is not None else None
     found = {}
@@ -66,10 +66,10 @@ def limits_of(tenant: Tenant) -> dict[LimitName, Limit]:
 
 
 def set_limits(tenant: Tenant, *, plan: Plan | str | None = "", **values: float | None) -> TenantLimits:
-    """Give the tenant a plan (None: none) and limits of its own, those that are named: `tenant_rate=100`.
+    """Set the tenant's plan (None: no plan) and its own limits by name: `tenant_rate=100`.
 
-    None takes a value away again, so that the plan's holds; 0 is no limit. Raises ValidationError. Listeners follow
-    within a second or so.
+    None removes a value, so that the plan's applies; 0 means unlimited. Raises ValidationError. Listeners apply the
+    change within about a second.
     """
     with transaction.atomic():
         limits, _created = TenantLimits.objects.select_for_update().get_or_create(tenant=tenant)
@@ -80,22 +80,22 @@ def set_limits(tenant: Tenant, *, plan: Plan | str | None = "", **values: float 
             limits.plan = plan
         limits.full_clean(validate_unique=False)
         limits.save()
-        announce([tenant.schema_name])
+        publish_changes([tenant.schema_name])
     return limits
 
 
-def announce_plan(plan: Plan) -> None:
-    """Tell the listeners that a plan was changed, once that is committed."""
-    announce(list(plan.tenants.values_list("tenant__schema_name", flat=True)))
+def publish_plan_change(plan: Plan) -> None:
+    """Publish, after the commit, that the limits of a plan's tenants changed."""
+    publish_changes(list(plan.tenants.values_list("tenant__schema_name", flat=True)))
 
 
-def announce(schemas: list[str]) -> None:
-    """Tell the listeners, after the commit, that these tenants' limits changed."""
+def publish_changes(schemas: list[str]) -> None:
+    """Publish, after the commit, that state or limits of these tenants changed."""
 
     def publish() -> None:
         for schema in schemas:
-            for announce_change in hooks.tenant_changed:
-                announce_change(schema)
+            for receive in hooks.tenant_changed:
+                receive(schema)
 
     transaction.on_commit(publish)
 
@@ -112,5 +112,5 @@ def _burst(own: TenantLimits | None, plan: Plan | None, name: LimitName, rate: f
     if name not in RATES:
         return None
     burst, _source = _first(own, plan, name.replace("_rate", "_burst"))
-    # A bucket that holds less than one message would never let one through.
+    # A bucket of less than one message would reject all messages.
     return burst or max(1.0, rate * settings.LIMIT_BURST_SECONDS)

@@ -1,4 +1,4 @@
-"""The one place that says what a user may do in a tenant."""
+"""Roles of users in tenants."""
 
 from django.contrib.auth.models import AnonymousUser
 
@@ -9,7 +9,7 @@ _RANK = {Role.VIEWER: 1, Role.OPERATOR: 2, Role.ADMIN: 3}
 
 
 def role_of(user: User | AnonymousUser, tenant: Tenant | None) -> Membership.Role | None:
-    """The user's role in the tenant, or None. Superusers are administrators everywhere (the platform's staff)."""
+    """Return the user's role in the tenant, or None. Superusers are administrators of all tenants."""
     if tenant is None or not isinstance(user, User) or not user.is_active:
         return None
     if user.is_superuser:
@@ -19,5 +19,5 @@ def role_of(user: User | AnonymousUser, tenant: Tenant | None) -> Membership.Rol
 
 
 def reaches(role: Membership.Role | None, needed: Membership.Role) -> bool:
-    """Whether the role is at least the needed one."""
+    """Return whether the role includes the needed one."""
     return role is not None and _RANK[role] >= _RANK[needed]

@@ -139,7 +139,7 @@ def test_the_form_says_what_to_mend(console: Pages, tenant_a: Tenant, values: di
     assert not Tenant.objects.filter(slug="fine").exists()
 
 
-def test_a_half_made_tenant_is_discarded_and_a_complete_one_is_not(console: Pages, tenant_a: Tenant) -> None:
+def test_an_incomplete_tenant_is_discarded_and_a_complete_one_is_not(console: Pages, tenant_a: Tenant) -> None:
     half = Tenant.objects.create(slug="half", name="Half", schema_name="t_half", state=Tenant.State.FAILED)
     console.post(f"tenants/tenant/{half.pk}/discard/")
     assert not Tenant.objects.filter(slug="half").exists()

@@ -395,7 +395,7 @@ def test_limits_that_make_no_sense_are_refused(db: None, tenant_a: Any, values: 
 def test_listeners_hear_of_changed_limits(live_db: None, tenant_a: Any) -> None:
     from devices import change_feeds
     from tenants.models import Plan
-    from tenants.services.limits import announce_plan, set_limits
+    from tenants.services.limits import publish_plan_change, set_limits
 
     def newest() -> int:
         return max(change_feeds.spec_changes_since(0).values(), default=0)
@@ -407,7 +407,7 @@ def test_listeners_hear_of_changed_limits(live_db: None, tenant_a: Any) -> None:
     plan, _ = Plan.objects.get_or_create(name="of a test")
     set_limits(tenant_a, plan=plan)
     changed = newest()
-    announce_plan(plan)
+    publish_plan_change(plan)
     assert tenant_a.schema_name in change_feeds.spec_changes_since(changed + 1)
     set_limits(tenant_a, plan=None, tenant_rate=None)
     plan.delete()

@@ -1,4 +1,4 @@
-"""Creating tenants: once, completely, or recorded as half-made and then completed or removed."""
+"""Creating tenants: once, completely, or recorded as incomplete and then completed or removed."""
 
 import threading
 from typing import Any
@@ -11,7 +11,7 @@ from django_tenants.utils import schema_context, schema_exists
 from tenants.infrastructure import hooks
 from tenants.infrastructure.schema_context import leave_schema
 from tenants.models import Membership, Tenant, User
-from tenants.services.lifecycle import create_tenant, discard_half_made_tenant, resume_tenant, suspend_tenant
+from tenants.services.lifecycle import create_tenant, discard_incomplete_tenant, resume_tenant, suspend_tenant
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def slug(live_db: None) -> Any:
     leave_schema()
     Tenant.objects.filter(slug=name).update(state=Tenant.State.FAILED)
     for tenant in Tenant.objects.filter(slug=name):
-        discard_half_made_tenant(tenant)
+        discard_incomplete_tenant(tenant)
 
 
 def test_a_tenant_has_its_schema_its_units_and_its_owner(slug: str) -> None:
@@ -37,7 +37,7 @@ def test_a_tenant_has_its_schema_its_units_and_its_owner(slug: str) -> None:
     with pytest.raises(ValidationError, match="already"):
         create_tenant(slug=slug, name="Again")
     with pytest.raises(ValidationError, match="Only a tenant whose creation is incomplete"):
-        discard_half_made_tenant(tenant)
+        discard_incomplete_tenant(tenant)
     owner.delete()
 
 
@@ -56,13 +56,13 @@ def fail() -> None:
     raise RuntimeError("the disk is full")
 
 
-def test_a_half_made_tenant_is_discarded_with_its_schema(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_tenant_is_discarded_with_its_schema(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks.new_tenant, "entries", [(0, fail)])
     with pytest.raises(RuntimeError):
         create_tenant(slug=slug, name="Made")
     tenant = Tenant.objects.get(slug=slug)
     assert schema_exists(tenant.schema_name)
-    discard_half_made_tenant(tenant)
+    discard_incomplete_tenant(tenant)
     assert not schema_exists(tenant.schema_name)
     assert not Tenant.objects.filter(slug=slug).exists()
 

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from management.embedded.stack import EmbeddedStack
-from tenants.infrastructure.redis_breaker import Breaker, BreakerPool, RedisAway
+from tenants.infrastructure.redis_breaker import Breaker, BreakerPool, RedisUnavailable
 from tests.redis_recovery import wait_for_redis
 
 # The settings' own time limit, and what a busy machine adds.
@@ -41,9 +41,9 @@ def test_a_frozen_redis_is_waited_for_once(frozen: None) -> None:
     assert time.monotonic() - began < STALL_SECONDS
     began = time.monotonic()
     for _ in range(200):
-        with pytest.raises(RedisAway):
+        with pytest.raises(RedisUnavailable):
             redis.ping()
-        with pytest.raises(RedisAway):
+        with pytest.raises(RedisUnavailable):
             redis.pipeline(transaction=False).ping().execute()
     assert time.monotonic() - began < 0.3, "nobody waits again"
 
@@ -57,7 +57,7 @@ def test_it_stays_open_while_redis_is_frozen_and_closes_afterwards(frozen: None,
     until = time.monotonic() + 2.0
     while time.monotonic() < until:
         began = time.monotonic()
-        with pytest.raises(RedisAway):
+        with pytest.raises(RedisUnavailable):
             redis.ping()
         assert time.monotonic() - began < 0.1, "a probe is not on the way of who asks"
         time.sleep(0.02)

@@ -118,7 +118,7 @@ def _may_repeat(board: PreregisteredDevice, key: DeviceCredential, attempt: str)
     if board.fetched_at is None or key.in_use_since is not None:
         return False
     recent = timezone.now() - board.fetched_at < timedelta(seconds=settings.FETCH_REPEAT_SECONDS)
-    return recent and claim_codes.same(board.attempt_digest, attempt)
+    return recent and claim_codes.matches(board.attempt_digest, attempt)
 
 
 def _record_repetition(board: PreregisteredDevice, device: Device, address: str) -> None:
