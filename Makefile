@@ -7,7 +7,7 @@ VAR ?= var
 ARGS ?=
 UV_VERSION := 0.13.9
 # Each worker has servers of its own; WORKERS= runs the tests one after the other.
-WORKERS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 PYTHON_NAMES := python3 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for name in $(PYTHON_NAMES); do \

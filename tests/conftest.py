@@ -4,6 +4,7 @@ The servers are the run's own, so the database is used as it is: tests with `db`
 rolled back; tests with `live_db` commit, in tenants and with devices of their own.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +16,7 @@ from django.core.management import call_command
 from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
+from tenants.infrastructure import window_counts
 from tenants.infrastructure.schema_context import leave_schema
 from tests import servers
 
@@ -37,29 +39,28 @@ _LONGEST = (
 )
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Give workers whole files, and each of them its tests that are rolled back before those that commit.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that commit, and order all: workers take files in this order.
 
-    Tests of the API and of the pages count what is in tenants `alpha` and `beta-farm`, so they come first; the work
-    that workers take is in the order of the items.
+    Tests of the API and of the pages count what is in the tenants `alpha` and `beta-farm`, so they come before those
+    that commit; within a file too.
     """
+    committing = {item.path for item in items if _commits(item)}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(f"{item.path} {'commits' if _commits(item) else 'rolled back'}"))
         if _commits(item):
             item.add_marker("live")
-    yield
-    items.sort(key=_rank)
+    ranks = {item.path: _rank(str(item.path.relative_to(ROOT / "tests")), item.path in committing) for item in items}
+    items.sort(key=lambda item: (ranks[item.path], _commits(item)))
 
 
 def _commits(item: pytest.Item) -> bool:
     return "live_db" in getattr(item, "fixturenames", ())
 
 
-def _rank(item: pytest.Item) -> tuple[int, int]:
-    path = str(item.path.relative_to(ROOT / "tests"))
-    phase = 2 if _commits(item) else 0 if path.startswith(("api/", "pages/")) else 1
-    return phase, _LONGEST.index(path) if path in _LONGEST else len(_LONGEST)
+def _rank(path: str, commits: bool) -> tuple[bool, bool, int, str]:
+    counts = path.startswith(("api/", "pages/"))
+    return not counts, commits, _LONGEST.index(path) if path in _LONGEST else len(_LONGEST), path
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +126,13 @@ def enter() -> Callable[[Any], AbstractContextManager[Any]]:
 def outside_of_tenants() -> None:
     """Every test begins where a process does, in whichever tenant the one before it has ended."""
     leave_schema()
+
+
+@pytest.fixture
+def one_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count all requests of a test in one window of time, however long it takes."""
+    moment = time.time()
+    monkeypatch.setattr(window_counts, "clock", lambda: moment)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from .client import Api
 
 
 @pytest.fixture(autouse=True)
-def no_limit(settings: Any) -> None:
+def no_limit(settings: Any, one_window: None) -> None:
     """The tests of a minute are more than a tenant may ask in one; what limits has tests of its own."""
     settings.API_REQUESTS_PER_MINUTE = 0
 
