@@ -40,7 +40,9 @@ class SampleMessageForm(forms.Form):
     example = forms.CharField(
         label=_("Message"),
         max_length=128 * 1024,
-        help_text=_("The JSON object that a device sends, or a whole signed message. Its signature is not looked at."),
+        help_text=_(
+            "The JSON object that a device sends, or a complete signed message. The signature is not verified."
+        ),
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 6}),
     )
 
@@ -48,7 +50,9 @@ class SampleMessageForm(forms.Form):
 class ProposedMetricForm(forms.ModelForm):
     """A metric that is proposed; what is not taken is not looked at."""
 
-    taken = forms.BooleanField(label=_("Take it"), required=False, initial=True, widget=UnfoldBooleanSwitchWidget)
+    taken = forms.BooleanField(
+        label=_("Add this metric"), required=False, initial=True, widget=UnfoldBooleanSwitchWidget
+    )
 
     class Meta:
         model = Metric
@@ -136,7 +140,7 @@ def metric_mapping(request: HttpRequest, component_type: ComponentType) -> HttpR
         tenant_admin.get_model_admin(ComponentType),
         request,
         _TEMPLATE,
-        title=_t("Teach %(type)s by example") % {"type": component_type},
+        title=_t("Map metrics of %(type)s from an example") % {"type": component_type},
         obj=component_type,
         form=form,
         taught=taught,
@@ -165,11 +169,11 @@ def _proposed_page(component_type: ComponentType, message: dict[str, Any]) -> _M
 
 def _changed_page(component_type: ComponentType, message: dict[str, Any], rows: Any) -> _MappingPage:
     if not rows.management_form.is_valid():
-        raise ValidationError(_("The form was not sent whole. Begin again."))
+        raise ValidationError(_("The form is incomplete. Start again."))
     taken = [form for form in rows.forms if form.is_taken]
     valid = [form.is_valid() for form in taken]  # of each, so that each shows its errors
     if not all(valid):
-        return _MappingPage(rows, _values(message), {}, [], errors=(_t("Mend what is marked."),))
+        return _MappingPage(rows, _values(message), {}, [], errors=(_t("Correct the marked fields."),))
     return _with_preview(component_type, message, _selected_metrics(rows), rows)
 
 
@@ -198,9 +202,9 @@ def _with_preview(
 def _apply(request: HttpRequest, component_type: ComponentType, metrics: list[Metric]) -> HttpResponse:
     done = application.apply_mapping(component_type, metrics, acting_user=person(request))
     adopted, apart = sum(one.series for one in done.adopted), sum(one.apart for one in done.adopted)
-    text = _t("Metrics added: %(metrics)d. Series of the past that are theirs now: %(series)d.")
+    text = _t("Metrics added: %(metrics)d. Existing series assigned to them: %(series)d.")
     messages.success(request, text % {"metrics": len(done.metrics), "series": adopted})
     if apart:
-        text = _t("Series that keep the name of their path, for their unit or type of value is another: %(series)d.")
+        text = _t("Series that were not assigned, because their unit or value type differs: %(series)d.")
         messages.warning(request, text % {"series": apart})
     return redirect("admin:devices_componenttype_change", component_type.pk)

@@ -54,7 +54,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
     list_filter_submit = True
     list_select_related: ClassVar = ["device"]
     search_fields: ClassVar = ["topic"]
-    search_help_text = _("part of a topic")
+    search_help_text = _("Search by part of a topic")
     fields: ClassVar = [
         "reason_label",
         "detail",
@@ -90,7 +90,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
 
     # --- replaying ----------------------------------------------------------------------------------------------
 
-    @admin.action(description=_("Replay the chosen messages"), permissions=["replay"])
+    @admin.action(description=_("Replay the selected messages"), permissions=["replay"])
     def replay_selected(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse:
         query = request.GET.urlencode()
         if request.POST.get("select_across") == "1":
@@ -110,10 +110,11 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
             return begin(request, selection, back)
         count = selection.rows().count()
         lead = ngettext(
-            "%(count)d message (%(which)s) is put through the pipeline again: what is right by now is stored, the rest"
-            " stays here with the reason of now. Messages with a bad signature are never replayed.",
-            "%(count)d messages (%(which)s) are put through the pipeline again: what is right by now is stored, the"
-            " rest stays here with the reason of now. Messages with a bad signature are never replayed.",
+            "%(count)d message (%(which)s) passes through the pipeline again. It is stored if it is valid now;"
+            " otherwise it stays in quarantine with its current reason. Messages with a bad signature are never"
+            " replayed.",
+            "%(count)d messages (%(which)s) pass through the pipeline again. Valid messages are stored; the others stay"
+            " in quarantine with their current reasons. Messages with a bad signature are never replayed.",
             count,
         )
         return form_page(
@@ -126,7 +127,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
             back=back,
         )
 
-    @display(description=_("more like it"))
+    @display(description=_("similar messages"))
     def more_like_it(self, row: Quarantined) -> str:
         """What was counted of its kind: of its device, or of its source and of all strangers together."""
         floods = SuppressedMessages.objects.filter(reason=row.reason, device=row.device)
@@ -135,9 +136,9 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
         more = floods.aggregate(total=Sum("count"))["total"]
         if not more:
             return "–"
-        return ngettext("%(more)d more was counted, not kept", "%(more)d more were counted, not kept", more) % {
-            "more": more
-        }
+        return ngettext(
+            "%(more)d more was counted but not stored", "%(more)d more were counted but not stored", more
+        ) % {"more": more}
 
     @display(description=_("reason"), ordering="reason")
     def reason_label(self, row: Quarantined) -> SafeString:

@@ -85,7 +85,7 @@ class ReplayAdmin(ReadOnly, TenantModelAdmin):
                 request,
                 None,
                 title=_t("Cancel replay %(replay)s") % {"replay": replay},
-                lead=_("What is done stays done; the other messages stay in quarantine."),
+                lead=_("Messages that were replayed stay replayed; the other messages stay in quarantine."),
                 submit=_("Cancel the replay"),
                 danger=True,
                 back=page_of(replay),
@@ -139,7 +139,7 @@ def in_words(selection: replays.ReplaySelection) -> str:
     words = []
     if selection.chosen:
         count = len(selection.chosen)
-        words.append(ngettext("%(count)d chosen message", "%(count)d chosen messages", count) % {"count": count})
+        words.append(ngettext("%(count)d selected message", "%(count)d selected messages", count) % {"count": count})
     if selection.reason:
         words.append(str(Reason(selection.reason).label))
     if selection.device is not None:

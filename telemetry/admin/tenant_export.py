@@ -27,8 +27,8 @@ def page(model_admin: Any, request: HttpRequest, back: str) -> HttpResponseBase:
             title=_("Export everything"),
             lead=_(
                 "A ZIP with all of this tenant's tables: devices, readings, messages, status changes, audit and the"
-                " rest, with a manifest of counts and hashes. No secrets are in it. It may be large, and take a while;"
-                " a download that is broken off is no readable ZIP."
+                " rest, with a manifest of counts and hashes. It contains no secrets. It can be large and take some"
+                " time; an interrupted download is not a valid ZIP."
             ),
             submit=_("Download"),
             back=back,

@@ -51,7 +51,7 @@ def test_what_is_asked_wrongly_is_said(api: Api) -> None:
         ({}, "Exactly one of"),
         ({"payload": {}, "quarantine_id": 1}, "Exactly one of"),
         ({"payload": 5}, "'payload' must be"),
-        ({"payload": "{"}, "no message"),
+        ({"payload": "{"}, "not a valid message"),
         ({"payload": {}, "metrics": [{"key": "a", "path": "a..b"}]}, "is no path"),
         ({"payload": {}, "metrics": [{"key": "a", "path": "a", "unit": "parsec"}]}, "There is no unit"),
         ({"payload": {}, "metrics": [{"key": "a", "path": "a", "factor": 2}]}, "is not a known member"),

@@ -60,7 +60,7 @@ def test_from_an_example_to_metrics(pages: Pages, tenant_a: Any, kind: Any) -> N
 
 
 def test_what_is_wrong_is_said_and_nothing_is_made(pages: Pages, tenant_a: Any, kind: Any) -> None:
-    assert "no message" in str(pages.post(_address(kind), {"example": "{"}).context["form"].errors)
+    assert "not a valid message" in str(pages.post(_address(kind), {"example": "{"}).context["form"].errors)
     rows = _rows(pages.post(_address(kind), {"example": EXAMPLE}))
     rows[1]["key"] = rows[0]["key"]
     sent = {"example": EXAMPLE, "accept": "1"}

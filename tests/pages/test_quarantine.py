@@ -72,7 +72,7 @@ def test_replaying_chosen_rows(operator: Pages, tenant_a: Tenant, rows: Any) -> 
     replay = begun(tenant_a)
     assert replay.total == 1, "a bad signature is not replayed"
     page = operator.get(f"telemetry/replay/{replay.pk}/change/").content.decode()
-    assert "2 chosen messages" in page
+    assert "2 selected messages" in page
     assert "data-under-way" in page
     across = operator.post(LIST + "?q=two", chosen | {"select_across": "1"})
     assert across.headers["Location"].endswith("/quarantined/replay/?q=two")
@@ -87,7 +87,7 @@ def test_a_replay_is_watched_and_cancelled(operator: Pages, tenant_a: Tenant, ro
     assert "<html" not in part
     assert "2 of 3" in " ".join(part.split())
     assert 'value="66"' in part
-    assert "Vault does not answer" in part
+    assert "Vault does not respond" in part
     assert operator.get(f"telemetry/replay/{replay.pk}/cancel").status_code in (200, 301)
     operator.post(f"telemetry/replay/{replay.pk}/cancel/")
     assert begun(tenant_a).state == "cancelled"

@@ -159,7 +159,7 @@ def test_a_devices_page_shows_state_values_and_what_was_refused(pages: Pages, te
 
 def test_the_charts_show_the_range_that_is_asked_for(pages: Pages, tenant_a: Tenant, device: Device) -> None:
     series = add_series(tenant_a, device, "dht22", "temperature", "°C")
-    assert "No numbers were measured in this range." in pages.get(device_page(device)).content.decode()
+    assert "This range has no numeric readings." in pages.get(device_page(device)).content.decode()
     add_readings(tenant_a, series, (timezone.now() - timedelta(days=20), 21.0))
     for asked, shown, count in (
         ("", "24h", 0),

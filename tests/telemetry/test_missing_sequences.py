@@ -46,7 +46,7 @@ def test_a_device_of_version_1_has_no_numbers_and_no_gaps(db: None, tenant_a: An
 
 def test_the_devices_page_shows_them(device: Device, tenant_a: Any, enter: Any, admin_of: Any) -> None:
     page = admin_of(tenant_a).get(f"/t/{tenant_a.slug}/admin/devices/device/{device.pk}/change/").content.decode()
-    assert "103 of 113 numbered messages are not here" in page
+    assert "103 of 113 numbered messages are missing" in page
     assert page.count("<tr>") >= 5
 
 

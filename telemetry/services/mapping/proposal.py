@@ -52,7 +52,7 @@ def parse_message(payload: bytes | memoryview | str) -> dict[str, Any]:
         return form.parse_object(raw)
     except (Refused, signature.BadToken) as error:
         detail = error.detail if isinstance(error, Refused) else str(error)
-        raise ValidationError(_("This is no message: %(why)s") % {"why": detail}) from error
+        raise ValidationError(_("The text is not a valid message: %(reason)s") % {"reason": detail}) from error
 
 
 def propose_metrics(component_type: ComponentType, message: dict[str, Any]) -> list[Metric]:
@@ -98,7 +98,7 @@ def validate_metrics(component_type: ComponentType, metrics: Sequence[Metric]) -
     faults: dict[str, list[str]] = {}
     seen = set(component_type.metrics.values_list("key", flat=True))
     if len(metrics) > MAX_METRICS:
-        raise ValidationError(_("At most %(most)s metrics at a time.") % {"most": MAX_METRICS})
+        raise ValidationError(_("At most %(most)s metrics can be added at a time.") % {"most": MAX_METRICS})
     for metric in metrics:
         metric.component_type = component_type
         try:
@@ -107,7 +107,7 @@ def validate_metrics(component_type: ComponentType, metrics: Sequence[Metric]) -
         except ValidationError as error:
             faults.setdefault(metric.key, []).extend(f"{k}: {' '.join(v)}" for k, v in error.message_dict.items())
         if metric.key in seen:
-            faults.setdefault(metric.key, []).append(_("There is a metric with this key already."))
+            faults.setdefault(metric.key, []).append(_("A metric with this key already exists."))
         seen.add(metric.key)
     if faults:
         raise ValidationError([f"{key}: {fault}" for key, listed in faults.items() for fault in listed])

@@ -95,10 +95,16 @@ def begin(selection: ReplaySelection, *, acting_user: audit.Actor = None, queue:
             {"reason": _("Messages with this reason (%(reason)s) can never be replayed.") % {"reason": label}}
         )
     if len(selection.chosen) > MOST_CHOSEN:
-        raise ValidationError({"ids": _("Choose at most %(most)d, or say which by a filter.") % {"most": MOST_CHOSEN}})
+        raise ValidationError(
+            {
+                "ids": _("At most %(most)d messages can be selected; use a filter to select more.")
+                % {"most": MOST_CHOSEN}
+            }
+        )
     if resumable_jobs.under_way(Replay).count() >= MOST_AT_ONCE:
         raise ValidationError(
-            _("%(most)d replays are under way already: wait for one to end, or cancel it.") % {"most": MOST_AT_ONCE}
+            _("At most %(most)d replays can run at a time; wait until one ends, or cancel one.")
+            % {"most": MOST_AT_ONCE}
         )
     with transaction.atomic():
         rows = selection.rows()

@@ -48,7 +48,7 @@ def partial_reasons(
     found = []
     now = timezone.now()
     if stop is None or stop > now:
-        found.append(PartialReason(PartialCode.RUNNING, _("The range is not over yet: more will come.")))
+        found.append(PartialReason(PartialCode.RUNNING, _("The range has not ended; more readings may arrive.")))
     found += _dropped_reasons(raw_from, rolled_from, now)
     parked = Quarantined.objects.filter(reason=Reason.KEY_UNAVAILABLE)
     if devices is not None:
@@ -60,7 +60,7 @@ def partial_reasons(
         found.append(
             PartialReason(
                 PartialCode.PARKED,
-                _("Messages wait for the store of device keys to answer; then they are read by themselves."),
+                _("Messages are deferred because device keys are unavailable; they are processed automatically later."),
             )
         )
     return found
@@ -68,20 +68,20 @@ def partial_reasons(
 
 def next_page_reason() -> PartialReason:
     """There is a next page."""
-    return PartialReason(PartialCode.MORE, _("There is more: follow 'next'."))
+    return PartialReason(PartialCode.MORE, _("More results are available at 'next'."))
 
 
 def _dropped_reasons(raw_from: datetime | None, rolled_from: datetime | None, now: datetime) -> list[PartialReason]:
     kept = RollupState.objects.values_list("readings_from", flat=True).first()
     if kept is not None and raw_from is not None and raw_from < kept:
-        said = _("Readings before %(time)s are no longer kept.") % {"time": _time_text(kept)}
+        said = _("Readings before %(time)s were deleted by retention.") % {"time": _time_text(kept)}
         return [PartialReason(PartialCode.RETENTION, said)]
     if kept is not None and rolled_from is not None and rolled_from < kept:
         # Rollups outlive the readings.
         months = RetentionSettings.current().rollups_months
         first = None if months is None else month_bounds(month_before(now, months))[0]
         if first is not None and rolled_from < first:
-            said = _("Hourly and daily values before %(time)s are no longer kept.") % {"time": _time_text(first)}
+            said = _("Hourly and daily values before %(time)s were deleted by retention.") % {"time": _time_text(first)}
             return [PartialReason(PartialCode.RETENTION, said)]
     return []
 
