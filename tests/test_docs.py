@@ -197,6 +197,18 @@ def test_make_has_the_targets_that_are_named(name: str) -> None:
             assert set(re.findall(r"(?<!\S)([A-Z_]+)=", rest)) <= known, f"`{span}`: no such variable"
 
 
+def test_log_messages_that_are_named_are_logged() -> None:
+    folders = ("telemetry", "devices", "tenants", "management")
+    code = "".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    named = [
+        key for key in table(read("docs/operations.md"), "where | what it shows") if re.match(r"[A-Z]\w+ [a-z]", key)
+    ]
+    assert len(named) >= 5
+    for message in named:
+        parts = [part.strip() for part in message.split("…")]
+        assert all(part in code for part in parts), message
+
+
 # --- Addresses ----------------------------------------------------------------------------------------------
 
 
