@@ -6,7 +6,7 @@ Never imported; `make messages` reads it. Only texts that users see on the pages
 from django.utils.translation import gettext_noop as _
 from django.utils.translation import ngettext_lazy
 
-# Django's own Korean of these is wrong or not in our words.
+# Django's Korean texts of these are wrong or use other terms.
 DJANGO = (
     _("%(name)s with ID “%(key)s” doesn’t exist. Perhaps it was deleted?"),
     _("Delete selected %(verbose_name_plural)s"),

@@ -40,7 +40,7 @@ SHARED_APPS = [
     "drf_standardized_errors",
     "django_q",
 ]
-# A process that serves neither pages nor the API needs but these (`manage.py` says which): 13 MB less for each.
+# A process without pages and API needs only these (see `manage.py`) and uses 13 MB less memory.
 SERVES_PAGES: bool = env.bool("SERVES_PAGES", default=True)
 if not SERVES_PAGES:
     SHARED_APPS = ["management", "django_tenants", "tenants", "django.contrib.auth", "django.contrib.contenttypes"]
@@ -96,8 +96,8 @@ environment.required(env, "DATABASE_URL", "for example postgres://user:password@
 _database = env.db_url("DATABASE_URL", engine="django_tenants.postgresql_backend")
 _database["OPTIONS"] = {**_database.get("OPTIONS", {}), "connect_timeout": 5}
 if env.bool("DATABASE_POOL", default=False):
-    # For the web server only: a pool does not survive the worker's fork. Each connection is given back with
-    # the search path of no tenant.
+    # For the web server only: a pool does not survive the worker's fork. A returned connection has the search path
+    # of the public schema.
     from .pool import reset_search_path
 
     _database["CONN_MAX_AGE"] = 0
@@ -133,16 +133,16 @@ CACHES = {
 
 VAULT_ADDR: str = env.str("VAULT_ADDR", default="")
 VAULT_MOUNT: str = env.str("VAULT_MOUNT", default="gwanje")
-# One JSON file a role ({"role_id", "secret_id"}): listener.json, web.json and provisioner.json.
+# One JSON file for each role ({"role_id", "secret_id"}): listener.json, web.json and provisioner.json.
 VAULT_APPROLE_DIR: str = env.str("VAULT_APPROLE_DIR", default="")
-# As whom this process keeps devices' secrets. Web servers are `web`, which can remove none.
+# The role with which this process writes devices' secrets. Web servers use `web`, which cannot remove any.
 VAULT_ROLE: str = env.str("VAULT_ROLE", default="provisioner")
 VAULT_TIMEOUT: float = env.float("VAULT_TIMEOUT", default=2.0)
 KEY_CACHE_SOFT_TTL: float = env.float("KEY_CACHE_SOFT_TTL", default=300.0)
 KEY_CACHE_HARD_TTL: float = env.float("KEY_CACHE_HARD_TTL", default=86400.0)
-# How long old keys are still good for what is under way when the last device has moved.
+# How long old keys remain valid after the last device has changed its key, for messages in transit.
 ROTATION_GRACE_SECONDS: float = env.float("ROTATION_GRACE_SECONDS", default=60.0)
-# How long a token that is handed over with a new key is good.
+# Validity of a token that is delivered with a new key.
 ROTATION_TOKEN_SECONDS: int = env.int("ROTATION_TOKEN_SECONDS", default=86400)
 
 # --- Preregistered devices -----------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ MQTT_BRIDGE_URL: str = env.str("MQTT_BRIDGE_URL", default="")
 MQTT_HOST: str = env.str("MQTT_HOST", default=urlsplit(MQTT_URL).hostname or "localhost")
 MQTT_PORT: int = env.int("MQTT_PORT", default=urlsplit(MQTT_URL).port or 1883)
 MQTT_CLIENT_ID: str = env.str("MQTT_CLIENT_ID", default="gwanje-listener")
-# Where the broker is EMQX with the rule of deploy/emqx/: its own events are hints for presence.
+# Where the broker is EMQX with the rule of deploy/emqx/: its events are presence events.
 MQTT_BROKER_EVENTS: bool = env.bool("MQTT_BROKER_EVENTS", default=False)
 MQTT_NOTIFIER_CLIENT_ID: str = env.str("MQTT_NOTIFIER_CLIENT_ID", default="gwanje-notifier")
 
@@ -197,7 +197,7 @@ LIMIT_HINT_SECONDS: float = env.float("LIMIT_HINT_SECONDS", default=30.0)
 
 # --- Storage ------------------------------------------------------------------------------------------------
 
-# Days of readings that ended so many days ago are packed; 0 packs none.
+# Days of readings are packed so many days after their end; 0: never.
 READINGS_PACK_AFTER_DAYS: int = env.int("READINGS_PACK_AFTER_DAYS", default=7)
 # The quarantine of each tenant, and of unrouted messages; 0: unlimited. Of one source and reason so many
 # different messages a day are stored, and the others counted.
@@ -259,15 +259,15 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
-# Who may read /metrics, which names tenants; without one only this machine itself.
+# Bearer token of /metrics, which contains tenants' names; without one only requests of this machine are allowed.
 METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
-# For each tenant, by sessions and keys together; 0 for no limit.
+# For each tenant, of sessions and keys together; 0: unlimited.
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
-# Tables that are uploaded: bytes and rows of one; so many rows are done while the request waits, more by a worker.
+# Uploaded tables: maximum bytes and rows; up to so many rows are imported in the request, more by a worker.
 IMPORT_MAX_BYTES: int = env.int("IMPORT_MAX_BYTES", default=5 * 1024 * 1024)
 IMPORT_MAX_ROWS: int = env.int("IMPORT_MAX_ROWS", default=20000)
 IMPORT_AT_ONCE: int = env.int("IMPORT_AT_ONCE", default=100)
-# How long the database may work on one statement of aggregates and charts.
+# Time limit of one statement of aggregates and charts.
 QUERY_SECONDS: float = env.float("QUERY_SECONDS", default=20.0)
 DRF_STANDARDIZED_ERRORS = {
     "EXCEPTION_HANDLER_CLASS": "devices.api.errors.Handler",
@@ -285,7 +285,7 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
-    # One set of choices under several names of members.
+    # One set of choices, used by several members.
     "ENUM_NAME_OVERRIDES": {
         "StatusEnum": "devices.models.presence.Status",
         "RotationStateEnum": "devices.api.serializers.rotation.CAMPAIGN_STATES",
@@ -295,7 +295,7 @@ SPECTACULAR_SETTINGS = {
 
 # --- Background work ----------------------------------------------------------------------------------------
 
-# On PostgreSQL: the Redis broker loses the tasks of a worker that dies.
+# The queue is in PostgreSQL: the Redis broker of django-q loses the tasks of a worker that dies.
 Q_CLUSTER = {
     "name": "gwanje",
     "orm": "default",

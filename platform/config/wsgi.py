@@ -5,7 +5,7 @@ import os
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-# What listens to the world may do the least in Vault.
+# Processes with a public port get the narrowest role in Vault.
 os.environ.setdefault("VAULT_ROLE", "web")
 
 application = get_wsgi_application()

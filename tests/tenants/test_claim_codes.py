@@ -1,4 +1,4 @@
-"""Claim codes: what people mistype is told from what is wrong."""
+"""Claim codes: typing errors are distinguished from wrong codes."""
 
 import pytest
 

@@ -36,7 +36,7 @@ def enter_request(db: None, tenant_a: Any, tenant_b: Any) -> Any:
         ("alpha.localhost", "/admin/", "alpha", "/admin/"),
         ("ALPHA.localhost:8000", "/admin/", "alpha", "/admin/"),
         ("alpha.localhost", "/t/beta-farm/admin/", "beta-farm", "/admin/"),
-        ("nobody.localhost", "/", None, "/"),
+        ("unknown.localhost", "/", None, "/"),
     ],
 )
 def test_host_or_prefix(enter_request: Any, host: str, path: str, slug: str | None, path_info: str) -> None:
@@ -48,7 +48,7 @@ def test_host_or_prefix(enter_request: Any, host: str, path: str, slug: str | No
     assert current_schema() == expected
 
 
-@pytest.mark.parametrize("slug", ["nobody", "public", "ALPHA", "alpha%22,public", "..", "t_alpha", "a" * 60])
+@pytest.mark.parametrize("slug", ["unknown", "public", "ALPHA", "alpha%22,public", "..", "t_alpha", "a" * 60])
 def test_a_tenant_that_does_not_exist(enter_request: Any, slug: str) -> None:
     _, refusal = enter_request(f"/t/{slug}/admin/")
     assert refusal.status_code == 404

@@ -1,4 +1,4 @@
-"""Redis frozen, killed and back, for real: who asks waits once, and not again."""
+"""A frozen, killed and restarted Redis: the first command waits, the following ones fail at once."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def frozen(stack: EmbeddedStack) -> Iterator[None]:
 
 
 def probes() -> set[threading.Thread]:
-    """The threads that ask a Redis which does not answer: also those of other tests', which nobody brings back."""
+    """Return the threads that probe a Redis; those of other tests may run for ever."""
     return {thread for thread in threading.enumerate() if thread.name == "redis-probe"}
 
 
@@ -45,7 +45,7 @@ def test_a_frozen_redis_is_waited_for_once(frozen: None) -> None:
             redis.ping()
         with pytest.raises(RedisUnavailable):
             redis.pipeline(transaction=False).ping().execute()
-    assert time.monotonic() - began < 0.3, "nobody waits again"
+    assert time.monotonic() - began < 0.3, "later commands do not wait"
 
 
 def test_it_stays_open_while_redis_is_frozen_and_closes_afterwards(frozen: None, stack: EmbeddedStack) -> None:
@@ -59,7 +59,7 @@ def test_it_stays_open_while_redis_is_frozen_and_closes_afterwards(frozen: None,
         began = time.monotonic()
         with pytest.raises(RedisUnavailable):
             redis.ping()
-        assert time.monotonic() - began < 0.1, "a probe is not on the way of who asks"
+        assert time.monotonic() - began < 0.1, "a probe does not delay a command"
         time.sleep(0.02)
     stack.signal("valkey", signal.SIGCONT)
     began = time.monotonic()
