@@ -9,4 +9,5 @@ class TenantsConfig(AppConfig):
     verbose_name = _("Tenants")
 
     def ready(self) -> None:
+        """Register what the lower apps call."""
         renamed_paths.install()

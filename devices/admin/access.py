@@ -64,9 +64,11 @@ class ApiKeyAdmin(TenantModelAdmin):
     actions_detail: ClassVar = ["revoke"]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may change."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may delete."""
         return False
 
     def has_revoke_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -79,6 +81,7 @@ class ApiKeyAdmin(TenantModelAdmin):
         return coloured(_("valid"), "success") if key.is_valid() else coloured(_("expired"), "warning")
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: forms.ModelForm, change: bool) -> None:
+        """Save the row by its service, with an audit entry."""
         values = form.cleaned_data
         key, text = issue_api_key(
             name=values["name"], scope=values["scope"], expires_at=values["expires_at"], acting_user=person(request)
@@ -90,6 +93,7 @@ class ApiKeyAdmin(TenantModelAdmin):
         """The service that issues the key has recorded it."""
 
     def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:
+        """Return the page that follows the creation."""
         return render_page(
             self,
             request,
@@ -125,6 +129,7 @@ class ApiKeyAdmin(TenantModelAdmin):
         )
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """Return the actions of the object's page that the user may run."""
         key = self.get_object(request, object_id)
         return super().get_actions_detail(request, object_id) if key and key.revoked_at is None else []
 

@@ -29,18 +29,23 @@ class RolePermissions:
     changed_by: ClassVar[Role] = Role.ADMIN
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may view."""
         return may(request, Role.VIEWER)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may see the app."""
         return may(request, Role.VIEWER)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may add."""
         return may(request, self.changed_by)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may change."""
         return may(request, self.changed_by)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may delete."""
         return may(request, self.changed_by)
 
 
@@ -73,6 +78,7 @@ class TenantModelAdmin(RolePermissions, LongList, ModelAdmin):
             audit.record(person(request), "delete", obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
+        """Delete the rows one by one, each with an audit entry."""
         super().delete_queryset(request, queryset)
         if issubclass(self.model, SpecInput):
             announce_change()  # deleting many at once passes by the model's own delete()

@@ -36,5 +36,6 @@ class ComponentAdmin(TenantModelAdmin):
     autocomplete_fields: ClassVar = ["device", "component_type"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """Return the fields that cannot be edited."""
         # Its readings are the device's: a component moves by being added to the other device.
         return ["device"] if obj else []

@@ -41,6 +41,7 @@ class DeviceChangeList(LongChangeList):
     """The list, with when each device on the page was last seen: one question to Redis for all of them."""
 
     def get_results(self, request: HttpRequest) -> None:
+        """Compute the rows of the page."""
         super().get_results(request)
         devices: list[Any] = list(self.result_list)  # type: ignore[has-type]
         seen = overview.last_seen(devices)
@@ -72,12 +73,15 @@ class DeviceAdmin(ClaimActions):
     change_form_outer_after_template = "devices/admin/panels_below.html"
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may delete."""
         return False  # see the action "Remove"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return the class of the list."""
         return DeviceChangeList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
+        """Return the rows of the current tenant."""
         return super().get_queryset(request).annotate(maintained=status_changes.in_maintenance(timezone.now()))
 
     @display(description=_("status"), ordering="presence__status")
@@ -95,10 +99,12 @@ class DeviceAdmin(ClaimActions):
         return str(naturaltime(device.seen_at)) if device.seen_at else "–"
 
     def save_model(self, request: HttpRequest, obj: Device, form: forms.ModelForm, change: bool) -> None:
+        """Save the row by its service, with an audit entry."""
         # Not the whole row: a listener may have raised the accepted signatures meanwhile.
         obj.save(update_fields=[name for name in form.changed_data if name in form.cleaned_data])
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Return the page of one object."""
         device = kwargs.get("obj")
         if isinstance(device, Device):
             context["panels_above"] = [panel(request, device) for panel in hooks.panels_above_device]
@@ -152,6 +158,7 @@ class DeviceAdmin(ClaimActions):
     # --- pages of other apps ------------------------------------------------------------------------------
 
     def get_urls(self) -> list[URLPattern]:
+        """Return the URLs with those of the pages below."""
         own = [
             path(
                 "<path:object_id>/revoke-key/",

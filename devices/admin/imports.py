@@ -51,6 +51,7 @@ class UploadForm(forms.Form):
     )
 
     def clean_file(self) -> Any:
+        """Validate the file; raises ValidationError."""
         file = self.cleaned_data["file"]
         if file.size > settings.IMPORT_MAX_BYTES:
             raise ValidationError(
@@ -68,13 +69,16 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
     ]  # fmt: skip
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may add."""
         return may(request, Role.OPERATOR)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeviceImport]:
+        """Return the rows of the current tenant."""
         return super().get_queryset(request).defer("rows", "registered")
 
     @display(description=_("state"), ordering="state")
     def state_label(self, kept: DeviceImport) -> SafeString:
+        """Return the state with its colour."""
         return coloured(kept.get_state_display(), _COLOURS[State(kept.state)])
 
     @display(description=_("progress"))
@@ -82,6 +86,7 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
         return f"{kept.position} / {kept.total}"
 
     def get_urls(self) -> list[URLPattern]:
+        """Return the URLs with those of the pages below."""
         pages = (("begin", self.begin), ("credentials", self.credentials))
         own = [
             path(f"<path:object_id>/{name}/", self.admin_site.admin_view(view), name=f"devices_deviceimport_{name}")

@@ -30,6 +30,7 @@ class MaintenanceWindowInline(TenantTabularInline):
     fields: ClassVar = ["starts_at", "ends_at", "reason"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[MaintenanceWindow]:
+        """Return the rows of the current tenant."""
         return super().get_queryset(request).filter(ends_at__gt=timezone.now() - _KEPT)
 
 
@@ -40,12 +41,15 @@ class PresenceSettingsAdmin(TenantModelAdmin):
     fields: ClassVar = ["timeout_seconds", "flapping_changes", "flapping_window_seconds"]
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may add."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may delete."""
         return False
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Return the list page."""
         return redirect(reverse("admin:devices_presencesettings_change", args=[1]))
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:

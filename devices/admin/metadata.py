@@ -62,6 +62,7 @@ class ComponentTypeAdmin(TenantModelAdmin):
         return hooks.metric_mapping_page.first()(request, component_type)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ComponentType]:
+        """Return the rows with the counts of the list."""
         return super().get_queryset(request).annotate(metric_total=Count("metrics"))
 
     @display(description=_("metrics"), ordering="metric_total")
@@ -79,6 +80,7 @@ class HardwareModelAdmin(TenantModelAdmin):
     autocomplete_fields: ClassVar = ["allowed_component_types"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[HardwareModel]:
+        """Return the rows with the counts of the list."""
         return super().get_queryset(request).annotate(device_total=Count("devices"))
 
     @display(description=_("devices"), ordering="device_total")

@@ -71,6 +71,7 @@ class ComponentRow(forms.Form):
     )
 
     def clean(self) -> dict[str, Any]:
+        """Validate the fields together; raises ValidationError."""
         values: dict[str, Any] = super().clean() or {}
         if values.get("key") and not values.get("component_type") and "component_type" not in self.errors:
             self.add_error("component_type", _("Choose the type of this component."))
@@ -81,6 +82,7 @@ class BaseComponentRows(forms.BaseFormSet):
     """The components of a new device."""
 
     def clean(self) -> None:
+        """Validate the fields together; raises ValidationError."""
         keys = [form.cleaned_data.get("key") for form in self.forms if form.is_valid()]
         given = [key for key in keys if key]
         if len(given) != len(set(given)):

@@ -118,9 +118,11 @@ class RotationAdmin(TenantModelAdmin):
     actions_detail: ClassVar = ["hand_over", "extend", {"title": _("More"), "items": ["end", "roll_back"]}]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may change."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may delete."""
         return False
 
     def has_decide_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -176,6 +178,7 @@ class RotationAdmin(TenantModelAdmin):
     # --- its page -----------------------------------------------------------------------------------------
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Return the page of one object."""
         campaign = kwargs.get("obj")
         if isinstance(campaign, RotationCampaign):
             context |= _page(request, campaign)

@@ -23,6 +23,7 @@ class TenantAuthenticationForm(AuthenticationForm):
     """Signs in whoever has a role in the tenant of the request."""
 
     def confirm_login_allowed(self, user: User) -> None:
+        """Refuse a user who must not enter; raises ValidationError."""
         BaseAuthenticationForm.confirm_login_allowed(self, user)
         if role_of(user, getattr(self.request, "tenant", None)) is None:
             raise ValidationError(_("This account has no role in this tenant."), code="no_role")
@@ -37,16 +38,20 @@ class TenantAdminSite(UnfoldAdminSite):
     index_title = _("Overview")
 
     def has_permission(self, request: HttpRequest) -> bool:
+        """Return whether the request is allowed."""
         return role(request) is not None
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        """Return the context of every page of the site."""
         name = str(getattr(request, "tenant", ""))
         return super().each_context(request) | {"site_title": name, "site_header": name, "site_url": None}
 
     def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:
+        """Return the groups of the sidebar."""
         return sidebar(self, hooks.tenant_navigation, request)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        """Return the first page."""
         rendered = [panel(request) for panel in hooks.dashboard_panels]
         return super().index(request, {"panels": rendered, **(extra_context or {})})
 

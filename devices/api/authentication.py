@@ -38,6 +38,7 @@ class ApiKeyAuthentication(BaseAuthentication):
         return key, key
 
     def authenticate_header(self, request: Request) -> str:
+        """Return the scheme for the WWW-Authenticate header."""
         return f'{self.keyword} realm="api"'
 
 

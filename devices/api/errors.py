@@ -12,6 +12,7 @@ class Handler(errors.Handler):
     """The handler of all views (`DRF_STANDARDIZED_ERRORS`)."""
 
     def convert_known_exceptions(self, exc: Exception) -> Exception:
+        """Convert exceptions of services into exceptions of the API."""
         if isinstance(exc, SecretsUnavailable):
             # The exception's own text holds addresses and paths: it is for the log.
             return Unavailable(_("The store of device keys does not answer. Try again in a few seconds."))

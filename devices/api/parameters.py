@@ -30,6 +30,7 @@ class TimelineParameters(RangeParameters):
     """The last 24 hours, unless it is said otherwise; what is not past yet is left out."""
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Validate the members together; raises ValidationError."""
         attrs, now = super().validate(attrs), timezone.now()
         stop = max(min(attrs.get("to", now), now), _EARLIEST)
         start = max(attrs.get("from", stop - DAY), _EARLIEST)
@@ -57,8 +58,10 @@ class AvailabilityParameters(serializers.Serializer):
         return int(found[1]), int(found[2])
 
     def validate_timezone(self, value: str) -> ZoneInfo:
+        """Validate the time zone's name."""
         return time_zone(value)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Validate the members together; raises ValidationError."""
         today = timezone.now().astimezone(attrs["timezone"])
         return {"month": (today.year, today.month)} | attrs

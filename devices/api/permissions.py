@@ -28,6 +28,7 @@ class TenantAccess(MemberPermission):
     """
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
+        """Return whether the request is allowed."""
         reading = request.method in SAFE_METHODS
         if isinstance(request.auth, ApiKey):
             return self._key_may(request.auth, reading, view)

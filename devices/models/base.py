@@ -23,10 +23,12 @@ class SpecInput(models.Model):
         abstract = True
 
     def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row; after the commit, tell every listener to read the specifications again."""
         super().save(*args, **kwargs)
         announce_change()
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        """Delete the row; after the commit, tell every listener to read the specifications again."""
         deleted = super().delete(*args, **kwargs)
         announce_change()
         return deleted

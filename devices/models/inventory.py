@@ -99,6 +99,7 @@ class Component(SpecInput):
         return self.key
 
     def clean(self) -> None:
+        """Validate the fields together; raises ValidationError."""
         self._clean_pins()
         model = self.device.hardware_model if self.device_id else None
         allowed = model.allowed_component_types.all() if model else ()

@@ -29,6 +29,7 @@ class Unit(SpecInput):
         return self.symbol
 
     def clean(self) -> None:
+        """Validate the fields together; raises ValidationError."""
         try:
             units.parse(self.ucum)
         except units.UnknownUnit as error:
@@ -203,6 +204,7 @@ class Metric(SpecInput):
         return f"{self.component_type_id and self.component_type.key}.{self.key}"
 
     def clean(self) -> None:
+        """Validate the fields together; raises ValidationError."""
         errors = self._clean_path() | self._clean_type() | self._clean_units()
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             errors["minimum"] = _("The minimum must not be greater than the maximum.")
@@ -263,6 +265,7 @@ class Metric(SpecInput):
         return changed if unit is not None and changed is not None and changed.pk == unit.pk else unit
 
     def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row with the conversion between the sent unit and the stored one."""
         self.work_out_conversion()
         super().save(*args, **kwargs)
 

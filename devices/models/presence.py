@@ -185,6 +185,7 @@ class MaintenanceWindow(models.Model):
         return f"{self.starts_at:%Y-%m-%d %H:%M} – {self.ends_at:%Y-%m-%d %H:%M}"
 
     def clean(self) -> None:
+        """Validate the fields together; raises ValidationError."""
         if self.starts_at and self.ends_at and self.starts_at >= self.ends_at:
             raise ValidationError({"ends_at": _("The end must be later than the start.")})
 
@@ -225,5 +226,6 @@ class PresenceSettings(SpecInput):
         return cls.objects.first() or cls()
 
     def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the single row of the tenant."""
         self.id = 1
         super().save(*args, **kwargs)

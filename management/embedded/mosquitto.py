@@ -37,6 +37,7 @@ class MosquittoServer(Server):
         self.bind = os.environ.get("MQTT_BIND") or ports.LOOPBACK
 
     def prepare(self) -> None:
+        """Reserve the port and write the server's files. Raises EmbeddedError."""
         self.port = self._take_port()
         private_directory(self.directory)
         self.package = obtain(self.directory / "dist", self.site.logs / "mosquitto-install.log", self.site.progress)
@@ -82,6 +83,7 @@ log_type notice
 """
 
     def program(self) -> Program:
+        """Return the supervised program."""
         command = [*ends_with_parent("TERM"), str(self.package.program), "-c", str(self.directory / "mosquitto.conf")]
         return Program(self.name, command, self.log, env=self.package.env, stopwaitsecs=20, priority=30)
 
@@ -113,6 +115,7 @@ log_type notice
         return ports.LOOPBACK if self.bind in ("0.0.0.0", "::") else self.bind  # noqa: S104 - compared, not bound
 
     def environment(self) -> dict[str, str]:
+        """Return the environment variables by which the platform finds the server."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         urls = {role: f"mqtt://gwanje-{role}:{self._password(role)}@{host}:{self.port}" for role in ACCOUNTS}
         return {

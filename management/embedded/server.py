@@ -27,6 +27,7 @@ class Site:
 
     @property
     def logs(self) -> Path:
+        """Return the directory of the log files."""
         return self.var / "log"
 
 
@@ -66,6 +67,7 @@ class Server(ABC):
 
     @property
     def log(self) -> Path:
+        """Return the path of the log file."""
         return self.site.logs / f"{self.name}.log"
 
 

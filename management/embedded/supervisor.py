@@ -152,6 +152,7 @@ files = {self._programs}/*.conf
 
     @property
     def is_running(self) -> bool:
+        """Return whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def stop(self, seconds: float = 60.0) -> None:

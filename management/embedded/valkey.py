@@ -19,6 +19,7 @@ class ValkeyServer(Server):
     label = "Valkey"
 
     def prepare(self) -> None:
+        """Reserve the port and write the server's files. Raises EmbeddedError."""
         self.port = self.site.ports.kept(self.name, self.label)
         private_directory(self.directory)
         write_file(self.directory / "valkey.conf", self._configuration())
@@ -34,10 +35,12 @@ appendfsync everysec
 """
 
     def program(self) -> Program:
+        """Return the supervised program."""
         command = [*ends_with_parent("TERM"), _binary(), str(self.directory / "valkey.conf")]
         return Program(self.name, command, self.log, priority=20)
 
     def is_ready(self) -> bool:
+        """Return whether the server serves, checked over its own protocol."""
         client = redis.Redis(
             host=LOOPBACK,
             port=self.port,
@@ -53,6 +56,7 @@ appendfsync everysec
             client.close()
 
     def environment(self) -> dict[str, str]:
+        """Return the environment variables by which the platform finds the server."""
         return {"REDIS_URL": f"redis://:{self.site.secrets.get('valkey')}@{LOOPBACK}:{self.port}/0"}
 
 

@@ -31,6 +31,7 @@ class IngestTotalsAdmin(ReadOnly, TenantModelAdmin):
     list_before_template = "telemetry/admin/totals_chart.html"
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Return the list page."""
         return super().changelist_view(request, {**chart_context(), **(extra_context or {})})
 
     @display(description=_("= stored"), ordering="stored")

@@ -36,6 +36,7 @@ class LimitHitAdmin(ReadOnly, TenantModelAdmin):
     readonly_fields: ClassVar = fields
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Return the list page."""
         return super().changelist_view(request, {**limits_context(), **(extra_context or {})})
 
     @display(description=_("limit"), ordering="limit")
@@ -44,6 +45,7 @@ class LimitHitAdmin(ReadOnly, TenantModelAdmin):
 
     @display(description=_("device"))
     def device_link(self, row: LimitHit) -> SafeString | str:
+        """Return a link to the device's page."""
         if row.device_id is None:
             return "–"
         if row.device is None:

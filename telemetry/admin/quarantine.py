@@ -69,6 +69,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
     readonly_fields: ClassVar = fields
 
     def has_replay_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may replay."""
         return may(request, Role.OPERATOR)
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
@@ -142,15 +143,18 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
 
     @display(description=_("reason"), ordering="reason")
     def reason_label(self, row: Quarantined) -> SafeString:
+        """Return the reason with its colour."""
         # Parked is not refused: it is replayed by itself.
         return coloured(row.get_reason_display(), "info" if row.reason == Reason.KEY_UNAVAILABLE else "danger")
 
     @display(description=_("device"))
     def device_link(self, row: Quarantined) -> SafeString | str:
+        """Return a link to the device's page."""
         if row.device is None:
             return "–"
         return format_html('<a class="gw-link" href="{}">{}</a>', page_of(row.device.pk), row.device)
 
     @display(description=_("payload"))
     def readable_payload(self, row: Quarantined) -> SafeString:
+        """Return the payload as text, or as hexadecimal."""
         return payloads.render(row.payload)

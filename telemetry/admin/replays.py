@@ -47,6 +47,7 @@ class ReplayAdmin(ReadOnly, TenantModelAdmin):
 
     @display(description=_("state"), ordering="state")
     def state_label(self, replay: Replay) -> SafeString:
+        """Return the state with its colour."""
         return coloured(replay.get_state_display(), _COLOURS[Replay.State(replay.state)])
 
     @display(description=_("of"))

@@ -30,12 +30,15 @@ class RetentionSettingsAdmin(TenantModelAdmin):
         return tenant_export.page(self, request, reverse("admin:telemetry_retentionsettings_change", args=[1]))
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may add."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may delete."""
         return False
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Return the list page."""
         return redirect(reverse("admin:telemetry_retentionsettings_change", args=[1]))
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:

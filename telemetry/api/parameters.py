@@ -88,6 +88,7 @@ class AggregatesParameters(SeriesRangeParameters):
             raise serializers.ValidationError(_("%(value)r is not a valid interval; %(reason)s.") % values) from error
 
     def validate_timezone(self, value: str) -> ZoneInfo:
+        """Validate the time zone's name."""
         return time_zone(value)
 
 

@@ -50,10 +50,12 @@ class RetentionSettings(models.Model):
         return str(self._meta.verbose_name)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the single row of the tenant."""
         self.id = 1
         super().save(*args, **kwargs)
 
     def clean(self) -> None:
+        """Validate the fields together; raises ValidationError."""
         if self.rollups_months is None:
             return
         if self.readings_months is None or self.rollups_months < self.readings_months:

@@ -24,6 +24,7 @@ class BoundedPaginator(Paginator):
 
     @cached_property
     def count(self) -> int:
+        """Return the number of rows."""
         rows: QuerySet = self.object_list  # type: ignore[assignment]
         return int(rows.order_by()[: self.MOST].count())
 
@@ -32,6 +33,7 @@ class LongChangeList(ChangeList):
     """Counts once, and offers to show all only where a filter or a search is active."""
 
     def get_results(self, request: HttpRequest) -> None:
+        """Compute the rows of the page."""
         super().get_results(request)
         if not self.query and not self.has_active_filters:
             self.full_result_count = self.result_count
@@ -44,6 +46,7 @@ class LongList:
     show_full_result_count = False
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return the class of the list."""
         return LongChangeList
 
 
@@ -51,12 +54,15 @@ class ReadOnly:
     """Mixin for a ModelAdmin or inline whose rows can be viewed and not changed."""
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Return whether the user may add."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Return whether the user may change."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Return whether the user may delete."""
         return False
 
 

@@ -53,15 +53,18 @@ class EnrollmentForm(forms.Form):
     )
 
     def clean_serial(self) -> str:
+        """Validate the serial number; raises ValidationError."""
         serial = clean_serial(self.cleaned_data["serial"])
         if PreregisteredDevice.objects.filter(serial=serial).exists():
             raise ValidationError(_t("A device with this serial number is already preregistered."))
         return serial
 
     def clean_hardware_model(self) -> str:
+        """Validate the hardware model; raises ValidationError."""
         return " ".join(split_hardware(self.cleaned_data["hardware_model"]))
 
     def clean_components(self) -> str:
+        """Validate the components; raises ValidationError."""
         return clean_components(self.cleaned_data["components"])
 
 
@@ -69,6 +72,7 @@ class ChangePreregisteredDeviceForm(forms.ModelForm):
     """Hardware and components of a preregistered device that is not claimed."""
 
     def clean_components(self) -> str:
+        """Validate the components; raises ValidationError."""
         return clean_components(self.cleaned_data["components"])
 
 
@@ -82,6 +86,7 @@ class EnrollmentTableForm(forms.Form):
     )
 
     def clean_file(self) -> Any:
+        """Validate the file; raises ValidationError."""
         file = self.cleaned_data["file"]
         if file.size > _MOST_BYTES:
             raise ValidationError(

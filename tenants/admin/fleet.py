@@ -55,9 +55,11 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
 
     @display(description=_("reason"), ordering="reason")
     def reason_label(self, message: UnroutedMessage) -> SafeString:
+        """Return the reason with its colour."""
         return coloured(reason_in_words(message), "warning")
 
     def has_replay_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may replay."""
         # Users who can add tenants can replay messages to them.
         return request.user.has_perm("tenants.add_tenant")
 
@@ -86,6 +88,7 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
 
     @display(description=_("payload"))
     def readable_payload(self, message: UnroutedMessage) -> SafeString:
+        """Return the payload as text, or as hexadecimal."""
         return payloads.render(message.payload)
 
 

@@ -45,6 +45,7 @@ class PlanAdmin(ModelAdmin):
     fieldsets: ClassVar = [(None, {"fields": ["name"]}), *_FIELDSETS]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Plan]:
+        """Return the rows with the counts of the list."""
         return super().get_queryset(request).annotate(count=Count("tenants"))
 
     @display(description=_("tenants"), ordering="count")
@@ -52,5 +53,6 @@ class PlanAdmin(ModelAdmin):
         return int(plan.count)
 
     def save_model(self, request: HttpRequest, obj: Plan, form: forms.ModelForm, change: bool) -> None:
+        """Save the row by its service, with an audit entry."""
         super().save_model(request, obj, form, change)
         limits.publish_plan_change(obj)

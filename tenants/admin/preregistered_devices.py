@@ -43,9 +43,11 @@ class ClaimedFilter(admin.SimpleListFilter):
     parameter_name = "claimed"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Return the choices of the filter."""
         return [("yes", _("claimed")), ("no", _("free"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        """Return the rows that match the chosen value."""
         return queryset.filter(tenant__isnull=self.value() == "no") if self.value() in ("yes", "no") else queryset
 
 
@@ -76,25 +78,30 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
     actions: ClassVar = ["new_codes_of"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """Return the fields that cannot be edited."""
         names = [name for line in self.fields for name in ([line] if isinstance(line, str) else line)]
         open_to_change = obj is not None and obj.tenant_id is None
         return [name for name in names if not (open_to_change and name in self.changeable)]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may delete."""
         free = obj is None or obj.tenant_id is None
         return free and super().has_delete_permission(request, obj)
 
     def save_model(self, request: HttpRequest, obj: PreregisteredDevice, form: forms.ModelForm, change: bool) -> None:
+        """Save the row by its service, with an audit entry."""
         # Only the changed columns, and only while it is unclaimed.
         values = {name: form.cleaned_data[name] for name in form.changed_data}
         if values and not PreregisteredDevice.objects.filter(pk=obj.pk, tenant=None).update(**values):
             messages.warning(request, _t("The device was not changed, because it has been claimed in the meantime."))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
+        """Delete the rows one by one, each with an audit entry."""
         # One that was claimed since the confirmation page was shown is kept.
         queryset.filter(tenant=None).delete()
 
     def has_create_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may create one."""
         return self.has_add_permission(request)
 
     @display(description=_("hardware model"), ordering="hardware_name")
@@ -110,6 +117,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
         return coloured(_("claimed"), "info") if device.tenant_id else coloured(_("free"), "neutral")
 
     def get_urls(self) -> list[URLPattern]:
+        """Return the URLs with those of the pages below."""
         view = self.admin_site.admin_view(self.template)
         return [path("template.<str:form>", view, name="tenants_preregistereddevice_template"), *super().get_urls()]
 
@@ -257,6 +265,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
         return redirect(_page_of(device))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """Return the actions of the object's page that the user may run."""
         device = PreregisteredDevice.objects.filter(pk=object_id).first() if str(object_id).isdecimal() else None
         useless = (
             "tenants_preregistereddevice_new_codes"

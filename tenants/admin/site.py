@@ -22,6 +22,7 @@ class ConsoleAuthenticationForm(AuthenticationForm):
     """Accepts staff only; other users get an error that names the first page."""
 
     def confirm_login_allowed(self, user: User) -> None:
+        """Refuse a user who must not enter; raises ValidationError."""
         BaseAuthenticationForm.confirm_login_allowed(self, user)
         if not is_staff(user):
             raise ValidationError(
@@ -44,9 +45,11 @@ class Console(UnfoldAdminSite):
     index_title = _("Overview")
 
     def has_permission(self, request: HttpRequest) -> bool:
+        """Return whether the request is allowed."""
         return is_staff(request.user)
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        """Return the context of every page of the site."""
         return super().each_context(request) | {
             "site_title": _("Gwanje console"),
             "site_header": _("Gwanje console"),
@@ -54,9 +57,11 @@ class Console(UnfoldAdminSite):
         }
 
     def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:
+        """Return the groups of the sidebar."""
         return sidebar(self, hooks.console_navigation, request)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        """Return the first page."""
         shown = overview.context(request) if self.get_model_admin(Tenant).has_view_permission(request) else {}
         return super().index(request, {**shown, **(extra_context or {})})
 

@@ -40,6 +40,7 @@ class OwnerAndHostForm(forms.Form):
     )
 
     def clean_owner(self) -> User | None:
+        """Validate the owner; raises ValidationError."""
         name = self.cleaned_data["owner"].strip()
         owner = User.objects.filter(username=name).first() if name else None
         if name and owner is None:
@@ -47,6 +48,7 @@ class OwnerAndHostForm(forms.Form):
         return owner
 
     def clean_domain(self) -> str:
+        """Validate the host name; raises ValidationError."""
         host = clean_host(self.cleaned_data["domain"])
         if host and Domain.objects.filter(domain=host).exclude(tenant__slug=self.slug_of_tenant()).exists():
             raise ValidationError(_("This host name belongs to another tenant."))
@@ -71,6 +73,7 @@ class CreateTenantForm(OwnerAndHostForm):
     field_order = ("name", "slug", "owner", "domain")
 
     def clean_slug(self) -> str:
+        """Validate the slug; raises ValidationError."""
         slug = str(self.cleaned_data["slug"])
         if Tenant.objects.filter(slug=slug).exists():
             raise ValidationError(_("A tenant with this slug already exists."))
@@ -97,4 +100,5 @@ class DomainForm(forms.ModelForm):
         labels = {"domain": _("Host name"), "is_primary": _("Main one")}  # noqa: RUF012 (as ModelForm declares it)
 
     def clean_domain(self) -> Any:
+        """Validate the host name; raises ValidationError."""
         return clean_host(self.cleaned_data["domain"])

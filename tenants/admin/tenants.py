@@ -80,16 +80,20 @@ class TenantAdmin(ModelAdmin):
     actions_detail: ClassVar = ["suspend", "resume", "try_again", "discard"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Tenant]:
+        """Return the tenants with the counts of the list."""
         return super().get_queryset(request).exclude(schema_name=get_public_schema_name())
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may delete."""
         return False
 
     def has_create_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may create one."""
         return self.has_add_permission(request)
 
     @display(description=_("state"), ordering="state")
     def state_label(self, tenant: Tenant) -> SafeString:
+        """Return the state with its colour."""
         return coloured(tenant.get_state_display(), STATE_COLOURS[Tenant.State(tenant.state)])
 
     @display(description=_("address"))
@@ -107,10 +111,12 @@ class TenantAdmin(ModelAdmin):
         return format_html('<a class="gw-link" href="{}">{}</a>', path, _("To the tenant's quarantine"))
 
     def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm, change: bool) -> None:
+        """Save the row by its service, with an audit entry."""
         # Only the changed columns: another request may have changed the state.
         Tenant.objects.filter(pk=obj.pk).update(name=obj.name)
 
     def save_formset(self, request: HttpRequest, form: forms.ModelForm, formset: Any, change: bool) -> None:
+        """Save the inline rows by their services."""
         super().save_formset(request, form, formset, change)
         if formset.model is TenantLimits and formset.has_changed():
             limits.publish_changes([form.instance.schema_name])
@@ -164,6 +170,7 @@ class TenantAdmin(ModelAdmin):
     # --- actions -----------------------------------------------------------------------------------
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """Return the actions of the object's page that the user may run."""
         state = Tenant.objects.filter(pk=object_id).values_list("state", flat=True).first()
         allowed = {f"tenants_tenant_{name}" for name in ACTIONS.get(Tenant.State(state), set())} if state else set()
         return [item for item in super().get_actions_detail(request, object_id) if item.action_name in allowed]

@@ -17,6 +17,7 @@ class CarefulBasicAuthentication(BasicAuthentication):
     """Username and password; after ten wrong ones in a minute, an account is not asked for from that address."""
 
     def authenticate_credentials(self, userid: str, password: str, request: Request | None = None) -> tuple[User, None]:
+        """Return the user of the credentials; raises AuthenticationFailed."""
         address = request.META.get("REMOTE_ADDR", "") if request is not None else ""
         key = f"public:basic:{address}:{userid}"
         failures, wait = window_counts.count(key, seconds=_WINDOW_SECONDS, add=0)

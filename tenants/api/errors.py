@@ -57,6 +57,7 @@ class Handler(ExceptionHandler):
     """Turns what models, the database and services raise into answers."""
 
     def convert_known_exceptions(self, exc: Exception) -> Exception:
+        """Convert exceptions of services into exceptions of the API."""
         if isinstance(exc, ModelError):
             return exceptions.ValidationError(model_error_detail(exc))
         if isinstance(exc, ProtectedError):
@@ -80,6 +81,7 @@ class Handler(ExceptionHandler):
         return super().convert_known_exceptions(exc)
 
     def report_exception(self, exc: exceptions.APIException, response: Response) -> None:
+        """Log the exception."""
         if isinstance(exc, Unavailable):
             # Expected, and soon over: a line for each request, not a traceback.
             logger.warning("Answered 503: %s: %s", type(self.exc).__name__, self.exc)

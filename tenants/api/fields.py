@@ -30,6 +30,7 @@ class Timestamp(serializers.Field):
     }
 
     def to_internal_value(self, data: Any) -> datetime.datetime:
+        """Return the value that the client sent; raises ValidationError."""
         try:
             value = datetime.datetime.fromisoformat(_SPACE_FOR_PLUS.sub(r"\1+\2", data))
             if value.tzinfo is not None:
@@ -42,6 +43,7 @@ class Timestamp(serializers.Field):
         return serializers.ValidationError(self.error_messages[code].format(value=repr(data)), code=code)
 
     def to_representation(self, value: datetime.datetime) -> str:
+        """Return the value for JSON."""
         return value.astimezone(datetime.UTC).isoformat().replace("+00:00", "Z")
 
 

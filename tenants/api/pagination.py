@@ -28,6 +28,7 @@ class Page(LimitOffsetPagination):
         return whole_number(request, "offset", 0, _MAX_OFFSET, 0)
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Return the schema of a page."""
         described = super().get_paginated_response_schema(schema)
         described["required"] = ["count", "next", "previous", "results"]
         return described

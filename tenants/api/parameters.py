@@ -24,6 +24,7 @@ class RangeParameters(serializers.Serializer):
     to_help: ClassVar[str] = "Before this time (ISO 8601 with an offset)."
 
     def get_fields(self) -> dict[str, serializers.Field]:
+        """Return the serializer's fields."""
         # "from" is a keyword: a class body cannot hold it.
         return super().get_fields() | {
             "from": Timestamp(required=self.from_required, help_text=self.from_help),

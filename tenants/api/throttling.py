@@ -21,6 +21,7 @@ class TenantThrottle(BaseThrottle):
     this (401, 403) do not count, or anybody could use up a tenant's share."""
 
     def allow_request(self, request: Request, view: "APIView") -> bool:
+        """Return whether the request is within the limit."""
         limit = settings.API_REQUESTS_PER_MINUTE
         if not limit:
             return True
@@ -28,4 +29,5 @@ class TenantThrottle(BaseThrottle):
         return counted <= limit
 
     def wait(self) -> float:
+        """Return the seconds until the next request is allowed."""
         return float(self._wait)

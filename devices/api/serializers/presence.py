@@ -23,6 +23,7 @@ class StatusChangeSerializer(serializers.Serializer[StatusChange]):
     suppressed_by = serializers.SerializerMethodField(help_text="Why apps were not notified of it, or null.")
 
     def get_fields(self) -> dict[str, serializers.Field]:
+        """Return the serializer's fields."""
         # "from" is no name that a class body can hold.
         return {
             "from": serializers.ChoiceField(choices=Status.choices, source="from_status"),
@@ -47,6 +48,7 @@ class SegmentSerializer(serializers.Serializer):
     status = serializers.ChoiceField(choices=Status.choices)
 
     def get_fields(self) -> dict[str, serializers.Field]:
+        """Return the serializer's fields."""
         return super().get_fields() | {"from": Timestamp(source="start"), "to": Timestamp(source="stop")}
 
 
@@ -70,6 +72,7 @@ class TimelineSerializer(serializers.Serializer):
     maintenance_windows = WindowSerializer(many=True)
 
     def get_fields(self) -> dict[str, serializers.Field]:
+        """Return the serializer's fields."""
         return {"from": Timestamp(), "to": Timestamp()} | super().get_fields()
 
 
@@ -86,6 +89,7 @@ class AvailabilitySerializer(serializers.Serializer):
     known_seconds = serializers.FloatField(help_text="The time that counts.")
 
     def get_fields(self) -> dict[str, serializers.Field]:
+        """Return the serializer's fields."""
         return super().get_fields() | {"from": Timestamp(), "to": Timestamp()}
 
 

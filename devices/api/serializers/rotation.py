@@ -28,6 +28,7 @@ class StateField(serializers.ChoiceField):
     """A state of a rotation or of a device in it, by the API's name."""
 
     def to_representation(self, value: Any) -> str:
+        """Return the value for JSON."""
         return _STATE_NAMES.get(value, str(value))
 
 

@@ -30,6 +30,7 @@ class AuditedUpdate(mixins.UpdateModelMixin, AuditedView, ObjectsView):
     """PATCH, with the audit row in the same transaction."""
 
     def perform_update(self, serializer: BaseSerializer[Any]) -> None:
+        """Change the object by its service."""
         with transaction.atomic():
             changed = ", ".join(sorted(serializer.validated_data))
             audit.record(self.acting_user, "change", serializer.save(), changed)
@@ -52,14 +53,17 @@ class TenantModelViewSet(
     lookup_url_kwarg = "id"
 
     def perform_create(self, serializer: BaseSerializer[Any]) -> None:
+        """Create the object by its service."""
         with transaction.atomic():
             audit.record(self.acting_user, "add", serializer.save())
 
     @extend_schema(responses={204: None, 409: ErrorSerializer})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Delete the object."""
         return super().destroy(request, *args, **kwargs)
 
     def perform_destroy(self, instance: Model) -> None:
+        """Delete the object by its service."""
         with transaction.atomic():
             audit.record(self.acting_user, "remove", instance)
             instance.delete()

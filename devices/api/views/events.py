@@ -52,6 +52,7 @@ class EventsView(TenantView):
     known: ClassVar[tuple[str, ...]] = ("device", "last_event_id")
 
     def known_parameters(self) -> tuple[str, ...]:
+        """Return the names of the accepted query parameters."""
         return self.known
 
     @extend_schema(

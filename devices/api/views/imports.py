@@ -73,6 +73,7 @@ class DeviceExportView(TenantView):
     """The tenant's devices as the table that can be imported again."""
 
     def known_parameters(self) -> Iterable[str]:
+        """Return the names of the accepted query parameters."""
         return ("format",)
 
     @extend_schema(parameters=[_FORMAT], responses=_FILE)
@@ -86,6 +87,7 @@ class ImportTemplateView(TenantView):
     """An empty table with the columns of an import and two examples."""
 
     def known_parameters(self) -> Iterable[str]:
+        """Return the names of the accepted query parameters."""
         return ("format",)
 
     @extend_schema(parameters=[_FORMAT], responses=_FILE)

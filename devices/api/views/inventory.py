@@ -36,6 +36,7 @@ class ComponentViewSet(TenantModelViewSet):
     filterset_class = filters.ComponentFilter
 
     def paginate_queryset(self, queryset: Any) -> Any:
+        """Return the page that the request asks for."""
         page = super().paginate_queryset(queryset)
         component_serializers.note_reports(page or ())
         return page
@@ -62,6 +63,7 @@ class DeviceViewSet(
     filterset_class = filters.DeviceFilter
 
     def paginate_queryset(self, queryset: Any) -> Any:
+        """Return the page that the request asks for."""
         page = super().paginate_queryset(queryset)
         serializers.note_presence(page or ())
         return page

@@ -83,10 +83,12 @@ class FetchThrottle(BaseThrottle):
     """By address: devices behind one router share it."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
+        """Return whether the request is within the limit."""
         counted, self._wait = window_counts.count(f"fetch:{request.META.get('REMOTE_ADDR', '')}", seconds=_MINUTE)
         return counted <= settings.FETCHES_PER_MINUTE
 
     def wait(self) -> float:
+        """Return the seconds until the next request is allowed."""
         return float(self._wait)
 
 

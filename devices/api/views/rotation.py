@@ -33,6 +33,7 @@ class RotationViewSet(
     serializer_class = serializers.RotationCampaignSerializer
 
     def get_serializer_class(self) -> Any:
+        """Return the serializer of the action."""
         # The counts of one are a query; a list is shown without.
         return serializers.RotationSummarySerializer if self.action == "list" else self.serializer_class
 
@@ -63,6 +64,7 @@ class RotationViewSet(
         return self.get_paginated_response(serializers.RotationMemberSerializer(page, many=True).data)
 
     def known_parameters(self) -> Any:
+        """Return the names of the accepted query parameters."""
         return self.paginator.parameters if self.action in ("list", "devices") else ()  # type: ignore[union-attr]
 
     @extend_schema(request=serializers.ExtensionSerializer, responses=_SHOWN)

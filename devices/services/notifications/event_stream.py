@@ -159,6 +159,7 @@ class _Live:
         return status_feed.parse(message["data"]) if message else None
 
     async def close(self) -> None:
+        """Close the connection to Redis."""
         redis, self._redis, self._pubsub = self._redis, None, None
         if redis is not None:
             await redis.aclose()

@@ -30,6 +30,7 @@ class UuidCell(Widget):
     """A cell with a UUID."""
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> UUID:
+        """Validate the fields together; raises ValidationError."""
         found = import_lookup.as_uuid(value)
         if found is None:
             raise ValueError(_("The value must be a UUID such as 6d1f6a3e-5f0e-4c53-9d68-0a6f0c8a1f11, or empty."))
@@ -40,6 +41,7 @@ class SecondsCell(Widget):
     """A cell with a whole number of seconds."""
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> int:
+        """Validate the fields together; raises ValidationError."""
         if not value.isascii() or not value.isdecimal() or not 0 < int(value[:10]) < 2**31 or len(value) > 10:
             raise ValueError(_("The value must be a whole number of seconds, at least 1."))
         return int(value)
@@ -49,11 +51,13 @@ class YesCell(BooleanWidget):
     """A cell with yes or no."""
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> bool:
+        """Validate the fields together; raises ValidationError."""
         if value.lower() not in _YES | _NO:
             raise ValueError(_("The value must be yes or no."))
         return value.lower() in _YES
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
+        """Return the rendered value."""
         return "yes" if value else "no"
 
 
@@ -63,9 +67,11 @@ class ModelCell(Widget):
     lookup: import_lookup.ImportLookup
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> HardwareModel:
+        """Validate the fields together; raises ValidationError."""
         return self.lookup.model_named(value)
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
+        """Return the rendered value."""
         return str(value or "")
 
 
@@ -75,9 +81,11 @@ class PartsCell(Widget):
     lookup: import_lookup.ImportLookup
 
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> dict[str, ComponentType]:
+        """Validate the fields together; raises ValidationError."""
         return {key: self.lookup.type_named(kind) for key, kind in split_parts(value).items()}
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
+        """Return the rendered value."""
         return join_parts(value or {})
 
 

@@ -24,12 +24,14 @@ class Command(BaseCommand):
     help = "Watches the devices' deadlines. Any number may run at once."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
         parser.add_argument("--once", action="store_true", help="one pass over what has expired, then end")
         parser.add_argument("--reconcile", action="store_true", help="first rebuild Redis from PostgreSQL")
         parser.add_argument("--interval", type=float, default=0.5, help="seconds between passes")
         parser.add_argument("--batch", type=int, default=2000, help="the most devices in one transaction")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         self._stop = False
         self._obstacle = ""
         signal.signal(signal.SIGTERM, self._on_signal)

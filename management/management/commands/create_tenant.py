@@ -13,12 +13,14 @@ class Command(BaseCommand):
     help = "Creates a tenant with its schema. Run again after a failure, it goes on where it stopped."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
         parser.add_argument("slug")
         parser.add_argument("name")
         parser.add_argument("--domain", default="", help="a host name of the tenant's own")
         parser.add_argument("--owner", default="", help="the username of its administrator")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         owner = User.objects.filter(username=options["owner"]).first()
         if options["owner"] and owner is None:
             raise CommandError(f"There is no user {options['owner']!r}.")

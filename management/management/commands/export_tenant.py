@@ -17,10 +17,12 @@ class Command(BaseCommand):
     help = "Writes everything that a tenant owns into a ZIP: tables as NDJSON, and a manifest with their hashes."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
         parser.add_argument("slug")
         parser.add_argument("--output", type=Path, required=True, help="the file to write; it must not exist")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         tenant = Tenant.objects.exclude(schema_name="public").filter(slug=options["slug"]).first()
         if tenant is None:
             raise CommandError(f"There is no tenant {options['slug']!r}.")

@@ -27,6 +27,7 @@ class Command(BaseCommand):
     help = "Loads a dump of the old server's tables into a tenant. A second run resumes where the first stopped."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
         parser.add_argument("directory", type=Path, metavar="DIRECTORY", help="where the CSV files are")
         parser.add_argument("--tenant", required=True, metavar="SLUG")
         parser.add_argument("--dry-run", action="store_true", help="say what would be done and what is to be mended")
@@ -38,6 +39,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="the report as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         report = Report()
         wanted = Options(
             directory=_directory(options["directory"]),

@@ -11,4 +11,5 @@ class Command(BaseCommand):
     help = "Installs the workers' schedules. Run it after every upgrade; it may run any number of times."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         self.stdout.write(f"{install_schedules()} schedules are installed.")

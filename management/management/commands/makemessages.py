@@ -17,5 +17,6 @@ class Command(makemessages.Command):
     msgmerge_options = [*makemessages.Command.msgmerge_options, "--no-fuzzy-matching"]  # noqa: RUF012 (as the base class has it)
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         ours = {"ignore_patterns": [*options["ignore_patterns"], *LEFT_OUT], "no_wrap": True, "no_obsolete": True}
         super().handle(*args, **{**options, **ours, "add_location": "file"})

@@ -12,6 +12,7 @@ class Command(BaseCommand):
     help = "Makes staff, the tenant demo and its devices, and writes quickstart.json. For development only."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         path = settings.VAR_DIR / "quickstart.json"
         content = seed(path)
         devices = sum(len(tenant["devices"]) for tenant in content["tenants"])

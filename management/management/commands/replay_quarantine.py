@@ -37,6 +37,7 @@ class Command(BaseCommand):
     help = "Processes quarantined messages again, after their cause is corrected."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument("--tenant", metavar="SLUG", help="the quarantine of this tenant")
         which.add_argument(
@@ -49,6 +50,7 @@ class Command(BaseCommand):
         parser.add_argument("--to", type=moment, dest="stop", metavar="T", help="last received before")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         if options["unrouted"]:
             narrowing = [name for name in ("reason", "device", "topic", "start", "stop") if options[name]]
             if narrowing:

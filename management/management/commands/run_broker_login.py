@@ -13,11 +13,13 @@ class Command(BaseCommand):
     help = "Answers EMQX, which asks at each connection who may come in. Listens on the loopback unless told otherwise."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
         parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (127.0.0.1)")
         parser.add_argument("--port", type=int, default=8081, help="the port (8081)")
         parser.add_argument("--workers", type=int, default=1, help="processes that share the port (1)")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         if not settings.BROKER_KEYS or min(map(len, settings.BROKER_KEYS)) < SHORTEST_KEY:
             raise CommandError(
                 f"BROKER_KEYS is not set to random text of at least {SHORTEST_KEY} characters, for example what"

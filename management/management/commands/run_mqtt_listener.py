@@ -32,6 +32,7 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # noqa: RUF012 (as the base class has it)
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
         parser.add_argument("--client-id", default="", help="the MQTT client id, one of its own for each listener")
         parser.add_argument("--share", default="", help="the group of a shared subscription, for several listeners")
         parser.add_argument("--replicas", type=int, default=1, help="so many processes on a shared subscription")
@@ -40,6 +41,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         if options["replicas"] < 1:
             raise CommandError("--replicas is a number from 1.")
         if options["replicas"] > 1:

@@ -18,10 +18,12 @@ class Command(BaseCommand):
     help = "Publishes changes of the devices' states. Any number may run at once, each with a client id of its own."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
         parser.add_argument("--client-id", default="", help="the MQTT client id, one of its own for each notifier")
         parser.add_argument("--look", type=float, default=30.0, help="seconds between looks at every tenant")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         self._stop = False
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)

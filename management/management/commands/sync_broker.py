@@ -13,9 +13,11 @@ class Command(BaseCommand):
     help = "Makes the broker accounts that devices lack, removes those of devices and API keys that are gone."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
         parser.add_argument("--states", action="store_true", help="also remove the states of devices that are gone")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         try:
             changes = sync_broker(states=options["states"])
         except (BrokerUnavailable, SecretsUnavailable) as error:

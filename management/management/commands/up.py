@@ -20,6 +20,7 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # noqa: RUF012 (as the base class has it); there is no database yet
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
         http_port, mqtt_port = (
             os.environ.get(name) or port for name, port in (("HTTP_PORT", 8000), ("MQTT_PORT", 1883))
         )
@@ -28,6 +29,7 @@ class Command(BaseCommand):
         parser.add_argument("--no-simulator", action="store_true", help="start no simulated devices")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         up = Up(
             var_dir(),
             Console(),

@@ -12,4 +12,5 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command."""
         self.stdout.write(f"Gwanje {read_version()}")

@@ -15,6 +15,7 @@ class ValueField(serializers.Field):
     """A number, a boolean or a text, as it was measured."""
 
     def to_representation(self, value: Any) -> Any:
+        """Return the value for JSON."""
         return value
 
 
@@ -25,6 +26,7 @@ class UnitField(serializers.CharField):
         super().__init__(allow_null=True, **options)
 
     def to_representation(self, value: Any) -> Any:
+        """Return the value for JSON."""
         return value or None
 
 

@@ -38,10 +38,12 @@ class MessageSerializer(serializers.ModelSerializer[Message]):
         read_only_fields = fields
 
     def get_payload(self, row: Message) -> str:
+        """Return the payload as text."""
         return payload_text(bytes(row.payload))[0]
 
     @extend_schema_field(serializers.ChoiceField(choices=["utf-8", "base64"]))
     def get_payload_encoding(self, row: Message) -> str:
+        """Return the encoding of the payload's text."""
         return payload_text(bytes(row.payload))[1]
 
 

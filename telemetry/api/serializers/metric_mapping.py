@@ -15,6 +15,7 @@ class ProposedMetricSerializer(NestedMetricSerializer):
     """A metric that is proposed, or accepted."""
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Validate the members together; raises ValidationError."""
         return attrs  # checked all together, beside the metrics that the type has already
 
     class Meta(NestedMetricSerializer.Meta):
@@ -32,6 +33,7 @@ class ProposalSourceSerializer(StrictSerializer):
     metrics = ProposedMetricSerializer(many=True, required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Validate the members together; raises ValidationError."""
         if len(attrs.keys() & {"payload", "device", "quarantine_id"}) != 1:
             raise ValidationError(_("Exactly one of 'payload', 'device' and 'quarantine_id' must be given."))
         return attrs

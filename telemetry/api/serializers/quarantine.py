@@ -79,6 +79,7 @@ class ReplaySerializer(serializers.ModelSerializer[Replay]):
         read_only_fields: ClassVar = ["id", "reason", "topic", "total", "stored", "duplicates"]
 
     def get_fields(self) -> dict[str, serializers.Field]:
+        """Return the serializer's fields."""
         fields = super().get_fields()
         return {name: fields[name] for name in self.Meta.fields}
 
@@ -147,10 +148,12 @@ class QuarantinedSerializer(serializers.ModelSerializer[Quarantined]):
 
     @extend_schema_field(OpenApiTypes.STR)
     def get_payload(self, row: Any) -> str:
+        """Return the payload as text."""
         return payload_text(bytes(row.payload_head), cut=row.payload_size > len(row.payload_head))[0]
 
     @extend_schema_field(serializers.ChoiceField(choices=["utf-8", "base64"]))
     def get_payload_encoding(self, row: Any) -> str:
+        """Return the encoding of the payload's text."""
         return payload_text(bytes(row.payload_head), cut=row.payload_size > len(row.payload_head))[1]
 
 

@@ -77,6 +77,7 @@ class AggregatedSeriesSerializer(SeriesSerializer):
 
 class AggregatesSerializer(CompleteSerializer):
     def get_fields(self) -> dict[str, serializers.Field]:
+        """Return the serializer's fields."""
         return {"from": Timestamp(), "to": Timestamp()} | super().get_fields()
 
     interval = serializers.CharField()
@@ -102,6 +103,7 @@ class ChartSeriesSerializer(SeriesSerializer):
 
 class ChartSerializer(CompleteSerializer):
     def get_fields(self) -> dict[str, serializers.Field]:
+        """Return the serializer's fields."""
         return {"from": Timestamp(), "to": Timestamp()} | super().get_fields()
 
     series = ChartSeriesSerializer(many=True)

@@ -44,6 +44,7 @@ class MissingSequences:
 
     @property
     def count(self) -> int:
+        """Return the number of rows."""
         return self.last - self.first + 1
 
 

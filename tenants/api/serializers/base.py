@@ -17,6 +17,7 @@ class StrictSerializer(serializers.Serializer):
     """Refuses members that do not exist or cannot be written, instead of leaving them out silently."""
 
     def to_internal_value(self, data: Any) -> Any:
+        """Return the value that the client sent; raises ValidationError."""
         if isinstance(data, Mapping):
             refuse_unwritable(data, self)
         return super().to_internal_value(data)
@@ -34,6 +35,7 @@ class StrictModelSerializer(serializers.ModelSerializer[AnyModel]):
     derived: tuple[str, ...] = ()
 
     def get_fields(self) -> dict[str, serializers.Field]:
+        """Return the serializer's fields."""
         fields = super().get_fields()
         if self.instance is not None and not isinstance(self.instance, list):
             for name in self.fixed:
@@ -41,11 +43,13 @@ class StrictModelSerializer(serializers.ModelSerializer[AnyModel]):
         return fields
 
     def to_internal_value(self, data: Any) -> Any:
+        """Return the value that the client sent; raises ValidationError."""
         if isinstance(data, Mapping):
             refuse_unwritable(data, self)
         return super().to_internal_value(data)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Validate the members together; raises ValidationError."""
         candidate = copy.copy(self.instance) if self.instance is not None else self._model()
         for name in self._columns(attrs):
             setattr(candidate, name, attrs[name])
@@ -56,6 +60,7 @@ class StrictModelSerializer(serializers.ModelSerializer[AnyModel]):
         return attrs
 
     def update(self, instance: AnyModel, validated_data: dict[str, Any]) -> AnyModel:
+        """Change the object."""
         columns = self._columns(validated_data)
         for name in columns:
             setattr(instance, name, validated_data[name])

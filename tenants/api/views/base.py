@@ -36,6 +36,7 @@ class StrictView(APIView):
         return ()
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Check the request before its handler runs."""
         super().initial(request, *args, **kwargs)
         if request.method in ("GET", "HEAD"):
             refuse_unknown_parameters(request, self.known_parameters(), self.repeatable_parameters())
@@ -68,12 +69,14 @@ class ObjectsView(TenantView, GenericAPIView):
     """A view over objects of one model."""
 
     def known_parameters(self) -> Iterable[str]:
+        """Return the names of the accepted query parameters."""
         if getattr(self, "action", "list") != "list":
             return ()
         filterset = getattr(self, "filterset_class", None)
         return {*getattr(self.paginator, "parameters", ()), *(filterset.base_filters if filterset else ())}
 
     def get_object(self) -> Any:
+        """Return the object of the request."""
         try:
             return super().get_object()
         except Http404 as error:
@@ -89,6 +92,7 @@ class ParametersView(TenantView):
     parameters_class: ClassVar[type[serializers.Serializer]]
 
     def known_parameters(self) -> Iterable[str]:
+        """Return the names of the accepted query parameters."""
         return self.parameters_class().fields
 
     def repeatable_parameters(self) -> list[str]:
@@ -139,6 +143,7 @@ class UnknownAddressView(APIView):
         return super().dispatch(request, *args, **kwargs)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> NoReturn:
+        """Check the request before its handler runs."""
         if _exists_with_slash(request._request):
             raise NotFound(
                 _t("There is nothing at %(path)s. The address must end with a slash: %(path)s/")

@@ -35,6 +35,7 @@ class TenantViewSet(mixins.ListModelMixin, StrictView, viewsets.GenericViewSet):
     serializer_class = TenantSerializer
 
     def known_parameters(self) -> Iterable[str]:
+        """Return the names of the accepted query parameters."""
         return getattr(self.paginator, "parameters", ())
 
     @extend_schema(request=NewTenantSerializer, responses={201: TenantSerializer, 409: ErrorSerializer})
