@@ -86,7 +86,7 @@ class DeviceSpec:
     active: bool
     cpu_serial: str
     hardware_version: str
-    signature_floor: int
+    min_signature_version: int
     components: dict[str, ComponentSpec]
     type_keys: frozenset[str]
     keys: tuple[KeySpec, ...]

@@ -155,7 +155,7 @@ def dry_run(
             report.errors += batch.unreadable
             for row, item in zip(batch.rows, judge.judge(batch.rows), strict=True):
                 if isinstance(item, RefusedItem):
-                    report.skip(_reason(item.verdict.reason), f"line {row.line}: {item.verdict.detail}")
+                    report.skip(_reason(item.result.reason), f"line {row.line}: {item.result.detail}")
                 else:
                     report.created += 1
             progress(file.raw_position)

@@ -26,14 +26,12 @@ from tenants.infrastructure.retry import is_lock_conflict
 from .latest.values import LatestRecorder
 from .limits.limiter import check_payload
 from .lookups.routing import Router
-from .pipeline import form, processing
-from .pipeline.contract import Clock
-from .pipeline.form import Topic
-from .pipeline.refusal import Refused
-from .pipeline.results import AcceptedItem, Incoming, Judged, Outcome, RefusedItem
-from .storage.binary import EPOCH_MICROS
-from .storage.optimistic_writer import Conflict
-from .storage.tenant_writer import Storage
+from .pipeline import form, validation
+from .pipeline.contract import ClockTolerance
+from .pipeline.results import AcceptedItem, Incoming, MessageResult, Refusal, RefusedItem, TenantResult, Topic
+from .storage.optimistic_writer import AlreadyStored
+from .storage.statements import EPOCH_MICROS
+from .storage.tenant_writer import TenantWriter
 
 logger = logging.getLogger(__name__)
 
@@ -85,14 +83,14 @@ class ImportBatchResult:
 
     stored: int = 0
     duplicates: int = 0
-    refused: list[tuple[LegacyRow, Refused]] = field(default_factory=list)
+    refused: list[tuple[LegacyRow, Refusal]] = field(default_factory=list)
 
 
 class _RollBack(Exception):
     """A row can be stored; it was tried only."""
 
 
-def _roll_back(_connection: psycopg.Connection, _outcome: Outcome) -> None:
+def _roll_back(_connection: psycopg.Connection, _result: TenantResult) -> None:
     raise _RollBack
 
 
@@ -103,7 +101,7 @@ class LegacyRowValidator:
         self._schema = schema
         self._resolve = resolve
         self._max_payload = settings.INGEST_MAX_PAYLOAD
-        self._clock = Clock(
+        self._clock = ClockTolerance(
             live=timedelta(seconds=settings.INGEST_LIVE_SECONDS),
             future=timedelta(seconds=settings.INGEST_FUTURE_SECONDS),
         )
@@ -115,27 +113,27 @@ class LegacyRowValidator:
         return [self._judge(row, topic, specs) for row, topic in zip(rows, topics, strict=True)]
 
     def _judge(
-        self, row: LegacyRow, topic: Topic | Refused, specs: Mapping[UUID, DeviceSpec | None]
+        self, row: LegacyRow, topic: Topic | Refusal, specs: Mapping[UUID, DeviceSpec | None]
     ) -> AcceptedItem | RefusedItem:
-        if isinstance(topic, Refused):
+        if isinstance(topic, Refusal):
             return _refused_item(row, None, topic)
         spec = specs.get(topic.uuid)
         if spec is None or spec.tenant.schema != self._schema:  # whose else it is, is not said
-            return _refused_item(row, None, Refused("unknown_device", f"The tenant has no device {topic.uuid}."))
+            return _refused_item(row, None, Refusal("unknown_device", f"The tenant has no device {topic.uuid}."))
         try:
             if row.device is not None and row.device != topic.uuid:
-                raise Refused("malformed", f"The row is of the device {row.device}, its topic of {topic.uuid}.")
+                raise Refusal("malformed", f"The row is of the device {row.device}, its topic of {topic.uuid}.")
             form.check_size(row.payload, self._max_payload)
             check_payload(row.payload, spec.tenant.limits)
-            accepted = processing.judge_recorded(
+            accepted = validation.validate_legacy(
                 topic, row.topic, row.payload, spec, row.device_time, row.received_at, self._clock
             )
-        except Refused as refusal:
+        except Refusal as refusal:
             return _refused_item(row, spec, refusal)
         except Exception as error:  # one row that we cannot read must not stop all others
             logger.exception("Line %d cannot be judged", row.line)
             return _refused_item(
-                row, spec, Refused("malformed", f"It cannot be read: {type(error).__name__}: {error}.")
+                row, spec, Refusal("malformed", f"It cannot be read: {type(error).__name__}: {error}.")
             )
         return AcceptedItem(Incoming(row.topic, row.payload, row.received_at), spec, accepted)
 
@@ -145,8 +143,8 @@ class LegacyImportWriter:
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
-        self._storage = Storage(conninfo(), kept_months=_MONTHS)
-        self._router = Router(ttl=settings.INGEST_SPEC_TTL, on_renamed_series=self._storage.forget)
+        self._writer = TenantWriter(conninfo(), kept_months=_MONTHS)
+        self._router = Router(ttl=settings.INGEST_SPEC_TTL, on_renamed_series=self._writer.forget)
         self._judge = LegacyRowValidator(schema, self._specs)
         self._latest = LatestRecorder()
         self._flush_at = 0.0
@@ -180,18 +178,18 @@ class LegacyImportWriter:
     def recover(self) -> None:
         """After a lost connection: look everything up anew. What was committed unheard of is doubted."""
         self._latest.doubt()
-        self._storage.close()
+        self._writer.close()
         self._forget()
 
     def _forget(self) -> None:
-        self._storage.forget(self._schema)
+        self._writer.forget(self._schema)
         self._router.forget()
 
     def _specs(self, uuids: Sequence[UUID]) -> dict[UUID, DeviceSpec | None]:
         """The devices' specifications; waits while the tenant's tables are locked, so that nothing is known."""
         wanted = list(set(uuids))
         routes = self._router.routes(wanted)
-        while any(route.spec is None and route.busy for route in routes):
+        while any(route.spec is None and route.locked_schema for route in routes):
             time.sleep(_PAUSE_SECONDS)
             routes = self._router.routes(wanted)
         return {uuid: route.spec for uuid, route in zip(wanted, routes, strict=True)}
@@ -201,7 +199,7 @@ class LegacyImportWriter:
         kept = []
         for row, item in zip(batch.rows, judged, strict=True):
             try:
-                self._storage.store(self._schema, [item], _PATIENCE_MS, after=_roll_back)
+                self._writer.store(self._schema, [item], _PATIENCE_MS, after=_roll_back)
             except _RollBack:
                 kept.append(row)
             except (psycopg.DataError, psycopg.IntegrityError) as error:
@@ -211,42 +209,39 @@ class LegacyImportWriter:
     def close(self) -> None:
         """Tell Redis the rest, and let go of the servers."""
         self._latest.close()
-        self._storage.close()
+        self._writer.close()
 
     def _store(
         self, job: LegacyImport, batch: ImportBatch, judged: Sequence[AcceptedItem | RefusedItem]
     ) -> ImportBatchResult:
         refused = [
-            (row, item.verdict) for row, item in zip(batch.rows, judged, strict=True) if isinstance(item, RefusedItem)
+            (row, item.result) for row, item in zip(batch.rows, judged, strict=True) if isinstance(item, RefusedItem)
         ]
         settled = ImportBatchResult(refused=refused)
         values: dict[str, Any] = {}
 
-        def advance(connection: psycopg.Connection, schema: str, outcome: Outcome) -> None:
+        def advance(connection: psycopg.Connection, outcome: TenantResult) -> None:
             settled.stored, settled.duplicates = len(outcome.stored), len(outcome.duplicates)
-            values.update(resumable_jobs.advance_on(connection, schema, job, **_progress(job, batch, settled)))
+            values.update(resumable_jobs.advance_on(connection, self._schema, job, **_progress(job, batch, settled)))
 
         outcome = self._write(_with_origin(batch.rows, judged), advance)
         resumable_jobs.assign(job, values)
         self._latest.note_all(self._schema, outcome.readings, EPOCH_MICROS)
         return settled
 
-    def _write(self, items: Sequence[Judged], advance: Callable[[psycopg.Connection, str, Outcome], None]) -> Outcome:
+    def _write(
+        self, items: Sequence[MessageResult], advance: Callable[[psycopg.Connection, TenantResult], None]
+    ) -> TenantResult:
         """Store the items and move the import on. Raises Superseded."""
         if self._exact == 0:
             try:
-                packed = self._storage.pack({self._schema: items})
-                self._storage.send(packed, advance)
-                return self._storage.receive(packed)[self._schema]
-            except Conflict:  # or superseded, which the other way then finds
+                packed = self._writer.pack({self._schema: items})
+                self._writer.send(packed, advance)
+                return self._writer.receive(packed)[0]
+            except AlreadyStored:  # or superseded, which the other way then finds
                 self._exact = _CONFLICT_BATCHES
         self._exact -= 1
-        return self._storage.store(
-            self._schema,
-            items,
-            _PATIENCE_MS,
-            after=lambda connection, outcome: advance(connection, self._schema, outcome),
-        )
+        return self._writer.store(self._schema, items, _PATIENCE_MS, after=advance)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -255,24 +250,24 @@ class LegacyImportWriter:
             self._latest.flush()
 
 
-def _parsed_topic(row: LegacyRow) -> Topic | Refused:
+def _parsed_topic(row: LegacyRow) -> Topic | Refusal:
     try:
         return form.parse_topic(row.topic)
-    except Refused as refusal:
+    except Refusal as refusal:
         return refusal
 
 
-def _refused_item(row: LegacyRow, spec: DeviceSpec | None, refusal: Refused) -> RefusedItem:
+def _refused_item(row: LegacyRow, spec: DeviceSpec | None, refusal: Refusal) -> RefusedItem:
     return RefusedItem(Incoming(row.topic, row.payload, datetime.now(UTC)), spec, refusal)
 
 
-def _with_origin(rows: Sequence[LegacyRow], judged: Sequence[AcceptedItem | RefusedItem]) -> list[Judged]:
+def _with_origin(rows: Sequence[LegacyRow], judged: Sequence[AcceptedItem | RefusedItem]) -> list[MessageResult]:
     """The same; what goes into quarantine says where it is from."""
-    said: list[Judged] = []
+    said: list[MessageResult] = []
     for row, item in zip(rows, judged, strict=True):
         if isinstance(item, RefusedItem):
             origin = f"From an old record, line {row.line}, received {row.received_at.isoformat()}: "
-            refusal = Refused(item.verdict.reason, origin + item.verdict.detail)
+            refusal = Refusal(item.result.reason, origin + item.result.detail)
             item = RefusedItem(item.incoming, item.spec, refusal)
         said.append(item)
     return said

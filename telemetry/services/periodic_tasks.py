@@ -21,7 +21,7 @@ from .latest import values
 from .quarantine import replays
 from .retention import quarantine, telemetry
 from .rollups import aggregation, packing
-from .storage import limit_counts
+from .storage import bookkeeping
 from .work_lock import WorkLockBusy
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def merge_limit_counts() -> int:
     return _queue(
         "merge_limit_counts_tenant",
         "EXISTS (SELECT 1 FROM {schema}.telemetry_limithit WHERE day < %s AND device_id IS NOT NULL)",
-        [limit_counts.due_before()],
+        [bookkeeping.limit_counts_due_before()],
     )
 
 
@@ -145,7 +145,7 @@ def apply_retention_tenant() -> Any:
 
 def merge_limit_counts_tenant() -> int:
     """Old counts of refusals of the current tenant."""
-    return limit_counts.fold()
+    return bookkeeping.fold_limit_counts()
 
 
 def apply_quarantine_retention_tenant() -> Any:

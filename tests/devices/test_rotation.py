@@ -33,11 +33,11 @@ def quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
 
-    made = build_ingest()
+    made = build_pipeline()
     yield made
-    made.storage.close()
+    made.writer.close()
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def hear(ingest: Any) -> Callable[..., str]:
         ingest.router.forget()
         payload = make(device, VALUE, **members)
         ingest.process([Incoming(payloads.topic(device), payload, datetime.now(UTC))])
-        ingest._judge._key_usage._flush_at = 0.0
+        ingest.preparer._key_usage._flush_at = 0.0
         ingest.tick(last=True)
         with schema_context(device.tenant.schema_name):
             row = Quarantined.objects.filter(topic=payloads.topic(device), payload=payload).first()
@@ -196,7 +196,7 @@ def test_a_use_is_kept_once_and_only_when_it_is_another_key(
         issued = rotate_key(device.device)
     hear(device, seq=3, secret=issued.secret, kid="2")
     assert in_use() == 2
-    ingest._judge._key_usage._recorded.clear()
+    ingest.preparer._key_usage._recorded.clear()
     hear(device, seq=4)
     assert in_use() == 1, "it went back"
 
@@ -226,7 +226,7 @@ def test_a_locked_tenant_holds_up_nobody(register: Any, hear: Callable[..., str]
         done.set()
         thread.join()
     assert keys(device)[0].in_use_since is None
-    ingest._judge._key_usage._recorded.clear()
+    ingest.preparer._key_usage._recorded.clear()
     hear(device, seq=2)
     assert keys(device)[0].in_use_since is not None
 

@@ -19,7 +19,7 @@ django.setup()
 from django.core.management.base import CommandParser  # noqa: E402
 
 from management.management.commands import run_mqtt_listener  # noqa: E402
-from telemetry.services.ingest.batch_pipeline import build_ingest  # noqa: E402
+from telemetry.services.ingest.batch_pipeline import build_pipeline  # noqa: E402
 from telemetry.services.ingest.listener import Listener  # noqa: E402
 
 
@@ -34,7 +34,7 @@ class Command(run_mqtt_listener.Command):
 
     def make_listener(self, options: dict[str, Any]) -> Listener:
         return Listener(
-            build_ingest(),
+            build_pipeline(),
             client_id=options["client_id"],
             share=options["share"],
             manual_ack=not options["without_manual_ack"],

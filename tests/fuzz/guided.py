@@ -21,9 +21,9 @@ import atheris  # not needed otherwise: `make fuzz-guided` installs it
 
 with atheris.instrument_imports(include=["telemetry.services", "devices.services"]):
     from devices.domain import paths
-    from telemetry.services.pipeline import form, processing, signature
+    from telemetry.services.pipeline import form, signature, validation
     from telemetry.services.pipeline.normalization import normalize, read_timestamp
-    from telemetry.services.pipeline.refusal import Refused
+    from telemetry.services.pipeline.results import Refusal
 
     from . import inputs, targets
 
@@ -52,10 +52,10 @@ def _verify(raw: bytes) -> None:
 
 def _normalization(raw: bytes) -> None:
     message = form.parse_object(raw)
-    with suppress(Refused):
+    with suppress(Refusal):
         read_timestamp(message.get("timestamp"))
     for component in targets.COMPONENTS.values():
-        with suppress(Refused):
+        with suppress(Refusal):
             normalize(message, component)
 
 
@@ -72,9 +72,9 @@ def _version_2(raw: bytes) -> None:
 def _judge(raw: bytes) -> None:
     for spec in targets.DEVICES:
         for topic in targets.TOPICS:
-            with suppress(Refused):
+            with suppress(Refusal):
                 now = targets.NOW.astimezone(UTC)
-                processing.judge(topic, "a topic", raw, spec, targets.key, now, targets.CLOCK)
+                validation.validate(topic, "a topic", raw, spec, targets.key, now, targets.CLOCK)
 
 
 def _paths(raw: bytes) -> None:
@@ -99,7 +99,7 @@ _TARGETS: tuple[Callable[[bytes], Any], ...] = (
 def one_input(data: bytes) -> None:
     """What libFuzzer calls: anything raised is a finding."""
     if data:
-        with suppress(Refused):
+        with suppress(Refusal):
             _TARGETS[data[0] % len(_TARGETS)](data[1:])
 
 

@@ -12,9 +12,9 @@ from uuid import UUID
 from devices.domain import paths
 from devices.domain.metric_spec import MetricSpec
 from devices.domain.specs import IGNORE, KEEP, QUARANTINE, ComponentSpec, DeviceSpec, KeySpec, TenantSpec
-from telemetry.services.pipeline import contract, form, processing, signature
+from telemetry.services.pipeline import contract, form, signature, validation
 from telemetry.services.pipeline.normalization import normalize, read_timestamp
-from telemetry.services.pipeline.refusal import Refused
+from telemetry.services.pipeline.results import Refusal
 
 from . import inputs
 
@@ -22,7 +22,7 @@ LONGEST_SECONDS = 0.010
 _REPEATS = 7
 
 NOW = datetime.fromisoformat(inputs.NOW_TEXT)
-CLOCK = contract.Clock(timedelta(minutes=5), timedelta(minutes=5))
+CLOCK = contract.ClockTolerance(timedelta(minutes=5), timedelta(minutes=5))
 _NAMED = (("C", 1.0, 0.0), ("F", 5 / 9, -160 / 9))
 _METRICS = (
     MetricSpec(
@@ -51,7 +51,7 @@ def device(policy: str = KEEP, floor: int = 1) -> DeviceSpec:
         active=True,
         cpu_serial="c0ffee",
         hardware_version="1.4",
-        signature_floor=floor,
+        min_signature_version=floor,
         components={"dht22": COMPONENTS[policy]},
         type_keys=frozenset({"dht22"}),
         keys=(KeySpec(2, None), KeySpec(1, None)),
@@ -106,7 +106,7 @@ def _normalization(rng: random.Random) -> Callable[[], Any]:
     component = rng.choice(list(COMPONENTS.values()))
 
     def run() -> None:
-        with suppress(Refused):
+        with suppress(Refusal):
             read_timestamp(message.get("timestamp"))
         for value in normalize(message, component).unmapped:
             assert 0 < len(value.metric) <= 63
@@ -128,7 +128,7 @@ def _pipeline(rng: random.Random) -> Callable[[], Any]:
     if rng.random() < 0.3:
         raw = inputs.torn(rng, raw)
     spec, topic = rng.choice(DEVICES), rng.choice((TOPICS[0], TOPICS[0], *TOPICS))
-    return lambda: processing.judge(topic, "a topic", raw, spec, key, NOW.astimezone(UTC), CLOCK)
+    return lambda: validation.validate(topic, "a topic", raw, spec, key, NOW.astimezone(UTC), CLOCK)
 
 
 def _paths(rng: random.Random) -> Callable[[], Any]:
@@ -169,7 +169,7 @@ def attempt(name: str, seed: int) -> bool:
     try:
         run()
         taken = True
-    except Refused:
+    except Refusal:
         taken = False
     if time.thread_time() - began > LONGEST_SECONDS and (fastest := _fastest(run)) > LONGEST_SECONDS:
         raise TooSlow(f"{1000 * fastest:.1f} ms")
@@ -180,7 +180,7 @@ def _fastest(run: Callable[[], Any]) -> float:
     times = []
     for _ in range(_REPEATS):
         began = time.thread_time()
-        with suppress(Refused):
+        with suppress(Refusal):
             run()
         times.append(time.thread_time() - began)
     return min(times)

@@ -21,15 +21,15 @@ from .legacy_dump import START, Dump, OldDevice, make_dump, sign_v1
 
 def live(tenant: Any, device: OldDevice, message: dict[str, Any]) -> Any:
     """The message from the device itself, with its members in the order in which its firmware writes them."""
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
     from telemetry.services.pipeline.results import Incoming
 
-    ingest = build_ingest()
+    ingest = build_pipeline()
     topic = f"telemetry/{device.owner}/{device.uuid}/dht22"
-    tally = ingest.process([Incoming(topic, json.dumps(sign_v1(message, device.secret)).encode(), datetime.now(UTC))])
+    result = ingest.process([Incoming(topic, json.dumps(sign_v1(message, device.secret)).encode(), datetime.now(UTC))])
     ingest.tick(last=True)
     ingest.close()
-    return tally
+    return result
 
 
 def test_what_came_live_and_is_in_the_record_is_stored_once(run: Import, tenant: Any, tmp_path: Path) -> None:

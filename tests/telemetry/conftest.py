@@ -1,4 +1,4 @@
-"""The listener's work without the broker: `send((topic, payload), …)` is one batch, and gives its tally."""
+"""The listener's work without the broker: `send((topic, payload), …)` is one batch, and gives its result."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -10,16 +10,16 @@ import pytest
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
     """The stages as the listener has them, on the run's servers."""
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
 
-    made = build_ingest()
+    made = build_pipeline()
     yield made
-    made.storage.close()
+    made.writer.close()
 
 
 @pytest.fixture
 def send(ingest: Any) -> Callable[..., Any]:
-    """`send((topic, payload), …)`: one batch; its tally."""
+    """`send((topic, payload), …)`: one batch; its result."""
     from telemetry.services.pipeline.results import Incoming
 
     def process(*messages: tuple[str, bytes], received_at: datetime | None = None) -> Any:

@@ -35,8 +35,7 @@ def refuse(device: Registered, *, signature: int) -> None:
     from devices.services.specs.loader import load_specs
     from telemetry.services.limits.limiter import Limiter
     from telemetry.services.pipeline.form import parse_topic
-    from telemetry.services.pipeline.processing import Accepted
-    from telemetry.services.pipeline.results import AcceptedItem, Incoming
+    from telemetry.services.pipeline.results import AcceptedItem, Incoming, ValidatedMessage
     from tests import payloads
 
     spec = load_specs([device.device.uuid])[device.device.uuid]
@@ -44,9 +43,9 @@ def refuse(device: Registered, *, signature: int) -> None:
     spec = replace(spec, tenant=replace(spec.tenant, limits=limits))
     now = datetime.now(UTC)
     topic = parse_topic(payloads.topic(device))
-    verdict = Accepted(topic, "dht22", now, False, signature, int(device.kid), b"0" * 16)
+    message = ValidatedMessage(topic, "dht22", now, False, signature, int(device.kid), b"0" * 16)
     limiter = Limiter()
-    assert len(limiter.admit([AcceptedItem(Incoming("t", b"", now), spec, verdict)] * 2)) == 1
+    assert len(limiter.admit([AcceptedItem(Incoming("t", b"", now), spec, message)] * 2)) == 1
     limiter.flush()
 
 
@@ -98,16 +97,19 @@ def test_a_command_is_no_telemetry_and_telemetry_no_command(register: Any) -> No
 
 
 def test_nobody_is_told_of_another_tenants_device(register: Any, tenant_a: Any, tenant_b: Any) -> None:
-    from telemetry.services.limits.backoff_notices import Hint
+    from telemetry.services.limits.backoff_notices import BackoffNotice
     from telemetry.services.notifier.backoff_commands import BackoffCommands
 
     device = register(tenant=tenant_b)
-    hint = Hint(tenant_a.schema_name, device.device.pk, device.uuid, "device_rate", 1, 1, 1, 1)
+    hint = BackoffNotice(tenant_a.schema_name, device.device.pk, device.uuid, "device_rate", 1, 1, 1, 1)
     maker = BackoffCommands()
     assert maker.messages([hint]) == []
     with schema_context(tenant_b.schema_name):
         type(device.device).objects.filter(pk=device.device.pk).update(active=False)
-    assert maker.messages([Hint(tenant_b.schema_name, *[getattr(hint, n) for n in list(hint.__slots__)[1:]])]) == []
+    assert (
+        maker.messages([BackoffNotice(tenant_b.schema_name, *[getattr(hint, n) for n in list(hint.__slots__)[1:]])])
+        == []
+    )
 
 
 def test_the_device_holds_its_messages_back(register: Any, notifier: Process) -> None:

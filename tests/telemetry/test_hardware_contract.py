@@ -138,7 +138,7 @@ def test_a_flood_of_new_names_makes_no_flood_of_series(
     assert len(series(device)) == 22, "another component has its own bound"
     assert ("value.a", "", "number") in series(other)
 
-    ingest.storage.forget(device.tenant.schema_name)  # as another process, which knows nothing
+    ingest.writer.forget(device.tenant.schema_name)  # as another process, which knows nothing
     before = len(readings(device))
     send((topic(device, "x"), v1(device, {"temp": 79, "k0-0": 5, "new": 6})))
     assert len(readings(device)) == before + 2, "names that have a series go on"
@@ -149,8 +149,8 @@ def test_a_message_that_is_stored_again_keeps_what_it_kept(register: Any, send: 
     device = register(components={"x": kind.key}, hardware_model=None)
     payload = v1(device, MESSAGE)
     send((topic(device, "x"), payload))
-    tally = send((topic(device, "x"), payload), (topic(device, "x"), v1(device, {"temp": 1, "more": 2})))
-    assert (tally.stored, tally.duplicates) == (1, 1)
+    result = send((topic(device, "x"), payload), (topic(device, "x"), v1(device, {"temp": 1, "more": 2})))
+    assert (result.stored, result.duplicates) == (1, 1)
     assert len(readings(device)) == 6
 
 
@@ -281,13 +281,13 @@ def test_a_specification_that_is_read_again_unchanged_stays_the_same_object(regi
     spec = router.resolve([uuid])[uuid]
     assert spec is not None
     assert spec.uuid == uuid
-    again = router.read_again(uuid)
+    again = router.reload(uuid)
     assert again is not None
     assert again.spec is spec
     with schema_context(device.tenant.schema_name):
         Device.objects.filter(pk=device.device.pk).update(cpu_serial="changed")
-    router._doubted.clear()
-    again = router.read_again(uuid)
+    router._reloaded.clear()
+    again = router.reload(uuid)
     assert again is not None
     assert again.spec is not None
     assert again.spec.cpu_serial == "changed"

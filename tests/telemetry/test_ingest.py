@@ -22,22 +22,22 @@ Send = Callable[..., Any]
 
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
 
-    made = build_ingest()
+    made = build_pipeline()
     yield made
-    made.storage.close()
+    made.writer.close()
 
 
 @pytest.fixture
 def send(ingest: Any) -> Send:
-    """`send((topic, payload), …)`: one batch; its tally."""
+    """`send((topic, payload), …)`: one batch; its result."""
     from telemetry.services.pipeline.results import Incoming
 
     def process(*messages: tuple[str, bytes], received_at: datetime | None = None) -> Any:
-        tally = ingest.process([Incoming(t, p, received_at or datetime.now(UTC)) for t, p in messages])
+        result = ingest.process([Incoming(t, p, received_at or datetime.now(UTC)) for t, p in messages])
         ingest.tick(last=True)
-        return tally
+        return result
 
     return process
 
@@ -91,8 +91,8 @@ READ = [("dht22", "humidity", 44.0, "%"), ("dht22", "temperature", 21.5, "°C")]
 def test_a_signed_message_becomes_readings_with_units(register: Any, send: Send, version: int) -> None:
     device = register()
     payload = v1(device, VALUE) if version == 1 else v2(device, VALUE, seq=1)
-    tally = send((topic(device), payload))
-    assert (tally.stored, tally.duplicates, tally.quarantined) == (1, 0, 0)
+    result = send((topic(device), payload))
+    assert (result.stored, result.duplicates, result.quarantined) == (1, 0, 0)
     assert readings(device) == READ
     [kept] = messages(device)
     assert bytes(kept.payload) == payload, "the message is kept as it was sent"
@@ -105,8 +105,8 @@ def test_a_message_is_stored_once_however_often_it_comes(register: Any, send: Se
     device = register()
     payload = v1(device, VALUE) if version == 1 else v2(device, VALUE, seq=7)
     send((topic(device), payload), (topic(device), payload))
-    tally = send((topic(device), payload))
-    assert (tally.stored, tally.duplicates) == (0, 1)
+    result = send((topic(device), payload))
+    assert (result.stored, result.duplicates) == (0, 1)
     assert readings(device) == READ
     assert len(messages(device)) == 1
 
@@ -117,8 +117,8 @@ def test_a_version_1_message_written_in_another_way_is_the_same_message(register
     send((topic(device), payload))
     written = json.loads(payload)
     for again in (json.dumps(written, indent=2), json.dumps(dict(reversed(written.items())), separators=(",", ":"))):
-        tally = send((topic(device), again.encode()))
-        assert (tally.stored, tally.duplicates) == (0, 1)
+        result = send((topic(device), again.encode()))
+        assert (result.stored, result.duplicates) == (0, 1)
     assert len(messages(device)) == 1
 
 
@@ -217,8 +217,10 @@ def test_what_is_refused_is_quarantined_with_its_reason_and_spares_its_batch(
     register: Any, send: Send, reason: str, make: Callable[[Registered], tuple[str, bytes]]
 ) -> None:
     device, neighbour = register(), register()
-    tally = send((topic(neighbour), v1(neighbour, VALUE)), make(device), (topic(neighbour), v1(neighbour, {"temp": 3})))
-    assert (tally.stored, tally.quarantined) == (2, 1)
+    result = send(
+        (topic(neighbour), v1(neighbour, VALUE)), make(device), (topic(neighbour), v1(neighbour, {"temp": 3}))
+    )
+    assert (result.stored, result.quarantined) == (2, 1)
     assert refused(device) == [(reason, 1)]
     assert readings(device) == []
     assert messages(device) == []
@@ -252,8 +254,8 @@ def test_an_unknown_device_is_kept_in_the_quarantine_of_the_tenant_it_names(send
     from tenants.models import UnroutedMessage
 
     stranger = uuid.uuid4()
-    tally = send((f"telemetry/alpha/{stranger}/dht22", b"{}"), (f"telemetry/nobody/{stranger}/dht22", b"{}"))
-    assert (tally.quarantined, tally.unrouted) == (1, 1)
+    result = send((f"telemetry/alpha/{stranger}/dht22", b"{}"), (f"telemetry/nobody/{stranger}/dht22", b"{}"))
+    assert (result.quarantined, result.unrouted) == (1, 1)
     with schema_context(tenant_a.schema_name):
         assert Quarantined.objects.get(topic__contains=str(stranger)).reason == "unknown_device"
     assert UnroutedMessage.objects.get(topic__contains=str(stranger)).reason == "unknown_device"
@@ -261,8 +263,8 @@ def test_an_unknown_device_is_kept_in_the_quarantine_of_the_tenant_it_names(send
 
 @pytest.mark.parametrize("bad", ["telemetry", "telemetry/alpha/not-a-uuid/dht22", "a/b", "device/birth/x", ""])
 def test_a_topic_that_names_nothing_is_kept_for_staff_or_the_tenant(send: Send, bad: str, tenant_a: Any) -> None:
-    tally = send((bad, b"payload"))
-    assert tally.quarantined + tally.unrouted == 1
+    result = send((bad, b"payload"))
+    assert result.quarantined + result.unrouted == 1
 
 
 def test_an_inactive_device(register: Any, send: Send) -> None:
@@ -277,8 +279,8 @@ def test_an_inactive_device(register: Any, send: Send) -> None:
 def test_after_version_2_version_1_is_a_downgrade(register: Any, send: Send) -> None:
     device = register()
     send((topic(device), v1(device, VALUE)))
-    tally = send((topic(device), v2(device, VALUE, seq=1)), (topic(device), v1(device, {"temp": 9})))
-    assert (tally.stored, tally.quarantined) == (1, 1)
+    result = send((topic(device), v2(device, VALUE, seq=1)), (topic(device), v1(device, {"temp": 9})))
+    assert (result.stored, result.quarantined) == (1, 1)
     assert refused(device) == [("downgraded_signature", 1)]
     with schema_context(device.tenant.schema_name):
         device.device.refresh_from_db()
@@ -288,10 +290,10 @@ def test_after_version_2_version_1_is_a_downgrade(register: Any, send: Send) -> 
 def test_no_other_listener_hears_version_1_after_version_2(register: Any, send: Send, live_db: None) -> None:
     """Whenever it was sent: only staff can let it in again, and nothing is lost meanwhile."""
     from devices.services.provisioning.registration import allow_version_1
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
     from telemetry.services.pipeline.results import Incoming
 
-    device, other = register(), build_ingest()
+    device, other = register(), build_pipeline()
     late = v1(device, {"temp": 9}, ago=1)
 
     def hear(payload: bytes) -> Any:
@@ -389,21 +391,21 @@ def test_vault_away_parks_messages_and_spares_known_devices(register: Any, send:
     assert send((topic(known), v1(known, VALUE))).stored == 1
     stack.stop_server("openbao")
     try:
-        tally = send((topic(known), v1(known, {"temp": 2})), (topic(unknown), v1(unknown, VALUE)))
+        result = send((topic(known), v1(known, {"temp": 2})), (topic(unknown), v1(unknown, VALUE)))
     finally:
         stack.start_server("openbao")
         stack.wait_ready("openbao", 20)
-    assert (tally.stored, tally.quarantined) == (1, 1)
+    assert (result.stored, result.quarantined) == (1, 1)
     assert refused(unknown) == [("key_unavailable", 1)]
-    assert ingest.parked == {unknown.tenant.schema_name}
+    assert ingest.deferred_schemas == {unknown.tenant.schema_name}
     from telemetry.services.ingest import deferred_messages
 
-    wait_until(lambda: not ingest.keyring.is_paused)
-    assert deferred_messages.find_parked() == {unknown.tenant.schema_name}
-    assert deferred_messages.replay(ingest) == 1
+    wait_until(lambda: not ingest.keyring.is_vault_unavailable)
+    assert deferred_messages.find_deferred() == {unknown.tenant.schema_name}
+    assert deferred_messages.replay_deferred(ingest) == 1
     assert (refused(unknown), readings(unknown)) == ([], READ)
     assert status(unknown)[0] == "UNKNOWN", "a replay is no sign of life"
-    assert deferred_messages.replay(ingest) == 0
+    assert deferred_messages.replay_deferred(ingest) == 0
 
 
 def test_a_birth_needs_neither_counter_nor_board(register: Any, send: Send) -> None:
@@ -512,7 +514,7 @@ def test_reasons_of_the_stages_are_those_of_the_model() -> None:
 
     used: set[str] = set()
     for path in (ROOT / "telemetry" / "services").rglob("*.py"):
-        used |= set(re.findall(r'Refused\(\s*"([a-z_]+)"', path.read_text()))
+        used |= set(re.findall(r'Refusal\(\s*"([a-z_]+)"', path.read_text()))
     assert used == set(Reason.values)
 
 

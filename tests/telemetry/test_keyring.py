@@ -113,7 +113,7 @@ def test_known_keys_live_on_until_the_hard_limit_while_vault_is_down(
     keyring.prefetch([spec(known, 1), spec(unknown, 1)])
     assert keyring.get(SCHEMA, known, 1) == b"known"
     unavailable(keyring, unknown)
-    assert keyring.is_paused
+    assert keyring.is_vault_unavailable
     while time.monotonic() < read + 2:
         keyring.prefetch([spec(known, 1)])
         assert keyring.get(SCHEMA, known, 1) == b"known"
@@ -131,11 +131,11 @@ def test_unsealed_again_it_is_found_out_without_a_question_from_the_queue(
     vault.sys.seal()
     keyring.prefetch([spec(known, 1), spec(uuid, 1)])
     assert "503" in caplog.text, "a sealed Vault says so"
-    assert keyring.is_paused
+    assert keyring.is_vault_unavailable
     assert keyring.get(SCHEMA, known, 1) == b"known"
     unavailable(keyring, uuid)
     stack.restart("openbao", 20)
-    wait_until(lambda: not keyring.is_paused)
+    wait_until(lambda: not keyring.is_vault_unavailable)
     keyring.prefetch([spec(uuid, 1)])
     assert keyring.get(SCHEMA, uuid, 1) == b"s"
 
@@ -162,7 +162,7 @@ def test_a_frozen_vault_costs_one_wait_however_many_ask(
 
     assert waits_in_three_seconds() <= 1
     stack.signal("openbao", signal.SIGCONT)
-    wait_until(lambda: not keyring.is_paused)
+    wait_until(lambda: not keyring.is_vault_unavailable)
     keyring.prefetch([spec(uuid, 1) for uuid in uuids])
     assert {keyring.get(SCHEMA, uuid, 1) for uuid in uuids} == {b"s"}
 
@@ -199,7 +199,7 @@ def test_a_role_that_is_refused_logs_in_at_most_once_a_second(
         unavailable(keyring, uuids[0])
     finally:
         stack.server("openbao").configure()
-    wait_until(lambda: not keyring.is_paused)
+    wait_until(lambda: not keyring.is_vault_unavailable)
     keyring.prefetch([spec(uuid, 1) for uuid in uuids])
     assert keyring.get(SCHEMA, uuids[0], 1) == b"s"
 
@@ -219,7 +219,7 @@ def test_a_destroyed_key_is_gone_after_the_soft_limit(make: Any, written: Any) -
 def test_a_key_that_is_read_again_unchanged_stays_the_same_object(make: Any) -> None:
     keyring, uuid = make(), uuid4()
     for at, key in enumerate((b"the key", bytes(bytearray(b"the key")), b"another key")):
-        keyring._hold((SCHEMA, uuid, 1), key, at)
+        keyring._store((SCHEMA, uuid, 1), key, at)
         if at == 0:
             first = keyring.get(SCHEMA, uuid, 1)
         assert (keyring.get(SCHEMA, uuid, 1) is first) is (at < 2)
@@ -231,7 +231,7 @@ def test_a_hundred_thousand_keys_are_small_and_a_look_up_allocates_nothing(make:
     keyring, uuids = make(), [uuid4() for _ in range(100_000)]
     tracemalloc.start()
     for number, uuid in enumerate(uuids):
-        keyring._hold((SCHEMA, uuid, 1), f"{number:043}".encode(), 0)
+        keyring._store((SCHEMA, uuid, 1), f"{number:043}".encode(), 0)
     size = tracemalloc.get_traced_memory()[0]
     get, uuid = keyring.get, uuids[500]
     gc.collect()

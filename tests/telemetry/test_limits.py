@@ -14,11 +14,8 @@ from devices.domain.specs import DeviceSpec, LimitSpec, RateSpec, TenantSpec
 from telemetry.services.limits import backoff_notices
 from telemetry.services.limits.bucket_store import LISTENERS
 from telemetry.services.limits.buckets import PREFIX
-from telemetry.services.limits.limiter import Limiter, LimitHit, check_payload
-from telemetry.services.pipeline.form import Kind, Topic
-from telemetry.services.pipeline.processing import Accepted
-from telemetry.services.pipeline.refusal import Refused
-from telemetry.services.pipeline.results import AcceptedItem, Incoming
+from telemetry.services.limits.limiter import ExceededLimit, Limiter, check_payload
+from telemetry.services.pipeline.results import AcceptedItem, Incoming, Refusal, Topic, TopicKind, ValidatedMessage
 
 NOW = datetime.now(UTC)
 # So slow that nothing is refilled while a test runs.
@@ -48,11 +45,11 @@ class Fleet:
 
     def message(self, device: int = 1, *, late: bool = False, component: str = "dht22") -> AcceptedItem:
         uuid = UUID(int=device)
-        kind = Kind.TELEMETRY if component else Kind.BIRTH
+        kind = TopicKind.TELEMETRY if component else TopicKind.BIRTH
         spec = DeviceSpec(self.tenant, device, uuid.int, True, "", "", 1, {}, frozenset(), (), 60)
         topic = Topic(kind, uuid, self.tenant.slug, component)
-        verdict = Accepted(topic, component, NOW, late, 1, 1, uuid4().bytes)
-        return AcceptedItem(Incoming("t", b"{}", NOW), spec, verdict)
+        message = ValidatedMessage(topic, component, NOW, late, 1, 1, uuid4().bytes)
+        return AcceptedItem(Incoming("t", b"{}", NOW), spec, message)
 
     def messages(self, count: int, device: int = 1, **kind: Any) -> list[AcceptedItem]:
         return [self.message(device, **kind) for _ in range(count)]
@@ -62,7 +59,7 @@ def slow(burst: float) -> RateSpec:
     return RateSpec(SLOW, burst)
 
 
-def refused(hits: dict[int, LimitHit]) -> list[int]:
+def refused(hits: dict[int, ExceededLimit]) -> list[int]:
     return sorted(hits)
 
 
@@ -249,7 +246,7 @@ def test_without_redis_each_listener_keeps_the_limits_for_itself(settings: Any, 
         assert [hit.limit for hit in limiter.admit(fleet.messages(11)).values()] == ["device_rate"] * 2
         assert [hit.limit for hit in limiter.admit(fleet.messages(3, 2)).values()] == ["tenant_rate"] * 2
         limiter.flush()
-    assert sum("Redis is away" in record.message for record in caplog.records) == 1
+    assert sum("Redis is unavailable" in record.message for record in caplog.records) == 1
 
 
 def test_listeners_that_are_gone_are_counted_no_more() -> None:
@@ -267,7 +264,7 @@ def test_a_device_is_told_once_in_a_while() -> None:
     for _ in range(3):
         limiter.admit([*fleet.messages(5, 1), *fleet.messages(5, 2)])
         limiter.flush()
-    hints = backoff_notices.take_hints(100)
+    hints = backoff_notices.take_notices(100)
     assert [(hint.schema, hint.device_id, hint.uuid, hint.limit) for hint in hints] == [
         ("t_one", device, str(UUID(int=device)), "device_rate") for device in (1, 2)
     ]
@@ -275,7 +272,7 @@ def test_a_device_is_told_once_in_a_while() -> None:
     other = Limiter()
     other.admit(fleet.messages(5))
     other.flush()
-    assert backoff_notices.take_hints(100) == [], "another listener has told it"
+    assert backoff_notices.take_notices(100) == [], "another listener has told it"
 
 
 def test_old_hints_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,13 +281,13 @@ def test_old_hints_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     limiter.flush()
     later = time.time() + 120
     monkeypatch.setattr(time, "time", lambda: later)
-    assert backoff_notices.take_hints(10) == []
+    assert backoff_notices.take_notices(10) == []
 
 
 def test_a_payload_above_the_tenants_maximum_is_too_large() -> None:
     check_payload(b"x" * 10, LimitSpec(max_payload=10))
     check_payload(b"x" * 10, None)
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(Refusal) as refusal:
         check_payload(b"x" * 11, LimitSpec(max_payload=10))
     assert (refusal.value.reason, refusal.value.limit) == ("too_large", "max_payload")
     assert "max_payload is 10" in refusal.value.detail
@@ -323,11 +320,11 @@ def test_refusals_are_counted_by_day_limit_and_device(db: None, tenant_a: Any, t
     from django.db import connection
 
     from telemetry.models import LimitHit as Counted
-    from telemetry.services.storage.limit_counts import count_refused
+    from telemetry.services.storage.bookkeeping import add_limit_counts
 
     for hits in ({("tenant_rate", None): 3, ("device_rate", 7): 2}, {("tenant_rate", None): 4, ("device_rate", 8): 1}):
         with connection.cursor() as cursor:
-            count_refused(cursor.connection, tenant_a.schema_name, hits)
+            add_limit_counts(cursor.connection, tenant_a.schema_name, hits)
     with enter(tenant_a):
         rows = Counted.objects.values_list("limit", "device_id", "count", "day")
         assert {row[:3] for row in rows} == {("tenant_rate", None, 7), ("device_rate", 7, 2), ("device_rate", 8, 1)}
@@ -341,9 +338,9 @@ def test_old_counts_of_devices_are_summed_up(db: None, tenant_a: Any, enter: Any
 
     from telemetry.models import LimitHit as Counted
     from telemetry.services import periodic_tasks
-    from telemetry.services.storage.limit_counts import due_before
+    from telemetry.services.storage.bookkeeping import limit_counts_due_before
 
-    old, new = due_before() - timedelta(days=1), due_before()
+    old, new = limit_counts_due_before() - timedelta(days=1), limit_counts_due_before()
     with enter(tenant_a):
         for day in (old, new):
             Counted.objects.create(day=day, limit="device_rate", device_id=1, count=2)

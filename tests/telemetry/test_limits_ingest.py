@@ -19,14 +19,14 @@ SLOW = 0.001
 
 @pytest.fixture
 def ingest(live_db: None, tenant_a: Any, tenant_b: Any) -> Iterator[Any]:
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
 
     redis = get_redis_connection("default")
     for key in redis.scan_iter("gwanje:limit*"):
         redis.delete(key)
-    made = build_ingest()
+    made = build_pipeline()
     yield made
-    made.storage.close()
+    made.writer.close()
     for tenant in (tenant_a, tenant_b):
         set_limits(tenant, plan=None, **dict.fromkeys(_NAMES))
 
@@ -74,8 +74,8 @@ def test_a_noisy_tenant_loses_its_own_messages_and_nobody_elses(
     set_limits(tenant_a, tenant_rate=SLOW, tenant_burst=5)
     set_limits(tenant_b, tenant_rate=SLOW, tenant_burst=5)
     mixed = [*values(noisy, 40), *values(quiet, 5)]
-    tally = ingest.process(mixed)
-    assert len(tally.settled) == 45, "what is refused is acknowledged too"
+    result = ingest.process(mixed)
+    assert len(result.to_acknowledge) == 45, "what is refused is acknowledged too"
     assert counted(tenant_a) == {"received": 40, "stored": 5, "rate_limited": 35, "tenant_rate of None": 35}
     assert counted(tenant_b) == {"received": 5, "stored": 5}
 
@@ -130,10 +130,10 @@ def test_what_the_database_did_not_take_counts_once(
     set_limits(tenant_a, tenant_rate=SLOW, tenant_burst=5, device_rate=SLOW, device_burst=6, daily_quota=7)
     batch = values(device, 5)
     for _ in range(3):
-        ingest.storage._connect().close()
+        ingest.writer.connect().close()
         with monkeypatch.context() as patch:
             # The server is not where it was: a real connection fails.
-            patch.setattr(ingest.storage, "_conninfo", "host=127.0.0.1 port=1")
+            patch.setattr(ingest.writer, "_conninfo", "host=127.0.0.1 port=1")
             with pytest.raises(psycopg.OperationalError):
                 ingest.process(batch)
     ingest.process(batch)

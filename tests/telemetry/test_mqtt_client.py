@@ -16,7 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from telemetry.services.mqtt import client as mqtt_client
 from telemetry.services.mqtt.client import BufferedClient, Publish
-from telemetry.services.mqtt.session import Session
+from telemetry.services.mqtt.session import BrokerSession
 from telemetry.services.pipeline.results import Incoming
 from tests.factories import Registered
 from tests.mqtt import RawClient
@@ -107,12 +107,12 @@ def test_a_malformed_packet_ends_the_connection(stream: bytes) -> None:
 
 
 @pytest.fixture
-def make_session(stack: Any) -> Iterator[Callable[..., tuple[Session, list[Incoming]]]]:
+def make_session(stack: Any) -> Iterator[Callable[..., tuple[BrokerSession, list[Incoming]]]]:
     sessions = []
 
-    def make(topic: str, **options: Any) -> tuple[Session, list[Incoming]]:
+    def make(topic: str, **options: Any) -> tuple[BrokerSession, list[Incoming]]:
         received: list[Incoming] = []
-        session = Session(
+        session = BrokerSession(
             "session-under-test", [topic], window=1000, on_messages=received.extend, on_lost=received.clear, **options
         )
         sessions.append(session)
@@ -127,7 +127,7 @@ def make_session(stack: Any) -> Iterator[Callable[..., tuple[Session, list[Incom
         pass
 
 
-def turn(session: Session, condition: Callable[[], Any], seconds: float = 15) -> None:
+def turn(session: BrokerSession, condition: Callable[[], Any], seconds: float = 15) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"

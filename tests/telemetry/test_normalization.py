@@ -14,9 +14,8 @@ from devices.domain import paths, units
 from devices.domain.metric_spec import MetricSpec
 from devices.domain.specs import IGNORE, KEEP, ComponentSpec
 from devices.services.metadata.unit_catalogue import UNITS
-from telemetry.services.pipeline.measurement import Measurement
 from telemetry.services.pipeline.normalization import normalize, read_timestamp
-from telemetry.services.pipeline.refusal import Refused
+from telemetry.services.pipeline.results import Measurement, Refusal
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data" / "payloads.json").read_text())
 UCUM = {symbol: ucum for symbol, _, _, ucum in UNITS}
@@ -75,7 +74,7 @@ def test_a_value_that_is_missing_or_null_gives_no_reading() -> None:
 def test_values_that_are_refused(value_type: str, raw: Any, reason: str) -> None:
     low, high = (-40, 80) if value_type == "number" else (None, None)
     metric = MetricSpec("t", ("t",), value_type, "°C", minimum=low, maximum=high)
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(Refusal) as refusal:
         _read({"t": raw}, metric)
     assert refusal.value.reason == reason
     assert "Metric t at t" in refusal.value.detail
@@ -120,7 +119,7 @@ JSON_VALUES = st.recursive(
 )
 def test_normalization_gives_values_or_refuses_and_nothing_else(document: Any, path: str, value_type: str) -> None:
     metric = MetricSpec("m", paths.parse(path), value_type, "", factor=1.8, offset=32.0)
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(Refusal):
         assert len(_read(document, metric)) <= 1
 
 
@@ -213,6 +212,6 @@ def test_timestamps(value: Any, expected: datetime) -> None:
     "value", [None, "", "yesterday", "2026-11-22T09:30:00", True, [], {}, 1e300, "0000-01-01T00:00Z"]
 )
 def test_bad_timestamps(value: Any) -> None:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(Refusal) as refusal:
         read_timestamp(value)
     assert refusal.value.reason == "malformed"

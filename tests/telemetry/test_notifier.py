@@ -88,14 +88,14 @@ def app(live_db: None) -> Iterator[Callable[..., RawClient]]:
 def test_an_app_is_told_the_state_with_the_latest_values(
     register: Any, notify: Callable[..., Process], app: Callable[..., RawClient]
 ) -> None:
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
     from telemetry.services.pipeline.results import Incoming
 
-    device, ingest = register(), build_ingest()
+    device, ingest = register(), build_pipeline()
     client, notifier = app(device.tenant), notify()
     message = payloads.v1(device, {"temp": 25.5, "humidity": 45.1})
     ingest.process([Incoming(payloads.topic(device), message, datetime.now(UTC))])
-    ingest.storage.close()
+    ingest.writer.close()
     (state,) = wait_until(lambda: publications(client, device), 5)
     seen = datetime.fromisoformat(state.pop("last_seen_at"))
     assert abs((datetime.now(UTC) - seen).total_seconds()) < 10

@@ -25,11 +25,11 @@ __all__ = ["ingest"]
 
 @pytest.fixture(autouse=True)
 def _few(live_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than 30 messages are too many to be held; a free tenant's are taken 40 at a time."""
-    from telemetry.services.ingest import locked_tenants
+    """The capacity is 30 messages; those of a free tenant are stored 40 at a time."""
+    from telemetry.services.ingest import batch_writer
 
-    monkeypatch.setattr(locked_tenants, "_MOST", 30)
-    monkeypatch.setattr(locked_tenants, "_BATCH", 40)
+    monkeypatch.setattr(batch_writer, "_CAPACITY", 30)
+    monkeypatch.setattr(batch_writer, "_BATCH_SIZE", 40)
     with schema_context("public"), connection.cursor() as cursor:
         cursor.execute("TRUNCATE tenants_waitingmessage")
 
@@ -49,19 +49,19 @@ def waiting() -> int:
 
 
 def retry(ingest: Any) -> Any:
-    ingest._held._retry_at = 0.0
-    return ingest.retry_held()
+    ingest._locked._retry_at = 0.0
+    return ingest.retry_locked()
 
 
 def retry_all(ingest: Any) -> list[Any]:
-    """Retry until nothing waits, here or aside; what was acknowledged."""
+    """Retry until nothing waits, here or in the overflow; what was acknowledged."""
     settled: list[Any] = []
     for _ in range(500):
-        settled += retry(ingest).settled
-        if not ingest._held.schemas:
+        settled += retry(ingest).to_acknowledge
+        if not ingest._locked.schemas:
             return settled
         time.sleep(0.01)  # what was found to be locked is not asked again at once
-    raise AssertionError(f"{ingest._held.schemas} still wait")
+    raise AssertionError(f"{ingest._locked.schemas} still wait")
 
 
 def since(before: tuple[int, ...], device: Registered) -> tuple[int, ...]:
@@ -88,64 +88,65 @@ def test_many_messages_of_a_locked_tenant_are_acknowledged_and_stored_later(
     with locked(device):
         first = values(device, 50, 0)
         assert ingest.process(first + values(other, 3, 0)).stored == 3
-        tally = retry(ingest)
-        assert (tally.settled, tally.put_aside, ingest.held, waiting()) == (first, 50, 0, 50)
+        result = retry(ingest)
+        assert (result.to_acknowledge, result.spilled, ingest.locked_messages, waiting()) == (first, 50, 0, 50)
         # What comes now waits behind it, without trying the locked tables for each batch; and the others go on.
         later = values(device, 10, 50)
-        tally = ingest.process(later + values(other, 3, 3))
-        assert (tally.stored, ingest.held) == (3, 10)
-        tally = retry(ingest)
-        assert (tally.settled, waiting()) == ([], 50)
+        result = ingest.process(later + values(other, 3, 3))
+        assert (result.stored, ingest.locked_messages) == (3, 10)
+        result = retry(ingest)
+        assert (result.to_acknowledge, waiting()) == ([], 50)
         more = values(device, 40, 60)
-        assert ingest.process(more).settled == []
-        assert retry(ingest).settled == later + more
+        assert ingest.process(more).to_acknowledge == []
+        assert retry(ingest).to_acknowledge == later + more
         assert waiting() == 100
         last = values(device, 5, 100)
         ingest.process(last)
     assert retry_all(ingest) == last, "the others have been acknowledged before"
-    assert (waiting(), ingest.held) == (0, 0)
+    assert (waiting(), ingest.locked_messages) == (0, 0)
     count, humidities = stored(device)
     assert count == 106
     assert humidities == [30.0, *(20 + n / 100 for n in range(105))]
     assert since(before, device) == (105, 105, 0, 0, 0)
 
 
-def test_another_process_takes_back_what_one_has_put_aside_that_is_gone(ingest: Any, register: Any) -> None:
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+def test_another_process_restores_what_a_dead_one_has_spilled(ingest: Any, register: Any) -> None:
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
 
     device = register()
-    gone = build_ingest()
+    gone = build_pipeline()
     with locked(device):
         gone.process(values(device, 50, 0))
-        assert len(retry(gone).settled) == 50
-        ingest.find_aside()
+        assert len(retry(gone).to_acknowledge) == 50
+        ingest.find_overflow()
         # What is aside comes first, also for who has not put it there.
         own = values(device, 3, 50)
-        assert ingest.process(own).settled == []
-    gone.storage.close()
+        assert ingest.process(own).to_acknowledge == []
+    gone.writer.close()
     assert retry_all(ingest) == own
     assert stored(device) == (53, [20 + n / 100 for n in range(53)])
 
 
-def test_two_processes_take_it_back_once(register: Any) -> None:
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+def test_two_processes_restore_the_overflow_once(register: Any) -> None:
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
+    from telemetry.services.storage import overflow
 
     device = register()
-    both = [build_ingest(), build_ingest()]
+    both = [build_pipeline(), build_pipeline()]
     with locked(device):
         both[0].process(values(device, 200, 0))
-        assert retry(both[0]).put_aside == 200
-    both[1].find_aside()
+        assert retry(both[0]).spilled == 200
+    both[1].find_overflow()
 
     def take(one: Any) -> None:
         retry_all(one)
-        one.storage.close()
+        one.writer.close()
         connection.close()
 
-    # Only one of them may take; the other one finds nothing left afterwards.
-    with both[0].storage.taking_back(device.tenant.schema_name) as is_mine:
+    # Only one of them may restore; the other one finds nothing left afterwards.
+    with overflow.restore_lock(both[0].writer.connect(), device.tenant.schema_name) as is_mine:
         assert is_mine
-        assert retry(both[1]).taken_back == 0
+        assert retry(both[1]).restored == 0
     before = totals(device)
     with ThreadPoolExecutor(2) as threads:
         for done in [threads.submit(take, one) for one in both]:
@@ -154,12 +155,12 @@ def test_two_processes_take_it_back_once(register: Any) -> None:
     assert since(before, device) == (200, 200, 0, 0, 0)
 
 
-def test_an_older_version_that_was_put_aside_is_no_downgrade(ingest: Any, register: Any) -> None:
+def test_an_older_version_in_the_overflow_is_not_a_downgrade(ingest: Any, register: Any) -> None:
     device = register()
     messages, before = incoming(both_versions(device, 80)), totals(device)
     with locked(device):
         ingest.process(messages[:40])  # version 1
-        assert retry(ingest).put_aside == 40
+        assert retry(ingest).spilled == 40
         ingest.process(messages[40:60])  # version 2
     retry_all(ingest)
     assert ingest.process(messages[60:]).stored == 20
@@ -167,7 +168,7 @@ def test_an_older_version_that_was_put_aside_is_no_downgrade(ingest: Any, regist
     assert since(before, device) == (80, 80, 0, 0, 0)
 
 
-def test_no_rate_is_for_what_was_put_aside(ingest: Any, register: Any, tenant_a: Any) -> None:
+def test_rates_do_not_limit_restored_messages(ingest: Any, register: Any, tenant_a: Any) -> None:
     """They came one after the other, and are stored all at once."""
     device = register()
     set_limits(tenant_a, tenant_rate=SLOW, tenant_burst=50)
@@ -175,9 +176,9 @@ def test_no_rate_is_for_what_was_put_aside(ingest: Any, register: Any, tenant_a:
         ingest.router.forget()
         with locked(device):
             ingest.process(values(device, 45, 0))
-            assert retry(ingest).put_aside == 45
+            assert retry(ingest).spilled == 45
             ingest.process(values(device, 45, 45))
-            assert retry(ingest).put_aside == 45
+            assert retry(ingest).spilled == 45
         before = totals(device)
         retry_all(ingest)
         assert since(before, device) == (90, 90, 0, 0, 0)
@@ -186,24 +187,26 @@ def test_no_rate_is_for_what_was_put_aside(ingest: Any, register: Any, tenant_a:
         set_limits(tenant_a, plan=None, tenant_rate=None, tenant_burst=None)
 
 
-def test_killed_between_storing_and_forgetting_it_is_stored_once(
+def test_killed_between_storing_and_deleting_it_is_stored_once(
     ingest: Any, register: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from telemetry.services.storage import overflow
+
     device = register()
     before = totals(device)
     with locked(device):
         ingest.process(values(device, 50, 0))
         retry(ingest)
-    drop = ingest.storage.drop_aside
+    delete = overflow.delete
 
-    def die(numbers: Any) -> None:
-        monkeypatch.setattr(ingest.storage, "drop_aside", drop)
+    def die(connection: Any, numbers: Any) -> None:
+        monkeypatch.setattr(overflow, "delete", delete)
         raise psycopg.OperationalError("the server closed the connection")
 
-    monkeypatch.setattr(ingest.storage, "drop_aside", die)
+    monkeypatch.setattr(overflow, "delete", die)
     with pytest.raises(psycopg.OperationalError):
         retry(ingest)
-    ingest.let_go()
+    ingest.abandon()
     assert waiting() == 50
     retry_all(ingest)
     assert stored(device) == (50, [20 + n / 100 for n in range(50)])
@@ -222,7 +225,7 @@ def test_whatever_is_locked(ingest: Any, register: Any, table: str) -> None:
             ingest.process(values(device, 50, 0))
             retry(ingest)
             assert waiting() == 50
-            assert retry(ingest).settled == []
+            assert retry(ingest).to_acknowledge == []
         retry_all(ingest)
         assert stored(device)[0] == 50
         assert waiting() == 0

@@ -43,9 +43,9 @@ class Waiting(RuleBasedStateMachine):
         self.is_locked = [False, False]
 
     def _listener(self) -> Any:
-        from telemetry.services.ingest.batch_pipeline import build_ingest
+        from telemetry.services.ingest.batch_pipeline import build_pipeline
 
-        return build_ingest()
+        return build_pipeline()
 
     def _settle(self, listener: int, messages: list[Any]) -> None:
         """The broker forgets what is acknowledged."""
@@ -63,16 +63,16 @@ class Waiting(RuleBasedStateMachine):
             self.sent[place] += count
         random.Random(seed).shuffle(batch)
         self.unacknowledged[listener] += batch
-        self._settle(listener, self.listeners[listener].process(batch).settled if batch else [])
+        self._settle(listener, self.listeners[listener].process(batch).to_acknowledge if batch else [])
 
     @rule(listener=st.integers(0, 1), times=st.integers(1, 4))
     def retry(self, listener: int, times: int) -> None:
         for _ in range(times):
-            self._settle(listener, retry(self.listeners[listener]).settled)
+            self._settle(listener, retry(self.listeners[listener]).to_acknowledge)
 
     @rule(listener=st.integers(0, 1))
     def look_for_what_is_aside(self, listener: int) -> None:
-        self.listeners[listener].find_aside()
+        self.listeners[listener].find_overflow()
 
     @rule(place=st.integers(0, 1), table=st.sampled_from(TABLES))
     def lock(self, place: int, table: str) -> None:
@@ -108,23 +108,23 @@ class Waiting(RuleBasedStateMachine):
 
     @rule(listener=st.integers(0, 1))
     def lose_the_broker(self, listener: int) -> None:
-        self.listeners[listener].drop_held()
+        self.listeners[listener].drop_locked()
         self._send_again(listener)
 
     @rule(listener=st.integers(0, 1))
     def lose_the_database(self, listener: int) -> None:
         """It keeps what it holds, and tries it again on a new connection."""
-        self.listeners[listener].let_go()
+        self.listeners[listener].abandon()
 
     @rule(listener=st.integers(0, 1))
     def kill(self, listener: int) -> None:
-        self.listeners[listener].storage.close()
+        self.listeners[listener].writer.close()
         self.listeners[listener] = self._listener()
         self._send_again(listener)
 
     def _send_again(self, listener: int) -> None:
         if self.unacknowledged[listener]:
-            self._settle(listener, self.listeners[listener].process(list(self.unacknowledged[listener])).settled)
+            self._settle(listener, self.listeners[listener].process(list(self.unacknowledged[listener])).to_acknowledge)
 
     def teardown(self) -> None:
         if not hasattr(self, "listeners"):
@@ -133,9 +133,9 @@ class Waiting(RuleBasedStateMachine):
             for place in range(2):
                 self.unlock(place)
             for listener, ingest in enumerate(self.listeners):
-                ingest.find_aside()
+                ingest.find_overflow()
                 for _ in range(200):
-                    self._settle(listener, retry(ingest).settled)
+                    self._settle(listener, retry(ingest).to_acknowledge)
                     if not ingest.held_of:
                         break
                 assert not ingest.held_of, "what waited comes back"
@@ -155,11 +155,11 @@ def waiting_machine(
     live_db: None, register: Any, tenant_a: Any, tenant_b: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[type[Waiting]]:
     """More than 30 messages are too many to be held; a free tenant's are taken 40 at a time; nobody waits long."""
-    from telemetry.services.ingest import locked_tenants
+    from telemetry.services.ingest import batch_writer
     from tenants.infrastructure.database import bound_lock_waits
 
-    monkeypatch.setattr(locked_tenants, "_MOST", 30)
-    monkeypatch.setattr(locked_tenants, "_BATCH", 40)
+    monkeypatch.setattr(batch_writer, "_CAPACITY", 30)
+    monkeypatch.setattr(batch_writer, "_BATCH_SIZE", 40)
     with schema_context("public"), connection.cursor() as cursor:
         cursor.execute("TRUNCATE tenants_waitingmessage")
     bound_lock_waits(50)

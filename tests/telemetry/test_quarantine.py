@@ -26,22 +26,22 @@ Send = Callable[..., Any]
 
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
 
-    made = build_ingest()
+    made = build_pipeline()
     yield made
     made.close()
 
 
 @pytest.fixture
 def send(ingest: Any) -> Send:
-    """`send((topic, payload), …)`: one batch; its tally."""
+    """`send((topic, payload), …)`: one batch; its result."""
     from telemetry.services.pipeline.results import Incoming
 
     def process(*messages: tuple[str, bytes], received_at: datetime | None = None) -> Any:
-        tally = ingest.process([Incoming(t, p, received_at or datetime.now(UTC)) for t, p in messages])
+        result = ingest.process([Incoming(t, p, received_at or datetime.now(UTC)) for t, p in messages])
         ingest.tick(last=True)
-        return tally
+        return result
 
     return process
 
@@ -563,13 +563,13 @@ def test_a_flood_is_counted(own: Any, register: Any, send: Send, settings: Any) 
 
 
 def test_a_listener_that_starts_anew_knows_what_is_full(own: Any, register: Any, send: Send, settings: Any) -> None:
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
     from telemetry.services.pipeline.results import Incoming
 
     settings.QUARANTINE_SOURCE_MESSAGES = 5
     device = register(tenant=own)
     send(*flood(device, 6))
-    another = build_ingest()
+    another = build_pipeline()
     try:
         another.process([Incoming(t, p, datetime.now(UTC)) for t, p in flood(device, 3, 100)])
     finally:

@@ -308,11 +308,11 @@ def _check_at_rest(field: RollupTenant, start: datetime) -> None:
 
 def test_ingest_marks_what_it_stores_late(register: Callable[..., Registered]) -> None:
     from telemetry.models import LateHour, Series
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
     from telemetry.services.pipeline.results import Incoming
 
     device = register()
-    ingest = build_ingest()
+    ingest = build_pipeline()
 
     def send(*ago: float) -> None:
         now = datetime.now(UTC)

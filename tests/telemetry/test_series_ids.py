@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from telemetry.services.pipeline.measurement import Measurement
+from telemetry.services.pipeline.results import Measurement
 from tests.telemetry.rollup_tenant import RollupTenant, make_rollup_tenant, remove_rollup_tenant
 
 METRICS = tuple("abcdefghij")
@@ -31,7 +31,7 @@ def field(live_db: None, made: RollupTenant) -> RollupTenant:
 def item(device_id: int, component: str, metrics: list[str]) -> Any:
     measured = [Measurement(metric, 1.0, "u", "number") for metric in metrics]
     return SimpleNamespace(
-        spec=SimpleNamespace(device_id=device_id), verdict=SimpleNamespace(component=component, measurements=measured)
+        spec=SimpleNamespace(device_id=device_id), result=SimpleNamespace(component=component, measurements=measured)
     )
 
 
@@ -52,11 +52,11 @@ def test_ids_are_those_of_the_table(field: RollupTenant, seed: int) -> None:
             rows = own.execute("SELECT device_id, component, metric, id FROM telemetry_series").fetchall()
             table = {row[:3]: row[3] for row in rows}
             for one in items:
-                offsets, first = known.of(one.spec.device_id, one.verdict.component)
-                for metric, _value, unit, kind in one.verdict.measurements:
+                offsets, first = known.ids_of(one.spec.device_id, one.result.component)
+                for metric, _value, unit, kind in one.result.measurements:
                     place = first + offsets[metric, unit, kind]
-                    assert place == table[one.spec.device_id, one.verdict.component, metric]
-        assert any(known._odd for known in processes)
+                    assert place == table[one.spec.device_id, one.result.component, metric]
+        assert any(known._single for known in processes)
 
 
 def test_a_fleet_that_is_alike_costs_a_number_a_device(field: RollupTenant) -> None:
@@ -66,15 +66,15 @@ def test_a_fleet_that_is_alike_costs_a_number_a_device(field: RollupTenant) -> N
     with field.connect() as own:
         items = [item(device, "alike", ["temperature", "humidity", "pressure"]) for device in field.devices]
         known.resolve(own, field.schema, items)
-    [alike] = known._alike["alike"].values()
-    assert set(alike.firsts) == set(field.devices)
-    assert not known._odd
+    [one] = known._sets["alike"].values()
+    assert set(one.firsts) == set(field.devices)
+    assert not known._single
     # Another kind of value later: the ids no longer follow each other.
     with field.connect() as own:
         later = [item(device, "alike", ["altitude"]) for device in field.devices]
         known.resolve(own, field.schema, later)
-    assert set(known._odd["alike"]) == set(field.devices)
-    assert not alike.firsts
+    assert set(known._single["alike"]) == set(field.devices)
+    assert not one.firsts
 
 
 def test_what_is_not_known_is_said(field: RollupTenant) -> None:
@@ -82,5 +82,5 @@ def test_what_is_not_known_is_said(field: RollupTenant) -> None:
 
     known, device = SeriesIds(), min(field.devices)
     with pytest.raises(KeyError):
-        known.of(device, "nothing")
+        known.ids_of(device, "nothing")
     assert [name.metric for name in known.missing([item(device, "nothing", ["a"])])] == ["a"]

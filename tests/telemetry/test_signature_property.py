@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices.domain.specs import IGNORE
-from telemetry.services.pipeline import form, processing
-from telemetry.services.pipeline.refusal import Refused
+from telemetry.services.pipeline import form, validation
+from telemetry.services.pipeline.results import Refusal
 from tests.fuzz import inputs, targets
 
 _SPEC = targets.device(IGNORE)
@@ -33,10 +33,10 @@ _MESSAGE = {
 
 def _is_taken(raw: bytes) -> bool:
     try:
-        accepted = processing.judge(
+        accepted = validation.validate(
             _TOPIC, "a topic", raw, _SPEC, targets.key, targets.NOW.astimezone(UTC), targets.CLOCK
         )
-    except Refused:
+    except Refusal:
         return False
     return accepted.signature in (1, 2)
 

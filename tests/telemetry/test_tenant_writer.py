@@ -19,11 +19,11 @@ Message = tuple[str, bytes]
 
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
 
-    made = build_ingest()
+    made = build_pipeline()
     yield made
-    made.storage.close()
+    made.writer.close()
 
 
 def incoming(messages: list[Message]) -> list[Any]:
@@ -55,14 +55,14 @@ def ways(monkeypatch: pytest.MonkeyPatch, ingest: Any) -> list[str]:
     """Which way each call took."""
     taken: list[str] = []
     for name in ("receive", "store"):
-        original = getattr(ingest.storage, name)
+        original = getattr(ingest.writer, name)
 
         def wrapped(*args: Any, name: str = name, original: Any = original, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             taken.append(name)
             return result
 
-        monkeypatch.setattr(ingest.storage, name, wrapped)
+        monkeypatch.setattr(ingest.writer, name, wrapped)
     return taken
 
 
@@ -71,8 +71,8 @@ def test_a_batch_of_several_tenants_is_stored_in_one_go(
 ) -> None:
     devices = [register(), register(tenant=tenant_b)]
     batch = incoming([message for device in devices for message in both_versions(device, 20)])
-    tally = ingest.process(batch)
-    assert (tally.stored, tally.settled, ways) == (40, batch, ["receive"])
+    result = ingest.process(batch)
+    assert (result.stored, result.to_acknowledge, ways) == (40, batch, ["receive"])
     for device in devices:
         assert stored(device) == (20, [20 + n / 100 for n in range(20)])
 
@@ -83,10 +83,10 @@ def test_what_is_there_already_is_stored_once_and_the_rest_goes_in(
     device, other = register(), register(tenant=tenant_b)
     messages = both_versions(device, 20)
     ingest.process(incoming(messages[:5]))
-    tally = ingest.process(incoming(messages + both_versions(other, 4)))
-    assert (tally.stored, tally.duplicates) == (15 + 4, 5)
-    tally = ingest.process(incoming(messages[15:] + both_versions(other, 2, 10)[1:]))
-    assert (tally.stored, tally.duplicates) == (1, 5)
+    result = ingest.process(incoming(messages + both_versions(other, 4)))
+    assert (result.stored, result.duplicates) == (15 + 4, 5)
+    result = ingest.process(incoming(messages[15:] + both_versions(other, 2, 10)[1:]))
+    assert (result.stored, result.duplicates) == (1, 5)
     assert ways == ["receive", "store", "store", "store", "store"], "together, then each the exact way"
     assert stored(device) == (20, [20 + n / 100 for n in range(20)])
     assert stored(other)[0] == 5
@@ -95,8 +95,8 @@ def test_what_is_there_already_is_stored_once_and_the_rest_goes_in(
 def test_a_repeated_counter_in_one_batch_is_found(ingest: Any, register: Any) -> None:
     device = register()
     once, again = (payloads.v2(device, {"humidity": t}, seq=7) for t in (1, 2))
-    tally = ingest.process(incoming([(payloads.topic(device), once), (payloads.topic(device), again)]))
-    assert (tally.stored, tally.quarantined) == (1, 1)
+    result = ingest.process(incoming([(payloads.topic(device), once), (payloads.topic(device), again)]))
+    assert (result.stored, result.quarantined) == (1, 1)
     assert stored(device) == (1, [1.0])
 
 
@@ -114,12 +114,12 @@ def test_one_message_that_postgresql_refuses_does_not_hold_up_the_others(
             cursor.execute(f"ALTER TABLE {table} ADD CONSTRAINT poison {condition}")
     try:
         batch = incoming(both_versions(device, 2) + both_versions(other, 6))
-        tally = ingest.process(batch)
+        result = ingest.process(batch)
     finally:
         with connection.cursor() as cursor:
             cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT poison")
-    assert tally.stored == 6
-    assert {id(message) for message in tally.settled} == {id(message) for message in batch}
+    assert result.stored == 6
+    assert {id(message) for message in result.to_acknowledge} == {id(message) for message in batch}
     assert stored(other)[0] == 6
     from tenants.models import UnroutedMessage
 
@@ -143,21 +143,21 @@ def test_a_locked_tenant_waits_and_the_others_do_not(ingest: Any, register: Any,
         with psycopg.connect(conninfo()) as blocker:
             blocker.execute(sql.SQL("LOCK TABLE {}").format(sql.Identifier(locked.tenant.schema_name, table)))
             batch = incoming(first[:4] + both_versions(free, 6))
-            tally = ingest.process(batch)
-            assert tally.stored == 6
-            assert all(free.uuid in message.topic for message in tally.settled)
-            assert ingest.held == 4
-            assert ingest.process(incoming(first[4:])).settled == []
-            assert ingest.held == 6
-            assert ingest.retry_held().settled == []
+            result = ingest.process(batch)
+            assert result.stored == 6
+            assert all(free.uuid in message.topic for message in result.to_acknowledge)
+            assert ingest.locked_messages == 4
+            assert ingest.process(incoming(first[4:])).to_acknowledge == []
+            assert ingest.locked_messages == 6
+            assert ingest.retry_locked().to_acknowledge == []
         settled: list[Any] = []
 
         def all_settled() -> bool:
-            settled.extend(ingest.retry_held().settled)
+            settled.extend(ingest.retry_locked().to_acknowledge)
             return len(settled) == 6
 
-        wait_until(all_settled, 5, lambda: f"{len(settled)} settled, {ingest.held} held")
-        assert ingest.held == 0
+        wait_until(all_settled, 5, lambda: f"{len(settled)} settled, {ingest.locked_messages} held")
+        assert ingest.locked_messages == 0
         assert [message.payload for message in settled] == [payload for _, payload in first]
         assert stored(locked) == (6, [20 + n / 100 for n in range(6)])
         with schema_context(locked.tenant.schema_name):
@@ -175,7 +175,7 @@ def test_two_listeners_that_store_the_same_messages_store_them_once(
     """Each batch goes to both, in pieces of its own, at the same time."""
     from django.db import connection
 
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
 
     devices = [register(), register(tenant=tenant_b)]
     messages = [
@@ -186,20 +186,24 @@ def test_two_listeners_that_store_the_same_messages_store_them_once(
     failures: list[BaseException] = []
 
     def work(size: int) -> None:
-        ingest = build_ingest()
+        ingest = build_pipeline()
         try:
             left = incoming(messages)
             while left:
-                settled = {id(m) for m in ingest.process(left[:size]).settled} | {
-                    id(m) for m in ingest.retry_held().settled
+                settled = {id(m) for m in ingest.process(left[:size]).to_acknowledge} | {
+                    id(m) for m in ingest.retry_locked().to_acknowledge
                 }
-                left = [message for message in left if id(message) not in settled] if not ingest.held else left[size:]
-            while ingest.held:
-                ingest.retry_held()
+                left = (
+                    [message for message in left if id(message) not in settled]
+                    if not ingest.locked_messages
+                    else left[size:]
+                )
+            while ingest.locked_messages:
+                ingest.retry_locked()
         except BaseException as error:  # noqa: BLE001 (the test shows it)
             failures.append(error)
         finally:
-            ingest.storage.close()
+            ingest.writer.close()
             connection.close()
 
     threads = [threading.Thread(target=work, args=(size,)) for size in (37, 61)]
@@ -215,24 +219,24 @@ def test_two_listeners_that_store_the_same_messages_store_them_once(
 
 def test_arrays_are_what_postgresql_reads() -> None:
     """Every kind of array, sent and read back."""
-    from telemetry.services.storage import binary
+    from telemetry.services.storage import statements
     from tenants.infrastructure.database import conninfo
 
     moment = datetime(2026, 11, 24, 1, 2, 3, 456789, tzinfo=UTC)
     cases: list[tuple[Callable[[Any], Any], list[Any], str, list[Any]]] = [
-        (binary.int8s, [1, -(2**63), 2**63 - 1], "bigint", [1, -(2**63), 2**63 - 1]),
-        (binary.int4s, [0, -5], "integer", [0, -5]),
-        (binary.int2s, [2], "smallint", [2]),
-        (binary.bools, [True, False], "boolean", [True, False]),
-        (binary.times, [binary.micros(moment)], "timestamptz", [moment]),
-        (binary.uuids, [bytes(range(16))], "uuid", ["00010203-0405-0607-0809-0a0b0c0d0e0f"]),
-        (binary.floats, [1.5, None, float("-inf")], "double precision", [1.5, None, float("-inf")]),
-        (binary.texts, ["", "°C", None], "text", ["", "°C", None]),
-        (binary.byte_strings, [b"", b"\x00\xff"], "bytea", [b"", b"\x00\xff"]),
-        (binary.int8s, [], "bigint", []),
+        (statements.int8_array, [1, -(2**63), 2**63 - 1], "bigint", [1, -(2**63), 2**63 - 1]),
+        (statements.int4_array, [0, -5], "integer", [0, -5]),
+        (statements.int2_array, [2], "smallint", [2]),
+        (statements.bool_array, [True, False], "boolean", [True, False]),
+        (statements.time_array, [statements.micros(moment)], "timestamptz", [moment]),
+        (statements.uuid_array, [bytes(range(16))], "uuid", ["00010203-0405-0607-0809-0a0b0c0d0e0f"]),
+        (statements.float8_array, [1.5, None, float("-inf")], "double precision", [1.5, None, float("-inf")]),
+        (statements.text_array, ["", "°C", None], "text", ["", "°C", None]),
+        (statements.bytes_array, [b"", b"\x00\xff"], "bytea", [b"", b"\x00\xff"]),
+        (statements.int8_array, [], "bigint", []),
     ]
     with psycopg.connect(conninfo()) as connection:
-        binary.register(connection.adapters)
+        statements.register_arrays(connection.adapters)
         for pack, values, kind, expected in cases:
             row = connection.execute("SELECT pg_typeof(%s)::text, ARRAY(SELECT unnest(%s)) AS a", [pack(values)] * 2)
             found = row.fetchone()

@@ -11,14 +11,14 @@ from devices.domain.metric_spec import MetricSpec
 from devices.domain.specs import IGNORE, KEEP, QUARANTINE, ComponentSpec
 from devices.services.metadata.unit_catalogue import UNITS
 from telemetry.services.pipeline import unmapped_values
-from telemetry.services.pipeline.normalization import Normalized, normalize
-from telemetry.services.pipeline.refusal import Refused
+from telemetry.services.pipeline.normalization import NormalizedValues, normalize
+from telemetry.services.pipeline.results import Refusal
 
 TEMP = MetricSpec("temperature", ("value", "temp"), "number", "°C")
 SIGNED = {"timestamp": 1, "cpu_serial": "x", "hmac": "y", "boot": 1, "seq": 2, "device_uuid": "u", "component": "c"}
 
 
-def _normalize(message: dict[str, Any], *metrics: MetricSpec, policy: str = KEEP) -> Normalized:
+def _normalize(message: dict[str, Any], *metrics: MetricSpec, policy: str = KEEP) -> NormalizedValues:
     return normalize(message, ComponentSpec("c", "dht22", True, True, metrics, policy))
 
 
@@ -76,12 +76,12 @@ def test_what_a_metric_is_for_is_its_own_with_all_below() -> None:
 
 
 def test_ignored_values_are_not_looked_at() -> None:
-    assert _normalize({"x": 1}, policy=IGNORE) == Normalized([])
+    assert _normalize({"x": 1}, policy=IGNORE) == NormalizedValues([])
 
 
 def test_a_type_that_takes_metrics_alone_refuses_the_message() -> None:
     assert _normalize({**SIGNED, "value": {"temp": 1, "x": None}}, TEMP, policy=QUARANTINE).unmapped == []
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(Refusal) as refusal:
         _normalize({"value": {"temp": 1, "b": 2}, "a": 1}, TEMP, policy=QUARANTINE)
     assert refusal.value.reason == "wrong_type"
     assert "'value.b', 'a'" in refusal.value.detail
@@ -89,7 +89,7 @@ def test_a_type_that_takes_metrics_alone_refuses_the_message() -> None:
 
 
 def test_a_long_array_of_metrics_is_no_unregistered_value() -> None:
-    metrics = [MetricSpec(f"p{i}", ("p", str(i)), "number", "") for i in range(3 * unmapped_values.MOST_ITEMS)]
+    metrics = [MetricSpec(f"p{i}", ("p", str(i)), "number", "") for i in range(3 * unmapped_values.MAX_ITEMS)]
     values = _normalize({"p": list(range(len(metrics)))}, *metrics, policy=QUARANTINE)
     assert [value.value for value in values.measurements] == [float(i) for i in range(len(metrics))]
 
@@ -97,9 +97,9 @@ def test_a_long_array_of_metrics_is_no_unregistered_value() -> None:
 @pytest.mark.parametrize(
     ("message", "kept"),
     [
-        ({f"k{i}": i for i in range(1000)}, unmapped_values.MOST_VALUES),
-        ({"k": list(range(1000))}, unmapped_values.MOST_ITEMS),
-        ({"k": "x" * (unmapped_values.MOST_LETTERS + 1)}, 0),
+        ({f"k{i}": i for i in range(1000)}, unmapped_values.MAX_VALUES),
+        ({"k": list(range(1000))}, unmapped_values.MAX_ITEMS),
+        ({"k": "x" * (unmapped_values.MAX_LETTERS + 1)}, 0),
         ({"k": "a\x00b"}, 0),
         ({"k": 10**400}, 0),
         ({"k": float("inf")}, 0),
@@ -165,15 +165,15 @@ def test_a_unit_that_the_message_names(members: dict[str, Any], expected: float)
 
 @pytest.mark.parametrize("named", ["hPa", "X", "", "f\x00", 5, ["C"], {"C": 1}, True])
 def test_a_unit_that_does_not_convert_is_a_mismatch(named: Any) -> None:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(Refusal) as refusal:
         _normalize({"AM2301": {"Temperature": 20}, "TempUnit": named}, NAMED)
     assert refusal.value.reason == "unit_mismatch"
-    assert "at TempUnit, which cannot be converted to °C" in refusal.value.detail
+    assert "at TempUnit cannot be converted to °C" in refusal.value.detail
 
 
 def test_the_range_is_in_the_unit_kept() -> None:
     assert _normalize({"AM2301": {"Temperature": 100}, "TempUnit": "F"}, NAMED).measurements
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(Refusal) as refusal:
         _normalize({"AM2301": {"Temperature": 100}, "TempUnit": "C"}, NAMED)
     assert refusal.value.reason == "out_of_range"
 

@@ -17,11 +17,11 @@ VALUE = {"temp": 21.5, "humidity": 44}
 
 @pytest.fixture
 def ingest(live_db: None) -> Iterator[Any]:
-    from telemetry.services.ingest.batch_pipeline import build_ingest
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
 
-    made = build_ingest()
+    made = build_pipeline()
     yield made
-    made.storage.close()
+    made.writer.close()
     made.keyring.close()
 
 
@@ -71,10 +71,10 @@ def test_sealed_known_devices_go_on_unknown_ones_wait_revoked_ones_are_refused(
     assert (stored(known), reasons(known)) == (3, [])
     assert (stored(unknown), reasons(unknown)) == (0, ["key_unavailable", "key_unavailable"])
     assert (stored(revoked), reasons(revoked)) == (1, ["bad_signature", "bad_signature"])
-    assert deferred_messages.replay(ingest) == 0
+    assert deferred_messages.replay_deferred(ingest) == 0
     stack.restart("openbao", 20)
-    wait_until(lambda: not ingest.keyring.is_paused)
-    ingest.parked |= deferred_messages.find_parked()
-    wait_until(lambda: deferred_messages.replay(ingest) is not None and stored(unknown) == 2)
+    wait_until(lambda: not ingest.keyring.is_vault_unavailable)
+    ingest.deferred_schemas |= deferred_messages.find_deferred()
+    wait_until(lambda: deferred_messages.replay_deferred(ingest) is not None and stored(unknown) == 2)
     assert reasons(unknown) == []
     assert (stored(revoked), reasons(revoked)) == (1, ["bad_signature", "bad_signature"])

@@ -142,7 +142,7 @@ def _load_of_tenant(tenant: TenantSpec, uuids: list[UUID]) -> dict[UUID, DeviceS
             active=device.active,
             cpu_serial=device.cpu_serial,
             hardware_version=model.version,
-            signature_floor=device.min_signature_version,
+            min_signature_version=device.min_signature_version,
             components=types.components_of(own, model.allowed),
             type_keys=types.keys,
             keys=_shared(tuple(KeySpec(key.version, key.not_after) for key in mine)),

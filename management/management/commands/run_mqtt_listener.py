@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from management.memory import give_back_memory
 from management.replicas import run_replicas
 from management.watchdog import Watchdog
-from telemetry.services.ingest.batch_pipeline import build_ingest
+from telemetry.services.ingest.batch_pipeline import build_pipeline
 from telemetry.services.ingest.listener import SHARE, Listener
 from telemetry.services.storage.tenant_writer import LOCK_TIMEOUT_MS
 from tenants.infrastructure.database import bound_lock_waits
@@ -68,7 +68,7 @@ class Command(BaseCommand):
     def make_listener(self, options: dict[str, Any]) -> Listener:
         """Return the listener that the options describe."""
         return Listener(
-            build_ingest(), client_id=options["client_id"], share=options["share"], retiring=options["retire"]
+            build_pipeline(), client_id=options["client_id"], share=options["share"], retiring=options["retire"]
         )
 
     def _on_signal(self, *_: object) -> None:

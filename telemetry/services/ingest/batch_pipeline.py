@@ -1,4 +1,7 @@
-"""A batch through the pipeline. What it says to be settled is safe: only then may it be acknowledged."""
+"""Batches through all steps, from form to presence. Messages that it reports as safe may be acknowledged.
+
+While PostgreSQL stores one batch, the next is prepared.
+"""
 
 import logging
 import time
@@ -12,251 +15,268 @@ from telemetry.services.latest.values import LatestRecorder
 from telemetry.services.limits.limiter import Limiter
 from telemetry.services.lookups.keyring import Keyring
 from telemetry.services.lookups.routing import Router
-from telemetry.services.pipeline.results import Incoming, Judged, Outcome
-from telemetry.services.storage.binary import EPOCH_MICROS
-from telemetry.services.storage.tenant_writer import Storage
+from telemetry.services.pipeline.results import AcceptedItem, Incoming, LimitedItem, TenantResult, TopicKind
+from telemetry.services.storage import overflow
+from telemetry.services.storage.statements import EPOCH_MICROS
+from telemetry.services.storage.tenant_writer import TenantWriter
 from tenants.infrastructure.database import conninfo
 
-from .batch_preparation import Sorter
-from .batch_writer import Storer
-from .batches import Batch, Settled, Tally
-from .locked_tenants import Held
-from .presence_events import signs_of
-from .validation import Busy, Judge
+from .batch_preparation import BatchPreparer
+from .batch_writer import BatchWriter, LockedTenantBuffer
+from .batches import BatchResult, PreparedBatch
 
 logger = logging.getLogger(__name__)
 
-# How long the messages of a tenant whose tables were locked wait for them when they are tried again.
-_HELD_PATIENCE_MS = 5
+# How long messages of a locked tenant wait for its tables when they are tried again.
+_LOCKED_PATIENCE_MS = 5
 # Limits are leased this often.
 _FLUSH_SECONDS = 0.5
-# Newest values, and signs of life of devices known to be online, are told to Redis together this often: what that costs
-# grows with the devices that were heard, not with their messages, and the listener waits for it.
-_TELL_SECONDS = 1.0
+# Newest values, and the activity of devices known to be online, are sent to Redis together this often: the cost grows
+# with the active devices, not with their messages, and the listener waits for it.
+_PUBLISH_SECONDS = 1.0
+_TELEMETRY = TopicKind.TELEMETRY  # Python 3.11 looks up a member of an enumeration in several steps
+_EVENT_KINDS = {TopicKind.TELEMETRY: "telemetry", TopicKind.BIRTH: "birth", TopicKind.WILL: "will"}
 
 
-class Ingest:
-    """The stages with what they need: routing's cache, the keys, the database, presence."""
+class BatchPipeline:
+    """The steps with what they need: routing's cache, the keys, the database, presence."""
 
     def __init__(
         self,
         router: Router,
         keyring: Keyring,
         limiter: Limiter,
-        storage: Storage,
+        writer: TenantWriter,
         presence: PresenceRecorder,
         latest: LatestRecorder,
     ) -> None:
         self.router = router
         self.keyring = keyring
-        self.storage = storage
-        # Tenants with messages that this process parked for want of a key.
-        self.parked: set[str] = set()
-        self._judge = Judge(router, keyring, limiter)
-        self._held = Held()
-        self._sorter = Sorter(router, self._judge, lambda schema: self.parked.add(schema))
-        self._storer = Storer(storage, self._sorter, self._judge, router, latest, self._held)
-        # For what was put aside: where that is locked still, it stays there.
-        self._still = Held()
-        self._taker = Storer(storage, self._sorter, self._judge, router, latest, self._still)
+        self.writer = writer
+        # The schemas of tenants with messages that this process deferred because a key was unavailable.
+        self.deferred_schemas: set[str] = set()
+        self.preparer = BatchPreparer(router, keyring, limiter, lambda schema: self.deferred_schemas.add(schema))
+        self._locked = LockedTenantBuffer()
+        self._batch_writer = BatchWriter(writer, self.preparer, router, latest, self._locked)
+        # For messages from the overflow: where their tables are still locked, they stay in the overflow.
+        self._still_locked = LockedTenantBuffer()
+        self._restoring_writer = BatchWriter(writer, self.preparer, router, latest, self._still_locked)
         self._presence = presence
         self._latest = latest
         self._flush_at = 0.0
-        self._tell_at = 0.0
-        self._sent: Batch | None = None
+        self._publish_at = 0.0
+        self._in_flight: PreparedBatch | None = None
 
     @property
-    def held(self) -> int:
-        """How many messages wait for their tenant's tables."""
-        return len(self._held)
+    def locked_messages(self) -> int:
+        """The number of messages that wait here for their tenant's tables."""
+        return len(self._locked)
 
     @property
-    def held_of(self) -> set[str]:
-        """The schemas of tenants whose messages wait for their tables, here or aside."""
-        return self._held.schemas
+    def locked_schemas(self) -> set[str]:
+        """The schemas of tenants whose messages wait for their tables, here or in the overflow."""
+        return self._locked.schemas
 
     @property
     def is_storing(self) -> bool:
-        """Whether a batch was sent that is not settled yet."""
-        return self._sent is not None
+        """Whether a batch is in flight."""
+        return self._in_flight is not None
 
-    @property
-    def answering(self) -> int | None:
-        """The socket that PostgreSQL answers on when it has stored what was sent; None: there will be no answer."""
-        return self.storage.answering
-
-    def process(self, batch: Sequence[Incoming]) -> Tally:
-        """Judge, store, and take note of presence: for who has nothing to do meanwhile. See `advance`."""
+    def process(self, batch: Sequence[Incoming]) -> BatchResult:
+        """Prepare and store a batch, and return its result without preparing another meanwhile. See `advance`."""
         self.advance(batch)
         return self.advance(())
 
-    def advance(self, batch: Sequence[Incoming]) -> Tally:
-        """Judge a batch and send it to be stored, and settle the one that was sent by the call before.
+    def advance(self, batch: Sequence[Incoming]) -> BatchResult:
+        """Prepare and send a batch, and return the result of the batch in flight, which the call before sent.
 
-        Returns what became of that one: PostgreSQL stores one batch while the next is judged. Without a batch the
-        former is only settled. Raises what a lost database raises; nothing of either may be acknowledged then:
-        `let_go`, and try both again.
+        Without a batch only the one in flight is finished. Raises the error of a lost database; nothing of either batch
+        may be acknowledged then: `abandon`, and try both again.
         """
-        coming = self._make_ready(batch) if batch else None
-        former, self._sent = self._sent, None
+        following = self._prepare(batch) if batch else None
+        finished, self._in_flight = self._in_flight, None
         try:
-            settled = self._storer.receive(former) if former else []
+            results = self._batch_writer.receive(finished) if finished else []
         except BaseException:
-            if coming:
-                self._storer.give_back(coming)
+            if following:
+                self._batch_writer.release_limits(following)
             raise
-        if coming:
-            self._storer.send(coming)
-            self._sent = coming
-        tally = Tally()
-        if former:
-            self._note(former, settled, tally, self._held)
-        return tally
+        if following:
+            self._batch_writer.send(following)
+            self._in_flight = following
+        total = BatchResult()
+        if finished:
+            self._record(finished, results, total, self._locked)
+        return total
 
-    def let_go(self) -> None:
-        """Give up what was sent, and the connection: it may be stored all the same, and is tried again."""
-        sent, self._sent = self._sent, None
-        if sent:
+    def abandon(self) -> None:
+        """Abandon the batch in flight, and the connection: it may be stored nevertheless, and is tried again."""
+        batch, self._in_flight = self._in_flight, None
+        if batch:
             self._latest.doubt()
-            self._storer.give_back(sent)
-        self.storage.close()
+            self._batch_writer.release_limits(batch)
+        self.writer.close()
 
     @property
     def is_retry_due(self) -> bool:
-        """Whether it is time for `retry_held`."""
-        return self._held.is_due
+        """Whether `retry_locked` is due."""
+        return self._locked.is_due
 
-    def retry_held(self) -> Tally:
-        """Try again what is held, when it is time, and put aside what is too much. Raises as `advance` does.
+    def retry_locked(self) -> BatchResult:
+        """Try the messages of locked tenants again, and spill what exceeds the capacity. Raises as `advance` does.
 
-        Nothing may be on its way.
+        No batch may be in flight.
         """
-        tally = Tally()
-        for schema in self._held.due():
-            if self._held.is_aside(schema) and not self._take_back(schema, tally):
+        total = BatchResult()
+        for schema in self._locked.due_schemas():
+            if self._locked.has_overflow(schema) and not self._restore(schema, total):
                 continue
-            with self._held.trying(schema) as messages:
-                batch = self._sorter.sort(messages)
-                self._note(batch, self._storer.store(batch, _HELD_PATIENCE_MS), tally, self._held)
-        for schema in self._held.too_many():
-            with self._held.putting_aside(schema) as messages:
-                self.storage.put_aside(schema, messages)
-            logger.warning("%s is locked: %d of its messages are put aside", schema, len(messages))
-            tally.put_aside += len(messages)
-            tally.settled += messages
-        return tally
+            with self._locked.attempt(schema) as messages:
+                batch = self.preparer.prepare(messages)
+                self._record(batch, self._batch_writer.store(batch, _LOCKED_PATIENCE_MS), total, self._locked)
+        for schema in self._locked.over_capacity():
+            with self._locked.spilling(schema) as messages:
+                overflow.spill(self.writer.connect(), schema, messages)
+            logger.warning("%s is locked: %d of its messages are in the overflow", schema, len(messages))
+            total.spilled += len(messages)
+            total.to_acknowledge += messages
+        return total
 
-    def find_aside(self) -> None:
-        """Look for messages that were put aside, by whomever. Raises as `advance` does. Nothing may be on its way."""
-        for schema in self.storage.schemas_aside():
-            self._held.note_aside(schema)
+    def find_overflow(self) -> None:
+        """Look for overflow, of any listener. Raises as `advance` does. No batch may be in flight."""
+        for schema in overflow.schemas(self.writer.connect()):
+            self._locked.set_overflow(schema, True)
 
-    def drop_held(self) -> None:
-        """Forget what is held: the connection is gone, and the broker will send it again."""
-        self._held.clear()
+    def drop_locked(self) -> None:
+        """Drop the waiting messages: their connection is lost, and the broker sends them again."""
+        self._locked.clear()
 
     def tick(self, *, last: bool = False) -> None:
-        """What is due between batches, or, the `last` time, everything. Raises as `process` does."""
+        """Do what is due between batches, or, the `last` time, everything. Raises as `advance` does."""
         self._presence.flush(now=last)
         now = time.monotonic()
         if last or now >= self._flush_at:
             self._flush_at = now + _FLUSH_SECONDS
-            self._judge.flush()
-        if last or now >= self._tell_at:
-            self._tell_at = now + _TELL_SECONDS
+            self.preparer.flush()
+        if last or now >= self._publish_at:
+            self._publish_at = now + _PUBLISH_SECONDS
             self._latest.flush()
 
-    def judge_again(self, batch: Sequence[Incoming]) -> list[Judged | Busy]:
-        """What messages are now that came before: nothing is stored."""
-        return self._sorter.again(batch)
-
-    def within_limits(self, judged: Sequence[Judged], *, replayed: bool) -> list[Judged]:
-        """The same, in their order, with what is over a limit refused or left uncounted."""
-        return self._judge.limit(judged, replayed=replayed)
-
-    def schema_of(self, item: Judged) -> str | None:
-        """Whose the message is; None: nobody's. See `Sorter.schema_of`."""
-        return self._sorter.schema_of(item)
-
-    def note_readings(self, schema: str, outcome: Outcome) -> None:
-        """Tell the newest values of what was stored outside of `process`."""
-        if outcome.readings:
-            self._latest.note_all(schema, outcome.readings, EPOCH_MICROS)
+    def note_readings(self, result: TenantResult) -> None:
+        """Note the newest values of a tenant's stored messages."""
+        if result.readings:
+            self._latest.note_all(result.schema, result.readings, EPOCH_MICROS)
 
     def close(self) -> None:
-        """Let go of the servers, after the last batch."""
+        """Close all connections, after the last batch."""
         self._latest.close()
         self.keyring.close()
-        self.storage.close()
+        self.writer.close()
 
-    def _make_ready(self, messages: Sequence[Incoming]) -> Batch:
-        """All that can be done for a batch while another is on its way."""
-        batch = self._sorter.sort(messages, self._sent.risen if self._sent else ())
-        batch.packed = self.storage.pack(batch.groups)
+    def _prepare(self, messages: Sequence[Incoming]) -> PreparedBatch:
+        """Do everything for a batch that can be done while another is in flight."""
+        batch = self.preparer.prepare(messages, self._in_flight.upgraded_devices if self._in_flight else ())
+        batch.packed = self.writer.pack(batch.groups)
         return batch
 
-    def _take_back(self, schema: str, tally: Tally) -> bool:
-        """Store some of what was put aside; whether that was the last of it.
+    def _restore(self, schema: str, total: BatchResult) -> bool:
+        """Store some of the tenant's overflow, and return whether that was the last of it.
 
-        It leaves when it is stored, and known to Redis: who is killed between the two has it stored once more, as
-        duplicates.
+        A message leaves the overflow after it is stored and sent to Redis: a listener that dies between the two has it
+        stored once more, as a duplicate.
         """
-        with self.storage.taking_back(schema) as is_mine:
-            if not is_mine:  # another listener takes it
+        connection = self.writer.connect()
+        with overflow.restore_lock(connection, schema) as is_mine:
+            if not is_mine:  # another listener restores it
                 return False
-            most = self._held.many(schema)
-            messages = self.storage.first_aside(schema, most)
+            size = self._locked.next_batch_size(schema)
+            messages = overflow.oldest(connection, schema, size)
             if messages:
-                taken, batch = Tally(), self._sorter.sort(messages, replayed=True)
-                self._note(batch, self._taker.store(batch, _HELD_PATIENCE_MS), taken, self._still)
-                self._still.clear()
-                self.storage.drop_aside([message.mid for message in taken.settled])
-                tally.taken_back += len(taken.settled)
-                if len(taken.settled) < len(messages):  # still locked
+                restored, batch = BatchResult(), self.preparer.prepare(messages, replayed=True)
+                results = self._restoring_writer.store(batch, _LOCKED_PATIENCE_MS)
+                self._record(batch, results, restored, self._still_locked)
+                self._still_locked.clear()
+                overflow.delete(self.writer.connect(), [message.mid for message in restored.to_acknowledge])
+                total.restored += len(restored.to_acknowledge)
+                if len(restored.to_acknowledge) < len(messages):  # still locked
                     return False
-                self._held.note_free(schema)
-        if len(messages) == most:
+                self._locked.mark_unlocked(schema)
+        if len(messages) == size:
             return False
-        self._held.note_none_aside(schema)
+        self._locked.set_overflow(schema, False)
         return True
 
-    def _note(self, batch: Batch, settled: Sequence[Settled], tally: Tally, held: Held) -> None:
-        """The newest values and presence hear of what is stored; then it may be acknowledged."""
-        tally.tenants = len(batch.groups)
-        tally.unrouted += len(batch.unrouted)
-        tally.settled += batch.told
-        tally.settled += [item.incoming for item in batch.unrouted]
-        for part in settled:
-            if part.outcome.readings:
-                self._latest.note_all(part.schema, part.outcome.readings, EPOCH_MICROS)
-        signs: list[PresenceEvent] = []
-        for part in settled:
-            signs += signs_of(part.outcome)
-        busy = self._presence.record(signs) if signs else set()
-        for part in settled:
-            if part.schema in busy:
-                # Stored, but not told: told as duplicates, later.
-                held.hold(part.schema, [item.incoming for item in part.items])
+    def _record(
+        self, batch: PreparedBatch, results: Sequence[TenantResult], total: BatchResult, locked: LockedTenantBuffer
+    ) -> None:
+        """Record newest values and presence of stored messages; then they may be acknowledged."""
+        total.tenants = len(batch.groups)
+        total.unrouted += len(batch.unrouted)
+        total.to_acknowledge += batch.broker_events
+        total.to_acknowledge += [item.incoming for item in batch.unrouted]
+        events: list[PresenceEvent] = []
+        for result in results:
+            self.note_readings(result)
+            events += presence_events_of(result)
+        locked_schemas = self._presence.record(events) if events else set()
+        for result in results:
+            if result.schema in locked_schemas:
+                # Stored, but their presence is not: it is recorded later, when they are stored again as duplicates.
+                locked.add(result.schema, [item.incoming for item in result.items])
                 continue
-            outcome = part.outcome
-            for item in outcome.stored:
-                if item.verdict.signature == 2 and item.spec.signature_floor < 2:
-                    self.router.raise_floor(item.spec.uuid)
-            tally.stored += len(outcome.stored)
-            tally.duplicates += len(outcome.duplicates)
-            tally.quarantined += len(outcome.quarantined)
-            tally.limited += len(outcome.limited)
-            tally.settled += [item.incoming for item in part.items]
+            for item in result.stored:
+                if item.result.signature == 2 and item.spec.min_signature_version < 2:
+                    self.router.upgrade_signature(item.spec.uuid)
+            total.stored += len(result.stored)
+            total.duplicates += len(result.duplicates)
+            total.quarantined += len(result.quarantined)
+            total.limited += len(result.limited)
+            total.to_acknowledge += [item.incoming for item in result.items]
 
 
-def build_ingest() -> Ingest:
-    """The pipeline on the configured servers."""
-    store, storage = SecretStore("listener"), Storage(conninfo())
-    return Ingest(
-        Router(ttl=settings.INGEST_SPEC_TTL, on_renamed_series=storage.forget),
+def presence_events_of(result: TenantResult) -> list[PresenceEvent]:
+    """Return births, wills, and the newest live telemetry of each device; late telemetry is no activity.
+
+    A message that exceeds a limit was verified, and is activity like any other.
+    """
+    newest: dict[int, AcceptedItem | LimitedItem] = {}
+    events = []
+    for items in (result.duplicates, result.stored, result.limited):
+        for item in items:
+            message = item.result
+            if message.late:
+                continue
+            if message.topic.kind is not _TELEMETRY:
+                events.append(_presence_event(item))
+                continue
+            known = newest.get(item.spec.device_id)
+            if known is None or known.incoming.received_at <= item.incoming.received_at:
+                newest[item.spec.device_id] = item
+    return events + [_presence_event(item) for item in newest.values()]
+
+
+def _presence_event(item: AcceptedItem | LimitedItem) -> PresenceEvent:
+    message, spec = item.result, item.spec
+    return PresenceEvent(
+        _EVENT_KINDS[message.topic.kind],  # type: ignore[arg-type]  # the literals of PresenceEvent.kind
+        spec.tenant.schema,
+        spec.device_id,
+        message.topic.uuid,
+        item.incoming.received_at,
+        spec.timeout_seconds,
+        message.session,
+        message.time,
+    )
+
+
+def build_pipeline() -> BatchPipeline:
+    """Return the pipeline on the configured servers."""
+    store, writer = SecretStore("listener"), TenantWriter(conninfo())
+    return BatchPipeline(
+        Router(ttl=settings.INGEST_SPEC_TTL, on_renamed_series=writer.forget),
         Keyring(store, soft_ttl=settings.KEY_CACHE_SOFT_TTL, hard_ttl=settings.KEY_CACHE_HARD_TTL),
         Limiter(),
-        storage,
-        PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS, flush_seconds=_TELL_SECONDS),
+        writer,
+        PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS, flush_seconds=_PUBLISH_SECONDS),
         LatestRecorder(),
     )

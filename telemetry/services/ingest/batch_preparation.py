@@ -1,51 +1,182 @@
-"""A batch judged and sorted by tenant: all that can be done for it while another one is being stored."""
+"""Steps 1 to 6 for a batch: messages validated, grouped by tenant, and within the limits. Nothing is stored."""
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 
-from telemetry.services.lookups.routing import Router
+from django.conf import settings
+
+from devices.domain.specs import DeviceSpec
+from devices.services.rotation.key_usage import KeyUsageRecorder
+from telemetry.services.limits.limiter import ExceededLimit, Limiter, check_payload
+from telemetry.services.lookups.keyring import Keyring, KeyUnavailable
+from telemetry.services.lookups.routing import Route, Router
 from telemetry.services.pipeline import form
-from telemetry.services.pipeline.results import Incoming, Judged
+from telemetry.services.pipeline.contract import ClockTolerance
+from telemetry.services.pipeline.results import (
+    AcceptedItem,
+    Incoming,
+    LimitedItem,
+    MessageResult,
+    Refusal,
+    RefusedItem,
+    Topic,
+    ValidatedMessage,
+)
+from telemetry.services.pipeline.validation import validate
 
 from . import broker_events
-from .batches import Batch
-from .validation import Busy, Judge
+from .batches import LockedMessage, PreparedBatch
+
+logger = logging.getLogger(__name__)
 
 
-class Sorter:
-    """Stages 1 to 5 for a batch. Stores nothing. Not shared between threads."""
+class BatchPreparer:
+    """Prepares batches while another one is being stored. Not shared between threads."""
 
-    def __init__(self, router: Router, judge: Judge, on_parked: Callable[[str], None]) -> None:
-        """`on_parked` hears of the tenants of messages that want for a key."""
+    def __init__(self, router: Router, keyring: Keyring, limiter: Limiter, on_deferred: Callable[[str], None]) -> None:
+        """`on_deferred` is called with the schemas of messages whose key is unavailable."""
         self._router = router
-        self._judge = judge
-        self._on_parked = on_parked
+        self._keyring = keyring
+        self._limiter = limiter
+        self._on_deferred = on_deferred
+        self._key_usage = KeyUsageRecorder()
+        self._max_payload = settings.INGEST_MAX_PAYLOAD
+        self._clock = ClockTolerance(
+            live=timedelta(seconds=settings.INGEST_LIVE_SECONDS),
+            future=timedelta(seconds=settings.INGEST_FUTURE_SECONDS),
+        )
 
-    def sort(self, messages: Sequence[Incoming], risen: Iterable[int] = (), *, replayed: bool = False) -> Batch:
-        """The messages by tenant, within the limits. `risen`: as in `Judge.judge`, of the batch on its way."""
-        batch = Batch(risen=set(risen), replayed=replayed)
-        batch.told = [incoming for incoming in messages if broker_events.is_hint(incoming)]
-        if batch.told:
-            broker_events.take(batch.told, self._router.resolve)
-            messages = [incoming for incoming in messages if not broker_events.is_hint(incoming)]
-        groups: dict[str, list[Judged]] = {}
-        for item in self._judge.judge(messages, self._on_parked, batch.risen):
-            schema = item.schema if isinstance(item, Busy) else self.schema_of(item)
+    def prepare(
+        self, messages: Sequence[Incoming], upgraded_devices: Iterable[int] = (), *, replayed: bool = False
+    ) -> PreparedBatch:
+        """Return the messages by tenant, within the limits.
+
+        `upgraded_devices`: those of the batch in flight, as in `validate`. `replayed`: as in `apply_limits`.
+        """
+        batch = PreparedBatch(upgraded_devices=set(upgraded_devices), replayed=replayed)
+        prefix = broker_events.PREFIX
+        batch.broker_events = [incoming for incoming in messages if incoming.topic.startswith(prefix)]
+        if batch.broker_events:
+            broker_events.apply(batch.broker_events, self._router.resolve)
+            messages = [incoming for incoming in messages if not incoming.topic.startswith(prefix)]
+        groups: dict[str, list[MessageResult]] = {}
+        for item in self.validate(messages, batch.upgraded_devices):
+            schema = item.schema if isinstance(item, LockedMessage) else self.schema_of(item)
             if schema is None:
-                batch.unrouted.append(item)  # type: ignore[arg-type]  # what is accepted has a tenant
-            elif isinstance(item, Busy) or schema in batch.busy:
-                batch.busy.setdefault(schema, []).append(item.incoming)
+                batch.unrouted.append(item)  # type: ignore[arg-type]  # an accepted message has a tenant
+            elif isinstance(item, LockedMessage) or schema in batch.locked:
+                batch.locked.setdefault(schema, []).append(item.incoming)
             else:
                 groups.setdefault(schema, []).append(item)
-        batch.groups = {schema: self._judge.limit(items, replayed=replayed) for schema, items in groups.items()}
+        batch.groups = {schema: self.apply_limits(items, replayed=replayed) for schema, items in groups.items()}
         return batch
 
-    def again(self, messages: Sequence[Incoming]) -> list[Judged | Busy]:
-        """What messages are now that came before, in their order."""
-        return self._judge.judge(messages, self._on_parked, set())
+    def validate(
+        self, messages: Sequence[Incoming], upgraded_devices: set[int] | None = None
+    ) -> list[MessageResult | LockedMessage]:
+        """Return each message's result, in their order, before the limits.
 
-    def schema_of(self, item: Judged) -> str | None:
-        """Whose the message is: its device's tenant's, or the one that its topic names; None: nobody's."""
+        `upgraded_devices` (their UUIDs' numbers) changed to version 2 within messages that are not stored yet; those
+        of this batch are added. The cache is changed when they are stored: a message that could not be stored is
+        validated again with the same minimum version.
+        """
+        upgraded_devices = set() if upgraded_devices is None else upgraded_devices
+        topics = [_parse_topic(incoming) for incoming in messages]
+        found = self._router.routes([topic.uuid for topic in topics if isinstance(topic, Topic)])
+        self._keyring.prefetch({id(route): route.spec for route in found if route.spec is not None}.values())
+        routes = iter(found)
+        results: list[MessageResult | LockedMessage] = []
+        for incoming, topic in zip(messages, topics, strict=True):
+            if isinstance(topic, Refusal):
+                results.append(RefusedItem(incoming, None, topic))
+            else:
+                results.append(self._evaluate(incoming, topic, next(routes), upgraded_devices))
+        return results
+
+    def apply_limits(self, items: Sequence[MessageResult], *, replayed: bool) -> list[MessageResult]:
+        """Return the items, in their order, with those that exceed their tenant's limits refused or limited.
+
+        `release_limits` must be called for items that are not stored then. `replayed` messages only meet the quota.
+        """
+        accepted = [item for item in items if isinstance(item, AcceptedItem)]
+        exceeded = self._limiter.admit(accepted, replayed=replayed)
+        if not exceeded:
+            return list(items)
+        admitted = iter(_limited(accepted, exceeded))
+        return [next(admitted) if isinstance(item, AcceptedItem) else item for item in items]
+
+    def release_limits(self, items: Sequence[MessageResult], *, replayed: bool) -> None:
+        """Return the limits' tokens of items that could not be stored, and will be validated again."""
+        self._limiter.release([item for item in items if isinstance(item, AcceptedItem)], {}, replayed=replayed)
+
+    def schema_of(self, item: MessageResult) -> str | None:
+        """Return the schema of the message's device, or of the tenant that its topic names; None: of neither."""
         if item.spec is not None:
             return item.spec.tenant.schema
         tenant = self._router.tenant_named(form.segment_of(item.incoming.topic))
         return tenant.schema if tenant else None
+
+    def flush(self) -> None:
+        """Write limits and key uses to their stores; due about twice a second."""
+        self._limiter.flush()
+        self._key_usage.flush()
+
+    def _evaluate(
+        self, incoming: Incoming, topic: Topic, route: Route, upgraded_devices: set[int]
+    ) -> MessageResult | LockedMessage:
+        spec = route.spec
+        if spec is None and route.locked_schema:
+            return LockedMessage(incoming, route.locked_schema)
+        if upgraded_devices and spec is not None and spec.number in upgraded_devices:
+            spec = replace(spec, min_signature_version=2)
+        try:
+            message = self._validate_one(incoming, topic, spec)
+        except Refusal as refusal:
+            if refusal.reason == "bad_signature" and spec is not None:
+                current = self._router.reload(topic.uuid)
+                if current is not None and current.spec is not None and current.spec.keys != spec.keys:
+                    return self._evaluate(incoming, topic, current, upgraded_devices)
+            return RefusedItem(incoming, spec, refusal)
+        except KeyUnavailable as error:
+            if spec is not None:
+                self._on_deferred(spec.tenant.schema)
+            return RefusedItem(incoming, spec, Refusal("key_unavailable", f"Deferred until Vault answers: {error}."))
+        except Exception as error:  # one unreadable message must not stop all others
+            logger.exception("A message on %s could not be validated", incoming.topic)
+            detail = f"The message cannot be read: {type(error).__name__}: {error}."
+            return RefusedItem(incoming, spec, Refusal("malformed", detail))
+        assert spec is not None  # noqa: S101 (for the type checker: without one it was refused)
+        if message.signature == 2 and spec.min_signature_version < 2:
+            upgraded_devices.add(spec.number)
+        if message.key_version != spec.key_in_use and message.signature:
+            self._key_usage.record(spec, message.key_version, incoming.received_at)
+        return AcceptedItem(incoming, spec, message)
+
+    def _validate_one(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> ValidatedMessage:
+        form.check_size(incoming.payload, self._max_payload)
+        if spec is None:
+            raise Refusal("unknown_device", f"The device {topic.uuid} is not registered.")
+        check_payload(incoming.payload, spec.tenant.limits)
+        keys = partial(self._keyring.get, spec.tenant.schema, topic.uuid)
+        return validate(topic, incoming.topic, incoming.payload, spec, keys, incoming.received_at, self._clock)
+
+
+def _parse_topic(incoming: Incoming) -> Topic | Refusal:
+    try:
+        return form.parse_topic(incoming.topic)
+    except Refusal as refusal:
+        return refusal
+
+
+def _limited(accepted: Sequence[AcceptedItem], exceeded: dict[int, ExceededLimit]) -> Iterator[MessageResult]:
+    for position, item in enumerate(accepted):
+        limit = exceeded.get(position)
+        if limit is None:
+            yield item
+        elif limit.kind == "quota":
+            yield RefusedItem(item.incoming, item.spec, limit.refusal())
+        else:
+            yield LimitedItem(item.incoming, item.spec, item.result, limit.limit, limit.device_id)

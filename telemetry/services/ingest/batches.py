@@ -1,42 +1,40 @@
-"""A batch on its way through ingest, and what became of it."""
+"""A batch on its way through ingest, and its result."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from telemetry.services.pipeline.results import Incoming, Judged, Outcome, RefusedItem
-from telemetry.services.storage.tenant_writer import Packed
+from telemetry.services.pipeline.results import Incoming, MessageResult, RefusedItem
+from telemetry.services.storage.tenant_writer import PackedBatch
 
 
 @dataclass(slots=True)
-class Batch:
-    """Judged messages, by tenant, on their way into PostgreSQL."""
+class LockedMessage:
+    """A message that cannot be validated yet: its tenant's tables are locked."""
 
-    told: list[Incoming] = field(default_factory=list)  # hints, of which nothing is stored
-    groups: dict[str, list[Judged]] = field(default_factory=dict)  # by schema, held to the limits
-    unrouted: list[RefusedItem] = field(default_factory=list)
-    busy: dict[str, list[Incoming]] = field(default_factory=dict)  # by schema, of tenants whose tables are locked
-    # (UUIDs' numbers) devices that it has the first message of version 2 from
-    risen: set[int] = field(default_factory=set)
-    replayed: bool = False  # as in `Judge.limit`
-    packed: Packed | None = None
-    error: Exception | None = None  # why it could not be sent
-
-
-@dataclass(slots=True)
-class Settled:
-    """What became of a tenant's part of a batch."""
-
+    incoming: Incoming
     schema: str
-    outcome: Outcome
-    items: Sequence[Judged]
 
 
 @dataclass(slots=True)
-class Tally:
-    """What became of a batch's messages, over all tenants; `unrouted` belong to none.
+class PreparedBatch:
+    """Validated messages by tenant, on their way into PostgreSQL."""
 
-    `settled` may be acknowledged; the others are held until their tenant's tables are free. `put_aside` and
-    `taken_back`: as in `storage.aside`.
+    broker_events: list[Incoming] = field(default_factory=list)  # nothing is stored of these
+    groups: dict[str, list[MessageResult]] = field(default_factory=dict)  # by schema, after the limits
+    unrouted: list[RefusedItem] = field(default_factory=list)
+    locked: dict[str, list[Incoming]] = field(default_factory=dict)  # by schema, of tenants whose tables are locked
+    # The devices (their UUIDs' numbers) whose first message of version 2 is in the batch.
+    upgraded_devices: set[int] = field(default_factory=set)
+    replayed: bool = False  # as in `BatchPreparer.apply_limits`
+    packed: PackedBatch | None = None
+    error: Exception | None = None  # the reason why it could not be sent
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """The result of a batch's messages over all tenants; `unrouted` belong to none.
+
+    `to_acknowledge` are safe; the others wait until their tenant's tables are free. `spilled` and `restored` count
+    messages into and out of the overflow.
     """
 
     stored: int = 0
@@ -44,7 +42,7 @@ class Tally:
     quarantined: int = 0
     limited: int = 0
     unrouted: int = 0
-    tenants: int = 0  # how many it was of
-    put_aside: int = 0
-    taken_back: int = 0
-    settled: list[Incoming] = field(default_factory=list)
+    tenants: int = 0
+    spilled: int = 0
+    restored: int = 0
+    to_acknowledge: list[Incoming] = field(default_factory=list)

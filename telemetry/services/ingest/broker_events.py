@@ -1,21 +1,19 @@
-"""What a broker says of its own connections: hints that shorten the wait, never evidence.
+"""The broker's events about its own connections: they shorten the wait for a time-out, and are never evidence.
 
-A disconnection after the device was last heard brings its deadline near; the time-out then is the checker's, by
-the same rules as ever, and any sign of life moves the deadline away again. Being taken over or discarded says
-only that another connection of the device came. That a device connected says nothing: its birth follows.
+A disconnection after the device's last activity moves its deadline nearer; the checker then times the device out by
+the usual rules, and any activity moves the deadline away again. A takeover or a discarded session only shows another
+connection of the device. A connection shows nothing: the device's birth follows.
 """
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
 from devices.domain.specs import DeviceSpec
 from devices.services.presence import activity
 from telemetry.services.pipeline import form
-from telemetry.services.pipeline.refusal import Refused
-from telemetry.services.pipeline.results import Incoming
+from telemetry.services.pipeline.results import Incoming, Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -24,38 +22,25 @@ TOPIC = f"{PREFIX}+"
 _NO_LOSS = frozenset({"takenover", "takeover", "discarded"})
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """The broker lost the device's connection at that time."""
-
-    uuid: UUID
-    at: datetime
-
-
-def is_hint(incoming: Incoming) -> bool:
-    """Whether the broker itself speaks."""
-    return incoming.topic.startswith(PREFIX)
+def apply(messages: Iterable[Incoming], resolve: Callable[[Iterable[UUID]], dict[UUID, DeviceSpec | None]]) -> int:
+    """Shorten the deadlines of devices whose connection was lost, and return their number."""
+    lost = dict(found for message in messages if (found := read_disconnection(message)) is not None)
+    if not lost:
+        return 0
+    specs = resolve(lost)
+    return activity.shorten_deadlines(
+        [(spec.tenant.schema, uuid, lost[uuid]) for uuid, spec in specs.items() if spec is not None]
+    )
 
 
-def read(incoming: Incoming) -> Hint | None:
-    """The disconnection in the message; None for anything else, which is passed over."""
+def read_disconnection(incoming: Incoming) -> tuple[UUID, datetime] | None:
+    """Return the device and the time of a lost connection; None for any other event, which is ignored."""
     try:
         event = form.parse_object(incoming.payload)
         uuid = UUID(incoming.topic.removeprefix(PREFIX))
-        lost = event.get("event") == "client.disconnected" and event.get("reason") not in _NO_LOSS
-        at = datetime.fromtimestamp(event["timestamp"] / 1000, UTC) if lost else None
-    except (Refused, ValueError, TypeError, KeyError, OverflowError) as error:
-        logger.warning("An event of the broker on %s cannot be read: %s", incoming.topic, error)
+        is_lost = event.get("event") == "client.disconnected" and event.get("reason") not in _NO_LOSS
+        at = datetime.fromtimestamp(event["timestamp"] / 1000, UTC) if is_lost else None
+    except (Refusal, ValueError, TypeError, KeyError, OverflowError) as error:
+        logger.warning("The broker's event on %s is invalid: %s", incoming.topic, error)
         return None
-    return Hint(uuid, at) if at is not None else None
-
-
-def take(messages: Iterable[Incoming], resolve: Callable[[Iterable[UUID]], dict[UUID, DeviceSpec | None]]) -> int:
-    """Shorten the deadlines of devices whose connection was lost. Returns how many were."""
-    found = {hint.uuid: hint for message in messages if (hint := read(message)) is not None}
-    if not found:
-        return 0
-    specs = resolve(found)
-    return activity.shorten_deadlines(
-        [(spec.tenant.schema, uuid, found[uuid].at) for uuid, spec in specs.items() if spec is not None]
-    )
+    return (uuid, at) if at is not None else None

@@ -7,7 +7,7 @@ from django_tenants.utils import schema_context
 from telemetry.models import Quarantined, Reason
 from tenants.services.active_tenants import active_schemas
 
-from .batch_pipeline import Ingest
+from .batch_pipeline import BatchPipeline
 from .reprocessing import pages, replay_page
 
 logger = logging.getLogger(__name__)
@@ -15,25 +15,25 @@ logger = logging.getLogger(__name__)
 _DEFERRED = Reason.KEY_UNAVAILABLE
 
 
-def find_parked() -> set[str]:
+def find_deferred() -> set[str]:
     """Return the schemas of active tenants that have deferred messages; for a process that has just started."""
     return {schema for schema in active_schemas() if _has_deferred(schema)}
 
 
-def replay(ingest: Ingest) -> int:
-    """Replay the deferred messages of the tenants that `ingest` knows of; return how many messages were settled.
+def replay_deferred(pipeline: BatchPipeline) -> int:
+    """Replay the deferred messages of the tenants that the pipeline knows of; return how many messages were settled.
 
     Ends early when a key is unavailable again.
     """
     settled = 0
-    for schema in list(ingest.parked):
-        ingest.parked.discard(schema)
+    for schema in list(pipeline.deferred_schemas):
+        pipeline.deferred_schemas.discard(schema)
         for page in pages(schema, Quarantined.objects.filter(reason=_DEFERRED)):
-            result = replay_page(ingest, schema, page)
+            result = replay_page(pipeline, schema, page)
             left = result.waiting + result.refused.get(_DEFERRED, 0) + len(result.unstorable)
             settled += len(page) - left
             if left:
-                ingest.parked.add(schema)
+                pipeline.deferred_schemas.add(schema)
                 return settled
             logger.info("%d deferred messages of %s were replayed", len(page), schema)
     return settled

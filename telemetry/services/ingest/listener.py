@@ -11,40 +11,41 @@ import django.db
 from django.conf import settings
 
 from devices.services.presence import activity
-from telemetry.services.mqtt.session import Session
+from telemetry.services.mqtt.session import BrokerSession
 from telemetry.services.pipeline.results import Incoming
 from tenants.infrastructure import metrics
 from tenants.infrastructure.retry import DATABASE_LOST, Backoff, first_line
 
 from . import broker_events, deferred_messages
-from .batch_pipeline import Ingest, Tally
+from .batch_pipeline import BatchPipeline
+from .batches import BatchResult
 
 logger = logging.getLogger(__name__)
 
 SHARE = "ingest"
 TOPICS = ("telemetry/#", "device/birth/+", "device/lwt/#")
-_REPLAY_SECONDS = 5.0
-_NOTE_SECONDS = 1.0
-# Messages that another listener has put aside, perhaps one that is gone, are looked for.
-_SEEK_SECONDS = 5.0
-_FIGURES = (
+_DEFERRED_SECONDS = 5.0
+_RECORD_SECONDS = 1.0
+# Overflow of other listeners, which may have stopped, is looked for this often.
+_OVERFLOW_SECONDS = 5.0
+_COUNTERS = (
     "ingest_batches_total",
     "ingest_messages_total",
     "ingest_put_aside_total",
     "ingest_taken_back_total",
 )
-# A batch of one tenant holds so many messages at most: what is behind them is judged while they are stored. One of many
-# tenants holds more, so many of each, because each tenant's part costs a statement or two.
-_FEW_MESSAGES = 250
-_MESSAGES_OF_A_TENANT = 10
+# The maximum size of a batch of one tenant: the messages behind it are prepared while it is stored. A batch of many
+# tenants may be larger, this many messages for each, because each tenant's part costs a statement or two.
+_MIN_BATCH_SIZE = 250
+_MESSAGES_PER_TENANT = 10
 
 
 class Listener:
-    """One MQTT session and the pipeline behind it. `run_once` is the step; the command loops over it."""
+    """One MQTT session and the pipeline behind it. The command loops over `run_once`."""
 
     def __init__(
         self,
-        ingest: Ingest,
+        pipeline: BatchPipeline,
         *,
         client_id: str = "",
         share: str = "",
@@ -53,34 +54,34 @@ class Listener:
         persistent: bool = True,
         by_connection: bool = True,
     ) -> None:
-        """`share` is the group of a shared subscription. The last three are those of `Session`.
+        """`share` is the group of a shared subscription. The last three are those of `BrokerSession`.
 
-        One that is `retiring` subscribes to nothing: it takes what the broker holds for it, and `drain` ends its
-        session there.
+        A `retiring` listener subscribes to nothing: it receives what the broker holds for its session, and `drain` ends
+        that session.
         """
-        self._ingest = ingest
+        self._pipeline = pipeline
         plain = [*TOPICS, broker_events.TOPIC] if settings.MQTT_BROKER_EVENTS else list(TOPICS)
         shared = [f"$share/{share or SHARE}/{topic}" for topic in plain]
-        # A session remembers how it subscribed when there were more listeners, or fewer.
+        # A session remembers its subscriptions from times with more listeners, or fewer.
         wanted, former = (shared, plain) if share else (plain, shared)
         self._retiring = retiring
-        # At least two batches, so that the broker sends the next while this one is stored.
+        # At least two batches, so that the broker sends the next one while one is stored.
         self._window = max(1000, 2 * settings.INGEST_BATCH_MESSAGES)
         self._queue: deque[Incoming] = deque()
-        # So many at its head are on their way into PostgreSQL.
-        self._sent = 0
-        self._most = min(_FEW_MESSAGES, settings.INGEST_BATCH_MESSAGES)
+        # The number of messages at the queue's head that are on their way into PostgreSQL.
+        self._in_flight = 0
+        self._next_batch_size = min(_MIN_BATCH_SIZE, settings.INGEST_BATCH_MESSAGES)
         self._database = Backoff()
-        self._replay_at = 0.0
-        self._sought_parked = False
-        self._note_at = 0.0
-        self._seek_at = 0.0
-        self._figures = dict.fromkeys(_FIGURES, 0)
+        self._replay_deferred_at = 0.0
+        self._has_found_deferred = False
+        self._record_at = 0.0
+        self._find_overflow_at = 0.0
+        self._counters = dict.fromkeys(_COUNTERS, 0)
         self.processed = 0
-        # The oldest message's age when its batch was settled, the worst since it was last noted.
+        # The age of the oldest message when its batch was stored, the maximum since it was last recorded.
         self._lag = 0.0
         self._name = client_id or settings.MQTT_CLIENT_ID
-        self._session = Session(
+        self._session = BrokerSession(
             self._name,
             [] if retiring else wanted,
             former_topics=wanted + former if retiring else former,
@@ -94,157 +95,162 @@ class Listener:
 
     @property
     def waiting(self) -> int:
-        """Messages that were read and are not stored yet."""
-        return len(self._queue) + self._ingest.held
+        """The number of messages that were read and are not stored yet."""
+        return len(self._queue) + self._pipeline.locked_messages
 
     def run_once(self, timeout: float = 0.01) -> int:
         """Wait for the broker up to `timeout` seconds, read, and process a batch when one is due.
 
-        Returns how many messages were processed. A lost broker or database is tried again later, with growing
-        pauses; anything else that goes wrong is raised. Reading stops while more than a window of messages waits.
+        Returns the number of processed messages. A lost broker or database is tried again later, with growing pauses;
+        any other error is raised. Reading stops while more than a window of messages waits.
         """
-        is_settled = self._exchange(timeout)
+        is_answered = self._exchange(timeout)
         self._do_chores()
         if self._due_in() <= 0:
             return self._process(self._next_batch())
-        return self._process([]) if is_settled else 0
+        return self._process([]) if is_answered else 0
 
     def _exchange(self, timeout: float) -> bool:
-        """Wait for the broker and for PostgreSQL, up to `timeout` seconds, and read; whether PostgreSQL has answered.
+        """Wait for the broker and PostgreSQL, up to `timeout` seconds, and read; return whether PostgreSQL answered.
 
-        While a batch waits for more messages they are left where they are, and read together at its end: to be woken
-        for each of them would cost as much as to judge it.
+        While a batch waits for more messages they stay in the socket, and are read together at its end: waking up for
+        each of them would cost as much as validating it.
         """
-        answering = self._ingest.answering
-        if self._ingest.is_storing and answering is None:
-            return True  # there will be no answer: it could not be sent
+        answer_socket = self._pipeline.writer.answer_socket
+        if self._pipeline.is_storing and answer_socket is None:
+            return True  # there will be no answer: the batch could not be sent
         is_reading, due = self.waiting < self._window, self._due_in()
-        if not is_reading or len(self._queue) == self._sent or due <= 0:
-            return self._session.exchange(min(timeout, due), reading=is_reading, also=answering)
-        if self._session.exchange(min(timeout, due), reading=False, also=answering):
+        if not is_reading or len(self._queue) == self._in_flight or due <= 0:
+            return self._session.exchange(min(timeout, due), reading=is_reading, also=answer_socket)
+        if self._session.exchange(min(timeout, due), reading=False, also=answer_socket):
             return True
-        return self._session.exchange(0.0, reading=True, also=answering)
+        return self._session.exchange(0.0, reading=True, also=answer_socket)
 
     def drain(self, seconds: float = 5.0) -> None:
-        """Read no more, process what was read, and disconnect; what is left then comes again."""
+        """Stop reading, process the messages that were read, and disconnect; the broker sends the rest again."""
         deadline = time.monotonic() + seconds
         while self.waiting and time.monotonic() < deadline:
-            if not self._queue or not (self._process(self._next_batch()) or self._sent):
+            if not self._queue or not (self._process(self._next_batch()) or self._in_flight):
                 time.sleep(0.05)
-                self._guarded(self._retry_held)
+                self._guarded(self._retry_locked)
         self._process([])
-        self._guarded(lambda: self._ingest.tick(last=True))
-        self._ingest.close()
+        self._guarded(lambda: self._pipeline.tick(last=True))
+        self._pipeline.close()
         self._session.close(max(0.0, deadline - time.monotonic()), for_good=self._retiring and not self.waiting)
 
     def _on_lost(self) -> None:
-        """Message ids end with the connection. What was read and not stored will come again."""
+        """Drop the messages that are not stored: their ids end with the connection, and the broker sends them again."""
         self._queue.clear()
-        self._sent = 0
-        self._ingest.drop_held()
+        self._in_flight = 0
+        self._pipeline.drop_locked()
 
     def _due_in(self) -> float:
-        """Seconds until the batch in the queue is to be processed."""
-        unsent = len(self._queue) - self._sent
+        """Return the seconds until the next batch of the queue is due."""
+        unsent = len(self._queue) - self._in_flight
         if not unsent:
             return 1.0
         if (pause := self._database.remaining) > 0:
             return pause
-        if unsent >= self._most:
+        if unsent >= self._next_batch_size:
             return 0.0
-        age = (datetime.now(UTC) - self._queue[self._sent].received_at).total_seconds()
-        # Less than nothing: the clock was set back, by who knows how much.
+        age = (datetime.now(UTC) - self._queue[self._in_flight].received_at).total_seconds()
+        # A negative age: the clock was set back by an unknown time.
         return max(0.0, settings.INGEST_BATCH_SECONDS - age) if age >= 0 else 0.0
 
     def _next_batch(self) -> list[Incoming]:
-        return list(islice(self._queue, self._sent, self._sent + self._most))
+        return list(islice(self._queue, self._in_flight, self._in_flight + self._next_batch_size))
 
     def _process(self, batch: list[Incoming]) -> int:
-        """Send a batch, and acknowledge what is settled of the one before; how many that were.
+        """Send a batch, and acknowledge the one in flight; return the number of messages of the latter.
 
-        0 also when the database is away: then all of it is still in the queue.
+        0 also when the database is unavailable: then all of them are still in the queue.
         """
         try:
-            tally = self._ingest.advance(batch)
+            result = self._pipeline.advance(batch)
         except DATABASE_LOST as error:
-            self._hold(error)
+            self._on_database_lost(error)
             return 0
-        former, self._sent = self._sent, len(batch)
-        if not former:
+        stored, self._in_flight = self._in_flight, len(batch)
+        if not stored:
             return 0
         self._database.reset()
-        wanted = max(_FEW_MESSAGES, _MESSAGES_OF_A_TENANT * tally.tenants)
-        self._most = min(wanted, settings.INGEST_BATCH_MESSAGES)
+        wanted = max(_MIN_BATCH_SIZE, _MESSAGES_PER_TENANT * result.tenants)
+        self._next_batch_size = min(wanted, settings.INGEST_BATCH_MESSAGES)
         oldest = self._queue[0].received_at
-        for _ in range(former):
+        for _ in range(stored):
             self._queue.popleft()
-        self._acknowledge(tally)
-        self.processed += former
-        self._figures["ingest_batches_total"] += 1
-        self._figures["ingest_messages_total"] += former
+        self._acknowledge(result)
+        self.processed += stored
+        self._counters["ingest_batches_total"] += 1
+        self._counters["ingest_messages_total"] += stored
         self._lag = max(self._lag, (datetime.now(UTC) - oldest).total_seconds())
-        return former
+        return stored
 
-    def _acknowledge(self, tally: Tally) -> None:
-        self._session.acknowledge(tally.settled)
+    def _acknowledge(self, result: BatchResult) -> None:
+        self._session.acknowledge(result.to_acknowledge)
 
-    # --- what is due now and then -----------------------------------------------------------------------------
+    # --- chores -----------------------------------------------------------------------------------------------
 
     def _do_chores(self) -> None:
         now = time.monotonic()
         if self._database.is_pausing:
             return
-        self._guarded(self._retry_held)
-        self._guarded(self._ingest.tick)
-        if now >= self._note_at and self._session.is_connected:
-            self._note_at = now + _NOTE_SECONDS
-            self._note()
-        if now >= self._seek_at and self._has_received():
-            self._seek_at = now + _SEEK_SECONDS
-            self._guarded(self._ingest.find_aside)
-        if now >= self._replay_at and not self._ingest.keyring.is_paused:
-            self._replay_at = now + _REPLAY_SECONDS
-            if self._has_received():
-                self._guarded(self._replay_parked)
+        self._guarded(self._retry_locked)
+        self._guarded(self._pipeline.tick)
+        if now >= self._record_at and self._session.is_connected:
+            self._record_at = now + _RECORD_SECONDS
+            self._record()
+        if now >= self._find_overflow_at and self._is_idle():
+            self._find_overflow_at = now + _OVERFLOW_SECONDS
+            self._guarded(self._pipeline.find_overflow)
+        if now >= self._replay_deferred_at and not self._pipeline.keyring.is_vault_unavailable:
+            self._replay_deferred_at = now + _DEFERRED_SECONDS
+            if self._is_idle():
+                self._guarded(self._replay_deferred)
 
     def _guarded(self, work: Callable[[], None]) -> None:
+        """Do the work, and treat a lost database as `_process` does."""
         try:
             work()
         except DATABASE_LOST as error:
-            self._hold(error)
+            self._on_database_lost(error)
 
-    def _retry_held(self) -> None:
-        if self._ingest.is_retry_due and self._has_received():
-            tally = self._ingest.retry_held()
-            self._figures["ingest_put_aside_total"] += tally.put_aside
-            self._figures["ingest_taken_back_total"] += tally.taken_back
-            self._acknowledge(tally)
+    def _retry_locked(self) -> None:
+        if self._pipeline.is_retry_due and self._is_idle():
+            result = self._pipeline.retry_locked()
+            self._counters["ingest_put_aside_total"] += result.spilled
+            self._counters["ingest_taken_back_total"] += result.restored
+            self._acknowledge(result)
 
-    def _has_received(self) -> bool:
-        """Settle what is on its way, because something else is to be stored; False when the database is away."""
+    def _is_idle(self) -> bool:
+        """Finish the batch in flight, so that something else can be stored; return False where the database is lost."""
         self._process([])
         return not self._database.is_pausing
 
-    def _note(self) -> None:
-        """Say every second that devices are heard: while they are not, their silence is no evidence."""
+    def _record(self) -> None:
+        """Record every second that devices are received: their silence is no evidence otherwise."""
         activity.record_listener_heartbeat()
-        activity.suspend_timeouts(self._ingest.held_of)
-        counted, self._figures = self._figures, dict.fromkeys(self._figures, 0)
-        gauges = {"ingest_waiting": len(self._queue), "ingest_held": self._ingest.held, "ingest_lag_seconds": self._lag}
+        activity.suspend_timeouts(self._pipeline.locked_schemas)
+        counters, self._counters = self._counters, dict.fromkeys(self._counters, 0)
+        gauges = {
+            "ingest_waiting": len(self._queue),
+            "ingest_held": self._pipeline.locked_messages,
+            "ingest_lag_seconds": self._lag,
+        }
         self._lag = 0.0
-        metrics.record(gauges, counted, process=self._name)
+        metrics.record(gauges, counters, process=self._name)
 
-    def _replay_parked(self) -> None:
-        """Judge again what waits for its key."""
-        if not self._sought_parked:
-            self._ingest.parked |= deferred_messages.find_parked()
-            self._sought_parked = True
-        deferred_messages.replay(self._ingest)
+    def _replay_deferred(self) -> None:
+        """Validate the messages that wait for their key again."""
+        if not self._has_found_deferred:
+            self._pipeline.deferred_schemas |= deferred_messages.find_deferred()
+            self._has_found_deferred = True
+        deferred_messages.replay_deferred(self._pipeline)
 
-    def _hold(self, error: Exception) -> None:
-        """The database is away: keep the batch, acknowledge nothing, try again later."""
+    def _on_database_lost(self, error: Exception) -> None:
+        """Keep the batch in flight unacknowledged, and try it again later."""
         logger.warning("PostgreSQL is unavailable (%s); %d messages wait", first_line(error), self.waiting)
-        self._sent = 0
-        self._ingest.let_go()
+        self._in_flight = 0
+        self._pipeline.abandon()
         django.db.connection.close()
         self._database.fail()

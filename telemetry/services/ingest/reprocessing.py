@@ -17,14 +17,13 @@ from django.db.models import QuerySet
 from django_tenants.utils import schema_context
 
 from telemetry.models import Reason
-from telemetry.services.pipeline.processing import fingerprint
-from telemetry.services.pipeline.refusal import Refused
-from telemetry.services.pipeline.results import Incoming, Judged, Outcome, RefusedItem
+from telemetry.services.pipeline.results import Incoming, MessageResult, Refusal, RefusedItem, TenantResult
+from telemetry.services.pipeline.validation import fingerprint
 from telemetry.services.storage.statements import per_schema, run
 from tenants.infrastructure.retry import DATABASE_LOST, is_lock_conflict
 
-from .batch_pipeline import Ingest
-from .validation import Busy
+from .batch_pipeline import BatchPipeline
+from .batches import LockedMessage
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ class Settlement:
 
     schema: str
     table: RefusedTable
-    moved: Sequence[tuple[RefusedRow, Judged]]
+    moved: Sequence[tuple[RefusedRow, MessageResult]]
     kept: Sequence[tuple[RefusedRow, RefusedItem]] = ()
 
     @property
@@ -163,18 +162,18 @@ def _page_of(schema: str, rows: QuerySet[Any], after: int) -> list[RefusedRow]:
 # --- Processing ------------------------------------------------------------------------------------------------------
 
 
-def process_again(ingest: Ingest, rows: Sequence[RefusedRow]) -> list[Judged | Busy]:
+def process_again(pipeline: BatchPipeline, rows: Sequence[RefusedRow]) -> list[MessageResult | LockedMessage]:
     """Return what the rows' messages are now, in their order; nothing is stored."""
-    return ingest.judge_again([Incoming(row.topic, row.payload, row.received_at) for row in rows])
+    return pipeline.preparer.validate([Incoming(row.topic, row.payload, row.received_at) for row in rows])
 
 
-def is_deferred(item: Judged | Busy) -> bool:
+def is_deferred(item: MessageResult | LockedMessage) -> bool:
     """Return whether a message waits for its key."""
-    return isinstance(item, RefusedItem) and item.verdict.reason == Reason.KEY_UNAVAILABLE
+    return isinstance(item, RefusedItem) and item.result.reason == Reason.KEY_UNAVAILABLE
 
 
 def replay_page(
-    ingest: Ingest,
+    pipeline: BatchPipeline,
     schema: str,
     rows: Sequence[RefusedRow],
     *,
@@ -186,30 +185,30 @@ def replay_page(
     With `wait_for_keys` nothing is done while a key is unavailable. Raises what a lost database raises.
     """
     rows = [row for row in rows if row.reason not in NEVER_REPLAYED]
-    judged = process_again(ingest, rows)
-    if any(isinstance(item, Busy) for item in judged):
+    results = process_again(pipeline, rows)
+    if any(isinstance(item, LockedMessage) for item in results):
         return SettlingResult(waiting=len(rows), waiting_for="tables")
-    if wait_for_keys and any(is_deferred(item) for item in judged):
+    if wait_for_keys and any(is_deferred(item) for item in results):
         return SettlingResult(waiting=len(rows), waiting_for="keys")
-    return settle(ingest, _replay_settlement(ingest, schema, rows, judged), record_progress)
+    return settle(pipeline, _replay_settlement(pipeline, schema, rows, results), record_progress)
 
 
 def _replay_settlement(
-    ingest: Ingest, schema: str, rows: Sequence[RefusedRow], judged: Sequence[Judged | Busy]
+    pipeline: BatchPipeline, schema: str, rows: Sequence[RefusedRow], results: Sequence[MessageResult | LockedMessage]
 ) -> Settlement:
-    moved: list[tuple[RefusedRow, Judged]] = []
+    moved: list[tuple[RefusedRow, MessageResult]] = []
     kept: list[tuple[RefusedRow, RefusedItem]] = []
-    for row, item in zip(rows, judged, strict=True):
+    for row, item in zip(rows, results, strict=True):
         if isinstance(item, RefusedItem):
             kept.append((row, item))
-        elif not isinstance(item, Busy):
+        elif not isinstance(item, LockedMessage):
             if item.spec.tenant.schema == schema:
                 moved.append((row, item))
             else:  # the device was moved to another tenant meanwhile
-                refusal = Refused("wrong_tenant", "The device belongs to another tenant now.")
+                refusal = Refusal("wrong_tenant", "The device belongs to another tenant now.")
                 kept.append((row, RefusedItem(item.incoming, None, refusal)))
     # Messages over the day's quota stay.
-    within = ingest.within_limits([item for _, item in moved], replayed=True)
+    within = pipeline.preparer.apply_limits([item for _, item in moved], replayed=True)
     kept += [(row, item) for (row, _), item in zip(moved, within, strict=True) if isinstance(item, RefusedItem)]
     moved = [(row, item) for (row, _), item in zip(moved, within, strict=True) if not isinstance(item, RefusedItem)]
     return Settlement(schema, QUARANTINE, moved, kept)
@@ -218,7 +217,9 @@ def _replay_settlement(
 # --- Settling --------------------------------------------------------------------------------------------------------
 
 
-def settle(ingest: Ingest, settlement: Settlement, record_progress: RecordProgress | None = None) -> SettlingResult:
+def settle(
+    pipeline: BatchPipeline, settlement: Settlement, record_progress: RecordProgress | None = None
+) -> SettlingResult:
     """Settle rows in one transaction, but for those that another process has settled since they were read.
 
     Where one of them cannot be stored, each is settled alone. Raises what a lost database raises; nothing is done then.
@@ -226,7 +227,7 @@ def settle(ingest: Ingest, settlement: Settlement, record_progress: RecordProgre
     rows = settlement.rows
     while rows:
         try:
-            return _settle_together(ingest, settlement, rows, record_progress)
+            return _settle_together(pipeline, settlement, rows, record_progress)
         except _RowsGone as error:
             settlement = settlement.only(error.present)
             rows = settlement.rows
@@ -236,7 +237,7 @@ def settle(ingest: Ingest, settlement: Settlement, record_progress: RecordProgre
             if isinstance(error, DATABASE_LOST):
                 raise
             if len(rows) > 1:
-                return _settle_each(ingest, settlement, rows, record_progress)
+                return _settle_each(pipeline, settlement, rows, record_progress)
             if not isinstance(error, psycopg.DataError):
                 raise
             logger.warning("The refused message %d for %s cannot be stored: %s", rows[0].pk, settlement.schema, error)
@@ -245,16 +246,16 @@ def settle(ingest: Ingest, settlement: Settlement, record_progress: RecordProgre
 
 
 def _settle_each(
-    ingest: Ingest, settlement: Settlement, rows: Sequence[RefusedRow], record_progress: RecordProgress | None
+    pipeline: BatchPipeline, settlement: Settlement, rows: Sequence[RefusedRow], record_progress: RecordProgress | None
 ) -> SettlingResult:
     result = SettlingResult()
     for row in rows:
-        result.add(settle(ingest, settlement.only({row.pk}), record_progress))
+        result.add(settle(pipeline, settlement.only({row.pk}), record_progress))
     return result
 
 
 def _settle_together(
-    ingest: Ingest, settlement: Settlement, rows: Sequence[RefusedRow], record_progress: RecordProgress | None
+    pipeline: BatchPipeline, settlement: Settlement, rows: Sequence[RefusedRow], record_progress: RecordProgress | None
 ) -> SettlingResult:
     """Settle all rows, or raise _RowsGone or psycopg.Error."""
     schema, result = settlement.schema, SettlingResult()
@@ -268,23 +269,23 @@ def _settle_together(
         for row, item in settlement.kept:
             _refuse_again(connection, schema, row, item)
 
-    def count(connection: psycopg.Connection, outcome: Outcome) -> None:
-        result.stored, result.duplicates = len(outcome.stored), len(outcome.duplicates)
+    def count(connection: psycopg.Connection, stored: TenantResult) -> None:
+        result.stored, result.duplicates = len(stored.stored), len(stored.duplicates)
         # A counter that is used twice is found only here, and its message is put into the quarantine anew.
-        for item in [*outcome.quarantined, *(item for _, item in settlement.kept)]:
-            result.refused[item.verdict.reason] = result.refused.get(item.verdict.reason, 0) + 1
+        for item in [*stored.quarantined, *(item for _, item in settlement.kept)]:
+            result.refused[item.result.reason] = result.refused.get(item.result.reason, 0) + 1
         if record_progress is not None:
             after_commit.append(record_progress(connection, rows, result))
 
-    outcome = ingest.storage.store(schema, [item for _, item in settlement.moved], also=leave, after=count)
-    ingest.note_readings(schema, outcome)
+    stored = pipeline.writer.store(schema, [item for _, item in settlement.moved], before=leave, after=count)
+    pipeline.note_readings(stored)
     for call in after_commit:
         call()
     return result
 
 
 def _refuse_again(connection: psycopg.Connection, schema: str, row: RefusedRow, item: RefusedItem) -> None:
-    reason, detail = item.verdict.reason, item.verdict.detail.replace("\x00", "\\0")
+    reason, detail = item.result.reason, item.result.detail.replace("\x00", "\\0")
     # Without a key it keeps its reason: messages with the reason key_unavailable are replayed automatically.
     if reason in (row.reason, Reason.KEY_UNAVAILABLE):
         run(connection, _SET_DETAIL(schema), [row.pk, detail])

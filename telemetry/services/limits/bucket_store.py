@@ -1,7 +1,7 @@
-"""The buckets in Redis, which all listeners share: one script that takes back and leases for many at once.
+"""The buckets in Redis, which all listeners share: one script returns and leases tokens of many buckets at once.
 
-Every key carries the tenant's schema. Times are Redis' own. Losing Redis fills all buckets; a day's quota begins
-anew then, and so it does no harm to lose it.
+Every key contains the tenant's schema. Times are Redis' own. Losing Redis fills all buckets and begins the day's
+quotas anew, which does no harm.
 """
 
 import logging
@@ -11,15 +11,15 @@ from typing import Any
 
 from django_redis import get_redis_connection
 
-from .buckets import PREFIX, Bucket
+from .buckets import PREFIX, TokenBucket
 
 logger = logging.getLogger(__name__)
 
 LISTENERS = f"{PREFIX}s:listeners"
-# What is used now is the mean over so many seconds.
+# The current rate is the mean over this many seconds.
 WINDOW_SECONDS = 10
-# A listener that has not flushed for so long is gone.
-_GONE_SECONDS = 5
+# A listener that has not flushed for this long has stopped.
+_LISTENER_SECONDS = 5
 _QUOTA_SECONDS = 2 * 86400
 
 _CLOCK = """
@@ -27,9 +27,9 @@ local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
 """
 
-# KEYS: buckets. ARGV: for each rate (0: a quota), size, tokens given back (below 0: owed), tokens needed, tokens
-# wished beyond them. Answers for each how many are leased: of those wished, no more than half of what is left, so
-# that there is something for other listeners.
+# KEYS: buckets. ARGV: for each rate (0: a quota), size, tokens returned (below 0: owed), tokens needed, tokens wanted
+# ahead. Answers for each how many are leased: of those wanted ahead, at most half of the rest, so that some are left
+# for other listeners.
 _EXCHANGE = (
     _CLOCK
     + f"""
@@ -38,7 +38,7 @@ local answer = {{}}
 for i, key in ipairs(KEYS) do
   local n = 5 * (i - 1)
   local rate, size, back = tonumber(ARGV[n + 1]), tonumber(ARGV[n + 2]), tonumber(ARGV[n + 3])
-  local need, wish = tonumber(ARGV[n + 4]), tonumber(ARGV[n + 5])
+  local need, ahead = tonumber(ARGV[n + 4]), tonumber(ARGV[n + 5])
   local tokens, taken, before
   if rate == 0 then
     tokens = size - math.max(0, tonumber(redis.call('GET', key) or '0') - back)
@@ -55,7 +55,7 @@ for i, key in ipairs(KEYS) do
     end
   end
   local lease = math.max(0, math.min(need, math.floor(tokens)))
-  lease = lease + math.max(0, math.min(wish, math.floor((tokens - lease) / 2)))
+  lease = lease + math.max(0, math.min(ahead, math.floor((tokens - lease) / 2)))
   answer[i] = lease
   if rate == 0 then
     redis.call('SET', key, string.format('%.0f', size - tokens + lease), 'EX', {_QUOTA_SECONDS})
@@ -69,18 +69,18 @@ return answer
 """
 )
 
-# KEYS: listeners. ARGV: this one. Answers how many there are.
-_MEET = (
+# KEYS: listeners. ARGV: this one. Answers how many are running.
+_REGISTER = (
     _CLOCK
     + f"""
 redis.call('ZADD', KEYS[1], string.format('%.6f', now), ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.6f', now - {_GONE_SECONDS}))
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.6f', now - {_LISTENER_SECONDS}))
 return redis.call('ZCARD', KEYS[1])
 """
 )
 
-# KEYS: rates' buckets. Answers for each the tokens that are there now and how many were taken in a second lately.
-_LOOK = (
+# KEYS: rates' buckets. Answers for each how many tokens a second were taken lately.
+_RATES = (
     _CLOCK
     + f"""
 local window = math.floor(now / {WINDOW_SECONDS})
@@ -99,43 +99,43 @@ return answer
 
 
 @dataclass(slots=True)
-class Wish:
-    """What a bucket gives back, needs, and would like to have beyond that."""
+class LeaseRequest:
+    """The tokens that a bucket returns, needs, and wants ahead."""
 
-    bucket: Bucket
-    back: int = 0
-    need: int = 0
-    wish: int = 0
+    bucket: TokenBucket
+    returned: int = 0
+    needed: int = 0
+    ahead: int = 0
 
 
-class LimitStore:
-    """The scripts on the configured Redis. Every method raises RedisError."""
+class BucketStore:
+    """The buckets in the configured Redis. Every method raises RedisError."""
 
     def __init__(self) -> None:
         self._redis: Any = get_redis_connection("default")
         self._exchange = self._redis.register_script(_EXCHANGE)
-        self._meet = self._redis.register_script(_MEET)
-        self._look = self._redis.register_script(_LOOK)
+        self._register = self._redis.register_script(_REGISTER)
+        self._rates = self._redis.register_script(_RATES)
 
-    def exchange(self, wishes: Sequence[Wish]) -> None:
-        """Give back and lease, all in one round trip; what is leased is in `left` of each bucket."""
+    def exchange(self, requests: Sequence[LeaseRequest]) -> None:
+        """Return and lease tokens in one round trip; the leased ones are added to each bucket's `left`."""
         arguments: list[object] = []
-        for wish in wishes:
-            bucket = wish.bucket
-            arguments += (bucket.rate, bucket.size, wish.back - bucket.owed, wish.need, wish.wish)
-        leased = self._exchange(keys=[wish.bucket.key for wish in wishes], args=arguments)
-        for wish, lease in zip(wishes, leased, strict=True):
-            wish.bucket.left += lease - wish.back
-            wish.bucket.owed = 0
+        for request in requests:
+            bucket = request.bucket
+            arguments += (bucket.rate, bucket.size, request.returned - bucket.owed, request.needed, request.ahead)
+        leased = self._exchange(keys=[request.bucket.key for request in requests], args=arguments)
+        for request, lease in zip(requests, leased, strict=True):
+            request.bucket.left += lease - request.returned
+            request.bucket.owed = 0
 
-    def meet(self, listener: str) -> int:
-        """Say that this listener is there; how many there are, this one among them."""
-        return int(self._meet(keys=[LISTENERS], args=[listener]))
+    def register_listener(self, listener: str) -> int:
+        """Register this listener as running, and return the number of running listeners."""
+        return int(self._register(keys=[LISTENERS], args=[listener]))
 
-    def rates_now(self, keys: Sequence[str]) -> list[float]:
-        """Messages a second, lately, of rates' buckets."""
-        return [float(value) for value in self._look(keys=list(keys))] if keys else []
+    def current_rates(self, keys: Sequence[str]) -> list[float]:
+        """Return the messages a second, lately, of rates' buckets."""
+        return [float(value) for value in self._rates(keys=list(keys))] if keys else []
 
-    def used_of(self, key: str) -> int:
-        """How much of a day's quota is used, or leased to be used."""
+    def used_quota(self, key: str) -> int:
+        """Return how much of a day's quota is used, or leased."""
         return int(self._redis.get(key) or 0)

@@ -1,9 +1,9 @@
-"""What a tenant may send: rates of it and of each of its devices, and a quota a day, kept for all listeners together.
+"""Step 6, limits: rates of a tenant and of each of its devices, and a daily quota, shared by all listeners.
 
-Asked once for a batch, between verification (a forged message uses up nobody's limit) and storage. Late messages
-have buckets of their own and no quota; births and wills are held to their device's rate alone, apart from its
-telemetry. A message counts when it is judged, a redelivery of it again; what could not be stored for want of the
-database is given back by `release`, and counts when it is tried again.
+The limits apply once for a batch, between normalization (a forged message must not use up a limit) and storage. Late
+messages have buckets of their own and no quota; only their device's rate limits births and wills, apart from its
+telemetry. A message counts when it is validated, and a redelivery counts again; `release` returns the tokens of
+messages that could not be stored because the database was unavailable.
 """
 
 import logging
@@ -18,29 +18,28 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from devices.domain.specs import LimitSpec, TenantSpec
-from telemetry.services.pipeline.refusal import Refused
-from telemetry.services.pipeline.results import AcceptedItem
+from telemetry.services.pipeline.results import AcceptedItem, Refusal
 from tenants.services.limits import LimitName
 
-from .backoff_notices import Hint, HintQueue
-from .bucket_store import LimitStore, Wish
-from .buckets import Bucket, Lane, TenantBuckets, make_buckets
+from .backoff_notices import BackoffNotice, BackoffNoticeQueue
+from .bucket_store import BucketStore, LeaseRequest
+from .buckets import TenantBuckets, TokenBucket, TrafficClass, make_buckets
 
 logger = logging.getLogger(__name__)
 
 _DAY = 86400
-# A bucket that is empty is asked for again after this at the soonest.
-_ASK_SECONDS = 0.05
-# Redis that does not answer is left alone for so long.
-_AWAY_SECONDS = 2.0
-# What is leased lasts for about so long, so that most batches ask nobody; what is idle is given back after it.
+# An empty bucket requests tokens again after this time at the earliest.
+_REQUEST_SECONDS = 0.05
+# The pause after Redis was found to be unavailable.
+_UNAVAILABLE_SECONDS = 2.0
+# Leased tokens last for about this long, so that most batches need no request; idle ones are returned after it.
 _AHEAD_SECONDS = 2.0
-_TIDY_SECONDS = 10.0
+_DROP_IDLE_SECONDS = 10.0
 
 
 @dataclass(slots=True)
-class LimitHit:
-    """Why a message is refused. A `rate` is counted and told to the device, a `quota` is quarantined."""
+class ExceededLimit:
+    """The limit that a message exceeds: a `rate` (counted, and the device is notified) or a `quota` (quarantined)."""
 
     limit: LimitName
     kind: str  # "rate" or "quota"
@@ -48,21 +47,21 @@ class LimitHit:
     retry_after: float  # seconds
     device_id: int | None = None  # where the limit is the device's own
 
-    def refusal(self) -> Refused:
-        """The quarantine's reason and words of a `quota`."""
+    def refusal(self) -> Refusal:
+        """Return the refusal of a message that exceeds a `quota`."""
         resets_at = datetime.now(UTC) + timedelta(seconds=self.retry_after)
-        return Refused(
+        return Refusal(
             "quota_exceeded",
-            f"The tenant's {self.limit} of {self.value:.0f} messages a day is used up; it begins anew at"
+            f"The tenant's {self.limit} of {self.value:.0f} messages a day is used up until"
             f" {resets_at:%Y-%m-%d %H:%M} UTC. The message can be replayed then.",
             limit=self.limit,
         )
 
 
 def check_payload(payload: bytes, limits: LimitSpec | None) -> None:
-    """Refuse (`too_large`) a payload above the tenant's own maximum."""
+    """Raise Refusal (`too_large`) for a payload above the tenant's own maximum."""
     if limits is not None and limits.max_payload is not None and len(payload) > limits.max_payload:
-        raise Refused(
+        raise Refusal(
             "too_large",
             f"The payload has {len(payload)} bytes; the tenant's {LimitName.MAX_PAYLOAD} is {limits.max_payload}.",
             limit=LimitName.MAX_PAYLOAD,
@@ -70,243 +69,250 @@ def check_payload(payload: bytes, limits: LimitSpec | None) -> None:
 
 
 class Limiter:
-    """Not shared between threads. `flush` is to be called about twice a second."""
+    """The limits as one listener applies them. Not shared between threads; `flush` must run about twice a second."""
 
     def __init__(self) -> None:
-        self._store = LimitStore()
-        self._hints = HintQueue(settings.LIMIT_HINT_SECONDS)
+        self._store = BucketStore()
+        self._notices = BackoffNoticeQueue(settings.LIMIT_HINT_SECONDS)
         self._name = secrets.token_hex(6)
         self._tenants: dict[str, TenantBuckets] = {}
         self._listeners = 1
-        self._away_until = 0.0
-        self._is_away = False
+        self._retry_at = 0.0
+        self._is_redis_unavailable = False
         self._day = today()
-        # Leases of buckets that are no more.
-        self._returned: list[Wish] = []
-        self._flushed_at = self._tidied_at = time.monotonic()
+        # Tokens of buckets that no longer exist.
+        self._returned: list[LeaseRequest] = []
+        self._flushed_at = self._idle_dropped_at = time.monotonic()
 
-    def admit(self, accepted: Sequence[AcceptedItem], *, replayed: bool = False) -> dict[int, LimitHit]:
-        """Which of the messages are over a limit, by their position. Never raises for want of Redis.
+    def admit(self, accepted: Sequence[AcceptedItem], *, replayed: bool = False) -> dict[int, ExceededLimit]:
+        """Return the limits that messages exceed, by their position. Never raises when Redis is unavailable.
 
-        Messages that are `replayed` from quarantine are held to the quota alone: a rate would lose them.
+        Only the quota limits messages that are `replayed` from quarantine: a rate would lose them.
         """
         if self._day != today():
             self._begin_day()
         now = time.monotonic()
         tenants = self._tenants
-        short: list[tuple[int, Lane]] = []
+        short: list[tuple[int, TrafficClass]] = []
         for position, item in enumerate(accepted):
             limits = item.spec.tenant.limits
             if limits is None:
                 continue
             tenant = tenants.get(item.spec.tenant.schema)
             if tenant is None or tenant.limits is not limits:
-                tenant = self._enter(item.spec.tenant, limits)
-            verdict = item.verdict
-            # Births and wills are of no component.
-            lane = tenant.status if not verdict.component else tenant.late if verdict.late else tenant.live
-            if replayed or not lane.take(item.spec.device_id, now):
-                short.append((position, lane))
+                tenant = self._buckets_for(item.spec.tenant, limits)
+            message = item.result
+            # Births and wills have no component.
+            traffic = tenant.status if not message.component else tenant.late if message.late else tenant.live
+            if replayed or not traffic.take(item.spec.device_id, now):
+                short.append((position, traffic))
         return self._decide(accepted, short, now, replayed) if short else {}
 
     def release(
-        self, accepted: Iterable[AcceptedItem], hits: Mapping[int, LimitHit], *, replayed: bool = False
+        self, accepted: Iterable[AcceptedItem], exceeded: Mapping[int, ExceededLimit], *, replayed: bool = False
     ) -> None:
-        """Give back what `admit` took for these messages: they were not stored, and come again."""
+        """Return the tokens of messages that `admit` passed, and that were not stored and come again."""
         for position, item in enumerate(accepted):
             tenant = self._tenants.get(item.spec.tenant.schema)
-            if tenant is not None and position not in hits:
-                verdict = item.verdict
-                lane = tenant.status if not verdict.component else tenant.late if verdict.late else tenant.live
-                lane.give_back(item.spec.device_id, replayed=replayed)
+            if tenant is not None and position not in exceeded:
+                message = item.result
+                traffic = tenant.status if not message.component else tenant.late if message.late else tenant.live
+                traffic.release(item.spec.device_id, replayed=replayed)
 
     def flush(self) -> None:
-        """Lease ahead, give back what is idle, hand hints to the notifier. Never raises for want of Redis."""
+        """Lease tokens ahead, return idle ones, send notices to notifiers. Never raises when Redis is unavailable."""
         now = time.monotonic()
         elapsed, self._flushed_at = max(0.001, now - self._flushed_at), now
-        wishes = [wish for bucket in self._buckets() if (wish := _wish(bucket, now, elapsed)) is not None]
-        if now >= self._away_until:
+        requests = [one for bucket in self._buckets() if (one := _request_of(bucket, now, elapsed)) is not None]
+        if now >= self._retry_at:
             try:
                 if self._tenants:
-                    self._set_listeners(self._store.meet(self._name))
-                if wishes or self._returned:
-                    self._store.exchange([*self._returned, *wishes])
+                    self._set_listeners(self._store.register_listener(self._name))
+                if requests or self._returned:
+                    self._store.exchange([*self._returned, *requests])
                     self._returned.clear()
-                self._hints.flush()
-                self._is_back()
+                self._notices.flush()
+                self._on_redis_available()
             except RedisError as error:
-                self._lose(error, now)
-        if now - self._tidied_at >= _TIDY_SECONDS:
-            self._tidied_at = now
+                self._on_redis_unavailable(error, now)
+        if now - self._idle_dropped_at >= _DROP_IDLE_SECONDS:
+            self._idle_dropped_at = now
             for tenant in self._tenants.values():
-                for lane in tenant.lanes:
-                    lane.tidy(now)
+                for traffic in tenant.classes:
+                    traffic.drop_idle(now)
 
-    # --- deciding ---------------------------------------------------------------------------------------------
+    # --- messages that need Redis -----------------------------------------------------------------------------
 
     def _decide(
-        self, accepted: Sequence[AcceptedItem], short: Sequence[tuple[int, Lane]], now: float, replayed: bool
-    ) -> dict[int, LimitHit]:
-        """Lease what the messages lack, and give it to them in their order."""
-        wishes: dict[Bucket, Wish] = {}
-        asked = [(position, lane, self._asked(lane, accepted[position], now, replayed)) for position, lane in short]
-        for _position, _lane, buckets in asked:
+        self, accepted: Sequence[AcceptedItem], short: Sequence[tuple[int, TrafficClass]], now: float, replayed: bool
+    ) -> dict[int, ExceededLimit]:
+        """Lease the missing tokens, and give them to the messages in their order."""
+        requests: dict[TokenBucket, LeaseRequest] = {}
+        drawing = [
+            (position, traffic, self._buckets_of(traffic, accepted[position], now, replayed))
+            for position, traffic in short
+        ]
+        for _position, _traffic, buckets in drawing:
             for bucket in buckets or ():
-                wishes.setdefault(bucket, Wish(bucket)).need += 1
-        self._lease([wish for wish in wishes.values() if wish.need > wish.bucket.left], now)
-        hits = {}
-        for position, lane, buckets in asked:
+                requests.setdefault(bucket, LeaseRequest(bucket)).needed += 1
+        self._lease([request for request in requests.values() if request.needed > request.bucket.left], now)
+        exceeded = {}
+        for position, traffic, buckets in drawing:
             item = accepted[position]
-            hit = _take(buckets) if buckets is not None else _local_hit(lane, item.spec.device_id, now)
-            if hit is not None:
-                hits[position] = hit
-                if self._hints.wants(item.spec.tenant.schema, item.spec.device_id):
-                    self._hints.note(_hint(item, hit))
-        return hits
+            limit = _take(buckets) if buckets is not None else _exceeded_locally(traffic, item.spec.device_id, now)
+            if limit is not None:
+                exceeded[position] = limit
+                if self._notices.accepts(item.spec.tenant.schema, item.spec.device_id):
+                    self._notices.add(_notice_of(item, limit))
+        return exceeded
 
-    def _asked(self, lane: Lane, item: AcceptedItem, now: float, replayed: bool) -> tuple[Bucket, ...] | None:
-        """The buckets that the message draws from, the device's first; None: its device has used up its own here.
+    def _buckets_of(
+        self, traffic: TrafficClass, item: AcceptedItem, now: float, replayed: bool
+    ) -> tuple[TokenBucket, ...] | None:
+        """Return the buckets that the message draws from, the device's first; None: the device's local one is empty.
 
-        A device's bucket is drawn from by what it sends, whether or not the tenant's lets it through.
+        Every message draws from its device's bucket, even where the tenant's limit refuses it.
         """
         if replayed:
-            return tuple(bucket for bucket in lane.buckets if not bucket.rate)
-        if lane.device is None:
-            return lane.buckets
+            return tuple(bucket for bucket in traffic.buckets if not bucket.rate)
+        if traffic.device is None:
+            return traffic.buckets
         device_id = item.spec.device_id
-        if device_id not in lane.hot:
-            if lane.take_device(device_id, now):
-                return lane.buckets
+        if device_id not in traffic.shared:
+            if traffic.take_device(device_id, now):
+                return traffic.buckets
             if self._listeners == 1:
                 return None
-        return (lane.heat(device_id, now), *lane.buckets)
+        return (traffic.shared_bucket_of(device_id, now), *traffic.buckets)
 
-    def _lease(self, wishes: Sequence[Wish], now: float) -> None:
-        """Lease what is needed, in one round trip, or as if alone where Redis is away."""
-        for wish in wishes:
-            # As much again for the next batch; `flush` then leases by what is used.
-            wish.wish, wish.need = wish.need, wish.need - wish.bucket.left
-        asked = [wish for wish in wishes if wish.bucket.ask_at <= now]
-        if asked and now >= self._away_until:
+    def _lease(self, requests: Sequence[LeaseRequest], now: float) -> None:
+        """Lease the needed tokens in one round trip, or add the local share while Redis is unavailable."""
+        for request in requests:
+            # As many again for the next batch; `flush` then leases by the usage.
+            request.ahead, request.needed = request.needed, request.needed - request.bucket.left
+        due = [request for request in requests if request.bucket.request_at <= now]
+        if due and now >= self._retry_at:
             try:
-                self._store.exchange(asked)
-                self._is_back()
+                self._store.exchange(due)
+                self._on_redis_available()
             except RedisError as error:
-                self._lose(error, now)
-        if self._is_away:
-            for wish in wishes:
-                wish.bucket.fill_alone(wish.need, now, 1 / self._listeners)
+                self._on_redis_unavailable(error, now)
+        if self._is_redis_unavailable:
+            for request in requests:
+                request.bucket.fill_locally(request.needed, now, 1 / self._listeners)
             return
-        for wish in asked:
-            if wish.bucket.left < wish.need:
-                wish.bucket.ask_at = now + _ASK_SECONDS
+        for request in due:
+            if request.bucket.left < request.needed:
+                request.bucket.request_at = now + _REQUEST_SECONDS
 
-    # --- what it knows ----------------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------------------
 
-    def _enter(self, spec: TenantSpec, limits: LimitSpec) -> TenantBuckets:
-        """Buckets for a tenant that is new here, or whose limits changed."""
+    def _buckets_for(self, spec: TenantSpec, limits: LimitSpec) -> TenantBuckets:
+        """Return the buckets of a tenant that is new here, or whose limits changed."""
         known = self._tenants.get(spec.schema)
-        if known is not None and known.limits == limits:  # read again, and the same
+        if known is not None and known.limits == limits:  # read again, and equal
             known.limits = limits
             return known
         if known is not None:
-            self._returned += _leases(known)
+            self._returned += _return_all(known)
         made = self._tenants[spec.schema] = make_buckets(spec.schema, limits, self._day, self._share)
         return made
 
     def _begin_day(self) -> None:
+        """Replace all buckets, because the quotas begin anew."""
         self._day = today()
         for schema, known in self._tenants.items():
-            self._returned += _leases(known)
+            self._returned += _return_all(known)
             self._tenants[schema] = make_buckets(schema, known.limits, self._day, self._share)
 
-    def _buckets(self) -> Iterable[Bucket]:
+    def _buckets(self) -> Iterable[TokenBucket]:
         for tenant in self._tenants.values():
-            for lane in tenant.lanes:
-                yield from lane.buckets
-                yield from lane.hot.values()
+            for traffic in tenant.classes:
+                yield from traffic.buckets
+                yield from traffic.shared.values()
 
     @property
     def _share(self) -> float:
-        """The part of a device's limit that is counted here alone. Half of it where there are several listeners:
-        a device that goes beyond it in one of them may have the other half in the others."""
+        """The part of a device's limit that is counted locally. Half of a listener's share where there are several: a
+        device that exceeds it in one of them may use the other half in the others."""
         return 1.0 if self._listeners == 1 else 1 / (2 * self._listeners)
 
     def _set_listeners(self, count: int) -> None:
         if count != self._listeners:
             self._listeners = max(1, count)
             for tenant in self._tenants.values():
-                for lane in tenant.lanes:
-                    lane.set_share(self._share)
+                for traffic in tenant.classes:
+                    traffic.set_share(self._share)
 
-    def _lose(self, error: Exception, now: float) -> None:
-        if not self._is_away:
-            logger.warning("Redis is away (%s): limits are kept by each listener for itself", error)
-        self._is_away, self._away_until = True, now + _AWAY_SECONDS
+    def _on_redis_unavailable(self, error: Exception, now: float) -> None:
+        if not self._is_redis_unavailable:
+            logger.warning("Redis is unavailable (%s): each listener applies its share of the limits", error)
+        self._is_redis_unavailable, self._retry_at = True, now + _UNAVAILABLE_SECONDS
 
-    def _is_back(self) -> None:
-        if self._is_away:
-            logger.info("Redis is back: limits are kept for all listeners together")
-        self._is_away = False
+    def _on_redis_available(self) -> None:
+        if self._is_redis_unavailable:
+            logger.info("Redis is available again: the listeners share the limits")
+        self._is_redis_unavailable = False
 
 
-def seconds_lefttoday() -> float:
-    """Until a day's quota begins anew, at midnight UTC."""
+def seconds_until_reset() -> float:
+    """Return the seconds until the daily quotas begin anew, at midnight UTC."""
     return _DAY - time.time() % _DAY
 
 
 def today() -> int:
-    """The day (UTC) that a quota is of, as a number."""
+    """Return the current day (UTC) of the quotas as a number."""
     return int(time.time() // _DAY)
 
 
-def _take(buckets: Sequence[Bucket]) -> LimitHit | None:
-    """Take a message's tokens; the limit that has none, where one has not."""
+def _take(buckets: Sequence[TokenBucket]) -> ExceededLimit | None:
+    """Take a message's tokens; return the limit whose bucket is empty, or None."""
     for bucket in buckets:
         if bucket.left < 1:
             bucket.refused += 1
             if bucket.rate:
-                return LimitHit(bucket.name, "rate", bucket.rate, bucket.retry_after(), bucket.device_id)
-            return LimitHit(bucket.name, "quota", bucket.size, seconds_lefttoday())
+                return ExceededLimit(bucket.name, "rate", bucket.rate, bucket.retry_after(), bucket.device_id)
+            return ExceededLimit(bucket.name, "quota", bucket.size, seconds_until_reset())
         bucket.left -= 1
         bucket.used += 1
     return None
 
 
-def _local_hit(lane: Lane, device_id: int, now: float) -> LimitHit:
-    assert lane.device is not None  # noqa: S101 (only a device's limit is kept here alone)
-    return LimitHit(lane.device_name, "rate", lane.device.rate, max(1.0, lane.wait_of(device_id, now)), device_id)
+def _exceeded_locally(traffic: TrafficClass, device_id: int, now: float) -> ExceededLimit:
+    assert traffic.device is not None  # noqa: S101 (only a device's limit is counted locally)
+    wait = max(1.0, traffic.seconds_until_token(device_id, now))
+    return ExceededLimit(traffic.device_name, "rate", traffic.device.rate, wait, device_id)
 
 
-def _wish(bucket: Bucket, now: float, elapsed: float) -> Wish | None:
-    """What to exchange for the bucket now: as much as is used in the next seconds, or nothing."""
+def _request_of(bucket: TokenBucket, now: float, elapsed: float) -> LeaseRequest | None:
+    """Return the lease request for the usage of the next seconds, or None where no exchange is needed."""
     used, bucket.used = bucket.used, 0
     bucket.refused //= 2
     if used > 0:
         bucket.taken_at = now
     ahead = math.ceil(max(0, used) / elapsed * _AHEAD_SECONDS)
-    if bucket.left < ahead / 2 and bucket.ask_at <= now:
-        return Wish(bucket, wish=max(1, min(ahead - bucket.left, int(bucket.size / 4))))
+    if bucket.left < ahead / 2 and bucket.request_at <= now:
+        return LeaseRequest(bucket, ahead=max(1, min(ahead - bucket.left, int(bucket.size / 4))))
     if bucket.left > 4 * ahead and now - bucket.taken_at > _AHEAD_SECONDS:
-        return Wish(bucket, back=bucket.left - ahead)
-    return Wish(bucket) if bucket.owed else None
+        return LeaseRequest(bucket, returned=bucket.left - ahead)
+    return LeaseRequest(bucket) if bucket.owed else None
 
 
-def _leases(tenant: TenantBuckets) -> list[Wish]:
-    """Everything that the tenant's buckets hold, to be given back."""
-    held = [bucket for lane in tenant.lanes for bucket in (*lane.buckets, *lane.hot.values())]
-    return [Wish(bucket, back=bucket.left) for bucket in held if bucket.left or bucket.owed]
+def _return_all(tenant: TenantBuckets) -> list[LeaseRequest]:
+    """Return the requests that return all tokens of the tenant's buckets."""
+    buckets = [bucket for traffic in tenant.classes for bucket in (*traffic.buckets, *traffic.shared.values())]
+    return [LeaseRequest(bucket, returned=bucket.left) for bucket in buckets if bucket.left or bucket.owed]
 
 
-def _hint(item: AcceptedItem, hit: LimitHit) -> Hint:
-    spec, verdict = item.spec, item.verdict
-    return Hint(
+def _notice_of(item: AcceptedItem, limit: ExceededLimit) -> BackoffNotice:
+    spec, message = item.spec, item.result
+    return BackoffNotice(
         schema=spec.tenant.schema,
         device_id=spec.device_id,
-        uuid=verdict.topic.device,
-        limit=hit.limit,
-        value=hit.value,
-        retry_after=hit.retry_after,
-        signature=verdict.signature,
-        key_version=verdict.key_version,
+        uuid=message.topic.device,
+        limit=limit.limit,
+        value=limit.value,
+        retry_after=limit.retry_after,
+        signature=message.signature,
+        key_version=message.key_version,
     )

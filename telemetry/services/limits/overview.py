@@ -1,4 +1,4 @@
-"""A tenant's limits as people see them: the value, where it comes from, how much is used, what was refused today."""
+"""A tenant's limits for people: value, source, usage, and the messages refused today."""
 
 import logging
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from tenants.infrastructure.schema_context import current_schema
 from tenants.models import Tenant
 from tenants.services.limits import LABELS, Limit, LimitName, limits_of
 
-from .bucket_store import LimitStore
+from .bucket_store import BucketStore
 from .buckets import bucket_key
 from .limiter import today
 
@@ -24,10 +24,10 @@ _SHARED_RATES = (LimitName.TENANT_RATE, LimitName.TENANT_BACKFILL_RATE)
 
 @dataclass(frozen=True, slots=True)
 class LimitUse:
-    """A limit of the current tenant; `value` None is no limit.
+    """A limit of the current tenant; `value` None means unlimited.
 
-    `used`: of a rate of the tenant messages a second over the last ten seconds, of the quota those of today; None
-    for what each device has for itself, for the size of a message, and while Redis is away.
+    `used`: for a rate of the tenant the messages a second over the last ten seconds, for the quota those of today; None
+    for limits of each device, for the size of a message, and while Redis is unavailable.
     """
 
     name: LimitName
@@ -40,17 +40,17 @@ class LimitUse:
 
     @property
     def label(self) -> str:
-        """What it limits, in the reader's language."""
+        """The limit's name, in the reader's language."""
         return str(LABELS[self.name])
 
     @property
     def share(self) -> float | None:
-        """The part of it that is used, 1 is all."""
+        """The used part of the limit, from 0 to 1."""
         return self.used / self.value if self.used is not None and self.value else None
 
 
 def limits_now() -> list[LimitUse]:
-    """All limits of the current tenant, those that are not set too. Asks Redis where one is in force."""
+    """Return all limits of the current tenant, including unset ones. Queries Redis where one is set."""
     tenant = Tenant.objects.select_related("limits__plan").get(schema_name=current_schema())
     limits = limits_of(tenant)
     used, refused = _used(tenant.schema_name, limits), _refused_today()
@@ -76,12 +76,12 @@ def _used(schema: str, limits: Mapping[LimitName, Limit]) -> dict[LimitName, flo
     if not rates and not has_quota:
         return {}
     try:
-        store = LimitStore()
-        used = dict(zip(rates, store.rates_now([bucket_key(schema, name) for name in rates]), strict=True))
+        store = BucketStore()
+        used = dict(zip(rates, store.current_rates([bucket_key(schema, name) for name in rates]), strict=True))
         if has_quota:
-            used[LimitName.DAILY_QUOTA] = store.used_of(bucket_key(schema, LimitName.DAILY_QUOTA, today()))
+            used[LimitName.DAILY_QUOTA] = store.used_quota(bucket_key(schema, LimitName.DAILY_QUOTA, today()))
     except RedisError as error:
-        logger.warning("What is used of the limits of %s is not known: %s", schema, error)
+        logger.warning("The usage of the limits of %s is unknown: %s", schema, error)
         return {}
     return used
 

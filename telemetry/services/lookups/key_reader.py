@@ -1,6 +1,6 @@
-"""Reads keys from Vault beside the queue: a few threads, and one that finds out when Vault is back.
+"""Threads that read keys from Vault beside the queue, and one that probes Vault while it is unavailable.
 
-They touch neither the database nor anything of a tenant but the names they are given.
+They use neither the database nor a tenant's data, only the names in their requests.
 """
 
 import logging
@@ -15,46 +15,46 @@ from devices.services.vault.secret_store import SecretMissing, SecretStore, Secr
 logger = logging.getLogger(__name__)
 
 _THREADS = 4
-_PAUSE_SECONDS = 1.0
+_PROBE_SECONDS = 1.0
 
-Name = tuple[str, UUID, int]  # (schema, device, version)
+KeyName = tuple[str, UUID, int]  # (schema, device, version)
 
 
-class Failure(Enum):
-    """Vault could not be asked."""
+class ReadFailure(Enum):
+    """The answer for a key that could not be read, because Vault is unavailable."""
 
     FAILED = "failed"
 
 
-FAILED = Failure.FAILED
-Answer = tuple[Name, "bytes | Failure | None"]
+FAILED = ReadFailure.FAILED
+KeyAnswer = tuple[KeyName, "bytes | ReadFailure | None"]
 
 
 class KeyReader:
-    """Questions in, answers out; both by one thread. Every question is answered, also while Vault is away."""
+    """Requests in, answers out; both by one thread. Every request is answered, also while Vault is unavailable."""
 
     def __init__(self, store: SecretStore) -> None:
         self._store = store
-        self._questions: queue.SimpleQueue[Name | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[KeyName | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[KeyAnswer] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._away = threading.Event()
+        self._unavailable = threading.Event()
         self._closed = threading.Event()
         self._lock = threading.Lock()
 
     @property
-    def is_away(self) -> bool:
-        """Whether Vault did not answer the last time it was asked."""
-        return self._away.is_set()
+    def is_unavailable(self) -> bool:
+        """Whether Vault did not answer the last request."""
+        return self._unavailable.is_set()
 
-    def ask(self, name: Name) -> None:
-        """Have the key read."""
+    def request(self, name: KeyName) -> None:
+        """Request a key; `answers` has it later."""
         if not self._threads:
             self._threads = [self._start(self._work, f"key-reader-{n}") for n in range(_THREADS)]
-        self._questions.put(name)
+        self._requests.put(name)
 
-    def answers(self, wait: float) -> Iterator[Answer]:
-        """What has been read; up to `wait` seconds for the first."""
+    def answers(self, wait: float) -> Iterator[KeyAnswer]:
+        """Yield the answers, waiting up to `wait` seconds for the first."""
         try:
             yield self._answers.get(wait > 0, wait or None)
             while True:
@@ -63,10 +63,10 @@ class KeyReader:
             return
 
     def close(self) -> None:
-        """End the threads; a question that is under way is still answered."""
+        """End the threads; a request that is being served is still answered."""
         self._closed.set()
         for _ in self._threads:
-            self._questions.put(None)
+            self._requests.put(None)
         self._threads = []
 
     def _start(self, target: object, name: str) -> threading.Thread:
@@ -75,42 +75,42 @@ class KeyReader:
         return thread
 
     def _work(self) -> None:
-        while (name := self._questions.get()) is not None:
+        while (name := self._requests.get()) is not None:
             self._answers.put((name, self._read(name)))
 
-    def _read(self, name: Name) -> bytes | Failure | None:
-        if self.is_away:
+    def _read(self, name: KeyName) -> bytes | ReadFailure | None:
+        if self.is_unavailable:
             return FAILED
         try:
             return self._store.read(*name).secret.encode()
         except SecretMissing:
             return None
         except SecretsUnavailable as error:
-            self._lose(name, error)
-        except Exception:  # the edge of the thread: a question without an answer would be waited for
-            logger.exception("A key cannot be read")
+            self._on_unavailable(name, error)
+        except Exception:  # the edge of the thread: every request needs an answer
+            logger.exception("A key could not be read")
         return FAILED
 
-    def _lose(self, name: Name, error: SecretsUnavailable) -> None:
+    def _on_unavailable(self, name: KeyName, error: SecretsUnavailable) -> None:
         with self._lock:
-            if self.is_away:
+            if self.is_unavailable:
                 return
-            self._away.set()
+            self._unavailable.set()
         logger.warning("%s; keys in memory stay in use", error)
-        self._start(lambda: self._await_return(name), "vault-probe")
+        self._start(lambda: self._probe(name), "vault-probe")
 
-    def _await_return(self, name: Name) -> None:
-        """Ask for the same key once a second until there is any answer."""
-        while not self._closed.wait(_PAUSE_SECONDS):
+    def _probe(self, name: KeyName) -> None:
+        """Request the same key once a second until Vault answers."""
+        while not self._closed.wait(_PROBE_SECONDS):
             try:
                 self._store.read(*name)
             except SecretsUnavailable:
                 continue
             except SecretMissing:
                 pass
-            except Exception:  # the edge of the thread: without it nobody would see that Vault is back
-                logger.exception("Vault cannot be probed")
+            except Exception:  # the edge of the thread: it must go on probing
+                logger.exception("Vault could not be probed")
                 continue
-            self._away.clear()
-            logger.info("Vault answers again")
+            self._unavailable.clear()
+            logger.info("Vault is available again")
             return

@@ -17,11 +17,10 @@ from devices.models.base import validate_key
 from devices.services.metadata.unit_inference import infer_metric
 from devices.services.specs.loader import metric_spec
 from telemetry.services.pipeline import form, signature, unmapped_values
-from telemetry.services.pipeline.measurement import Measurement
 from telemetry.services.pipeline.normalization import normalize
-from telemetry.services.pipeline.refusal import Refused
+from telemetry.services.pipeline.results import Measurement, Refusal
 
-MAX_METRICS = unmapped_values.MOST_VALUES
+MAX_METRICS = unmapped_values.MAX_VALUES
 
 # Pairs of words for on and off; the first that the value is in.
 _BOOLEAN_WORDS = (
@@ -37,7 +36,7 @@ class MappingPreview:
 
     readings: list[Measurement]
     unmapped: list[Measurement]
-    refusal: Refused | None = None
+    refusal: Refusal | None = None
 
 
 def parse_message(payload: bytes | memoryview | str) -> dict[str, Any]:
@@ -50,8 +49,8 @@ def parse_message(payload: bytes | memoryview | str) -> dict[str, Any]:
         if form.is_token(raw):
             raw = signature.unverified_payload(raw)
         return form.parse_object(raw)
-    except (Refused, signature.BadToken) as error:
-        detail = error.detail if isinstance(error, Refused) else str(error)
+    except (Refusal, signature.BadToken) as error:
+        detail = error.detail if isinstance(error, Refusal) else str(error)
         raise ValidationError(_("The text is not a valid message: %(reason)s") % {"reason": detail}) from error
 
 
@@ -88,7 +87,7 @@ def preview_mapping(
     component = specs.ComponentSpec(component_type.key, component_type.key, True, True, _specs(every))
     try:
         values = normalize(message, component)
-    except Refused as refusal:
+    except Refusal as refusal:
         return MappingPreview([], [], refusal)
     return MappingPreview(values.measurements, values.unmapped)
 

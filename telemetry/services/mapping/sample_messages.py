@@ -11,7 +11,7 @@ from django.db.models.functions import Length
 from devices.models import Component, ComponentType, Device
 from telemetry.models import Quarantined
 from telemetry.services.pipeline import form
-from telemetry.services.pipeline.refusal import Refused
+from telemetry.services.pipeline.results import Refusal
 from telemetry.services.queries import readings
 
 from . import proposal
@@ -72,7 +72,7 @@ def _device_samples(device: Device, named: set[str]) -> Iterator[SampleMessage]:
 def _component_of(topic: str) -> str:
     try:
         return form.parse_topic(topic).component
-    except Refused:
+    except Refusal:
         return ""
 
 

@@ -1,10 +1,10 @@
-"""paho's client, made fast where a listener spends its time: receiving QoS 1 messages, and acknowledging them.
+"""A fast client on paho's: for receiving QoS 1 messages and acknowledging them, where a listener spends its time.
 
-paho reads a packet in several calls of `recv` and handles it in many calls of Python. This client reads all that
-has come, and decodes every whole QoS 1 PUBLISH of it in one loop; any other packet it leaves to paho, which also
-keeps connecting, TLS, keep-alive and subscribing. It uses paho's internals (`_create_socket`, `_packet_read`,
-`_packet_queue`, `_loop_rc_handle`, the times of the keep-alive): the version is pinned, and the tests compare
-what is received with what was sent, packet by packet.
+paho reads a packet in several calls of `recv` and handles it in many Python calls. This client reads all available
+bytes, and decodes every whole QoS 1 PUBLISH of them in one loop; paho handles every other packet, connecting, TLS,
+keep-alive and subscribing. It uses paho's internals (`_create_socket`, `_packet_read`, `_packet_queue`,
+`_loop_rc_handle`, the times of the keep-alive): the version is pinned, and the tests compare received messages with
+sent ones, packet by packet.
 """
 
 import ssl
@@ -17,7 +17,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import MQTTErrorCode
 
 _READ_BYTES = 256 * 1024
-_DISCONNECT = b"\xe0\x00"  # with no reason given, in both versions of MQTT
+_DISCONNECT = b"\xe0\x00"  # without a reason, in both versions of MQTT
 # Reason 0, five bytes of properties: the session expires after 0 seconds.
 _DISCONNECT_FOR_GOOD = b"\xe0\x07\x00\x05\x11" + bytes(4)
 # Type PUBLISH and QoS 1, whatever DUP and RETAIN say.
@@ -26,20 +26,20 @@ _PUBACK = 0x4002  # with two bytes to follow: reason 0, no properties, in both v
 
 
 class Publish(NamedTuple):
-    """A message as it came. The topic is as the broker sent it, not necessarily UTF-8."""
+    """A message as the broker sent it. The topic is not necessarily UTF-8."""
 
     topic: bytes
     payload: bytes
     mid: int
-    retained: bool  # an old message that the broker kept, sent because of a subscription
+    retained: bool  # an old message that the broker kept, and sent because of a subscription
 
 
 class _MalformedPublish(Exception):
-    """The broker sent a PUBLISH that is shorter than what it says to hold."""
+    """The broker sent a PUBLISH whose length is too small for its content."""
 
 
 class _BufferedSocket:
-    """A socket with what was read from it and is not decoded yet; `recv` serves paho from that alone."""
+    """A socket with the bytes that were read from it and are not decoded yet; `recv` returns only these to paho."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
@@ -47,7 +47,7 @@ class _BufferedSocket:
         self.at = 0
 
     def fill(self) -> bool:
-        """Read what there is. False where the other side has closed. Raises OSError."""
+        """Read the available bytes. Returns False where the other side has closed. Raises OSError."""
         try:
             read = self._sock.recv(_READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -57,7 +57,7 @@ class _BufferedSocket:
         return bool(read)
 
     def recv(self, size: int) -> bytes:
-        """Bytes that were read already."""
+        """Return bytes that were read already. Raises BlockingIOError where there are none."""
         if self.at >= len(self.data):
             raise BlockingIOError
         part = self.data[self.at : self.at + size]
@@ -65,11 +65,11 @@ class _BufferedSocket:
         return part
 
     def discard(self) -> bool:
-        """Read and throw away. False where the other side has closed. Raises OSError."""
+        """Read and discard bytes. Returns False where the other side has closed. Raises OSError."""
         return bool(self._sock.recv(_READ_BYTES))
 
     def pending(self) -> int:
-        """Bytes that TLS has decrypted and a `select` does not see."""
+        """Return the number of bytes that TLS has decrypted and `select` does not see."""
         return self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
 
     def __getattr__(self, name: str) -> Any:
@@ -77,10 +77,10 @@ class _BufferedSocket:
 
 
 class BufferedClient(mqtt.Client):
-    """A client whose QoS 1 messages come in lists: `on_publishes` is called with what one read brought."""
+    """A client that receives QoS 1 messages in lists: `on_publishes` is called with the messages of one read."""
 
     on_publishes: Callable[[list[Publish]], None]
-    _heard_at = 0.0
+    _received_at = 0.0
 
     def acknowledge(self, mids: Sequence[int]) -> None:
         """Acknowledge messages of this connection, in this order, in one write."""
@@ -91,16 +91,16 @@ class BufferedClient(mqtt.Client):
 
     def drop_if_silent(self, seconds: float) -> None:
         """End a connection on which nothing was received for so long, not even an answer to our ping."""
-        if self._sock is not None and time.monotonic() - self._heard_at > seconds:
+        if self._sock is not None and time.monotonic() - self._received_at > seconds:
             self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_KEEPALIVE)
 
     def leave(self, seconds: float, *, for_good: bool = False) -> None:
-        """Say goodbye and wait, for at most so long, until the broker has read it and closes.
+        """Disconnect, and wait up to `seconds` until the broker has read that and closes.
 
-        `for_good` (MQTT 5) lets the broker drop the session and what it holds.
+        `for_good` (MQTT 5) lets the broker drop the session and its messages.
 
-        A socket that is closed while unread messages come is reset, and what the broker had not read yet, our
-        last acknowledgements among it, is thrown away.
+        A socket that is closed while unread messages arrive is reset, and the bytes that the broker has not read, the
+        last acknowledgements among them, are lost.
         """
         sock: Any = self._sock
         if sock is None:
@@ -118,7 +118,7 @@ class BufferedClient(mqtt.Client):
         self._sock_close()
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
-        """Read what there is and handle every whole packet of it."""
+        """Read the available bytes and handle every whole packet of them."""
         sock: Any = self._sock
         if sock is None:
             return MQTTErrorCode.MQTT_ERR_NO_CONN
@@ -128,10 +128,10 @@ class BufferedClient(mqtt.Client):
             is_open = False
         if not is_open:
             return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
-        # The library's own note of it is set by its ping as well.
-        self._heard_at = time.monotonic()
+        # The library's own time of the last bytes is also set by its ping.
+        self._received_at = time.monotonic()
         with self._msgtime_mutex:
-            self._last_bytes_received = self._heard_at
+            self._last_bytes_received = self._received_at
         try:
             return self._handle_buffered(sock)
         except (IndexError, _MalformedPublish):
@@ -139,7 +139,7 @@ class BufferedClient(mqtt.Client):
 
     def _create_socket(self) -> Any:
         sock = _BufferedSocket(super()._create_socket())
-        self._heard_at = time.monotonic()
+        self._received_at = time.monotonic()
         return sock
 
     def _handle_buffered(self, sock: _BufferedSocket) -> MQTTErrorCode:
@@ -157,7 +157,7 @@ class BufferedClient(mqtt.Client):
 
 
 def _decode(data: bytes, at: int, has_properties: bool) -> tuple[list[Publish], int, bool]:
-    """The QoS 1 messages from `at` on, where they end, and whether a whole packet of another kind follows."""
+    """Return (the QoS 1 messages from `at` on, their end, whether a whole packet of another kind follows)."""
     publishes: list[Publish] = []
     append = publishes.append
     end = len(data)
@@ -167,7 +167,7 @@ def _decode(data: bytes, at: int, has_properties: bool) -> tuple[list[Publish], 
             length, start = _length(data, at + 1)
         stop = start + length
         if stop > end or start < 0:
-            # Not whole; or, with a length that cannot be, for paho to refuse.
+            # Not whole; or its length is invalid, and paho rejects it.
             return publishes, at, start < 0
         if data[at] & _QOS1_MASK != _QOS1:
             return publishes, at, True
@@ -193,7 +193,7 @@ _MORE = 1 << 62
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """A variable byte integer and where it ends. Not whole: (huge, 0). Longer than four bytes: (0, -1)."""
+    """Return (a variable byte integer, its end); (huge, 0) where it is not whole, (0, -1) beyond four bytes."""
     value = 0
     for i, byte in enumerate(data[at : at + 4]):
         value |= (byte & 127) << (7 * i)

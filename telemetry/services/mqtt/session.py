@@ -1,7 +1,7 @@
-"""The listener's session at the broker: connected again and again, and nothing in it forgotten.
+"""The listener's session at the broker, which outlives its connections.
 
-The session is persistent, so whatever is not acknowledged comes again after a reconnect. An acknowledgement
-belongs to the connection that its message came on: message ids of an older one mean others now.
+The session is persistent, so the broker sends unacknowledged messages again after a reconnect. An acknowledgement
+belongs to the connection of its message: message ids of an older one are of other messages now.
 """
 
 import logging
@@ -37,8 +37,8 @@ _SHORT_SECONDS = 5.0
 _MANY_SHORT = 5
 
 
-class Session:
-    """One client at the broker. What it receives is handed to `on_messages`, in order."""
+class BrokerSession:
+    """One client at the broker. `on_messages` is called with the received messages, in order."""
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class Session:
         persistent: bool = True,
         by_connection: bool = True,
     ) -> None:
-        """`topics` are subscribed to, and `former_topics`, which the session may remember, no longer.
+        """Subscribe to `topics`, and unsubscribe from `former_topics`, which the session may remember.
 
         `window`: how many messages the broker may send ahead of their acknowledgements (MQTT 5).
 
         The last three are off only in tests that show that messages are lost without them.
         """
         if not settings.MQTT_URL:
-            raise ImproperlyConfigured("MQTT_URL is not set, for example mqtt://user:password@host:1883.")
+            raise ImproperlyConfigured("MQTT_URL must be set, for example to mqtt://user:password@host:1883.")
         self._url = urlsplit(settings.MQTT_URL)
         self._client_id = client_id
         self._topics = topics
@@ -75,7 +75,7 @@ class Session:
         self._epoch = 0
         self._reconnect = Backoff()
         self._connected_at = 0.0
-        # Connections in a row that the broker ended soon.
+        # The number of successive connections that the broker ended soon.
         self._short_lived = 0
         self._client = self._make_client()
 
@@ -85,9 +85,9 @@ class Session:
         return self._client.is_connected()
 
     def exchange(self, timeout: float, *, reading: bool, also: int | None = None) -> bool:
-        """Wait up to `timeout` seconds, read (unless told not to) what has come, and write what waits.
+        """Wait up to `timeout` seconds, read the available bytes if `reading`, and write the queued ones.
 
-        Waits no longer when something comes on the socket `also`, and returns whether it did.
+        Stops waiting when the socket `also` becomes readable, and returns whether it did.
         """
         if self._client.socket() is None:
             self._connect()
@@ -108,7 +108,7 @@ class Session:
         return also in readable
 
     def acknowledge(self, messages: Iterable[Incoming]) -> None:
-        """Acknowledge messages, in this order; those of an earlier connection are left alone."""
+        """Acknowledge messages, in this order, except those of an earlier connection."""
         if self._manual_ack:
             epoch, any_epoch = self._epoch, not self._by_connection
             self._client.acknowledge(
@@ -116,7 +116,7 @@ class Session:
             )
 
     def close(self, seconds: float, *, for_good: bool = False) -> None:
-        """Write what waits, for at most so long, and disconnect; the session stays, but when it is `for_good`."""
+        """Write the queued bytes for at most `seconds`, and disconnect; the session ends only with `for_good`."""
         deadline = time.monotonic() + seconds
         while self._client.want_write() and time.monotonic() < deadline:
             self._client.loop_write()
@@ -155,20 +155,20 @@ class Session:
                 self._url.hostname or "localhost", self._url.port or 1883, keepalive=KEEPALIVE_SECONDS, **options
             )
         except OSError as error:
-            self._lost(f"cannot be reached: {error}")
+            self._on_connection_failed(f"cannot be reached: {error}")
 
-    def _lost(self, why: str) -> None:
-        logger.warning("The broker %s; next attempt in %.1f s", why, self._reconnect.fail())
+    def _on_connection_failed(self, reason: str) -> None:
+        logger.warning("The broker %s; next attempt in %.1f s", reason, self._reconnect.fail())
 
     def _on_connect(self, client: mqtt.Client, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             if reason.value == _UNSUPPORTED_VERSION and self._version == mqtt.MQTTv5:
                 self._version = MQTTProtocolVersion.MQTTv311
-            logger.error("The broker refuses the connection: %s", reason)
+            logger.error("The broker rejects the connection: %s", reason)
             return
         self._epoch += 1
         self._connected_at = time.monotonic()
-        # Whatever the broker says it remembers: a shared subscription may be gone after its restart.
+        # Even where the broker has the session: its shared subscription may be lost after a restart.
         if self._former_topics:
             client.unsubscribe(list(self._former_topics))
         if not self._topics:
@@ -185,24 +185,24 @@ class Session:
         )
 
     def _on_disconnect(self, _client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _props: Any) -> None:
-        self._note_takeover(is_told=reason.value == _TAKEN_OVER)
+        self._check_takeover(is_reported=reason.value == _TAKEN_OVER)
         if self._by_connection:
             self._on_lost()
-        self._lost(f"is gone: {reason}")
+        self._on_connection_failed(f"ended the connection: {reason}")
         if self._client._protocol != self._version:
-            logger.warning("The broker does not speak MQTT 5: going on with 3.1.1, without flow control")
+            logger.warning("The broker does not support MQTT 5: continuing with 3.1.1, without flow control")
             self._client = self._make_client()
             self._reconnect.retry_now()
 
-    def _note_takeover(self, *, is_told: bool) -> None:
-        """Two clients of one name throw each other out for ever; not every broker says so."""
+    def _check_takeover(self, *, is_reported: bool) -> None:
+        """Report two clients of one name, which end each other's connections; not every broker gives the reason."""
         is_short = time.monotonic() - self._connected_at < _SHORT_SECONDS
         self._short_lived = self._short_lived + 1 if is_short else 0
         if not is_short:
             self._reconnect.reset()
-        if is_told or self._short_lived == _MANY_SHORT:
+        if is_reported or self._short_lived == _MANY_SHORT:
             logger.error(
-                "The session %r is taken over again and again: give each listener a --client-id of its own",
+                "The session %r is taken over again and again: each listener must have a --client-id of its own",
                 self._client_id,
             )
             metrics.record({}, {"listener_takeovers_total": 1})
@@ -210,8 +210,8 @@ class Session:
     def _on_publishes(self, publishes: list[Publish]) -> None:
         now = datetime.now(UTC)
         epoch = self._epoch
-        # Retained messages are not asked for in MQTT 5, and cannot be refused in 3.1.1: a retained will would
-        # put its device OFFLINE at every reconnect.
+        # Retained messages are not requested in MQTT 5, and cannot be declined in 3.1.1: a retained will would set its
+        # device OFFLINE at every reconnect.
         if stale := [publish.mid for publish in publishes if publish.retained]:
             self._client.acknowledge(stale)
             publishes = [publish for publish in publishes if not publish.retained]
@@ -225,7 +225,7 @@ class Session:
             self._client.acknowledge([publish.mid for publish in publishes])
 
     def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
-        """A message of QoS 0 or 2."""
+        """Receive a message of QoS 0 or 2."""
         if not message.retain:
             # Not message.topic: it raises on bytes that are not UTF-8.
             topic = message._topic.decode("utf-8", "backslashreplace")

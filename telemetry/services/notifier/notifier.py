@@ -36,7 +36,7 @@ _REQUESTS_AT_ONCE = 100
 _ANSWER_AGAIN_SECONDS = 1.0
 _IDLE_SECONDS = 0.1
 _BACKOFF_INTERVAL_SECONDS = 0.5
-_BACKOFFS_AT_ONCE = 200
+_NOTICES_AT_ONCE = 200
 # A device that is away for longer is not told afterwards.
 _BACKOFF_LIFETIME_SECONDS = 60
 # The connection is silent for long: that it is dead must show by itself.
@@ -81,8 +81,8 @@ class Notifier:
 
         A lost broker or database is tried again later, with growing pauses; the changes wait in the outbox.
         """
-        hints = [self._hints] if self._hints is not None and not self._retry.is_pausing else []
-        self._broker.exchange(self._pause(timeout), also=hints)
+        listening = [self._hints] if self._hints is not None and not self._retry.is_pausing else []
+        self._broker.exchange(self._pause(timeout), also=listening)
         if self._retry.is_pausing:
             return 0
         try:
@@ -140,7 +140,7 @@ class Notifier:
         self._note_requests()
         now = time.monotonic()
         done = sum(self._step(*key) for key, at in sorted(self._todo.items()) if at <= now)
-        self._tell_to_back_off()
+        self._publish_backoff_notices()
         return done
 
     def _step(self, work: NotifierTask, schema: str) -> int:
@@ -200,18 +200,18 @@ class Notifier:
             self._wanted[schema] -= set(wanted)
         return len(wanted)
 
-    def _tell_to_back_off(self) -> None:
-        """Publish devices that are over a limit, where listeners have noted any; what cannot be told now is dropped."""
+    def _publish_backoff_notices(self) -> None:
+        """Publish the listeners' back-off notices to devices; those that cannot be published now are dropped."""
         now = time.monotonic()
         if now < self._backoff_at:
             return
         self._backoff_at = now + _BACKOFF_INTERVAL_SECONDS
         try:
-            hints = backoff_notices.take_hints(_BACKOFFS_AT_ONCE)
+            notices = backoff_notices.take_notices(_NOTICES_AT_ONCE)
         except RedisError:
             return
-        if hints:
-            self._broker.publish(self._backoff.messages(hints), passing_seconds=_BACKOFF_LIFETIME_SECONDS)
+        if notices:
+            self._broker.publish(self._backoff.messages(notices), passing_seconds=_BACKOFF_LIFETIME_SECONDS)
 
     def _note_requests(self) -> None:
         """Apps' requests become work, for devices of the tenant that the topic names, once a second for each."""

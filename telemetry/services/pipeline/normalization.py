@@ -1,4 +1,4 @@
-"""Stage 5: a message's nested values to flat (metric, value, unit), in the unit that is kept. Pure."""
+"""Step 5, normalization: a message's nested values as flat (metric, value, unit), in the stored unit. Pure."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -9,36 +9,33 @@ from devices.domain.metric_spec import MetricSpec
 from devices.domain.specs import IGNORE, ComponentSpec
 
 from . import unmapped_values
-from .measurement import Measurement, Value
-from .refusal import Refused, quote
-
-__all__ = ["Measurement", "Normalized", "Value", "normalize", "read_timestamp"]
+from .results import Measurement, Refusal, Value, quote
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS_FROM = 1e11
 _NONE: list[Measurement] = []
-# What Measurement(…) does by way of a function in Python.
+# Measurement(…) does the same through a function in Python.
 _new = tuple.__new__
 
 
-class Normalized(NamedTuple):
-    """What is in a message: the metrics' values, and those that no metric is for; `cut`: there are more of these."""
+class NormalizedValues(NamedTuple):
+    """A message's values of metrics, and those without a metric; `cut`: there are more of these."""
 
     measurements: list[Measurement]
     unmapped: list[Measurement] = _NONE
     cut: bool = False
 
 
-def normalize(message: dict[str, Any], component: ComponentSpec) -> Normalized:
-    """The values in the component's message. A path that is not there, or null there, gives nothing.
+def normalize(message: dict[str, Any], component: ComponentSpec) -> NormalizedValues:
+    """Return the values in the component's message. A path that is missing, or null, gives no value.
 
-    Raises Refused: `wrong_type`, `out_of_range` or `unit_mismatch`, naming the path, what came and what was expected.
+    Raises Refusal: `wrong_type`, `out_of_range` or `unit_mismatch`, naming the path, the value and the expectation.
     """
     measurements: list[Measurement] = []
     objects: list[Any] = []
     has_more = False
     for holder, token, known, members in component.layout.nodes:
-        node = message if holder < 0 else _within(objects[holder], token)
+        node = message if holder < 0 else _member(objects[holder], token)
         objects.append(node)
         if node.__class__ is dict:
             if not node.keys() <= known:
@@ -48,24 +45,24 @@ def normalize(message: dict[str, Any], component: ComponentSpec) -> Normalized:
         else:
             has_more = True
         for member in members:
-            raw = node.get(member.token) if node.__class__ is dict else _within(node, member.token)
+            raw = node.get(member.token) if node.__class__ is dict else _member(node, member.token)
             if raw is None:
                 continue
             # The usual case, in one comparison, which is false for NaN, infinity, and whole numbers beyond 64 bits.
             if member.plain and (raw.__class__ is float or raw.__class__ is int) and member.low <= raw <= member.high:
                 value: Value = float(raw)
             else:
-                value = _value(raw, member.metric, message)
+                value = _convert(raw, member.metric, message)
             measurements.append(_new(Measurement, (member.key, value, member.unit, member.value_type)))
     if has_more and component.unmapped != IGNORE:
-        return Normalized(measurements, *unmapped_values.collect(message, component))
-    return Normalized(measurements)
+        return NormalizedValues(measurements, *unmapped_values.collect(message, component))
+    return NormalizedValues(measurements)
 
 
 def read_timestamp(value: Any) -> datetime:
-    """ISO 8601 with an offset, or a Unix time (seconds; milliseconds from 1e11 up), as an aware UTC time.
+    """Return ISO 8601 with an offset, or a Unix time (seconds; milliseconds from 1e11 up), as an aware UTC time.
 
-    Raises Refused (`malformed`).
+    Raises Refusal (`malformed`).
     """
     try:
         if isinstance(value, str):
@@ -73,22 +70,24 @@ def read_timestamp(value: Any) -> datetime:
             if moment.tzinfo is UTC:
                 return moment
             if moment.tzinfo is None:
-                raise Refused("malformed", f"The timestamp {quote(value)} has no offset; end it with Z or +00:00.")
+                raise Refusal(
+                    "malformed", f"The timestamp must have an offset, for example Z or +00:00, not {quote(value)}."
+                )
             return moment.astimezone(UTC)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return _EPOCH + timedelta(seconds=value / 1000 if value >= _MILLISECONDS_FROM else value)
     except (ValueError, OverflowError) as error:
-        raise Refused("malformed", f"The timestamp {quote(value)} cannot be read: {error}") from error
-    raise Refused(
+        raise Refusal("malformed", f"The timestamp {quote(value)} cannot be read: {error}") from error
+    raise Refusal(
         "malformed",
-        "The message has no timestamp; it is ISO 8601 with an offset, or a Unix time as a number."
+        "The message must have a timestamp: ISO 8601 with an offset, or a Unix time as a number."
         if value is None
-        else f"The timestamp {quote(value)} is neither text nor a number; send ISO 8601 or a Unix time.",
+        else f"The timestamp must be ISO 8601 or a Unix time, not {quote(value)}.",
     )
 
 
-def _within(holder: Any, token: str) -> Any:
-    """What the object or array holds there; None: nothing."""
+def _member(holder: Any, token: str) -> Any:
+    """Return the object's or array's member under the token, None where it has none."""
     if holder.__class__ is dict:
         return holder.get(token)
     if holder.__class__ is list:
@@ -97,7 +96,7 @@ def _within(holder: Any, token: str) -> Any:
     return None
 
 
-def _value(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> Value:
+def _convert(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> Value:
     if metric.value_type == "number":
         return _number(raw, metric, message)
     if metric.value_type == "boolean":
@@ -105,7 +104,7 @@ def _value(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> Value:
     if not isinstance(raw, str):
         raise _wrong_type(raw, metric, "text")
     if "\x00" in raw:
-        raise Refused("wrong_type", f"{_name(metric)}: the text holds a NUL character, which cannot be stored.")
+        raise Refusal("wrong_type", f"{_name(metric)}: the text must not contain a NUL character.")
     return raw
 
 
@@ -124,28 +123,28 @@ def _number(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> float:
         raise _wrong_type(raw, metric, "a finite number that fits 64 bits")
     low, high = metric.minimum, metric.maximum
     if (low is not None and value < low) or (high is not None and value > high):
-        raise Refused(
+        raise Refusal(
             "out_of_range",
             f"{_name(metric)}: {value:g} {metric.unit} is outside the valid range "
             f"{'' if low is None else f'{low:g}'} to {'' if high is None else f'{high:g}'} {metric.unit}. "
-            "Look at the sensor, or widen the metric's range.",
+            "Check the sensor, or widen the metric's range.",
         )
     return value
 
 
 def _conversion(metric: MetricSpec, message: dict[str, Any]) -> tuple[float, float]:
-    """(factor, offset) for the unit that the message names; where it names none, those of the unit as registered."""
+    """Return (factor, offset) for the unit that the message names, or else for the registered unit."""
     named = paths.find(message, metric.unit_path)
     if named is paths.MISSING or named is None:
         return metric.factor, metric.offset
     found = metric.by_unit.get(named.strip()) if isinstance(named, str) else None
     if found is None:
         known = ", ".join(name for name, _, _ in metric.conversions[:12])
-        raise Refused(
+        raise Refusal(
             "unit_mismatch",
-            f"{_name(metric)}: the message names the unit {quote(named, 40)} at {paths.format_path(metric.unit_path)}, "
-            f"which cannot be converted to {metric.unit}. Known are {known}, and others; correct what the device "
-            "sends, or add the unit to the tenant's units.",
+            f"{_name(metric)}: the unit {quote(named, 40)} at {paths.format_path(metric.unit_path)} "
+            f"cannot be converted to {metric.unit}. Known units are {known}, and others; correct the unit that the "
+            "device sends, or add it to the tenant's units.",
         )
     return found
 
@@ -164,11 +163,11 @@ def _boolean(raw: Any, metric: MetricSpec) -> bool:
     raise _wrong_type(raw, metric, "a boolean")
 
 
-def _wrong_type(raw: Any, metric: MetricSpec, expected: str) -> Refused:
-    return Refused(
+def _wrong_type(raw: Any, metric: MetricSpec, expected: str) -> Refusal:
+    return Refusal(
         "wrong_type",
         f"{_name(metric)}: expected {expected}, got {quote(raw)}. "
-        "Correct the metric's type or path, or what the device sends.",
+        "Correct the metric's type or path, or the value that the device sends.",
     )
 
 

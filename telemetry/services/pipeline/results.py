@@ -1,19 +1,76 @@
-"""What is stored, and what became of it."""
+"""The values that the stages of ingest hand on: topics, measurements, refusals, messages, and a tenant's result."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
+from typing import NamedTuple
+from uuid import UUID
 
 from devices.domain.specs import DeviceSpec
 
-from .processing import Accepted
-from .refusal import Refused
+# Some of these are made for each message. They are not frozen: a frozen dataclass takes three times as long to make.
 
-# Three of these are made for each message. They are not frozen, because that makes them three times as dear.
+Value = float | bool | str
+
+
+class Measurement(NamedTuple):
+    """One value of one metric. Numbers are floats in `unit`."""
+
+    metric: str
+    value: Value
+    unit: str
+    value_type: str
+
+
+class Refusal(Exception):
+    """Why a message is quarantined: `reason` is one of `telemetry.models.Reason`, `detail` describes the correction.
+
+    `limit` is the name of the tenant's limit that the message exceeds, or empty.
+    """
+
+    def __init__(self, reason: str, detail: str, *, limit: str = "") -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.limit = limit
+
+
+def quote(value: object, limit: int = 80) -> str:
+    """Return a value from a message for a refusal's detail, printable and cut to `limit` characters."""
+    text = value if isinstance(value, str) else repr(value)
+    text = text.replace("\x00", "\\0")
+    return repr(text if len(text) <= limit else text[:limit] + "…")
+
+
+class TopicKind(Enum):
+    """The kind of message that a topic carries."""
+
+    TELEMETRY = "telemetry"
+    BIRTH = "birth"
+    WILL = "will"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic's parts. Only telemetry has `segment` (the tenant's slug or alias) and `component`.
+
+    `device` is the UUID as text, which version 2 messages repeat.
+    """
+
+    kind: TopicKind
+    uuid: UUID
+    segment: str = ""
+    component: str = ""
+    device: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", str(self.uuid))  # the only way to set a field of a frozen dataclass
 
 
 @dataclass(slots=True)
 class Incoming:
-    """A message as the broker delivered it; `epoch` names the connection that it may be acknowledged on."""
+    """A message as the broker delivered it; `epoch` names the connection that it must be acknowledged on."""
 
     topic: str
     payload: bytes
@@ -24,48 +81,73 @@ class Incoming:
 
 
 @dataclass(slots=True)
+class ValidatedMessage:
+    """A message that passed all checks. `measurements` are empty for births and wills.
+
+    `unmapped` are the values without a metric; storage keeps them up to the component's maximum number of series.
+    """
+
+    topic: Topic
+    component: str
+    time: datetime
+    late: bool
+    signature: int  # 0: not verified (a will, which cannot be signed in advance, or an old server's record)
+    key_version: int
+    fingerprint: bytes  # 16 bytes
+    measurements: list[Measurement] = field(default_factory=list)
+    session: str = ""
+    counter: tuple[int, int] | None = None  # (boot, seq)
+    unmapped: list[Measurement] = field(default_factory=list)
+    cut: bool = False  # the message has more values without a metric than are kept
+
+
+@dataclass(slots=True)
 class AcceptedItem:
-    """A message that is what it claims to be, and its device."""
+    """A message that passed all checks and limits, and its device."""
 
     incoming: Incoming
     spec: DeviceSpec
-    verdict: Accepted
+    result: ValidatedMessage
 
 
 @dataclass(slots=True)
 class RefusedItem:
-    """A message that was refused, and the device that it names (None: not registered)."""
+    """A message that is quarantined, and the device that it names (None: not registered)."""
 
     incoming: Incoming
     spec: DeviceSpec | None
-    verdict: Refused
+    result: Refusal
 
 
 @dataclass(slots=True)
 class LimitedItem:
-    """A message that is what it claims to be, and over a rate: it is counted under the limit's name, not stored.
+    """A message that passed all checks but exceeds a rate: it is counted under the limit's name, not stored.
 
-    `device_id` is there where the limit is the device's own.
+    `device_id` is set where the limit is the device's own.
     """
 
     incoming: Incoming
     spec: DeviceSpec
-    verdict: Accepted
+    result: ValidatedMessage
     limit: str
     device_id: int | None
 
 
-Judged = AcceptedItem | RefusedItem | LimitedItem
+MessageResult = AcceptedItem | RefusedItem | LimitedItem
 
-
-# A reading: its series, its time in `binary.micros`, and a number (booleans are 0 and 1) or a text.
+# A reading: its series, its time in `statements.micros`, and a number (booleans are 0 and 1) or a text.
 ReadingRow = tuple[int, int, float | str]
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What became of a tenant's messages of a batch; `readings` are those of what is stored."""
+class TenantResult:
+    """The result of a tenant's messages of a batch; `readings` are those of the stored messages.
 
+    `items` are all of the messages. `schema` is empty for messages that belong to no tenant.
+    """
+
+    schema: str
+    items: Sequence[MessageResult] = ()
     stored: list[AcceptedItem] = field(default_factory=list)
     duplicates: list[AcceptedItem] = field(default_factory=list)
     quarantined: list[RefusedItem] = field(default_factory=list)

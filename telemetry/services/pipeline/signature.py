@@ -1,32 +1,143 @@
-"""Stage 3: who sent it. Versions 1 (HMAC inside the JSON) and 2 (a compact JWS). Pure.
+"""Step 3, signature: the sender of a message. Versions 1 (HMAC inside the JSON) and 2 (a compact JWS). Pure.
 
-The algorithm is always HMAC-SHA256 and the accepted versions come from the device's record; a message only
-names its key. All comparisons are of bytes, in constant time, and of the encoded text, so that a signature has
-exactly one spelling.
+The algorithm is always HMAC-SHA256, and the accepted versions come from the device's record; a message only names
+its key. All comparisons are of bytes, in constant time, and of the encoded text, so that a signature has exactly
+one spelling.
 """
 
 import binascii
 import hmac
 import json
+import re
 from collections.abc import Callable
+from datetime import datetime
 from functools import lru_cache
 from json import encoder
-from typing import Any
+from typing import Any, NamedTuple
+
+from devices.domain.specs import DeviceSpec, KeySpec
+
+from . import form
+from .results import Refusal, quote
+
+# (version) → the key's bytes, None where the key does not exist; may raise KeyUnavailable.
+KeySource = Callable[[int], bytes | None]
 
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
+# Without a match both JSON parsers read the same.
+_BEYOND_64_BITS = re.compile(rb"[0-9]{19}")
 
 
 class BadToken(ValueError):
-    """The token is not a valid version 2 message under the key; says why."""
+    """The token is not a valid version 2 message under the key; the text says why."""
+
+
+class SignedMessage(NamedTuple):
+    """A verified message. `content` is the signed bytes: the payload of version 2, the `signed_text` of version 1."""
+
+    message: dict[str, Any]
+    content: bytes
+    version: int
+    key_version: int
+
+
+def verify(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime) -> SignedMessage:
+    """Return the message that the device signed. Raises Refusal, or any error of `keys`."""
+    if form.is_token(payload):
+        return _verify_v2(payload, spec, keys, now)
+    message = form.parse_object(payload)
+    if spec.min_signature_version > 1:
+        raise Refusal(
+            "downgraded_signature",
+            "The device has signed with version 2 before; version 1 is rejected until staff allow it.",
+        )
+    return _verify_v1(message, payload, spec, keys, now)
+
+
+def content_of_v1(message: dict[str, Any], payload: bytes) -> bytes:
+    """Return the bytes that a version 1 message's signature covers, as its sender serialized them."""
+    return _exact_text(payload) or _text_of(message)
+
+
+# --- the device's keys ----------------------------------------------------------------------------------------
+
+
+def _verify_v1(
+    message: dict[str, Any], payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime
+) -> SignedMessage:
+    given = message.get("hmac")
+    if not isinstance(given, str):
+        raise Refusal("bad_signature", "The message must have the member hmac with the version 1 signature.")
+    tried: list[tuple[KeySpec, bytes]] = []
+    text = _text_of(message)
+    for key in spec.keys:
+        if _is_valid(key, now) and (secret := keys(key.version)) is not None:
+            if is_hmac_of(given, text, secret):
+                return SignedMessage(message, text, 1, key.version)
+            tried.append((key, secret))
+    exact = _exact_text(payload)
+    for key, secret in tried if exact else ():
+        if is_hmac_of(given, exact, secret):
+            return SignedMessage(message, exact, 1, key.version)
+    named = ", ".join(str(key.version) for key in spec.keys if _is_valid(key, now)) or "none"
+    raise Refusal("bad_signature", f"The hmac does not match under any valid key of the device (tried: {named}).")
+
+
+def _text_of(message: dict[str, Any]) -> bytes:
+    try:
+        return signed_text(message)
+    except RecursionError as error:
+        raise Refusal("malformed", "The payload is nested too deeply.") from error
+
+
+def _exact_text(payload: bytes) -> bytes:
+    """Return the signed text as Python reads the payload: the fast parser reads integers beyond 64 bits as floats."""
+    if not _BEYOND_64_BITS.search(payload):
+        return b""
+    try:
+        return _text_of(json.loads(payload))
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nested too deeply
+        return b""
+
+
+def _verify_v2(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime) -> SignedMessage:
+    try:
+        kid = key_id(payload)
+        key = _find_key(spec, kid)
+        if key is None:
+            raise Refusal("bad_signature", f"The device has no key {quote(kid)}, or the key was revoked.")
+        if not _is_valid(key, now):
+            raise Refusal("bad_signature", f"Key {key.version} of the device ended at {key.not_after}.")
+        secret = keys(key.version)
+        if secret is None:
+            raise Refusal("bad_signature", f"Key {key.version} of the device no longer exists.")
+        content = verified_payload(payload, secret)
+    except BadToken as error:
+        raise Refusal("bad_signature", f"Version 2: {error}.") from error
+    return SignedMessage(form.parse_object(content), content, 2, key.version)
+
+
+def _find_key(spec: DeviceSpec, kid: str) -> KeySpec | None:
+    for key in spec.keys:
+        if str(key.version) == kid:
+            return key
+    return None
+
+
+def _is_valid(key: KeySpec, now: datetime) -> bool:
+    return key.not_after is None or now < key.not_after
+
+
+# --- version 1 ------------------------------------------------------------------------------------------------
 
 
 def _make_canonical() -> Callable[[Any], str]:
-    """`json.dumps(…, sort_keys=True)`, which makes its encoder anew for each message: half of what it costs."""
+    """Return `json.dumps(…, sort_keys=True)` with one encoder; it makes one for each call, half of what it costs."""
     make = getattr(encoder, "c_make_encoder", None)
     if make is None:
         return json.JSONEncoder(sort_keys=True).encode
     escape = encoder.encode_basestring_ascii
-    # No table of the objects that it is within: what was read from JSON holds no circles.
+    # No table of enclosing objects: parsed JSON has no cycles.
     encode = make(None, json.JSONEncoder().default, escape, None, ": ", ", ", True, False, True)
     return lambda value: "".join(encode(value, 0))
 
@@ -35,7 +146,7 @@ _canonical = _make_canonical()
 
 
 def signed_text(payload: dict[str, Any]) -> bytes:
-    """What version 1 signs: `{timestamp}|{canonical JSON without hmac}`."""
+    """Return the text that version 1 signs: `{timestamp}|{canonical JSON without hmac}`."""
     signed = payload.copy()
     signed.pop("hmac", None)
     # surrogatepass: json.dumps escapes everything, but the timestamp member is printed as it is
@@ -43,29 +154,32 @@ def signed_text(payload: dict[str, Any]) -> bytes:
 
 
 def is_hmac_of(signature: str, text: bytes, secret: bytes) -> bool:
-    """Whether the version 1 `signature` is that of the `signed_text` under the secret."""
+    """Return whether the version 1 `signature` matches the `signed_text` under the secret."""
     digest = binascii.b2a_base64(hmac.digest(secret, text, "sha256"), newline=False)
     return hmac.compare_digest(digest, signature.encode("utf-8", "surrogatepass"))
 
 
 def sign_hmac(payload: dict[str, Any], secret: str) -> str:
-    """The version 1 signature: base64 of HMAC-SHA256 over the `signed_text`."""
+    """Return the version 1 signature: base64 of HMAC-SHA256 over the `signed_text`."""
     digest = hmac.digest(secret.encode(), signed_text(payload), "sha256")
     return binascii.b2a_base64(digest, newline=False).decode()
 
 
 def verify_hmac(payload: dict[str, Any], secret: str, signature: str) -> bool:
-    """Whether the version 1 `signature` is the payload's (with or without its `hmac` member) under the secret."""
+    """Return whether the version 1 `signature` matches the payload (with or without `hmac`) under the secret."""
     return isinstance(signature, str) and is_hmac_of(signature, signed_text(payload), secret.encode())
 
 
+# --- version 2 ------------------------------------------------------------------------------------------------
+
+
 def verify_jws(token: bytes, key: bytes) -> dict[str, Any]:
-    """The signed object of a version 2 message. Raises BadToken for anything wrong with it."""
+    """Return the signed object of a version 2 message. Raises BadToken."""
     return parse_claims(verified_payload(token, key))
 
 
 def verified_payload(token: bytes, key: bytes) -> bytes:
-    """The bytes that were signed, after the header and the signature were found right. Raises BadToken."""
+    """Return the signed bytes after verifying header and signature. Raises BadToken."""
     header, payload, signature = _parts(token)
     _header(header)
     digest = hmac.digest(key, token[: -len(signature) - 1], "sha256")
@@ -76,26 +190,26 @@ def verified_payload(token: bytes, key: bytes) -> bytes:
 
 
 def unverified_payload(token: bytes) -> bytes:
-    """What a token carries, whoever signed it: to be shown to a person, and for nothing else. Raises BadToken."""
+    """Return a token's payload without verifying it, only to be shown to a person. Raises BadToken."""
     return _decode(_parts(token)[1], "payload")
 
 
 def key_id(token: bytes) -> str:
-    """The `kid` of a token that is not verified yet: only to choose the key. Raises BadToken."""
+    """Return the `kid` of a token that is not verified yet, only to choose the key. Raises BadToken."""
     kid = _header(_parts(token)[0]).get("kid")
     if not isinstance(kid, str):
-        raise BadToken("the header has no kid, which names the key's version")
+        raise BadToken("the header must have kid, the key's version")
     return kid
 
 
 def parse_claims(payload: bytes) -> dict[str, Any]:
-    """The JSON object of a verified payload. Raises BadToken."""
+    """Return the JSON object of a verified payload. Raises BadToken."""
     try:
         claims = json.loads(payload.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise BadToken(f"the signed payload is not JSON: {error}") from error
+        raise BadToken(f"the signed payload must be JSON: {error}") from error
     if not isinstance(claims, dict):
-        raise BadToken("the signed payload is not a JSON object")
+        raise BadToken("the signed payload must be a JSON object")
     return claims
 
 
@@ -103,23 +217,23 @@ def _parts(token: bytes) -> tuple[bytes, bytes, bytes]:
     try:
         header, payload, signature = token.split(b".")
     except ValueError:
-        raise BadToken("a compact JWS has three parts with dots between them") from None
+        raise BadToken("a compact JWS must have three parts with dots between them") from None
     return header, payload, signature
 
 
 @lru_cache(maxsize=4096)
 def _header(encoded: bytes) -> dict[str, Any]:
-    """The header, whose algorithm may be HS256 only; a device's header is the same in all its messages."""
+    """Return the header, whose algorithm must be HS256; all messages of a device have the same header."""
     try:
         header = json.loads(_decode(encoded, "header"))
     except (ValueError, RecursionError) as error:
-        raise BadToken(f"the header is not JSON: {error}") from error
+        raise BadToken(f"the header must be JSON: {error}") from error
     if not isinstance(header, dict):
-        raise BadToken("the header is not a JSON object")
+        raise BadToken("the header must be a JSON object")
     if header.get("alg") != "HS256":
-        raise BadToken("the header's alg is not HS256, the only one that is taken")
+        raise BadToken("the header's alg must be HS256")
     if "crit" in header or "b64" in header:
-        raise BadToken("the header has members (crit, b64) that are not understood")
+        raise BadToken("the header must not have the members crit and b64")
     return header
 
 
@@ -127,7 +241,7 @@ def _decode(encoded: bytes, part: str) -> bytes:
     try:
         return binascii.a2b_base64((encoded + b"=" * (-len(encoded) % 4)).translate(_FROM_URL), strict_mode=True)
     except binascii.Error as error:
-        raise BadToken(f"the {part} is not base64url: {error}") from error
+        raise BadToken(f"the {part} must be base64url: {error}") from error
 
 
 def _refuse_constant(name: str) -> Any:

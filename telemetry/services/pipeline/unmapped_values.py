@@ -1,6 +1,6 @@
-"""The values in a message that no metric is for: kept under their path's name, without a unit, or refused. Pure.
+"""The values in a message without a metric: kept under their path's name, without a unit, or refused. Pure.
 
-What is kept of one message is bounded here; how many series a component may have, by `storage.unmapped`.
+The values kept of one message are bounded here; a component's series are bounded by `storage.unmapped_series`.
 """
 
 from collections.abc import Iterator
@@ -11,35 +11,34 @@ from devices.domain.layout import GREATEST, Tree
 from devices.domain.paths import Path, format_path, series_name
 from devices.domain.specs import QUARANTINE, ComponentSpec
 
-from .measurement import Measurement, Value
-from .refusal import Refused, quote
+from .results import Measurement, Refusal, Value, quote
 
-# Of one message, one array, one text; and how deep objects may be nested.
-MOST_VALUES = 64
-MOST_ITEMS = 16
-MOST_LETTERS = 1000
-MOST_DEPTH = 8
+# Bounds of one message, one array, one text, and of the nesting of objects.
+MAX_VALUES = 64
+MAX_ITEMS = 16
+MAX_LETTERS = 1000
+MAX_DEPTH = 8
 
 _NAMED = 5
 _NOTHING: Tree = {}
-# Stands for what is beyond a bound.
+# Stands for values beyond a bound.
 CUT = object()
 
 
 def collect(message: dict[str, Any], component: ComponentSpec) -> tuple[list[Measurement], bool]:
-    """(the values without a metric, whether there are more than are kept of one message).
+    """Return (the values without a metric, whether the message has more than are kept).
 
-    Raises Refused (`wrong_type`) where the component type takes no such values.
+    Raises Refusal (`wrong_type`) where the component type rejects such values.
     """
     found: list[Measurement] = []
     is_cut = False
     for path, raw in leaves(message, component.layout.tree, ()):
         if component.unmapped == QUARANTINE:
             raise _not_registered(message, component)
-        value = None if raw is CUT else _kept(raw)
-        if value is None or len(found) == MOST_VALUES:
+        value = None if raw is CUT else _storable(raw)
+        if value is None or len(found) == MAX_VALUES:
             is_cut = True
-            if len(found) == MOST_VALUES:
+            if len(found) == MAX_VALUES:
                 break
             continue
         name = series_name(path, component.layout.keys)
@@ -51,8 +50,8 @@ _TYPES = {float: "number", bool: "boolean", str: "text"}
 
 
 def leaves(value: Any, known: Tree, path: Path) -> Iterator[tuple[Path, Any]]:
-    """(path, value) of each value that is not known; an array's items by their index. `CUT` stands for more."""
-    if len(path) >= MOST_DEPTH:
+    """Yield (path, value) of each unknown value; an array's items by their index. `CUT` stands for more."""
+    if len(path) >= MAX_DEPTH:
         yield path, CUT
     elif value.__class__ is dict:
         for token, below in value.items():
@@ -60,7 +59,7 @@ def leaves(value: Any, known: Tree, path: Path) -> Iterator[tuple[Path, Any]]:
             if covered is not None:
                 yield from _leaf_or_leaves(below, covered, (*path, token))
     else:
-        left = MOST_ITEMS
+        left = MAX_ITEMS
         for index, below in enumerate(value):
             covered = known.get(str(index), _NOTHING)
             if covered is None:
@@ -78,20 +77,20 @@ def _leaf_or_leaves(value: Any, known: Tree, path: Path) -> Iterator[tuple[Path,
     return iter(()) if value is None else iter(((path, value),))
 
 
-def _kept(raw: Any) -> Value | None:
-    """The value as it is stored; None: it cannot be."""
+def _storable(raw: Any) -> Value | None:
+    """Return the value as it is stored, None where it cannot be."""
     if isinstance(raw, bool):
         return raw
     if isinstance(raw, str):
-        return raw if len(raw) <= MOST_LETTERS and "\x00" not in raw else None
+        return raw if len(raw) <= MAX_LETTERS and "\x00" not in raw else None
     return float(raw) if -GREATEST <= raw <= GREATEST else None
 
 
-def _not_registered(message: dict[str, Any], component: ComponentSpec) -> Refused:
+def _not_registered(message: dict[str, Any], component: ComponentSpec) -> Refusal:
     found = [format_path(path) for path, _ in islice(leaves(message, component.layout.tree, ()), _NAMED + 1)]
     named = ", ".join(quote(name, 40) for name in found[:_NAMED])
-    return Refused(
+    return Refusal(
         "wrong_type",
-        f"The component type {component.type_key} takes registered values alone, and the message has others: {named}"
+        f"The component type {component.type_key} accepts only registered values, and the message has others: {named}"
         f"{' …' if len(found) > _NAMED else ''}. Add metrics for them, or let the type keep or ignore such values.",
     )

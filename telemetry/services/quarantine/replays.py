@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from devices.models import Device
 from devices.services import audit
 from telemetry.models import Quarantined, Reason, Replay
-from telemetry.services.ingest.batch_pipeline import Ingest, build_ingest
+from telemetry.services.ingest.batch_pipeline import BatchPipeline, build_pipeline
 from telemetry.services.ingest.reprocessing import (
     NEVER_REPLAYED,
     PAGE_ROWS,
@@ -158,19 +158,19 @@ def resume() -> int:
 
 @contextmanager
 def _open_steps(replay: Replay) -> Iterator[Callable[[], bool]]:
-    ingest = build_ingest()
+    pipeline = build_pipeline()
     try:
-        yield _ReplaySteps(ingest, replay).do_next
-        ingest.tick(last=True)
+        yield _ReplaySteps(pipeline, replay).do_next
+        pipeline.tick(last=True)
     finally:
-        ingest.close()
+        pipeline.close()
 
 
 class _ReplaySteps:
     """The steps of a replay in one process: each settles a page of messages."""
 
-    def __init__(self, ingest: Ingest, replay: Replay) -> None:
-        self._ingest = ingest
+    def __init__(self, pipeline: BatchPipeline, replay: Replay) -> None:
+        self._pipeline = pipeline
         self._replay = replay
         self._schema = current_schema()
         self._rows = selection_of(replay).rows().filter(pk__lte=replay.until_id)
@@ -178,7 +178,7 @@ class _ReplaySteps:
 
     def do_next(self) -> bool:
         """Settle the next page; False: none is left. Raises Blocked and Superseded."""
-        self._ingest.tick()
+        self._pipeline.tick()
         page = next_page(self._rows, self._replay.position, _BATCH)
         if page:
             self._settle(page)
@@ -186,7 +186,7 @@ class _ReplaySteps:
 
     def _settle(self, page: Sequence[RefusedRow]) -> None:
         result = replay_page(
-            self._ingest, self._schema, page, record_progress=self._record, wait_for_keys=self._waits_for_keys()
+            self._pipeline, self._schema, page, record_progress=self._record, wait_for_keys=self._waits_for_keys()
         )
         if result.waiting:
             self._blocked_since = self._blocked_since or time.monotonic()
@@ -200,7 +200,7 @@ class _ReplaySteps:
             resumable_jobs.assign(self._replay, values)
 
     def _waits_for_keys(self) -> bool:
-        if self._blocked_since is None or self._ingest.keyring.is_paused:
+        if self._blocked_since is None or self._pipeline.keyring.is_vault_unavailable:
             return True
         return time.monotonic() - self._blocked_since < _KEY_SECONDS
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from telemetry.services.ingest.batch_pipeline import Ingest, build_ingest
+from telemetry.services.ingest.batch_pipeline import BatchPipeline, build_pipeline
+from telemetry.services.ingest.batches import LockedMessage
 from telemetry.services.ingest.reprocessing import (
     RefusedRow,
     RefusedTable,
@@ -19,8 +20,7 @@ from telemetry.services.ingest.reprocessing import (
     process_again,
     settle,
 )
-from telemetry.services.ingest.validation import Busy
-from telemetry.services.pipeline.results import Judged
+from telemetry.services.pipeline.results import MessageResult
 from tenants.models import UnroutedMessage
 
 logger = logging.getLogger(__name__)
@@ -46,17 +46,17 @@ def replay(*, wait_seconds: float = 30.0, report: Callable[[UnroutedResult], Non
     A message stays if its tenant's tables are locked for longer than `wait_seconds`, or its key is unavailable. Raises
     what a lost database raises; what is done then stays done.
     """
-    total, ingest = UnroutedResult(), build_ingest()
+    total, pipeline = UnroutedResult(), build_pipeline()
     try:
         for page in pages("public", UnroutedMessage.objects.all()):
-            _replay_page(ingest, page, total, wait_seconds)
+            _replay_page(pipeline, page, total, wait_seconds)
             total.seen += len(page)
-            ingest.tick()
+            pipeline.tick()
             if report is not None:
                 report(total)
-        ingest.tick(last=True)
+        pipeline.tick(last=True)
     finally:
-        ingest.close()
+        pipeline.close()
     return total
 
 
@@ -67,22 +67,24 @@ def replay_all() -> str:
     return f"{total.stored} of {total.seen} stored, {refused} refused, {total.left} belong to no tenant"
 
 
-def _replay_page(ingest: Ingest, page: Sequence[RefusedRow], total: UnroutedResult, wait_seconds: float) -> None:
-    by_schema: dict[str, list[tuple[RefusedRow, Judged]]] = {}
-    for row, item in zip(page, process_again(ingest, page), strict=True):
-        schema = None if isinstance(item, Busy) else ingest.schema_of(item)
-        if schema is None or isinstance(item, Busy) or is_deferred(item):
+def _replay_page(
+    pipeline: BatchPipeline, page: Sequence[RefusedRow], total: UnroutedResult, wait_seconds: float
+) -> None:
+    by_schema: dict[str, list[tuple[RefusedRow, MessageResult]]] = {}
+    for row, item in zip(page, process_again(pipeline, page), strict=True):
+        schema = None if isinstance(item, LockedMessage) else pipeline.preparer.schema_of(item)
+        if schema is None or isinstance(item, LockedMessage) or is_deferred(item):
             total.left += 1
         else:
             by_schema.setdefault(schema, []).append((row, item))
     for schema, moved in by_schema.items():
-        _settle(ingest, Settlement(schema, _UNROUTED, moved), total, time.monotonic() + wait_seconds)
+        _settle(pipeline, Settlement(schema, _UNROUTED, moved), total, time.monotonic() + wait_seconds)
 
 
-def _settle(ingest: Ingest, settlement: Settlement, total: UnroutedResult, deadline: float) -> None:
+def _settle(pipeline: BatchPipeline, settlement: Settlement, total: UnroutedResult, deadline: float) -> None:
     """Settle a tenant's messages; wait for its tables until the deadline."""
     while True:
-        result = settle(ingest, settlement)
+        result = settle(pipeline, settlement)
         waiting, result.waiting = result.waiting, 0
         total.add(result)
         total.left += len(result.unstorable)

@@ -1,7 +1,7 @@
-"""A tenant's messages when some of them may be there already: what is there is found out, message by message.
+"""A tenant's messages when some of them may exist already: the conflicts are found message by message.
 
-Messages conflict with themselves when they come again, and a message that conflicts brings no readings; so
-whatever is repeated (a redelivery, a batch whose commit was not heard of, a replay) is stored once.
+A message conflicts with itself when it arrives again, and a message that conflicts adds no readings; so whatever is
+repeated (a redelivery, a batch whose commit was not confirmed, a replay) is stored once.
 """
 
 from collections.abc import Sequence
@@ -11,15 +11,13 @@ from uuid import UUID
 
 import psycopg
 
-from telemetry.services.pipeline.processing import Accepted
-from telemetry.services.pipeline.refusal import Refused
-from telemetry.services.pipeline.results import AcceptedItem, Outcome, RefusedItem
+from telemetry.services.pipeline.results import AcceptedItem, Refusal, RefusedItem, TenantResult, ValidatedMessage
 
-from . import daily_totals, late_readings, message_rows, quarantine_rows, sequences, signature_upgrades
-from .sequences import Counter, counter_of
+from . import bookkeeping, message_rows, quarantine_rows
+from .message_rows import MessageCounter, counter_of
 from .series import SeriesIds
 from .statements import per_schema, run
-from .suppression import FloodGuard
+from .suppression import QuarantineSuppressor
 
 _Key = tuple[int, datetime, bytes]  # device, time, fingerprint
 
@@ -32,57 +30,59 @@ _KNOWN_MESSAGES = per_schema(
 
 def store(
     connection: psycopg.Connection,
-    schema: str,
     accepted: Sequence[AcceptedItem],
-    outcome: Outcome,
+    result: TenantResult,
     series: SeriesIds,
-    guard: FloodGuard,
+    suppressor: QuarantineSuppressor,
 ) -> None:
-    """Store the messages and what else `outcome` holds, within the caller's transaction; completes `outcome`."""
-    fresh = _drop_replayed(connection, schema, accepted, outcome)
-    _insert_messages(connection, schema, fresh, outcome)
-    outcome.duplicates = _as_first_received(connection, schema, outcome.duplicates)
-    outcome.readings = message_rows.readings(outcome.stored, series)
-    if outcome.readings:
-        run(connection, message_rows.INSERT_NEW_READINGS(schema), message_rows.reading_arrays(outcome.readings))
-    late_readings.mark(connection, schema, outcome.stored)
-    sequences.add(connection, schema, sequences.counters_of(outcome.stored))
-    signature_upgrades.raise_floors(connection, schema, outcome.stored)
-    if outcome.quarantined:
-        guard.open(connection, schema)
-        quarantine_rows.quarantine(connection, schema, guard, outcome.quarantined)
-    daily_totals.add(connection, schema, outcome)
+    """Store the messages and the rest of `result` within the caller's transaction, and complete `result`."""
+    schema = result.schema
+    fresh = _refuse_replayed(connection, accepted, result)
+    _insert_messages(connection, fresh, result)
+    result.duplicates = _as_first_received(connection, schema, result.duplicates)
+    result.readings = message_rows.readings_of(result.stored, series)
+    if result.readings:
+        run(connection, message_rows.INSERT_NEW_READINGS(schema), message_rows.reading_arrays(result.readings))
+    bookkeeping.mark_late_hours(connection, schema, result.stored)
+    message_rows.add_counters(connection, schema, message_rows.counters_of(result.stored))
+    bookkeeping.raise_min_signature_versions(connection, schema, result.stored)
+    if result.quarantined:
+        suppressor.load_day(connection, schema)
+        quarantine_rows.add_quarantined(connection, schema, suppressor, result.quarantined)
+    bookkeeping.add_totals(connection, result)
 
 
-def _drop_replayed(
-    connection: psycopg.Connection, schema: str, accepted: Sequence[AcceptedItem], outcome: Outcome
+def _refuse_replayed(
+    connection: psycopg.Connection, accepted: Sequence[AcceptedItem], result: TenantResult
 ) -> list[AcceptedItem]:
-    """Those of the messages that are not another message under a known boot and counter."""
-    counted = [item for item in accepted if item.verdict.counter is not None]
+    """Quarantine other messages under a used boot and counter, and return the rest."""
+    counted = [item for item in accepted if item.result.counter is not None]
     if not counted:
         return list(accepted)
-    seen = sequences.lock_and_find_seen(connection, schema, sequences.counters_of(counted))
-    known = _known_messages(connection, schema, [item for item in counted if counter_of(item) in seen])
+    seen = message_rows.lock_and_find_seen(connection, result.schema, message_rows.counters_of(counted))
+    known = _known_messages(connection, result.schema, [item for item in counted if counter_of(item) in seen])
     kept = []
-    first_with: dict[Counter, bytes] = {}
+    first_with: dict[MessageCounter, bytes] = {}
     for item in accepted:
-        counter, message = counter_of(item), item.verdict
+        counter, message = counter_of(item), item.result
         if counter is not None:
             first = first_with.setdefault(counter, message.fingerprint)
             if (counter in seen and _key(item) not in known) or first != message.fingerprint:
-                outcome.quarantined.append(RefusedItem(item.incoming, item.spec, _replayed(message)))
+                result.quarantined.append(RefusedItem(item.incoming, item.spec, _replayed(message)))
                 continue
         kept.append(item)
     return kept
 
 
-def _replayed(message: Accepted) -> Refused:
+def _replayed(message: ValidatedMessage) -> Refusal:
     boot, seq = message.counter or (0, 0)
-    return Refused("replayed", f"Another message came under boot {boot}, seq {seq} before: counters are used once.")
+    return Refusal(
+        "replayed", f"Another message was received under boot {boot}, seq {seq} before: a counter must be used once."
+    )
 
 
 def _key(item: AcceptedItem) -> _Key:
-    return item.spec.device_id, item.verdict.time, item.verdict.fingerprint
+    return item.spec.device_id, item.result.time, item.result.fingerprint
 
 
 def _row_key(row: Sequence[object]) -> _Key:
@@ -94,34 +94,32 @@ def _row_key(row: Sequence[object]) -> _Key:
 
 
 def _known_messages(connection: psycopg.Connection, schema: str, items: Sequence[AcceptedItem]) -> dict[_Key, datetime]:
-    """Those of the messages that are stored, with when they were received first."""
+    """Return when each of the messages that are stored was first received."""
     if not items:
         return {}
     found = run(connection, _KNOWN_MESSAGES(schema), message_rows.message_arrays(items)[:3])
     return {_row_key(row): row[3].astimezone(UTC) for row in found}
 
 
-def _insert_messages(
-    connection: psycopg.Connection, schema: str, items: Sequence[AcceptedItem], outcome: Outcome
-) -> None:
-    """Insert the messages; those that were there, or stand twice in the batch, are duplicates."""
+def _insert_messages(connection: psycopg.Connection, items: Sequence[AcceptedItem], result: TenantResult) -> None:
+    """Insert the messages; those that existed, or appear twice in the batch, are duplicates."""
     if not items:
         return
-    found = run(connection, message_rows.INSERT_NEW_MESSAGES(schema), message_rows.message_arrays(items))
+    found = run(connection, message_rows.INSERT_NEW_MESSAGES(result.schema), message_rows.message_arrays(items))
     inserted = {_row_key(row) for row in found}
     for item in items:
         key = _key(item)
         if key in inserted:
             inserted.remove(key)
-            outcome.stored.append(item)
+            result.stored.append(item)
         else:
-            outcome.duplicates.append(item)
+            result.duplicates.append(item)
 
 
 def _as_first_received(
     connection: psycopg.Connection, schema: str, duplicates: Sequence[AcceptedItem]
 ) -> list[AcceptedItem]:
-    """The duplicates, received when they came first: a redelivery is no new sign of life."""
+    """Return the duplicates with the time of their first receipt: a redelivery is not new activity."""
     first = _known_messages(connection, schema, duplicates)
     return [
         replace(item, incoming=replace(item.incoming, received_at=first.get(_key(item), item.incoming.received_at)))

@@ -1,80 +1,155 @@
-"""Accepted messages as the rows of the archive and of the readings."""
+"""Accepted messages as rows: of the archive, of the readings, and of the message counters (boot, seq).
+
+The counters show which messages of a device are repeated, and which are missing.
+"""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import psycopg
 
 from telemetry.services.pipeline.results import AcceptedItem, ReadingRow
 
-from . import binary
-from .sequences import upsert_unseen
+from . import statements
 from .series import SeriesIds
-from .statements import per_schema
+from .statements import per_schema, run
 
 _MESSAGES = "{message} (device_id, time, fingerprint, received_at, topic, payload, signature, key_version, late)"
 _READINGS = "{reading} (series_id, time, value, text)"
 _TABLES = {"message": "telemetry_message", "reading": "telemetry_reading"}
+_SEQUENCE = {"sequence": "telemetry_devicesequence"}
 
 # With `message_arrays` and `reading_arrays`.
 _FROM_MESSAGES = "SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 _FROM_READINGS = "SELECT * FROM unnest($1, $2, $3, $4)"
 
+_UPSERT_COUNTERS = (
+    "INSERT INTO {sequence} AS s (device_id, boot, seen)"
+    " SELECT device_id, boot, range_agg(int8range(seq, seq, '[]'))"
+    " FROM unnest(COLUMNS) AS c(device_id, boot, seq)"
+    " GROUP BY device_id, boot ORDER BY device_id, boot"
+    " ON CONFLICT (device_id, boot) DO UPDATE SET seen = s.seen + EXCLUDED.seen"
+)
+# Returns a row for each boot of a device, except where a counter was seen before.
+_UPSERT_UNSEEN_COUNTERS = (
+    _UPSERT_COUNTERS.replace("COLUMNS", "$14, $15, $16") + " WHERE NOT s.seen && EXCLUDED.seen RETURNING 1"
+)
 
-def _side_by_side(first: int, last: int) -> str:
-    """The same of arrays of one length, in the list of what is selected: PostgreSQL then keeps no copy of the rows."""
+
+def _unnest_columns(first: int, last: int) -> str:
+    """Return SQL for arrays of one length, side by side in the select list, so that PostgreSQL copies no rows."""
     return "SELECT " + ", ".join(f"unnest(${number})" for number in range(first, last + 1))
 
 
-# All of a tenant's part of a batch in one statement, because each costs this process and PostgreSQL some 100 µs. With
-# both, `sequences.arrays` and the number of boots among the counters; fails (with a division by zero) where a counter
-# was seen before: an answer that somebody has to look at would come too late, with the COMMIT on its way behind it.
+# All of a tenant's part of a batch in one statement, because each statement costs this process and PostgreSQL some
+# 100 µs. Parameters: `message_arrays`, `reading_arrays`, `counter_arrays`, and the number of boots among the counters.
+# It fails (with a division by zero) where a counter was seen before: a result row would arrive too late to be checked,
+# because the COMMIT is sent right behind the statement.
 STORE_NEW = per_schema(
-    f"WITH messages AS (INSERT INTO {_MESSAGES} {_side_by_side(1, 9)}),"  # noqa: S608 (all of it is ours)
-    f" readings AS (INSERT INTO {_READINGS} {_side_by_side(10, 13)}),"
-    f" added AS ({upsert_unseen('$14, $15, $16')})"
+    f"WITH messages AS (INSERT INTO {_MESSAGES} {_unnest_columns(1, 9)}),"  # noqa: S608 (all of it is ours)
+    f" readings AS (INSERT INTO {_READINGS} {_unnest_columns(10, 13)}),"
+    f" added AS ({_UPSERT_UNSEEN_COUNTERS})"
     " SELECT 1 / (count(*) = $17)::int FROM added",
     **_TABLES,
-    sequence="telemetry_devicesequence",
+    **_SEQUENCE,
 )
 INSERT_NEW_MESSAGES = per_schema(
     f"INSERT INTO {_MESSAGES} {_FROM_MESSAGES} ON CONFLICT DO NOTHING RETURNING device_id, time, fingerprint",
     **_TABLES,
 )
 INSERT_NEW_READINGS = per_schema(f"INSERT INTO {_READINGS} {_FROM_READINGS} ON CONFLICT DO NOTHING", **_TABLES)
+_ADD_COUNTERS = per_schema(_UPSERT_COUNTERS.replace("COLUMNS", "$1, $2, $3"), **_SEQUENCE)
+_LOCK_BOOTS = per_schema(
+    "SELECT 1 FROM {sequence} AS s WHERE (device_id, boot) IN (SELECT * FROM unnest($1, $2))"
+    " ORDER BY device_id, boot FOR UPDATE",
+    **_SEQUENCE,
+)
+_FIND_SEEN_COUNTERS = per_schema(
+    "SELECT c.* FROM unnest($1, $2, $3) AS c(device_id, boot, seq)"
+    " JOIN {sequence} AS s USING (device_id, boot) WHERE s.seen @> c.seq",
+    **_SEQUENCE,
+)
 
 
-def readings(items: Iterable[AcceptedItem], series: SeriesIds) -> list[ReadingRow]:
-    """The readings of the messages, in their order."""
+def readings_of(items: Iterable[AcceptedItem], series: SeriesIds) -> list[ReadingRow]:
+    """Return the readings of the messages, in their order."""
     rows: list[ReadingRow] = []
-    append, of = rows.append, series.of
+    append, ids_of = rows.append, series.ids_of
     for item in items:
-        message = item.verdict
+        message = item.result
         if message.measurements:
-            time = binary.micros(message.time)
-            offsets, first = of(item.spec.device_id, message.component)
+            time = statements.micros(message.time)
+            offsets, first = ids_of(item.spec.device_id, message.component)
             for metric, value, unit, kind in message.measurements:
                 append((first + offsets[metric, unit, kind], time, value))
     return rows
 
 
-def message_arrays(items: Sequence[AcceptedItem]) -> list[binary.Array]:
-    """The messages as one array for each column."""
+def message_arrays(items: Sequence[AcceptedItem]) -> list[statements.Array]:
+    """Return the messages as one array for each column."""
     return [
-        binary.int8s([item.spec.device_id for item in items]),
-        binary.times([binary.micros(item.verdict.time) for item in items]),
-        binary.uuids([item.verdict.fingerprint for item in items]),
-        binary.times([binary.micros(item.incoming.received_at) for item in items]),
-        binary.texts([item.incoming.topic for item in items]),
-        binary.byte_strings([item.incoming.payload for item in items]),
-        binary.int2s([item.verdict.signature for item in items]),
-        binary.int4s([item.verdict.key_version for item in items]),
-        binary.bools([item.verdict.late for item in items]),
+        statements.int8_array([item.spec.device_id for item in items]),
+        statements.time_array([statements.micros(item.result.time) for item in items]),
+        statements.uuid_array([item.result.fingerprint for item in items]),
+        statements.time_array([statements.micros(item.incoming.received_at) for item in items]),
+        statements.text_array([item.incoming.topic for item in items]),
+        statements.bytes_array([item.incoming.payload for item in items]),
+        statements.int2_array([item.result.signature for item in items]),
+        statements.int4_array([item.result.key_version for item in items]),
+        statements.bool_array([item.result.late for item in items]),
     ]
 
 
-def reading_arrays(rows: Sequence[ReadingRow]) -> list[binary.Array]:
-    """The readings as one array for each column."""
+def reading_arrays(rows: Sequence[ReadingRow]) -> list[statements.Array]:
+    """Return the readings as one array for each column."""
     return [
-        binary.int8s([row[0] for row in rows]),
-        binary.times([row[1] for row in rows]),
-        binary.floats([None if isinstance(row[2], str) else float(row[2]) for row in rows]),
-        binary.texts([row[2] if isinstance(row[2], str) else None for row in rows]),
+        statements.int8_array([row[0] for row in rows]),
+        statements.time_array([row[1] for row in rows]),
+        statements.float8_array([None if isinstance(row[2], str) else float(row[2]) for row in rows]),
+        statements.text_array([row[2] if isinstance(row[2], str) else None for row in rows]),
     ]
+
+
+# --- message counters -----------------------------------------------------------------------------------------
+
+
+class MessageCounter(NamedTuple):
+    """A message's counter, which a device uses once in its life."""
+
+    device_id: int
+    boot: int
+    seq: int
+
+
+def counter_of(item: AcceptedItem) -> MessageCounter | None:
+    """Return the message's counter, None in version 1."""
+    counter = item.result.counter
+    return None if counter is None else MessageCounter(item.spec.device_id, *counter)
+
+
+def counters_of(items: Iterable[AcceptedItem]) -> list[MessageCounter]:
+    """Return the counters of the messages that have one."""
+    return [
+        MessageCounter(item.spec.device_id, *item.result.counter) for item in items if item.result.counter is not None
+    ]
+
+
+def counter_arrays(counters: Sequence[MessageCounter]) -> list[statements.Array]:
+    """Return the counters as one array for each column."""
+    return [statements.int8_array([counter[column] for counter in counters]) for column in range(3)]
+
+
+def lock_and_find_seen(
+    connection: psycopg.Connection, schema: str, counters: Sequence[MessageCounter]
+) -> set[MessageCounter]:
+    """Lock the devices' boots in order, and return the counters that were seen before."""
+    columns = counter_arrays(sorted(set(counters)))
+    run(connection, _LOCK_BOOTS(schema), columns[:2])
+    rows = run(connection, _FIND_SEEN_COUNTERS(schema), columns)
+    return {MessageCounter(*row) for row in rows}
+
+
+def add_counters(connection: psycopg.Connection, schema: str, counters: Iterable[MessageCounter]) -> None:
+    """Mark counters as seen, including those that were seen before."""
+    if listed := sorted(set(counters)):
+        run(connection, _ADD_COUNTERS(schema), counter_arrays(listed))

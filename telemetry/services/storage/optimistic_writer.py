@@ -1,8 +1,8 @@
-"""The fast way for messages that are most likely new: all tenants of a batch in one transaction, sent in one go.
+"""The fast way for messages that are probably new: all tenants of a batch in one transaction, sent in one pipeline.
 
-Nothing is asked first, and nothing is waited for while it is sent: one pipeline holds everything from BEGIN to
-COMMIT, and its answer is looked at later. Where a message, a reading or a counter is there already, a statement
-fails, PostgreSQL undoes the transaction, and `Conflict` is raised: the batch then goes the exact way.
+Nothing is queried first, and nothing is waited for while it is sent: one pipeline holds everything from BEGIN to
+COMMIT, and its answer is read later. Where a message, a reading or a counter exists already, a statement fails,
+PostgreSQL rolls the transaction back, and `AlreadyStored` is raised: the conflict-aware writer then stores the batch.
 """
 
 import select
@@ -14,88 +14,94 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from telemetry.services.pipeline.results import AcceptedItem, Outcome
+from telemetry.services.pipeline.results import AcceptedItem, TenantResult
 
-from . import daily_totals, late_readings, message_rows, quarantine_rows, sequences, signature_upgrades
+from . import bookkeeping, message_rows, quarantine_rows
 from .series import SeriesIds
 from .statements import run
-from .suppression import FloodGuard
+from .suppression import QuarantineSuppressor
 
 
-class Conflict(Exception):
+class AlreadyStored(Exception):
     """Something of the batch is stored already."""
 
 
-# Called with the connection, a schema, and what is stored there: sends statements whose answers nobody waits for.
-Last = Callable[[psycopg.Connection, str, Outcome], None]
+# Called with the connection and a tenant's result: sends further statements whose answers are not waited for.
+FinalStatements = Callable[[psycopg.Connection, TenantResult], None]
 
 
 @dataclass(slots=True, eq=False)
-class Group:
-    """A tenant's part of a batch, ready to be sent. What is accepted is in `outcome.stored` from the beginning."""
+class PackedTenant:
+    """A tenant's part of a batch, ready to be sent. `result.stored` holds the accepted messages from the beginning."""
 
-    schema: str
-    outcome: Outcome
-    parameters: Sequence[Any]  # of `rows.STORE_NEW`; empty: nothing was accepted
+    result: TenantResult
+    parameters: Sequence[Any]  # of `message_rows.STORE_NEW`; empty where no message was accepted
 
 
-def pack(schema: str, accepted: list[AcceptedItem], outcome: Outcome, series: SeriesIds) -> Group:
-    """A tenant's messages as what is sent of them. Asks nobody.
+def pack(accepted: list[AcceptedItem], result: TenantResult, series: SeriesIds) -> PackedTenant:
+    """Return a tenant's messages as they are sent, without a query.
 
-    Raises KeyError where a series is not known yet, and Conflict where two messages have one counter.
+    Raises KeyError where a series is not known yet, and AlreadyStored where two messages have one counter.
     """
     if not accepted:
-        return Group(schema, outcome, ())
-    outcome.stored, outcome.readings = accepted, message_rows.readings(accepted, series)
-    counters = sequences.counters_of(accepted)
+        return PackedTenant(result, ())
+    result.stored, result.readings = accepted, message_rows.readings_of(accepted, series)
+    counters = message_rows.counters_of(accepted)
     if len(set(counters)) != len(counters):
-        raise Conflict
+        raise AlreadyStored
     boots = len({(counter.device_id, counter.boot) for counter in counters})
     parameters = [
         *message_rows.message_arrays(accepted),
-        *message_rows.reading_arrays(outcome.readings),
-        *sequences.arrays(counters),
+        *message_rows.reading_arrays(result.readings),
+        *message_rows.counter_arrays(counters),
     ]
-    return Group(schema, outcome, [*parameters, boots])
+    return PackedTenant(result, [*parameters, boots])
 
 
-class Sending:
-    """A transaction on its way: everything is sent when it is made, and `receive` waits for the answer."""
+class OptimisticTransaction:
+    """A transaction in flight: the constructor sends everything, and `receive` waits for the answer."""
 
     def __init__(
-        self, connection: psycopg.Connection, groups: Sequence[Group], guard: FloodGuard, last: Last | None = None
+        self,
+        connection: psycopg.Connection,
+        tenants: Sequence[PackedTenant],
+        suppressor: QuarantineSuppressor,
+        final_statements: FinalStatements | None = None,
     ) -> None:
-        """Raises Conflict, or another psycopg.Error; nothing is stored then."""
+        """Raise AlreadyStored, or another psycopg.Error; nothing is stored then."""
         self._connection = connection
         self._open = ExitStack()
         try:
-            self._open.enter_context(guard.transaction())
+            if any(tenant.result.quarantined for tenant in tenants):
+                self._open.enter_context(suppressor.transaction())
             self._open.enter_context(connection.pipeline())
             connection.execute("BEGIN")
-            _write(connection, sorted(groups, key=lambda group: group.schema), guard)
-            if last is not None:
-                for group in groups:
-                    last(connection, group.schema, group.outcome)
+            _write(connection, sorted(tenants, key=lambda tenant: tenant.result.schema), suppressor)
+            if final_statements is not None:
+                for tenant in tenants:
+                    final_statements(connection, tenant.result)
             connection.execute("COMMIT")
             _flush(connection)
         except BaseException as error:
-            # An answer may have come while it was being sent.
+            # An answer may have arrived while it was being sent.
             with suppress(psycopg.Error):
                 self._open.__exit__(type(error), error, error.__traceback__)
             self._undo()
             if _is_conflict(error):
-                raise Conflict from error
+                raise AlreadyStored from error
             raise
 
     def receive(self) -> None:
-        """Wait until it is committed. Raises Conflict, or another psycopg.Error; nothing is stored then, or, where
-        the connection was lost, perhaps everything."""
+        """Wait for the commit. Raises AlreadyStored, or another psycopg.Error.
+
+        Nothing is stored then, except that after a lost connection everything may be stored.
+        """
         try:
             self._open.close()
         except BaseException as error:
             self._undo()
             if _is_conflict(error):
-                raise Conflict from error
+                raise AlreadyStored from error
             raise
 
     def _undo(self) -> None:
@@ -108,22 +114,24 @@ def _is_conflict(error: BaseException) -> bool:
 
 
 def _flush(connection: psycopg.Connection) -> None:
-    """Send what is queued, and ask that the answers are sent as they come; those are not waited for."""
+    """Send the queued statements, and request their answers as they come; the answers are not waited for."""
     server = connection.pgconn
     server.send_flush_request()
     while server.flush():
-        # PostgreSQL reads no more while nobody reads what it says.
+        # PostgreSQL stops reading while its answers are not read.
         if select.select([server.socket], [server.socket], [])[0]:
             server.consume_input()
 
 
-def _write(connection: psycopg.Connection, groups: Sequence[Group], guard: FloodGuard) -> None:
-    for group in groups:
-        if group.parameters:
-            run(connection, message_rows.STORE_NEW(group.schema), group.parameters)
-    for group in groups:
-        late_readings.mark(connection, group.schema, group.outcome.stored)
-        signature_upgrades.raise_floors(connection, group.schema, group.outcome.stored)
-        quarantine_rows.quarantine(connection, group.schema, guard, group.outcome.quarantined)
-    for group in groups:
-        daily_totals.add(connection, group.schema, group.outcome)
+def _write(connection: psycopg.Connection, tenants: Sequence[PackedTenant], suppressor: QuarantineSuppressor) -> None:
+    for tenant in tenants:
+        if tenant.parameters:
+            run(connection, message_rows.STORE_NEW(tenant.result.schema), tenant.parameters)
+    for tenant in tenants:
+        result = tenant.result
+        bookkeeping.mark_late_hours(connection, result.schema, result.stored)
+        bookkeeping.raise_min_signature_versions(connection, result.schema, result.stored)
+        if result.quarantined:
+            quarantine_rows.add_quarantined(connection, result.schema, suppressor, result.quarantined)
+    for tenant in tenants:
+        bookkeeping.add_totals(connection, tenant.result)

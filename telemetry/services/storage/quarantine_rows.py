@@ -1,4 +1,4 @@
-"""What was refused, kept with its reason; the same message refused again is counted, and so is a flood."""
+"""Refused messages as rows of the quarantine; a message that is refused again is counted, and so is a flood."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -7,11 +7,11 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from telemetry.services.pipeline.processing import fingerprint
 from telemetry.services.pipeline.results import RefusedItem
+from telemetry.services.pipeline.validation import fingerprint
 
 from . import device_events
-from .suppression import NOBODY, FloodGuard, RefusedRow
+from .suppression import UNROUTED, QuarantineSuppressor, RefusedRow
 
 _INSERT = (
     "INSERT INTO {table} AS q (fingerprint, reason, detail, topic, payload, first_received_at,"
@@ -27,26 +27,29 @@ _INSERT = (
 )
 
 
-def quarantine(connection: psycopg.Connection, schema: str, guard: FloodGuard, refused: Sequence[RefusedItem]) -> None:
-    """Keep a tenant's refused messages. Sends statements whose answers nobody waits for, also in a pipeline.
+def add_quarantined(
+    connection: psycopg.Connection, schema: str, suppressor: QuarantineSuppressor, refused: Sequence[RefusedItem]
+) -> None:
+    """Keep a tenant's refused messages. Sends statements whose answers are not waited for, also in a pipeline.
 
-    The guard must have been opened for the tenant.
+    The suppressor must have loaded the tenant's day.
     """
-    if refused:
-        kept, counted = guard.sift(schema, _rows(refused))
-        _upsert(connection, sql.Identifier(schema, "telemetry_quarantined"), sql.SQL(", device_id"), kept)
-        guard.count(connection, schema, counted)
-        device_events.note_moved_boards(connection, schema, refused)
+    kept, suppressed = suppressor.split(schema, _rows(refused))
+    _upsert(connection, sql.Identifier(schema, "telemetry_quarantined"), sql.SQL(", device_id"), kept)
+    suppressor.write_counts(connection, schema, suppressed)
+    device_events.add_board_mismatches(connection, schema, refused)
 
 
-def keep_unrouted(connection: psycopg.Connection, guard: FloodGuard, refused: Sequence[RefusedItem]) -> None:
+def add_unrouted(
+    connection: psycopg.Connection, suppressor: QuarantineSuppressor, refused: Sequence[RefusedItem]
+) -> None:
     """Keep messages that belong to no tenant, for staff."""
-    guard.open(connection, NOBODY)
-    with guard.transaction():
-        kept, counted = guard.sift(NOBODY, _rows(refused))
-        with connection.transaction() if counted else nullcontext():
+    suppressor.load_day(connection, UNROUTED)
+    with suppressor.transaction():
+        kept, suppressed = suppressor.split(UNROUTED, _rows(refused))
+        with connection.transaction() if suppressed else nullcontext():
             _upsert(connection, sql.Identifier("public", "tenants_unroutedmessage"), sql.SQL(""), kept)
-            guard.count(connection, NOBODY, counted)
+            suppressor.write_counts(connection, UNROUTED, suppressed)
 
 
 def _upsert(connection: psycopg.Connection, table: sql.Identifier, device: sql.SQL, rows: Sequence[RefusedRow]) -> None:
@@ -57,15 +60,15 @@ def _upsert(connection: psycopg.Connection, table: sql.Identifier, device: sql.S
 
 
 def _rows(refused: Sequence[RefusedItem]) -> list[RefusedRow]:
-    """One row for each different message."""
+    """Return one row for each different message."""
     rows: dict[bytes, RefusedRow] = {}
     for item in refused:
         at, topic = item.incoming.received_at, item.incoming.topic
-        name = fingerprint(item.verdict.reason.encode(), topic.encode(), item.incoming.payload)
+        name = fingerprint(item.result.reason.encode(), topic.encode(), item.incoming.payload)
         if (row := rows.get(name)) is not None:
             rows[name] = row._replace(last_at=at, times=row.times + 1)
             continue
         device_id = item.spec.device_id if item.spec else None
-        detail = item.verdict.detail.replace("\x00", "\\0")
-        rows[name] = RefusedRow(name, item.verdict.reason, detail, topic, item.incoming.payload, at, at, 1, device_id)
+        detail = item.result.detail.replace("\x00", "\\0")
+        rows[name] = RefusedRow(name, item.result.reason, detail, topic, item.incoming.payload, at, at, 1, device_id)
     return list(rows.values())

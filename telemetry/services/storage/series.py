@@ -1,4 +1,4 @@
-"""Which series a measurement belongs to: made when its first value comes, and known from then on."""
+"""The series of measurements: created with the first value, and cached from then on."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from telemetry.services.pipeline.results import AcceptedItem
 
 
 class SeriesName(NamedTuple):
-    """What makes a series: another unit or type of value is another series."""
+    """The identity of a series: another unit or type of value is another series."""
 
     device_id: int
     component: str
@@ -23,15 +23,15 @@ class SeriesName(NamedTuple):
 _Key = tuple[str, str, str]  # metric, unit, value type
 _Component = tuple[int, str]  # device id, component's key
 
-# Of a component, so many sets of series are looked through for a device; other devices are among the odd ones.
-_MOST_SETS = 8
+# The maximum number of series sets of a component; further devices are stored one by one.
+_MAX_SETS = 8
 
 
 @dataclass(slots=True)
-class _Alike:
-    """Devices whose components have series of the same names, with ids that follow each other in the names' order.
+class _SeriesSet:
+    """Devices whose components have series of the same names, with consecutive ids in the names' order.
 
-    They were made together; so what is kept for a device is the first of them, and a fleet is mostly one such set.
+    They were created together, so only the first id is stored for a device; a fleet is mostly one such set.
     """
 
     offsets: dict[_Key, int]
@@ -39,35 +39,35 @@ class _Alike:
 
 
 class SeriesIds:
-    """The ids of a tenant's series that this process knows. Not shared between threads."""
+    """The cached ids of a tenant's series. Not shared between threads."""
 
     def __init__(self) -> None:
-        # By component's key; and of devices whose ids do not follow each other the names, then the ids.
-        self._alike: dict[str, dict[tuple[_Key, ...], _Alike]] = {}
-        self._odd: dict[str, dict[int, tuple[Any, ...]]] = {}
+        # By component's key. For devices whose ids are not consecutive: the names, then the ids.
+        self._sets: dict[str, dict[tuple[_Key, ...], _SeriesSet]] = {}
+        self._single: dict[str, dict[int, tuple[Any, ...]]] = {}
         self._names: dict[tuple[_Key, ...], tuple[_Key, ...]] = {}
-        # Components of which all series are known, with the names that are admitted and not made yet; and those of
-        # which it was told that values are left out.
-        self._whole: dict[_Component, set[_Key]] = {}
-        self.told: set[_Component] = set()
+        # Components of which all series are loaded, with the names that are admitted and not created yet; and those of
+        # which an event about omitted values was written.
+        self._loaded: dict[_Component, set[_Key]] = {}
+        self.reported: set[_Component] = set()
 
-    def of(self, device_id: int, component: str) -> tuple[Mapping[_Key, int], int]:
-        """A component's series: what is to be added to the number beside it is each one's id.
+    def ids_of(self, device_id: int, component: str) -> tuple[Mapping[_Key, int], int]:
+        """Return (offset by series, first id) of a component; a series' id is the sum of both.
 
-        Raises KeyError where `resolve` has not put them there.
+        Raises KeyError where `resolve` has not cached them.
         """
-        for alike in self._alike.get(component, _NO_SETS).values():
-            first = alike.firsts.get(device_id)
+        for one in self._sets.get(component, _NO_SETS).values():
+            first = one.firsts.get(device_id)
             if first is not None:
-                return alike.offsets, first
-        names, *ids = self._odd[component][device_id]
+                return one.offsets, first
+        names, *ids = self._single[component][device_id]
         return dict(zip(names, ids, strict=True)), 0
 
     def missing(self, items: Iterable[AcceptedItem]) -> set[SeriesName]:
-        """The series of the messages' measurements that are not known."""
+        """Return the series of the messages' measurements that are not cached."""
         missing = set()
         for item in items:
-            message = item.verdict
+            message = item.result
             if not message.measurements:
                 continue
             device_id, component = item.spec.device_id, message.component
@@ -78,8 +78,8 @@ class SeriesIds:
         return missing
 
     def load(self, connection: psycopg.Connection, schema: str, components: Collection[_Component]) -> None:
-        """Know all series of the components, so that they can be counted."""
-        if unknown := sorted(set(components) - self._whole.keys()):
+        """Load all series of the components, so that they can be counted."""
+        if unknown := sorted(set(components) - self._loaded.keys()):
             rows = connection.execute(
                 sql.SQL(
                     "SELECT s.device_id, s.component, s.metric, s.unit, s.value_type, s.id FROM {} AS s"
@@ -87,66 +87,66 @@ class SeriesIds:
                 ).format(sql.Identifier(schema, "telemetry_series")),
                 [list(column) for column in zip(*unknown, strict=True)],
             )
-            self._know({SeriesName(*row[:5]): row[5] for row in rows})
-            self._whole |= {component: set() for component in unknown}
+            self._cache({SeriesName(*row[:5]): row[5] for row in rows})
+            self._loaded |= {component: set() for component in unknown}
 
-    def is_known_or_fits(self, component: _Component, name: _Key, most: int) -> bool:
-        """Whether the series is there, or the component, which was loaded, has fewer than `most`: then it counts."""
-        known, admitted = self._known_of(*component), self._whole[component]
+    def admit(self, component: _Component, name: _Key, limit: int) -> bool:
+        """Return whether the series exists or may be created; the component, which must be loaded, may have `limit`."""
+        known, admitted = self._known_of(*component), self._loaded[component]
         if name in known or name in admitted:
             return True
-        if len(known) + len(admitted - known.keys()) >= most:
+        if len(known) + len(admitted - known.keys()) >= limit:
             return False
         admitted.add(name)
         return True
 
     def resolve(self, connection: psycopg.Connection, schema: str, items: Iterable[AcceptedItem]) -> None:
-        """Know the series of all the messages' measurements; those that are not there are made."""
+        """Cache the series of all the messages' measurements, and create those that do not exist."""
         if missing := self.missing(items):
-            # The devices' own ids: the rows bring equal ones, an object for each.
+            # The devices' own id objects: each row has an equal one of its own.
             own = {name.device_id: name.device_id for name in missing}
             found = _find_or_create(connection, schema, missing)
-            self._know({name._replace(device_id=own[name.device_id]): pk for name, pk in found.items()})
+            self._cache({name._replace(device_id=own[name.device_id]): pk for name, pk in found.items()})
 
     def _known_of(self, device_id: int, component: str) -> Mapping[_Key, int]:
-        """As `of`, and empty where nothing is known."""
+        """Return the offsets as `ids_of` does, empty where nothing is cached."""
         try:
-            return self.of(device_id, component)[0]
+            return self.ids_of(device_id, component)[0]
         except KeyError:
             return {}
 
-    def _know(self, found: Mapping[SeriesName, int]) -> None:
+    def _cache(self, found: Mapping[SeriesName, int]) -> None:
         components: dict[_Component, dict[_Key, int]] = {}
         for name, series_id in found.items():
             components.setdefault(name[:2], {})[name[2:]] = series_id
         for (device_id, component), ids in components.items():
-            self._keep(device_id, component, self._take(device_id, component) | ids)
+            self._add(device_id, component, self._take(device_id, component) | ids)
 
     def _take(self, device_id: int, component: str) -> dict[_Key, int]:
-        """What is known of the component, by name, which is forgotten by that."""
+        """Remove the component from the cache, and return its ids by name."""
         try:
-            offsets, first = self.of(device_id, component)
+            offsets, first = self.ids_of(device_id, component)
         except KeyError:
             return {}
-        for alike in self._alike.get(component, _NO_SETS).values():
-            alike.firsts.pop(device_id, None)
-        self._odd.get(component, {}).pop(device_id, None)
+        for one in self._sets.get(component, _NO_SETS).values():
+            one.firsts.pop(device_id, None)
+        self._single.get(component, {}).pop(device_id, None)
         return {key: first + offset for key, offset in offsets.items()}
 
-    def _keep(self, device_id: int, component: str, ids: Mapping[_Key, int]) -> None:
+    def _add(self, device_id: int, component: str, ids: Mapping[_Key, int]) -> None:
         names = tuple(sorted(ids))
         names = self._names.setdefault(names, names)
         first = ids[names[0]]
-        sets = self._alike.setdefault(component, {})
-        is_run = all(ids[name] == first + place for place, name in enumerate(names))
-        if is_run and (names in sets or len(sets) < _MOST_SETS):
-            alike = sets.setdefault(names, _Alike({name: place for place, name in enumerate(names)}))
-            alike.firsts[device_id] = first
+        sets = self._sets.setdefault(component, {})
+        is_run = all(ids[name] == first + offset for offset, name in enumerate(names))
+        if is_run and (names in sets or len(sets) < _MAX_SETS):
+            one = sets.setdefault(names, _SeriesSet({name: offset for offset, name in enumerate(names)}))
+            one.firsts[device_id] = first
         else:
-            self._odd.setdefault(component, {})[device_id] = (names, *(ids[name] for name in names))
+            self._single.setdefault(component, {})[device_id] = (names, *(ids[name] for name in names))
 
 
-_NO_SETS: dict[tuple[_Key, ...], _Alike] = {}
+_NO_SETS: dict[tuple[_Key, ...], _SeriesSet] = {}
 
 
 def _find_or_create(

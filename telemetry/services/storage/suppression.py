@@ -1,7 +1,7 @@
-"""What keeps the quarantine from being filled by one source: beyond a number a day its messages are counted.
+"""Suppression: beyond a daily number, one source's refused messages are counted instead of kept.
 
-Each process counts for itself, from what the tables say is counted already, so that of a source that begins anew in
-several listeners each may keep the number once. The same message again is counted in its own row, as always.
+Each process counts for itself, beginning with the counts in the tables, so that each of several listeners may keep
+the number once for a new source. A repeated message is always counted in its own row.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,35 +13,38 @@ from typing import Any, NamedTuple
 import psycopg
 from django.conf import settings
 
-from . import binary
+from . import statements
 from .statements import per_schema, run
 
-# Schema of what belongs to no tenant.
-NOBODY = ""
-# What waits for its time and is judged again is never thrown away.
-_KEPT = frozenset({"key_unavailable", "quota_exceeded"})
-# Everybody who is no device of the tenant may have so many times what one source may: UUIDs are easily made up.
-_STRANGERS = 10
+# The schema of messages that belong to no tenant.
+UNROUTED = ""
+# Messages that are validated again later are never dropped.
+_ALWAYS_KEPT = frozenset({"key_unavailable", "quota_exceeded"})
+# All sources that are not devices of the tenant together may have this many times the share of one source: UUIDs are
+# easily made up.
+_UNREGISTERED_SHARE = 10
 # One source may fill this part of the whole quarantine on a day.
 _BYTES_PART = 10
 _RECENT = 20_000
 _SOURCE_LENGTH = 120
 
-_FULL = per_schema("SELECT reason, device_id, source FROM {flood} WHERE day = $1", flood="telemetry_quarantineflood")
-_FULL_NOBODY = b"SELECT reason, NULL::bigint, source FROM public.tenants_unroutedflood WHERE day = $1"
+_SUPPRESSED = per_schema(
+    "SELECT reason, device_id, source FROM {flood} WHERE day = $1", flood="telemetry_quarantineflood"
+)
+_SUPPRESSED_UNROUTED = b"SELECT reason, NULL::bigint, source FROM public.tenants_unroutedflood WHERE day = $1"
 _UPDATE = (
     " ON CONFLICT ({key}) DO UPDATE SET times = f.times + EXCLUDED.times, detail = EXCLUDED.detail,"
     " last_received_at = greatest(f.last_received_at, EXCLUDED.last_received_at)"
 )
 # In one order, so that two listeners do not wait for each other crosswise.
-_ADD = per_schema(
+_ADD_COUNTS = per_schema(
     "INSERT INTO {flood} AS f (day, reason, device_id, source, times, detail, last_received_at)"  # noqa: S608
     " SELECT $1, reason, nullif(device_id, 0), source, times, detail, at"
     " FROM unnest($2, $3, $4, $5, $6, $7) AS r(reason, device_id, source, times, detail, at) ORDER BY 2, 3, 4"
     + _UPDATE.format(key="day, reason, device_id, source"),
     flood="telemetry_quarantineflood",
 )
-_ADD_NOBODY = (
+_ADD_UNROUTED_COUNTS = (
     "INSERT INTO public.tenants_unroutedflood AS f (day, reason, source, times, detail, last_received_at)"  # noqa: S608
     " SELECT $1, reason, source, times, detail, at"
     " FROM unnest($2, $3, $4, $5, $6, $7) AS r(reason, device_id, source, times, detail, at) ORDER BY 2, 3"
@@ -49,8 +52,8 @@ _ADD_NOBODY = (
 ).encode()
 
 
-class Kind(NamedTuple):
-    """Messages that are like each other. Without device and source: those of all strangers together."""
+class SuppressionKey(NamedTuple):
+    """What similar messages have in common. Without device and source: all unregistered sources together."""
 
     reason: str
     device_id: int | None
@@ -58,7 +61,7 @@ class Kind(NamedTuple):
 
 
 class RefusedRow(NamedTuple):
-    """A refused message; `times` it came in this batch."""
+    """A refused message; `times`: how often it was received in this batch."""
 
     name: bytes  # the fingerprint
     reason: str
@@ -72,112 +75,116 @@ class RefusedRow(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Day:
-    """What a tenant's sources have had of a day."""
+class _DayUsage:
+    """What a tenant's sources have used of a day; `suppressed` are those that have used it up."""
 
     day: date
-    full: set[Kind]
-    had: dict[Kind, tuple[int, int]] = field(default_factory=dict)  # messages, bytes
+    suppressed: set[SuppressionKey]
+    used: dict[SuppressionKey, tuple[int, int]] = field(default_factory=dict)  # messages, bytes
 
 
-class FloodGuard:
-    """Of one process. Not shared between threads."""
+class QuarantineSuppressor:
+    """The suppression of one process. Not shared between threads."""
 
     def __init__(self) -> None:
-        self._days: dict[str, _Day] = {}
-        # Kept lately: when they come again, it is in their own rows that they are counted.
+        self._days: dict[str, _DayUsage] = {}
+        # Kept lately: when they are received again, they are counted in their own rows.
         self._recent: dict[tuple[str, bytes], None] = {}
-        # Of the transaction: what is kept, and what the sources had before.
+        # Of the transaction: the messages that are kept, and what the sources had used before.
         self._pending: list[tuple[str, bytes]] = []
-        self._before: list[tuple[_Day, Kind, tuple[int, int]]] = []
+        self._before: list[tuple[_DayUsage, SuppressionKey, tuple[int, int]]] = []
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is sifted inside counts when the block ends, and not at all when it raises."""
+        """Make the splits inside the block final when it ends, and undo them when it raises."""
         self._pending, self._before = [], []
         try:
             yield
         except BaseException:
-            for known, kind, had in reversed(self._before):
-                known.had[kind] = had
+            for usage, key, used in reversed(self._before):
+                usage.used[key] = used
             raise
         self._recent.update(dict.fromkeys(self._pending))
         for _ in range(len(self._recent) - _RECENT):
             del self._recent[next(iter(self._recent))]
 
-    def open(self, connection: psycopg.Connection, schema: str) -> None:
-        """Know the tenant's day. To be called before `sift`; asks the server once a day, not in a pipeline."""
+    def load_day(self, connection: psycopg.Connection, schema: str) -> None:
+        """Load the tenant's day before `split`. Queries the server once a day; must not run in a pipeline."""
         today = datetime.now(UTC).date()
-        known = self._days.get(schema)
-        if settings.QUARANTINE_SOURCE_MESSAGES and (known is None or known.day != today):
-            statement = _FULL(schema) if schema != NOBODY else _FULL_NOBODY
-            self._days[schema] = _Day(today, {Kind(*row) for row in run(connection, statement, [today])})
+        usage = self._days.get(schema)
+        if settings.QUARANTINE_SOURCE_MESSAGES and (usage is None or usage.day != today):
+            query = _SUPPRESSED(schema) if schema != UNROUTED else _SUPPRESSED_UNROUTED
+            self._days[schema] = _DayUsage(today, {SuppressionKey(*row) for row in run(connection, query, [today])})
 
-    def sift(self, schema: str, rows: Iterable[RefusedRow]) -> tuple[list[RefusedRow], dict[Kind, list[RefusedRow]]]:
-        """The rows that are kept, and those that are counted."""
-        known = self._days.get(schema)
-        if not settings.QUARANTINE_SOURCE_MESSAGES or known is None:
+    def split(
+        self, schema: str, rows: Iterable[RefusedRow]
+    ) -> tuple[list[RefusedRow], dict[SuppressionKey, list[RefusedRow]]]:
+        """Return (the rows that are kept, the rows that are only counted)."""
+        usage = self._days.get(schema)
+        if not settings.QUARANTINE_SOURCE_MESSAGES or usage is None:
             return list(rows), {}
         kept: list[RefusedRow] = []
-        counted: dict[Kind, list[RefusedRow]] = {}
+        suppressed: dict[SuppressionKey, list[RefusedRow]] = {}
         for row in rows:
-            kind = None
-            if row.reason not in _KEPT and (schema, row.name) not in self._recent:
-                kind = self._counted_as(schema, known, row)
-            if kind is None:
+            key = None
+            if row.reason not in _ALWAYS_KEPT and (schema, row.name) not in self._recent:
+                key = self._suppressed_as(schema, usage, row)
+            if key is None:
                 kept.append(row)
             else:
-                counted.setdefault(kind, []).append(row)
-        return kept, counted
+                suppressed.setdefault(key, []).append(row)
+        return kept, suppressed
 
-    def _counted_as(self, schema: str, known: _Day, row: RefusedRow) -> Kind | None:
-        """None: the row is kept, and its source has had one more."""
-        own = Kind(row.reason, row.device_id, "" if row.device_id is not None else source_of(row.topic))
-        strangers = None if row.device_id is not None else Kind(row.reason, None, "")
-        if strangers is not None and self._is_full(known, strangers, row, _STRANGERS):
-            return strangers
-        if self._is_full(known, own, row, 1):
+    def _suppressed_as(self, schema: str, usage: _DayUsage, row: RefusedRow) -> SuppressionKey | None:
+        """Return the key under which the row is counted; None: the row is kept, and counts for its source."""
+        own = SuppressionKey(row.reason, row.device_id, "" if row.device_id is not None else source_of(row.topic))
+        unregistered = None if row.device_id is not None else SuppressionKey(row.reason, None, "")
+        if unregistered is not None and self._is_used_up(usage, unregistered, row, _UNREGISTERED_SHARE):
+            return unregistered
+        if self._is_used_up(usage, own, row, 1):
             return own
-        for kind in (own, strangers):
-            if kind is not None:
-                had = known.had.get(kind, (0, 0))
-                self._before.append((known, kind, had))
-                known.had[kind] = had[0] + 1, had[1] + len(row.payload)
+        for key in (own, unregistered):
+            if key is not None:
+                messages, size = used = usage.used.get(key, (0, 0))
+                self._before.append((usage, key, used))
+                usage.used[key] = messages + 1, size + len(row.payload)
         self._pending.append((schema, row.name))
         return None
 
-    def _is_full(self, known: _Day, kind: Kind, row: RefusedRow, share: int) -> bool:
-        if kind in known.full:
+    def _is_used_up(self, usage: _DayUsage, key: SuppressionKey, row: RefusedRow, share: int) -> bool:
+        if key in usage.suppressed:
             return True
-        messages, size = known.had.get(kind, (0, 0))
-        most = settings.QUARANTINE_MEGABYTES * 2**20 // _BYTES_PART
-        too_large = bool(most) and size + len(row.payload) > most * min(share, _BYTES_PART // 2)
+        messages, size = usage.used.get(key, (0, 0))
+        max_bytes = settings.QUARANTINE_MEGABYTES * 2**20 // _BYTES_PART
+        too_large = bool(max_bytes) and size + len(row.payload) > max_bytes * min(share, _BYTES_PART // 2)
         return too_large or messages >= settings.QUARANTINE_SOURCE_MESSAGES * share
 
-    def count(self, connection: psycopg.Connection, schema: str, counted: dict[Kind, list[RefusedRow]]) -> None:
-        """Write down what is not kept. Sends one statement, or none; also in a pipeline."""
-        if counted:
-            columns: list[list[Any]] = [list(column) for column in zip(*_sums(counted), strict=True)]
-            arrays: Sequence[binary.Array] = [
-                binary.texts(columns[0]),
-                binary.int8s(columns[1]),
-                binary.texts(columns[2]),
-                binary.int8s(columns[3]),
-                binary.texts(columns[4]),
-                binary.times(columns[5]),
+    def write_counts(
+        self, connection: psycopg.Connection, schema: str, suppressed: dict[SuppressionKey, list[RefusedRow]]
+    ) -> None:
+        """Store the counts of suppressed messages. Sends one statement, or none; also in a pipeline."""
+        if suppressed:
+            columns: list[list[Any]] = [list(column) for column in zip(*_sums(suppressed), strict=True)]
+            arrays: Sequence[statements.Array] = [
+                statements.text_array(columns[0]),
+                statements.int8_array(columns[1]),
+                statements.text_array(columns[2]),
+                statements.int8_array(columns[3]),
+                statements.text_array(columns[4]),
+                statements.time_array(columns[5]),
             ]
-            statement = _ADD(schema) if schema != NOBODY else _ADD_NOBODY
-            run(connection, statement, [self._days[schema].day, *arrays])
+            insert = _ADD_COUNTS(schema) if schema != UNROUTED else _ADD_UNROUTED_COUNTS
+            run(connection, insert, [self._days[schema].day, *arrays])
 
 
 def source_of(topic: str) -> str:
-    """What a topic names where there is no device: its second and third level."""
+    """Return the source that a topic names where no device is known: its second and third level."""
     return "/".join(topic.split("/", 3)[1:3])[:_SOURCE_LENGTH]
 
 
-def _sums(counted: dict[Kind, list[RefusedRow]]) -> Iterator[tuple[str, int, str, int, str, int]]:
-    """Reason, device (0: none), source, times, last words, last time."""
-    for kind, rows in counted.items():
+def _sums(suppressed: dict[SuppressionKey, list[RefusedRow]]) -> Iterator[tuple[str, int, str, int, str, int]]:
+    """Yield (reason, device or 0, source, count, last detail, last time)."""
+    for key, rows in suppressed.items():
         last = max(rows, key=lambda row: row.last_at)
         times = sum(row.times for row in rows)
-        yield kind.reason, kind.device_id or 0, kind.source, times, last.detail, binary.micros(last.last_at)
+        yield key.reason, key.device_id or 0, key.source, times, last.detail, statements.micros(last.last_at)

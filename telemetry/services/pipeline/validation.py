@@ -1,0 +1,131 @@
+"""Steps 1 to 5 for one message: form, routing, signature, contract, normalization. Pure.
+
+`validate` receives the device's specification, which the routing found, and a source of its keys; it returns the
+message or raises the refusal.
+"""
+
+import hashlib
+from datetime import datetime
+from typing import Any
+
+from devices.domain.specs import DeviceSpec
+
+from . import contract, form, normalization, signature
+from .results import Refusal, Topic, TopicKind, ValidatedMessage, quote
+
+_NO_VALUES = normalization.NormalizedValues([])
+# Python 3.11 looks up a member of an enumeration in several steps, each time.
+_TELEMETRY, _BIRTH, _WILL = TopicKind.TELEMETRY, TopicKind.BIRTH, TopicKind.WILL
+
+
+def validate(
+    topic: Topic,
+    text_topic: str,
+    payload: bytes,
+    spec: DeviceSpec,
+    keys: signature.KeySource,
+    received_at: datetime,
+    clock: contract.ClockTolerance,
+) -> ValidatedMessage:
+    """Return the message after all checks. Raises Refusal, or any error of `keys` when a key is unavailable."""
+    contract.check_routing(topic, spec)
+    kind = topic.kind
+    if kind is _WILL:
+        return _validate_will(topic, text_topic, payload, received_at)
+    message, content, version, key_version = signature.verify(payload, spec, keys, received_at)
+    counter = contract.check_binding(topic, message) if version == 2 else None
+    moment, late = contract.check_time(message, received_at, clock)
+    component, values = "", _NO_VALUES
+    if kind is _TELEMETRY:
+        contract.check_board(message, spec)
+        registered = contract.check_component(topic, message, spec)
+        component, values = registered.key, normalization.normalize(message, registered)
+    elif "cpu_serial" in message:
+        contract.check_board(message, spec)
+    return ValidatedMessage(
+        topic,
+        component,
+        moment,
+        late,
+        version,
+        key_version,
+        fingerprint(text_topic.encode(), content),
+        values.measurements,
+        _session(message) if kind is _BIRTH else "",
+        counter,
+        values.unmapped,
+        values.cut,
+    )
+
+
+def validate_legacy(
+    topic: Topic,
+    text_topic: str,
+    payload: bytes,
+    spec: DeviceSpec,
+    recorded_time: datetime | None,
+    received_at: datetime,
+    clock: contract.ClockTolerance,
+) -> ValidatedMessage:
+    """Return a message of an old server's record after the checks of a live one, as a late message. Raises Refusal.
+
+    Its signature is not checked, because that server has verified it, nor the state of the device, which may be
+    deactivated by now. Its fingerprint equals that of the same message when the device itself sends it.
+    """
+    contract.check_segment(topic, spec)
+    if topic.kind is _WILL:
+        will = _validate_will(topic, text_topic, payload, received_at)
+        will.late = True
+        return will
+    message = form.parse_object(payload)
+    moment = contract.recorded_time(message, recorded_time, received_at, clock)
+    component, values = "", _NO_VALUES
+    if topic.kind is _TELEMETRY:
+        contract.check_board(message, spec)
+        registered = contract.check_component(topic, message, spec)
+        component, values = registered.key, normalization.normalize(message, registered)
+    return ValidatedMessage(
+        topic=topic,
+        component=component,
+        time=moment,
+        late=True,
+        signature=0,
+        key_version=0,
+        fingerprint=fingerprint(text_topic.encode(), signature.content_of_v1(message, payload)),
+        measurements=values.measurements,
+        unmapped=values.unmapped,
+        cut=values.cut,
+    )
+
+
+def fingerprint(*parts: bytes) -> bytes:
+    """Return the first 16 bytes of SHA-256 over the parts with NUL between them."""
+    return hashlib.sha256(b"\x00".join(parts)).digest()[:16]
+
+
+def _validate_will(topic: Topic, text_topic: str, payload: bytes, received_at: datetime) -> ValidatedMessage:
+    """Return a will after checking its form. The broker binds it to its device; it is not signed.
+
+    It carries no time, so that only its session and the second distinguish a redelivery from another will.
+    """
+    message = form.parse_object(payload)
+    if str(message.get("device_uuid", topic.uuid)).lower() != str(topic.uuid):
+        raise Refusal("malformed", "The device_uuid in the payload must be the topic's.")
+    moment = received_at.replace(microsecond=0)
+    return ValidatedMessage(
+        topic=topic,
+        component="",
+        time=moment,
+        late=False,
+        signature=0,
+        key_version=0,
+        fingerprint=fingerprint(text_topic.encode(), payload),
+        session=_session(message),
+    )
+
+
+def _session(message: dict[str, Any]) -> str:
+    session = message.get("session", "")
+    if not isinstance(session, str) or len(session) > 64 or "\x00" in session:
+        raise Refusal("malformed", f"The session must be a text of at most 64 characters, not {quote(session)}.")
+    return session
