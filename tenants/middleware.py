@@ -15,7 +15,7 @@ from django_tenants.utils import get_public_schema_name, get_tenant_domain_model
 
 from .api.errors import body, is_for_api
 from .api.views.health import healthz, metrics, readyz
-from .infrastructure.schema_context import enter_schema_of, leave_schema
+from .infrastructure.database import enter_schema_of, leave_schema
 from .models import SLUG_PATTERN, Tenant
 
 _PREFIX = re.compile(r"^/t/(?P<slug>[^/]+)(?P<rest>/.*)?$")

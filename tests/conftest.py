@@ -16,8 +16,8 @@ from django.core.management import call_command
 from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
-from tenants.infrastructure import window_counts
-from tenants.infrastructure.schema_context import leave_schema
+from tenants.infrastructure import throttling
+from tenants.infrastructure.database import leave_schema
 from tests import servers
 
 from . import factories
@@ -132,7 +132,7 @@ def outside_of_tenants() -> None:
 def one_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count all requests of a test in one window of time, however long it takes."""
     moment = time.time()
-    monkeypatch.setattr(window_counts, "clock", lambda: moment)
+    monkeypatch.setattr(throttling, "clock", lambda: moment)
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from devices.models.presence import Cause, Status
-from tenants.api.fields import WholeNumber, time_zone
-from tenants.api.parameters import CursorParameters, RangeParameters
+from tenants.api.serializers.base import CursorParameters, RangeParameters, WholeNumber, time_zone
 
 DAY = timedelta(days=1)
 LONGEST = timedelta(days=366)

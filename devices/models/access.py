@@ -1,5 +1,8 @@
-"""Who reaches a tenant without a password, and who changed what."""
+"""API keys, passwords at the broker, and the audit."""
 
+import datetime
+import hashlib
+import secrets
 from typing import ClassVar
 
 from django.db import models
@@ -11,6 +14,10 @@ from .inventory import Device
 
 # First characters of every API key, by which a broker tells an app from a device.
 API_KEY_PREFIX = "gwj_"
+# A key's first characters, which are kept and shown.
+API_KEY_PREFIX_LENGTH = len(API_KEY_PREFIX) + 10
+# last_used_at is for people: once a minute is enough, and saves a write a request.
+_TOUCH_AFTER = datetime.timedelta(minutes=1)
 
 
 class ApiKey(models.Model):
@@ -46,8 +53,24 @@ class ApiKey(models.Model):
         return True
 
     def is_valid(self) -> bool:
-        """Neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
+
+    @classmethod
+    def find(cls, text: str) -> "ApiKey | None":
+        """Return the current tenant's valid key with that text, and note that it was used; None without one."""
+        key = cls.objects.filter(prefix=text[:API_KEY_PREFIX_LENGTH]).first()
+        if key is None or not secrets.compare_digest(key.digest, cls.digest_of(text)) or not key.is_valid():
+            return None
+        now = timezone.now()
+        if key.last_used_at is None or now - key.last_used_at > _TOUCH_AFTER:
+            cls.objects.filter(pk=key.pk).update(last_used_at=now)
+        return key
+
+    @staticmethod
+    def digest_of(text: str) -> str:
+        """Return the SHA-256 of a key's text in hexadecimal digits."""
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class BrokerPassword(models.Model):

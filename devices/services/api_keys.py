@@ -5,7 +5,6 @@ key itself is kept nowhere: where the broker was away then, the key serves the A
 """
 
 import datetime
-import hashlib
 import logging
 import secrets
 
@@ -13,18 +12,14 @@ from django.db import transaction
 from django.utils import timezone
 
 from devices.models import ApiKey
-from devices.models.access import API_KEY_PREFIX
+from devices.models.access import API_KEY_PREFIX, API_KEY_PREFIX_LENGTH
 from devices.services.broker import accounts
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 from tenants.models import AppRoute, Tenant
 
 from . import audit
 
 logger = logging.getLogger(__name__)
-
-_PREFIX_LENGTH = len(API_KEY_PREFIX) + 10
-# last_used_at is for people: once a minute is enough, and spares a write per request.
-_TOUCH_AFTER = datetime.timedelta(minutes=1)
 
 
 def issue_api_key(
@@ -39,8 +34,8 @@ def issue_api_key(
     with transaction.atomic():
         key = ApiKey.objects.create(
             name=name,
-            prefix=text[:_PREFIX_LENGTH],
-            digest=_digest(text),
+            prefix=text[:API_KEY_PREFIX_LENGTH],
+            digest=ApiKey.digest_of(text),
             scope=scope,
             expires_at=expires_at,
             created_by_id=getattr(acting_user, "pk", None),
@@ -64,17 +59,6 @@ def revoke_api_key(key: ApiKey, *, acting_user: audit.Actor = None) -> bool:
     return bool(won)
 
 
-def find_api_key(text: str) -> ApiKey | None:
-    """The current tenant's valid key with that text, or None."""
-    key = ApiKey.objects.filter(prefix=text[:_PREFIX_LENGTH]).first()
-    if key is None or not secrets.compare_digest(key.digest, _digest(text)) or not key.is_valid():
-        return None
-    now = timezone.now()
-    if key.last_used_at is None or now - key.last_used_at > _TOUCH_AFTER:
-        ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
-    return key
-
-
 def _grant(slug: str, prefix: str, text: str) -> None:
     try:
         accounts.grant_app(slug, prefix, text)
@@ -87,7 +71,3 @@ def _revoke(prefix: str) -> None:
         accounts.revoke_apps([prefix])
     except accounts.BrokerUnavailable as error:
         logger.warning("The broker still knows the revoked API key %s… (%s); sync_broker removes it", prefix, error)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

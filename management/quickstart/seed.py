@@ -14,7 +14,7 @@ from devices.models import ApiKey, Device
 from devices.services.api_keys import issue_api_key
 from devices.services.provisioning.registration import register_device
 from devices.services.vault.secret_store import provisioner
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 from tenants.models import Tenant, User
 from tenants.services.lifecycle import create_tenant
 

@@ -244,13 +244,13 @@ AUTH_PASSWORD_VALIDATORS = [
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "devices.api.authentication.ApiKeyAuthentication",
+        "devices.api.access.ApiKeyAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["devices.api.permissions.TenantAccess"],
+    "DEFAULT_PERMISSION_CLASSES": ["devices.api.access.TenantAccess"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["tenants.api.negotiation.JSONParser"],
-    "DEFAULT_THROTTLE_CLASSES": ["tenants.api.throttling.TenantThrottle"],
+    "DEFAULT_THROTTLE_CLASSES": ["tenants.infrastructure.throttling.TenantThrottle"],
     "DEFAULT_METADATA_CLASS": None,
     "URL_FORMAT_OVERRIDE": None,
     "DEFAULT_PAGINATION_CLASS": "tenants.api.pagination.Page",

@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path, re_path
 
-from devices.api.views.provisioning import FetchView
+from devices.api.views.provisioning import CredentialsView
 from tenants.admin import console
 from tenants.api.views.base import UnknownAddressView
 from tenants.api.views.schema import DocsView, SchemaView
@@ -19,7 +19,7 @@ urlpatterns: list = [
     path("admin/", console.urls),
     path("i18n/", include("django.conf.urls.i18n")),
     path("api/v1/tenants/", TenantViewSet.as_view({"get": "list", "post": "create"}), name="tenant-list"),
-    path("api/v1/provisioning/credentials/", FetchView.as_view(), name="provisioning-credentials"),
+    path("api/v1/provisioning/credentials/", CredentialsView.as_view(), name="provisioning-credentials"),
     path("api/schema/", SchemaView.as_view(), name="api-schema"),
     path("api/docs/", DocsView.as_view(), name="api-docs"),
     re_path(r"^api/", UnknownAddressView.as_view()),

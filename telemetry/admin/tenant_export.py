@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from devices import hooks
 from devices.admin.roles import may, person
-from devices.api.permissions import session_stream_access
+from devices.api.access import session_stream_access
 from telemetry.services.export.tenant_download import download
 from tenants.admin.base import form_page
 from tenants.services.roles import Role

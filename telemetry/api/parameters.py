@@ -7,9 +7,8 @@ from rest_framework import serializers
 
 from telemetry.models import Reason
 from telemetry.services.queries import calendar_intervals
-from tenants.api.fields import WholeNumber, time_zone
 from tenants.api.pagination import MAX_LIMIT
-from tenants.api.parameters import CursorParameters, RangeParameters, limit_field
+from tenants.api.serializers.base import CursorParameters, RangeParameters, WholeNumber, limit_field, time_zone
 
 MAX_DEVICES = 50
 MAX_NAMES = 50

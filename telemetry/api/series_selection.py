@@ -73,12 +73,13 @@ def devices_by_uuid(uuids: Iterable[UUID]) -> list[Device]:
     return list(_devices(uuids).values())
 
 
-def series_of_metric(device: Device, component: str, metric: str) -> list[Series]:
-    """Return the series of the metric, or none yet. Raises NotFound with the names that the device has."""
+def series_of_metric(uuid: UUID, component: str, metric: str) -> tuple[Device, list[Series]]:
+    """Return the device and the series of its metric, or none yet. Raises NotFound with the names that there are."""
+    device = _devices([uuid])[uuid]
     found = readings.series_of(device, component, metric)
     if not found:
         _refuse_unknown([device], Series.objects.filter(device=device), [component], [metric])
-    return found
+    return device, found
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from django.core.signing import BadSignature, Signer
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import ValidationError
 
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 
 
 def encode(scope: str, position: list[Any]) -> str:

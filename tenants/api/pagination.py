@@ -2,11 +2,10 @@
 
 from typing import Any
 
+from django.utils.translation import gettext as _
 from rest_framework.exceptions import ValidationError
 from rest_framework.pagination import LimitOffsetPagination
 from rest_framework.request import Request
-
-from .fields import range_refusal
 
 MAX_LIMIT = 1000
 _MAX_OFFSET = 10**9
@@ -42,3 +41,9 @@ def whole_number(request: Request, name: str, lowest: int, highest: int, default
     if not (text.isascii() and text.isdigit() and len(text) < 20 and lowest <= int(text) <= highest):
         raise ValidationError({name: range_refusal(name, lowest, highest, text)})
     return int(text)
+
+
+def range_refusal(name: str, lowest: int, highest: int, value: Any) -> str:
+    """Return why the value of a parameter is refused that must be a whole number in a range."""
+    values = {"name": name, "lowest": lowest, "highest": highest, "value": value}
+    return _("%(name)r must be a whole number from %(lowest)d to %(highest)d, not %(value)r.") % values

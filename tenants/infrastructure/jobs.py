@@ -10,7 +10,7 @@ from django.utils.module_loading import import_string
 from django_q.tasks import async_task
 from django_tenants.utils import schema_context
 
-from .schema_context import current_schema
+from .database import current_schema
 
 
 def enqueue(function: str, *args: Any, **kwargs: Any) -> str:

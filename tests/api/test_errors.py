@@ -13,7 +13,7 @@ import pytest
 from django.test import Client, override_settings
 from django_redis import get_redis_connection
 
-from tenants.api.throttling import TenantThrottle
+from tenants.infrastructure.throttling import TenantThrottle
 from tenants.models import Tenant
 from tests.factories import issue_key, make_device, make_user
 from tests.processes import ROOT

@@ -299,7 +299,7 @@ def test_between_two_pieces_the_tenant_is_left(
     ask: Callable[..., Any], mixed: None, monkeypatch: pytest.MonkeyPatch, tenant_b: Any
 ) -> None:
     """The same thread answers others meanwhile."""
-    from tenants.infrastructure.schema_context import current_schema
+    from tenants.infrastructure.database import current_schema
 
     monkeypatch.setattr(readings, "READINGS_PER_CHUNK", 2)
     whole = ask("export").getvalue()

@@ -264,7 +264,8 @@ def test_a_suspended_tenants_apps_wait_outside_until_it_is_resumed(issue: Callab
 def test_the_broker_away_costs_a_key_its_account_and_nothing_else(
     issue: Callable[..., App], stack: Any, tenant_a: Any
 ) -> None:
-    from devices.services.api_keys import find_api_key, revoke_api_key
+    from devices.models import ApiKey
+    from devices.services.api_keys import revoke_api_key
     from devices.services.broker.synchronization import sync_broker
 
     before = issue()
@@ -272,7 +273,7 @@ def test_the_broker_away_costs_a_key_its_account_and_nothing_else(
     try:
         app = issue()
         with schema_context(tenant_a.schema_name):
-            assert find_api_key(app.text) == app.key
+            assert ApiKey.find(app.text) == app.key
             assert revoke_api_key(before.key)
     finally:
         stack.start_server("mosquitto")

@@ -350,7 +350,7 @@ def test_what_redis_lost_is_read_with_the_next_check(register: Any, hurried: Non
 
 
 def test_the_stream_ends_with_the_key(hurried: None, key: Callable[..., Any], tenant_a: Any) -> None:
-    from devices.api.permissions import StreamAccess
+    from devices.api.access import StreamAccess
     from devices.services.api_keys import revoke_api_key
 
     issued, _ = key(tenant_a)
@@ -367,7 +367,7 @@ def member(live_db: None, tenant_a: Any) -> Iterator[Any]:
     from django.contrib.auth import SESSION_KEY
     from django.contrib.sessions.backends.db import SessionStore
 
-    from devices.api.permissions import StreamAccess
+    from devices.api.access import StreamAccess
     from tests.factories import make_user
 
     user, session = make_user(f"watcher-{os.urandom(4).hex()}", tenant_a, "viewer"), SessionStore()
@@ -397,7 +397,7 @@ def test_the_stream_ends_with_the_membership_or_the_session(member: Any, tenant_
 
 
 def test_the_stream_ends_with_the_tenants_service(key: Callable[..., Any], tenant_b: Any) -> None:
-    from devices.api.permissions import StreamAccess
+    from devices.api.access import StreamAccess
     from tenants.services.lifecycle import resume_tenant, suspend_tenant
 
     watcher = StreamAccess(tenant_b.pk, key_id=key(tenant_b)[0].pk)

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tenants.infrastructure.schema_context import leave_schema
+from tenants.infrastructure.database import leave_schema
 from tests.factories import make_device, make_user
 from tests.processes import Process, free_port, wait_until
 

@@ -8,7 +8,6 @@ from django_tenants.utils import schema_context
 
 from devices import change_feeds
 from devices.models import ApiKey, AuditEntry, ComponentType, HardwareModel, Metric, Unit
-from devices.services.api_keys import find_api_key
 from tenants.models import Tenant
 
 from .client import Pages, formset
@@ -111,7 +110,7 @@ def test_an_api_key_is_shown_once_and_can_be_revoked(pages: Pages, tenant_a: Ten
     assert text in answer.content.decode()
     assert "no-store" in answer["Cache-Control"]
     with schema_context(tenant_a.schema_name):
-        key = find_api_key(text)
+        key = ApiKey.find(text)
         assert key is not None
         assert key.created_by_label == "an-admin"
     for path in ("devices/apikey/", f"devices/apikey/{key.pk}/change/", f"devices/apikey/{key.pk}/history/"):
@@ -121,10 +120,10 @@ def test_an_api_key_is_shown_once_and_can_be_revoked(pages: Pages, tenant_a: Ten
     revoke = f"devices/apikey/{key.pk}/revoke/"
     assert pages.get(revoke).status_code == 200
     with schema_context(tenant_a.schema_name):
-        assert find_api_key(text) is not None
+        assert ApiKey.find(text) is not None
     assert "The key has been revoked." in pages.post(revoke, follow=True).content.decode()
     with schema_context(tenant_a.schema_name):
-        assert find_api_key(text) is None
+        assert ApiKey.find(text) is None
         assert list(AuditEntry.objects.values_list("action", flat=True)[:2]) == ["revoke", "issue"]
 
 

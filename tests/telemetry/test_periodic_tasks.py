@@ -33,7 +33,7 @@ def both(django_db_setup: None, django_db_blocker: Any) -> Iterator[list[RollupT
 @pytest.fixture
 def queued(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """(task, schema) as they are queued, without a worker."""
-    from tenants.infrastructure.schema_context import current_schema
+    from tenants.infrastructure.database import current_schema
 
     tasks: list[tuple[str, str]] = []
     monkeypatch.setattr(

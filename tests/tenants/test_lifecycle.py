@@ -9,7 +9,7 @@ from django.db import connection
 from django_tenants.utils import schema_context, schema_exists
 
 from tenants.infrastructure import hooks
-from tenants.infrastructure.schema_context import leave_schema
+from tenants.infrastructure.database import leave_schema
 from tenants.models import Membership, Tenant, User
 from tenants.services.lifecycle import create_tenant, discard_incomplete_tenant, resume_tenant, suspend_tenant
 

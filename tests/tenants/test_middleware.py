@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.test import RequestFactory
 from django.urls import get_script_prefix, reverse
 
-from tenants.infrastructure.schema_context import current_schema, leave_schema
+from tenants.infrastructure.database import current_schema, leave_schema
 from tenants.middleware import TenantMiddleware
 from tenants.models import Domain, Tenant
 

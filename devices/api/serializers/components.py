@@ -12,8 +12,7 @@ from rest_framework import serializers
 from devices.models import Component, ComponentType, Device
 from devices.services.presence import freshness
 from devices.services.presence.freshness import Freshness
-from tenants.api.fields import Timestamp
-from tenants.api.serializers.base import StrictModelSerializer
+from tenants.api.serializers.base import StrictModelSerializer, Timestamp
 
 _NO_SUCH_TYPE = _("There is no component type {value}. Create it at component-types/ first.")
 

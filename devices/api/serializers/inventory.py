@@ -15,8 +15,7 @@ from devices.models.base import validate_key
 from devices.services.presence import descriptions, overview
 from devices.services.presence.timeouts import TimeoutSource
 from devices.services.provisioning.registration import IssuedCredentials
-from tenants.api.fields import Timestamp
-from tenants.api.serializers.base import StrictModelSerializer, StrictSerializer
+from tenants.api.serializers.base import StrictModelSerializer, StrictSerializer, Timestamp
 
 from .components import DeviceComponentSerializer, component_type_by_key, time_or_null
 

@@ -8,8 +8,7 @@ from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from devices.models import ApiKey
-from tenants.api.fields import Timestamp
-from tenants.api.serializers.base import StrictSerializer
+from tenants.api.serializers.base import StrictSerializer, Timestamp
 
 
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):

@@ -8,8 +8,7 @@ from rest_framework import serializers
 from devices.models import Device, MaintenanceWindow, PresenceSettings, StatusChange
 from devices.models.presence import Cause, Status, SuppressedBy
 from devices.services.presence import descriptions
-from tenants.api.fields import Timestamp
-from tenants.api.serializers.base import StrictModelSerializer
+from tenants.api.serializers.base import StrictModelSerializer, Timestamp
 
 
 class StatusChangeSerializer(serializers.Serializer[StatusChange]):

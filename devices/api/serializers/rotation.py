@@ -7,8 +7,7 @@ from rest_framework import serializers
 
 from devices.models import RotationCampaign, RotationMember
 from devices.services.rotation import campaigns
-from tenants.api.fields import Timestamp
-from tenants.api.serializers.base import StrictSerializer
+from tenants.api.serializers.base import StrictSerializer, Timestamp
 
 from .inventory import hardware_model_field
 

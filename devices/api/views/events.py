@@ -9,13 +9,13 @@ from rest_framework import serializers
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
+from devices.api.access import stream_access
 from devices.api.filters import device_by_uuid
-from devices.api.permissions import stream_access
 from devices.services.notifications import event_stream, status_feed
 from tenants.api.errors import ErrorSerializer
 from tenants.api.negotiation import JSONErrorsNegotiation
 from tenants.api.views.base import TenantView
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 
 _GREATEST = 2**63 - 1
 _LAST_EVENT_ID = OpenApiParameter(

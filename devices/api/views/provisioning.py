@@ -10,8 +10,6 @@ from rest_framework.exceptions import NotFound, PermissionDenied, Throttled
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.throttling import BaseThrottle
-from rest_framework.views import APIView
 
 from devices.api.filters import device_by_uuid
 from devices.api.serializers.inventory import DeviceSerializer
@@ -19,12 +17,10 @@ from devices.api.serializers.provisioning import ClaimSerializer, FetchedSeriali
 from devices.services.provisioning import claims, credential_bootstrap
 from tenants.api.errors import Conflict, ErrorSerializer
 from tenants.api.views.base import StrictView
-from tenants.infrastructure import window_counts
+from tenants.infrastructure.throttling import WindowThrottle
 from tenants.services.roles import Role
 
 from .base import AuditedView
-
-_MINUTE = 60
 
 
 class ClaimView(AuditedView):
@@ -79,25 +75,24 @@ class ResetCredentialsView(AuditedView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class FetchThrottle(BaseThrottle):
-    """By address: devices behind one router share it."""
+class CredentialRequestThrottle(WindowThrottle):
+    """By address: devices behind one router share a count."""
 
-    def allow_request(self, request: Request, view: APIView) -> bool:
-        """Return whether the request is within the limit."""
-        counted, self._wait = window_counts.count(f"fetch:{request.META.get('REMOTE_ADDR', '')}", seconds=_MINUTE)
-        return counted <= settings.FETCHES_PER_MINUTE
+    def limit(self) -> int:
+        """Return `FETCHES_PER_MINUTE`."""
+        return settings.FETCHES_PER_MINUTE
 
-    def wait(self) -> float:
-        """Return the seconds until the next request is allowed."""
-        return float(self._wait)
+    def key(self, request: Request) -> str:
+        """Return the key of the address."""
+        return f"fetch:{request.META.get('REMOTE_ADDR', '')}"
 
 
-class FetchView(StrictView):
+class CredentialsView(StrictView):
     """Where preregistered devices fetch their credentials."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
-    throttle_classes = (FetchThrottle,)
+    throttle_classes = (CredentialRequestThrottle,)
 
     @extend_schema(
         request=FetchSerializer,

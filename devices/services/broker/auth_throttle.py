@@ -12,8 +12,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from devices.services.broker.authentication import LoginAttempt
+from tenants.infrastructure.throttling import LocalCounter
 
-_WINDOW_SECONDS = 60.0
+_WINDOW_SECONDS = 60
 _MAX_ADDRESSES = 10_000
 _MAX_ADMITTED = 200_000
 
@@ -26,8 +27,7 @@ class AuthThrottle:
 
     def __init__(self, failures_per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = failures_per_minute
-        self._clock = clock
-        self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._failures = LocalCounter(_WINDOW_SECONDS, _MAX_ADDRESSES, clock)
         self._admitted: OrderedDict[bytes, None] = OrderedDict()
         self._key = os.urandom(32)
 
@@ -41,27 +41,16 @@ class AuthThrottle:
         if allowed:
             self._admitted[fingerprint] = None
             self._admitted.move_to_end(fingerprint)
-            _shrink(self._admitted, _MAX_ADMITTED)
+            if len(self._admitted) > _MAX_ADMITTED:
+                self._admitted.popitem(last=False)
             return False
         self._admitted.pop(fingerprint, None)
-        began, count = self._failures.pop(login.address, (self._clock(), 0))
-        if self._clock() - began >= _WINDOW_SECONDS:
-            began, count = self._clock(), 0
-        self._failures[login.address] = began, count + 1
-        _shrink(self._failures, _MAX_ADDRESSES)
-        return count + 1 == self._limit
+        return self._failures.add(login.address).events == self._limit
 
     def _is_suspicious(self, address: str) -> bool:
-        began, count = self._failures.get(address, (0.0, 0))
-        return 0 < self._limit <= count and self._clock() - began < _WINDOW_SECONDS
+        return self._limit > 0 and self._failures.read(address).events >= self._limit
 
     def _fingerprint(self, login: LoginAttempt) -> bytes:
         """Return a hash of name and password, keyed with a random key of this process."""
         shown = f"{login.name}\0{login.password}".encode("utf-8", "surrogatepass")
         return hashlib.blake2b(shown, key=self._key, digest_size=16).digest()
-
-
-def _shrink(entries: OrderedDict, most: int) -> None:
-    """Remove the oldest entries."""
-    while len(entries) > most:
-        entries.popitem(last=False)

@@ -21,7 +21,7 @@ from devices.services.presence.state_machine import ROUNDING, PresenceState, Sig
 from devices.services.presence.state_store import apply_signals, states_of
 from devices.services.presence.timeouts import timeouts_of
 from tenants.infrastructure.chunks import chunks
-from tenants.infrastructure.schema_context import leave_schema
+from tenants.infrastructure.database import leave_schema
 from tenants.models import Tenant
 
 from . import activity

@@ -13,7 +13,7 @@ from devices.services.broker import accounts
 from devices.services.presence import activity
 from devices.services.presence.state_machine import Signal
 from devices.services.presence.state_store import apply_signals
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 
 logger = logging.getLogger(__name__)
 

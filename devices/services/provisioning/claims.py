@@ -18,8 +18,8 @@ from django.utils.translation import gettext as _
 from devices.models import ComponentType, Device, HardwareModel
 from devices.services import audit
 from devices.services.provisioning.import_resource import split_parts
-from tenants.infrastructure import window_counts
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
+from tenants.infrastructure.throttling import RedisCounter
 from tenants.models import PreregisteredDevice, Tenant
 from tenants.services import claim_codes
 from tenants.services.enrollment import make_claimable
@@ -28,7 +28,7 @@ from . import activation, registration
 
 logger = logging.getLogger(__name__)
 
-_HOUR = 3600
+_failed_claims = RedisCounter(seconds=3600)
 # Compared with the code if the serial number is unknown, so that the time is the same.
 _NO_DIGEST = claim_codes.digest("no board")
 
@@ -108,7 +108,7 @@ def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = 
     if board is not None and right and board.tenant_id == tenant.pk:
         raise AlreadyClaimed(Device.objects.filter(uuid__in=[board.device_uuid]).first(), board)
     for counter in counters:
-        window_counts.count(counter, seconds=_HOUR)
+        _failed_claims.add(counter)
     logger.info("A claim of the tenant %s was rejected", tenant.slug)
     raise ClaimRefused
 
@@ -206,6 +206,6 @@ def _counters(tenant: Tenant, acting_user: audit.Actor) -> list[str]:
 
 def _refuse_too_many(counters: list[str]) -> None:
     for counter in counters:
-        failures, wait = window_counts.count(counter, seconds=_HOUR, add=0)
+        failures, wait = _failed_claims.read(counter)
         if failures >= settings.CLAIM_FAILURES_PER_HOUR:
             raise TooManyClaims(wait)

@@ -18,7 +18,7 @@ from devices.services.broker import accounts
 from devices.services.provisioning.registration import IssuedCredentials
 from devices.services.vault.secret_store import SecretMissing, SecretsUnavailable, provisioner
 from tenants.infrastructure import jobs, resumable_jobs
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 from tenants.infrastructure.spreadsheets import TableRow
 from tenants.services.active_tenants import sum_over_active
 

@@ -32,7 +32,7 @@ from devices.services.presence import activity
 from devices.services.vault.key_versions import new_secret, next_key
 from devices.services.vault.secret_store import provisioner
 from tenants.infrastructure import jobs
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 from tenants.models import DeviceRoute, Tenant
 from tenants.services.enrollment import make_claimable
 

@@ -21,7 +21,7 @@ from devices.models import Device, RotationCampaign, RotationMember
 from devices.services.broker import commands
 from devices.services.broker.errors import BrokerUnavailable
 from devices.services.vault.secret_store import SecretMissing, provisioner
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 from tenants.models import Tenant
 
 from . import command_channel, secret_transport

@@ -14,7 +14,7 @@ from devices.models.base import announce_change
 from devices.services import audit
 from devices.services.vault.key_versions import next_key
 from devices.services.vault.secret_store import SecretMissing
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 
 Member = RotationMember.State
 _BATCH = 50

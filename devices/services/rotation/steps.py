@@ -19,7 +19,7 @@ from devices.services import audit
 from devices.services.broker.errors import BrokerUnavailable
 from devices.services.vault.secret_store import SecretsUnavailable, provisioner
 from tenants.infrastructure import jobs
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 from tenants.services.active_tenants import sum_over_active
 
 from . import campaigns

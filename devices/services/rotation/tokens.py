@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from devices.models import RotationCampaign, RotationMember
 from devices.services import audit
 from devices.services.vault.secret_store import provisioner
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 
 Member = RotationMember.State
 MAX_TOKENS = 200

@@ -5,7 +5,7 @@ from typing import ClassVar
 from rest_framework import serializers
 
 from telemetry.models import LimitHit
-from tenants.api.fields import Timestamp
+from tenants.api.serializers.base import Timestamp
 from tenants.services.limits import LimitName
 
 

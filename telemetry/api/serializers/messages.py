@@ -6,7 +6,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from telemetry.models import IngestTotals, Message
-from tenants.api.fields import Timestamp
+from tenants.api.serializers.base import Timestamp
 
 from .base import payload_text
 

@@ -10,8 +10,7 @@ from rest_framework import serializers
 from devices.models import Device
 from telemetry.models import Quarantined, Reason, Replay, SuppressedMessages
 from telemetry.services.quarantine.replays import MOST_CHOSEN
-from tenants.api.fields import Timestamp
-from tenants.api.parameters import RangeParameters
+from tenants.api.serializers.base import RangeParameters, Timestamp
 
 from .base import payload_text
 

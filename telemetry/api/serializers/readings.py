@@ -3,7 +3,7 @@
 from rest_framework import serializers
 
 from devices.models import Metric
-from tenants.api.fields import Timestamp
+from tenants.api.serializers.base import Timestamp
 
 from .base import CompleteSerializer, UnitField, ValueField
 

@@ -28,7 +28,7 @@ from telemetry.models import Series
 from telemetry.services.queries import calendar_intervals, completeness
 from telemetry.services.queries.aggregates import AggregateBucket, SeriesBuckets, aggregate
 from tenants.api.errors import ErrorSerializer
-from tenants.api.fields import Timestamp
+from tenants.api.serializers.base import Timestamp
 from tenants.api.views.base import ParametersView
 
 Text, Boolean = Metric.ValueType.TEXT, Metric.ValueType.BOOLEAN

@@ -20,7 +20,7 @@ from telemetry.api.series_selection import (
 )
 from telemetry.services.queries import charts, completeness
 from tenants.api.errors import ErrorSerializer
-from tenants.api.fields import Timestamp
+from tenants.api.serializers.base import Timestamp
 from tenants.api.views.base import ParametersView
 
 _time = Timestamp().to_representation

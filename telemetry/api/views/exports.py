@@ -9,7 +9,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
-from devices.api.permissions import stream_access
+from devices.api.access import stream_access
 from devices.api.views.base import AuditedView
 from telemetry.api import parameters
 from telemetry.api.series_selection import select_series, time_range
@@ -19,7 +19,7 @@ from telemetry.services.queries import completeness
 from tenants.api.errors import ErrorSerializer
 from tenants.api.negotiation import JSONErrorsNegotiation
 from tenants.api.views.base import ParametersView
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 from tenants.services.roles import Role
 
 

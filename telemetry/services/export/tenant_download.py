@@ -8,7 +8,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.utils import timezone
 
 from devices.services import audit
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 from tenants.models import Tenant
 
 from . import tenant_archive

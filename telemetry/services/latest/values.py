@@ -28,7 +28,7 @@ from telemetry.services.rollups import latest_table
 from telemetry.services.rollups.latest_table import NewestReading
 from telemetry.services.work_lock import locked_step
 from tenants.infrastructure.chunks import chunks
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 
 from . import redis_scripts as scripts
 

@@ -9,7 +9,7 @@ from django.db.models import Sum
 from redis.exceptions import RedisError
 
 from telemetry.models import LimitHit
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 from tenants.models import Tenant
 from tenants.services.limits import LABELS, Limit, LimitName, limits_of
 

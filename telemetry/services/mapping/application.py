@@ -15,7 +15,7 @@ from devices import change_feeds
 from devices.domain import paths
 from devices.models import ComponentType, Metric
 from devices.services import audit
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 
 from . import proposal
 

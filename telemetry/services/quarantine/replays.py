@@ -29,7 +29,7 @@ from telemetry.services.ingest.reprocessing import (
     replay_page,
 )
 from tenants.infrastructure import jobs, resumable_jobs
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 
 logger = logging.getLogger(__name__)
 

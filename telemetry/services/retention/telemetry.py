@@ -14,7 +14,7 @@ from telemetry.models import RetentionSettings
 from telemetry.services.latest import values
 from telemetry.services.rollups import aggregation, partitions
 from telemetry.services.work_lock import WorkLockBusy, locked_step
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 
 logger = logging.getLogger(__name__)
 

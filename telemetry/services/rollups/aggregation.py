@@ -19,8 +19,7 @@ from django.db import connection as django_connection
 from psycopg import sql
 
 from telemetry.services.work_lock import WorkLockBusy, WorkState, locked_step
-from tenants.infrastructure.database import cursor_for_many
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema, cursor_for_many
 
 from . import latest_table, partitions
 from .packing import numbers_sql

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import connection
 
 from telemetry.services.work_lock import WorkLockBusy, locked_step, work_state
-from tenants.infrastructure.schema_context import current_schema
+from tenants.infrastructure.database import current_schema
 
 from . import partitions
 

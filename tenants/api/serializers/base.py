@@ -1,16 +1,25 @@
-"""Serializers that ignore nothing they are given."""
+"""Strict serializers, and the fields and query parameters that all apps share."""
 
 import copy
+import datetime
+import re
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from functools import cache
+from typing import Any, ClassVar, TypeVar, cast
+from zoneinfo import ZoneInfo, available_timezones
 
 from django.core.exceptions import ValidationError as ModelError
 from django.db.models import ManyToManyField, Model
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
+from rest_framework.fields import empty
 
 from tenants.api.errors import model_error_detail
+from tenants.api.pagination import MAX_LIMIT, range_refusal
 
 
 class StrictSerializer(serializers.Serializer):
@@ -96,3 +105,105 @@ def refuse_unwritable(data: Mapping[str, Any], serializer: serializers.Serialize
             }
     if errors:
         raise serializers.ValidationError(errors)
+
+
+# In a URL an unescaped + is a space; a space before the offset can be nothing else.
+_SPACE_FOR_PLUS = re.compile(r"^([^ ]+[T ][0-9:.,]+) ([0-9]{2}:?[0-9]{2})$")
+
+
+@extend_schema_field(OpenApiTypes.DATETIME)
+class Timestamp(serializers.Field):
+    """ISO 8601 with an offset or Z, as UTC. A time without an offset is refused: it is nobody's."""
+
+    default_error_messages = {  # noqa: RUF012 (REST framework collects these)
+        "invalid": gettext_lazy(
+            "{value} is not a valid ISO 8601 time;"
+            " use a form such as 2026-11-22T09:30:00Z or 2026-11-22T18:30:00+09:00."
+        ),
+        "naive": gettext_lazy("{value} has no offset. Add Z, or an offset like +09:00 (+ is %2B in a URL)."),
+    }
+
+    def to_internal_value(self, data: Any) -> datetime.datetime:
+        """Return the time in UTC. Raises ValidationError."""
+        try:
+            value = datetime.datetime.fromisoformat(_SPACE_FOR_PLUS.sub(r"\1+\2", data))
+            if value.tzinfo is not None:
+                return value.astimezone(datetime.UTC)
+        except (TypeError, ValueError, OverflowError):
+            raise self._refusal("invalid", data) from None
+        raise self._refusal("naive", data)
+
+    def _refusal(self, code: str, data: Any) -> serializers.ValidationError:
+        return serializers.ValidationError(self.error_messages[code].format(value=repr(data)), code=code)
+
+    def to_representation(self, value: datetime.datetime) -> str:
+        """Return the time as ISO 8601 with Z."""
+        return value.astimezone(datetime.UTC).isoformat().replace("+00:00", "Z")
+
+
+class WholeNumber(serializers.IntegerField):
+    """An integer from `min_value` to `max_value`, refused with a text that names the range and the value."""
+
+    def __init__(self, *, min_value: int, max_value: int, **options: Any) -> None:
+        super().__init__(min_value=min_value, max_value=max_value, **options)
+        self._range = min_value, max_value
+
+    def run_validation(self, data: Any = empty) -> Any:
+        """Return the number. Raises ValidationError."""
+        try:
+            return super().run_validation(data)
+        except serializers.ValidationError:
+            if data is empty:
+                raise
+            raise serializers.ValidationError(range_refusal(self.field_name or "", *self._range, data)) from None
+
+
+def time_zone(name: str) -> ZoneInfo:
+    """The time zone of that name. Raises ValidationError."""
+    if name not in _zones():
+        raise serializers.ValidationError(
+            _("%(value)r is not a valid time zone; use a name such as Asia/Seoul or UTC.") % {"value": name}
+        )
+    return ZoneInfo(name)
+
+
+@cache
+def _zones() -> frozenset[str]:
+    """The names of all time zones. Kept, because finding them reads some two thousand files."""
+    return frozenset(available_timezones())
+
+
+def limit_field(default: int = 100) -> WholeNumber:
+    """Return the parameter `limit`: how many results a page holds."""
+    return WholeNumber(
+        min_value=1, max_value=MAX_LIMIT, default=default, help_text=f"How many results, 1 to {MAX_LIMIT}."
+    )
+
+
+class RangeParameters(serializers.Serializer):
+    """A range of time: `from` inclusive, `to` exclusive."""
+
+    from_required: ClassVar[bool] = False
+    from_help: ClassVar[str] = "Not before this time (ISO 8601 with an offset)."
+    to_help: ClassVar[str] = "Before this time (ISO 8601 with an offset)."
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        """Return the fields with `from` and `to`."""
+        # "from" is a keyword: a class body cannot hold it.
+        return super().get_fields() | {
+            "from": Timestamp(required=self.from_required, help_text=self.from_help),
+            "to": Timestamp(required=False, help_text=self.to_help),
+        }
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Refuse a range that ends before it begins."""
+        if "from" in attrs and "to" in attrs and attrs["from"] >= attrs["to"]:
+            raise serializers.ValidationError({"from": _("'from' must be earlier than 'to'.")})
+        return attrs
+
+
+class CursorParameters(serializers.Serializer):
+    """A page: `limit` and `cursor`."""
+
+    limit = limit_field()
+    cursor = serializers.CharField(required=False, help_text="From `next` of the page before; not made by hand.")

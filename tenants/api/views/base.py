@@ -121,7 +121,11 @@ class CursorPageView(ParametersView):
         page, following = rows[:limit], None
         if len(rows) > limit:
             following = self.next_address(scope, position(page[-1]))
-        return Response({"results": self.row_class(page, many=True).data, "next": following})
+        return Response({"results": self.row_data(page), "next": following})
+
+    def row_data(self, rows: list[Any]) -> list[Any]:
+        """Return the rows as `row_class` describes them."""
+        return list(self.row_class(rows, many=True).data)
 
     def next_address(self, scope: str, position: list[Any]) -> str:
         """Return the address of the page that begins after the position."""

@@ -13,7 +13,7 @@ from rest_framework.authentication import SessionAuthentication
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from tenants.api.authentication import CarefulBasicAuthentication
+from tenants.api.authentication import ThrottledBasicAuthentication
 from tenants.api.errors import Conflict, ErrorSerializer
 from tenants.api.permissions import IsSuperuser
 from tenants.api.serializers.tenants import NewTenantSerializer, TenantSerializer
@@ -26,7 +26,7 @@ from .base import StrictView
 class TenantViewSet(mixins.ListModelMixin, StrictView, viewsets.GenericViewSet):
     """The platform's tenants."""
 
-    authentication_classes = (CarefulBasicAuthentication, SessionAuthentication)
+    authentication_classes = (ThrottledBasicAuthentication, SessionAuthentication)
     permission_classes = (IsSuperuser,)
     throttle_classes = ()
     filter_backends = ()

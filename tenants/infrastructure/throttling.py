@@ -1,0 +1,150 @@
+"""Counters of events in windows of time, in Redis and in the process, and the throttles of requests."""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+
+from django.conf import settings
+from django_redis import get_redis_connection
+from redis.exceptions import RedisError
+from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
+
+from .database import current_schema
+
+if TYPE_CHECKING:
+    # REST framework loads this module from its settings, before its views are there.
+    from rest_framework.views import APIView
+
+logger = logging.getLogger(__name__)
+
+_MINUTE = 60
+# The Unix time that windows in Redis are of; tests set another, so that none of them meets the end of a window.
+clock: Callable[[], float] = time.time
+
+
+class Window(NamedTuple):
+    """The events that a key has had in its window of time."""
+
+    events: int
+    seconds_left: int
+
+
+class WindowCounter(Protocol):
+    """Events by key in windows of a fixed length."""
+
+    def add(self, key: str) -> Window:
+        """Count an event and return the window with it."""
+
+    def read(self, key: str) -> Window:
+        """Return the window without counting."""
+
+
+class RedisCounter:
+    """Events counted by all processes together; every window begins at a multiple of its length.
+
+    `key` must contain the tenant, because Redis is shared. While Redis is unavailable every count is 0:
+    a request is not rejected because it could not be counted.
+    """
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
+
+    def add(self, key: str) -> Window:
+        """Count an event and return the window with it."""
+        return self._increase(key, 1)
+
+    def read(self, key: str) -> Window:
+        """Return the window without counting."""
+        return self._increase(key, 0)
+
+    def _increase(self, key: str, amount: int) -> Window:
+        number, elapsed = divmod(int(clock()), self._seconds)
+        name = f"gwanje:count:{key}:{number}"
+        left = self._seconds - elapsed
+        try:
+            pipeline = get_redis_connection("default").pipeline(transaction=False)
+            pipeline.incrby(name, amount)
+            pipeline.expire(name, self._seconds + 1)
+            return Window(int(pipeline.execute()[0]), left)
+        except RedisError as error:
+            logger.warning("Requests are not being counted: %s", error)
+            return Window(0, left)
+
+
+class LocalCounter:
+    """Events counted by this process alone, without waiting; a key's window begins with its first event.
+
+    Holds the newest `max_keys` keys. Not for several threads.
+    """
+
+    def __init__(self, seconds: int, max_keys: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._max_keys = max_keys
+        self._clock = clock
+        self._windows: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def add(self, key: str) -> Window:
+        """Count an event and return the window with it."""
+        began, count = self._current(key)
+        self._windows[key] = began, count + 1
+        self._windows.move_to_end(key)
+        if len(self._windows) > self._max_keys:
+            self._windows.popitem(last=False)
+        return self.read(key)
+
+    def read(self, key: str) -> Window:
+        """Return the window without counting."""
+        began, count = self._current(key)
+        return Window(count, int(began + self._seconds - self._clock()))
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def _current(self, key: str) -> tuple[float, int]:
+        now = self._clock()
+        began, count = self._windows.get(key, (now, 0))
+        return (began, count) if now - began < self._seconds else (now, 0)
+
+
+class WindowThrottle(BaseThrottle):
+    """At most so many requests of one key in a minute."""
+
+    counter: ClassVar[WindowCounter] = RedisCounter(_MINUTE)
+
+    def limit(self) -> int | None:
+        """Return how many requests are allowed; None for no limit."""
+        raise NotImplementedError
+
+    def key(self, request: Request) -> str:
+        """Return the key that the request counts for."""
+        raise NotImplementedError
+
+    def allow_request(self, request: Request, view: "APIView") -> bool:
+        """Count the request, and return whether it is within the limit."""
+        limit = self.limit()
+        if limit is None:
+            return True
+        counted, self._seconds_left = self.counter.add(self.key(request))
+        return counted <= limit
+
+    def wait(self) -> float:
+        """Return the seconds until the window ends."""
+        return float(self._seconds_left)
+
+
+class TenantThrottle(WindowThrottle):
+    """One count for all clients of a tenant, so that no tenant slows down the others.
+
+    Requests that are rejected before it (401, 403) do not count, or anybody could use up a tenant's share.
+    """
+
+    def limit(self) -> int | None:
+        """Return `API_REQUESTS_PER_MINUTE`, where 0 is no limit."""
+        return settings.API_REQUESTS_PER_MINUTE or None
+
+    def key(self, request: Request) -> str:
+        """Return the key of the tenant."""
+        return f"api:{current_schema()}"
