@@ -7,7 +7,7 @@ class DevicesConfig(AppConfig):
     verbose_name = _("Devices")
 
     def ready(self) -> None:
-        """Register what the lower apps call."""
+        """Register the providers of the tenants' hooks."""
         from devices import change_feeds
         from devices.services.metadata.unit_catalogue import install_units
         from tenants.infrastructure import hooks

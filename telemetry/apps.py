@@ -7,7 +7,7 @@ class TelemetryConfig(AppConfig):
     verbose_name = _("Telemetry")
 
     def ready(self) -> None:
-        """Register what the lower apps call."""
+        """Register the providers of the hooks of lower apps."""
         from devices.hooks import newest_readings
         from telemetry.services.latest import values
         from telemetry.services.metrics_collector import TENANT_METRICS

@@ -9,5 +9,5 @@ class TenantsConfig(AppConfig):
     verbose_name = _("Tenants")
 
     def ready(self) -> None:
-        """Register what the lower apps call."""
+        """Make the former dotted paths of tasks importable."""
         renamed_paths.install()

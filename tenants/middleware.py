@@ -37,6 +37,7 @@ class TenantMiddleware(TenantMainMiddleware):
     """
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
+        """Set tenant, schema and URLs of the request; return a response where there is none or it is unavailable."""
         leave_schema()
         # Django's handler restores it, its test client does not: a stale prefix would make links to another tenant.
         set_script_prefix(request.META.get("SCRIPT_NAME") or "/")

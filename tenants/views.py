@@ -21,6 +21,7 @@ class LandingPage(LoginView):
     next_page = "home"
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the context, for a signed-in user with the user's tenants."""
         context = super().get_context_data(**kwargs)
         user = self.request.user
         if isinstance(user, User):

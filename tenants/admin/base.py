@@ -24,7 +24,7 @@ class BoundedPaginator(Paginator):
 
     @cached_property
     def count(self) -> int:
-        """Return the number of rows."""
+        """Return the number of rows, at most MOST."""
         rows: QuerySet = self.object_list  # type: ignore[assignment]
         return int(rows.order_by()[: self.MOST].count())
 
@@ -33,7 +33,7 @@ class LongChangeList(ChangeList):
     """Counts once, and offers to show all only where a filter or a search is active."""
 
     def get_results(self, request: HttpRequest) -> None:
-        """Compute the rows of the page."""
+        """Query the rows of the page."""
         super().get_results(request)
         if not self.query and not self.has_active_filters:
             self.full_result_count = self.result_count
@@ -54,15 +54,15 @@ class ReadOnly:
     """Mixin for a ModelAdmin or inline whose rows can be viewed and not changed."""
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Return whether the user may add."""
+        """Return False: the rows are read-only."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Return whether the user may change."""
+        """Return False: the rows are read-only."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Return whether the user may delete."""
+        """Return False: the rows are read-only."""
         return False
 
 

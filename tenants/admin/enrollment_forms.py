@@ -53,18 +53,18 @@ class EnrollmentForm(forms.Form):
     )
 
     def clean_serial(self) -> str:
-        """Validate the serial number; raises ValidationError."""
+        """Return the serial number. Raises ValidationError for one that is invalid or already preregistered."""
         serial = clean_serial(self.cleaned_data["serial"])
         if PreregisteredDevice.objects.filter(serial=serial).exists():
             raise ValidationError(_t("A device with this serial number is already preregistered."))
         return serial
 
     def clean_hardware_model(self) -> str:
-        """Validate the hardware model; raises ValidationError."""
+        """Return name and version of the hardware model. Raises ValidationError."""
         return " ".join(split_hardware(self.cleaned_data["hardware_model"]))
 
     def clean_components(self) -> str:
-        """Validate the components; raises ValidationError."""
+        """Return the components in the form of tables. Raises ValidationError."""
         return clean_components(self.cleaned_data["components"])
 
 
@@ -72,7 +72,7 @@ class ChangePreregisteredDeviceForm(forms.ModelForm):
     """Hardware and components of a preregistered device that is not claimed."""
 
     def clean_components(self) -> str:
-        """Validate the components; raises ValidationError."""
+        """Return the components in the form of tables. Raises ValidationError."""
         return clean_components(self.cleaned_data["components"])
 
 
@@ -86,7 +86,7 @@ class EnrollmentTableForm(forms.Form):
     )
 
     def clean_file(self) -> Any:
-        """Validate the file; raises ValidationError."""
+        """Return the uploaded file. Raises ValidationError for one that is too large."""
         file = self.cleaned_data["file"]
         if file.size > _MOST_BYTES:
             raise ValidationError(

@@ -55,11 +55,11 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
 
     @display(description=_("reason"), ordering="reason")
     def reason_label(self, message: UnroutedMessage) -> SafeString:
-        """Return the reason with its colour."""
+        """Return the reason as a label."""
         return coloured(reason_in_words(message), "warning")
 
     def has_replay_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return whether the user may replay."""
+        """Return whether the user can replay unrouted messages."""
         # Users who can add tenants can replay messages to them.
         return request.user.has_perm("tenants.add_tenant")
 
@@ -88,7 +88,7 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
 
     @display(description=_("payload"))
     def readable_payload(self, message: UnroutedMessage) -> SafeString:
-        """Return the payload as text, or as hexadecimal."""
+        """Return the payload as HTML."""
         return payloads.render(message.payload)
 
 

@@ -45,14 +45,15 @@ class PlanAdmin(ModelAdmin):
     fieldsets: ClassVar = [(None, {"fields": ["name"]}), *_FIELDSETS]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Plan]:
-        """Return the rows with the counts of the list."""
+        """Return the rows with the counts that the list shows."""
         return super().get_queryset(request).annotate(count=Count("tenants"))
 
     @display(description=_("tenants"), ordering="count")
     def tenants_with_it(self, plan: Any) -> int:
+        """Return how many tenants have the plan."""
         return int(plan.count)
 
     def save_model(self, request: HttpRequest, obj: Plan, form: forms.ModelForm, change: bool) -> None:
-        """Save the row by its service, with an audit entry."""
+        """Save the changed fields."""
         super().save_model(request, obj, form, change)
         limits.publish_plan_change(obj)

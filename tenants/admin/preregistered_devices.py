@@ -43,11 +43,11 @@ class ClaimedFilter(admin.SimpleListFilter):
     parameter_name = "claimed"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        """Return the choices of the filter."""
+        """Return the choices: claimed or free."""
         return [("yes", _("claimed")), ("no", _("free"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        """Return the rows that match the chosen value."""
+        """Return the devices of the selected choice."""
         return queryset.filter(tenant__isnull=self.value() == "no") if self.value() in ("yes", "no") else queryset
 
 
@@ -78,38 +78,40 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
     actions: ClassVar = ["new_codes_of"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        """Return the fields that cannot be edited."""
+        """Return the fields that the request cannot change on this object."""
         names = [name for line in self.fields for name in ([line] if isinstance(line, str) else line)]
         open_to_change = obj is not None and obj.tenant_id is None
         return [name for name in names if not (open_to_change and name in self.changeable)]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return whether the user may delete."""
+        """Return whether the user can delete the object."""
         free = obj is None or obj.tenant_id is None
         return free and super().has_delete_permission(request, obj)
 
     def save_model(self, request: HttpRequest, obj: PreregisteredDevice, form: forms.ModelForm, change: bool) -> None:
-        """Save the row by its service, with an audit entry."""
+        """Save the changed fields."""
         # Only the changed columns, and only while it is unclaimed.
         values = {name: form.cleaned_data[name] for name in form.changed_data}
         if values and not PreregisteredDevice.objects.filter(pk=obj.pk, tenant=None).update(**values):
             messages.warning(request, _t("The device was not changed, because it has been claimed in the meantime."))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
-        """Delete the rows one by one, each with an audit entry."""
+        """Delete the selected devices, except claimed ones."""
         # One that was claimed since the confirmation page was shown is kept.
         queryset.filter(tenant=None).delete()
 
     def has_create_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return whether the user may create one."""
+        """Return whether the user can add objects; used by actions."""
         return self.has_add_permission(request)
 
     @display(description=_("hardware model"), ordering="hardware_name")
     def hardware(self, device: PreregisteredDevice) -> str:
+        """Return name and version of the hardware model."""
         return device.hardware
 
     @display(description=_("state"), ordering="claimed_at")
     def state(self, device: PreregisteredDevice) -> SafeString:
+        """Return the state as a label."""
         if device.repeated_requests:
             return coloured(_("repeated requests"), "danger")
         if device.fetched_at is not None:
@@ -117,7 +119,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
         return coloured(_("claimed"), "info") if device.tenant_id else coloured(_("free"), "neutral")
 
     def get_urls(self) -> list[URLPattern]:
-        """Return the URLs with those of the pages below."""
+        """Return the URLs of the admin and that of the table's template."""
         view = self.admin_site.admin_view(self.template)
         return [path("template.<str:form>", view, name="tenants_preregistereddevice_template"), *super().get_urls()]
 
@@ -208,6 +210,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
 
     @action(description=_("New codes"), icon="qr_code", permissions=["change"], url_path="new-codes")
     def new_codes(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Issue new codes for a device, after a confirmation."""
         device = self._device(request, object_id)
         if request.method != "POST":
             return form_page(
@@ -240,6 +243,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
 
     @action(description=_("Release"), icon="undo", permissions=["change"], variant=ActionVariant.DANGER)
     def release(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Release a device from its tenant, after a confirmation."""
         device = self._device(request, object_id)
         if request.method != "POST":
             return form_page(
@@ -265,7 +269,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
         return redirect(_page_of(device))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """Return the actions of the object's page that the user may run."""
+        """Return the actions that the object's state allows."""
         device = PreregisteredDevice.objects.filter(pk=object_id).first() if str(object_id).isdecimal() else None
         useless = (
             "tenants_preregistereddevice_new_codes"

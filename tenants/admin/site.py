@@ -22,7 +22,7 @@ class ConsoleAuthenticationForm(AuthenticationForm):
     """Accepts staff only; other users get an error that names the first page."""
 
     def confirm_login_allowed(self, user: User) -> None:
-        """Refuse a user who must not enter; raises ValidationError."""
+        """Reject users without access. Raises ValidationError."""
         BaseAuthenticationForm.confirm_login_allowed(self, user)
         if not is_staff(user):
             raise ValidationError(
@@ -45,11 +45,11 @@ class Console(UnfoldAdminSite):
     index_title = _("Overview")
 
     def has_permission(self, request: HttpRequest) -> bool:
-        """Return whether the request is allowed."""
+        """Return whether the user can use the console."""
         return is_staff(request.user)
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
-        """Return the context of every page of the site."""
+        """Return the context that all pages have."""
         return super().each_context(request) | {
             "site_title": _("Gwanje console"),
             "site_header": _("Gwanje console"),
@@ -61,7 +61,7 @@ class Console(UnfoldAdminSite):
         return sidebar(self, hooks.console_navigation, request)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        """Return the first page."""
+        """Render the first page."""
         shown = overview.context(request) if self.get_model_admin(Tenant).has_view_permission(request) else {}
         return super().index(request, {**shown, **(extra_context or {})})
 

@@ -40,7 +40,7 @@ class OwnerAndHostForm(forms.Form):
     )
 
     def clean_owner(self) -> User | None:
-        """Validate the owner; raises ValidationError."""
+        """Return the user with this name, None for an empty name. Raises ValidationError."""
         name = self.cleaned_data["owner"].strip()
         owner = User.objects.filter(username=name).first() if name else None
         if name and owner is None:
@@ -48,7 +48,7 @@ class OwnerAndHostForm(forms.Form):
         return owner
 
     def clean_domain(self) -> str:
-        """Validate the host name; raises ValidationError."""
+        """Return the host name. Raises ValidationError for one of another tenant."""
         host = clean_host(self.cleaned_data["domain"])
         if host and Domain.objects.filter(domain=host).exclude(tenant__slug=self.slug_of_tenant()).exists():
             raise ValidationError(_("This host name belongs to another tenant."))
@@ -73,13 +73,14 @@ class CreateTenantForm(OwnerAndHostForm):
     field_order = ("name", "slug", "owner", "domain")
 
     def clean_slug(self) -> str:
-        """Validate the slug; raises ValidationError."""
+        """Return the slug. Raises ValidationError for one that is already used."""
         slug = str(self.cleaned_data["slug"])
         if Tenant.objects.filter(slug=slug).exists():
             raise ValidationError(_("A tenant with this slug already exists."))
         return slug
 
     def slug_of_tenant(self) -> str:
+        """Return the entered slug."""
         return str(self.cleaned_data.get("slug", ""))
 
 
@@ -100,5 +101,5 @@ class DomainForm(forms.ModelForm):
         labels = {"domain": _("Host name"), "is_primary": _("Main one")}  # noqa: RUF012 (as ModelForm declares it)
 
     def clean_domain(self) -> Any:
-        """Validate the host name; raises ValidationError."""
+        """Return the host name. Raises ValidationError for one of another tenant."""
         return clean_host(self.cleaned_data["domain"])

@@ -80,24 +80,25 @@ class TenantAdmin(ModelAdmin):
     actions_detail: ClassVar = ["suspend", "resume", "try_again", "discard"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Tenant]:
-        """Return the tenants with the counts of the list."""
+        """Return the rows with the counts that the list shows."""
         return super().get_queryset(request).exclude(schema_name=get_public_schema_name())
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return whether the user may delete."""
+        """Return False: `discard` removes an incomplete tenant, and no complete one is removed here."""
         return False
 
     def has_create_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return whether the user may create one."""
+        """Return whether the user can add objects; used by actions."""
         return self.has_add_permission(request)
 
     @display(description=_("state"), ordering="state")
     def state_label(self, tenant: Tenant) -> SafeString:
-        """Return the state with its colour."""
+        """Return the state as a label."""
         return coloured(tenant.get_state_display(), STATE_COLOURS[Tenant.State(tenant.state)])
 
     @display(description=_("address"))
     def address(self, tenant: Tenant) -> SafeString:
+        """Return the address of the tenant, as a link while it is active."""
         path = f"{reverse('home')}t/{tenant.slug}/"
         if tenant.state != Tenant.State.ACTIVE:
             return format_html("{}", path)
@@ -105,18 +106,19 @@ class TenantAdmin(ModelAdmin):
 
     @display(description=_("quarantine"))
     def quarantine(self, tenant: Tenant) -> SafeString | str:
+        """Return a link to the tenant's quarantine, or a dash."""
         if tenant.state != Tenant.State.ACTIVE:
             return "–"
         path = f"{reverse('home')}t/{tenant.slug}/admin/telemetry/quarantined/"
         return format_html('<a class="gw-link" href="{}">{}</a>', path, _("To the tenant's quarantine"))
 
     def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm, change: bool) -> None:
-        """Save the row by its service, with an audit entry."""
+        """Save the changed fields."""
         # Only the changed columns: another request may have changed the state.
         Tenant.objects.filter(pk=obj.pk).update(name=obj.name)
 
     def save_formset(self, request: HttpRequest, form: forms.ModelForm, formset: Any, change: bool) -> None:
-        """Save the inline rows by their services."""
+        """Save the inlines, and publish changed limits."""
         super().save_formset(request, form, formset, change)
         if formset.model is TenantLimits and formset.has_changed():
             limits.publish_changes([form.instance.schema_name])
@@ -170,13 +172,14 @@ class TenantAdmin(ModelAdmin):
     # --- actions -----------------------------------------------------------------------------------
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """Return the actions of the object's page that the user may run."""
+        """Return the actions that the object's state allows."""
         state = Tenant.objects.filter(pk=object_id).values_list("state", flat=True).first()
         allowed = {f"tenants_tenant_{name}" for name in ACTIONS.get(Tenant.State(state), set())} if state else set()
         return [item for item in super().get_actions_detail(request, object_id) if item.action_name in allowed]
 
     @action(description=_("Suspend"), icon="pause", permissions=["change"])
     def suspend(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Suspend a tenant, with a reason."""
         tenant = self._tenant(request, object_id)
         form = SuspendTenantForm(request.POST or None)
         if form.is_valid():
@@ -195,6 +198,7 @@ class TenantAdmin(ModelAdmin):
 
     @action(description=_("Resume"), icon="play_arrow", permissions=["change"], variant=ActionVariant.PRIMARY)
     def resume(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Resume a suspended tenant, after a confirmation."""
         tenant = self._tenant(request, object_id)
         if request.method == "POST":
             done = lifecycle.resume_tenant(tenant)
@@ -203,6 +207,7 @@ class TenantAdmin(ModelAdmin):
 
     @action(description=_("Try again"), icon="refresh", permissions=["create"], variant=ActionVariant.PRIMARY)
     def try_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Retry an incomplete creation."""
         tenant = self._tenant(request, object_id)
         form = OwnerAndHostForm(request.POST or None, initial={"slug": tenant.slug})
         if request.method == "POST" and form.is_valid():
@@ -220,6 +225,7 @@ class TenantAdmin(ModelAdmin):
 
     @action(description=_("Discard"), icon="delete", permissions=["create"], variant=ActionVariant.DANGER)
     def discard(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Remove an incomplete tenant, after a confirmation."""
         tenant = self._tenant(request, object_id)
         if request.method == "POST":
             return self._run_discard(request, tenant)

@@ -59,20 +59,20 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
     readonly_fields = ("last_login", "date_joined")
 
     def get_inlines(self, request: HttpRequest, obj: Model | None) -> list[Any]:
-        """Return the inlines of the page."""
+        """Return the inlines; none before the user is saved."""
         return self.inlines if obj else []
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
-        """Return the fields that cannot be edited."""
+        """Return the fields that the request cannot change on this object."""
         powers = [] if request.user.is_superuser else ["is_staff", "is_superuser", "groups"]
         return [*super().get_readonly_fields(request, obj), *powers]
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Return whether the user may change."""
+        """Return whether the user can change the object."""
         return super().has_change_permission(request, obj) and self._may_touch(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Return whether the user may delete."""
+        """Return whether the user can delete the object."""
         return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
 
     def _may_touch(self, request: HttpRequest, obj: Model | None) -> bool:
@@ -80,7 +80,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
         return request.user.is_superuser or not (isinstance(obj, User) and (obj.is_superuser or obj.is_staff))
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        """Return the actions that the user may run."""
+        """Return the list's actions that the user can run."""
         actions = super().get_actions(request)
         if not request.user.is_superuser:
             actions.pop("delete_selected", None)  # it does not check the permission of each object
@@ -92,15 +92,15 @@ class PermissionGroupAdmin(DjangoGroupAdmin, ModelAdmin):
     """Permission groups of staff. Only superusers change them: other staff could extend their own permissions."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return whether the user may add."""
+        """Return whether the user can add objects."""
         return bool(request.user.is_superuser)
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Return whether the user may change."""
+        """Return whether the user can change the object."""
         return bool(request.user.is_superuser)
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Return whether the user may delete."""
+        """Return whether the user can delete the object."""
         return bool(request.user.is_superuser)
 
 

@@ -56,6 +56,7 @@ class _Collector:
     """The collector of `generate_latest`."""
 
     def collect(self) -> Iterable[Metric]:
+        """Yield the metrics of the processes, of Redis and of the hook."""
         try:
             yield from _recorded()
             is_there = 1

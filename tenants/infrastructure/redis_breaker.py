@@ -40,6 +40,7 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
+        """Return whether commands of this process fail at once."""
         return self._open_in == os.getpid()
 
     def check(self) -> None:
@@ -104,6 +105,7 @@ def _guarded(plain: type[Connection], breaker: Breaker) -> type[Connection]:
 
     class Guarded(plain):  # type: ignore[valid-type,misc]
         def connect(self) -> None:
+            """Connect; a lost connection opens the breaker."""
             breaker.check()
             try:
                 super().connect()
@@ -112,6 +114,7 @@ def _guarded(plain: type[Connection], breaker: Breaker) -> type[Connection]:
                 raise
 
         def send_packed_command(self, *args: Any, **options: Any) -> None:
+            """Send a command; a lost connection opens the breaker."""
             try:
                 super().send_packed_command(*args, **options)
             except _LOST as error:
@@ -119,6 +122,7 @@ def _guarded(plain: type[Connection], breaker: Breaker) -> type[Connection]:
                 raise
 
         def read_response(self, *args: Any, **options: Any) -> Any:
+            """Return the response; a lost connection opens the breaker."""
             try:
                 return super().read_response(*args, **options)
             except _LOST as error:

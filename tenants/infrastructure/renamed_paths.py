@@ -55,9 +55,12 @@ class RenamedModules(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Return the spec of a former module, None for any other."""
         return ModuleSpec(fullname, self, is_package=True) if fullname in self._names else None
 
     def exec_module(self, module: ModuleType) -> None:
+        """Give the module a `__getattr__` that imports the renamed functions."""
+
         def find(name: str) -> Any:
             try:
                 owner, _, function = self._renamed[f"{module.__name__}.{name}"].rpartition(".")
