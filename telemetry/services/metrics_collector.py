@@ -1,7 +1,7 @@
-"""Every tenant's counters for `/metrics`: what was ever received, and what became of it.
+"""The collector of every tenant's message counters for `/metrics`.
 
-They are sums over what PostgreSQL keeps by day, so that they survive any restart, and only grow: what left the
-quarantine to be judged again is counted as quarantined once and as received twice.
+The counters are sums of the daily totals in PostgreSQL, so they survive restarts and only grow: a replayed message
+counts as quarantined once and as received twice.
 """
 
 import logging
@@ -30,8 +30,8 @@ _TENANTS = """
 SELECT t.slug, t.schema_name FROM public.tenants_tenant AS t
 WHERE to_regclass(format('%I.telemetry_limithit', t.schema_name)) IS NOT NULL ORDER BY t.slug
 """
-# The first of recent days, as a number of days before today. What is older does not change any more: what is replayed
-# is taken from where it was counted and added to `replayed` there, and what is folded has the same sum.
+# The first of the recent days, in days before today. Older sums do not change: a replay moves counts to `replayed` of
+# the same day, and merged limit counts have the same sum.
 _RECENT_DAYS = 1
 _TENANT_COUNTERS = """
 SELECT {schema}, NULL, coalesce(sum(received + replayed), 0)::bigint, coalesce(sum(stored), 0)::bigint,
@@ -61,7 +61,7 @@ class TenantCounters:
     limits: dict[str, int] = field(default_factory=dict)
 
     def plus(self, newer: "TenantCounters") -> "TenantCounters":
-        """Both together."""
+        """Return the sum of both; `today` is the newer one's."""
         names = self.limits.keys() | newer.limits.keys()
         return TenantCounters(
             tuple(old + new for old, new in zip(self.totals, newer.totals, strict=True)),
@@ -71,7 +71,7 @@ class TenantCounters:
 
 
 class TenantMetricsCollector:
-    """The counters of all tenants, read again every few seconds at most. What cannot be read now stays as it was."""
+    """The counters of all tenants, read every few seconds at most. Unreadable counters keep their last value."""
 
     def __init__(self) -> None:
         self._known: dict[str, TenantCounters] = {}  # by slug
@@ -82,7 +82,7 @@ class TenantMetricsCollector:
         self._own: psycopg.Connection | None = None
 
     def by_tenant(self) -> dict[str, TenantCounters]:
-        """The counters by the tenant's slug."""
+        """Return the counters by the tenant's slug."""
         if time.monotonic() - self._read_at >= _FRESH_SECONDS and self._reading.acquire(blocking=not self._known):
             try:
                 if time.monotonic() - self._read_at >= _FRESH_SECONDS:
@@ -93,7 +93,7 @@ class TenantMetricsCollector:
         return self._known
 
     def collect(self) -> Iterable[Metric]:
-        """The families of metrics."""
+        """Return the Prometheus metric families."""
         families = [
             CounterMetricFamily(f"gwanje_tenant_{name}", text, labels=["tenant"]) for name, text in COUNTERS.items()
         ]
@@ -117,7 +117,7 @@ class TenantMetricsCollector:
                 for schema, counted in _read_chunk(own, chunk, ">=", recent)
             }
         except psycopg.Error as error:
-            logger.warning("The tenants' counters are not read again: %s", error)
+            logger.warning("The tenants' counters cannot be read: %s", error)
             return
         known = self._known
         self._known = {
@@ -126,35 +126,35 @@ class TenantMetricsCollector:
         }
 
     def _connect(self) -> psycopg.Connection:
-        """A connection of its own, kept: a new one would have to look up every tenant's tables again.
+        """Return the collector's own connection. It stays open: a new one would look up every tenant's tables again.
 
-        Its limits of time are not to hold for requests, nor their schema for it.
+        Its time limits must not apply to requests, and their search path must not apply to it.
         """
         if self._own is None or self._own.closed:
             options = f"-c jit=off -c statement_timeout={1000 * _TIMEOUT_SECONDS} -c lock_timeout={_LOCK_TIMEOUT_MS}"
             keep = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-            text = conninfo(connect_timeout=3, application_name="gwanje-figures", options=options, **keep)
+            text = conninfo(connect_timeout=3, application_name="gwanje-metrics", options=options, **keep)
             self._own = psycopg.connect(text, autocommit=True)
         return self._own
 
     def _read_old(self, own: psycopg.Connection, schemas: Collection[str], recent: date) -> None:
-        """What does not change any more: once a day, and for tenants that are new here."""
+        """Read the counters of past days: once a day, and for new tenants."""
         if self._recent != recent:
             self._old, self._recent = {}, recent
         for chunk in chunks((schema for schema in schemas if schema not in self._old), _SCHEMAS_PER_QUERY):
             self._old |= dict(_read_chunk(own, chunk, "<", recent))
 
 
-# One for the process, so that who looks at the console and who reads /metrics share what was read.
+# One for the process: the console and /metrics share its counters.
 TENANT_METRICS = TenantMetricsCollector()
 
 
 def _read_chunk(
     own: psycopg.Connection, schemas: list[str], comparison: str, day: date
 ) -> Iterable[tuple[str, TenantCounters]]:
-    """The counters of these on such days, in one query; one by one where one of them is locked.
+    """Return the counters of the schemas in one query; schema by schema when one of them is locked.
 
-    Those that stay locked are left out.
+    Schemas that stay locked are left out.
     """
     try:
         return _query(own, schemas, comparison, day).items()

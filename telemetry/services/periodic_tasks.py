@@ -1,6 +1,6 @@
-"""What the workers' schedules call: each looks which tenants have something to do, and queues a task for each.
+"""The periodic tasks of the workers: each queues a task for every tenant that has work to do.
 
-Looking costs a query for many tenants, not a task for each.
+One query finds the work of many tenants, so idle tenants cost no task.
 """
 
 import logging
@@ -34,7 +34,7 @@ _IDLE_SECONDS = 10
 
 
 def roll_up() -> int:
-    """Tenants with an hour to roll up, or marked ones. Returns how many tasks were queued."""
+    """Queue rollups for tenants with an hour to roll up or with late hours; return the number of tasks."""
     until = aggregation.hour_of(datetime.now(UTC) - aggregation.SETTLED_AFTER)
     return _queue(
         "roll_up_tenant",
@@ -45,30 +45,30 @@ def roll_up() -> int:
 
 
 def refill_latest() -> int:
-    """Tenants whose newest values Redis lost, or may have missed. Returns how many tasks were queued."""
+    """Queue a refill for tenants whose newest values are incomplete in Redis; return the number of tasks."""
     try:
         values.expire_stopped_listeners()
         incomplete = values.incomplete_tenants(_schemas())
     except RedisError as error:
-        logger.warning("Redis is away (%s): the next round tries again", error)
+        logger.warning("Redis is unavailable (%s): the next run tries again", error)
         return 0
     return _enqueue("refill_latest_tenant", incomplete)
 
 
 def persist_latest() -> int:
-    """Tenants whose newest values changed; and what Redis has of tenants that are gone. Returns how many tasks."""
+    """Queue the write of changed newest values, and remove dropped tenants from Redis; return the number of tasks."""
     try:
         values.forget_others(Tenant.objects.values_list("schema_name", flat=True))
         redis = get_redis_connection("default")
         changed = [s for s in _schemas() if redis.exists(values.changed_key(s), values.moving_key(s))]
     except RedisError as error:
-        logger.warning("Redis is away (%s): the next round tries again", error)
+        logger.warning("Redis is unavailable (%s): the next run tries again", error)
         return 0
     return _enqueue("persist_latest_tenant", changed)
 
 
 def pack_readings() -> int:
-    """Tenants with days to pack. Returns how many tasks were queued."""
+    """Queue packing for tenants with days to pack; return the number of tasks."""
     until = packing.due_before(datetime.now(UTC))
     return _queue(
         "pack_readings_tenant",
@@ -79,12 +79,12 @@ def pack_readings() -> int:
 
 
 def apply_retention() -> int:
-    """All tenants: it is little work where nothing is to go. Returns how many tasks were queued."""
+    """Queue retention for all tenants; return the number of tasks."""
     return _enqueue("apply_retention_tenant", _schemas())
 
 
 def merge_limit_counts() -> int:
-    """Tenants with old counts of what limits refused of each device. Returns how many tasks were queued."""
+    """Queue the merge of old limit counts of devices for tenants that have any; return the number of tasks."""
     return _queue(
         "merge_limit_counts_tenant",
         "EXISTS (SELECT 1 FROM {schema}.telemetry_limithit WHERE day < %s AND device_id IS NOT NULL)",
@@ -93,7 +93,7 @@ def merge_limit_counts() -> int:
 
 
 def apply_quarantine_retention() -> int:
-    """Tenants whose quarantine is too old or too large, and the messages of no tenant. Returns how many tasks."""
+    """Queue quarantine retention for tenants over age or size, and apply it to unrouted messages; return the count."""
     quarantine.apply_unrouted_retention()
     limits = quarantine.quarantine_limits(datetime.now(UTC))
     return _queue(
@@ -119,37 +119,37 @@ def resume_replays() -> int:
 
 
 def roll_up_tenant() -> Any:
-    """Rollups of the current tenant."""
+    """Roll up the current tenant's readings."""
     return _run_or_skip(aggregation.roll_up)
 
 
 def refill_latest_tenant() -> Any:
-    """Redis' newest values of the current tenant."""
+    """Refill the current tenant's newest values in Redis."""
     return _run_or_skip(values.refill)
 
 
 def persist_latest_tenant() -> Any:
-    """The table of newest values of the current tenant."""
+    """Write the current tenant's newest values from Redis to the table."""
     return _run_or_skip(values.persist)
 
 
 def pack_readings_tenant() -> Any:
-    """Packed days of the current tenant."""
+    """Pack due days of the current tenant."""
     return _run_or_skip(packing.pack)
 
 
 def apply_retention_tenant() -> Any:
-    """Retention of the current tenant."""
+    """Apply the current tenant's retention."""
     return _run_or_skip(telemetry.apply_retention)
 
 
 def merge_limit_counts_tenant() -> int:
-    """Old counts of refusals of the current tenant."""
+    """Merge the current tenant's old limit counts of devices."""
     return bookkeeping.fold_limit_counts()
 
 
 def apply_quarantine_retention_tenant() -> Any:
-    """Retention of the current tenant's quarantine."""
+    """Apply retention to the current tenant's quarantine."""
     return quarantine.apply_retention()
 
 
@@ -162,11 +162,11 @@ def _run_or_skip(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except WorkLockBusy as error:
-        logger.info("Another is at it (%s): the next round tries again", error)
+        logger.info("The work lock is taken (%s): the next run tries again", error)
         return "busy"
     except RedisError as error:
-        logger.warning("Redis is away (%s): the next round tries again", error)
-        return "Redis is away"
+        logger.warning("Redis is unavailable (%s): the next run tries again", error)
+        return "Redis is unavailable"
 
 
 def _schemas() -> list[str]:
@@ -174,7 +174,7 @@ def _schemas() -> list[str]:
 
 
 def _queue(task: str, condition: str, parameters: Sequence[Any]) -> int:
-    """Queue the task for the tenants of which the condition is true."""
+    """Queue the task for the tenants whose schema meets the condition."""
     queries = (_where(chunk, condition, parameters) for chunk in chunks(_schemas(), _TENANTS_PER_QUERY))
     return _enqueue(task, [schema for schemas in queries for schema in schemas])
 

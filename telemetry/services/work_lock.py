@@ -1,6 +1,6 @@
-"""The steps of background work on a tenant's telemetry: one transaction each, one worker at a time.
+"""The work lock of a tenant's telemetry: steps of background work, one transaction each, one worker at a time.
 
-A step that is killed is as if it had never begun, and the next run does it. Everything is in the current schema.
+A step that dies is rolled back, and the next run repeats it. All functions use the current schema.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ _SECONDS = "5s"
 
 
 class WorkLockBusy(Exception):
-    """Another worker, or a long transaction, is in the way: nothing was done, the next run tries again."""
+    """Another worker or a long transaction holds a lock: nothing was done, and the next run tries again."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkState:
-    """How far the work has come; see `telemetry.models.RollupState`."""
+    """The progress of the work; see `telemetry.models.RollupState`."""
 
     marked_until: datetime | None
     rolled_until: datetime | None
@@ -32,14 +32,14 @@ class WorkState:
 
 @contextmanager
 def locked_step(lock_timeout: str = _SECONDS) -> Iterator[tuple[Any, WorkState]]:
-    """A transaction under the tenant's work lock: a cursor, and the state. Raises Busy."""
+    """Open a transaction under the tenant's work lock; yield a cursor and the state. Raises WorkLockBusy."""
     with _busy_as_error(), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout])
         yield cursor, _lock(cursor)
 
 
 def work_state() -> WorkState:
-    """The state, without waiting for a worker."""
+    """Return the state without the lock."""
     with connection.cursor() as cursor:
         return _read(cursor, "")
 

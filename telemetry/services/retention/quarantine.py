@@ -1,6 +1,6 @@
-"""How long, and how much of, the quarantine is kept: what is over goes, oldest first, some at a time.
+"""Retention of the quarantine by age and size: it deletes the oldest rows first, in batches.
 
-Parked messages wait for their key and never go; those over a quota wait for another day and go last.
+Deferred messages wait for their key and are never deleted; messages over a quota are deleted last.
 """
 
 import time as clock
@@ -15,7 +15,7 @@ _ROWS = 2000
 _SECONDS = 120.0
 _NEVER_BEFORE = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_LIMIT = 2**62
-# What a row takes beside its texts, with the indexes, roughly.
+# The approximate size of a row beside its texts, with the indexes.
 _ROW_BYTES = 250
 
 _SIZE = f"pg_column_size(payload) + pg_column_size(topic) + pg_column_size(detail) + {_ROW_BYTES}"
@@ -30,20 +30,20 @@ _DELETE_OLDEST = (
     " gone AS (DELETE FROM {table} WHERE id IN (SELECT id FROM summed WHERE before < %s) RETURNING {size} AS size)"
     " SELECT count(*), coalesce(sum(size), 0) FROM gone"
 )
-# Last come those that were let through but for the day's quota.
+# Messages over the day's quota are deleted last.
 _DELETE_ORDER = ("reason NOT IN ('key_unavailable', 'quota_exceeded')", "reason = 'quota_exceeded'")
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantineLimits:
-    """What was last received before this goes, and what is over so many bytes."""
+    """Rows last received before `before` are deleted, and rows beyond `size` bytes."""
 
     before: datetime
     size: int
 
 
 def quarantine_limits(now: datetime) -> QuarantineLimits:
-    """As the settings have it."""
+    """Return the limits of the settings."""
     days, megabytes = settings.QUARANTINE_DAYS, settings.QUARANTINE_MEGABYTES
     return QuarantineLimits(
         now - timedelta(days=days) if days else _NEVER_BEFORE,
@@ -52,12 +52,12 @@ def quarantine_limits(now: datetime) -> QuarantineLimits:
 
 
 def apply_retention(*, now: datetime | None = None, seconds: float = _SECONDS) -> dict[str, int]:
-    """Delete what the current tenant's quarantine no longer keeps: rows for their age, and for want of room."""
+    """Delete the rows of the current tenant's quarantine that are over the age or size limit; return the numbers."""
     return _apply("telemetry_quarantined", "telemetry_quarantineflood", now or datetime.now(UTC), seconds)
 
 
 def apply_unrouted_retention(*, now: datetime | None = None, seconds: float = _SECONDS) -> dict[str, int]:
-    """The same for the messages of no tenant."""
+    """Delete the unrouted messages that are over the age or size limit; return the numbers."""
     with schema_context("public"):
         return _apply("tenants_unroutedmessage", "tenants_unroutedflood", now or datetime.now(UTC), seconds)
 
@@ -86,7 +86,7 @@ def _delete_old(table: str, before: datetime, deadline: float) -> int:
 
 
 def _delete_excess(table: str, most: int, deadline: float) -> int:
-    """Delete the oldest until the rest fits. The table itself shrinks later: its room is used again."""
+    """Delete the oldest rows until the rest fits. PostgreSQL reuses the space."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_total_relation_size(%s)", [table])
         if cursor.fetchone()[0] <= most:

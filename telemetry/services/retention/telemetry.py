@@ -1,6 +1,6 @@
-"""How long data is kept: whole partitions go, by the tenant's own settings, and the old rows of the default ones.
+"""Retention of telemetry by the tenant's settings: it drops whole partitions and deletes old rows of the default ones.
 
-What comes later than it would be kept is stored all the same, in a default partition, and goes with the next run.
+A row that is already too old on arrival is stored in a default partition, and deleted by the next run.
 """
 
 import logging
@@ -23,7 +23,7 @@ _AHEAD = timedelta(days=3)
 _MAX_RANGES = 1000
 
 _DELETE = "DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {column} < %s LIMIT %s))"
-# Filling the gaps up to the first range that stays. The counters in them are then taken as seen.
+# Fills the gaps up to the first range that is kept; their sequence numbers then count as seen.
 _COMPACT_SEQUENCES = """
 UPDATE telemetry_devicesequence SET seen = seen + int8multirange(int8range(lower(seen), (
     SELECT upper(r) FROM unnest(seen) AS r ORDER BY r OFFSET (SELECT count(*) - %(most)s FROM unnest(seen)) LIMIT 1
@@ -32,10 +32,10 @@ UPDATE telemetry_devicesequence SET seen = seen + int8multirange(int8range(lower
 
 
 def apply_retention(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int]:
-    """Drop what the current tenant no longer keeps, make the next month's partitions, compact counters.
+    """Apply the current tenant's retention, create the next month's partitions, and compact sequence numbers.
 
-    Returns how many partitions were dropped, rows deleted, and devices' counters compacted. What is not done within
-    the time, or while somebody reads it, is left to the next run.
+    Returns the number of partitions dropped, rows deleted and boots compacted. The next run does what exceeds the
+    time, and drops partitions that a query is reading.
     """
     now = now or datetime.now(UTC)
     deadline = clock.monotonic() + seconds
@@ -54,26 +54,26 @@ def apply_retention(*, now: datetime | None = None, seconds: float = 120.0) -> d
 
 
 def compact_sequences(most: int = _MAX_RANGES) -> int:
-    """Of boots with more than `most` ranges of counters, fill the oldest gaps; returns of how many boots."""
+    """Fill the oldest gaps of boots with more than `most` ranges of sequence numbers; return the number of boots."""
     with connection.cursor() as cursor:
         cursor.execute(_COMPACT_SEQUENCES, {"most": most})
         return int(cursor.rowcount)
 
 
 def _first_kept_month(now: datetime, months: int) -> partitions.Month:
-    """The first month that is kept."""
+    """Return the first month that is kept."""
     return partitions.month_before(now, months)
 
 
 def _drop_readings(first: partitions.Month, now: datetime, done: dict[str, int], deadline: float) -> None:
-    """Readings, packed or not, and newest values that are older. Their rollups stay, and must be complete."""
+    """Drop older readings, packed or not, and newest values. Their rollups stay, and must be complete."""
     cutoff = partitions.month_bounds(first)[0]
     aggregation.roll_up(now=now, seconds=max(0.0, deadline - clock.monotonic()))
     with locked_step() as (cursor, known):
         if known.rolled_until is None or known.rolled_until < cutoff:
             logger.warning("Readings before %s are kept until they are rolled up", cutoff)
             return
-        # From now on their hours are answered from the rollups alone.
+        # From now on queries read their hours from the rollups alone.
         cursor.execute("UPDATE telemetry_rollupstate SET readings_from = greatest(readings_from, %s)", [cutoff])
     for table, column in ((partitions.READINGS, "time"), (partitions.PACKED, "day")):
         _drop_before(table, column, first, done, deadline)
@@ -81,7 +81,7 @@ def _drop_readings(first: partitions.Month, now: datetime, done: dict[str, int],
     try:
         values.forget_before(cutoff)
     except RedisError as error:
-        logger.warning("Redis is away (%s): newest values before %s stay until the next run", error, cutoff)
+        logger.warning("Redis is unavailable (%s): newest values before %s stay until the next run", error, cutoff)
 
 
 def _drop_before(table: str, column: str, first: partitions.Month, done: dict[str, int], deadline: float) -> None:
@@ -92,12 +92,12 @@ def _drop_before(table: str, column: str, first: partitions.Month, done: dict[st
                     cursor.execute(f"DROP TABLE {connection.ops.quote_name(name)}")
                 done["dropped"] += 1
             except WorkLockBusy:
-                logger.info("%s is being read; it is dropped later", name)
+                logger.info("A query reads %s; a later run drops it", name)
     done["deleted"] += _delete(f"{table}_default", column, partitions.month_bounds(first)[0], deadline)
 
 
 def _delete(table: str, column: str, before: datetime, deadline: float) -> int:
-    """Delete the older rows, some at a time."""
+    """Delete the older rows in batches."""
     deleted = 0
     statement = _DELETE.format(table=table, column=column)
     while clock.monotonic() < deadline:
@@ -110,7 +110,7 @@ def _delete(table: str, column: str, before: datetime, deadline: float) -> int:
 
 
 def _create_next_month(now: datetime) -> None:
-    """The next month's partitions, before the first row of it has to wait for them."""
+    """Create the next month's partitions before its first row would have to wait for them."""
     following = now + _AHEAD
     month = following.year, following.month
     if month != (now.year, now.month):

@@ -1,11 +1,11 @@
-"""Hourly and daily rollups of numbers and booleans, kept up out of band.
+"""Hourly and daily rollups of numbers and booleans, computed by the workers.
 
-How nothing is missed. Before an hour is rolled up, the worker says so (`marked_until`) while no insert of readings
-is under way: a table lock, for a moment. An ingest transaction that was there first is committed before that, so
-that its readings are rolled up with the hour; one that comes later sees `marked_until` and marks what it inserts
-for such hours, in the same transaction. The worker rolls up, and only then `rolled_until` moves. Marked hours are
-done again; a mark that was renewed meanwhile stays. Each step is one transaction, so that a killed worker leaves
-nothing half-done. A reader takes an hour from the rollup when it is before `rolled_until` and not marked.
+No reading is missed: before the worker rolls up an hour, it sets `marked_until` under a short table lock, while no
+insert of readings is under way. An earlier ingest transaction is committed before that, so its readings are in the
+rollup; a later one sees `marked_until` and marks the hours of its inserts in the same transaction. The worker rolls
+up, and only then `rolled_until` moves. Marked hours are rolled up again; a mark that was renewed meanwhile stays. Each
+step is one transaction, so a worker that dies leaves no partial step. A reader uses the rollup of an hour that is
+before `rolled_until` and not marked.
 """
 
 import time as clock
@@ -26,16 +26,16 @@ from .packing import numbers_sql
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-# An hour is rolled up so long after its end. Ingest need not mark what is younger than 60 s, so that the difference
-# is what transactions may take and clocks may differ.
+# The delay of the rollup after the end of an hour. Ingest does not mark readings younger than 60 s, so the difference
+# bounds the length of transactions and the difference of clocks.
 SETTLED_AFTER = timedelta(minutes=5)
 _LATE_HOURS_PER_STEP = 500
-_LOCK_TIMEOUT = "100ms"  # ingest waits behind us for so long, at most
+_LOCK_TIMEOUT = "100ms"  # the longest time that ingest waits for this lock
 _LOCK_ATTEMPTS = 20
 _LOCK_PAUSE = 0.25
 
-# In the order of the key, so that two listeners do not wait for each other crosswise. A mark that is there is
-# renewed, so that the worker that works on it sees that more has come.
+# In the order of the key, so that two listeners cannot deadlock. An existing mark is renewed, so that the worker that
+# rolls up the hour sees that more readings arrived.
 _MARK_LATE = sql.SQL(
     "INSERT INTO {latehour} (device_id, hour)"
     " SELECT * FROM unnest(%s::bigint[], %s::timestamptz[]) AS late(device_id, hour)"
@@ -45,11 +45,11 @@ _MARK_LATE = sql.SQL(
 
 
 def mark_late(connection: psycopg.Connection, schema: str, pairs: Collection[tuple[int, datetime]]) -> None:
-    """Mark (device id, time) of readings that this transaction has inserted: their hours are rolled up again.
+    """Mark the hours of (device id, time) of readings that this transaction inserted, to be rolled up again.
 
-    To be called in the transaction of the insert and *after* it, for all readings that are then older than 60 s.
-    The insert must have been into `telemetry_reading` itself, not a partition of it: its lock on that table is
-    what keeps the worker from going on before it is committed. Reads nothing, so that it may stand in a pipeline.
+    Call it in the transaction of the insert and *after* it, for all readings that are then older than 60 s. The insert
+    must be into `telemetry_reading` itself, not into a partition: its lock on that table keeps the worker from
+    continuing before the commit. Sends one statement and reads no result, so it works in a pipeline.
     """
     hours = sorted({(device_id, hour_of(time)) for device_id, time in pairs})
     if hours:
@@ -58,26 +58,26 @@ def mark_late(connection: psycopg.Connection, schema: str, pairs: Collection[tup
 
 
 def mark_late_statement(schema: str) -> sql.Composed:
-    """The statement of `mark_late`: its parameters are the device ids and the hours, without repetitions."""
+    """Return the statement of `mark_late`; its parameters are the device ids and the hours, without duplicates."""
     return _MARK_LATE.format(
         latehour=sql.Identifier(schema, "telemetry_latehour"), state=sql.Identifier(schema, "telemetry_rollupstate")
     )
 
 
 def hour_of(time: datetime) -> datetime:
-    """The beginning of the time's hour."""
+    """Return the beginning of the time's hour (UTC)."""
     return time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def day_of(time: datetime) -> datetime:
-    """The beginning of the time's day of UTC."""
+    """Return the beginning of the time's day (UTC)."""
     return hour_of(time).replace(hour=0)
 
 
 # --- reading --------------------------------------------------------------------------------------------------
 
-# Over rows (time, value). Of two values of one instant the greater is the last. A sum of numbers that are absurdly
-# large is not said: PostgreSQL would raise an error, and one reading would hold up all rollups.
+# Over rows (time, value). Of two values of one instant the greater is the last. The sum of extremely large numbers is
+# null: PostgreSQL would raise an error, and one reading would block all rollups.
 READING_AGGREGATES = """
     count(*) AS count, min(value) AS min, max(value) AS max,
     CASE WHEN bool_and(abs(value) < 1e290) THEN sum(value) FILTER (WHERE abs(value) < 1e290) END AS sum,
@@ -93,12 +93,12 @@ _HOUR_OF_TIME = "date_bin('1 hour', time, '2000-01-01+00')"
 
 
 def hours_sql(which: str, start: str, stop: str, end: str | None = None) -> str:
-    """SQL of the hours with start ≤ hour < stop: `(series_id, hour, count, min, max, sum, last, last_at)`.
+    """Return SQL of the hours with start ≤ hour < stop: `(series_id, hour, count, min, max, sum, last, last_at)`.
 
-    A subquery in brackets, without an order, for `which` and bounds as in `packing.numbers`; the bounds are on the
-    hour. With `end`, a time in the hour of `stop`, that hour is there too, of readings before `end`: for much less
-    than another part of the statement would cost to plan. It is right at every moment: hours that are not rolled up,
-    or marked, are worked out from the readings.
+    A subquery in brackets, without an order, with `which` and bounds as in `packing.numbers_sql`; the bounds are full
+    hours. With `end`, a time in the hour of `stop`, the result includes that hour, of readings before `end`; this is
+    cheaper to plan than another part of the statement. The result is always exact: hours that are not rolled up, or
+    marked, are computed from the readings.
     """
     rolled = f"coalesce({_STATE.format('rolled_until')}, '-infinity')"
     kept = f"coalesce({_STATE.format('readings_from')}, '-infinity')"
@@ -120,7 +120,7 @@ def hours_sql(which: str, start: str, stop: str, end: str | None = None) -> str:
 
 @dataclass(slots=True)
 class HourlyRollup:
-    """A series in one stretch of time. `sum` is None when it is too large to be said."""
+    """The rollup of a series in one hour. `sum` is None when it is out of range."""
 
     series: int
     start: datetime
@@ -136,7 +136,7 @@ _HOURLY = f"SELECT * FROM {hours_sql('= ANY(%(series)s)', '%(start)s', '%(stop)s
 
 
 def hourly_rollups(series: Sequence[int], start: datetime, stop: datetime) -> list[HourlyRollup]:
-    """The series' hours with start ≤ hour < stop that have readings, in order; one query. Bounds on the hour."""
+    """Return the series' hours with readings and start ≤ hour < stop (full hours), in order; one query."""
     with cursor_for_many() as cursor:
         cursor.execute(_HOURLY, {"series": list(series), "start": start, "stop": stop})
         return [HourlyRollup(*row) for row in cursor.fetchall()]
@@ -224,10 +224,10 @@ DELETE FROM telemetry_latehour WHERE (device_id, hour, mark) IN (
 
 
 def roll_up(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int]:
-    """Bring the current tenant's rollups up to date; what is not done within the time is left to the next run.
+    """Bring the current tenant's rollups up to date within `seconds`; the next run does the rest.
 
-    `now` is for tests. Returns how many chunks (a day at most) were rolled up, and how many marked hours redone.
-    Raises Busy when ingest or another worker is in the way.
+    `now` is for tests. Returns the number of chunks (a day at most) and of late hours that were rolled up. Raises
+    WorkLockBusy when ingest or another worker holds a lock.
     """
     deadline = clock.monotonic() + seconds
     until = hour_of((now or datetime.now(UTC)) - SETTLED_AFTER)
@@ -241,7 +241,7 @@ def roll_up(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str,
 
 
 def _mark_until(until: datetime) -> None:
-    """From now on whoever inserts readings of hours before `until` marks them."""
+    """Make ingest mark readings of hours before `until` from now on."""
     for attempt in range(1, _LOCK_ATTEMPTS + 1):
         try:
             with locked_step() as (cursor, state):
@@ -259,7 +259,7 @@ def _mark_until(until: datetime) -> None:
 
 
 def _roll_chunk() -> bool:
-    """Roll up the next hours, up to the end of their day. False when there are none."""
+    """Roll up the next hours, up to the end of their day. Return False when there are none."""
     with locked_step() as (cursor, state):
         start = _next_chunk_start(cursor, state)
     if start is None:
@@ -267,7 +267,7 @@ def _roll_chunk() -> bool:
     _ensure_partitions([start])
     with locked_step() as (cursor, state):
         if state.marked_until is None or _next_chunk_start(cursor, state) != start:
-            return True  # another worker was here
+            return True  # another worker has done it
         stop = min(state.marked_until, day_of(start) + DAY)
         cursor.execute(_ROLL_HOURS, {"start": start, "stop": stop})
         cursor.execute(latest_table.TEXTS_BETWEEN, {"start": start, "stop": stop})
@@ -278,7 +278,7 @@ def _roll_chunk() -> bool:
 
 
 def _next_chunk_start(cursor: Any, state: WorkState) -> datetime | None:
-    """Where the next chunk begins: days without any reading are passed over."""
+    """Return the start of the next chunk; days without readings are skipped."""
     if state.marked_until is None or (state.rolled_until is not None and state.rolled_until >= state.marked_until):
         return None
     start = state.rolled_until
@@ -288,13 +288,13 @@ def _next_chunk_start(cursor: Any, state: WorkState) -> datetime | None:
     (first,) = cursor.fetchone()
     if first is not None:
         return day_of(first) if start is None else max(start, day_of(first))
-    # Nothing at all: rolled up, as it were.
+    # No readings: the whole range counts as rolled up.
     cursor.execute("UPDATE telemetry_rollupstate SET rolled_until = marked_until")
     return None
 
 
 def _roll_up_late_hours() -> int:
-    """Roll up marked hours again, a number of them; returns how many."""
+    """Roll up a batch of late hours again; return their number."""
     with locked_step() as (cursor, state):
         cursor.execute(_LATE_HOURS, [state.rolled_until, _LATE_HOURS_PER_STEP])
         hours_ = [hour for _, hour, _ in cursor.fetchall()]
@@ -304,7 +304,7 @@ def _roll_up_late_hours() -> int:
         marks = [(device, hour.astimezone(UTC), mark) for device, hour, mark in cursor.fetchall()]
         if not marks:
             return 0
-        # Hours whose readings were dropped keep the rollup that they have.
+        # Hours whose readings were dropped keep their rollup.
         kept = [m for m in marks if state.readings_from is None or m[1] >= state.readings_from]
         _roll_up_again(cursor, state, kept)
         columns = [list(column) for column in zip(*marks, strict=True)]
@@ -331,7 +331,7 @@ def _columns(pairs: Sequence[tuple[int, datetime]]) -> list[list[Any]]:
 
 
 def _ensure_partitions(times: Collection[datetime]) -> None:
-    """In transactions of their own: readers of the rollups wait for them."""
+    """Create the partitions in separate transactions: readers of the rollups wait for them."""
     now = datetime.now(UTC)
     for month in sorted({(time.year, time.month) for time in times}):
         if partitions.age_in_months(month, now) <= partitions.KEPT_MONTHS:

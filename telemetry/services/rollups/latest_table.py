@@ -1,4 +1,4 @@
-"""The table of newest values: moved forward only, and right for all that is rolled up.
+"""The table of newest values: it only advances, and is exact for all hours that are rolled up.
 
 Of two values of one instant the greater counts; of texts the one that is greater in order of code points.
 """
@@ -20,7 +20,7 @@ class NewestReading(NamedTuple):
 
 
 def forward_sql(rows: str) -> str:
-    """SQL that moves the table forward by rows (series id, time, value, text), each series once."""
+    """Return SQL that advances the table by rows (series id, time, value, text), each series once."""
     return f"""
 INSERT INTO telemetry_latest AS l (series_id, time, value, text) {rows}
 ON CONFLICT (series_id) DO UPDATE SET time = EXCLUDED.time, value = EXCLUDED.value, text = EXCLUDED.text
@@ -32,7 +32,7 @@ WHERE EXCLUDED.time > l.time OR EXCLUDED.time = l.time
 _NEWEST_TEXT = """SELECT time, text FROM telemetry_reading
     WHERE series_id = s.id AND text IS NOT NULL AND time >= {start} AND time < {stop}
     ORDER BY time DESC, text COLLATE "C" DESC LIMIT 1"""
-# Rollups bring the newest numbers; these the texts.
+# Rollups write the newest numbers; these statements write the texts.
 TEXTS_BETWEEN = forward_sql(
     "SELECT s.id, t.time, NULL, t.text FROM telemetry_series s CROSS JOIN LATERAL ("  # noqa: S608 (constants)
     + _NEWEST_TEXT.format(start="%(start)s", stop="%(stop)s")
@@ -47,12 +47,12 @@ TEXTS_IN_HOURS = forward_sql(
 )
 _ADVANCE = forward_sql("SELECT * FROM unnest(%s::bigint[], %s::timestamptz[], %s::float8[], %s::text[])")
 
-# Up to this time the table has everything that is stored.
+# Up to this time the table includes all stored readings.
 _COMPLETE_UNTIL = """coalesce(least(
     (SELECT rolled_until FROM telemetry_rollupstate), (SELECT min(hour) FROM telemetry_latehour)), '-infinity')"""
 _LAST_PACKED = PACKED_TIME.format(ms="p.offsets[p.count]", us="p.micros[p.count]")
-# The table, and of each series the newest of the readings since a time of its own: none where another has told of it,
-# else since that up to which the table is right, and all where nothing is known. An index probe a series.
+# The table, and the newest of each series' readings since: none where Redis is trusted, else the time up to which the
+# table is exact, and all readings where neither has a value. One index probe a series.
 _FIND_NEWEST = f"""
 SELECT s.id, r.time, r.value, r.text FROM telemetry_series s
 LEFT JOIN telemetry_latest l ON l.series_id = s.id
@@ -80,9 +80,9 @@ WHERE s.id = ANY(%(series)s::bigint[])
 
 
 def find_newest(series: Sequence[int], told: Mapping[int, NewestReading], *, trusted: bool) -> dict[int, NewestReading]:
-    """The newest of `told` (what Redis knows), the table and, where these may have missed something, the readings.
+    """Return the newest of `told` (the values in Redis), the table and, where these may be incomplete, the readings.
 
-    `trusted` says that Redis knows of everything that was stored for the series that it knows. One query.
+    `trusted`: Redis is complete for the series that it has. One query.
     """
     found = dict(told)
     with cursor_for_many() as cursor:
@@ -96,12 +96,12 @@ def find_newest(series: Sequence[int], told: Mapping[int, NewestReading], *, tru
 
 
 def _array(series: Iterable[int]) -> str:
-    """The ids as PostgreSQL writes an array: thousands, in one step."""
+    """Return the ids as a PostgreSQL array literal: fast for thousands."""
     return f"{{{','.join(map(str, series))}}}"
 
 
 def advance(cursor: Any, rows: Collection[tuple[int, NewestReading]]) -> None:
-    """Move the table forward by the rows, each series once."""
+    """Advance the table by the rows, each series once."""
     texts = [(series, n.time, None, n.value) for series, n in rows if isinstance(n.value, str)]
     numbers = [(series, n.time, n.value, None) for series, n in rows if not isinstance(n.value, str)]
     if texts or numbers:

@@ -1,9 +1,8 @@
-"""Packed days: one row for each series and day of UTC, with arrays of its times and numbers.
+"""Packing of readings: one row for each series and day (UTC), with arrays of times and numbers.
 
-A day is packed some days after its end. What is to be packed is a row of `RepackDay`, for days whose turn has come
-and for days to which something came late; a device's day is moved in one statement, so that its readings are always
-in exactly one place. A reading that comes again in another message may be in both; readers and packing see to it.
-Texts stay as they are.
+A day is packed some days after its end. A row of `RepackDay` requests it, for due days and for days with late
+readings. One statement moves a device's day, so its readings are always in exactly one place. A reading that arrives
+again in another message can be in both; readers and packing remove the duplicate. Texts are not packed.
 """
 
 import time as clock
@@ -18,11 +17,11 @@ from tenants.infrastructure.database import current_schema
 from . import partitions
 
 _PACKED_UNTIL = "(SELECT packed_until FROM telemetry_rollupstate)"
-# When a number of a packed day was measured. Whole numbers of microseconds, so that nothing is rounded.
+# The time of a packed number. Whole microseconds, so that nothing is rounded.
 PACKED_TIME = "p.day + ({ms} * 1000::bigint + coalesce({us}, 0)) * interval '1 microsecond'"
 UNPACKED_TIME = PACKED_TIME.format(ms="u.ms", us="u.us")
 UNPACKED = "unnest(p.offsets, p.micros, p.numbers) AS u(ms, us, value)"
-# Counted and not EXISTS, so that it is asked for single rows, of which there are few, and never worked out for the
+# count(*) and not EXISTS, so that PostgreSQL evaluates it for single rows, of which there are few, and never for the
 # whole table.
 _NOT_PACKED = f"""(
     r.time >= coalesce({_PACKED_UNTIL}, '-infinity') OR 0 = (
@@ -34,11 +33,11 @@ _NOT_PACKED = f"""(
 
 
 def numbers_sql(which: str, start: str, stop: str) -> str:
-    """SQL of all numbers and booleans with start ≤ time < stop, packed or not: `(series_id, time, value)`.
+    """Return SQL of all numbers and booleans with start ≤ time < stop, packed or not: `(series_id, time, value)`.
 
     A subquery in brackets, without an order. `which` is what follows `series_id`, as `= s.id` or
-    `= ANY(%(series)s)`; `start` and `stop` are SQL of a timestamptz, where '-infinity' and 'infinity' will do.
-    All of it is one snapshot: while a day is being packed it is seen either way, and once.
+    `= ANY(%(series)s)`; `start` and `stop` are SQL of a timestamptz, where '-infinity' and 'infinity' are allowed.
+    One snapshot reads both places, so a reading appears exactly once while its day is being packed.
     """
     return f"""(
         SELECT r.series_id, r.time, r.value FROM telemetry_reading r
@@ -100,10 +99,10 @@ _REMOVE_REQUEST = "DELETE FROM telemetry_repackday WHERE day = %(day)s AND devic
 
 
 def pack(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, int]:
-    """Pack the current tenant's days whose turn has come; what is not done within the time is left to the next run.
+    """Pack the current tenant's due days within `seconds`; the next run does the rest.
 
-    Returns how many days were begun, how many series' days were packed, and how many partitions were emptied.
-    Raises Busy when ingest or another worker is in the way.
+    Returns the number of days requested, of series' days packed, and of partitions emptied. Raises WorkLockBusy when
+    ingest or another worker holds a lock.
     """
     deadline = clock.monotonic() + seconds
     until = due_before(now or datetime.now(UTC))
@@ -119,7 +118,7 @@ def pack(*, now: datetime | None = None, seconds: float = 120.0) -> dict[str, in
 
 
 def due_before(now: datetime) -> datetime | None:
-    """Days before this are to be packed; None where nothing is."""
+    """Return the time before which days are packed; None when packing is off."""
     if not settings.READINGS_PACK_AFTER_DAYS:
         return None
     return _midnight(now) - settings.READINGS_PACK_AFTER_DAYS * DAY
@@ -130,9 +129,9 @@ def _midnight(time: datetime) -> datetime:
 
 
 def _request_next_day(until: datetime) -> bool:
-    """Ask that the next day be packed. False when there is none, or it is not rolled up yet.
+    """Request the next day. Return False when there is none, or it is not rolled up yet.
 
-    `packed_until` moves first: from then on readers look for what is in both places.
+    `packed_until` moves first: from then on readers remove readings that are in both places.
     """
     with locked_step() as (cursor, now):
         if now.rolled_until is None:
@@ -150,7 +149,7 @@ def _request_next_day(until: datetime) -> bool:
 
 
 def _pack_requested() -> int | None:
-    """Pack some devices' day that was asked for; how many series' days, or None when none is asked for."""
+    """Pack the requested day of some devices; return the number of series' days, or None without a request."""
     with connection.cursor() as cursor:
         cursor.execute(_REQUESTED, [_DEVICES_PER_STEP])
         row = cursor.fetchone()
@@ -172,14 +171,14 @@ def _pack_requested() -> int | None:
 
 # --- space ----------------------------------------------------------------------------------------------------
 
-# Texts and what came late: a partition that holds few of them for its size is written anew.
+# Texts and late readings: a partition that has few of them for its size is rewritten.
 _MOST_LEFT = 100_000
 _BYTES_LEFT = 1000
 _LEAST_GAIN = 1_000_000
 
 
 def _reclaim() -> int:
-    """Give back the space of months that are packed; returns of how many partitions."""
+    """Free the space of packed months; return the number of partitions."""
     now = work_state()
     if now.packed_until is None:
         return 0

@@ -1,8 +1,8 @@
-"""Monthly partitions, one level deep: of messages and readings, made when the first row of a month comes, and of
-what is worked out from them, made by the worker.
+"""Monthly partitions, one level deep: ingest creates those of messages and readings with the first row of a month, and
+the worker those of rollups and packed days.
 
 Rows older than `KEPT_MONTHS`, or than the tenant's retention, go to the default partition: a device whose clock
-says 1970 makes no partition, and what retention has dropped is not made again.
+is in 1970 creates no partition, and a dropped partition is not created again.
 """
 
 import logging
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 MESSAGES, READINGS = "telemetry_message", "telemetry_reading"
 PACKED, HOURS = "telemetry_packedday", "telemetry_readinghour"
-# What ingest writes, and which retention it has.
+# The tables that ingest writes, and the retention setting of each table.
 INGEST_TABLES = (MESSAGES, READINGS)
 RETENTION = {
     MESSAGES: "messages_months",
@@ -30,24 +30,24 @@ Month = tuple[int, int]
 
 
 class Partitions:
-    """The partitions that this process knows to be there, or not to be wanted."""
+    """A process' cache of the partitions that exist or are not needed."""
 
     def __init__(self, kept_months: int = KEPT_MONTHS) -> None:
         self._kept_months = kept_months
         self._known: set[tuple[str, Month]] = set()
 
     def ensure(self, connection: psycopg.Connection, schema: str, times: Iterable[datetime]) -> None:
-        """Make the partitions that rows of these times need. Outside the caller's transaction.
+        """Create the partitions that rows of these times need, outside the caller's transaction.
 
-        Waits for whoever has locked the tables as long as any statement of the connection does, and raises as it does:
-        a row must not go to the default partition because its own could not be made.
+        Waits for locks up to the connection's lock timeout, and raises then: a row must not go to the default
+        partition because its own could not be created.
         """
         for month in self.missing(schema, times):
             _make(connection, schema, month, INGEST_TABLES)
             self._known.add((schema, month))
 
     def missing(self, schema: str, times: Iterable[datetime]) -> set[Month]:
-        """The months of these times whose partitions are wanted and not known to be there."""
+        """Return the months of these times whose partitions are needed and not known to exist."""
         months = {(time.year, time.month) for time in times}
         months = {month for month in months if (schema, month) not in self._known}
         if months:
@@ -56,16 +56,16 @@ class Partitions:
         return months
 
     def forget(self, schema: str) -> None:
-        """The schema was dropped or made anew."""
+        """Forget the schema: it was dropped or created again."""
         self._known = {(name, month) for name, month in self._known if name != schema}
 
 
 def create_partitions(
     connection: psycopg.Connection, schema: str, month: Month, tables: Iterable[str], lock_timeout: str = "0"
 ) -> None:
-    """Make the month's partitions of the tables, those that retention does not drop again.
+    """Create the month's partitions of the tables, except those that retention would drop.
 
-    The tables are locked for a moment. With a `lock_timeout`, whoever is in the way may stay: it is tried later.
+    Locks the tables for a moment. With a `lock_timeout`, it gives up on a conflict, and a later run tries again.
     """
     try:
         _make(connection, schema, month, tables, lock_timeout)
@@ -118,7 +118,7 @@ def _kept_months(connection: psycopg.Connection, schema: str) -> dict[str, int |
 
 
 def month_partitions(connection: psycopg.Connection, schema: str, table: str) -> dict[Month, str]:
-    """The table's partitions of months, with their names; the default partition is not among them."""
+    """Return the table's monthly partitions as month → name, without the default partition."""
     rows = connection.execute(
         "SELECT c.relname FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid WHERE inhparent = %s::regclass",
         [sql.Identifier(schema, table).as_string(connection)],
@@ -128,23 +128,23 @@ def month_partitions(connection: psycopg.Connection, schema: str, table: str) ->
 
 
 def partition_name(table: str, month: Month) -> str:
-    """The name of the table's partition of the month."""
+    """Return the name of the table's partition of the month."""
     return f"{table}_{month[0]:04d}{month[1]:02d}"
 
 
 def month_bounds(month: Month) -> tuple[datetime, datetime]:
-    """When the month begins, and when the next one does."""
+    """Return the beginning of the month and of the next one."""
     year, number = month
     following = (year + 1, 1) if number == 12 else (year, number + 1)
     return datetime(year, number, 1, tzinfo=UTC), datetime(*following, 1, tzinfo=UTC)
 
 
 def month_before(now: datetime, months: int) -> Month:
-    """The month so many months before the one of `now`."""
+    """Return the month that is `months` before the one of `now`."""
     number = now.year * 12 + now.month - 1 - months
     return number // 12, number % 12 + 1
 
 
 def age_in_months(month: Month, now: datetime) -> int:
-    """How many months ago the month was; 0 for the present one."""
+    """Return the age of the month in months; 0 for the current one."""
     return (now.year - month[0]) * 12 + now.month - month[1]
