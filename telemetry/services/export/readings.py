@@ -1,9 +1,8 @@
-"""Readings as one long text, in pieces: CSV or NDJSON, series after series, each in order of time.
+"""The export of readings in chunks: CSV or NDJSON, series after series, each in order of time.
 
-Each piece is read by itself, in the tenant's schema, which is left again before the piece is sent; between two pieces
-nothing is held, neither a connection nor more than the piece, however slowly the client reads. A text that cannot be
-finished ends with `ExportBroken`, for the server to break the connection off: half a file must not look like a whole
-one.
+Each chunk is read in the tenant's schema, which is left before the chunk is sent; between two chunks the export holds
+no connection and no memory beyond the chunk, however slowly the client reads. An export that cannot be finished ends
+with `ExportAborted`, so that the server aborts the connection: a partial file must not look complete.
 """
 
 import csv
@@ -29,7 +28,7 @@ from tenants.infrastructure.spreadsheets import harmless
 logger = logging.getLogger(__name__)
 
 READINGS_PER_CHUNK = 5000  # readings
-# How often it is asked whether whoever reads still may.
+# The interval of the check that the client may still read.
 CHECK_SECONDS = 15.0
 COLUMNS = ("time", "device", "component", "metric", "value", "unit")
 
@@ -37,7 +36,7 @@ T = TypeVar("T")
 
 
 class ExportAborted(Exception):
-    """The text cannot be finished. What was sent so far is not whole."""
+    """The export cannot be finished; the part that was sent is incomplete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +49,18 @@ class ExportedSeries:
 
 @dataclass(frozen=True, slots=True)
 class ReadingsExportRequest:
-    """What is exported: readings of the series with start ≤ time < stop."""
+    """The selection of an export: readings of the series with start ≤ time < stop."""
 
     schema: str
     series: Sequence[ExportedSeries]
     start: datetime | None
     stop: datetime
     form: str  # csv or ndjson
-    lacks: Sequence[PartialReason]  # what is known to be missing from the beginning
+    lacks: Sequence[PartialReason]  # known at the start
 
 
 class ReadingsExport:
-    """The pieces of a text, one by one."""
+    """An export in progress; it returns its chunks one by one."""
 
     def __init__(self, wanted: ReadingsExportRequest) -> None:
         self._wanted = wanted
@@ -71,11 +70,11 @@ class ReadingsExport:
         self._ended = False
 
     def begin(self) -> bytes:
-        """What comes before the readings."""
+        """Return the header before the readings."""
         return ",".join(COLUMNS).encode() + b"\r\n" if self._wanted.form == "csv" else b""
 
     def next(self) -> bytes | None:
-        """The next piece, read in the present schema; None when there is no more."""
+        """Return the next chunk, read in the current schema; None at the end."""
         if self._ended:
             return None
         chunks: list[bytes] = []
@@ -98,7 +97,7 @@ class ReadingsExport:
         return b"".join(chunks)
 
     def broken(self, why: str) -> bytes:
-        """The last words of a text that cannot be finished."""
+        """Return the last line of an export that is aborted."""
         if self._wanted.form == "csv":
             return b""
         return _line({"complete": False, "readings": self._count, "detail": why})
@@ -111,7 +110,7 @@ class ReadingsExport:
 
 
 async def stream_readings(wanted: ReadingsExportRequest, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """The text for an asynchronous server: between two pieces no connection is held."""
+    """Yield the export for an asynchronous server; between two chunks it holds no connection. Raises ExportAborted."""
     export = ReadingsExport(wanted)
     await sync_to_async(connections.close_all)()  # the one that the request was judged with
     yield export.begin()
@@ -134,7 +133,7 @@ async def stream_readings(wanted: ReadingsExportRequest, may_read: Callable[[], 
 
 
 def readings_chunks(wanted: ReadingsExportRequest) -> Iterator[bytes]:
-    """The text for a synchronous server, which has a connection for each thread anyway."""
+    """Yield the export for a synchronous server, which has a connection for each thread. Raises ExportAborted."""
     export = ReadingsExport(wanted)
     yield export.begin()
     while True:
@@ -150,7 +149,7 @@ def readings_chunks(wanted: ReadingsExportRequest) -> Iterator[bytes]:
 
 
 def as_ndjson(one: ExportedSeries, rows: Sequence[ReadingRow]) -> bytes:
-    """The rows, each a JSON object on a line of its own."""
+    """Return the rows as NDJSON."""
     head = {"device": one.device, "component": one.series.component, "metric": one.series.metric}
     unit = one.series.unit or None
     return b"".join(_line({"time": row.time, **head, "value": row.value, "unit": unit}) for row in rows)

@@ -36,7 +36,7 @@ _LEVEL = 6
 
 @dataclass(slots=True)
 class ArchiveFile:
-    """A file of the archive: what was written of it so far."""
+    """A file of the archive, with the counts of what was written so far."""
 
     name: str
     rows: int = 0
@@ -45,7 +45,7 @@ class ArchiveFile:
 
 
 class TenantArchive:
-    """An export under way. `chunks` gives its bytes; `files` what is in it."""
+    """An export in progress: `chunks` yields its bytes, `files` lists its files."""
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
@@ -53,7 +53,7 @@ class TenantArchive:
         self._began = datetime.now(UTC)
 
     def chunks(self) -> Iterator[bytes]:
-        """The ZIP, piece after piece. Raises what a lost database raises; the ZIP is not whole then."""
+        """Yield the ZIP in chunks. Raises the errors of a lost database; the ZIP is incomplete then."""
         archive = ZipStream(compress_type=ZIP_DEFLATED, compress_level=_LEVEL)
         schema = self.tenant.schema_name
         self._add(archive, "README.txt", iter([(README.encode(), 0)]))
@@ -85,7 +85,7 @@ class TenantArchive:
 
 
 async def stream_archive(tenant: Tenant, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """The ZIP for an asynchronous server. Raises ExportBroken where it cannot be finished."""
+    """Yield the ZIP for an asynchronous server. Raises ExportAborted when it cannot be finished."""
     chunks = TenantArchive(tenant).chunks()
     await sync_to_async(connections.close_all)()  # the one that the request was judged with
     checked_at = clock.monotonic()
@@ -103,7 +103,7 @@ async def stream_archive(tenant: Tenant, may_read: Callable[[], bool]) -> AsyncI
 
 
 def archive_chunks(tenant: Tenant) -> Iterator[bytes]:
-    """The ZIP for a synchronous server. Raises ExportBroken where it cannot be finished."""
+    """Yield the ZIP for a synchronous server. Raises ExportAborted when it cannot be finished."""
     try:
         yield from TenantArchive(tenant).chunks()
     except DATABASE_LOST as error:

@@ -1,4 +1,4 @@
-"""The files of an export in pieces: each is read by itself in the tenant's schema, which is left before it is sent."""
+"""The contents of the archive's files in chunks; the tenant's schema is left before a chunk is sent."""
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ _SERIES_AT_ONCE = 500
 
 
 def table_chunks(schema: str, table: ExportedTable) -> Iterator[tuple[bytes, int]]:
-    """The rows as NDJSON, with how many each piece holds."""
+    """Yield the table's rows as NDJSON chunks, each with its number of rows."""
     after: Sequence[Any] | None = None
     while True:
         with schema_context(schema):
@@ -40,7 +40,7 @@ def table_chunks(schema: str, table: ExportedTable) -> Iterator[tuple[bytes, int
 
 
 def reading_chunks(schema: str) -> Iterator[tuple[bytes, int]]:
-    """All readings, packed or not: series after series, each in order of time."""
+    """Yield all readings, packed or not, as NDJSON chunks: series after series, each in order of time."""
     for one in _series(schema):
         after: ReadingPosition | None = None
         while True:
@@ -54,7 +54,7 @@ def reading_chunks(schema: str) -> Iterator[tuple[bytes, int]]:
 
 
 def tenant_document(tenant: Tenant) -> Iterator[tuple[bytes, int]]:
-    """What the platform knows of the tenant itself: names, members, limits, boards. One JSON object."""
+    """Yield the tenant itself as one JSON object: names, members, limits, preregistered devices."""
     with schema_context("public"):
         found = Tenant.objects.select_related("limits__plan").get(pk=tenant.pk)
         document = {

@@ -1,4 +1,4 @@
-"""What an archive says of itself: for people, and for programs."""
+"""The archive's description: README for people, schema for programs."""
 
 from functools import cache
 
@@ -30,7 +30,7 @@ To check it: unzip, and compare `sha256sum` of each file with manifest.json.
 
 @cache
 def schema_document() -> bytes:
-    """The columns of each file as JSON. In English, as the rest of the archive."""
+    """Return the columns of each file as JSON, in English like the rest of the archive."""
     with translation.override("en"):
         tables = {
             f"{table.name}.ndjson": {

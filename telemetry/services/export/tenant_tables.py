@@ -1,6 +1,6 @@
-"""Which of a tenant's tables are in its export, and which are not, with the reason.
+"""The tables of a tenant's export, and the excluded tables with the reason.
 
-A test fails where a model of the tenants' schemas is in neither list.
+A test fails when a model of the tenants' schemas is in neither list.
 """
 
 from collections.abc import Iterator
@@ -28,17 +28,17 @@ class ExportedTable:
 
     @property
     def name(self) -> str:
-        """The file's name, without its ending."""
+        """Return the file's name without its extension."""
         return self.model._meta.db_table.replace("_", ".", 1)
 
     @property
     def columns(self) -> list[Any]:
-        """The columns, in the order of the model."""
+        """Return the columns in the order of the model."""
         return [one for one in self.model._meta.concrete_fields if one.column and one.name not in self.without]
 
     @property
     def key(self) -> list[str]:
-        """The columns of the primary key."""
+        """Return the columns of the primary key."""
         pk: Any = self.model._meta.pk
         names = getattr(pk, "field_names", None) or [pk.name]
         fields: list[Any] = [self.model._meta.get_field(name) for name in names]
@@ -94,7 +94,7 @@ EXCLUDED: dict[type[Model], str] = {
 
 
 def tenant_models() -> Iterator[type[Model]]:
-    """Every model whose table is in the tenants' schemas, those of many-to-many relations among them."""
+    """Yield every model whose table is in the tenants' schemas, including many-to-many relations."""
     for label in ("devices", "telemetry"):
         for model in apps.get_app_config(label).get_models(include_auto_created=True):
             if model._meta.managed and not model._meta.proxy:

@@ -1,4 +1,4 @@
-"""What Redis holds of newest values, and the Lua that changes it, each script one atomic step."""
+"""Redis keys of the newest values, and the Lua scripts that change them; each script is one atomic step."""
 
 PREFIX = "telemetry_latest:"  # and the schema: a hash, series id → "microseconds since 1970, a space, the value"
 COMPLETE = "complete"  # in that hash: the generation that it holds everything of

@@ -1,16 +1,16 @@
-"""The newest value of every series: listeners tell Redis, readers ask Redis and the table, the worker moves it on.
+"""The newest value of every series: listeners write it to Redis, readers query Redis and the table, and the worker
+persists it in the table.
 
-Each tenant has a hash of its own in Redis, moved forward only by a script, so that any number of listeners may write.
-What may be missing in it, a reader can see, and then looks at the newest readings themselves, which is right and
-somewhat slower:
+Each tenant has a hash in Redis that only a script advances, so any number of listeners can write. A reader sees when
+the hash may be incomplete, and then reads the newest readings themselves, which is exact and somewhat slower:
 
 - Redis was emptied or restored: the tenant's hash does not name the present *generation* as the one that it is
   complete for.
-- A listener died before it told Redis: every listener has a heartbeat; one that is late is reason for distrust, and
-  ends the generation, as does every listener that starts, and one that Redis was away from.
+- A listener died before its write to Redis: every listener has a heartbeat. A late heartbeat makes the hash
+  untrusted and ends the generation; so does a listener that starts, or that lost Redis.
 
-The worker then makes the tenants' hashes complete again. The table is right for all that is rolled up; beyond that it
-is only as new as the last move, which is why it is never read alone.
+The worker then refills the tenants' hashes. The table is exact for all hours that are rolled up; beyond that it is only
+as new as the last write, so it is never read alone.
 """
 
 import logging
@@ -39,12 +39,12 @@ _MICROSECOND = timedelta(microseconds=1)
 _CHUNK = 5000
 _BEAT_SECONDS = 1.0
 _PAUSE_SECONDS = 5.0
-# What is kept for Redis while it is away. More is given up: whoever reads then looks at the readings.
+# The most values buffered while Redis is unavailable. Beyond it they are dropped, and readers query the readings.
 _MAX_BUFFERED = 200_000
 
 
 class LatestRecorder:
-    """A listener's newest values on their way to Redis. Not shared between threads.
+    """A listener's buffer of newest values for Redis. Not shared between threads.
 
     Make it before the first batch is stored; `note` what is committed, `flush` about once a second, `close` at the
     end. Redis away costs nothing but newness.
@@ -60,11 +60,11 @@ class LatestRecorder:
         self.flush()
 
     def note(self, schema: str, series_id: int, micros: int, value: float | str) -> None:
-        """A reading was stored: `micros` since 1970. Older ones than the newest change nothing."""
+        """Note a stored reading; `micros` since 1970. A reading older than the newest one has no effect."""
         self.note_all(schema, [(series_id, micros, value)])
 
     def note_all(self, schema: str, readings: Iterable[tuple[int, int, float | str]], since: int = 0) -> None:
-        """Readings (series, time, value) were stored; times are microseconds since `since`, itself since 1970."""
+        """Note stored readings (series, time, value); times are microseconds since `since`, itself since 1970."""
         newest = self._newest.setdefault(schema, {})
         for series_id, time, value in readings:
             reading = time + since, value
@@ -77,7 +77,7 @@ class LatestRecorder:
         self._failed = True
 
     def flush(self) -> None:
-        """Tell Redis what was noted, in one round trip, and that this listener lives."""
+        """Write the noted values and the heartbeat to Redis, in one round trip."""
         now = clock.monotonic()
         if now < self._paused_until or (not self._newest and not self._failed and now < self._beat_at):
             return
@@ -91,14 +91,14 @@ class LatestRecorder:
             self._beat_at = now + _BEAT_SECONDS
 
     def close(self) -> None:
-        """Tell Redis the rest, and that nothing more will come."""
+        """Write the rest to Redis and sign off."""
         self._paused_until = self._beat_at = 0.0
         self.flush()
         if not self._newest:
             try:
                 get_redis_connection("default").hdel(scripts.WRITERS, self._name)
             except RedisError:
-                logger.warning("Redis is away: the listener is missed there until a worker has looked")
+                logger.warning("Redis is unavailable: the listener counts as stopped there until a worker has checked")
 
     def _send(self) -> None:
         pipeline = get_redis_connection("default").pipeline(transaction=False)
@@ -114,7 +114,7 @@ class LatestRecorder:
 
     def _keep(self, error: RedisError) -> None:
         if not self._failed:
-            logger.warning("Redis is away (%s): the newest values wait", error)
+            logger.warning("Redis is unavailable (%s): the newest values are buffered", error)
         self._failed = True
         self._paused_until = clock.monotonic() + _PAUSE_SECONDS
         if sum(map(len, self._newest.values())) > _MAX_BUFFERED:
@@ -122,9 +122,9 @@ class LatestRecorder:
 
 
 def newest_readings(series_ids: Iterable[int]) -> dict[int, NewestReading]:
-    """The newest reading of each of the current tenant's series; those without readings are not in the answer.
+    """Return the newest reading by series id of the current tenant; series without readings are left out.
 
-    Redis and the table, and where they may have missed something or know nothing, the readings themselves.
+    Reads Redis and the table, and the readings themselves where these may be incomplete.
     """
     series = sorted(set(series_ids))
     if not series:
@@ -150,12 +150,12 @@ def component_reading_times(device_ids: Collection[int]) -> dict[tuple[int, str]
 
 
 def _read_redis(series: Sequence[int]) -> tuple[bool, dict[int, NewestReading]]:
-    """Whether Redis knows of all that was stored, and what it knows."""
+    """Return whether Redis is complete, and its values."""
     keys = scripts.WRITERS, scripts.GENERATION, values_key(current_schema())
     try:
         answer = get_redis_connection("default").eval(scripts.READ, 3, *keys, orjson.dumps([str(pk) for pk in series]))
     except RedisError as error:
-        logger.warning("Redis is away (%s): newest values are looked up in PostgreSQL", error)
+        logger.warning("Redis is unavailable (%s): newest values are read from PostgreSQL", error)
         return False, {}
     trusted, values = orjson.loads(answer)
     return trusted, {pk: decode_reading(value) for pk, value in zip(series, values, strict=True) if value}
@@ -165,12 +165,12 @@ def _read_redis(series: Sequence[int]) -> tuple[bool, dict[int, NewestReading]]:
 
 
 def expire_stopped_listeners() -> None:
-    """End the generation when a listener's heartbeat stopped; the tenants' hashes are then completed anew."""
+    """End the generation when a listener's heartbeat stopped; the workers then refill the tenants' hashes."""
     get_redis_connection("default").eval(scripts.EXPIRE_LISTENERS, 2, scripts.WRITERS, scripts.GENERATION)
 
 
 def incomplete_tenants(schemas: Sequence[str]) -> list[str]:
-    """Those of the tenants whose hash is not complete for the present generation."""
+    """Return the tenants whose hash is not complete for the current generation."""
     pipeline = get_redis_connection("default").pipeline(transaction=False)
     pipeline.get(scripts.GENERATION)
     for schema in schemas:
@@ -180,7 +180,7 @@ def incomplete_tenants(schemas: Sequence[str]) -> list[str]:
 
 
 def refill() -> int:
-    """Tell Redis the newest value of every series of the current tenant; returns how many series there are."""
+    """Write the newest value of every series of the current tenant to Redis; return the number of series."""
     redis = get_redis_connection("default")
     key = values_key(current_schema())
     # Before anything is read: what is missed from here on ends this generation.
@@ -198,10 +198,9 @@ def refill() -> int:
 
 
 def persist() -> int:
-    """Move the current tenant's table forward by what changed in Redis; returns how many series changed.
+    """Write the current tenant's changed values from Redis to the table; return the number of changed series.
 
-    The names of what changed are put aside first and removed after the commit: a run that is killed is made good by
-    the next.
+    The set of changed series is renamed first and removed after the commit, so the next run repeats a run that died.
     """
     redis = get_redis_connection("default")
     schema = current_schema()
@@ -224,20 +223,20 @@ def persist() -> int:
 
 
 def forget_tenant(schema: str) -> None:
-    """Remove what Redis knows of the tenant."""
+    """Remove the tenant's values from Redis."""
     get_redis_connection("default").delete(values_key(schema), changed_key(schema), moving_key(schema))
 
 
 def forget_new_tenant() -> None:
-    """A tenant's schema was made: what Redis has under its name is another's, of before."""
+    """Remove values of a former tenant with the name of a new schema."""
     try:
         forget_tenant(current_schema())
     except RedisError as error:
-        logger.warning("Redis is away (%s): newest values of an earlier tenant of this name may show", error)
+        logger.warning("Redis is unavailable (%s): newest values of a former tenant with this name may appear", error)
 
 
 def forget_others(schemas: Iterable[str]) -> int:
-    """Remove what Redis knows of tenants that are not among these; returns how many keys."""
+    """Remove the values of all other tenants from Redis; return the number of keys."""
     redis = get_redis_connection("default")
     wanted = {key for schema in schemas for key in (values_key(schema), changed_key(schema), moving_key(schema))}
     gone = [name for raw in redis.scan_iter(f"{scripts.PREFIX}*", count=1000) if (name := raw.decode()) not in wanted]
@@ -247,7 +246,7 @@ def forget_others(schemas: Iterable[str]) -> int:
 
 
 def forget_before(time: datetime) -> None:
-    """Remove the current tenant's values that are older: retention has dropped their readings."""
+    """Remove the current tenant's older values from Redis, whose readings retention has dropped."""
     redis = get_redis_connection("default")
     key = values_key(current_schema())
     old = [
@@ -260,17 +259,17 @@ def forget_before(time: datetime) -> None:
 
 
 def values_key(schema: str) -> str:
-    """The tenant's hash: series id → when, and what."""
+    """Return the key of the tenant's hash: series id → time and value."""
     return f"{scripts.PREFIX}{schema}"
 
 
 def changed_key(schema: str) -> str:
-    """The set of series ids that changed since they were moved to the table."""
+    """Return the key of the set of series ids that changed since the last write to the table."""
     return f"{scripts.PREFIX}{schema}:changed"
 
 
 def moving_key(schema: str) -> str:
-    """Those of them that are being moved."""
+    """Return the key of the set of series ids that are being written to the table."""
     return f"{scripts.PREFIX}{schema}:moving"
 
 
@@ -290,12 +289,12 @@ def _all_series() -> Iterator[list[int]]:
 
 
 def encode_value(value: float | str) -> str:
-    """A value as Redis keeps it: n and a number, or t and a text."""
+    """Return a value as stored in Redis: n and a number, or t and a text."""
     return f"t{value}" if isinstance(value, str) else f"n{float(value)!r}"
 
 
 def decode_reading(kept: str) -> NewestReading:
-    """What Redis keeps of a series."""
+    """Return the reading of a series from its text in Redis."""
     micros, _, value = kept.partition(" ")
     time = _EPOCH + timedelta(microseconds=int(micros))
     return NewestReading(time, value[1:] if value[0] == "t" else float(value[1:]))

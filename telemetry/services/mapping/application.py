@@ -1,8 +1,8 @@
-"""Accepting what was taught: the metrics are made, and the series that their values were kept in become theirs.
+"""Application of a metric mapping: it creates the metrics and assigns the existing series of their values to them.
 
-A series of values without a metric has the path for a name and no unit. It is given the metric's name, and the unit
-that the device sends: nothing of what is stored is converted, so that history and what follows are found together,
-each reading with its unit; where the unit sent is the one that is kept, they are one series.
+A series of values without a metric is named by its path and has no unit. It gets the metric's key and the unit that
+the device sends. No stored value is converted, so queries find history and new readings together, each with its unit;
+if the device sends the metric's own unit, they are one series.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,11 +36,11 @@ WHERE c.component_type_id = %(type)s AND s.metric = %(name)s AND s.unit = ''
 
 @dataclass(frozen=True, slots=True)
 class SeriesAssignment:
-    """What became of the series that a metric's values were kept in.
+    """The existing series of a metric's values.
 
-    `series` have the metric's name now, and `unit`. `apart` keep the name of their path: where the message names the
-    unit nobody knows which it was, a series of another type of value is no history of it, and where a series of the
-    metric's name is there already two would become one.
+    `series`: the number that have the metric's key and `unit` now. `apart`: the number that keep the name of their
+    path, because the message names the unit (the past unit is unknown), the value type differs, or a series with the
+    metric's key exists.
     """
 
     metric: Metric
@@ -51,7 +51,7 @@ class SeriesAssignment:
 
 @dataclass(frozen=True, slots=True)
 class AppliedMapping:
-    """The metrics that were made, and what they adopted."""
+    """The created metrics, and the assignment of their series."""
 
     metrics: list[Metric] = field(default_factory=list)
     adopted: list[SeriesAssignment] = field(default_factory=list)
@@ -60,12 +60,12 @@ class AppliedMapping:
 def apply_mapping(
     component_type: ComponentType, metrics: Sequence[Metric], *, acting_user: audit.Actor
 ) -> AppliedMapping:
-    """Make the metrics and let them adopt their series, in one transaction.
+    """Create the metrics and assign their existing series, in one transaction.
 
-    Raises ValidationError where one of them is wrong; nothing is made then.
+    Raises ValidationError when a metric is invalid; nothing is created then.
     """
     with transaction.atomic():
-        # Two people who teach the same type do so one after the other.
+        # Serializes two mappings of the same type.
         ComponentType.objects.select_for_update().get(pk=component_type.pk)
         proposal.validate_metrics(component_type, metrics)
         done = AppliedMapping()

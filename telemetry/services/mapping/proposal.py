@@ -1,7 +1,7 @@
-"""Teaching by example: what a component type's metrics could be, from a message that one of its components sent.
+"""Proposal of a metric mapping: metrics for a component type, inferred from a message of one of its components.
 
-A proposal is guessed from names and values, shown with the readings that it would give, and accepted or changed by a
-person. Nothing is written here; `adoption` writes.
+A person sees the proposal with the readings that it would give, and changes or applies it. This module writes
+nothing; `application` does.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ _UNIT_NAMES = ("unit", "units", "uom", "단위")
 
 @dataclass(frozen=True, slots=True)
 class MappingPreview:
-    """What metrics would make of a message: its readings, or why it would be refused; and what is left over."""
+    """The result of metrics for a message: its readings or its refusal, and the values without a metric."""
 
     readings: list[Measurement]
     unmapped: list[Measurement]
@@ -40,9 +40,9 @@ class MappingPreview:
 
 
 def parse_message(payload: bytes | memoryview | str) -> dict[str, Any]:
-    """The message in a payload of either signature version, or pasted as JSON. Its signature is not looked at.
+    """Return the message in a payload of either signature version, or pasted as JSON; the signature is not verified.
 
-    Raises ValidationError, saying what is wrong with it.
+    Raises ValidationError with the fault.
     """
     raw = payload.strip().encode("utf-8", "replace") if isinstance(payload, str) else bytes(payload).strip()
     try:
@@ -55,7 +55,7 @@ def parse_message(payload: bytes | memoryview | str) -> dict[str, Any]:
 
 
 def propose_metrics(component_type: ComponentType, message: dict[str, Any]) -> list[Metric]:
-    """Metrics, not saved, for the values in the message that none of the type's is for; in the message's order."""
+    """Return unsaved metrics for the values in the message without a metric of the type, in the message's order."""
     known = specs.ComponentSpec("", "", True, True, _specs(component_type.metrics.select_related("unit")))
     leaves = [
         (path, value)
@@ -78,9 +78,9 @@ def propose_metrics(component_type: ComponentType, message: dict[str, Any]) -> l
 def preview_mapping(
     component_type: ComponentType, metrics: Sequence[Metric], message: dict[str, Any]
 ) -> MappingPreview:
-    """What the type's metrics together with these would make of the message.
+    """Return the result of the type's metrics together with these for the message.
 
-    Raises ValidationError where one of them is wrong.
+    Raises ValidationError when a metric is invalid.
     """
     validate_metrics(component_type, metrics)
     every = [*component_type.metrics.select_related("unit"), *metrics]
@@ -93,7 +93,7 @@ def preview_mapping(
 
 
 def validate_metrics(component_type: ComponentType, metrics: Sequence[Metric]) -> None:
-    """Raises ValidationError with the faults of each metric under its key."""
+    """Raise ValidationError with the faults of each metric under its key."""
     faults: dict[str, list[str]] = {}
     seen = set(component_type.metrics.values_list("key", flat=True))
     if len(metrics) > MAX_METRICS:

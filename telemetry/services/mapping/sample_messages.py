@@ -1,4 +1,4 @@
-"""Messages to teach a component type by: the newest that its components sent, stored or refused."""
+"""Sample messages for a metric mapping: the newest stored or refused messages of a type's components."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _MAX_PAYLOAD = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SampleMessage:
-    """A message and where it is from; `quarantined` is the row of one that was refused, with its reason."""
+    """A message and its source; `quarantined` is the row of a refused message, with its reason."""
 
     device: Device
     component: str
@@ -37,7 +37,7 @@ class SampleMessage:
 def sample_messages(
     component_type: ComponentType, *, device: Device | None = None, limit: int = 10
 ) -> list[SampleMessage]:
-    """The newest message of each of the type's components, those of `device` alone where it is given, newest first."""
+    """Return the newest message of each of the type's components, optionally of one device, newest first."""
     components = Component.objects.filter(component_type=component_type, attached=True).select_related("device")
     if device is not None:
         components = components.filter(device=device)
@@ -49,7 +49,7 @@ def sample_messages(
 
 
 def quarantined_message(row: Quarantined) -> dict[str, Any]:
-    """The message of a quarantined row. Raises ValidationError where it is none."""
+    """Return the message of a quarantined row. Raises ValidationError when it is not a message."""
     return proposal.parse_message(row.payload)
 
 

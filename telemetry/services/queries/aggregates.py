@@ -1,9 +1,8 @@
-"""Count, least, greatest, sum, mean and last of series in stretches of time.
+"""Aggregates of series by intervals: count, minimum, maximum, sum, mean and last value.
 
-The answer is that of the readings themselves. Whole hours and days that are rolled up are taken from the rollups; the
-rest (parts of hours at the edges of a stretch, hours to which something came late, what is not rolled up yet) is
-worked out from the readings, all in one statement, so that nothing is counted twice or left out while the rollups
-move on.
+The result equals that of the readings. Whole hours and days that are rolled up are read from the rollups; the rest
+(parts of hours at the edges of an interval, late hours, hours that are not rolled up yet) is computed from the
+readings, in one statement, so that no reading is counted twice or left out while the rollups advance.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,17 +23,17 @@ from tenants.infrastructure.database import cursor_for_many
 Text = Metric.ValueType.TEXT
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-# So many stretches are asked for one by one; of more the span that holds them all is read, and the rest left out.
+# Up to so many spans are queried one by one; beyond it one query reads the enclosing span and filters it.
 _MAX_SPANS = 8
 _FEW_EDGES = 16
 
 TimeSpan = tuple[datetime, datetime]
 
 
-# Not frozen: an answer has thousands, and freezing makes each three times as dear to make.
+# Not frozen: a result has thousands, and a frozen dataclass is three times as expensive to create.
 @dataclass(slots=True)
 class AggregateBucket:
-    """A series in one stretch of time. `min`, `max` and `sum` are None of texts; `sum` also where it is too large."""
+    """A series in one interval. `min`, `max` and `sum` are None for texts; `sum` also when it is out of range."""
 
     count: int
     min: float | None
@@ -45,7 +44,7 @@ class AggregateBucket:
 
     @property
     def avg(self) -> float | None:
-        """The mean; of booleans the share of true."""
+        """Return the mean; for booleans the share of true."""
         return None if self.sum is None else self.sum / self.count
 
 
@@ -54,7 +53,7 @@ SeriesBuckets = dict[int, dict[int, AggregateBucket]]
 
 @dataclass(frozen=True, slots=True)
 class Aggregates:
-    """Series id → number of the stretch → values; and from when on it rests on readings, and on rollups."""
+    """Series id → number of the interval → values; and the earliest time read from readings and from rollups."""
 
     buckets: SeriesBuckets
     raw_from: datetime | None
@@ -63,7 +62,7 @@ class Aggregates:
 
 @dataclass(slots=True)
 class ReadPlan:
-    """From where each part of a range is read."""
+    """The source of each part of a range: daily rollups, hourly rollups or readings."""
 
     days: list[TimeSpan] = field(default_factory=list)
     hours: list[TimeSpan] = field(default_factory=list)
@@ -71,7 +70,7 @@ class ReadPlan:
 
 
 def read_plan(series: Sequence[Series], edges: Sequence[datetime], start: datetime, stop: datetime) -> ReadPlan:
-    """From where the range is read that is cut at the edges. Asks for late days."""
+    """Return the sources of a range that is cut at the edges; one or two queries."""
     cuts = [start, *(edge for edge in edges if start < edge < stop), stop]
     rolled_until = _rolled_until(cuts)
     if rolled_until is not None:
@@ -84,9 +83,9 @@ def read_plan(series: Sequence[Series], edges: Sequence[datetime], start: dateti
 def aggregate(
     series: Sequence[Series], edges: Sequence[datetime], start: datetime, stop: datetime, *, raw_only: bool = False
 ) -> Aggregates:
-    """The series between the edges (instants of UTC, ascending), of readings with start ≤ time < stop.
+    """Return the aggregates between the edges (UTC, ascending) of readings with start ≤ time < stop.
 
-    Stretches without readings are not in the answer. `raw_only` leaves the rollups alone.
+    Intervals without readings are left out. `raw_only` reads no rollups.
     """
     of_numbers = [one for one in series if one.value_type != Text]
     of_texts = [one.pk for one in series if one.value_type == Text]

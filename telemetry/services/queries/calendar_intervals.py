@@ -1,7 +1,7 @@
-"""Stretches of the calendar: hours, days, weeks and months as the clocks of a place show them.
+"""Calendar intervals in a time zone: minutes, hours, days, weeks and months.
 
-Pure. A time zone's days have 23 to 25 hours and its hours need not begin where those of UTC do, so that the edges of
-the stretches are worked out here, once, as instants; the database only sorts readings between them.
+Pure. A time zone's days have 23 to 25 hours, and its hours need not begin with those of UTC, so the edges of the
+intervals are computed here, once, as instants; the database only sorts readings between them.
 """
 
 import re
@@ -26,11 +26,11 @@ _LEAST_DAYS = {"d": 1, "w": 7, "mo": 28}
 
 
 class InvalidInterval(ValueError):
-    """No interval that there is. The text says what to write."""
+    """The text is not a valid interval. The message lists valid ones."""
 
 
 class TooManyBuckets(ValueError):
-    """The range holds more stretches than the caller takes."""
+    """The range has more intervals than the caller allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class CalendarInterval:
 
     @property
     def shortest(self) -> timedelta:
-        """What one of them usually lasts at least."""
+        """Return the usual minimum length of one interval."""
         if self.unit in _MINUTES:
             return self.number * _MINUTES[self.unit] * MINUTE
         return self.number * _LEAST_DAYS[self.unit] * DAY
 
 
 def parse_interval(text: str) -> CalendarInterval:
-    """The interval that a text names. Raises InvalidInterval.
+    """Return the interval of a text. Raises InvalidInterval.
 
     Minutes and hours must divide the day, so that every day begins with one; months must divide the year.
     """
@@ -73,10 +73,10 @@ def parse_interval(text: str) -> CalendarInterval:
 def interval_edges(
     interval: CalendarInterval, zone: ZoneInfo, start: datetime, stop: datetime, most: int
 ) -> list[datetime]:
-    """Where the stretches begin that hold start ≤ time < stop, and where the last one ends: instants of UTC, ascending.
+    """Return the beginnings of the intervals that cover start ≤ time < stop, and the end of the last: UTC, ascending.
 
-    The first is at or before `start`, the last at or after `stop`; there is one more of them than stretches. An hour
-    that a place has twice is two stretches of an hour. Raises TooManyBuckets for more than `most` stretches.
+    The first is at or before `start`, the last at or after `stop`; there is one edge more than intervals. An hour that
+    occurs twice in a time zone is two intervals. Raises TooManyBuckets for more than `most` intervals.
     """
     found: list[datetime] = []
     for edge in _from_before(interval, zone, start):
@@ -93,7 +93,7 @@ def interval_edges(
 
 
 def suggested_interval(span: timedelta, most: int) -> str:
-    """The shortest of the usual intervals of which a span holds at most `most`."""
+    """Return the shortest usual interval of which a span has at most `most`."""
     for text in ("1m", "5m", "10m", "15m", "30m", "1h", "2h", "3h", "6h", "12h", "1d", "1w", "1mo", "3mo"):
         if span / parse_interval(text).shortest + 2 <= most:
             return text

@@ -1,9 +1,9 @@
-"""The lines of series over a range of time, with few points and the same picture.
+"""Lines of series over a range of time, reduced to few points with the same shape.
 
-A series that has few readings keeps them all. Of one that has more, the database leaves over the first, the last, the
-least and the greatest of each of as many stretches as points are wanted, and of those `downsampling.lttb` chooses: so
-no peak is lost, and memory is bounded whatever the range holds. Where reading them all would be too much work, or they
-are no longer kept, the least and the greatest of each hour stand for them.
+A series with few readings keeps them all. For a longer one, the database returns the first, last, minimum and maximum
+of as many intervals as points are requested, and `downsampling.lttb` selects from those: no peak is lost, and memory
+is bounded for any range. Where reading them is too expensive, or retention has dropped them, the minimum and maximum
+of each hour replace them.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from telemetry.services.work_lock import work_state
 
 from .downsampling import Point, lttb
 
-# So many readings of all series together are looked at themselves.
+# The most readings of all series together that are read themselves.
 MAX_READINGS = 300_000
 # A silence longer than this many points (and this long), and unusual for the series, is a gap and no line.
 _SILENCE_POINTS = 6
@@ -70,9 +70,9 @@ GROUP BY series_id, floor((at - %(begin)s) / %(width)s)
 
 
 def series_lines(series: Sequence[Series], start: datetime, stop: datetime, most: int) -> list[SeriesLine]:
-    """A line of at most `most` (3 or more) points for each of the series with numbers or booleans in the range.
+    """Return a line of at most `most` (3 or more) points for each series with numbers or booleans in the range.
 
-    Series without any in start ≤ time < stop, and texts, are left out.
+    Texts, and series without readings in start ≤ time < stop, are left out.
     """
     by_id = {one.pk: one for one in series if one.value_type != Metric.ValueType.TEXT}
     if not by_id or start >= stop:
@@ -167,9 +167,9 @@ class DeviceChart:
 
 
 def device_charts(device: Device, now: datetime, span: timedelta = DAY) -> list[DeviceChart]:
-    """A chart for each series of numbers that has readings in the span before `now`.
+    """Return a chart for each series of numbers with readings in the span before `now`.
 
-    They begin where the first reading is, so that a device of ten minutes fills its charts too.
+    The charts begin at the first reading, so that those of a new device are filled too.
     """
     listed = device.series.filter(value_type=Metric.ValueType.NUMBER).order_by("component", "metric", "id")
     found = series_lines(list(listed[:_MAX_CHARTS]), now - span, now + timedelta(microseconds=1), _POINTS)

@@ -1,6 +1,6 @@
-"""Whether an answer about a range of time holds all that there is, as far as the platform knows at this moment.
+"""Reasons for which a response about a range of time may be incomplete, as far as the platform knows.
 
-What a device sends later comes later; what was refused is decided and no part of any answer. Neither is a reason.
+Later messages of a device and refused messages are not reasons.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from telemetry.services.rollups.partitions import month_before, month_bounds
 
 
 class PartialCode(StrEnum):
-    """Why an answer is not complete."""
+    """Codes of the reasons for an incomplete response."""
 
     MORE = "more"
     RUNNING = "running"
@@ -27,7 +27,7 @@ class PartialCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PartialReason:
-    """A reason for which something may be missing, and what it is in words."""
+    """A reason for which readings may be missing, and its description."""
 
     code: PartialCode
     detail: str
@@ -41,9 +41,9 @@ def partial_reasons(
     raw_from: datetime | None = None,
     rolled_from: datetime | None = None,
 ) -> list[PartialReason]:
-    """What may be missing of start ≤ time < stop of the devices (None: all of the tenant's); at most three queries.
+    """Return why readings with start ≤ time < stop of the devices (None: all) may be missing; at most three queries.
 
-    `raw_from`: the answer rests on readings themselves from this time on; `rolled_from`: on rollups from this time on.
+    `raw_from`, `rolled_from`: the earliest time that the response read from readings, and from rollups.
     """
     found = []
     now = timezone.now()
@@ -67,7 +67,7 @@ def partial_reasons(
 
 
 def next_page_reason() -> PartialReason:
-    """There is a next page."""
+    """Return the reason that there is a next page."""
     return PartialReason(PartialCode.MORE, _("More results are available at 'next'."))
 
 

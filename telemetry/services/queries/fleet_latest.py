@@ -30,7 +30,7 @@ class FleetLatestValue:
 
 @dataclass(frozen=True, slots=True)
 class FleetPage:
-    """Some of the values, and where the next page goes on; None on the last."""
+    """A page of values, and the position of the next page; None on the last."""
 
     values: list[FleetLatestValue]
     end: FleetPosition | None
@@ -60,7 +60,7 @@ def fleet_latest_values(
     after: Sequence[Any] | None = None,
     limit: int,
 ) -> FleetPage:
-    """The newest value of each of the next `limit` metrics, by device, component and metric.
+    """Return the newest value of the next `limit` metrics, by device, component and metric.
 
     Metrics without readings are left out. Where a metric's unit was changed, the newest over its units.
     """

@@ -1,7 +1,7 @@
-"""Which numbers of a device's messages are missing: sent and lost, or refused, or not here yet.
+"""Missing sequence numbers of a device's messages: lost, refused, or not received yet.
 
-A device numbers its version 2 messages from 1 in every boot; what was stored is kept as ranges. What is missing
-behind the newest number of a boot cannot be known.
+A device numbers its version 2 messages from 1 in every boot; the stored numbers are ranges. Messages missing after
+the newest number of a boot cannot be detected.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ FROM (
 
 @dataclass(frozen=True, slots=True)
 class MissingSequences:
-    """Numbers that are missing of a device's boot: from `first` to `last`, both included."""
+    """A missing range of sequence numbers of a boot: from `first` to `last`, both included."""
 
     device_id: int
     boot: int
@@ -50,7 +50,7 @@ class MissingSequences:
 
 @dataclass(frozen=True, slots=True)
 class SequenceCompleteness:
-    """Of a device's numbered messages: how many should be here, how many are missing, and in how many boots."""
+    """The numbers of a device's expected and missing messages, and of boots with missing ones."""
 
     expected: int
     missing: int
@@ -58,7 +58,7 @@ class SequenceCompleteness:
 
     @classmethod
     def of(cls, device: Device) -> Self:
-        """Of all its boots; one query."""
+        """Return the numbers over all boots of the device; one query."""
         with connection.cursor() as cursor:
             cursor.execute(_SUMMARY, [device.pk])
             boots, expected, seen = cursor.fetchone()
@@ -66,7 +66,7 @@ class SequenceCompleteness:
 
 
 def find_missing_sequences(device_ids: Sequence[int], *, limit: int | None = None) -> list[MissingSequences]:
-    """The devices' gaps, the newest of each device first; one query. `limit`: at most so many altogether."""
+    """Return the devices' missing ranges, the newest of each device first; one query. `limit`: of all together."""
     with connection.cursor() as cursor:
         cursor.execute(_MISSING, {"devices": list(device_ids), "limit": limit})
         return [MissingSequences(*row) for row in cursor.fetchall()]

@@ -1,4 +1,4 @@
-"""How much work one question may be for the database."""
+"""The time limit of one query of a request."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +9,17 @@ from django.db import OperationalError, connection, transaction
 
 
 class QueryTooExpensive(Exception):
-    """The question was given up: it takes the database longer than one question may."""
+    """PostgreSQL cancelled the query at its time limit."""
 
 
 @contextmanager
 def time_limited_queries() -> Iterator[None]:
-    """A transaction in which no statement takes longer than `QUERY_SECONDS`. Raises QueryTooExpensive."""
+    """Open a transaction in which no statement may take longer than `QUERY_SECONDS`. Raises QueryTooExpensive."""
     milliseconds = str(int(settings.QUERY_SECONDS * 1000))
     try:
         with transaction.atomic():
             with connection.cursor() as cursor:
-                # These questions are short beside what it takes to compile them.
+                # Compiling these queries takes longer than running them.
                 cursor.execute(
                     "SELECT set_config('statement_timeout', %s, true), set_config('jit', 'off', true)", [milliseconds]
                 )

@@ -1,7 +1,7 @@
-"""Reading telemetry back: the latest values, ranges of readings, what was received and what was refused.
+"""Queries of latest values, readings, messages and quarantined messages.
 
-Every function reads the current tenant's schema and returns a list, never a queryset, so that nothing is read
-after the tenant is left.
+Every function queries the current tenant's schema and returns a list, never a queryset, so that no query runs after
+the schema is left.
 """
 
 import datetime
@@ -61,7 +61,7 @@ WHERE series_id = {series} AND text IS NOT NULL {bounds} ORDER BY time, md5(text
 
 
 def latest_values(device: Device) -> list[LatestValue]:
-    """The newest value of each metric of the device, by component and metric; two queries.
+    """Return the newest value of each metric of the device, by component and metric; two queries.
 
     Where a metric's unit was changed, the newest over its units. Of two values of one instant the greater.
     """
@@ -69,7 +69,7 @@ def latest_values(device: Device) -> list[LatestValue]:
 
 
 def latest_values_of(device_ids: Sequence[int]) -> dict[int, list[LatestValue]]:
-    """The same for several devices, in as many queries; those without readings are not in the answer."""
+    """Return the newest values by device id; two queries. Devices without readings are left out."""
     series = {one.pk: one for one in Series.objects.filter(device_id__in=list(device_ids))}
     newest = newest_readings(series)
     by_metric: dict[tuple[int, str, str], int] = {}
@@ -86,7 +86,7 @@ def latest_values_of(device_ids: Sequence[int]) -> dict[int, list[LatestValue]]:
 
 
 def series_of(device: Device, component: str, metric: str) -> list[Series]:
-    """The series of a component's metric: one for each unit and value type that it ever had."""
+    """Return the series of a component's metric: one for each unit and value type that it has had."""
     return list(Series.objects.filter(device=device, component=component, metric=metric).order_by("id"))
 
 
@@ -98,7 +98,7 @@ def readings(
     after: ReadingPosition | None = None,
     limit: int,
 ) -> list[ReadingRow]:
-    """At most `limit` readings of the series with start ≤ time < stop, after a position, oldest first.
+    """Return at most `limit` readings of the series with start ≤ time < stop, after a position, oldest first.
 
     A keyset: readings that arrive between two calls are neither repeated nor do they shift the others.
     """
@@ -123,7 +123,7 @@ def messages(
     after: tuple[datetime.datetime, UUID] | None = None,
     limit: int,
 ) -> list[Message]:
-    """At most `limit` of the device's messages with start ≤ device time < stop, newest first, after a position."""
+    """Return at most `limit` of the device's messages with start ≤ device time < stop, newest first."""
     rows = _in_range(Message.objects.filter(device=device), "time", start, stop)
     return _page(rows, ("time", "fingerprint"), after, limit)
 
@@ -139,10 +139,10 @@ def quarantined(
     limit: int,
     payload_bytes: int = 64 * 1024,
 ) -> list[Quarantined]:
-    """At most `limit` refused messages, last received first, with start ≤ last received < stop.
+    """Return at most `limit` refused messages, last received first, with start ≤ last received < stop.
 
-    A payload may be anything up to what the broker takes, so that of each only the first `payload_bytes` are read:
-    `payload_head`, and `payload_size` says how many there are. `payload` itself is read when it is asked for.
+    A payload can be as large as the broker allows, so only the first `payload_bytes` are read, as `payload_head`;
+    `payload_size` is its size in bytes. `payload` itself is deferred.
     """
     head = Func("payload", 1, payload_bytes, function="substring", output_field=BinaryField())
     size = Func("payload", function="octet_length", output_field=IntegerField())

@@ -1,4 +1,4 @@
-"""The days' totals as bars: each as high as what was received, made of what became of it. Pure."""
+"""The bar chart of the daily totals: the height is the number received, the segments are the results. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class TotalsChart:
 
 
 def build_totals_chart(rows: Iterable[IngestTotals], last: date, days: int) -> TotalsChart:
-    """The chart of so many days up to `last`; a day without a row is empty. `totals` is their sum."""
+    """Return the chart of `days` days up to `last`; a day without a row is empty. `totals` is their sum."""
     by_day = {row.day: row for row in rows}
     wanted = [last - timedelta(days=days - 1 - number) for number in range(days)]
     shown = [by_day.get(day) or IngestTotals(day=day) for day in wanted]
