@@ -1,4 +1,4 @@
-"""What telemetry shows on the console's first page: what became of every tenant's messages."""
+"""Panels of telemetry on the console's first page: the message totals of all tenants."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tenants.infrastructure import hooks
 from tenants.infrastructure.jobs import enqueue
 from tenants.models import Tenant
 
-# Those with the most that was not taken come first, so that what is left out is of no concern.
+# Tenants with the most refused messages come first, so that the rows left out matter least.
 SHOWN = 100
 _NOT_TAKEN = slice(3, 5)  # quarantined and rate limited
 
@@ -27,7 +27,7 @@ def queue_unrouted_replay() -> str:
 
 @hooks.console_panels.provider(10)
 def totals(request: HttpRequest) -> SafeString:
-    """Today's and all days' totals, of all tenants together and of each."""
+    """Render the totals of today and of all days, of all tenants together and of each."""
     figures = TENANT_METRICS.by_tenant()
     shown = sorted(figures, key=lambda slug: (-sum(figures[slug].today[_NOT_TAKEN]), -figures[slug].today[0], slug))
     pages = dict(Tenant.objects.filter(slug__in=shown[:SHOWN]).values_list("slug", "pk"))

@@ -1,4 +1,4 @@
-"""What telemetry shows on the tenant's first page: what became of today's messages, and what was refused."""
+"""Panels of telemetry on the tenant's first page: today's message totals, and the newest refused messages."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -27,7 +27,7 @@ _COUNTED = (
 
 @hooks.dashboard_panels.provider(10)
 def totals_today(request: HttpRequest) -> SafeString:
-    """Received = stored + duplicates + quarantined + rate limited, of the day that the server's clock (UTC) has."""
+    """Render today's totals (UTC): received = stored + duplicates + quarantined + rate limited."""
     today = datetime.now(UTC).date()
     totals = IngestTotals.objects.filter(day=today).first() or IngestTotals(day=today)
     context = {"title": _("Messages today (UTC)"), "cards": [_card(totals, *counted) for counted in _COUNTED]}
@@ -45,7 +45,7 @@ def _card(totals: IngestTotals, name: str, colour: str, listed: str) -> dict[str
 
 @hooks.dashboard_panels.provider(50)
 def newest_refused(request: HttpRequest) -> SafeString:
-    """The newest of the quarantine."""
+    """Render the newest quarantined messages."""
     rows = Quarantined.objects.select_related("device")[:_REFUSED_SHOWN]
     url = reverse("admin:telemetry_quarantined_changelist")
     context = {"rows": rows, "more_url": url, "title": _("Newest in quarantine"), "with_device": True}

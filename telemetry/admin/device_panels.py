@@ -1,4 +1,4 @@
-"""What telemetry shows on a device's page: the last values, their course, and what was refused."""
+"""Panels of telemetry on a device's page: latest values, charts, refused and missing messages."""
 
 from datetime import timedelta
 from typing import Any
@@ -32,7 +32,7 @@ _RANGES = {
 
 @hooks.panels_above_device.provider(10)
 def last_values(request: HttpRequest, device: Device) -> SafeString:
-    """The newest value of every metric, with its unit as it was measured."""
+    """Render the newest value of every metric, with its unit at the time of measurement."""
     rows = [{"latest": latest, "value": in_words(latest.value)} for latest in readings.latest_values(device)]
     context = {"rows": rows, "messages_url": reverse("admin:devices_device_messages", args=[device.pk])}
     return render_to_string("telemetry/admin/last_values.html", context, request)
@@ -40,7 +40,7 @@ def last_values(request: HttpRequest, device: Device) -> SafeString:
 
 @hooks.panels_above_device.provider(20)
 def charts(request: HttpRequest, device: Device) -> SafeString:
-    """A line for each series of numbers over the last day, week, month or year."""
+    """Render a chart for each series of numbers over the last day, week, month or year."""
     asked = request.GET.get("range", "")
     chosen = asked if asked in _RANGES else next(iter(_RANGES))
     too_much, drawn = False, []
@@ -60,7 +60,7 @@ def charts(request: HttpRequest, device: Device) -> SafeString:
 
 @hooks.panels_below_device.provider(70)
 def refused(request: HttpRequest, device: Device) -> SafeString:
-    """The newest of the device's messages that were refused."""
+    """Render the device's newest refused messages."""
     rows = Quarantined.objects.filter(device=device)[:_REFUSED_SHOWN]
     url = f"{reverse('admin:telemetry_quarantined_changelist')}?device__id__exact={device.pk}"
     context = {"rows": rows, "more_url": url, "title": _("Refused messages"), "with_device": False}
@@ -69,13 +69,13 @@ def refused(request: HttpRequest, device: Device) -> SafeString:
 
 @hooks.panels_below_device.provider(75)
 def gaps(request: HttpRequest, device: Device) -> SafeString:
-    """Which numbers of the device's messages are missing."""
+    """Render the missing sequence numbers of the device."""
     context = {"rows": find_missing_sequences([device.pk], limit=_GAPS_SHOWN), "whole": SequenceCompleteness.of(device)}
     return render_to_string("telemetry/admin/gaps.html", context, request)
 
 
 def in_words(value: readings.ReadingValue) -> str:
-    """A value as a person reads it: no more digits than a sensor has, words for booleans."""
+    """Return a value as text: numbers with at most ten digits, words for booleans."""
     if isinstance(value, bool):
         return _("true") if value else _("false")
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""What became of every message, day by day, and the sidebar's group."""
+"""The page of the daily message totals, and telemetry's group in the sidebar."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ _FIRST_LABEL = 1
 
 @admin.register(IngestTotals, site=tenant_admin)
 class IngestTotalsAdmin(ReadOnly, TenantModelAdmin):
-    """Received = stored + duplicates + quarantined + rate limited: the headings say the sum."""
+    """The daily totals; the headings show the sum received = stored + duplicates + quarantined + rate limited."""
 
     list_display: ClassVar = ["day", "received", "stored_", "duplicates_", "quarantined_", "rate_limited_"]
     fields: ClassVar = list_display
@@ -52,7 +52,7 @@ class IngestTotalsAdmin(ReadOnly, TenantModelAdmin):
 
 
 def chart_context() -> dict[str, Any]:
-    """What the chart of the last days shows."""
+    """Return the template context of the chart of the last days."""
     today = datetime.now(UTC).date()
     rows = IngestTotals.objects.filter(day__gt=today - timedelta(days=_DAYS), day__lte=today)
     chart = build_totals_chart(rows, today, _DAYS)

@@ -1,4 +1,4 @@
-"""The tenant's limits: what they are, how much of them is used, and what they refused. Staff alone change them."""
+"""The page of the tenant's limits, their use and their refusals; only staff can change limits."""
 
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ _SOURCES = {"tenant": _("this tenant's own"), "plan": _("the plan's"), "default"
 
 @admin.register(LimitHit, site=tenant_admin)
 class LimitHitAdmin(ReadOnly, TenantModelAdmin):
-    """What each limit refused, day by day, below the limits themselves."""
+    """The daily refusals of each limit, below the limits."""
 
     list_display: ClassVar = ["day", "limit_in_words", "device_link", "count"]
     list_filter: ClassVar = ["day"]
@@ -55,7 +55,7 @@ class LimitHitAdmin(ReadOnly, TenantModelAdmin):
 
 @hooks.dashboard_panels.provider(15)
 def limits(request: HttpRequest) -> SafeString:
-    """The limits, where any is set, or refused something today."""
+    """Render the limits if any is set, or has refused a message today."""
     context = limits_context()
     if not any(row["is_set"] or row["limit"].refused_today for row in context["limits"]):
         return SafeString()
@@ -64,7 +64,7 @@ def limits(request: HttpRequest) -> SafeString:
 
 
 def limits_context() -> dict[str, Any]:
-    """What the table of limits shows."""
+    """Return the template context of the table of limits."""
     return {"limits": [_row(limit) for limit in limits_now()]}
 
 

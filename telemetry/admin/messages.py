@@ -19,7 +19,7 @@ _PAYLOAD_SHOWN = 8 * 1024  # of each; fifty whole ones could be 3 MiB
 
 
 def messages_page(request: HttpRequest, device: Device) -> HttpResponse:
-    """The newest messages by device time."""
+    """Render the newest messages by device time."""
     return render_page(
         tenant_admin.get_model_admin(Device),
         request,

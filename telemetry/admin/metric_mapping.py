@@ -1,4 +1,4 @@
-"""The page on which a component type is taught: choose or paste a message, change what is guessed, accept."""
+"""The page that maps metrics of a component type from a sample message: select it, edit the proposal, apply."""
 
 import json
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _TEMPLATE = "telemetry/admin/teach.html"
 
 
 class SampleMessageForm(forms.Form):
-    """A message, pasted."""
+    """The form of a pasted message."""
 
     example = forms.CharField(
         label=_("Message"),
@@ -48,7 +48,7 @@ class SampleMessageForm(forms.Form):
 
 
 class ProposedMetricForm(forms.ModelForm):
-    """A metric that is proposed; what is not taken is not looked at."""
+    """The form of a proposed metric; only selected metrics are validated."""
 
     taken = forms.BooleanField(
         label=_("Add this metric"), required=False, initial=True, widget=UnfoldBooleanSwitchWidget
@@ -86,13 +86,13 @@ class ProposedMetricForm(forms.ModelForm):
 
     @property
     def usual(self) -> list[forms.BoundField]:
-        """The fields that nearly every metric needs looking at."""
+        """Return the fields that nearly every metric needs."""
         names = ["key", "value_type", "unit"] if self["value_type"].value() == "number" else ["key", "value_type"]
         return [self[name] for name in names]
 
     @property
     def further(self) -> list[forms.BoundField]:
-        """The fields behind 'more'."""
+        """Return the fields that the page folds."""
         shown = {field.name for field in self.usual} | {"taken", "name"}
         return [field for field in self if field.name not in shown]
 
@@ -108,7 +108,7 @@ _MetricForms = forms.formset_factory(
 
 @dataclass(slots=True)
 class _MappingPage:
-    """The proposals with what they would give: the reading of each metric by its key, or why it is refused."""
+    """The proposed metrics with their results: the reading by metric key, or the refusal."""
 
     rows: Any
     summary: str
@@ -120,7 +120,7 @@ class _MappingPage:
 
 @hooks.metric_mapping_page.provider()
 def metric_mapping(request: HttpRequest, component_type: ComponentType) -> HttpResponse:
-    """Nothing is changed until 'accept'; each step sends the example along."""
+    """Render the steps of the mapping; each step sends the sample message along, and only 'accept' writes."""
     form = SampleMessageForm(request.POST or None)
     taught = None
     if request.method == "POST" and form.is_valid():
@@ -156,7 +156,7 @@ def _choice(example: sample_messages.SampleMessage) -> dict[str, Any]:
 
 
 def _values(message: dict[str, Any]) -> str:
-    """What of the message is measured, on one line."""
+    """Return the measured members of the message on one line."""
     return json.dumps({k: v for k, v in message.items() if k not in PROTOCOL_MEMBERS}, ensure_ascii=False)
 
 

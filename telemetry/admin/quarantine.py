@@ -1,4 +1,4 @@
-"""What was refused, with the reason, as it was sent."""
+"""The pages of the quarantine."""
 
 from typing import Any, ClassVar
 
@@ -40,7 +40,7 @@ def _list_url() -> str:
 
 @admin.register(Quarantined, site=tenant_admin)
 class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
-    """The quarantine. Its rows are looked at and replayed; the platform itself replays what is parked."""
+    """The quarantined messages: view and replay. The platform replays deferred ones automatically."""
 
     list_display: ClassVar = ["reason_label", "detail", "topic", "device", "count", "last_received_at"]
     list_filter: ClassVar = [
@@ -73,7 +73,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
         return may(request, Role.OPERATOR)
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        """With what was counted instead of kept, of the reason and the device that are filtered for."""
+        """Render the list with the suppressed messages of the filtered reason and device."""
         selection = selection_in(request.GET)
         floods = SuppressedMessages.objects.all()
         if selection.reason:
@@ -84,7 +84,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
         names = Device.objects.in_bulk([flood.device_id for flood in shown if flood.device_id])
         rows = [{"flood": flood, "device": names.get(flood.device_id)} for flood in shown]
         answer = super().changelist_view(request, {"floods": rows, **(extra_context or {})})
-        # What is replayed from here is what is listed here.
+        # The action replays the messages that the list shows.
         for item in (getattr(answer, "context_data", None) and answer.context_data.get("actions_list")) or ():
             item["path"] = f"{item['path']}?{request.GET.urlencode()}"
         return answer
@@ -103,7 +103,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
         description=_("Replay"), url_path="replay", icon="replay", permissions=["replay"], variant=ActionVariant.PRIMARY
     )
     def replay_listed(self, request: HttpRequest) -> HttpResponse:
-        """All that the list shows under its filters."""
+        """Replay all messages that the list shows under its filters."""
         if not self.has_replay_permission(request):
             raise PermissionDenied
         selection, back = selection_in(request.GET), f"{_list_url()}?{request.GET.urlencode()}"
@@ -130,7 +130,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
 
     @display(description=_("similar messages"))
     def more_like_it(self, row: Quarantined) -> str:
-        """What was counted of its kind: of its device, or of its source and of all strangers together."""
+        """Return the number of suppressed messages of its device, or of its source and all unknown sources."""
         floods = SuppressedMessages.objects.filter(reason=row.reason, device=row.device)
         if row.device is None:
             floods = floods.filter(source__in=["", source_of(row.topic)])
@@ -144,7 +144,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
     @display(description=_("reason"), ordering="reason")
     def reason_label(self, row: Quarantined) -> SafeString:
         """Return the reason with its colour."""
-        # Parked is not refused: it is replayed by itself.
+        # Deferred messages are not refused: the platform replays them automatically.
         return coloured(row.get_reason_display(), "info" if row.reason == Reason.KEY_UNAVAILABLE else "danger")
 
     @display(description=_("device"))

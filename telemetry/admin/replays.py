@@ -1,4 +1,4 @@
-"""Replays of the quarantine: begun from its list, with a page each that says how far it is."""
+"""The pages of replays: list, progress and cancellation."""
 
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -36,7 +36,7 @@ _COLOURS = {
 
 @admin.register(Replay, site=tenant_admin)
 class ReplayAdmin(ReadOnly, TenantModelAdmin):
-    """Replays. They are begun on the quarantine's list; here they are watched and cancelled."""
+    """The replays: progress and cancellation. They start from the quarantine's list."""
 
     list_display: ClassVar = ["__str__", "state_label", "of", "progress", "stored", "created_by_label", "created_at"]
     list_select_related: ClassVar = ["device"]
@@ -61,7 +61,7 @@ class ReplayAdmin(ReadOnly, TenantModelAdmin):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
-        """How far it is. With `?part` only the part that is fetched again while it is under way."""
+        """Render the progress. With `?part` only the part that the page refreshes while the replay runs."""
         replay = self._replay(request, object_id)
         if not self.has_view_permission(request, replay):
             raise PermissionDenied
@@ -106,12 +106,12 @@ class ReplayAdmin(ReadOnly, TenantModelAdmin):
 
 
 def page_of(replay: Replay) -> str:
-    """The address of the replay's page."""
+    """Return the URL of the replay's page."""
     return reverse("admin:telemetry_replay_change", args=[replay.pk])
 
 
 def begin(request: HttpRequest, selection: replays.ReplaySelection, back: str) -> HttpResponse:
-    """Begin a replay and go to its page, or back with what is against it."""
+    """Start a replay and redirect to its page, or back with the errors."""
     try:
         replay = replays.begin(selection, acting_user=person(request))
     except ValidationError as error:
@@ -121,7 +121,7 @@ def begin(request: HttpRequest, selection: replays.ReplaySelection, back: str) -
 
 
 def selection_in(query: QueryDict) -> replays.ReplaySelection:
-    """What the quarantine's list shows under this query."""
+    """Return the selection of the quarantine's list with this query."""
     device = query.get("device__id__exact", "")
     until = _moment(query, "last_received_at_to")
     reason = query.get("reason__exact", "")
@@ -136,7 +136,7 @@ def selection_in(query: QueryDict) -> replays.ReplaySelection:
 
 
 def in_words(selection: replays.ReplaySelection) -> str:
-    """Which messages, for a person."""
+    """Return the selection as text."""
     words = []
     if selection.chosen:
         count = len(selection.chosen)

@@ -1,4 +1,4 @@
-"""How long the tenant's data is kept."""
+"""The page of the tenant's retention."""
 
 from typing import Any, ClassVar
 
@@ -42,5 +42,5 @@ class RetentionSettingsAdmin(TenantModelAdmin):
         return redirect(reverse("admin:telemetry_retentionsettings_change", args=[1]))
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        """The retention, which is for ever until somebody saves it."""
+        """Return the retention; without a saved row, settings that keep everything."""
         return RetentionSettings.current() if object_id == "1" else None

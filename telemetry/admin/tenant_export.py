@@ -1,4 +1,4 @@
-"""Everything that the tenant owns, downloaded by its administrators."""
+"""The export of a tenant's data for its administrators."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from tenants.services.roles import Role
 
 
 def page(model_admin: Any, request: HttpRequest, back: str) -> HttpResponseBase:
-    """Asks, and then sends the file."""
+    """Ask for confirmation, then return the file."""
     if request.method != "POST":
         return form_page(
             model_admin,
@@ -38,7 +38,7 @@ def page(model_admin: Any, request: HttpRequest, back: str) -> HttpResponseBase:
 
 @hooks.dashboard_panels.provider(95)
 def everything(request: HttpRequest) -> SafeString:
-    """The way to the export, for administrators."""
+    """Render the link to the export for administrators."""
     if not may(request, Role.ADMIN):
         return SafeString("")
     url = reverse("admin:telemetry_retentionsettings_export_everything", args=[1])

@@ -48,7 +48,7 @@ SpecLookup = Callable[[Sequence[UUID]], Mapping[UUID, DeviceSpec | None]]
 
 @dataclass(slots=True)
 class LegacyRow:
-    """A row of the record. `device` is the one that the row names beside its topic, where it names one."""
+    """A recorded message. `device` is the UUID in the row beside its topic, if any."""
 
     line: int
     topic: str
@@ -60,7 +60,7 @@ class LegacyRow:
 
 @dataclass(frozen=True, slots=True)
 class ImportPosition:
-    """Where in the file a batch ends: bytes and lines so far, and the SHA-256 of those bytes."""
+    """The end of a batch in the file: its offset in bytes and lines, and the SHA-256 of those bytes."""
 
     position: int
     digest: str
@@ -69,7 +69,7 @@ class ImportPosition:
 
 @dataclass(slots=True)
 class ImportBatch:
-    """Rows up to `end`, of `read` lines with `unreadable` ones among them that are no rows."""
+    """Rows up to `end`, parsed from `read` lines of which `unreadable` are not rows."""
 
     rows: list[LegacyRow]
     read: int
@@ -79,7 +79,7 @@ class ImportBatch:
 
 @dataclass(slots=True)
 class ImportBatchResult:
-    """What became of a batch; `refused` with their rows."""
+    """The results of a batch; `refused` with their rows."""
 
     stored: int = 0
     duplicates: int = 0
@@ -87,7 +87,7 @@ class ImportBatchResult:
 
 
 class _RollBack(Exception):
-    """A row can be stored; it was tried only."""
+    """Rolls back the trial of a row that can be stored."""
 
 
 def _roll_back(_connection: psycopg.Connection, _result: TenantResult) -> None:
@@ -95,7 +95,7 @@ def _roll_back(_connection: psycopg.Connection, _result: TenantResult) -> None:
 
 
 class LegacyRowValidator:
-    """Says what rows of a tenant's old record are. Not shared between threads."""
+    """Validates rows of a tenant's recorded messages. Not shared between threads."""
 
     def __init__(self, schema: str, resolve: SpecLookup) -> None:
         self._schema = schema
@@ -107,7 +107,7 @@ class LegacyRowValidator:
         )
 
     def judge(self, rows: Sequence[LegacyRow]) -> list[AcceptedItem | RefusedItem]:
-        """What each row is, in their order."""
+        """Return the result of each row, in order."""
         topics = [_parsed_topic(row) for row in rows]
         specs = self._resolve([topic.uuid for topic in topics if isinstance(topic, Topic)])
         return [self._judge(row, topic, specs) for row, topic in zip(rows, topics, strict=True)]
@@ -139,7 +139,7 @@ class LegacyRowValidator:
 
 
 class LegacyImportWriter:
-    """Stores a tenant's old record batch by batch. `close` it at the end. Not shared between threads."""
+    """Stores a tenant's recorded messages in batches; `close` it at the end. Not shared between threads."""
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
@@ -176,7 +176,7 @@ class LegacyImportWriter:
             return settled
 
     def recover(self) -> None:
-        """After a lost connection: look everything up anew. What was committed unheard of is doubted."""
+        """Reset all caches after a lost connection; newest values count as incomplete, as a commit may be unknown."""
         self._latest.doubt()
         self._writer.close()
         self._forget()
@@ -186,7 +186,7 @@ class LegacyImportWriter:
         self._router.forget()
 
     def _specs(self, uuids: Sequence[UUID]) -> dict[UUID, DeviceSpec | None]:
-        """The devices' specifications; waits while the tenant's tables are locked, so that nothing is known."""
+        """Return the devices' specifications; wait while the tenant's tables are locked."""
         wanted = list(set(uuids))
         routes = self._router.routes(wanted)
         while any(route.spec is None and route.locked_schema for route in routes):
@@ -195,7 +195,7 @@ class LegacyImportWriter:
         return {uuid: route.spec for uuid, route in zip(wanted, routes, strict=True)}
 
     def _without_poison(self, batch: ImportBatch, judged: Sequence[AcceptedItem | RefusedItem]) -> ImportBatch:
-        """The batch without the rows that PostgreSQL refuses, each of which is tried alone."""
+        """Return the batch without the rows that PostgreSQL rejects, after a trial of each row."""
         kept = []
         for row, item in zip(batch.rows, judged, strict=True):
             try:
@@ -207,7 +207,7 @@ class LegacyImportWriter:
         return ImportBatch(kept, batch.read, batch.unreadable + len(batch.rows) - len(kept), batch.end)
 
     def close(self) -> None:
-        """Tell Redis the rest, and let go of the servers."""
+        """Write the rest to Redis, and close the connections."""
         self._latest.close()
         self._writer.close()
 
@@ -262,7 +262,7 @@ def _refused_item(row: LegacyRow, spec: DeviceSpec | None, refusal: Refusal) -> 
 
 
 def _with_origin(rows: Sequence[LegacyRow], judged: Sequence[AcceptedItem | RefusedItem]) -> list[MessageResult]:
-    """The same; what goes into quarantine says where it is from."""
+    """Return the items; the details of refused ones name their origin."""
     said: list[MessageResult] = []
     for row, item in zip(rows, judged, strict=True):
         if isinstance(item, RefusedItem):

@@ -52,7 +52,7 @@ class BackoffCommands:
         )
         if notice.signature != 2:
             return commands.encode(command)
-        # A key that was revoked meanwhile signs nothing.
+        # A key that was revoked meanwhile must not sign.
         if self._keyring is None or notice.key_version not in {key.version for key in spec.keys}:
             return None
         try:

@@ -50,7 +50,7 @@ _LISTEN_OPTIONS: dict[str, Any] = {
 
 
 class NotifierTask(IntEnum):
-    """What there may be to do for a tenant, in this order."""
+    """Tasks for a tenant, in order of priority."""
 
     NEWS = 1  # changes are in the outbox
     SETTLING = 2  # devices were quiet and may be so no more
@@ -58,7 +58,7 @@ class NotifierTask(IntEnum):
 
 
 class Notifier:
-    """`run_once` is the step; the command loops over it. Any number may run, each with a client id of its own."""
+    """The worker that publishes states; the command loops over `run_once`. Each notifier needs its own client id."""
 
     def __init__(self, *, client_id: str = "", look_seconds: float = 30.0) -> None:
         self._broker = StateBroker(client_id)
@@ -77,7 +77,7 @@ class Notifier:
         self._retry = Backoff()
 
     def run_once(self, timeout: float = 1.0) -> int:
-        """Wait for news up to `timeout` seconds and do what there is. Returns how many changes were taken.
+        """Wait for work up to `timeout` seconds and do it; return the number of changes taken from outboxes.
 
         A lost broker or database is tried again later, with growing pauses; the changes wait in the outbox.
         """
@@ -99,7 +99,7 @@ class Notifier:
         return done
 
     def close(self) -> None:
-        """Disconnect; nothing is under way between two steps."""
+        """Disconnect. No work is in progress between two steps."""
         self._broker.close()
         self._backoff.close()
         self._close_database()
@@ -107,7 +107,7 @@ class Notifier:
     # --- what there is to do ----------------------------------------------------------------------------------
 
     def _pause(self, timeout: float) -> float:
-        """How long to wait for news: not at all where something is due."""
+        """Return the seconds to wait for work; 0 when a task is due."""
         if not self._broker.is_connected or self._hints is None:
             return min(timeout, _IDLE_SECONDS)
         due = min([self._look_at, *self._todo.values()])
@@ -125,7 +125,7 @@ class Notifier:
             self._look_at = time.monotonic() + self._look_seconds
 
     def _look(self) -> None:
-        """Find the tenants with changes in the outbox or devices to settle: a hint may have been missed."""
+        """Find the tenants with changes in the outbox or devices to settle: a notification may have been lost."""
         self._slugs = _active_tenants()
         for schema in self._slugs:
             try:
@@ -144,7 +144,7 @@ class Notifier:
         return done
 
     def _step(self, work: NotifierTask, schema: str) -> int:
-        """One batch of a tenant's work, which stays to be done while there may be more. Returns how many changes."""
+        """Do one batch of a tenant's task, and keep the task while more may remain. Return the number of changes."""
         act: dict[NotifierTask, Callable[[str, Publish], int]] = {
             NotifierTask.NEWS: outbox.publish_changes,
             NotifierTask.SETTLING: outbox.publish_pending,
@@ -168,7 +168,7 @@ class Notifier:
         return done if work is NotifierTask.NEWS else 0
 
     def _is_active(self, schema: str) -> bool:
-        """Whether the tenant is in service; what waits in a suspended one's outbox is found when it is resumed."""
+        """Return whether the tenant is active; the outbox of a suspended one is processed when it is resumed."""
         if schema not in self._slugs:
             self._slugs = _active_tenants()
         return schema in self._slugs
@@ -187,7 +187,7 @@ class Notifier:
         return tell
 
     def _want(self, schema: str, uuids: set[UUID]) -> None:
-        """Have the present state of these devices told."""
+        """Queue the current states of these devices for publishing."""
         if uuids:
             self._wanted.setdefault(schema, set()).update(uuids)
             self._todo.setdefault((NotifierTask.WANTED, schema), 0.0)
@@ -214,7 +214,7 @@ class Notifier:
             self._broker.publish(self._backoff.messages(notices), passing_seconds=_BACKOFF_LIFETIME_SECONDS)
 
     def _note_requests(self) -> None:
-        """Apps' requests become work, for devices of the tenant that the topic names, once a second for each."""
+        """Queue the states that apps requested, of devices of the tenant in the topic, at most once a second each."""
         asked = self._broker.requests(_REQUESTS_AT_ONCE)
         if not asked:
             return
@@ -226,7 +226,7 @@ class Notifier:
         self._broker.forget(asked)
 
     def _may_answer(self, schema: str, uuid: UUID) -> bool:
-        """Whether no notifier has answered for the device within the last second."""
+        """Return whether no notifier has answered for the device within the last second."""
         try:
             redis = get_redis_connection("default")
             name, milliseconds = f"gwanje:answered:{schema}:{uuid}", int(1000 * _ANSWER_AGAIN_SECONDS)
@@ -249,12 +249,12 @@ class Notifier:
 
 
 def _active_tenants() -> dict[str, str]:
-    """Schema → slug."""
+    """Return the active tenants as schema → slug."""
     return dict(Tenant.objects.filter(state=Tenant.State.ACTIVE).values_list("schema_name", "slug"))
 
 
 def _pending_tasks(schema: str) -> list[NotifierTask]:
-    """What there is to do in the schema, from two partial indexes; no transaction and no search path."""
+    """Return the pending tasks of the schema, from two partial indexes; no transaction and no search path."""
     quoted = connection.ops.quote_name(schema)
     with connection.cursor() as cursor:
         cursor.execute(

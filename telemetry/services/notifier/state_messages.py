@@ -1,4 +1,4 @@
-"""A device's state for apps: one flat JSON object, with the latest values by the names of their metrics."""
+"""The state messages of devices for apps: one flat JSON object, with the latest values by metric name."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ _OWN_NAMES = ("device_status", "status_reason", "last_seen_at", "units", "flappi
 
 
 def state_payloads(states: Sequence[StateUpdate]) -> list[bytes]:
-    """The messages of these states of the current tenant's devices, in their order; three queries for all."""
+    """Return the payloads of these states of the current tenant's devices, in order; three queries for all."""
     ids = sorted({state.device_id for state in states})
     latest, attached = latest_values_of(ids), _attached(ids)
     seen = activity.last_seen({state.uuid for state in states})
@@ -28,7 +28,7 @@ def state_payloads(states: Sequence[StateUpdate]) -> list[bytes]:
 
 
 def flat_state(state: StateUpdate, last_seen_at: datetime | None, values: Sequence[LatestValue]) -> dict[str, Any]:
-    """The message; `values` are those of the attached components, in the order in which they were attached.
+    """Return the message; `values` are those of the attached components, in the order of attachment.
 
     The first component with a metric has its bare name. Where several have it, or where the bare name is one of
     the message's own, each is there as `component.metric`.
@@ -52,7 +52,7 @@ def flat_state(state: StateUpdate, last_seen_at: datetime | None, values: Sequen
 
 
 def _attached(device_ids: Sequence[int]) -> dict[int, list[str]]:
-    """The keys of the attached components by device, oldest first."""
+    """Return the keys of the attached components by device, oldest first."""
     rows = Component.objects.filter(device__in=device_ids, attached=True).order_by("id")
     attached: dict[int, list[str]] = {}
     for device, key in rows.values_list("device_id", "key"):
@@ -66,6 +66,6 @@ def _attached_values(values: Iterable[LatestValue], attached: list[str]) -> list
 
 
 def _last_seen(state: StateUpdate, live: float | None) -> datetime | None:
-    """The newest sign of life: Redis' where it has one, or as of the last transition."""
+    """Return the time of the last activity: from Redis if present, else of the last transition."""
     times = [] if live is None else [datetime.fromtimestamp(live, UTC)]
     return max([*times, *([state.recorded_at] if state.recorded_at else [])], default=None)
