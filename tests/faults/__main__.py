@@ -42,12 +42,12 @@ class Command(BaseCommand):
             # They need the settings, which need the servers.
             from tests.faults import report, run
             from tests.faults.rows import ROWS
-            from tests.faults.setup import set_stage
+            from tests.faults.setup import make_setup
 
             names = [name.strip() for name in options["rows"].split(",") if name.strip()]
             if unknown := [name for name in names if name not in ROWS]:
                 raise CommandError(f"No such row: {', '.join(unknown)}. There are: {', '.join(ROWS)}.")
-            stage = set_stage(
+            setup = make_setup(
                 stack,
                 rate=options["rate"],
                 seconds=options["seconds"],
@@ -56,7 +56,7 @@ class Command(BaseCommand):
                 say=say,
             )
 
-            def table(outcomes: Sequence[run.Outcome]) -> str:
+            def table(outcomes: Sequence[run.RowResult]) -> str:
                 return report.table(
                     outcomes,
                     rate=options["rate"],
@@ -65,11 +65,11 @@ class Command(BaseCommand):
                     devices=options["tenants"] * options["devices"],
                 )
 
-            def note(outcomes: Sequence[run.Outcome]) -> None:
+            def note(outcomes: Sequence[run.RowResult]) -> None:
                 kept.mkdir(parents=True, exist_ok=True)
                 (kept / "table.md").write_text(table(outcomes) + "\n", encoding="utf-8")
 
-            outcomes = run.play_all(stage, names, say, note)
+            outcomes = run.play_all(setup, names, say, note)
             if any(outcome.passed is False for outcome in outcomes):
                 shutil.copytree(stack.var / "log", kept, dirs_exist_ok=True)
                 say(f"The logs are in {kept}")

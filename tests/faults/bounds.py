@@ -1,4 +1,4 @@
-"""A bound on how long something may take, whatever it waits for: a frozen server, a lock, a process."""
+"""A time limit for a block, whatever it waits for: a frozen server, a lock, a process."""
 
 import signal
 import threading
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Who has caught the interruption, or waits again while cleaning up, is interrupted again.
+# Code that has caught the interruption, or waits again while cleaning up, is interrupted again.
 _AGAIN_SECONDS = 30.0
 
 
 class TookTooLong(Exception):
-    """It was interrupted where it waited."""
+    """The block did not end in time."""
 
 
 @contextmanager

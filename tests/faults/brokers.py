@@ -1,4 +1,4 @@
-"""Rows 5 to 7 and 29: what happens to the broker, and to the way to it."""
+"""Rows 5 to 7 and 29: faults of the broker and of the connection to it."""
 
 import os
 import signal
@@ -15,49 +15,49 @@ from tests.processes import wait_until
 
 from .ledger import Entry
 from .rows import row
-from .scenario import CHANGES, READY, Scene
+from .scenario import CHANGES, READY, Scenario
 
 Counter = tuple[str, int, int, int]  # schema, device id, boot, seq
 
 
 @row("5", "broker restarted (SIGTERM) twice")
-def restarted(scene: Scene) -> None:
-    listener, recoveries = scene.listen(), []
-    with scene.load():
+def restarted(scenario: Scenario) -> None:
+    listener, recoveries = scenario.listen(), []
+    with scenario.load():
         for _ in range(2):
-            scene.spend(0.3)
+            scenario.spend(0.3)
             began = time.time()
-            scene.stack.restart("mosquitto")
-            recoveries.append(scene.await_progress(began))
-        scene.spend(0.4)
-    scene.measure(f"storing again after {max(recoveries):.1f} s at most")
-    scene.require(listener.occurrences(READY) >= 3, "the listener did not connect again")
+            scenario.stack.restart("mosquitto")
+            recoveries.append(scenario.await_progress(began))
+        scenario.spend(0.4)
+    scenario.measure(f"storing again after {max(recoveries):.1f} s at most")
+    scenario.require(listener.occurrences(READY) >= 3, "the listener did not connect again")
 
 
 @row("6", "broker killed (`kill -9`) while messages wait in it")
-def killed(scene: Scene) -> None:
-    """What the broker had not saved is lost, and every lost number must be reported as a gap of its device."""
-    listener = scene.listen()
-    with scene.load():
-        scene.spend(0.3)
+def killed(scenario: Scenario) -> None:
+    """The broker loses what it had not saved; every lost number must be reported as missing."""
+    listener = scenario.listen()
+    with scenario.load():
+        scenario.spend(0.3)
         listener.signal(signal.SIGSTOP)
-        scene.spend(0.1)
-        scene.stack.kill("mosquitto")
-        scene.stack.wait_ready("mosquitto")
+        scenario.spend(0.1)
+        scenario.stack.kill("mosquitto")
+        scenario.stack.wait_ready("mosquitto")
         listener.signal(signal.SIGCONT)
-        scene.spend(0.3)
-        # Without warning, and nothing waits: what is lost now is what came within the last moments.
-        scene.stack.kill("mosquitto")
-        scene.stack.wait_ready("mosquitto")
-        scene.spend(0.3)
-    result = scene.settle()
+        scenario.spend(0.3)
+        # Nothing is queued now: only the messages of the last moments are lost.
+        scenario.stack.kill("mosquitto")
+        scenario.stack.wait_ready("mosquitto")
+        scenario.spend(0.3)
+    result = scenario.settle()
     numbered = _numbers(result.lost)
-    reported = _reported(scene)
-    scene.measure(
+    reported = _reported(scenario)
+    scenario.measure(
         f"{len(result.lost)} lost with the broker's memory; {len(numbered)} of them numbered, "
         f"{len(reported)} reported as missing"
     )
-    scene.require(numbered == reported, f"{len(numbered ^ reported)} numbers are lost or reported, and not both")
+    scenario.require(numbered == reported, f"{len(numbered ^ reported)} numbers are lost or reported, and not both")
     result.is_brokers_loss = True
 
 
@@ -65,11 +65,11 @@ def _numbers(lost: Iterable[Entry]) -> set[Counter]:
     return {(e.schema, e.device_id, *e.counter) for e in lost if e.counter is not None}
 
 
-def _reported(scene: Scene) -> set[Counter]:
-    """The numbers that the platform says are missing of the row's boots."""
+def _reported(scenario: Scenario) -> set[Counter]:
+    """Return the numbers that the platform reports as missing in the row's boots."""
     reported: set[Counter] = set()
     boots = defaultdict(set)
-    for sender in scene.fleet.senders:
+    for sender in scenario.fleet.senders:
         boots[sender.schema].add((sender.device_id, sender.boot))
     for schema, devices in boots.items():
         with schema_context(schema):
@@ -81,40 +81,40 @@ def _reported(scene: Scene) -> set[Counter]:
 
 
 @row("7", "broker stopped for 10 s (SIGSTOP), and continued")
-def frozen(scene: Scene) -> None:
-    scene.listen()
-    checker = scene.start("manage.py", "check_device_health")
-    with scene.load():
-        scene.spend(0.3)
-        before = scene.count_in_tenants(CHANGES)
-        scene.stack.signal("mosquitto", signal.SIGSTOP)
-        time.sleep(min(10.0, 0.4 * scene.seconds))
-        scene.stack.signal("mosquitto", signal.SIGCONT)
-        scene.spend(0.3)
-        changes = scene.count_in_tenants(CHANGES) - before
-    scene.measure(f"{changes} changes of status")
-    scene.require(changes == 0, f"{changes} devices changed their status")
-    scene.require(checker.is_running, "the health checker has ended")
+def frozen(scenario: Scenario) -> None:
+    scenario.listen()
+    checker = scenario.start("manage.py", "check_device_health")
+    with scenario.load():
+        scenario.spend(0.3)
+        before = scenario.count_in_tenants(CHANGES)
+        scenario.stack.signal("mosquitto", signal.SIGSTOP)
+        time.sleep(min(10.0, 0.4 * scenario.seconds))
+        scenario.stack.signal("mosquitto", signal.SIGCONT)
+        scenario.spend(0.3)
+        changes = scenario.count_in_tenants(CHANGES) - before
+    scenario.measure(f"{changes} changes of status")
+    scenario.require(changes == 0, f"{changes} devices changed their status")
+    scenario.require(checker.is_running, "the health checker has ended")
 
 
 @row("29", "half-open connection: everything to and from the broker vanishes")
-def half_open(scene: Scene) -> None:
+def half_open(scenario: Scenario) -> None:
     url = urlsplit(os.environ["MQTT_URL"])
     keepalive = float(os.environ.get("MQTT_KEEPALIVE_SECONDS", "60"))
     proxy = LossyProxy(url.port or 1883)
     through = url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{proxy.port}").geturl()
     try:
-        listener = scene.listen(env={"MQTT_URL": through})
-        with scene.load():
-            scene.spend(0.2)
+        listener = scenario.listen(env={"MQTT_URL": through})
+        with scenario.load():
+            scenario.spend(0.2)
             proxy.freeze()
             began = time.time()
-            # Only the connection that exists is dead: a new one gets through.
+            # Only the existing connection is dead: a new one works.
             wait_until(lambda: listener.occurrences(READY) >= 2, 3 * keepalive, "the listener does not connect again")
             noticed = time.time() - began
-            scene.spend(0.2)
-        scene.measure(f"noticed after {noticed:.0f} s, with a keep-alive of {keepalive:.0f} s")
-        scene.require(noticed <= 1.5 * keepalive + 2, f"it took {noticed:.0f} s, more than 1.5 × the keep-alive")
-        scene.settle()
+            scenario.spend(0.2)
+        scenario.measure(f"noticed after {noticed:.0f} s, with a keep-alive of {keepalive:.0f} s")
+        scenario.require(noticed <= 1.5 * keepalive + 2, f"it took {noticed:.0f} s, more than 1.5 × the keep-alive")
+        scenario.settle()
     finally:
         proxy.close()

@@ -1,4 +1,4 @@
-"""Rows 13 and 14: what happens to Valkey and to Vault."""
+"""Rows 13 and 14: faults of Valkey and Vault."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ from .fleet import Fleet, Sender
 from .ledger import Entry
 from .load import Load
 from .rows import row
-from .scenario import Scene
+from .scenario import Scenario
 
 _LEAST_THROUGHPUT = 0.9
 _REPLAYED = 50
@@ -30,32 +30,32 @@ _FAULT_SECONDS = 4.0  # longer than the listener waits for an answer
 
 
 @row("13", "Valkey down, stopped (SIGSTOP), and emptied (FLUSHALL)")
-def valkey(scene: Scene) -> None:
+def valkey(scenario: Scenario) -> None:
     """Ingest goes on at its rate, and what was stored before is not stored again."""
-    scene.listen()
+    scenario.listen()
     windows = {}
-    with scene.load() as load:
-        scene.spend(0.15)
+    with scenario.load() as load:
+        scenario.spend(0.15)
         for name, fault in (("down", _valkey_down), ("stopped", _valkey_stopped), ("emptied", _valkey_emptied)):
-            known = list(scene.ledger.acknowledged())[:_REPLAYED]
-            with fault(scene):
+            known = list(scenario.ledger.acknowledged())[:_REPLAYED]
+            with fault(scenario):
                 began = time.time()
                 for entry in known:
                     load.inject(_again(entry))
-                scene.spend(0.2)
+                scenario.spend(0.2)
                 windows[name] = (began, time.time())
-            scene.spend(0.05)
-    result = scene.settle()
+            scenario.spend(0.05)
+    result = scenario.settle()
     for name, (began, ended) in windows.items():
         sent = sum(began <= at < ended for at, _, _ in result.lags) / (ended - began)
         share = result.throughput(began, ended) / sent
-        scene.measure(
+        scenario.measure(
             f"{name}: {100 * share:.0f} % of the rate, longest lag {result.lag(1, start=began, stop=ended):.2f} s"
         )
-        scene.require(share >= _LEAST_THROUGHPUT, f"{name}: {100 * share:.0f} % of the rate")
-    again = sum(totals["duplicates"] for totals in result.found.totals.values())
-    scene.measure(f"{3 * _REPLAYED} replays refused")
-    scene.require(again >= 3 * _REPLAYED, f"{again} of {3 * _REPLAYED} replays were found out")
+        scenario.require(share >= _LEAST_THROUGHPUT, f"{name}: {100 * share:.0f} % of the rate")
+    again = sum(totals["duplicates"] for totals in result.tables.totals.values())
+    scenario.measure(f"{3 * _REPLAYED} replays refused")
+    scenario.require(again >= 3 * _REPLAYED, f"{again} of {3 * _REPLAYED} replays were found out")
 
 
 def _again(entry: Entry) -> Entry:
@@ -65,64 +65,65 @@ def _again(entry: Entry) -> Entry:
 
 
 @contextmanager
-def _valkey_down(scene: Scene) -> Iterator[None]:
-    scene.stack.stop_server("valkey")
+def _valkey_down(scenario: Scenario) -> Iterator[None]:
+    scenario.stack.stop_server("valkey")
     try:
         yield
     finally:
-        scene.stack.start_server("valkey")
+        scenario.stack.start_server("valkey")
 
 
 @contextmanager
-def _valkey_stopped(scene: Scene) -> Iterator[None]:
-    scene.stack.signal("valkey", signal.SIGSTOP)
+def _valkey_stopped(scenario: Scenario) -> Iterator[None]:
+    scenario.stack.signal("valkey", signal.SIGSTOP)
     try:
         yield
     finally:
-        scene.stack.signal("valkey", signal.SIGCONT)
+        scenario.stack.signal("valkey", signal.SIGCONT)
 
 
 @contextmanager
-def _valkey_emptied(scene: Scene) -> Iterator[None]:
+def _valkey_emptied(scenario: Scenario) -> Iterator[None]:
     get_redis_connection("default").flushall()
     yield
 
 
 @row("14", "Vault sealed, stopped (SIGSTOP), down, and its token revoked")
-def vault(scene: Scene) -> None:
-    """Known devices go on; a device whose key was never read is parked, not refused; a revoked one stays out."""
-    # Keys are asked for again every second, so that each fault is met.
-    listener = scene.listen(env={"KEY_CACHE_SOFT_TTL": "1"})
+def vault(scenario: Scenario) -> None:
+    """Messages of known devices are stored, of devices with an unread key deferred, of a revoked one refused."""
+    # Keys are read again every second, so that each fault has an effect.
+    listener = scenario.listen(env={"KEY_CACHE_SOFT_TTL": "1"})
     faults = (_vault_sealed, _vault_stopped, _vault_down, _vault_token_revoked)
-    tenant = scene.fleet.tenants[0]
+    tenant = scenario.fleet.tenants[0]
     strangers = [Fleet.register(tenant, number) for number in range(len(faults))]
     revoked = Fleet.register(tenant, 0)
-    scene.books.follow(tenant.schema_name, [sender.device_id for sender in [*strangers, revoked]])
-    parked = refused = 0
+    scenario.stored_rows.follow(tenant.schema_name, [sender.device_id for sender in [*strangers, revoked]])
+    deferred = refused = 0
     began = time.time()
-    with scene.load() as load:
-        scene.spend(0.1)
+    with scenario.load() as load:
+        scenario.spend(0.1)
         _send(load, revoked)
-        # What is judged after its key was revoked is refused, and rightly.
-        wait_until(lambda: _stored(scene, revoked) >= _MESSAGES, 60.0, "the device was not heard before")
+        # A message that is validated after its key was revoked is refused.
+        wait_until(lambda: _stored(scenario, revoked) >= _MESSAGES, 60.0, "the device was not heard before")
         _revoke(revoked)
-        time.sleep(1.0)  # the listener is told through Redis
+        time.sleep(1.0)  # the listener learns it through Redis
         for fault, stranger in zip(faults, strangers, strict=True):
-            with fault(scene):
+            with fault(scenario):
                 _send(load, stranger)
                 refused += _send(load, revoked, good=False)
-                time.sleep(max(_FAULT_SECONDS, 0.15 * scene.seconds))
-                parked += _parked(scene, stranger)
-            scene.spend(0.05)
-    scene.settle()
-    logins = _logins(scene, began)
-    scene.measure(
-        f"{parked} messages of unknown devices deferred and stored afterwards, {refused} of a revoked device refused, "
-        f"{sum(logins.values())} logins, {max(logins.values(), default=0)} in a second at most"
+                time.sleep(max(_FAULT_SECONDS, 0.15 * scenario.seconds))
+                deferred += _deferred(scenario, stranger)
+            scenario.spend(0.05)
+    scenario.settle()
+    logins = _logins(scenario, began)
+    scenario.measure(
+        f"{deferred} messages of unknown devices deferred and stored afterwards, "
+        f"{refused} of a revoked device refused, {sum(logins.values())} logins, "
+        f"{max(logins.values(), default=0)} in a second at most"
     )
-    scene.require(parked >= (len(faults) - 1) * _MESSAGES, f"only {parked} messages were parked")
-    scene.require(max(logins.values(), default=0) <= 1, "more than one login in a second")
-    scene.require(listener.is_running, "the listener has ended")
+    scenario.require(deferred >= (len(faults) - 1) * _MESSAGES, f"only {deferred} messages were deferred")
+    scenario.require(max(logins.values(), default=0) <= 1, "more than one login in a second")
+    scenario.require(listener.is_running, "the listener has ended")
 
 
 def _send(load: Load, sender: Sender, *, good: bool = True) -> int:
@@ -139,16 +140,16 @@ def _revoke(sender: Sender) -> None:
             revoke_key(credential)
 
 
-def _stored(scene: Scene, sender: Sender) -> int:
-    rows = scene.query(
+def _stored(scenario: Scenario, sender: Sender) -> int:
+    rows = scenario.query(
         f'SELECT count(*) FROM "{sender.schema}".telemetry_message WHERE device_id = %s',  # noqa: S608 (our own schema)
         sender.device_id,
     )
     return int(rows[0][0])
 
 
-def _parked(scene: Scene, sender: Sender) -> int:
-    rows = scene.query(
+def _deferred(scenario: Scenario, sender: Sender) -> int:
+    rows = scenario.query(
         f'SELECT coalesce(sum(times), 0) FROM "{sender.schema}".telemetry_quarantined'  # noqa: S608 (our own schema)
         " WHERE reason = 'key_unavailable' AND device_id = %s",
         sender.device_id,
@@ -156,44 +157,44 @@ def _parked(scene: Scene, sender: Sender) -> int:
     return int(rows[0][0])
 
 
-def _root(scene: Scene) -> hvac.Client:
+def _root(scenario: Scenario) -> hvac.Client:
     session = requests.Session()
     session.trust_env = False
     client = hvac.Client(url=settings.VAULT_ADDR, timeout=5, session=session)
-    client.token = (scene.stack.var / "openbao" / "root-token").read_text()
+    client.token = (scenario.stack.var / "openbao" / "root-token").read_text()
     return client
 
 
 @contextmanager
-def _vault_sealed(scene: Scene) -> Iterator[None]:
-    _root(scene).sys.seal()
+def _vault_sealed(scenario: Scenario) -> Iterator[None]:
+    _root(scenario).sys.seal()
     try:
         yield
     finally:
-        scene.stack.restart("openbao")  # it unseals itself when it starts
+        scenario.stack.restart("openbao")  # it unseals itself when it starts
 
 
 @contextmanager
-def _vault_stopped(scene: Scene) -> Iterator[None]:
-    scene.stack.signal("openbao", signal.SIGSTOP)
+def _vault_stopped(scenario: Scenario) -> Iterator[None]:
+    scenario.stack.signal("openbao", signal.SIGSTOP)
     try:
         yield
     finally:
-        scene.stack.signal("openbao", signal.SIGCONT)
+        scenario.stack.signal("openbao", signal.SIGCONT)
 
 
 @contextmanager
-def _vault_down(scene: Scene) -> Iterator[None]:
-    scene.stack.stop_server("openbao")
+def _vault_down(scenario: Scenario) -> Iterator[None]:
+    scenario.stack.stop_server("openbao")
     try:
         yield
     finally:
-        scene.stack.start_server("openbao")
+        scenario.stack.start_server("openbao")
 
 
 @contextmanager
-def _vault_token_revoked(scene: Scene) -> Iterator[None]:
-    client = _root(scene)
+def _vault_token_revoked(scenario: Scenario) -> Iterator[None]:
+    client = _root(scenario)
     for accessor in client.list("auth/token/accessors")["data"]["keys"]:
         data = client.auth.token.lookup_accessor(accessor)["data"]
         if "listener" in data["policies"]:
@@ -201,10 +202,10 @@ def _vault_token_revoked(scene: Scene) -> Iterator[None]:
     yield
 
 
-def _logins(scene: Scene, since: float) -> Counter[int]:
-    """The listener's logins, by second, from Vault's own audit log."""
+def _logins(scenario: Scenario, since: float) -> Counter[int]:
+    """Return the listener's logins by second, from Vault's audit log."""
     logins: Counter[int] = Counter()
-    for line in (scene.stack.var / "log" / "openbao-audit.log").read_text().splitlines():
+    for line in (scenario.stack.var / "log" / "openbao-audit.log").read_text().splitlines():
         record = json.loads(line)
         is_login = record["type"] == "response" and record["request"].get("path") == "auth/approle/login"
         if is_login and "listener" in (record.get("auth") or {}).get("policies", ()):

@@ -10,7 +10,7 @@ from tests.processes import wait_until
 from .fleet import Sender
 from .ledger import Entry, Fate
 from .rows import row
-from .scenario import CHANGES, DEVICES, READY, Scene
+from .scenario import CHANGES, DEVICES, READY, Scenario
 
 _HOUR = 3600.0
 _SETTLING_SECONDS = 1.0
@@ -18,44 +18,48 @@ _LIBRARIES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/l
 
 
 @row("16", "clocks: devices an hour off, the listener 10 min off either way and set back by an hour")
-def wrong(scene: Scene) -> None:
+def wrong(scenario: Scenario) -> None:
     library = _faketime()
-    shift = scene.stage.logs / "faketime"
+    shift = scenario.setup.logs / "faketime"
     shift.write_text("+0")
-    listener = scene.listen(env=_environment(library, shift) if library else None)
-    checker = scene.start("manage.py", "check_device_health")
+    listener = scenario.listen(env=_environment(library, shift) if library else None)
+    checker = scenario.start("manage.py", "check_device_health")
     traffic = _Traffic()
-    with scene.load(traffic=traffic):
-        scene.spend(0.2)
-        # Under the library the first look at all keys takes its time.
-        known = len(scene.fleet.senders)
+    with scenario.load(traffic=traffic):
+        scenario.spend(0.2)
+        # Under the library the first read of all keys takes its time.
+        known = len(scenario.fleet.senders)
         wait_until(
-            lambda: scene.count_in_tenants(DEVICES, "status = 'ONLINE'") == known,
+            lambda: scenario.count_in_tenants(DEVICES, "status = 'ONLINE'") == known,
             60,
             "not all devices have become ONLINE",
         )
-        before = scene.count_in_tenants(CHANGES)
+        before = scenario.count_in_tenants(CHANGES)
         if library:
-            traffic.fate = "either"  # what is live for the device may be the future for the listener
-            scene.await_caught_up(time.time())  # what is on its way is of before
+            traffic.fate = "either"  # a message that is live for the device can be in the listener's future
+            scenario.await_caught_up(time.time())  # messages in flight are of before
         for offset in ("-600", "+600", "+0", "-3600") if library else ():
             shift.write_text(offset)
-            scene.spend(0.15)
+            scenario.spend(0.15)
         shift.write_text("+0")
         time.sleep(_SETTLING_SECONDS)
         traffic.fate = "stored"
-        scene.spend(0.2)
-        changes = scene.count_in_tenants(CHANGES) - before
-    result = scene.settle()
-    reasons = sorted({reason for places in result.found.refused.values() for _, reason in places})
-    scene.measure(f"{result.found.late} stored as late; refused: {', '.join(reasons)}; {changes} changes of status")
+        scenario.spend(0.2)
+        changes = scenario.count_in_tenants(CHANGES) - before
+    result = scenario.settle()
+    reasons = sorted({reason for places in result.tables.refused.values() for _, reason in places})
+    scenario.measure(f"{result.tables.late} stored as late; refused: {', '.join(reasons)}; {changes} changes of status")
     if not library:
-        scene.measure("the listener's clock was left alone: libfaketime is not installed")
-    scene.require(changes == 0, f"{changes} devices changed their status")
-    scene.require(reasons == ["future_timestamp"], f"refused for {reasons}")
-    scene.require(result.found.late >= traffic.behind, f"{result.found.late} late, {traffic.behind} sent an hour old")
-    scene.require(listener.is_running and listener.occurrences(READY) == 1, "the listener lost its connection or ended")
-    scene.require(checker.is_running, "the health checker has ended")
+        scenario.measure("the listener's clock was left alone: libfaketime is not installed")
+    scenario.require(changes == 0, f"{changes} devices changed their status")
+    scenario.require(reasons == ["future_timestamp"], f"refused for {reasons}")
+    scenario.require(
+        result.tables.late >= traffic.behind, f"{result.tables.late} late, {traffic.behind} sent an hour old"
+    )
+    scenario.require(
+        listener.is_running and listener.occurrences(READY) == 1, "the listener lost its connection or ended"
+    )
+    scenario.require(checker.is_running, "the health checker has ended")
 
 
 class _Traffic:
@@ -81,7 +85,7 @@ class _Traffic:
 
 
 def _faketime() -> str:
-    """The library of the package libfaketime; empty where it is not installed."""
+    """Return the path of the library libfaketime; empty where it is not installed."""
     for directory in _LIBRARIES:
         path = Path(directory) / "faketime" / "libfaketime.so.1"
         if path.exists():

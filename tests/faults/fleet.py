@@ -22,7 +22,7 @@ READINGS = 2  # of each message
 
 @dataclass(slots=True)
 class Sender:
-    """A registered device, and what it speaks with."""
+    """A registered device with its credentials."""
 
     schema: str
     slug: str
@@ -43,7 +43,7 @@ class Sender:
         self.key = str(issued.key_version), issued.secret
 
     def next(self, *, ahead: float = 0.0, fate: Fate = "stored", **members: Any) -> Entry:
-        """The next message, measured `ahead` seconds from now; it uses up a number in version 2."""
+        """Return the next message, measured `ahead` seconds from now; in version 2 it uses a sequence number."""
         self.seq += 1
         kid, secret = self.key
         value = {"temp": 20 + self.seq % 100 / 10, "humidity": 40 + self.seq % 300 / 10}
@@ -67,7 +67,7 @@ class Fleet:
 
     @staticmethod
     def register(tenant: Tenant, number: int, version: int | None = None) -> Sender:
-        """Another device of the tenant; the even ones sign with version 1 where it is not said."""
+        """Register a device of the tenant; without `version`, even numbers sign with version 1, odd ones with 2."""
         with schema_context(tenant.schema_name):
             _, types = install_hardware()
             device, issued = register_device(
@@ -78,7 +78,7 @@ class Fleet:
         return Sender(tenant.schema_name, tenant.slug, device.pk, str(device.uuid), version, key, issued.mqtt_password)
 
     def reboot(self) -> None:
-        """Every device begins to count anew."""
+        """Begin a new boot of every device, with new sequence numbers."""
         for sender in self.senders:
             sender.boot, sender.seq = sender.boot + 1, 0
 
@@ -90,5 +90,5 @@ class Fleet:
         return [tenant.schema_name for tenant in self.tenants]
 
     def device(self, sender: Sender) -> Device:
-        """The sender's row; call it in its schema."""
+        """Return the sender's row; call it in the sender's schema."""
         return Device.objects.get(pk=sender.device_id)

@@ -1,4 +1,4 @@
-"""What was sent and what the broker acknowledged: the book that PostgreSQL is compared with."""
+"""The messages that were sent and acknowledged by the broker, to be compared with PostgreSQL."""
 
 import hashlib
 import time
@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def name(self) -> tuple[str, bytes]:
-        """What tells messages apart: a replay on another topic is another message."""
+        """Topic and digest: a replay on another topic is another message."""
         return self.topic, self.digest
 
 
@@ -47,7 +47,7 @@ class Ledger:
         self.entries: list[Entry] = []
 
     def add(self, entry: Entry) -> Entry:
-        """Note the message before it is sent, so that nothing stored can be unknown."""
+        """Note the message before it is sent, so that no stored message can be unknown."""
         self.entries.append(entry)
         return entry
 
@@ -55,5 +55,5 @@ class Ledger:
         return (entry for entry in list(self.entries) if entry.acked_at is not None)
 
     def names(self) -> int:
-        """How many different messages were acknowledged."""
+        """Return how many different messages were acknowledged."""
         return len({entry.name for entry in self.acknowledged()})

@@ -1,6 +1,6 @@
-"""Publishes at a fixed rate as bridges do, and keeps the ledger; what the broker did not acknowledge it sends again.
+"""A load at a fixed rate, as bridges send it, with its ledger; unacknowledged messages are sent again.
 
-One thread turns all connections, so that a PUBACK is noted by who sent the message. The connections' sessions
+One thread serves all connections, so that a PUBACK is noted where the message was sent. The connections' sessions
 are persistent, and each device's messages go over one of them, in order.
 """
 
@@ -23,12 +23,12 @@ from .ledger import Entry, Ledger
 _RECONNECT_SECONDS = 0.5
 _INFLIGHT = 1000
 _TURN_SECONDS = 0.005
-# What is made up for after the machine was busy elsewhere; what is older is left out, so that no storm follows.
+# After a busy moment of the machine so much is made up for; what is older is left out, so that no burst follows.
 _CATCH_UP_SECONDS = 1.0
 
 
 class Bridge:
-    """One connection that publishes and knows which message a PUBACK means. Not shared between threads."""
+    """One connection that publishes and maps each PUBACK to its message. Not shared between threads."""
 
     def __init__(self, client_id: str, url: str = "") -> None:
         self._url = urlsplit(url or os.environ["MQTT_BRIDGE_URL"])
@@ -83,7 +83,7 @@ Traffic = Callable[[Sender], Iterable[Entry]]
 
 
 def plain(sender: Sender) -> Iterable[Entry]:
-    """A device's next message, once."""
+    """Return a device's next message, once."""
     return (sender.next(),)
 
 
@@ -119,7 +119,7 @@ class Load:
         self.stop()
 
     def stop(self, patience: float = 45.0) -> None:
-        """Send nothing new, wait until all is acknowledged (again), and disconnect. Raises AssertionError."""
+        """Send nothing new, wait until all is acknowledged, and disconnect. Raises AssertionError."""
         self._stop.set()
         self._patience = time.monotonic() + patience
         self._thread.join()
@@ -130,14 +130,14 @@ class Load:
             raise AssertionError(f"The broker has not acknowledged {left} messages within {patience:.0f} s.")
 
     def inject(self, entry: Entry) -> Entry:
-        """Send this message too, soon."""
+        """Send this message too, with the next turn."""
         self._injected.append(entry)
         return entry
 
     def _run(self) -> None:
         try:
             self._publish_until_stopped()
-        except Exception as error:  # noqa: BLE001 - told to who waits for the thread
+        except Exception as error:  # noqa: BLE001 - raised in the thread that waits for this one
             self.error = error
 
     def _publish_until_stopped(self) -> None:

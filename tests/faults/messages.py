@@ -1,4 +1,4 @@
-"""Rows 17 to 19: messages that come again, in disorder, late, from somebody else, or broken."""
+"""Rows 17 to 19: messages that are repeated, in disorder, late, forged or broken."""
 
 import random
 import time
@@ -14,7 +14,7 @@ from .fleet import COMPONENT, Sender
 from .ledger import Entry
 from .poison import corpus
 from .rows import row
-from .scenario import Scene
+from .scenario import Scenario
 
 _DAY = 24 * 3600.0
 _WINDOW = 100
@@ -24,22 +24,24 @@ _REPLAYED = 200
 
 
 @row("17", "every message three times, in disorder within 100, some a day late")
-def disorder(scene: Scene) -> None:
+def disorder(scenario: Scenario) -> None:
     """One row each; and the latest value of each device is its newest, not the one that came last."""
-    scene.listen()
+    scenario.listen()
     traffic = _Disorder()
-    with scene.load(traffic=traffic):
-        scene.spend(0.9)
+    with scenario.load(traffic=traffic):
+        scenario.spend(0.9)
         traffic.window = 1
-        scene.spend(0.1)
-    result = scene.settle()
-    # Listeners tell readers of the newest values once a second.
+        scenario.spend(0.1)
+    result = scenario.settle()
+    # Listeners publish the newest values once a second.
     time.sleep(3.0)
-    wrong = _wrong_latest(scene)
-    copies = sum(totals["duplicates"] for totals in result.found.totals.values())
-    scene.measure(f"{copies} copies found out, {result.found.late} late; {wrong} latest values that are not the newest")
-    scene.require(wrong == 0, f"{wrong} latest values are not the newest")
-    scene.require(result.found.late == traffic.late, f"{result.found.late} late, {traffic.late} sent a day old")
+    wrong = _wrong_latest(scenario)
+    copies = sum(totals["duplicates"] for totals in result.tables.totals.values())
+    scenario.measure(
+        f"{copies} copies found out, {result.tables.late} late; {wrong} latest values that are not the newest"
+    )
+    scenario.require(wrong == 0, f"{wrong} latest values are not the newest")
+    scenario.require(result.tables.late == traffic.late, f"{result.tables.late} late, {traffic.late} sent a day old")
 
 
 class _Disorder:
@@ -48,7 +50,7 @@ class _Disorder:
     def __init__(self) -> None:
         self.window = _WINDOW
         self.late = 0
-        self._held: list[Entry] = []
+        self._buffer: list[Entry] = []
         self._random = random.Random(17)
 
     def __call__(self, sender: Sender) -> Iterable[Entry]:
@@ -58,10 +60,10 @@ class _Disorder:
             entry = sender.next(ahead=-_DAY)
         else:
             entry = sender.next()
-        self._held += [entry] + [_copy(entry) for _ in range(_TIMES - 1)]
+        self._buffer += [entry] + [_copy(entry) for _ in range(_TIMES - 1)]
         out = []
-        while len(self._held) > (self.window if self.window > 1 else 0):
-            out.append(self._held.pop(self._random.randrange(len(self._held))))
+        while len(self._buffer) > (self.window if self.window > 1 else 0):
+            out.append(self._buffer.pop(self._random.randrange(len(self._buffer))))
         return out
 
 
@@ -71,19 +73,19 @@ def _copy(entry: Entry) -> Entry:
     )
 
 
-def _wrong_latest(scene: Scene) -> int:
-    """How many devices' latest temperature is not the one that was measured last.
+def _wrong_latest(scenario: Scenario) -> int:
+    """Return how many devices' latest temperature is not the one measured last.
 
     A device of which only late messages were heard now may have been live in an earlier row.
     """
-    began = datetime.fromtimestamp(scene.ledger.began_at, UTC)
+    began = datetime.fromtimestamp(scenario.ledger.began_at, UTC)
     newest: dict[tuple[str, int], Entry] = {}
-    for entry in scene.ledger.acknowledged():
+    for entry in scenario.ledger.acknowledged():
         known = newest.setdefault((entry.schema, entry.device_id), entry)
         if datetime.fromisoformat(entry.at) > datetime.fromisoformat(known.at):
             newest[entry.schema, entry.device_id] = entry
     wrong = 0
-    for schema in scene.fleet.schemas:
+    for schema in scenario.fleet.schemas:
         expected = {device: entry for (of, device), entry in newest.items() if of == schema}
         with schema_context(schema):
             latest = latest_values_of(list(expected))
@@ -98,34 +100,34 @@ def _wrong_latest(scene: Scene) -> int:
 
 
 @row("18", "captured messages replayed: on their topic, on another device's, on another tenant's")
-def replayed(scene: Scene) -> None:
-    """Also after a restart of the listener and without anything in Valkey: only PostgreSQL can know them."""
-    listener = scene.listen()
-    with scene.load() as load:
-        scene.spend(0.3)
-        captured = list(scene.ledger.acknowledged())[:_REPLAYED]
-        scene.spend(0.1)
+def replayed(scenario: Scenario) -> None:
+    """Also after a restart of the listener and with an empty Valkey: only PostgreSQL can recognize them."""
+    listener = scenario.listen()
+    with scenario.load() as load:
+        scenario.spend(0.3)
+        captured = list(scenario.ledger.acknowledged())[:_REPLAYED]
+        scenario.spend(0.1)
         listener.stop()
         get_redis_connection("default").flushall()
-        scene.listen()
+        scenario.listen()
         attempts = [load.inject(_copy(entry)) for entry in captured]
-        forged = [load.inject(entry) for captive in captured for entry in _forgeries(scene, captive)]
-        scene.spend(0.6)
-    result = scene.settle()
-    again = sum(totals["duplicates"] for totals in result.found.totals.values())
-    refused = result.found.refused
-    scene.measure(
+        forged = [load.inject(entry) for captive in captured for entry in _forgeries(scenario, captive)]
+        scenario.spend(0.6)
+    result = scenario.settle()
+    again = sum(totals["duplicates"] for totals in result.tables.totals.values())
+    refused = result.tables.refused
+    scenario.measure(
         f"{len(attempts)} replays on their topic known as duplicates, {len(refused)} of {len(forged)} elsewhere refused"
     )
-    scene.require(again >= len(attempts), f"{again} of {len(attempts)} replays were found out")
-    scene.require(len(refused) == len(forged), f"{len(refused)} of {len(forged)} were refused")
+    scenario.require(again >= len(attempts), f"{again} of {len(attempts)} replays were found out")
+    scenario.require(len(refused) == len(forged), f"{len(refused)} of {len(forged)} were refused")
 
 
-def _forgeries(scene: Scene, captured: Entry) -> list[Entry]:
+def _forgeries(scenario: Scenario, captured: Entry) -> list[Entry]:
     """The captured payload on the topics of a neighbour, of a stranger, and of its own device under another tenant."""
-    owner = next(s for s in scene.fleet.senders if (s.schema, s.device_id) == (captured.schema, captured.device_id))
-    neighbour = next(s for s in scene.fleet.of(owner.schema) if s.uuid != owner.uuid and s.version == owner.version)
-    stranger = next(s for s in scene.fleet.senders if s.schema != owner.schema and s.version == owner.version)
+    owner = next(s for s in scenario.fleet.senders if (s.schema, s.device_id) == (captured.schema, captured.device_id))
+    neighbour = next(s for s in scenario.fleet.of(owner.schema) if s.uuid != owner.uuid and s.version == owner.version)
+    stranger = next(s for s in scenario.fleet.senders if s.schema != owner.schema and s.version == owner.version)
     elsewhere = f"telemetry/{stranger.slug}/{owner.uuid}/{COMPONENT}"
     return [
         Entry(neighbour.schema, neighbour.device_id, neighbour.topic, captured.payload, None, "refused"),
@@ -135,23 +137,23 @@ def _forgeries(scene: Scene, captured: Entry) -> list[Entry]:
 
 
 @row("19", "broken messages among good ones")
-def poisoned(scene: Scene) -> None:
+def poisoned(scenario: Scenario) -> None:
     """Each is quarantined with a reason, and neither a neighbour nor the process suffers."""
-    listener = scene.listen()
+    listener = scenario.listen()
     quarantined = 0
     reasons: set[str] = set()
-    with scene.load() as load:
-        bad = list(corpus(scene.fleet, random.Random(19)))
+    with scenario.load() as load:
+        bad = list(corpus(scenario.fleet, random.Random(19)))
         for entry in bad:
             load.inject(entry)
-            time.sleep(0.6 * scene.seconds / len(bad))
-        scene.spend(0.3)
-    result = scene.settle()
+            time.sleep(0.6 * scenario.seconds / len(bad))
+        scenario.spend(0.3)
+    result = scenario.settle()
     for entry in bad:
-        if places := result.found.refused.get(entry.name):
+        if places := result.tables.refused.get(entry.name):
             quarantined += 1
             reasons |= {reason for _, reason in places}
     must = sum(entry.fate == "refused" for entry in bad)
-    scene.measure(f"{len(bad)} injected, {quarantined} quarantined: {', '.join(sorted(reasons))}")
-    scene.require(quarantined >= must, f"{quarantined} quarantined of {must} that had to be")
-    scene.require(listener.is_running, "the listener has ended")
+    scenario.measure(f"{len(bad)} injected, {quarantined} quarantined: {', '.join(sorted(reasons))}")
+    scenario.require(quarantined >= must, f"{quarantined} quarantined of {must} that had to be")
+    scenario.require(listener.is_running, "the listener has ended")

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .run import Outcome
+from .run import RowResult
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 _PLACE = re.compile(re.escape(BEGIN) + r"\n(.*?)\n?" + re.escape(END), re.DOTALL)
-_VERDICTS = re.compile(r"^[0-9]+ of [0-9]+ rows passed\.$")
+_SUMMARY = re.compile(r"^[0-9]+ of [0-9]+ rows passed\.$")
 _HEAD = (
     "| row | fault | acknowledged | lost | doubled | phantom | wrong schema | lag (s): p50 · p99 · longest "
     "| measured | result |",
@@ -18,18 +18,18 @@ _HEAD = (
 )
 
 
-def table(outcomes: Sequence[Outcome], *, rate: float, seconds: float, tenants: int, devices: int) -> str:
-    """The results in Markdown, with when and how they were had."""
+def table(outcomes: Sequence[RowResult], *, rate: float, seconds: float, tenants: int, devices: int) -> str:
+    """Return the results in Markdown, with time and parameters of the run."""
     said = (
         f"Run on {_now()} with {rate:g} messages a second for {seconds:g} s a row, {devices} devices of {tenants} "
         "tenants, versions 1 and 2 mixed."
     )
     lines = [_line(outcome) for outcome in outcomes]
-    return "\n".join([said, _verdicts(lines), "", *_HEAD, *lines])
+    return "\n".join([said, _summary(lines), "", *_HEAD, *lines])
 
 
-def replace_rows(before: str, outcomes: Sequence[Outcome], *, seconds: float) -> str:
-    """The table of an earlier run with these rows in it as they were played since, which it says.
+def replace_rows(before: str, outcomes: Sequence[RowResult], *, seconds: float) -> str:
+    """Return the table of an earlier run with these rows replaced, and a sentence that says so.
 
     Raises ValueError where the table before lacks a row.
     """
@@ -41,10 +41,10 @@ def replace_rows(before: str, outcomes: Sequence[Outcome], *, seconds: float) ->
         lines[places[outcome.row.name]] = _line(outcome)
     names = ", ".join(outcome.row.name for outcome in outcomes)
     end = next(place for place, line in enumerate(lines) if line.startswith("|"))
-    said = [line for line in lines[:end] if line and not _VERDICTS.match(line)]
+    said = [line for line in lines[:end] if line and not _SUMMARY.match(line)]
     said.append(f"Played again on {_now()}, {seconds:g} s a row: {names}.")
     rows = lines[end + len(_HEAD) :]
-    return "\n".join([*said, _verdicts(rows), "", *_HEAD, *rows])
+    return "\n".join([*said, _summary(rows), "", *_HEAD, *rows])
 
 
 def _now() -> str:
@@ -55,13 +55,13 @@ def _name(line: str) -> str:
     return line.split("|", 2)[1].strip()
 
 
-def _verdicts(lines: Sequence[str]) -> str:
+def _summary(lines: Sequence[str]) -> str:
     played = [line for line in lines if not line.endswith("| not played |")]
     failed = sum("| **FAILED**: " in line for line in played)
     return f"{len(played) - failed} of {len(played)} rows passed."
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: RowResult) -> str:
     cells = [outcome.row.name, outcome.row.title]
     if result := outcome.result:
         lags = " · ".join(f"{result.lag(share):.3f}" for share in (0.5, 0.99, 1.0))
@@ -69,11 +69,13 @@ def _line(outcome: Outcome) -> str:
     else:
         cells += ["–"] * 6
     return (
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in [*cells, *_verdict(outcome)]) + " |"
+        "| "
+        + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in [*cells, *_result_cells(outcome)])
+        + " |"
     )
 
 
-def _verdict(outcome: Outcome) -> tuple[str, str]:
+def _result_cells(outcome: RowResult) -> tuple[str, str]:
     if outcome.passed is None:
         return outcome.measured, "not played"
     if outcome.passed:
@@ -82,7 +84,7 @@ def _verdict(outcome: Outcome) -> tuple[str, str]:
 
 
 def read(document: Path = DOCUMENT) -> str:
-    """The table between the markers. Raises ValueError where the document has none."""
+    """Return the table between the markers. Raises ValueError where the document has none."""
     found = _PLACE.findall(document.read_text(encoding="utf-8"))
     if len(found) != 1:
         raise ValueError(f"{document} has no place for the table: {BEGIN} … {END}")

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .scenario import Scene
+from .scenario import Scenario
 
-Play = Callable[[Scene], None]
+Play = Callable[[Scenario], None]
 
 
 @dataclass(frozen=True, slots=True)

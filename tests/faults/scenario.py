@@ -1,4 +1,4 @@
-"""One row of the matrix as it is played: the servers, the fleet, listeners, a load, and what was measured."""
+"""One row of the matrix while it runs: servers, fleet, listeners, load and measurements."""
 
 import os
 import time
@@ -20,10 +20,10 @@ from tenants.infrastructure.database import conninfo
 from tests.processes import Process, wait_until
 
 from .fleet import Fleet, Sender
-from .invariants import Result, compare
+from .invariants import LedgerComparison, compare
 from .ledger import Ledger
 from .load import Load, Traffic, plain
-from .stored_rows import Books, Found
+from .stored_rows import StoredRows, TableContents
 
 READY = "Connected to the broker"
 # Tenants' tables for `count_in_tenants`: the ledgers of presence, and what is known of each device.
@@ -34,8 +34,8 @@ _PATIENCE_SECONDS = 150.0
 
 
 @dataclass(slots=True)
-class Stage:
-    """What all rows are played on. `seconds` and `rate` (messages a second) are a row's; `logs` a directory."""
+class Setup:
+    """Servers and devices of all rows; `seconds` and `rate` (messages a second) of each; `logs` is a directory."""
 
     stack: EmbeddedStack
     fleet: Fleet
@@ -46,23 +46,25 @@ class Stage:
     played: Counter[str] = field(default_factory=Counter)
 
 
-class Scene:
-    """One row. Close it, or processes of it stay."""
+class Scenario:
+    """One row. `close` it, or its processes stay."""
 
-    def __init__(self, stage: Stage, name: str) -> None:
-        self.stage, self.stack, self.fleet = stage, stage.stack, stage.fleet
-        self.rate, self.seconds = stage.rate, stage.seconds
+    def __init__(self, setup: Setup, name: str) -> None:
+        self.setup, self.stack, self.fleet = setup, setup.stack, setup.fleet
+        self.rate, self.seconds = setup.rate, setup.seconds
         self.name = name
         self.ledger = Ledger()
         self.measured: list[str] = []
         self.failures: list[str] = []
         self.excused: set[str] = set()
-        self.result: Result | None = None
+        self.result: LedgerComparison | None = None
         self._processes: list[Process] = []
         self._client_ids: set[str] = set()
-        stage.fleet.reboot()
+        setup.fleet.reboot()
         django.db.connection.close()
-        self.books = Books({schema: [s.device_id for s in stage.fleet.of(schema)] for schema in stage.fleet.schemas})
+        self.stored_rows = StoredRows(
+            {schema: [s.device_id for s in setup.fleet.of(schema)] for schema in setup.fleet.schemas}
+        )
 
     # --- processes --------------------------------------------------------------------------------------------
 
@@ -71,17 +73,17 @@ class Scene:
         return f"fault-{self.name}-{os.getpid()}"
 
     def start(self, *command: str, env: Mapping[str, str] | None = None) -> Process:
-        """One of the platform's processes, by the words behind `python`."""
-        self.stage.played[self.name] += 1
-        log = self.stage.logs / f"{self.client_id}-{self.stage.played[self.name]}.log"
+        """Start a process of the platform; `command` are the arguments of `python`."""
+        self.setup.played[self.name] += 1
+        log = self.setup.logs / f"{self.client_id}-{self.setup.played[self.name]}.log"
         self._processes.append(Process(*command, log=log, env=env))
         return self._processes[-1]
 
     def listen(self, *options: str, client_id: str = "", env: Mapping[str, str] | None = None) -> Process:
-        """A listener, once it is connected."""
+        """Start a listener, and wait until it is connected."""
         client_id = client_id or self.client_id
         self._client_ids.add(client_id)
-        # Every message is looked for afterwards: none may be counted instead of kept.
+        # Every message is searched afterwards: none may only be counted.
         env = {"QUARANTINE_SOURCE_MESSAGES": "0", **(env or {})}
         is_lossy = any(option.startswith("--without-") for option in options)
         command = ("-m", "tests.faults.lossy_listener") if is_lossy else ("manage.py", "run_mqtt_listener")
@@ -90,7 +92,7 @@ class Scene:
         return listener
 
     def close(self) -> None:
-        """End what this row started and forget the listeners' sessions, which would collect all later traffic."""
+        """End this row's processes and its listeners' sessions, which would queue all later traffic."""
         for process in self._processes:
             process.stop()
         for client_id in self._client_ids:
@@ -102,18 +104,18 @@ class Scene:
     def load(
         self, *, rate: float = 0.0, senders: list[Sender] | None = None, traffic: Traffic = plain
     ) -> Iterator[Load]:
-        """The row's load while the block lasts, and until the broker has acknowledged all of it."""
+        """Publish the row's load while the block lasts, and wait until the broker has acknowledged all of it."""
         with Load(self.fleet, rate or self.rate, senders=senders, traffic=traffic, ledger=self.ledger) as load:
             yield load
 
     def spend(self, share: float) -> None:
-        """Wait for a share of the row's seconds."""
+        """Sleep for a share of the row's seconds."""
         time.sleep(share * self.seconds)
 
-    # --- the books --------------------------------------------------------------------------------------------
+    # --- stored rows ------------------------------------------------------------------------------------------
 
-    def settle(self) -> Result:
-        """Compare, once every acknowledged message is accounted for or nothing more comes."""
+    def settle(self) -> LedgerComparison:
+        """Return the comparison, once every acknowledged message is accounted for or nothing changes any more."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         count, changed_at = -1, time.monotonic()
         while time.monotonic() < deadline:
@@ -123,52 +125,53 @@ class Scene:
                 count, changed_at = now, time.monotonic()
             elif count >= self.ledger.names() and not self._compare().failures():
                 break
-            if time.monotonic() - changed_at > self.stage.quiet_seconds:
+            if time.monotonic() - changed_at > self.setup.quiet_seconds:
                 break
         self.result = result = self._compare()
         return result
 
-    def _compare(self) -> Result:
-        return compare(self.ledger, self.books.read(), excused=frozenset(self.excused))
+    def _compare(self) -> LedgerComparison:
+        return compare(self.ledger, self.stored_rows.read(), excused=frozenset(self.excused))
 
     def _count(self) -> int:
         try:
-            return self.books.count()
+            return self.stored_rows.count()
         except psycopg.OperationalError:
             return -1
 
-    def found(self) -> Found:
-        """What is there now."""
-        return self.books.read()
+    def found(self) -> TableContents:
+        """Return what the tables contain now."""
+        return self.stored_rows.read()
 
     def stored_since(self, moment: float) -> int:
-        """How many messages became visible after the moment."""
+        """Return how many messages became visible after the moment."""
         return sum(place[2] > moment for places in self.found().stored.values() for place in places)
 
     def await_progress(self, moment: float, timeout: float = 60.0) -> float:
-        """Seconds from the moment until a message is stored that came after it."""
+        """Return the seconds from the moment until a later message is stored."""
         before = self._count()
         wait_until(lambda: self._count() > max(before, 0), timeout, "nothing is stored any more")
         return time.time() - moment
 
     def await_caught_up(self, moment: float, timeout: float = 60.0) -> float:
-        """Seconds from the moment until what is acknowledged by now is stored."""
+        """Return the seconds from the moment until all messages acknowledged by now are stored."""
         acknowledged = self.ledger.names()
-        wait_until(lambda: self.books.settled() >= acknowledged, timeout, "what waited is not stored")
+        wait_until(lambda: self.stored_rows.settled() >= acknowledged, timeout, "deferred messages are not stored")
         return time.time() - moment
 
-    # --- words ------------------------------------------------------------------------------------------------
+    # --- measurements -----------------------------------------------------------------------------------------
 
-    def measure(self, words: str) -> None:
-        self.measured.append(words)
+    def measure(self, text: str) -> None:
+        """Add a measurement to the report."""
+        self.measured.append(text)
 
-    def require(self, holds: Any, words: str) -> None:
-        """What must hold in this row beside the invariants; `words` say what does not."""
+    def require(self, holds: Any, failure: str) -> None:
+        """Fail the row with the text `failure` unless the condition holds."""
         if not holds:
-            self.failures.append(words)
+            self.failures.append(failure)
 
     def count_in_tenants(self, table: str, condition: str = "true") -> int:
-        """How many rows of the tenants' tables of that name there are."""
+        """Return the number of rows in the tenants' tables of that name."""
         counts = " UNION ALL ".join(
             f'SELECT count(*) AS n FROM "{schema}".{table} WHERE {condition}'  # noqa: S608 (our own schemas)
             for schema in self.fleet.schemas
@@ -176,7 +179,7 @@ class Scene:
         return int(self.query(f"SELECT sum(n) FROM ({counts}) AS t")[0][0])  # noqa: S608
 
     def query(self, statement: str, *parameters: Any, autocommit: bool = True) -> list[tuple[Any, ...]]:
-        """On a connection of its own, which no fault before has broken."""
+        """Run the statement on a new connection, which no earlier fault has broken."""
         with psycopg.connect(conninfo(), autocommit=autocommit, connect_timeout=5) as connection:
             cursor = connection.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []

@@ -1,4 +1,4 @@
-"""Sets the stage for the long form: tenants, devices, and a PostgreSQL that keeps the times of its commits."""
+"""The setup of the long form: tenants, devices, and a PostgreSQL that keeps the times of its commits."""
 
 import signal
 import time
@@ -12,16 +12,16 @@ from management.embedded.stack import EmbeddedStack
 from tenants.services.lifecycle import create_tenant
 
 from .fleet import Fleet
-from .scenario import Stage
+from .scenario import Setup
 
-# The supervisor's words for what it starts by itself.
+# States of programs that the supervisor starts by itself.
 _COMES_UP = frozenset({"STARTING", "RUNNING", "BACKOFF"})
 
 
-def set_stage(
+def make_setup(
     stack: EmbeddedStack, *, rate: float, seconds: float, tenants: int, devices: int, say: Callable[[str], None]
-) -> Stage:
-    """`devices` of each of so many new tenants, on servers that hold nothing yet."""
+) -> Setup:
+    """Create `tenants` with `devices` each, on empty servers."""
     began = time.monotonic()
     _keep_commit_times(stack)
     call_command("migrate_schemas", shared=True, verbosity=0)
@@ -29,18 +29,18 @@ def set_stage(
     fleet = Fleet(made, devices)
     connection.close()
     say(f"{len(fleet.senders)} devices of {tenants} tenants ({time.monotonic() - began:.0f} s)")
-    return Stage(stack, fleet, rate, seconds, stack.var / "log")
+    return Setup(stack, fleet, rate, seconds, stack.var / "log")
 
 
 def _keep_commit_times(stack: EmbeddedStack) -> None:
-    """When a row could be seen is when its transaction was committed: PostgreSQL notes it, if it is told to."""
+    """Let PostgreSQL keep the time of each commit: a row is visible from then on."""
     superuser(stack, "ALTER SYSTEM SET track_commit_timestamp = on")
     connection.close()
     stack.restart("postgres")
 
 
 def restore(stack: EmbeddedStack) -> None:
-    """Whatever a row left: every server runs and serves. Raises ServerFailed."""
+    """Bring every server back, whatever a row left. Raises ServerFailed."""
     for name, state in stack.program_states().items():
         if state.pid:
             stack.signal(name, signal.SIGCONT)
@@ -51,7 +51,7 @@ def restore(stack: EmbeddedStack) -> None:
 
 
 def superuser(stack: EmbeddedStack, statement: str) -> None:
-    """What the platform's own role may not do."""
+    """Run the statement as PostgreSQL's superuser."""
     server = stack.server("postgres")
     password = server.site.secrets.get("postgres_superuser")
     settings = connection.settings_dict

@@ -1,4 +1,4 @@
-"""Row 6-stale: acknowledgements of an older connection, which mean other messages by now. And its control."""
+"""Row 6-stale: acknowledgements of an older connection, which now belong to other messages. And its control."""
 
 import time
 from collections.abc import Iterator
@@ -10,71 +10,73 @@ from tenants.infrastructure.database import conninfo
 from tests.processes import wait_until
 
 from .rows import row
-from .scenario import READY, Scene
+from .scenario import READY, Scenario
 
-# Of each of two tenants; fewer than a listener holds of both before it puts some aside.
+# Of each of two tenants; fewer than a listener buffers of both before it moves some to the overflow.
 MESSAGES = 100
-# A listener looks every quarter of a second whether a tenant's tables are free.
+# A listener checks every quarter of a second whether a tenant's tables are unlocked.
 _HELD_SECONDS = 2.0
 
 
 @row("6-stale", "broker killed (`kill -9`) and without memory, while the listener holds what it had sent")
-def stale(scene: Scene) -> None:
-    """What the broker took after its restart is stored, whatever the listener held from before."""
-    restarted_at = _play(scene)
-    result = scene.settle()
+def stale(scenario: Scenario) -> None:
+    """What the broker acknowledged after its restart is stored, whatever the listener buffered before."""
+    restarted_at = _play(scenario)
+    result = scenario.settle()
     after = [entry for entry in result.lost if (entry.acked_at or 0.0) >= restarted_at]
-    scene.measure(f"{len(result.lost)} lost with the broker's memory, {len(after)} of what it took after its restart")
-    scene.require(not after, f"{len(after)} messages were acknowledged in others' place")
+    scenario.measure(
+        f"{len(result.lost)} lost with the broker's memory, {len(after)} of what it took after its restart"
+    )
+    scenario.require(not after, f"{len(after)} messages were acknowledged in others' place")
     result.is_brokers_loss = True
 
 
 @row("control-stale-ack", "control: acknowledgements of an older connection, under row 6-stale", control=True)
-def acknowledged_late(scene: Scene) -> None:
-    restarted_at = _play(scene, "--without-connections")
-    result = scene.settle()
+def acknowledged_late(scenario: Scenario) -> None:
+    restarted_at = _play(scenario, "--without-connections")
+    result = scenario.settle()
     after = [entry for entry in result.lost if (entry.acked_at or 0.0) >= restarted_at]
-    scene.measure(f"{len(after)} messages acknowledged in others' place and lost")
-    # What the broker forgot is no sign that the control works.
+    scenario.measure(f"{len(after)} messages acknowledged in others' place and lost")
+    # The broker's own loss does not show that the control works.
     result.lost = after
 
 
-def _play(scene: Scene, *options: str) -> float:
-    """Play the fault; returns when the broker had no memory any more (Unix time).
+def _play(scenario: Scenario, *options: str) -> float:
+    """Play the fault; return when the broker restarted without its memory (Unix time).
 
-    The listener holds the first tenant's messages, numbered by a broker that then forgets all; the second tenant's
-    get the same numbers, and are held too. The first tenant's tables are freed: what is acknowledged now? The
-    listener is killed before it can store the second tenant's.
+    The listener buffers the first tenant's messages, numbered by a broker that then loses its state; the second
+    tenant's get the same numbers and are buffered too. The first tenant's tables are unlocked, and the listener is
+    killed before it can store the second tenant's.
     """
-    first, second = scene.fleet.schemas[:2]
-    listener = scene.listen(*options)
+    first, second = scenario.fleet.schemas[:2]
+    listener = scenario.listen(*options)
     with _locked(second):
         with _locked(first):
-            _send(scene, first)
-            _forget_everything(scene)
+            _send(scenario, first)
+            _lose_broker_state(scenario)
             restarted_at = time.time()
             wait_until(lambda: listener.occurrences(READY) >= 2, 30.0, "the listener does not connect again")
             # Without a subscription the broker would throw away what comes.
             time.sleep(1.0)
-            _send(scene, second)
+            _send(scenario, second)
         time.sleep(_HELD_SECONDS)
         listener.kill()
-    scene.listen()
+    scenario.listen()
     return restarted_at
 
 
-def _send(scene: Scene, schema: str) -> None:
-    """Messages of the tenant, until the broker has acknowledged them and the listener has read them."""
-    with scene.load(senders=scene.fleet.of(schema)):
-        time.sleep(MESSAGES / scene.rate)
+def _send(scenario: Scenario, schema: str) -> None:
+    """Send messages of the tenant, until the broker has acknowledged them and the listener has read them."""
+    with scenario.load(senders=scenario.fleet.of(schema)):
+        time.sleep(MESSAGES / scenario.rate)
     time.sleep(1.0)
 
 
-def _forget_everything(scene: Scene) -> None:
-    """What the broker had saved is gone as well."""
-    (scene.stack.var / "mosquitto" / "mosquitto.db").unlink(missing_ok=True)
-    scene.stack.kill("mosquitto")
-    scene.stack.wait_ready("mosquitto")
+def _lose_broker_state(scenario: Scenario) -> None:
+    """Kill the broker, and remove what it had saved."""
+    (scenario.stack.var / "mosquitto" / "mosquitto.db").unlink(missing_ok=True)
+    scenario.stack.kill("mosquitto")
+    scenario.stack.wait_ready("mosquitto")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What PostgreSQL has of a run, compared with the ledger."""
+"""PostgreSQL's rows of a run, to be compared with the ledger."""
 
 import time
 from collections import Counter, defaultdict
@@ -15,8 +15,8 @@ Name = tuple[str, bytes]  # topic, SHA-256 of the payload
 
 
 @dataclass(slots=True)
-class Found:
-    """What the tables hold: where each message is stored, when it was committed, and what was refused and why."""
+class TableContents:
+    """Where each message is stored and when it was committed, and which were refused for which reason."""
 
     stored: dict[Name, list[tuple[str, int, float]]] = field(default_factory=dict)  # schema, device id, committed
     refused: dict[Name, list[tuple[str, str]]] = field(default_factory=dict)  # schema ("" for none), reason
@@ -30,8 +30,8 @@ class Found:
         return sum(map(len, self.stored.values()))
 
 
-class Books:
-    """PostgreSQL's side. Made before the run, for the totals of the day are compared with those of then."""
+class StoredRows:
+    """Reads the tables. Create it before the run: the day's totals are compared with those at its start."""
 
     def __init__(self, devices: Mapping[str, Iterable[int]]) -> None:
         self._devices = {schema: list(ids) for schema, ids in devices.items()}
@@ -43,37 +43,37 @@ class Books:
             self._before = {schema: _totals(connection, schema) for schema in self._devices}
 
     def follow(self, schema: str, device_ids: Iterable[int]) -> None:
-        """Look at these devices too, of a tenant that may be new."""
+        """Read these devices too; their tenant can be new."""
         self._devices.setdefault(schema, []).extend(device_ids)
         self._before.setdefault(schema, Counter())
 
     def forget(self, schema: str) -> None:
-        """The tenant is gone."""
+        """Read this tenant no more, because it was removed."""
         self._devices.pop(schema, None)
 
-    def read(self) -> Found:
-        """Everything, in one snapshot."""
-        found = Found()
+    def read(self) -> TableContents:
+        """Return all rows of one snapshot."""
+        tables = TableContents()
         with self._connect() as connection:
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             for schema, ids in self._devices.items():
-                self._read_schema(connection, schema, ids, found)
+                self._read_schema(connection, schema, ids, tables)
             rows = connection.execute(
                 "SELECT topic, sha256(payload), reason FROM public.tenants_unroutedmessage"
                 " WHERE last_received_at >= to_timestamp(%s)",
                 [self._since],
             )
             for topic, digest, reason in rows:
-                found.refused.setdefault((topic, digest), []).append(("", reason))
-        return found
+                tables.refused.setdefault((topic, digest), []).append(("", reason))
+        return tables
 
     def count(self) -> int:
-        """How many of the devices' messages were settled since the baseline: grows until all is done."""
+        """Return how many messages of the devices were settled since the baseline; it grows until all are."""
         with self._connect() as connection:
             return sum((_totals(connection, schema) - self._before[schema]).total() for schema in self._devices)
 
     def settled(self) -> int:
-        """How many different messages were stored or refused since the baseline."""
+        """Return how many different messages were stored or refused since the baseline."""
         with self._connect() as connection:
             totals = [_totals(connection, schema) - self._before[schema] for schema in self._devices]
         return sum(one["stored"] + one["quarantined"] + one["rate_limited"] for one in totals)
@@ -86,7 +86,9 @@ class Books:
     def _connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(conninfo(), autocommit=True, connect_timeout=5)
 
-    def _read_schema(self, connection: psycopg.Connection[Any], schema: str, ids: list[int], found: Found) -> None:
+    def _read_schema(
+        self, connection: psycopg.Connection[Any], schema: str, ids: list[int], tables: TableContents
+    ) -> None:
         committed = "pg_xact_commit_timestamp(m.xmin)" if self._has_commit_times else "m.received_at"
         rows = connection.execute(
             sql.SQL(
@@ -96,8 +98,8 @@ class Books:
             [ids, self.began_at if self._has_commit_times else self._since],
         )
         for topic, digest, device_id, at, late in rows:
-            found.stored.setdefault((topic, digest), []).append((schema, device_id, at))
-            found.late += late
+            tables.stored.setdefault((topic, digest), []).append((schema, device_id, at))
+            tables.late += late
         refused = connection.execute(
             sql.SQL("SELECT topic, sha256(payload), reason FROM {} WHERE last_received_at >= to_timestamp(%s)").format(
                 sql.Identifier(schema, "telemetry_quarantined")
@@ -105,13 +107,13 @@ class Books:
             [self._since],
         )
         for topic, digest, reason in refused:
-            found.refused.setdefault((topic, digest), []).append((schema, reason))
-        found.readings += self._readings(connection, schema, ids)
-        found.totals[schema] = Counter(_totals(connection, schema))
-        found.totals[schema].subtract(self._before[schema])
+            tables.refused.setdefault((topic, digest), []).append((schema, reason))
+        tables.readings += self._readings(connection, schema, ids)
+        tables.totals[schema] = Counter(_totals(connection, schema))
+        tables.totals[schema].subtract(self._before[schema])
 
     def _readings(self, connection: psycopg.Connection[Any], schema: str, ids: list[int]) -> int:
-        """How many readings belong to the messages of the run."""
+        """Return how many readings belong to the messages of the run."""
         committed = "pg_xact_commit_timestamp(r.xmin)" if self._has_commit_times else "now()"
         row = connection.execute(
             sql.SQL(
