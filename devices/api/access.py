@@ -92,7 +92,7 @@ class TenantAccess(MemberPermission):
 
 @dataclass(frozen=True, slots=True)
 class StreamAccess:
-    """A key (or 0), or a person with a session, in a tenant."""
+    """The key or the session that opened a stream, to be checked again while it lasts."""
 
     tenant_id: int
     key_id: int = 0
@@ -101,9 +101,9 @@ class StreamAccess:
     least: Role = Role.VIEWER  # that a person must have
 
     def may_watch(self) -> bool:
-        """Whether the tenant is in service and the key still valid, or the person logged in and with that role.
+        """Return whether the tenant is active and the key still valid, or the user logged in and with the role.
 
-        Asks the database, in the tenant's schema.
+        Queries the database in the tenant's schema.
         """
         tenant = Tenant.objects.filter(pk=self.tenant_id, state=Tenant.State.ACTIVE).first()
         if tenant is None:
@@ -119,13 +119,13 @@ class StreamAccess:
 
 
 def stream_access(request: Request, least: Role = Role.VIEWER) -> StreamAccess:
-    """Who makes the request, which has been let in."""
+    """Return the access of an authorized request."""
     if isinstance(request.auth, ApiKey):
         return StreamAccess(request._request.tenant.pk, key_id=request.auth.pk)  # type: ignore[attr-defined]
     return session_stream_access(request._request, least)
 
 
 def session_stream_access(request: Any, least: Role) -> StreamAccess:
-    """The person who makes a request of Django's own."""
+    """Return the access of the user of a Django request."""
     session = request.session.session_key or ""
     return StreamAccess(request.tenant.pk, user_id=request.user.pk or 0, session=session, least=least)

@@ -99,7 +99,7 @@ class EmqxAuthApp:
 
 
 def parse_login(body: bytes) -> LoginAttempt:
-    """The login in EMQX's request. Raises ValueError with what to mend in EMQX's configuration."""
+    """Return the login of EMQX's request. Raises ValueError that names the setting of EMQX to correct."""
     try:
         sent = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -113,7 +113,7 @@ def parse_login(body: bytes) -> LoginAttempt:
 
 
 def answer_of(result: AuthResult) -> dict[str, Any]:
-    """The result in EMQX's form; `expire_at` in whole seconds, at which EMQX closes the connection."""
+    """Return the result in EMQX's format; `expire_at`, in whole seconds, is when EMQX closes the connection."""
     if not result.allowed:
         return {"result": "deny"}
     answer = {"result": "allow", "is_superuser": False, "client_attrs": result.attributes}

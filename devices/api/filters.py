@@ -1,4 +1,4 @@
-"""What the lists can be narrowed by. A value that cannot be is refused, never ignored."""
+"""Filters of the lists. An invalid value is rejected, never ignored."""
 
 from typing import Any
 from uuid import UUID
@@ -29,7 +29,7 @@ _BOOLEANS = {"true": True, "false": False}
 
 
 def device_by_uuid(uuid: UUID) -> Device:
-    """The current tenant's device. Raises NotFound, in the same words for a device of another tenant."""
+    """Return the current tenant's device. Raises NotFound, with the same text for a device of another tenant."""
     device = Device.objects.filter(uuid=uuid).first()
     if device is None:
         raise NotFound(_t("There is no device with the UUID %(uuid)s. devices/ lists the devices.") % {"uuid": uuid})
@@ -37,14 +37,14 @@ def device_by_uuid(uuid: UUID) -> Device:
 
 
 def boolean(**options: Any) -> filters.TypedChoiceFilter:
-    """`true` or `false`; the library's own takes anything else for 'not given'."""
+    """Return a filter by `true` or `false`; the library's own ignores any other value."""
     return filters.TypedChoiceFilter(
         choices=[(text, text) for text in _BOOLEANS], coerce=lambda text: _BOOLEANS[text], **options
     )
 
 
-def one_of(model: type[Model], refusal: str | Promise, **options: Any) -> filters.ModelChoiceFilter:
-    """An object by its id or key, which must exist."""
+def by_object(model: type[Model], refusal: str | Promise, **options: Any) -> filters.ModelChoiceFilter:
+    """Return a filter by the id or key of an object, which must exist."""
     return filters.ModelChoiceFilter(
         queryset=model._default_manager.all(), error_messages={"invalid_choice": refusal}, **options
     )
@@ -53,7 +53,7 @@ def one_of(model: type[Model], refusal: str | Promise, **options: Any) -> filter
 class DeviceFilter(filters.FilterSet):
     status = filters.ChoiceFilter(field_name="presence__status", choices=DeviceStatus.Status.choices)
     active = boolean(field_name="active")
-    hardware_model = one_of(
+    hardware_model = by_object(
         HardwareModel, _("There is no hardware model with this id."), label="A hardware model's id."
     )
     search = filters.CharFilter(method="in_name_or_numbers", label="Part of the name, UUID or CPU serial.")
@@ -68,7 +68,7 @@ class DeviceFilter(filters.FilterSet):
 
 
 class OfDevice(filters.FilterSet):
-    """For what belongs to a device."""
+    """By the device that an object belongs to."""
 
     device = filters.UUIDFilter(method="of_device", label="A device's UUID.")
 
@@ -77,7 +77,7 @@ class OfDevice(filters.FilterSet):
 
 
 class ComponentFilter(OfDevice):
-    component_type = one_of(ComponentType, _NO_SUCH_TYPE, to_field_name="key", label="A component type's key.")
+    component_type = by_object(ComponentType, _NO_SUCH_TYPE, to_field_name="key", label="A component type's key.")
     attached = boolean(field_name="attached")
 
     class Meta:
@@ -110,7 +110,7 @@ class ComponentTypeFilter(filters.FilterSet):
 
 
 class MetricFilter(filters.FilterSet):
-    component_type = one_of(ComponentType, _NO_SUCH_TYPE, to_field_name="key", label="A component type's key.")
+    component_type = by_object(ComponentType, _NO_SUCH_TYPE, to_field_name="key", label="A component type's key.")
     key = filters.CharFilter()
 
     class Meta:

@@ -253,7 +253,7 @@ REST_FRAMEWORK = {
     "DEFAULT_THROTTLE_CLASSES": ["tenants.infrastructure.throttling.TenantThrottle"],
     "DEFAULT_METADATA_CLASS": None,
     "URL_FORMAT_OVERRIDE": None,
-    "DEFAULT_PAGINATION_CLASS": "tenants.api.pagination.Page",
+    "DEFAULT_PAGINATION_CLASS": "tenants.api.pagination.LimitOffsetPage",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_SCHEMA_CLASS": "drf_standardized_errors.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
@@ -270,7 +270,7 @@ IMPORT_AT_ONCE: int = env.int("IMPORT_AT_ONCE", default=100)
 # Time limit of one statement of aggregates and charts.
 QUERY_SECONDS: float = env.float("QUERY_SECONDS", default=20.0)
 DRF_STANDARDIZED_ERRORS = {
-    "EXCEPTION_HANDLER_CLASS": "devices.api.errors.Handler",
+    "EXCEPTION_HANDLER_CLASS": "devices.api.views.base.DeviceErrorHandler",
     "ALLOWED_ERROR_STATUS_CODES": ["400", "401", "403", "404", "429"],
     "ERROR_SCHEMAS": dict.fromkeys(("400", "401", "403", "404", "429"), "tenants.api.errors.ErrorSerializer"),
 }

@@ -26,18 +26,18 @@ MAX_RESULTS = 25_000
 
 @dataclass(frozen=True, slots=True)
 class SelectedSeries:
-    """The series that are meant, by device in the order of the request, component, metric and id."""
+    """The selected series, by device in the order of the request, component, metric and id."""
 
     devices: Sequence[Device]
     series: Sequence[Series]
 
     def device_of(self, one: Series) -> str:
-        """The UUID of a series' device."""
+        """Return the UUID of a series' device."""
         return next(str(device.uuid) for device in self.devices if device.pk == one.device_id)
 
 
 def select_series(wanted: dict[str, Any], most: int | None = None) -> SelectedSeries:
-    """The series of `device`, `component` and `metric`; what has never been measured has none; three queries at most.
+    """Return the series of `device`, `component` and `metric`, in at most three queries; an unmeasured metric has none.
 
     Raises NotFound for names that none of the devices has, with those that there are, and ValidationError for more
     than `most` series.
@@ -69,7 +69,7 @@ def select_series(wanted: dict[str, Any], most: int | None = None) -> SelectedSe
 
 
 def devices_by_uuid(uuids: Iterable[UUID]) -> list[Device]:
-    """The current tenant's devices, in this order. Raises NotFound, in the same words for another tenant's."""
+    """Return the current tenant's devices in this order. Raises NotFound, with the same text for another tenant's."""
     return list(_devices(uuids).values())
 
 
@@ -114,7 +114,7 @@ def query_budget(parameter: str) -> Iterator[None]:
 
 
 def series_to_show(series: Iterable[Series], found: set[int]) -> list[Series]:
-    """The series with readings in the range, and of a metric that has none the one of its newest unit."""
+    """Return the series with readings in the range, and of a metric without any the series of its newest unit."""
     newest: dict[tuple[int, str, str], Series] = {}
     held = set()
     for one in series:

@@ -1,7 +1,7 @@
-"""Where a page ended, as text that a client hands back unread.
+"""Signed cursors: the position at which a page ended, as opaque text.
 
-It is signed for one tenant and one list: a cursor of another tenant, or of another device's readings, is refused
-rather than understood.
+A cursor is signed for one tenant and one list; a cursor of another tenant, or of another device's readings, is
+rejected.
 """
 
 import datetime
@@ -16,12 +16,12 @@ from tenants.infrastructure.database import current_schema
 
 
 def encode(scope: str, position: list[Any]) -> str:
-    """The position (plain JSON values) in the list that `scope` names."""
+    """Return the cursor of a position (plain JSON values) in the list that `scope` names."""
     return _signer(scope).sign_object(position)
 
 
 def decode(scope: str, text: str) -> list[Any]:
-    """The position again. Raises ValidationError (400) for a cursor that is not of this list."""
+    """Return the position of a cursor. Raises ValidationError (400) for a cursor of another list."""
     try:
         return list(_signer(scope).unsign_object(text))
     except BadSignature as error:

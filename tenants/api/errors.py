@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Conflict(APIException):
-    """The request is right, and what is there already stands against it."""
+    """The request is valid and conflicts with the present state."""
 
     status_code = 409
     default_code = "conflict"
@@ -45,7 +45,7 @@ class TooLarge(APIException):
 
 
 class Unavailable(APIException):
-    """A server that the answer needs is away; the same request may be repeated."""
+    """A server that is needed is unavailable; the same request can be repeated."""
 
     status_code = 503
     default_code = "unavailable"
@@ -53,8 +53,8 @@ class Unavailable(APIException):
     wait = 5  # seconds, in Retry-After
 
 
-class Handler(ExceptionHandler):
-    """Turns what models, the database and services raise into answers."""
+class ApiErrorHandler(ExceptionHandler):
+    """Converts exceptions of models and the database into exceptions of the API."""
 
     def convert_known_exceptions(self, exc: Exception) -> Exception:
         """Convert exceptions of services into exceptions of the API."""
@@ -70,7 +70,7 @@ class Handler(ExceptionHandler):
         if isinstance(exc, IntegrityError):
             return Conflict()
         if isinstance(exc, DataError):
-            # A NUL in the name of something that is looked up: all the rest is refused by the serializers.
+            # For example a NUL in a name of a lookup; the serializers reject everything else.
             return exceptions.ValidationError(
                 _("The request contains a text or number that the database cannot store.")
             )
@@ -83,31 +83,31 @@ class Handler(ExceptionHandler):
     def report_exception(self, exc: exceptions.APIException, response: Response) -> None:
         """Log the exception."""
         if isinstance(exc, Unavailable):
-            # Expected, and soon over: a line for each request, not a traceback.
+            # Expected and temporary: one line a request, no traceback.
             logger.warning("Answered 503: %s: %s", type(self.exc).__name__, self.exc)
         else:
             super().report_exception(exc, response)
 
 
 class ErrorItemSerializer(serializers.Serializer):
-    """One thing that is wrong."""
+    """One error."""
 
-    code = serializers.CharField(help_text="A short word for programs, for example `invalid` or `not_found`.")
-    detail = serializers.CharField(help_text="What is wrong and what to mend, for people.")
+    code = serializers.CharField(help_text="A code for programs, for example `invalid` or `not_found`.")
+    detail = serializers.CharField(help_text="The error in words, with what is allowed.")
     attr = serializers.CharField(
-        allow_null=True, help_text="The member or parameter that is wrong, with dots between levels; else null."
+        allow_null=True, help_text="The invalid member or parameter, with dots between levels; null without one."
     )
 
 
 class ErrorSerializer(serializers.Serializer):
-    """What every 4xx and 5xx answer holds."""
+    """The body of every 4xx and 5xx response."""
 
     type = serializers.CharField(help_text="`validation_error`, `client_error` or `server_error`.")
     errors = ErrorItemSerializer(many=True)  # type: ignore[assignment]  # the member's name
 
 
 def model_error_detail(error: ModelError) -> list[exceptions.ErrorDetail] | dict[str, list[exceptions.ErrorDetail]]:
-    """A model's ValidationError as REST framework's detail; what belongs to no field is `non_field_errors`."""
+    """Return a model's ValidationError as REST framework's detail; errors without a field are `non_field_errors`."""
     detail = get_error_detail(error)
     if isinstance(detail, dict) and NON_FIELD_ERRORS in detail:
         detail["non_field_errors"] = detail.pop(NON_FIELD_ERRORS)
@@ -115,13 +115,13 @@ def model_error_detail(error: ModelError) -> list[exceptions.ErrorDetail] | dict
 
 
 def body(status: int, code: str, detail: str) -> dict[str, object]:
-    """The error shape, for answers that are given before a view is reached."""
+    """Return a body in the error shape, for responses that are sent before a view is called."""
     kind = "client_error" if status < 500 else "server_error"
     return {"type": kind, "errors": [{"code": code, "detail": detail, "attr": None}]}
 
 
 def is_for_api(request: HttpRequest) -> bool:
-    """Whether the client expects JSON, told from the address alone."""
+    """Return whether the address is one of the API, whose clients expect JSON."""
     return "/api/" in request.path_info
 
 
@@ -133,7 +133,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """Django's handler500: JSON for the API, and 503 where it is the database that is away."""
+    """Django's handler500: JSON for the API, and 503 while the database is unavailable."""
     if not is_for_api(request):
         return defaults.server_error(request)
     if isinstance(sys.exc_info()[1], DATABASE_LOST):

@@ -11,8 +11,8 @@ MAX_LIMIT = 1000
 _MAX_OFFSET = 10**9
 
 
-class Page(LimitOffsetPagination):
-    """`results`, `next`, `previous`, `count`; a bad limit or offset is refused, not corrected."""
+class LimitOffsetPage(LimitOffsetPagination):
+    """`results`, `next`, `previous`, `count`; an invalid limit or offset is rejected, not corrected."""
 
     default_limit = 100
     max_limit = MAX_LIMIT
@@ -34,7 +34,7 @@ class Page(LimitOffsetPagination):
 
 
 def whole_number(request: Request, name: str, lowest: int, highest: int, default: int) -> int:
-    """The query parameter as an int in the range. Raises ValidationError (400) that names the range."""
+    """Return the query parameter as an int. Raises ValidationError (400) that names the range."""
     text = request.query_params.get(name)
     if text is None:
         return default
@@ -44,6 +44,6 @@ def whole_number(request: Request, name: str, lowest: int, highest: int, default
 
 
 def range_refusal(name: str, lowest: int, highest: int, value: Any) -> str:
-    """Return why the value of a parameter is refused that must be a whole number in a range."""
+    """Return the error of a parameter that must be a whole number in a range."""
     values = {"name": name, "lowest": lowest, "highest": highest, "value": value}
     return _("%(name)r must be a whole number from %(lowest)d to %(highest)d, not %(value)r.") % values

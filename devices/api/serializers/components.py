@@ -18,7 +18,7 @@ _NO_SUCH_TYPE = _("There is no component type {value}. Create it at component-ty
 
 
 def component_type_by_key() -> serializers.SlugRelatedField:
-    """The component type that is named by its key."""
+    """Return a field for a component type by its key."""
     return serializers.SlugRelatedField(
         slug_field="key", queryset=ComponentType.objects.all(), error_messages={"does_not_exist": _NO_SUCH_TYPE}
     )
@@ -97,7 +97,7 @@ class DeviceComponentSerializer(ReportFields, serializers.ModelSerializer[Compon
 
 
 def note_reports(components: Iterable[Component]) -> None:
-    """Read when all these components last reported at once; else it is read for each when it is shown."""
+    """Read the last reports of all these components in one query, instead of one query for each."""
     listed = list(components)
     reports = freshness.component_reports(listed, timezone.now())
     for component in listed:
@@ -105,7 +105,7 @@ def note_reports(components: Iterable[Component]) -> None:
 
 
 def time_or_null(time: datetime.datetime | None) -> str | None:
-    """As the API writes times."""
+    """Return the time in the API's format, or None."""
     return Timestamp().to_representation(time) if time else None
 
 

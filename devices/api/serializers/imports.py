@@ -112,7 +112,7 @@ class HandedOverSerializer(serializers.Serializer):
 
 
 def row_data(row: ImportedRow) -> dict[str, Any]:
-    """A row's outcome as RowResultSerializer describes it."""
+    """Return a row's result as RowResultSerializer describes it."""
     return {
         "row": row.row,
         "outcome": row.outcome,
@@ -124,7 +124,7 @@ def row_data(row: ImportedRow) -> dict[str, Any]:
 
 
 def error_detail(found: ImportResult, most: int) -> dict[str, Any]:
-    """The rows' errors in the API's shape for errors: `rows.3.hardware_model`."""
+    """Return the rows' errors in the API's error shape, with names such as `rows.3.hardware_model`."""
     detail: dict[str, Any] = {}
     for row in found.refused()[:most]:
         for problem in row.problems:

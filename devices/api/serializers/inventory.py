@@ -172,7 +172,7 @@ class RotationSerializer(StrictSerializer):
 
 
 def note_presence(devices: Iterable[Device]) -> None:
-    """Read what is shown of the presence of all these devices at once; else it is read for each when it is shown."""
+    """Read the presence of all these devices in a few queries, instead of some for each."""
     listed = list(devices)
     overviews = overview.overviews_of(listed, timezone.now())
     for device in listed:
@@ -188,7 +188,7 @@ def _overview(device: Any) -> overview.PresenceOverview:
 
 
 def credentials_data(issued: IssuedCredentials) -> dict[str, Any]:
-    """The issued credentials as CredentialsSerializer describes them."""
+    """Return the issued credentials as CredentialsSerializer describes them."""
     return {
         "uuid": str(issued.uuid),
         "secret": issued.secret,

@@ -12,13 +12,13 @@ from tenants.api.serializers.base import StrictModelSerializer, Timestamp
 
 
 class StatusChangeSerializer(serializers.Serializer[StatusChange]):
-    """A row of the ledger: `at` is when it was recorded, `evidence_at` when what it rests on happened."""
+    """A change of status: `at` is when it was recorded, `evidence_at` the time of its evidence."""
 
     cause = serializers.ChoiceField(choices=Cause.choices)
     session = serializers.CharField()
     evidence_at = Timestamp()
     at = Timestamp()
-    description = serializers.SerializerMethodField(help_text="The row in words.")
+    description = serializers.SerializerMethodField(help_text="The change in words.")
     suppressed_by = serializers.SerializerMethodField(help_text="Why apps were not notified of it, or null.")
 
     def get_fields(self) -> dict[str, serializers.Field]:
@@ -98,7 +98,7 @@ class AvailabilityPageSerializer(serializers.Serializer):
 
 
 class MaintenanceWindowSerializer(StrictModelSerializer[MaintenanceWindow]):
-    """From `starts_at` until `ends_at` the device's changes are recorded, and nobody is told of them."""
+    """From `starts_at` until `ends_at` the device's changes are recorded, and apps are not notified of them."""
 
     fixed = ("device",)
 

@@ -62,7 +62,7 @@ class EventsView(TenantView):
         examples=[OpenApiExample("A change", _EXAMPLE, response_only=True, media_type="text/event-stream")],
     )
     def get(self, request: Request) -> StreamingHttpResponse:
-        """The changes of the devices' states as they happen: an endless stream of server-sent events.
+        """Stream the changes of the devices' states as they happen, as server-sent events.
 
         Each change has an `id`, its position among the tenant's changes, greater than those before it. A client that
         connects again with the last `id` that it received misses nothing and receives nothing twice. `suppressed_by`

@@ -78,7 +78,7 @@ class DeviceExportView(TenantView):
 
     @extend_schema(parameters=[_FORMAT], responses=_FILE)
     def get(self, request: Request) -> HttpResponse:
-        """All devices, as CSV or XLSX."""
+        """Return all devices as CSV or XLSX."""
         file_format = _format(request)
         return _file(import_files.export_devices(file_format), "devices", file_format)
 
@@ -92,7 +92,7 @@ class ImportTemplateView(TenantView):
 
     @extend_schema(parameters=[_FORMAT], responses=_FILE)
     def get(self, request: Request) -> HttpResponse:
-        """The template, as CSV or XLSX."""
+        """Return the template as CSV or XLSX."""
         file_format = _format(request)
         return _file(import_files.template(file_format), "devices-template", file_format)
 

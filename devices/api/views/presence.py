@@ -1,4 +1,4 @@
-"""What is known of a device's presence; maintenance windows; the tenant's rules."""
+"""History, timeline and availability of a device, maintenance windows, and the tenant's rules of presence."""
 
 from typing import Any
 from uuid import UUID
@@ -37,7 +37,7 @@ class HistoryView(CursorPageView):
         responses={200: shapes.HistoryPageSerializer, **_NOT_FOUND},
     )
     def get(self, request: Request, uuid: UUID) -> Response:
-        """The changes of a device's state, newest first, each with its evidence."""
+        """Return the changes of a device's status, newest first, each with its evidence."""
         wanted = self.valid_parameters()
         device = device_by_uuid(uuid)
         narrowed = {name: wanted.get(name, "") for name in ("cause", "status")}
@@ -65,7 +65,7 @@ class TimelineView(ParametersView):
         responses={200: shapes.TimelineSerializer, **_NOT_FOUND},
     )
     def get(self, request: Request, uuid: UUID) -> Response:
-        """A device's states over a time, oldest first, without gap: the last 24 hours unless it is said otherwise."""
+        """Return a device's states in a range, oldest first, without gaps: the last 24 hours by default."""
         wanted = self.valid_parameters()
         device = device_by_uuid(uuid)
         span = wanted["from"], wanted["to"]
@@ -110,7 +110,7 @@ class AvailabilityView(ParametersView):
 
 
 class MaintenanceWindowViewSet(TenantModelViewSet):
-    """When a device's absence is expected: its changes are recorded, and nobody is told."""
+    """When a device's absence is expected: its changes are recorded, and apps are not notified."""
 
     role_to_write = Role.OPERATOR
     queryset = MaintenanceWindow.objects.select_related("device").order_by("-starts_at", "-id")
@@ -123,7 +123,7 @@ class PresenceSettingsView(AuditedView):
 
     @extend_schema(operation_id="presence_settings", responses=shapes.PresenceSettingsSerializer)
     def get(self, request: Request) -> Response:
-        """The tenant's rules of presence: the defaults until somebody changes them."""
+        """Return the tenant's rules of presence; the defaults until they are changed."""
         return Response(shapes.PresenceSettingsSerializer(PresenceSettings.current()).data)
 
     @extend_schema(

@@ -58,7 +58,7 @@ class RotationViewSet(
     @extend_schema(responses=serializers.RotationMemberSerializer(many=True))
     @action(detail=True)
     def devices(self, request: Request, id: Any) -> Response:  # noqa: A002 (the name in the URL)
-        """The devices in the rotation, and how far each is."""
+        """Return the devices in the rotation and their states."""
         members = self.get_object().members.select_related("device", "credential").order_by("pk")
         page = self.paginate_queryset(members)
         return self.get_paginated_response(serializers.RotationMemberSerializer(page, many=True).data)

@@ -45,7 +45,7 @@ class CompleteSerializer(serializers.Serializer):
 
 
 def payload_text(payload: bytes, *, cut: bool = False) -> tuple[str, str]:
-    """A payload as JSON can hold it, and how: ("…", "utf-8") where it is UTF-8, else ("…", "base64").
+    """Return a payload as text and its encoding: ("…", "utf-8") if it is UTF-8, else ("…", "base64").
 
     `cut` says that it is only the beginning, which may end within a character: that one is left out.
     """

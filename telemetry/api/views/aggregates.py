@@ -86,7 +86,7 @@ class _Rows:
         self._starts = [edge.astimezone(wanted["timezone"]).isoformat() for edge in edges[:-1]]
 
     def of(self, one: Series, buckets: SeriesBuckets) -> list[dict[str, Any]]:
-        """The results of a series, in order of time."""
+        """Return the results of a series in order of time."""
         names = [name for name in self._names if one.value_type != Text or name in ("count", "last")]
         own, rows, last = buckets[one.pk], [], None
         for number in range(len(self._starts)) if self._fill != "none" else own:

@@ -35,7 +35,7 @@ class TenantExportView(AuditedView):
 
     @extend_schema(operation_id="tenant_export", responses={(200, "application/zip"): OpenApiTypes.BINARY})
     def get(self, request: Request) -> StreamingHttpResponse:
-        """A ZIP with every table as NDJSON, and a manifest with counts and SHA-256.
+        """Return a ZIP with every table as NDJSON, and a manifest with counts and SHA-256 sums.
 
         The transfer is broken off where it cannot be finished, and such a ZIP has no directory: no program opens it.
         """
@@ -62,7 +62,7 @@ class ReadingsExportView(ParametersView):
         },
     )
     def get(self, request: Request) -> StreamingHttpResponse:
-        """All readings of the series as CSV or NDJSON, series after series, each in order of time.
+        """Return all readings of the series as CSV or NDJSON, series after series, each in order of time.
 
         The transfer is broken off where the file cannot be finished: one that ends as HTTP says is whole. The last
         line of NDJSON says `complete`; what is known to be missing beforehand is in the header `Gwanje-Warnings`.

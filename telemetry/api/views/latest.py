@@ -23,7 +23,7 @@ class LatestView(TenantView):
 
     @extend_schema(operation_id="devices_latest", responses=shapes.LatestPageSerializer)
     def get(self, request: Request, uuid: UUID) -> Response:
-        """The newest value of each metric of a device."""
+        """Return the newest value of each metric of a device."""
         values = readings.latest_values(device_by_uuid(uuid))
         return Response({"results": shapes.LatestSerializer(values, many=True).data})
 
@@ -40,7 +40,7 @@ class FleetLatestView(CursorPageView):
         responses={200: shapes.FleetLatestPageSerializer, 404: ErrorSerializer},
     )
     def get(self, request: Request) -> Response:
-        """The newest value of each metric of all devices, or of those that the parameters name.
+        """Return the newest value of each metric of all devices, or of the selected ones.
 
         By device, component and metric. A page may hold fewer results than `limit` although there is a next.
         """

@@ -13,16 +13,16 @@ from tenants.api.views.base import ObjectsView, TenantView
 
 
 class LimitsView(TenantView):
-    """What the tenant may send."""
+    """The tenant's limits."""
 
     @extend_schema(operation_id="limits_list", responses=shapes.LimitsPageSerializer)
     def get(self, request: Request) -> Response:
-        """What the tenant and each of its devices may send, how much of it is used, and what was refused today."""
+        """Return the limits of the tenant and its devices, their use, and how many messages they rejected today."""
         return Response({"results": shapes.LimitSerializer(limits_now(), many=True).data})
 
 
 class LimitHitViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
-    """What each limit refused, newest day (UTC) first."""
+    """Messages that each limit rejected, newest day (UTC) first."""
 
     queryset = LimitHit.objects.select_related("device").order_by("-day", "limit", "-count", "pk")
     serializer_class = shapes.LimitHitSerializer

@@ -24,7 +24,7 @@ class MissingSequencesView(TenantView):
 
     @extend_schema(operation_id="devices_missing_sequences", responses=shapes.MissingSequencesSerializer)
     def get(self, request: Request, uuid: UUID) -> Response:
-        """Which numbers of a device's messages (version 2) are missing, and how many should be there."""
+        """Return the missing sequence numbers of a device's messages (version 2), and how many are expected."""
         device = device_by_uuid(uuid)
         whole = SequenceCompleteness.of(device)
         rows = shapes.MissingRangeSerializer(
@@ -45,7 +45,7 @@ class MessagesView(CursorPageView):
         responses={200: shapes.MessagesPageSerializer, 404: ErrorSerializer},
     )
     def get(self, request: Request) -> Response:
-        """A device's messages as they were received, newest device time first."""
+        """Return a device's messages as they were received, newest device time first."""
         wanted = self.valid_parameters()
         device = device_by_uuid(wanted["device"])
         scope = f"messages:{device.uuid}"
@@ -59,7 +59,7 @@ class MessagesView(CursorPageView):
 
 
 class TotalsViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
-    """What became of each day's messages, newest day (UTC) first."""
+    """Counts of each day's messages, newest day (UTC) first."""
 
     queryset = IngestTotals.objects.order_by("-day")
     serializer_class = shapes.TotalsSerializer

@@ -28,7 +28,7 @@ class MetricProposalView(AuditedView):
         responses={200: shapes.MetricProposalSerializer, 404: ErrorSerializer},
     )
     def post(self, request: Request, id: int) -> Response:  # noqa: A002 (the name in the address)
-        """What the type's metrics could be, from an example, and the readings that they would give. Changes nothing."""
+        """Propose metrics of the type from a message, with the readings that they would give. Changes nothing."""
         component_type = _type(id)
         wanted = _valid(shapes.ProposalSourceSerializer(data=request.data))
         try:

@@ -76,7 +76,7 @@ class SuppressedMessagesViewSet(mixins.ListModelMixin, ObjectsView, viewsets.Gen
 
 
 class QuarantineView(CursorPageView):
-    """The messages that were refused."""
+    """The rejected messages."""
 
     parameters_class = parameters.QuarantineParameters
     row_class = shapes.QuarantinedSerializer
@@ -87,7 +87,7 @@ class QuarantineView(CursorPageView):
         responses={200: shapes.QuarantinePageSerializer, 404: ErrorSerializer},
     )
     def get(self, request: Request) -> Response:
-        """The messages that were refused and why, last received first."""
+        """Return the rejected messages and the reasons, last received first."""
         wanted = self.valid_parameters()
         device = device_by_uuid(wanted["device"]) if "device" in wanted else None
         topic = wanted.get("topic", "")

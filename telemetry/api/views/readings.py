@@ -35,7 +35,7 @@ class ReadingsView(CursorPageView):
         responses={200: shapes.ReadingsPageSerializer, 404: ErrorSerializer},
     )
     def get(self, request: Request) -> Response:
-        """The readings of one metric of one component, oldest first.
+        """Return the readings of one metric of one component, oldest first.
 
         Where the metric's unit was changed, those before the change carry the unit that they were measured in.
         """

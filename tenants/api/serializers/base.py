@@ -23,7 +23,7 @@ from tenants.api.pagination import MAX_LIMIT, range_refusal
 
 
 class StrictSerializer(serializers.Serializer):
-    """Refuses members that do not exist or cannot be written, instead of leaving them out silently."""
+    """Rejects members that are unknown or read-only instead of ignoring them."""
 
     def to_internal_value(self, data: Any) -> Any:
         """Return the value that the client sent; raises ValidationError."""
@@ -36,11 +36,11 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 class StrictModelSerializer(serializers.ModelSerializer[AnyModel]):
-    """As StrictSerializer, for a model: runs `full_clean()` before it saves, and saves what changed."""
+    """A StrictSerializer of a model: runs `full_clean()` before saving, and saves only changed fields."""
 
-    # Members that may be given at creation and never changed.
+    # Members that can be set at creation only.
     fixed: tuple[str, ...] = ()
-    # Fields that the model works out when others change.
+    # Fields that the model derives from others.
     derived: tuple[str, ...] = ()
 
     def get_fields(self) -> dict[str, serializers.Field]:
@@ -88,7 +88,7 @@ class StrictModelSerializer(serializers.ModelSerializer[AnyModel]):
 
 
 def refuse_unwritable(data: Mapping[str, Any], serializer: serializers.Serializer[Any]) -> None:
-    """400 for every member of the body that would have no effect."""
+    """Raise ValidationError (400) with an error for every member that would have no effect."""
     fields = serializer.fields
     writable = ", ".join(sorted(name for name, field in fields.items() if not field.read_only))
     errors = {}
@@ -113,7 +113,7 @@ _SPACE_FOR_PLUS = re.compile(r"^([^ ]+[T ][0-9:.,]+) ([0-9]{2}:?[0-9]{2})$")
 
 @extend_schema_field(OpenApiTypes.DATETIME)
 class Timestamp(serializers.Field):
-    """ISO 8601 with an offset or Z, as UTC. A time without an offset is refused: it is nobody's."""
+    """ISO 8601 with an offset or Z, as UTC. A time without an offset is rejected as ambiguous."""
 
     default_error_messages = {  # noqa: RUF012 (REST framework collects these)
         "invalid": gettext_lazy(
@@ -142,7 +142,7 @@ class Timestamp(serializers.Field):
 
 
 class WholeNumber(serializers.IntegerField):
-    """An integer from `min_value` to `max_value`, refused with a text that names the range and the value."""
+    """An integer from `min_value` to `max_value`; its error names the range and the value."""
 
     def __init__(self, *, min_value: int, max_value: int, **options: Any) -> None:
         super().__init__(min_value=min_value, max_value=max_value, **options)
@@ -159,7 +159,7 @@ class WholeNumber(serializers.IntegerField):
 
 
 def time_zone(name: str) -> ZoneInfo:
-    """The time zone of that name. Raises ValidationError."""
+    """Return the time zone of that name. Raises ValidationError."""
     if name not in _zones():
         raise serializers.ValidationError(
             _("%(value)r is not a valid time zone; use a name such as Asia/Seoul or UTC.") % {"value": name}

@@ -23,16 +23,16 @@ from tenants.services.roles import Role
 
 
 class StrictView(APIView):
-    """Refuses query parameters that it does not know, and keeps answers out of caches."""
+    """Rejects unknown query parameters, and keeps responses out of caches."""
 
     how_to_authenticate: ClassVar[str | Promise] = _("Log in first.")
 
     def known_parameters(self) -> Iterable[str]:
-        """The query parameters that a GET of this view takes."""
+        """Return the query parameters of a GET."""
         return ()
 
     def repeatable_parameters(self) -> Iterable[str]:
-        """Those of them that may be given several times."""
+        """Return the query parameters that can be given several times."""
         return ()
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -133,7 +133,7 @@ class CursorPageView(ParametersView):
 
 
 class UnknownAddressView(APIView):
-    """404 in the API's own shape for addresses under `api/` that are none; a missing last slash is put there."""
+    """404 in the API's shape for unknown addresses under `api/`; redirects a GET without the last slash."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
@@ -157,7 +157,7 @@ class UnknownAddressView(APIView):
 
 
 def refuse_unknown_parameters(request: Request, known: Iterable[str], repeatable: Iterable[str] = ()) -> None:
-    """400 for parameters that are not known or given twice, rather than an answer to another question."""
+    """Raise ValidationError (400) for parameters that are unknown or given twice, instead of ignoring them."""
     names, known, repeatable = request.query_params, sorted(known), set(repeatable)
     known_text = (
         _t("Known parameters: %(names)s.") % {"names": ", ".join(known)}

@@ -1,7 +1,7 @@
-"""Whether this process lives, and whether what it needs answers.
+"""Liveness, readiness and metrics of the process.
 
-Open to everybody, so that no addresses and no versions are in it; but for the figures, which name tenants. Answered
-by `tenants.middleware`.
+Liveness and readiness are public and hold no addresses or versions; metrics name tenants and need a token. Called by
+`tenants.middleware`.
 """
 
 import logging
@@ -34,7 +34,7 @@ _POSTGRESQL_SECONDS = 2  # libpq takes no less
 @never_cache
 @require_safe
 def healthz(_request: HttpRequest) -> JsonResponse:
-    """200 as long as the process answers; asks nobody else."""
+    """200 as long as the process runs; uses no other server."""
     return JsonResponse({"status": "ok"})
 
 
@@ -56,7 +56,7 @@ def readyz(_request: HttpRequest) -> JsonResponse:
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """The figures of processes and tenants in Prometheus' form, for whoever has the token.
+    """Return the metrics of processes and tenants in Prometheus' format, to clients with the token.
 
     Without a token they are for this machine alone: for requests that come from the loopback, and that no proxy has
     passed on, since a proxy on this machine makes everybody's requests come from there.

@@ -20,7 +20,7 @@ class EndpointsView(TenantView):
 
     @extend_schema(operation_id="endpoints", responses={200: OpenApiTypes.OBJECT})
     def get(self, request: Request) -> Response:
-        """The addresses of the lists, by their paths below api/v1/."""
+        """Return the addresses of the lists, by their paths below api/v1/."""
         return Response({name: reverse(view, request=request) for name, view in readable(self.patterns)})
 
 
