@@ -1,6 +1,6 @@
-"""Where a component's metrics are in its messages, laid out so that a message is gone through once. Pure.
+"""Layouts: the places of a component's metrics in its messages, arranged for a single pass over a message. Pure.
 
-Worked out when a specification is made, not per message, and shared by all devices whose components are alike.
+Computed when a specification is made, not per message, and shared by all devices with equal components.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,15 +10,15 @@ from typing import NamedTuple
 from devices.domain.metric_spec import MetricSpec
 from devices.domain.paths import PROTOCOL_MEMBERS, Path
 
-# The greatest finite number: what is within these bounds is neither infinite nor no number.
+# The largest finite number: a value within these bounds is neither infinite nor NaN.
 GREATEST = 1.7976931348623157e308
 
-# Token → what is known below it; None: a metric (or the name of a unit) is there, and everything below is its own.
+# Token → the known tokens below it; None: a metric or a unit's name, with everything below it.
 Tree = Mapping[str, "Tree | None"]
 
 
 class MetricSlot(NamedTuple):
-    """A metric within the object that holds it. `plain`: a number that is kept as it is sent, within the bounds."""
+    """A metric within its object. `plain`: a number that is stored as sent, within the bounds."""
 
     token: str
     metric: MetricSpec
@@ -31,10 +31,10 @@ class MetricSlot(NamedTuple):
 
 
 class Node(NamedTuple):
-    """An object (or array) of the message that holds metrics: `token` within the node with the index `holder`.
+    """An object (or array) of the message with metrics: `token` within the node at the index `holder`.
 
-    The first node is the message itself, and a node comes after its holder. `known` are the names in it that need
-    no second look.
+    The first node is the message itself, and a node comes after its holder. `known` are the names in it that need no
+    further check.
     """
 
     holder: int
@@ -53,7 +53,7 @@ class Layout:
 
 
 def build_layout(metrics: Iterable[MetricSpec]) -> Layout:
-    """The layout of a component's metrics."""
+    """Return the layout of a component's metrics."""
     listed = tuple(metrics)
     tree: dict[str, Tree | None] = dict.fromkeys(PROTOCOL_MEMBERS)
     paths = [metric.path for metric in listed] + [metric.unit_path for metric in listed if metric.unit_path]
@@ -78,10 +78,10 @@ def _depth(path: Path) -> tuple[int, Path]:
 
 
 def _cover(tree: dict[str, "Tree | None"], path: Path) -> None:
-    """Note in the tree that the path is spoken for."""
+    """Mark the path in the tree as used."""
     for token in path[:-1]:
         below = tree.setdefault(token, {})
-        if below is None:  # the whole of it is spoken for
+        if below is None:  # the whole branch belongs to a metric
             return
         assert isinstance(below, dict)  # noqa: S101 (for the type checker)
         tree = below
@@ -94,7 +94,7 @@ def _known_names(tree: Tree, path: Path) -> frozenset[str]:
         if below is None:
             return frozenset()
         below = below.get(token)
-    # What is below a known object is looked at in its own node.
+    # Members of a known object are checked in its own node.
     return frozenset(below or ())
 
 

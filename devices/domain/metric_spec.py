@@ -1,4 +1,4 @@
-"""The frozen specification of one metric of a component. Pure."""
+"""Frozen specification of one metric of a component. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from devices.domain import paths
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One value to look for in a component's message. kept = sent × factor + offset, in `unit`.
+    """A value in a component's message. stored = sent × factor + offset, in `unit`.
 
-    Where the message names the unit at `unit_path`, the factor and offset are those of `conversions`, which holds
+    If the message names the unit at `unit_path`, factor and offset are taken from `conversions`, which contains
     (name of a unit, factor, offset).
     """
 
@@ -30,4 +30,4 @@ class MetricSpec:
 
     def __post_init__(self) -> None:
         by_unit = {name: (factor, offset) for name, factor, offset in self.conversions}
-        object.__setattr__(self, "by_unit", by_unit)  # frozen, and this is the way to fill a field of it
+        object.__setattr__(self, "by_unit", by_unit)  # the only way to set a field of a frozen instance

@@ -1,4 +1,4 @@
-"""Where a value is in a message: dotted (`value.temp`) or, with a leading slash, a JSON Pointer (RFC 6901)."""
+"""Paths of values in a message: dotted (`value.temp`) or, with a leading slash, a JSON Pointer (RFC 6901)."""
 
 import hashlib
 import re
@@ -26,7 +26,7 @@ PROTOCOL_MEMBERS = frozenset(
     }
 )
 
-# What a series' name has room for.
+# The length of a series' name.
 _NAME_LENGTH = 63
 _DIGEST_LENGTH = 12
 
@@ -35,19 +35,19 @@ _BAD_ESCAPE = re.compile(r"~(?![01])")
 
 
 def parse(text: str) -> Path:
-    """The path's reference tokens. Raises ValueError, saying what is wrong with it."""
+    """Return the path's reference tokens. Raises ValueError with the reason."""
     if text.startswith("/"):
         if _BAD_ESCAPE.search(text):
-            raise ValueError(f"{text!r} is no JSON Pointer: ~ must be followed by 0 or 1.")
+            raise ValueError(f"{text!r} is not a valid JSON Pointer: ~ must be followed by 0 or 1.")
         return tuple(token.replace("~1", "/").replace("~0", "~") for token in text[1:].split("/"))
     tokens = tuple(text.split("."))
     if not all(tokens):
-        raise ValueError(f"{text!r} is no path: it is empty or has an empty part between its dots.")
+        raise ValueError(f"{text!r} is not a valid path: its parts between the dots must not be empty.")
     return tokens
 
 
 def find(document: Any, path: Path) -> Any:
-    """The value at the path, or MISSING. In an array a token is an index from 0."""
+    """Return the value at the path, or MISSING. In an array a token is an index from 0."""
     value = document
     for token in path:
         if isinstance(value, dict):
@@ -62,17 +62,17 @@ def find(document: Any, path: Path) -> Any:
 
 
 def array_index(token: str) -> int | None:
-    """The index that the token is in an array, from 0; None where it is none."""
+    """Return the index that the token is in an array, from 0; None if it is not an index."""
     return int(token) if _ARRAY_INDEX.match(token) else None
 
 
 def pointer(path: Path) -> str:
-    """The path as a JSON Pointer."""
+    """Return the path as a JSON Pointer."""
     return "".join("/" + token.replace("~", "~0").replace("/", "~1") for token in path)
 
 
 def format_path(path: Path) -> str:
-    """The path as a person writes it: with dots, or, where a part has dots itself, as a JSON Pointer.
+    """Return the path in the form for people: dotted, or as a JSON Pointer if a part contains dots.
 
     `parse` reads it back.
     """
@@ -80,13 +80,13 @@ def format_path(path: Path) -> str:
     return ".".join(path) if dotted else pointer(path)
 
 
-# Devices send the same few names all their lives.
+# Devices send the same few names all the time.
 @lru_cache(maxsize=16_384)
 def series_name(path: Path, taken: frozenset[str] = frozenset()) -> str:
-    """The name of the series that keeps the values at a path which no metric is for.
+    """Return the name of the series of an unmapped value.
 
-    It is the path as written; a pointer where that is the key of a metric (`taken`); and cut, with a digest of the
-    whole, where it is too long for the column or cannot be stored.
+    It is the path; a JSON Pointer if the path is the key of a metric (`taken`); and shortened, with a digest of the
+    whole, if it is too long for the column or cannot be stored.
     """
     name = format_path(path)
     if name in taken:

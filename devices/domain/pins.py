@@ -1,7 +1,7 @@
-"""A component's pins: which pin of the board each of its lines is on. Pure.
+"""Pins of a component: the board's pin of each of its lines. Pure.
 
 `{"data": 4}` or `{"sda": 2, "scl": 3}`: names of lines in lower case, and pins as whole numbers (GPIO numbers) or,
-where the board names them otherwise, as text.
+if the board names them otherwise, as text.
 """
 
 import re
@@ -21,24 +21,24 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,15}")
 
 
 def normalize(value: Any) -> Pins:
-    """The pins in the form that is kept: GPIO4, "4" and 4 are one pin. Raises ValueError, saying what to mend."""
+    """Return the pins in their stored form: GPIO4, "4" and 4 are one pin. Raises ValueError with the reason."""
     if not isinstance(value, Mapping):
-        raise ValueError(f'{value!r} is no object of lines and pins, such as {{"data": 4}}.')
+        raise ValueError(f'{value!r} is not an object of lines and pins, such as {{"data": 4}}.')
     if len(value) > _MAX_LINES:
-        raise ValueError(f"A component has at most {_MAX_LINES} pins.")
+        raise ValueError(f"A component can have at most {_MAX_LINES} pins.")
     pins: Pins = {}
     for line, pin in value.items():
         name = str(line).strip().lower().replace(" ", "_")
         if not _LINE.fullmatch(name):
-            raise ValueError(f"{line!r} is no name of a line: use 1 to 32 letters, digits and . _ -")
+            raise ValueError(f"{line!r} is not a valid name of a line: use 1 to 32 letters, digits and . _ -")
         if name in pins:
-            raise ValueError(f"The line {name} stands there twice.")
+            raise ValueError(f"The line {name} must be listed only once.")
         pins[name] = normalize_pin(pin)
     return pins
 
 
 def normalize_pin(pin: Any) -> Pin:
-    """The pin as it is kept. Raises ValueError."""
+    """Return the pin in its stored form. Raises ValueError."""
     if isinstance(pin, int) and not isinstance(pin, bool) and 0 <= pin <= _MAX_NUMBER:
         return pin
     text = pin.strip() if isinstance(pin, str) else ""
@@ -46,13 +46,13 @@ def normalize_pin(pin: Any) -> Pin:
         return int(number[1])
     if _NAME.fullmatch(text):
         return text.upper()
-    raise ValueError(f"{pin!r} is no pin: write its GPIO number (4 or GPIO4), or its name (A0).")
+    raise ValueError(f"{pin!r} is not a valid pin: use its GPIO number (4 or GPIO4) or its name (A0).")
 
 
 def find_conflict(pins: Mapping[str, Pin], others: Mapping[str, Mapping[str, Pin]]) -> tuple[Pin, str] | None:
-    """(pin, name of the other component) of the first pin that two components may not share; `others` by their names.
+    """Return (pin, name of the other component) of the first pin that two components cannot share, or None.
 
-    Both may have it where it is the same line of a bus for both.
+    `others` are the other components' pins by name. Two components can share a pin for the same line of a bus.
     """
     for line, pin in pins.items():
         for name, other in others.items():
@@ -63,7 +63,7 @@ def find_conflict(pins: Mapping[str, Pin], others: Mapping[str, Mapping[str, Pin
 
 
 def find_duplicate(pins: Mapping[str, Pin]) -> Pin | None:
-    """A pin on which the component has two lines."""
+    """Return a pin that two lines of the component use, or None."""
     seen: set[Pin] = set()
     for pin in pins.values():
         if pin in seen:

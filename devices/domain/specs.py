@@ -1,4 +1,4 @@
-"""Device specifications: a frozen snapshot of what is registered, which the ingest stages judge messages by. Pure."""
+"""Device specifications: frozen snapshots of registered devices, by which the pipeline validates messages. Pure."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -7,15 +7,15 @@ from uuid import UUID
 from devices.domain.layout import Layout, build_layout
 from devices.domain.metric_spec import MetricSpec
 
-# What becomes of values that no metric is for: see `devices.models.ComponentType.Unmapped`.
+# The treatment of unmapped values: see `devices.models.ComponentType.Unmapped`.
 IGNORE, KEEP, QUARANTINE = "ignore", "keep", "quarantine"
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentSpec:
-    """A component of the device; `allowed` says whether the hardware model may carry its type.
+    """A component of the device; `allowed` says whether the hardware model may have its type.
 
-    `unmapped` is what becomes of values without a metric. Devices whose components are alike share the object.
+    `unmapped` is the treatment of unmapped values. Devices with equal components share the object.
     """
 
     key: str
@@ -32,7 +32,7 @@ class ComponentSpec:
 
 @dataclass(frozen=True, slots=True)
 class KeySpec:
-    """A key that the device may sign with, until `not_after` (None: no end yet)."""
+    """A key that the device may sign with, until `not_after` (None: without end)."""
 
     version: int
     not_after: datetime | None
@@ -40,7 +40,7 @@ class KeySpec:
 
 @dataclass(frozen=True, slots=True)
 class RateSpec:
-    """A rate in messages a second, and how many may come at once after a silence."""
+    """A rate in messages per second, and the burst after a pause."""
 
     rate: float
     burst: float
@@ -48,7 +48,7 @@ class RateSpec:
 
 @dataclass(frozen=True, slots=True)
 class LimitSpec:
-    """What a tenant and each of its devices may send; None is no limit. `backfill` is for late messages."""
+    """The limits of a tenant and each of its devices; None is unlimited. `backfill` is for late messages."""
 
     tenant: RateSpec | None = None
     device: RateSpec | None = None
@@ -62,7 +62,7 @@ class LimitSpec:
 class TenantSpec:
     """The tenant of a device: its schema, and the topic segments that name it (slug and aliases).
 
-    `limits` is one object for all of the tenant's devices, None where nothing is limited.
+    `limits` is one object for all of the tenant's devices, None without limits.
     """
 
     schema: str
@@ -74,10 +74,10 @@ class TenantSpec:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """A device as registered. `keys` are newest first and hold neither revoked keys nor any secret.
+    """A registered device. `keys` are newest first, without revoked keys and without secrets.
 
-    There is one for each device in the listener's memory: whatever is alike in many is one object in all of them
-    (`devices.services.specs.loader`), `components` with it, so nothing in it may be changed.
+    The listener has one per device in memory: equal parts are shared objects (`devices.services.specs.loader`),
+    `components` included, so nothing in it may be changed.
     """
 
     tenant: TenantSpec
@@ -95,5 +95,5 @@ class DeviceSpec:
 
     @property
     def uuid(self) -> UUID:
-        """The device's UUID, made anew: where a message is at hand, its topic has it."""
+        """Return the device's UUID, created anew: prefer the UUID of the message's topic."""
         return UUID(int=self.number)

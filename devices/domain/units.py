@@ -1,4 +1,4 @@
-"""Units and their conversions, from UCUM codes, worked out by pint when metadata is saved."""
+"""Units and their conversions from UCUM codes, computed by pint when metadata is saved."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -6,7 +6,7 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
-# How devices name units in their messages, beside the symbol and the UCUM code, by UCUM code.
+# Names of units in messages besides the symbol and the UCUM code, by UCUM code.
 ALIASES: dict[str, tuple[str, ...]] = {
     "Cel": ("C", "c", "degC", "deg C", "℃", "Celsius", "celsius", "CELSIUS", "섭씨"),
     "[degF]": ("F", "f", "degF", "deg F", "℉", "Fahrenheit", "fahrenheit", "FAHRENHEIT", "화씨"),
@@ -40,28 +40,28 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 
 class UnknownUnit(ValueError):
-    """The code is not one that UCUM defines."""
+    """The code is not a UCUM code."""
 
 
 class IncompatibleUnits(ValueError):
-    """The two units do not measure the same thing."""
+    """The two units do not measure the same quantity."""
 
 
 @cache
 def _registry() -> Any:
-    # Half a second to load: only where somebody edits metadata, never in the listener.
+    # Takes half a second to load: only when metadata is edited, never in the listener.
     import pint
     from ucumvert import PintUcumRegistry
 
     registry = PintUcumRegistry()
     registry.define("pH_value = [acidity]")  # UCUM has [pH]; pint's registry has no such unit
-    pint.set_application_registry(registry)  # the one that UCUM codes are looked up in
+    pint.set_application_registry(registry)  # the registry in which UCUM codes are looked up
     return registry
 
 
 @cache
 def parse(ucum: str) -> Any:
-    """The pint unit of a UCUM code. Raises UnknownUnit."""
+    """Return the pint unit of a UCUM code. Raises UnknownUnit."""
     try:
         return _registry().from_ucum(ucum).units
     except Exception as error:  # the grammar, the registry and pint raise errors of a dozen unrelated types
@@ -69,9 +69,9 @@ def parse(ucum: str) -> Any:
 
 
 def conversion(sent: str, kept: str) -> tuple[float, float]:
-    """(factor, offset) so that kept = sent × factor + offset, for two UCUM codes.
+    """Return (factor, offset) so that kept = sent × factor + offset, for two UCUM codes.
 
-    Raises IncompatibleUnits where they measure different quantities, or where the conversion is not linear.
+    Raises IncompatibleUnits if they measure different quantities, or if the conversion is not linear.
     """
     registry = _registry()
     try:
@@ -89,10 +89,10 @@ def conversion(sent: str, kept: str) -> tuple[float, float]:
 
 
 def conversions(kept: str, named: Iterable[tuple[str, str]]) -> dict[str, tuple[float, float]]:
-    """Name → (factor, offset) to the UCUM code `kept`, for all names of units that measure the same thing.
+    """Return name → (factor, offset) to the UCUM code `kept`, for all names of units of the same quantity.
 
     `named` are (name, UCUM code), of which the first of a name counts; the usual names of units come after them.
-    Names of which one could mean either of two units are not guessed: what is not here is refused.
+    Ambiguous names are not guessed: a message with a name that is not here is rejected.
     """
     names: dict[str, str] = {}
     for name, ucum in [*named, *_usual_names()]:

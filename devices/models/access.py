@@ -1,4 +1,4 @@
-"""API keys, passwords at the broker, and the audit."""
+"""API keys, broker passwords, and audit entries."""
 
 import datetime
 import hashlib
@@ -12,16 +12,16 @@ from django.utils.translation import gettext_lazy as _
 
 from .inventory import Device
 
-# First characters of every API key, by which a broker tells an app from a device.
+# The prefix of every API key, by which a broker distinguishes apps from devices.
 API_KEY_PREFIX = "gwj_"
 # A key's first characters, which are kept and shown.
 API_KEY_PREFIX_LENGTH = len(API_KEY_PREFIX) + 10
-# last_used_at is for people: once a minute is enough, and saves a write a request.
+# last_used_at is informative: once a minute is enough, and saves a write per request.
 _TOUCH_AFTER = datetime.timedelta(minutes=1)
 
 
 class ApiKey(models.Model):
-    """An API key. Only its SHA-256 is kept; it lives in the tenant's schema, so no other tenant finds it."""
+    """An API key. Only its SHA-256 is stored, in the tenant's schema, so that it is valid in this tenant only."""
 
     class Scope(models.TextChoices):
         READ = "read", _("read")
@@ -49,7 +49,7 @@ class ApiKey(models.Model):
 
     @property
     def is_authenticated(self) -> bool:
-        """Django REST framework asks this of whoever made the request."""
+        """Return True, as Django REST framework expects of a request's user."""
         return True
 
     def is_valid(self) -> bool:
@@ -74,17 +74,17 @@ class ApiKey(models.Model):
 
 
 class BrokerPassword(models.Model):
-    """What a device's password at the broker is checked with, where the broker asks the platform.
+    """The hash of a device's broker password, for brokers that authenticate through the platform.
 
-    The password itself is in Vault. It is 192 random bits, which nobody finds by trying: one round of a keyed hash
-    serves, as it does for API keys, and thousands of devices that reconnect together are checked in no time. One that
-    a person made up, as those of an old server's devices, is hashed slowly.
+    The password itself is in Vault. It is 192 random bits, which cannot be guessed: one round of a keyed hash suffices,
+    as for API keys, and thousands of reconnecting devices are checked quickly. A password made up by a person, for
+    example of an old server's device, is hashed slowly.
     """
 
     device = models.OneToOneField(Device, on_delete=models.CASCADE, primary_key=True, related_name="broker_password")
     salt = models.BinaryField(max_length=16)
     digest = models.BinaryField(max_length=32)
-    # Of PBKDF2, for a password that came with its device and may be easily guessed; 0: the keyed hash.
+    # Of PBKDF2, for a password that came with its device and may be guessable; 0: the keyed hash.
     rounds = models.PositiveIntegerField(default=0, db_default=0)
 
     class Meta:
@@ -95,7 +95,7 @@ class BrokerPassword(models.Model):
         return f"{self.device}"
 
 
-# What is recorded as done. It is kept in these words whoever reads it, and shown in the reader's.
+# Actions of audit entries. Stored in these words, and shown in the reader's language.
 ACTIONS: dict[str, Promise] = {
     "add": _("add"),
     "change": _("change"),
@@ -134,7 +134,10 @@ ACTIONS: dict[str, Promise] = {
 
 
 class AuditEntry(models.Model):
-    """Who did what in this tenant. The person is named by id and label: users live in the public schema."""
+    """An action of a user in this tenant.
+
+    The user is recorded by id and label, since users are in the public schema.
+    """
 
     at = models.DateTimeField(_("at"), auto_now_add=True)
     user_id = models.BigIntegerField(null=True)
@@ -159,5 +162,5 @@ class AuditEntry(models.Model):
 
     @property
     def done(self) -> str | Promise:
-        """The action in the reader's language."""
+        """Return the action in the reader's language."""
         return ACTIONS.get(self.action, self.action)

@@ -1,4 +1,4 @@
-"""What the models share that the listener keeps a snapshot of."""
+"""Base of the models that device specifications are made of."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from devices import change_feeds
 from tenants.infrastructure.database import current_schema
 
-# Keys stand in topics and in the API's query strings.
+# Keys are used in topics and in the API's query strings.
 validate_key = RegexValidator(
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
     _("Use letters, digits, hyphens, underscores and dots (63 at most), beginning with a letter or digit."),
@@ -17,7 +17,7 @@ validate_key = RegexValidator(
 
 
 class SpecInput(models.Model):
-    """A row that device specifications are made of: saving it makes listeners read them again."""
+    """A row of device specifications: saving it makes listeners reload them."""
 
     class Meta:
         abstract = True
@@ -35,6 +35,6 @@ class SpecInput(models.Model):
 
 
 def announce_change() -> None:
-    """After commit, tell every listener that the current tenant's specifications changed."""
+    """Notify every listener after the commit that the current tenant's specifications changed."""
     schema = current_schema()
     transaction.on_commit(lambda: change_feeds.publish_spec_change(schema))

@@ -1,4 +1,4 @@
-"""What a tenant has in the field: devices, what is attached to them, and the keys they sign with."""
+"""Devices of a tenant, their components, and their keys."""
 
 import uuid
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from .metadata import ComponentType, HardwareModel
 
 
 class Device(SpecInput):
-    """One board in the field. Registered and removed by `devices.services.provisioning.registration` only."""
+    """A device in the field. Registered and removed by `devices.services.provisioning.registration` only."""
 
     class Signature(models.IntegerChoices):
         V1 = 1, _("version 1 or 2")
@@ -35,7 +35,7 @@ class Device(SpecInput):
         verbose_name=_("hardware model"),
     )
     active = models.BooleanField(_("active"), default=True)
-    # Rises to 2 at the first valid version 2 message and never falls by itself (no downgrade).
+    # Set to 2 at the first valid version 2 message, and never lowered automatically (no downgrade).
     min_signature_version = models.PositiveSmallIntegerField(
         _("accepted signatures"), choices=Signature.choices, default=Signature.V1, db_column="signature_floor"
     )
@@ -61,7 +61,7 @@ class Device(SpecInput):
 
 
 class Component(SpecInput):
-    """A sensor or actuator on a device; its key stands in the topic."""
+    """A sensor or actuator of a device; its key is part of the topic."""
 
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="components", verbose_name=_("device"))
     component_type = models.ForeignKey(
@@ -89,7 +89,7 @@ class Component(SpecInput):
     class Meta:
         ordering: ClassVar = ["device", "key"]
         constraints: ClassVar = [
-            # The topic's last segment names exactly one component.
+            # The topic's last segment identifies one component.
             models.UniqueConstraint(fields=["device", "key"], name="component_key_once_per_device"),
         ]
         verbose_name = _("component")
@@ -114,9 +114,9 @@ class Component(SpecInput):
             )
 
     def _clean_pins(self) -> None:
-        """The pins in the form that is kept; an attached component shares none with another but the lines of a bus."""
+        """Normalize the pins. Raises ValidationError if an attached component shares one, except lines of a bus."""
         try:
-            # An emptied field of a form is None.
+            # An empty field of a form is None.
             self.pins = pins.normalize({} if self.pins is None else self.pins)
         except ValueError as error:
             raise ValidationError({"pins": str(error)}) from error
@@ -134,9 +134,9 @@ class Component(SpecInput):
             )
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save it; where it has pins, they are looked at once more while nobody else changes the device's components.
+        """Save it; with pins, check them again while the device's components are locked.
 
-        Raises ValidationError where another component has taken one of them meanwhile.
+        Raises ValidationError if another component has taken one of them meanwhile.
         """
         if not self.pins:
             super().save(*args, **kwargs)
@@ -148,7 +148,7 @@ class Component(SpecInput):
 
 
 class DeviceCredential(SpecInput):
-    """A key of a device: what Vault holds and until when it is valid. The secret itself is never here."""
+    """A key of a device in Vault, and its validity. The secret itself is never here."""
 
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="credentials", verbose_name=_("device"))
     version = models.PositiveIntegerField(_("version (key id)"))
@@ -157,7 +157,7 @@ class DeviceCredential(SpecInput):
         _("valid until"), null=True, blank=True, help_text=_("Set when a newer key replaces this one.")
     )
     revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
-    # Since when the device signs with it (again): the newest of these is the key in use. Set by the listener.
+    # Since when the device signs with it (again): the newest one is the key in use. Set by the listener.
     in_use_since = models.DateTimeField(_("in use since"), null=True, blank=True, editable=False)
     rotate = models.BooleanField(
         _("to be rotated"),

@@ -1,4 +1,4 @@
-"""What a tenant's hardware is: units, hardware models, component types and what they measure."""
+"""Metadata of a tenant's hardware: units, hardware models, component types and metrics."""
 
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from .base import SpecInput, validate_key
 
 
 class Unit(SpecInput):
-    """A unit of measurement. The symbol is what people read; the UCUM code is what conversions are made from."""
+    """A unit of measurement. People read the symbol; conversions use the UCUM code."""
 
     symbol = models.CharField(_("symbol"), max_length=24, unique=True)
     name = models.CharField(_("name"), max_length=80)
@@ -42,14 +42,14 @@ class Unit(SpecInput):
                 raise ValidationError({"ucum": _("The metric %(metric)s uses it: %(error)s") % values}) from error
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save it, and the conversions of the metrics that it matters to, in one transaction."""
+        """Save it, and the conversions of the affected metrics, in one transaction."""
         with transaction.atomic():
             super().save(*args, **kwargs)
             for metric in self._metrics():
                 metric.save(update_fields=Metric.DERIVED)
 
     def _metrics(self) -> "list[Metric]":
-        """The metrics that convert from or to it, and those whose messages may name any unit."""
+        """Return the metrics that convert from or to it, and those whose messages may name any unit."""
         if self._state.adding:
             uses = ~models.Q(unit_path="")
         else:
@@ -58,7 +58,7 @@ class Unit(SpecInput):
 
 
 class HardwareModel(SpecInput):
-    """A board and its revision, and which component types may be attached to it."""
+    """A board and its revision, with the component types that it may have."""
 
     name = models.CharField(_("name"), max_length=80)
     version = models.CharField(_("version"), max_length=40, help_text=_("What the device sends as hardware_version."))
@@ -83,7 +83,7 @@ class HardwareModel(SpecInput):
     class Meta:
         ordering: ClassVar = ["name", "version"]
         constraints: ClassVar = [
-            # A device's hardware_version is compared with exactly one row.
+            # A device's hardware_version is compared with one row.
             models.UniqueConstraint(fields=["name", "version"], name="hardware_model_once"),
         ]
         verbose_name = _("hardware model")
@@ -94,10 +94,10 @@ class HardwareModel(SpecInput):
 
 
 class ComponentType(SpecInput):
-    """A kind of sensor or actuator, for example dht22, with the metrics that its messages hold."""
+    """A type of sensor or actuator, for example dht22, with the metrics of its messages."""
 
     class Unmapped(models.TextChoices):
-        """What becomes of values that no metric is for."""
+        """The treatment of unmapped values."""
 
         KEEP = specs.KEEP, _("store them under their path")
         IGNORE = specs.IGNORE, _("ignore them")
@@ -133,7 +133,7 @@ class ComponentType(SpecInput):
 
 
 class Metric(SpecInput):
-    """One value in a component's message: where it is found, what it is, in which unit it is kept."""
+    """A value in a component's message: its path, its type, and its stored unit."""
 
     class ValueType(models.TextChoices):
         NUMBER = "number", _("number")
@@ -177,7 +177,7 @@ class Metric(SpecInput):
     maximum = models.FloatField(_("maximum"), null=True, blank=True, help_text=_("In the stored unit, inclusive."))
     true_value = models.CharField(_("word for true"), max_length=40, blank=True, help_text=_("For example ON."))
     false_value = models.CharField(_("word for false"), max_length=40, blank=True, help_text=_("For example OFF."))
-    # Worked out from the units when the metric is saved, never per message.
+    # Computed from the units when the metric is saved, never per message.
     factor = models.FloatField(_("factor"), default=1.0, editable=False)
     offset = models.FloatField(_("offset"), default=0.0, editable=False)
     # With a path of the unit: name of a unit → [factor, offset], for every unit that can be converted.
@@ -249,7 +249,7 @@ class Metric(SpecInput):
         return {}
 
     def work_out_conversion(self, *, changed: Unit | None = None) -> None:
-        """Set factor, offset and conversions, with `changed` in the place of the unit as it is stored.
+        """Set factor, offset and conversions, with `changed` instead of the unit as stored.
 
         Raises units.IncompatibleUnits.
         """
@@ -271,7 +271,7 @@ class Metric(SpecInput):
 
 
 def _names_of_units(changed: Unit | None) -> list[tuple[str, str]]:
-    """(name, UCUM code) of the tenant's units: all symbols first, then what else they are called."""
+    """Return (name, UCUM code) of the tenant's units: all symbols first, then names and UCUM codes."""
     rows = [unit for unit in Unit.objects.all() if changed is None or unit.pk != changed.pk]
     if changed is not None:
         rows.append(changed)

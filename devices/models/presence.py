@@ -1,4 +1,4 @@
-"""Whether each device is there: the state, the ledger that says how we know, and what keeps it quiet."""
+"""Presence of devices: their state, the status changes with their evidence, and maintenance windows."""
 
 from typing import Any, ClassVar
 
@@ -38,7 +38,7 @@ class SuppressedBy(models.TextChoices):
 
 
 class DeviceStatus(models.Model):
-    """A device's state, beside the row that people edit because it changes often.
+    """A device's state, apart from the edited row because it changes often.
 
     Written by `devices.services.presence.activity` only, under a lock of the row, by the rules of
     `devices.services.presence.state_machine`.
@@ -54,13 +54,13 @@ class DeviceStatus(models.Model):
     cause = models.CharField(_("cause"), max_length=10, choices=Cause.choices, blank=True, db_column="reason")
     since = models.DateTimeField(_("since"), null=True)
     session = models.CharField(_("session"), max_length=64, blank=True)
-    # When the device says that the session began: an older birth that comes later does not bring its session back.
+    # The device's time of the session's begin: a late birth of an older session does not restore that session.
     session_at = models.DateTimeField(null=True)
-    # As of the last transition or birth; between them the newest sign of life is in Redis.
+    # As of the last transition or birth; between them the last activity is in Redis.
     last_seen_at = models.DateTimeField(_("last seen"), null=True)
     # The newest will that counts for the session.
     will_at = models.DateTimeField(null=True)
-    # [session, time] of wills of other sessions: one whose birth has not come yet counts when it comes.
+    # [session, time] of wills of other sessions: a will that precedes its birth counts after the birth.
     other_wills = models.JSONField(default=list)
     flapping_until = models.DateTimeField(_("flapping until"), null=True)
     # Why apps have not received the present state, or received it as flapping: it is published when that is over.
@@ -88,7 +88,7 @@ class DeviceStatus(models.Model):
 
 
 class StatusChange(models.Model):
-    """One transition, with its evidence: the answer to 'why', and the outbox of notifications. Rows are only added."""
+    """A transition with its evidence, and the outbox of notifications. Rows are only added."""
 
     id = models.BigAutoField(primary_key=True)
     device = models.ForeignKey(
@@ -100,7 +100,7 @@ class StatusChange(models.Model):
     session = models.CharField(_("session"), max_length=64, blank=True)
     evidence_at = models.DateTimeField(_("evidence from"))
     at = models.DateTimeField(_("recorded"))
-    # Given when it is notified, in the order of notification: what watchers resume by. Empty: still to be notified.
+    # Assigned when it is published, in the order of publication; event streams resume by it. Null: in the outbox.
     position = models.BigIntegerField(null=True, editable=False)
     suppressed_by = models.CharField(
         _("not published because"), max_length=12, choices=SuppressedBy.choices, blank=True, db_column="quiet"
@@ -111,13 +111,13 @@ class StatusChange(models.Model):
         indexes: ClassVar = [
             # A device's history, newest first.
             models.Index(fields=["device", "-id"], name="status_change_history"),
-            # A stretch of its history: timelines and availability.
+            # A period of its history: timelines and availability.
             models.Index(fields=["device", "at"], name="status_change_stretch"),
-            # The outbox: what is still to be notified.
+            # The outbox: changes to publish.
             models.Index(fields=["id"], name="status_change_outbox", condition=Q(position__isnull=True)),
         ]
         constraints: ClassVar = [
-            # Watchers resume after a position.
+            # Event streams resume after a position.
             models.UniqueConstraint(fields=["position"], name="status_change_position_once"),
             models.CheckConstraint(condition=~Q(from_status=F("to_status")), name="status_change_changes"),
         ]
@@ -129,7 +129,7 @@ class StatusChange(models.Model):
 
 
 class StatusFeed(models.Model):
-    """The last position that a change was given: one row. No position is given twice, even where rows are removed."""
+    """The last assigned position of a change, in one row. No position is assigned twice, even if rows are removed."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
     position = models.BigIntegerField(default=0)
@@ -144,7 +144,7 @@ class StatusFeed(models.Model):
 
 
 class IgnoredWill(models.Model):
-    """A will that changed nothing, kept as evidence with the reason."""
+    """A will that did not change the state, with the reason."""
 
     id = models.BigAutoField(primary_key=True)
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="ignored_wills", verbose_name=_("device"))
@@ -164,7 +164,7 @@ class IgnoredWill(models.Model):
 
 
 class MaintenanceWindow(models.Model):
-    """While it lasts, the device's transitions are recorded and nobody is notified."""
+    """A period in which the device's status changes are recorded but not published."""
 
     device = models.ForeignKey(
         Device, on_delete=models.CASCADE, related_name="maintenance_windows", verbose_name=_("device")
@@ -191,7 +191,7 @@ class MaintenanceWindow(models.Model):
 
 
 class PresenceSettings(SpecInput):
-    """A tenant's rules of presence: one row, with the defaults until somebody changes them."""
+    """A tenant's presence settings: one row, created when the defaults are changed."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
     timeout_seconds = models.PositiveIntegerField(
@@ -222,7 +222,7 @@ class PresenceSettings(SpecInput):
 
     @classmethod
     def current(cls) -> "PresenceSettings":
-        """The tenant's rules; the defaults where nobody has saved any."""
+        """Return the tenant's settings, or the defaults."""
         return cls.objects.first() or cls()
 
     def save(self, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Rotation campaigns: which devices get a new key, and how far each of them is."""
+"""Rotation campaigns: the devices that get a new key, and the progress of each."""
 
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from .inventory import Device, DeviceCredential
 
 
 class RotationCampaign(models.Model):
-    """New keys for many devices, with the old ones valid until the last has moved, or until the deadline."""
+    """New keys for many devices; the old ones stay valid until the last device is confirmed, or until the deadline."""
 
     class State(models.TextChoices):
         RUNNING = "running", _("running")
@@ -39,13 +39,13 @@ class RotationCampaign(models.Model):
     extended = models.PositiveSmallIntegerField(_("times extended"), default=0)
     created_at = models.DateTimeField(_("started"), auto_now_add=True)
     created_by_label = models.CharField(_("started by"), max_length=150)
-    # When the old keys end for good, or when the way back began.
+    # When the old keys expire, or when the rollback started.
     cutover_at = models.DateTimeField(_("old keys expiring"), null=True, blank=True, db_column="turned_at")
 
     class Meta:
         ordering: ClassVar = ["-id"]
         indexes: ClassVar = [
-            # What the workers ask for every minute.
+            # What the workers query every minute.
             models.Index(
                 fields=["id"],
                 name="rotation_under_way",
@@ -60,7 +60,7 @@ class RotationCampaign(models.Model):
 
 
 class RotationMember(models.Model):
-    """A device in a campaign. `credential` is its new key; the key that it had is `old_version`."""
+    """A device in a campaign. `credential` is its new key; the previous key is `old_version`."""
 
     class State(models.TextChoices):
         PENDING = "pending", _("waiting for its key")
@@ -92,7 +92,7 @@ class RotationMember(models.Model):
         ordering: ClassVar = ["id"]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["campaign", "device"], name="rotation_device_once"),
-            # Two campaigns at a time would end each other's keys.
+            # Two concurrent campaigns would expire each other's keys.
             models.UniqueConstraint(fields=["device"], condition=models.Q(open=True), name="rotation_one_at_a_time"),
         ]
         indexes: ClassVar = [

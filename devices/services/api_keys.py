@@ -1,7 +1,7 @@
-"""Issuing and checking API keys. A key is an account at the broker too: its first characters, and the whole.
+"""API keys: issuing and checking. A key is a broker account too: its prefix and its text.
 
-Where the broker keeps accounts (Mosquitto), this one is made when the key is issued and at no other time, since the
-key itself is kept nowhere: where the broker was away then, the key serves the API only.
+If the broker has accounts (Mosquitto), the account is created when the key is issued and at no other time, since the
+text is not stored. If the broker was unavailable then, the key is valid for the API only.
 """
 
 import datetime
@@ -29,7 +29,7 @@ def issue_api_key(
     expires_at: datetime.datetime | None = None,
     acting_user: audit.Actor = None,
 ) -> tuple[ApiKey, str]:
-    """A new key of the current tenant and its text, which is shown once and kept nowhere."""
+    """Issue a key of the current tenant. Return it with its text, which is shown once and not stored."""
     text = f"{API_KEY_PREFIX}{secrets.token_hex(5)}{secrets.token_urlsafe(32)}"
     with transaction.atomic():
         key = ApiKey.objects.create(
@@ -49,7 +49,7 @@ def issue_api_key(
 
 
 def revoke_api_key(key: ApiKey, *, acting_user: audit.Actor = None) -> bool:
-    """End a key now, and what is connected with it at the broker. False when it had been revoked already."""
+    """Revoke a key now, and close its connections at the broker. Return False if it was already revoked."""
     with transaction.atomic():
         won = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
         if won:
@@ -70,4 +70,4 @@ def _revoke(prefix: str) -> None:
     try:
         accounts.revoke_apps([prefix])
     except accounts.BrokerUnavailable as error:
-        logger.warning("The broker still knows the revoked API key %s… (%s); sync_broker removes it", prefix, error)
+        logger.warning("The broker still has the revoked API key %s… (%s); sync_broker removes it", prefix, error)

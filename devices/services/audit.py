@@ -1,4 +1,4 @@
-"""One row for everything that a person or a key changes in a tenant."""
+"""Audit entries: one for each change by a user or an API key in a tenant."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from tenants.models import User
 
 
 class Named(NamedTuple):
-    """Somebody who is known by what was kept of him: a worker goes on in the name of who began."""
+    """An actor known by stored id and label only: a worker acts in the name of the user who started a job."""
 
     user_id: int | None
     user_label: str
@@ -19,12 +19,12 @@ Actor = User | ApiKey | Named | None
 
 
 def record(actor: Actor, action: str, obj: Model, detail: str = "") -> None:
-    """Write who did what to which object; `actor` None is the platform itself (a command)."""
+    """Write an audit entry; `actor` None is the platform itself (a command)."""
     entry(actor, action, obj, detail).save()
 
 
 def entry(actor: Actor, action: str, obj: Model, detail: str = "") -> AuditEntry:
-    """What `record` writes, for who writes many at once."""
+    """Return the entry that `record` writes, for bulk creation."""
     return AuditEntry(
         user_id=named(actor).user_id,
         user_label=label(actor),
@@ -37,14 +37,14 @@ def entry(actor: Actor, action: str, obj: Model, detail: str = "") -> AuditEntry
 
 
 def named(actor: Actor) -> Named:
-    """What is kept of the actor."""
+    """Return the stored id and label of the actor."""
     if isinstance(actor, Named):
         return actor
     return Named(actor.pk if isinstance(actor, User) else None, label(actor))
 
 
 def label(actor: Actor) -> str:
-    """How the actor is named in what is kept."""
+    """Return the stored label of the actor."""
     if actor is None:
         return "gwanje"
     if isinstance(actor, Named):

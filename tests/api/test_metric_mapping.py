@@ -52,7 +52,7 @@ def test_what_is_asked_wrongly_is_said(api: Api) -> None:
         ({"payload": {}, "quarantine_id": 1}, "Exactly one of"),
         ({"payload": 5}, "'payload' must be"),
         ({"payload": "{"}, "not a valid message"),
-        ({"payload": {}, "metrics": [{"key": "a", "path": "a..b"}]}, "is no path"),
+        ({"payload": {}, "metrics": [{"key": "a", "path": "a..b"}]}, "is not a valid path"),
         ({"payload": {}, "metrics": [{"key": "a", "path": "a", "unit": "parsec"}]}, "There is no unit"),
         ({"payload": {}, "metrics": [{"key": "a", "path": "a", "factor": 2}]}, "is not a known member"),
         ({"payload": {}, "other": 1}, "is not a known member"),

@@ -124,7 +124,7 @@ def test_a_preview_says_what_would_be_refused_and_what_is_left(tenant_a: Any, un
         with pytest.raises(ValidationError) as error:
             teaching.preview_mapping(untaught, [metric, Metric(key="t", path="a..b")], {})
         assert "already" in str(error.value)
-        assert "is no path" in str(error.value)
+        assert "is not a valid path" in str(error.value)
 
 
 def test_an_example_is_of_either_version_or_pasted(register: Any) -> None:

@@ -1,4 +1,4 @@
-"""The units that a new tenant begins with: those that sensors of greenhouses, labs and plants report."""
+"""Units of a new tenant: those of sensors in greenhouses, labs and plants."""
 
 from devices.models.metadata import Unit
 
@@ -61,7 +61,7 @@ UNITS: tuple[tuple[str, str, str, str], ...] = (
 
 
 def install_units() -> None:
-    """Fill the current tenant's units; those that are there already stay as they are."""
+    """Create the current tenant's missing units; existing ones stay unchanged."""
     Unit.objects.bulk_create(
         [Unit(symbol=symbol, name=name, quantity=quantity, ucum=ucum) for symbol, name, quantity, ucum in UNITS],
         ignore_conflicts=True,

@@ -1,6 +1,6 @@
-"""What a value's name says of it: the metric's key and its unit, in the words of sensors, English and Korean. Pure.
+"""Inference of a metric's key and unit from a value's name, in the words of sensors, English and Korean. Pure.
 
-A guess is a proposal that a person accepts or changes; where a name says nothing, there is none.
+The result is a proposal for a person; a name without meaning gives none.
 """
 
 import re
@@ -21,14 +21,14 @@ class _Word(NamedTuple):
     unit: str
 
 
-# Units that are a part of the name itself.
+# Units as a part of the name.
 _UNITS = {
     "celsius": "°C", "degc": "°C", "fahrenheit": "°F", "degf": "°F", "kelvin": "K", "percent": "%", "pct": "%",
     "ppm": "ppm", "ppb": "ppb", "pa": "Pa", "hpa": "hPa", "kpa": "kPa", "mbar": "mbar", "bar": "bar", "psi": "psi",
     "mmhg": "mmHg", "mv": "mV", "ma": "mA", "kw": "kW", "wh": "Wh", "kwh": "kWh", "hz": "Hz", "ohm": "Ω", "lx": "lx",
     "mm": "mm", "cm": "cm", "kmh": "km/h", "kg": "kg", "ml": "mL", "lpm": "L/min", "db": "dB",
 }  # fmt: skip
-# The same as a last letter after other words, as in temp_f.
+# Units as a last letter after other words, as in temp_f.
 _LETTERS = {"c": "°C", "f": "°F", "k": "K", "v": "V", "a": "A", "w": "W"}
 _WORDS = {
     **dict.fromkeys(("temp", "temperature", "tmp"), _Word("temperature", "°C")),
@@ -91,16 +91,16 @@ _KOREAN = {
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
 _PARTICLES = re.compile(r"pm_?(?:2[._]?5|10|1)(?![0-9])", re.IGNORECASE)
 _NO_KEY = re.compile(r"[^a-z0-9]+")
-# Names that say nothing of the value: what stands above them does.
+# Names without meaning: their parent's name is used.
 _SAY_NOTHING = frozenset({"value", "val", "v", "data", "reading", "raw", "state", "status"})
 _KEY_LENGTH = 63
-# Beyond these a value is something else than its name says in the usual unit.
+# A value beyond these bounds is not in the usual unit of its name.
 _HIGHEST_HPA = 2000.0
 _LEAST_LIKELY = {"%": (0.0, 100.0)}
 
 
 def infer_metric(path: Path, value: object) -> InferredMetric:
-    """What the name of a value at the path says. A number alone has a unit."""
+    """Return the metric that the name of a value at the path suggests. Only a number has a unit."""
     named = [token for token in path if array_index(token) is None] or list(path)
     words = _words(named[-1])
     said = next((word for word in map(_said, (named[-1], *reversed(named[:-1]))) if word), None)
@@ -150,13 +150,13 @@ def _unit(words: list[str], said: _Word | None, value: float) -> str:
 
 
 def _slug(named: list[str]) -> str:
-    """A key of the last names that say something."""
+    """Return a key from the last meaningful names."""
     telling = [token for token in named if token.lower() not in _SAY_NOTHING and token.lower() not in _UNITS] or named
     slug = _NO_KEY.sub("_", "_".join(_words(telling[-1])).lower()).strip("_")
     return slug[:_KEY_LENGTH] or "value"
 
 
 def _with_index(key: str, path: Path) -> str:
-    """Items of an array are counted from 1, as people do."""
+    """Append the number of an array's item, counted from 1."""
     index = next((array_index(token) for token in reversed(path) if array_index(token) is not None), None)
     return key if index is None else f"{key[: _KEY_LENGTH - 4]}_{index + 1}"[:_KEY_LENGTH]

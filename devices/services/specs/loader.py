@@ -1,4 +1,4 @@
-"""Reads device specifications from the tenants' schemas."""
+"""Loading of device specifications from the tenants' schemas."""
 
 from collections.abc import Collection, Hashable, Iterable
 from datetime import datetime
@@ -26,10 +26,10 @@ from tenants.infrastructure.retry import is_lock_conflict
 from tenants.models import DeviceRoute, Tenant
 from tenants.services.limits import Limit, LimitName, limits_of
 
-# By schema, so that all devices of a tenant share one object: whoever holds it sees a change by identity.
+# By schema, so that all devices of a tenant share one object and a change is recognized by identity.
 _limits: dict[str, LimitSpec] = {}
 
-# How many different objects are remembered, to be the same in all devices that are alike.
+# How many different objects are cached, to be shared by equal devices.
 _ALIKE = 8192
 
 Shared = TypeVar("Shared", bound=Hashable)
@@ -37,21 +37,21 @@ Shared = TypeVar("Shared", bound=Hashable)
 
 @lru_cache(maxsize=_ALIKE)
 def _shared(one: Shared) -> Shared:
-    """The object that is equal to this one and was seen first: a fleet's devices differ in little."""
+    """Return the equal object that was seen first: devices of a fleet differ in little."""
     return one
 
 
 @lru_cache(maxsize=_ALIKE)
 def _by_key(components: tuple[ComponentSpec, ...]) -> dict[str, ComponentSpec]:
-    """The components of all devices that have the same ones, in one dict, which nobody changes."""
+    """Return the components of all devices with equal ones in one shared dict, which must not be changed."""
     return {component.key: component for component in components}
 
 
 def load_specs(uuids: Collection[UUID], busy: dict[UUID, str] | None = None) -> dict[UUID, DeviceSpec]:
-    """The specifications of those of the devices that are registered, whichever tenants they belong to.
+    """Return the specifications of the registered devices, of any tenant.
 
-    One query for the routes, and a handful for each tenant in them. Leaves the connection in the public schema.
-    Devices of a tenant whose tables are locked are put into `busy` with its schema, where it is given.
+    One query for the routes, and a handful per tenant. Leaves the connection in the public schema. If `busy` is given,
+    devices of a tenant with locked tables are added to it with their schema.
     """
     specs: dict[UUID, DeviceSpec] = {}
     with schema_context("public"):
@@ -68,7 +68,7 @@ def load_specs(uuids: Collection[UUID], busy: dict[UUID, str] | None = None) -> 
 
 
 def load_tenant_by_segment(segment: str) -> TenantSpec | None:
-    """The tenant with that slug, for a message that names no registered device."""
+    """Return the tenant with that slug, for a message without a registered device."""
     with schema_context("public"):
         tenant = Tenant.objects.filter(slug=segment).select_related("limits__plan").prefetch_related("aliases").first()
     return _tenant_spec(tenant) if tenant is not None and tenant.state == Tenant.State.ACTIVE else None
@@ -103,7 +103,7 @@ def _limit_spec(tenant: Tenant) -> LimitSpec | None:
         tenant_backfill=_rate_spec(found.get(LimitName.TENANT_BACKFILL_RATE)),
         device_backfill=_rate_spec(found.get(LimitName.DEVICE_BACKFILL_RATE)),
         daily_quota=int(quota.value) if quota else None,
-        # The platform's own holds for all, and needs no limit of the tenant.
+        # The platform's own limit applies to all tenants, and is not part of the specification.
         max_payload=int(payload.value) if payload and payload.source != "default" else None,
     )
     if spec == LimitSpec():
@@ -120,7 +120,7 @@ def _rate_spec(limit: Limit | None) -> RateSpec | None:
 
 
 def _load_of_tenant(tenant: TenantSpec, uuids: list[UUID]) -> dict[UUID, DeviceSpec]:
-    """Plain rows, not models: a listener reads as many as a fleet has devices, and again as they age."""
+    """Load plain rows, not models: a listener reads as many as a fleet has devices, and again as they age."""
     rows = Device.objects.filter(uuid__in=uuids).values_list(
         "id", "uuid", "active", "cpu_serial", "min_signature_version", "timeout_seconds", "hardware_model_id"
     )
@@ -132,7 +132,7 @@ def _load_of_tenant(tenant: TenantSpec, uuids: list[UUID]) -> dict[UUID, DeviceS
     specs: dict[UUID, DeviceSpec] = {}
     for device in devices:
         model = models.get(device.model, _NO_MODEL)
-        # A type may have been removed since the components were read, and they with it.
+        # A type may have been removed with its components since the components were read.
         own = tuple(row for row in components.get(device.id, ()) if row.component_type in types.by_id)
         mine = keys.get(device.id, ())
         specs[device.uuid] = DeviceSpec(
@@ -165,7 +165,7 @@ class _DeviceRow(NamedTuple):
 
 
 class _ComponentRow(NamedTuple):
-    """A component without its device, so that devices alike have equal ones."""
+    """A component without its device, so that equal devices have equal ones."""
 
     key: str
     component_type: int
@@ -186,7 +186,7 @@ class _KeyRow(NamedTuple):
 
 
 class _Model(NamedTuple):
-    """A hardware model; `allowed` are the ids of the component types that it may carry, None: all."""
+    """A hardware model; `allowed` are the ids of the allowed component types, None: all."""
 
     version: str
     timeout_seconds: int | None
@@ -205,7 +205,7 @@ def _components_of(device_ids: list[int]) -> dict[int, list[_ComponentRow]]:
 
 
 def _keys_of(device_ids: list[int]) -> dict[int, list[_KeyRow]]:
-    """The keys that are not revoked, newest first."""
+    """Return the keys that are not revoked, newest first."""
     rows = DeviceCredential.objects.filter(device_id__in=device_ids, revoked_at=None).order_by("-version")
     found: dict[int, list[_KeyRow]] = {}
     for row in rows.values_list("device_id", "version", "not_after", "in_use_since"):
@@ -228,7 +228,7 @@ def _models_of(ids: set[int]) -> dict[int | None, _Model]:
 
 
 class _Types:
-    """The tenant's component types as they are now; devices with the same components get the same object."""
+    """The tenant's present component types; devices with the same components get the same object."""
 
     def __init__(self) -> None:
         metrics: dict[int, list[MetricSpec]] = {}
@@ -243,14 +243,14 @@ class _Types:
     def components_of(
         self, rows: tuple[_ComponentRow, ...], allowed: frozenset[int] | None
     ) -> dict[str, ComponentSpec]:
-        """A device's components by their keys; `allowed` are the ids of the types that it may carry."""
+        """Return a device's components by key; `allowed` are the ids of the allowed types."""
         alike = rows, allowed
         if alike not in self._made:
             self._made[alike] = _by_key(tuple(_shared(self._component(row, allowed)) for row in rows))
         return self._made[alike]
 
     def intervals_of(self, rows: Iterable[_ComponentRow]) -> list[int]:
-        """How often the attached components are expected to report, in seconds."""
+        """Return the expected intervals of the attached components in seconds."""
         return [
             row.expected_interval or self.by_id[row.component_type].expected_interval for row in rows if row.attached
         ]
@@ -268,6 +268,7 @@ class _Types:
 
 
 def metric_spec(metric: Metric) -> MetricSpec:
+    """Return the frozen specification of the metric."""
     return MetricSpec(
         key=metric.key,
         path=paths.parse(metric.path),
