@@ -1,4 +1,4 @@
-"""The tenant's own admin site, and what of this app is registered on it."""
+"""The tenant's admin site, and the pages of this app on it."""
 
 from . import (
     access,

@@ -1,4 +1,4 @@
-"""API keys, and the audit of what was done in the tenant."""
+"""API keys and audit entries in the tenant's admin."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ from .site import tenant_admin
 
 
 class ApiKeyForm(forms.ModelForm):
-    """A new key."""
+    """The form of a new key."""
 
     class Meta:
         model = ApiKey
@@ -47,7 +47,7 @@ class ApiKeyForm(forms.ModelForm):
 
 @admin.register(ApiKey, site=tenant_admin)
 class ApiKeyAdmin(TenantModelAdmin):
-    """API keys. Their text is shown once, when they are issued; afterwards they are revoked and nothing else."""
+    """API keys. Their text is shown once, when they are issued; after that they can only be revoked."""
 
     form = ApiKeyForm
     list_display: ClassVar = ["name", "prefix", "scope", "state", "created_by_label", "expires_at", "last_used_at"]
@@ -90,7 +90,7 @@ class ApiKeyAdmin(TenantModelAdmin):
         request.issued_api_key = text  # type: ignore[attr-defined]
 
     def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> None:
-        """The service that issues the key has recorded it."""
+        """Do nothing: the service that issues the key has recorded it."""
 
     def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:
         """Return the page that follows the creation."""
@@ -138,7 +138,7 @@ class ApiKeyAdmin(TenantModelAdmin):
 
 
 class ActionFilter(AllValuesFieldListFilter):
-    """The actions that were recorded, in the reader's language."""
+    """A filter by recorded action, in the reader's language."""
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         for choice in super().choices(changelist):
@@ -148,7 +148,7 @@ class ActionFilter(AllValuesFieldListFilter):
 
 @admin.register(AuditEntry, site=tenant_admin)
 class AuditEntryAdmin(ReadOnly, TenantModelAdmin):
-    """Who did what in this tenant."""
+    """Audit entries of this tenant."""
 
     list_display: ClassVar = ["at", "user_label", "done", "object_type", "object_label", "detail"]
     list_filter: ClassVar = [("action", ActionFilter), "object_type"]

@@ -1,4 +1,4 @@
-"""What every model of the tenant's admin has: permissions by role, and the tenant's own audit for a history."""
+"""Base classes of the tenant's admin: permissions by role, and the tenant's audit entries as history."""
 
 import json
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ from .roles import may, person
 
 
 class RolePermissions:
-    """Django's permissions play no part: everybody with a role sees, `changed_by` and above change."""
+    """Permissions by role instead of Django's: every role may view, `changed_by` and above may change."""
 
     changed_by: ClassVar[Role] = Role.ADMIN
 
@@ -50,7 +50,7 @@ class RolePermissions:
 
 
 class TenantTabularInline(RolePermissions, TabularInline):
-    """An inline in a table."""
+    """An inline as a table."""
 
 
 class TenantStackedInline(RolePermissions, StackedInline):
@@ -58,10 +58,10 @@ class TenantStackedInline(RolePermissions, StackedInline):
 
 
 class TenantModelAdmin(RolePermissions, LongList, ModelAdmin):
-    """A model of the tenant's schema.
+    """The admin of a model in the tenant's schema.
 
-    Django's own log is in the public schema, where the ids of all tenants' objects would mix: what is done
-    here is written to the tenant's audit entries instead, and the history is read from there.
+    Django's own log is in the public schema, where the object ids of all tenants would mix. Changes are recorded in the
+    tenant's audit entries instead, which the history page reads.
     """
 
     object_history_template = "devices/admin/history.html"
@@ -70,7 +70,7 @@ class TenantModelAdmin(RolePermissions, LongList, ModelAdmin):
         audit.record(person(request), "add", obj)
 
     def log_change(self, request: HttpRequest, obj: Model, message: Any) -> None:
-        if message:  # saving a form in which nothing was changed is nothing to tell
+        if message:  # a form saved without changes is not recorded
             audit.record(person(request), "change", obj, _in_words(message))
 
     def log_deletions(self, request: HttpRequest, queryset: Iterable[Model]) -> None:
@@ -81,7 +81,7 @@ class TenantModelAdmin(RolePermissions, LongList, ModelAdmin):
         """Delete the rows one by one, each with an audit entry."""
         super().delete_queryset(request, queryset)
         if issubclass(self.model, SpecInput):
-            announce_change()  # deleting many at once passes by the model's own delete()
+            announce_change()  # bulk deletion bypasses the model's delete()
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         obj = self.get_object(request, unquote(object_id))
@@ -96,7 +96,7 @@ class TenantModelAdmin(RolePermissions, LongList, ModelAdmin):
 
 
 def _in_words(message: Any) -> str:
-    """Django's change message as text, in the platform's language whatever the person's is."""
+    """Return Django's change message as English text, whatever the user's language is."""
     if isinstance(message, str):
         return message
     with translation.override("en"):

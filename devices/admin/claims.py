@@ -29,7 +29,7 @@ from .site import page_of
 
 
 class ClaimForm(forms.Form):
-    """What stands on a board's label."""
+    """The values on the label of a preregistered device."""
 
     serial = forms.CharField(label=_("Serial number"), max_length=64, widget=UnfoldAdminTextInputWidget)
     code = forms.CharField(
@@ -75,7 +75,7 @@ class ClaimActions(DeviceActions):
         )
 
     def _claim(self, request: HttpRequest, form: forms.Form) -> HttpResponse | None:
-        """To the device's page; None when the form says what to mend."""
+        """Claim the device and redirect to its page; None if the form has errors."""
         try:
             device = claims.claim(**form.cleaned_data, acting_user=person(request)).device
         except ValidationError as error:

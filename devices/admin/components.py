@@ -1,4 +1,4 @@
-"""The sensors and actuators on devices: on the device's page, and in a list of their own."""
+"""Components in the tenant's admin: inline of a device, and a list."""
 
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from .site import tenant_admin
 
 
 class ComponentInline(TenantTabularInline):
-    """What is attached to a device."""
+    """The components of a device."""
 
     model = Component
     changed_by: ClassVar = Role.OPERATOR
@@ -37,5 +37,5 @@ class ComponentAdmin(TenantModelAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         """Return the fields that cannot be edited."""
-        # Its readings are the device's: a component moves by being added to the other device.
+        # Its readings belong to the device: to move a component, add it to the other device.
         return ["device"] if obj else []

@@ -1,4 +1,4 @@
-"""The devices of the tenant."""
+"""Devices in the tenant's admin."""
 
 from typing import Any, ClassVar
 
@@ -38,7 +38,7 @@ from .site import tenant_admin
 
 
 class DeviceChangeList(LongChangeList):
-    """The list, with when each device on the page was last seen: one question to Redis for all of them."""
+    """The list, with the last activity of each device on the page, read from Redis at once."""
 
     def get_results(self, request: HttpRequest) -> None:
         """Compute the rows of the page."""
@@ -52,7 +52,7 @@ class DeviceChangeList(LongChangeList):
 
 @admin.register(Device, site=tenant_admin)
 class DeviceAdmin(ClaimActions):
-    """Devices, registered and removed by `devices.services.provisioning.registration` alone."""
+    """Devices. Registered and removed by `devices.services.provisioning.registration` only."""
 
     changed_by: ClassVar = Role.OPERATOR
     list_display: ClassVar = ["name", "status", "seen", "hardware_model", "uuid", "active"]
@@ -100,7 +100,7 @@ class DeviceAdmin(ClaimActions):
 
     def save_model(self, request: HttpRequest, obj: Device, form: forms.ModelForm, change: bool) -> None:
         """Save the row by its service, with an audit entry."""
-        # Not the whole row: a listener may have raised the accepted signatures meanwhile.
+        # Not the whole row: a listener may have changed the accepted signatures meanwhile.
         obj.save(update_fields=[name for name in form.changed_data if name in form.cleaned_data])
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -112,7 +112,7 @@ class DeviceAdmin(ClaimActions):
         return super().render_change_form(request, context, *args, **kwargs)
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """Those that change something for the device as it is."""
+        """Return the actions that change something for the device in its present state."""
         device = self.get_object(request, unquote(str(object_id)))
         useless = {"devices_device_activate" if device and device.active else "devices_device_deactivate"}
         if device and device.min_signature_version == Device.Signature.V1:
@@ -122,7 +122,7 @@ class DeviceAdmin(ClaimActions):
     # --- registering --------------------------------------------------------------------------------------
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
-        """A form of its own: what is saved is not a row, but a row, a route, a secret and an account."""
+        """Show a form of its own: a registration creates a row, a route, a secret and an account."""
         if not self.has_add_permission(request):
             raise PermissionDenied
         form, rows = RegisterDeviceForm(request.POST or None), ComponentRows(request.POST or None, prefix="components")
@@ -142,7 +142,7 @@ class DeviceAdmin(ClaimActions):
         )
 
     def _register(self, request: HttpRequest, form: forms.Form, rows: Any) -> HttpResponse | None:
-        """The page with the credentials, or None when the form says what to mend."""
+        """Return the page with the credentials; None if the form has errors."""
         try:
             device, issued = register_device(
                 **form.cleaned_data, components=rows.components(), acting_user=person(request)

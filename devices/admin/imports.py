@@ -1,4 +1,4 @@
-"""Tables of devices in the admin: uploaded, looked through, begun, watched, and their credentials downloaded once."""
+"""Imports of devices in the tenant's admin: upload, preview, progress, and one download of the credentials."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -40,7 +40,7 @@ OUTCOMES = {
 
 
 class UploadForm(forms.Form):
-    """A table to upload."""
+    """The form of a table to upload."""
 
     file = forms.FileField(
         label=_("File"),
@@ -62,7 +62,7 @@ class UploadForm(forms.Form):
 
 @admin.register(DeviceImport, site=tenant_admin)
 class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
-    """Imports. The page of one shows what would become of it, how far it is, or what became of it."""
+    """Imports. The page of an import shows its preview, its progress, or its result."""
 
     list_display: ClassVar = [
         "__str__", "filename", "state_label", "progress", "added", "refused", "created_by_label", "created_at",
@@ -99,7 +99,7 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
         return [*own, *files, *super().get_urls()]
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
-        """Upload a table, and go to the page that says what would become of it."""
+        """Upload a table and redirect to its preview."""
         if not self.has_add_permission(request):
             raise PermissionDenied
         form = UploadForm(request.POST or None, request.FILES or None)
@@ -125,7 +125,7 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
-        """What would become of it, or how far it is. With `?part` only the part that is fetched again."""
+        """Show the preview or the progress. With `?part`, only the part that is refreshed."""
         kept = self._kept(request, object_id)
         if not self.has_view_permission(request, kept):
             raise PermissionDenied
@@ -143,7 +143,7 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
         return render_page(self, request, "devices/admin/import.html", title=title, obj=kept, **context)
 
     def begin(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Begin it, with or without the rows that have errors."""
+        """Start the import, with or without the rows with errors."""
         kept = self._kept(request, object_id)
         if not self.has_add_permission(request):
             raise PermissionDenied
@@ -159,7 +159,7 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
         return redirect(_page_of(kept))
 
     def credentials(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The credentials of what it registered, as files in a ZIP: in this answer, and never again."""
+        """Return the credentials of the registered devices as a ZIP, in this response only."""
         kept = self._kept(request, object_id)
         if not self.has_add_permission(request):
             raise PermissionDenied
@@ -175,11 +175,11 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
         return redirect(_page_of(kept))
 
     def template(self, request: HttpRequest, form: str) -> HttpResponse:
-        """An empty table with examples."""
+        """Return a table with the columns and example rows."""
         return self._table(request, form, "devices-template", import_files.template)
 
     def devices(self, request: HttpRequest, form: str) -> HttpResponse:
-        """All devices, in a form that can be imported again."""
+        """Return all devices as a table that can be imported again."""
         return self._table(request, form, "devices", import_files.export_devices)
 
     def _table(self, request: HttpRequest, form: str, name: str, write: Any) -> HttpResponse:
@@ -222,7 +222,7 @@ def _cards(counts: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def _shown(rows: Sequence[import_application.ImportedRow]) -> list[dict[str, Any]]:
-    """The first rows, those with errors before the others."""
+    """Return the first rows, those with errors first."""
     first = sorted(rows, key=lambda row: row.outcome != import_application.ERROR)[:_SHOWN]
     return [{"row": row, "label": coloured(*OUTCOMES[row.outcome])} for row in first]
 

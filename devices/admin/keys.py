@@ -1,4 +1,4 @@
-"""What is done to a device's keys and to the device itself, each asked first and then said in a message."""
+"""Actions on a device and its keys in the tenant's admin, each with a confirmation and a message."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,13 +33,13 @@ NOT_AVAILABLE = (SecretsUnavailable, SecretMissing, ImproperlyConfigured)
 
 
 def unavailable_text(error: Exception) -> str:
-    """What a person is told when Vault does not do its part."""
+    """Return the message for a failure of Vault."""
     return _t("Nothing was changed, because the secret store does not respond correctly: %(error)s") % {"error": error}
 
 
 @contextmanager
 def errors_as_messages(request: HttpRequest) -> Iterator[None]:
-    """What a person can understand becomes a message instead of a traceback."""
+    """Turn expected errors into messages instead of tracebacks."""
     try:
         yield
     except ValidationError as error:
@@ -49,7 +49,7 @@ def errors_as_messages(request: HttpRequest) -> Iterator[None]:
 
 
 class DeviceActions(TenantModelAdmin):
-    """The actions on a device's page. A GET asks, a POST does."""
+    """The actions on a device's page. GET asks for confirmation, POST executes."""
 
     actions_detail: ClassVar = [
         "rotate_key",
@@ -76,7 +76,7 @@ class DeviceActions(TenantModelAdmin):
     def show_credentials(
         self, request: HttpRequest, device: Device, issued: registration.IssuedCredentials
     ) -> HttpResponse:
-        """The answer to the request that issued them, and never shown again."""
+        """Return the page with the credentials, in this response only."""
         return render_page(
             self,
             request,
@@ -160,7 +160,7 @@ class DeviceActions(TenantModelAdmin):
         return redirect(page_of(device.pk))
 
     def device(self, request: HttpRequest, object_id: str) -> Device:
-        """The device; raises Http404."""
+        """Return the device. Raises Http404."""
         device = self.get_object(request, object_id)
         if device is None:
             raise Http404
@@ -197,7 +197,7 @@ _STATES = {
 
 @hooks.panels_below_device.provider(50)
 def keys(request: HttpRequest, device: Device) -> SafeString:
-    """The device's keys: which are valid, and until when. Never a secret."""
+    """Return the panel of the device's keys with their validity. Never a secret."""
     revoke = reverse("admin:devices_device_revoke_key", args=[device.pk])
     rows = [
         {

@@ -1,4 +1,4 @@
-"""What people set for presence: maintenance windows on a device's page, and the tenant's rules."""
+"""Presence settings in the tenant's admin: maintenance windows of a device, and the tenant's settings."""
 
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -16,12 +16,12 @@ from tenants.services.roles import Role
 from .base import TenantModelAdmin, TenantTabularInline
 from .site import tenant_admin
 
-# Windows that ended before this are not offered for a change; the API lists them all.
+# Older windows are not shown here; the API lists them all.
 _KEPT = timedelta(days=30)
 
 
 class MaintenanceWindowInline(TenantTabularInline):
-    """When a device's absence is expected."""
+    """The maintenance windows of a device."""
 
     model = MaintenanceWindow
     changed_by: ClassVar = Role.OPERATOR
@@ -36,7 +36,7 @@ class MaintenanceWindowInline(TenantTabularInline):
 
 @admin.register(PresenceSettings, site=tenant_admin)
 class PresenceSettingsAdmin(TenantModelAdmin):
-    """The tenant's rules: one row, so that its list is its form."""
+    """The tenant's presence settings: one row, so the list redirects to its form."""
 
     fields: ClassVar = ["timeout_seconds", "flapping_changes", "flapping_window_seconds"]
 
@@ -53,5 +53,5 @@ class PresenceSettingsAdmin(TenantModelAdmin):
         return redirect(reverse("admin:devices_presencesettings_change", args=[1]))
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        """The rules, with the defaults until somebody saves them."""
+        """Return the settings, or the defaults if none are saved."""
         return PresenceSettings.current() if object_id == "1" else None

@@ -1,4 +1,4 @@
-"""Units, hardware models, and component types with their metrics."""
+"""Units, hardware models, and component types with their metrics in the tenant's admin."""
 
 from typing import Any, ClassVar
 
@@ -29,7 +29,7 @@ class UnitAdmin(TenantModelAdmin):
 
 
 class MetricInline(TenantStackedInline):
-    """What a component type's messages hold. The model's own checks are shown at the fields they are about."""
+    """The metrics of a component type. Errors of the model are shown at their fields."""
 
     model = Metric
     extra = 0
@@ -46,7 +46,7 @@ class MetricInline(TenantStackedInline):
 
 @admin.register(ComponentType, site=tenant_admin)
 class ComponentTypeAdmin(TenantModelAdmin):
-    """Kinds of sensors and actuators."""
+    """Types of sensors and actuators."""
 
     list_display: ClassVar = ["key", "name", "metric_count", "expected_interval"]
     search_fields: ClassVar = ["key", "name"]
@@ -72,7 +72,7 @@ class ComponentTypeAdmin(TenantModelAdmin):
 
 @admin.register(HardwareModel, site=tenant_admin)
 class HardwareModelAdmin(TenantModelAdmin):
-    """Boards, and what may be attached to them."""
+    """Boards with their allowed component types."""
 
     list_display: ClassVar = ["name", "version", "device_count"]
     search_fields: ClassVar = ["name", "version"]
@@ -89,7 +89,7 @@ class HardwareModelAdmin(TenantModelAdmin):
 
     def save_related(self, request: HttpRequest, form: forms.ModelForm, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
-        announce_change()  # the allowed types are rows of their own, which announce nothing
+        announce_change()  # saving the allowed types does not announce a change
 
 
 _NAVIGATION = NavigationGroup(

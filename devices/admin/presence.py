@@ -1,4 +1,4 @@
-"""Whether devices are there: the words and colours, the ledger, the first page's cards."""
+"""Presence in the tenant's admin: labels, status changes, and the cards of the overview."""
 
 from typing import ClassVar
 
@@ -29,13 +29,13 @@ _AUDIT_SHOWN = 8
 
 
 def label_of(status: str) -> SafeString:
-    """The state as a coloured word."""
+    """Return the status as a coloured label."""
     return coloured(Status(status).label, STATUS_COLOURS[Status(status)])
 
 
 @admin.register(StatusChange, site=tenant_admin)
 class StatusChangeAdmin(ReadOnly, TenantModelAdmin):
-    """The ledger of transitions."""
+    """The status changes of the tenant."""
 
     list_display: ClassVar = ["at", "device", "from_label", "to_label", "cause", "evidence_at", "session"]
     list_filter: ClassVar = ["to_status", "cause", "suppressed_by"]
@@ -55,7 +55,7 @@ class StatusChangeAdmin(ReadOnly, TenantModelAdmin):
 
 @hooks.dashboard_panels.provider(0)
 def devices_by_status(request: HttpRequest) -> SafeString:
-    """How many active devices are in which state."""
+    """Return the cards with the number of active devices by status."""
     active = Device.objects.filter(active=True)
     counts = dict(active.values_list("presence__status").annotate(n=Count("pk")).order_by())
     counts[Status.UNKNOWN] = counts.get(Status.UNKNOWN, 0) + counts.pop(None, 0)
@@ -74,7 +74,7 @@ def devices_by_status(request: HttpRequest) -> SafeString:
 
 @hooks.dashboard_panels.provider(90)
 def newest_changes(request: HttpRequest) -> SafeString:
-    """What was last done, and by whom."""
+    """Return the panel of the newest audit entries."""
     context = {
         "entries": AuditEntry.objects.all()[:_AUDIT_SHOWN],
         "more_url": reverse("admin:devices_auditentry_changelist"),

@@ -1,4 +1,4 @@
-"""The page below a device's own with its whole ledger: filtered, page by page, and the wills that changed nothing."""
+"""The page of a device's status changes: filtered, paginated, with the ignored wills."""
 
 from datetime import datetime, time, timedelta
 from typing import Any
@@ -28,7 +28,7 @@ def _day(label: Any) -> forms.DateField:
 
 
 class StatusChangeFilter(forms.Form):
-    """What the ledger is narrowed by. Days are of the current time zone, both inclusive."""
+    """The filter of the status changes. Days are of the current time zone, both inclusive."""
 
     status = forms.ChoiceField(
         label=_("Changed to"), choices=[*_ANY, *Status.choices], required=False, widget=UnfoldAdminSelectWidget
@@ -41,7 +41,7 @@ class StatusChangeFilter(forms.Form):
     before = forms.IntegerField(required=False, min_value=1, max_value=2**63 - 1, widget=forms.HiddenInput)
 
     def narrowed(self) -> dict[str, Any]:
-        """The arguments of `ledger.changes`; a field that is wrong narrows nothing, and says so."""
+        """Return the arguments of `status_changes.list_changes`; an invalid field filters nothing."""
         self.is_valid()
         given = self.cleaned_data
         since, until = given.get("since"), given.get("until")
@@ -54,7 +54,7 @@ class StatusChangeFilter(forms.Form):
 
 
 def presence_page(request: HttpRequest, device: Device) -> HttpResponse:
-    """The changes of a device's state, newest first."""
+    """Return the page of the device's status changes, newest first."""
     form = StatusChangeFilter(request.GET)
     narrowed = form.narrowed()
     before = form.cleaned_data.get("before")

@@ -1,4 +1,4 @@
-"""What a device's page shows of its presence: the state and why, the bar and its months, its components, its ledger."""
+"""Presence panels of a device's page: status with its cause, timeline and months, components, status changes."""
 
 from datetime import datetime
 from typing import Any
@@ -29,7 +29,7 @@ _HISTORY_SHOWN = 8
 
 @hooks.panels_above_device.provider(0)
 def head(request: HttpRequest, device: Device) -> SafeString:
-    """The state in words with what led to it, since when, when it was last seen, how long it may be silent."""
+    """Return the panel of the status: cause, begin, last activity, time-out."""
     known = _overview(device)
     context = {
         "device": device,
@@ -45,7 +45,7 @@ def head(request: HttpRequest, device: Device) -> SafeString:
 
 @hooks.panels_above_device.provider(5)
 def timeline(request: HttpRequest, device: Device) -> SafeString:
-    """The states of the last 24 hours or 30 days, and this and the last month in figures."""
+    """Return the panel of the last 24 hours or 30 days, with the availability of this and the last month."""
     now = timezone.now()
     shown = RANGES.get(request.GET.get("timeline", ""), RANGES["24h"])
     start = now - shown.length
@@ -61,7 +61,7 @@ def timeline(request: HttpRequest, device: Device) -> SafeString:
 
 @hooks.panels_above_device.provider(8)
 def components(request: HttpRequest, device: Device) -> SafeString:
-    """Which of its components report as often as they should."""
+    """Return the panel of the components' freshness."""
     reports = _overview(device).reports
     rows = [
         {
@@ -77,7 +77,7 @@ def components(request: HttpRequest, device: Device) -> SafeString:
 
 @hooks.panels_below_device.provider(90)
 def recent_status_changes(request: HttpRequest, device: Device) -> SafeString:
-    """The newest transitions, with their evidence."""
+    """Return the panel of the newest status changes with their evidence."""
     context = {
         "rows": status_change_rows(status_changes.list_changes(device, limit=_HISTORY_SHOWN)),
         "more_url": reverse("admin:devices_device_presence", args=[device.pk]),
@@ -86,7 +86,7 @@ def recent_status_changes(request: HttpRequest, device: Device) -> SafeString:
 
 
 def status_change_rows(changes: list[Any]) -> list[dict[str, Any]]:
-    """What `devices/admin/status_rows.html` shows of changes."""
+    """Return the rows of changes for `devices/admin/status_rows.html`."""
     return [
         {
             "change": change,
@@ -100,20 +100,20 @@ def status_change_rows(changes: list[Any]) -> list[dict[str, Any]]:
 
 
 def badges(flapping: bool, in_maintenance: bool) -> list[SafeString]:
-    """What stands beside a device's state."""
+    """Return the badges beside a device's status."""
     shown = [(_("flapping"), "warning")] * flapping + [(_("maintenance"), "info")] * in_maintenance
     return [coloured(text, colour) for text, colour in shown]
 
 
 def _overview(device: Any) -> overview.PresenceOverview:
-    """Read once for all the panels of a page."""
+    """Return the device's overview, computed once for all panels of a page."""
     if not hasattr(device, "overview"):
         device.overview = overview.overview_of(device, timezone.now())
     return device.overview
 
 
 def _months(device: Device, now: datetime) -> list[dict[str, Any]]:
-    """This month and the last one, in the current time zone's calendar."""
+    """Return this month and the last one, in the current time zone's calendar."""
     today = timezone.localtime(now)
     months = status_changes.recent_months(
         today.year, today.month, 2, ZoneInfo(timezone.get_current_timezone_name()), now
@@ -135,7 +135,7 @@ def _month_in_words(name: str, known: availability.Availability) -> dict[str, An
 
 
 def percentage(percent: float) -> str:
-    """With three decimals, and never rounded up to 100."""
+    """Return the percentage with three decimals, never rounded up to 100."""
     shown = min(percent, 99.999) if percent < 100 else percent
     return f"{shown:.3f}".rstrip("0").rstrip(".") + " %"
 

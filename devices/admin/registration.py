@@ -1,4 +1,4 @@
-"""The form that registers a device, and the page that shows its credentials, once."""
+"""The form that registers a device, and the page with its credentials."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ _MOST_ROWS = 50
 
 
 class RegisterDeviceForm(forms.Form):
-    """What a device is. The UUID is made when the form is shown, so that sending it twice registers one device."""
+    """The fields of a device. The UUID is generated with the form, so that submitting twice registers one device."""
 
     name = forms.CharField(label=_("Name"), max_length=120, widget=UnfoldAdminTextInputWidget)
     uuid = forms.UUIDField(
@@ -57,7 +57,7 @@ class RegisterDeviceForm(forms.Form):
 
 
 class ComponentRow(forms.Form):
-    """One component: its type, and its key, which is the type's where none is given."""
+    """A component: its type, and its key, which defaults to the type's."""
 
     component_type = forms.ModelChoiceField(
         label=_("Component type"),
@@ -89,7 +89,7 @@ class BaseComponentRows(forms.BaseFormSet):
             raise ValidationError(_("Two components have the same key."))
 
     def components(self) -> dict[str, ComponentType]:
-        """Key → type, in the order of the rows; `dht22`, `dht22-2`, … where no key was given."""
+        """Return key → type, in the order of the rows; missing keys become `dht22`, `dht22-2`, …"""
         rows = [form.cleaned_data for form in self.forms if form.cleaned_data.get("component_type")]
         taken = {row["key"] for row in rows if row["key"]}
         result = {}
@@ -115,14 +115,14 @@ def _free_key(wanted: str, taken: set[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing to copy."""
+    """A labelled value to copy."""
 
     label: Any
     value: str
 
 
 def credentials_context(request: HttpRequest, device: Device, issued: IssuedCredentials) -> dict[str, Any]:
-    """What the page shows once: lines to copy, and a configuration file that `gwanje_device.py` runs with."""
+    """Return the context of the credentials page: values to copy, and a configuration file for `gwanje_device.py`."""
     config = device_config(request.tenant.slug, device, issued)  # type: ignore[attr-defined]
     text = json.dumps(config, indent=2, ensure_ascii=False)
     lines = [
@@ -135,7 +135,7 @@ def credentials_context(request: HttpRequest, device: Device, issued: IssuedCred
     return {
         "lines": lines,
         "config": text,
-        # In the page itself: the server keeps no copy that a second request could fetch.
+        # Inline in the page: the server stores no copy for a second request.
         "config_url": "data:application/json;base64," + base64.b64encode(text.encode()).decode(),
         "config_name": f"gwanje-{device.uuid}.json",
     }

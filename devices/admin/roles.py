@@ -1,4 +1,4 @@
-"""The role of a request's person in its tenant, asked once a request."""
+"""The role of a request's user in its tenant, cached on the request."""
 
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
@@ -8,7 +8,7 @@ from tenants.services.roles import Role, reaches, role_of
 
 
 def role(request: HttpRequest) -> Role | None:
-    """The person's role in the request's tenant, or None."""
+    """Return the user's role in the request's tenant, or None."""
     known = getattr(request, "_tenant_role", None)
     if known is None or known[0] != request.user.pk:
         known = (request.user.pk, role_of(request.user, getattr(request, "tenant", None)))
@@ -17,12 +17,12 @@ def role(request: HttpRequest) -> Role | None:
 
 
 def may(request: HttpRequest, needed: Role) -> bool:
-    """Whether the person's role reaches the needed one."""
+    """Return whether the user's role includes the needed one."""
     return reaches(role(request), needed)
 
 
 def person(request: HttpRequest) -> User:
-    """Who is signed in; raises PermissionDenied for nobody."""
+    """Return the signed-in user. Raises PermissionDenied."""
     if not isinstance(request.user, User):
         raise PermissionDenied
     return request.user

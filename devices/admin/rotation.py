@@ -1,4 +1,4 @@
-"""Key rotations: started with a form, looked at with a bar, and what can be done with one that runs."""
+"""Key rotations in the tenant's admin: start form, progress, and the actions on a running one."""
 
 import csv
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ _MEMBER_COLOURS: dict[str, str] = {
 
 
 class SelectionForm(forms.Form):
-    """Whom a rotation takes, and until when."""
+    """The devices of a rotation, and its deadline."""
 
     name = forms.CharField(label=_("Name"), max_length=120, widget=UnfoldAdminTextInputWidget)
     marked = forms.BooleanField(
@@ -94,20 +94,20 @@ class SelectionForm(forms.Form):
     )
 
     def selection(self) -> DeviceSelection:
-        """What is asked of a device."""
+        """Return the criteria for devices."""
         given = self.cleaned_data
         return DeviceSelection(marked=given["marked"], hardware_model=given["hardware_model"], search=given["search"])
 
 
 class DeadlineForm(forms.Form):
-    """Another deadline."""
+    """The form of another deadline."""
 
     deadline = forms.SplitDateTimeField(label=_("Deadline"), widget=UnfoldAdminSplitDateTimeWidget)
 
 
 @admin.register(RotationCampaign, site=tenant_admin)
 class RotationAdmin(TenantModelAdmin):
-    """Rotations. Started, ended and rolled back by `devices.services.rotation.campaigns` alone."""
+    """Rotations. Started, ended and rolled back by `devices.services.rotation.campaigns` only."""
 
     list_display: ClassVar = ["name", "shown_state", "counted", "deadline", "created_at", "created_by_label"]
     list_filter: ClassVar = ["state"]
@@ -175,7 +175,7 @@ class RotationAdmin(TenantModelAdmin):
             add_errors(form, error)
         return None
 
-    # --- its page -----------------------------------------------------------------------------------------
+    # --- page of a rotation -----------------------------------------------------------------------------------------
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
         """Return the page of one object."""
@@ -185,7 +185,7 @@ class RotationAdmin(TenantModelAdmin):
         return super().render_change_form(request, context, *args, **kwargs)
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """Those that can be done with it now."""
+        """Return the actions that are possible in the present state."""
         campaign = RotationCampaign.objects.filter(pk=object_id).first()
         shown = super().get_actions_detail(request, object_id)
         if campaign is not None and campaign.state == State.RUNNING:
@@ -193,7 +193,7 @@ class RotationAdmin(TenantModelAdmin):
         handing = campaign is not None and campaign.state in (State.ENDING, State.ENDED)
         return [item for item in shown if handing and item.action_name.endswith("hand_over")]
 
-    # --- what is done with it -----------------------------------------------------------------------------
+    # --- actions -----------------------------------------------------------------------------
 
     @action(description=_("Hand over keys"), icon="badge", permissions=["decide"], url_path="hand-over")
     def hand_over(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -279,7 +279,7 @@ class RotationAdmin(TenantModelAdmin):
 
 
 def _page(request: HttpRequest, campaign: RotationCampaign) -> dict[str, Any]:
-    """What the page shows: the bar, the counts, and the devices, those that have not moved first."""
+    """Return the context of the page: progress, counts, and members."""
     wanted = request.GET.get("state", "")
     members: QuerySet[RotationMember] = campaign.members.select_related("device", "credential").order_by("device__name")
     if wanted in Member.values:
@@ -305,7 +305,7 @@ def _page(request: HttpRequest, campaign: RotationCampaign) -> dict[str, Any]:
 
 
 def _member_label(member: RotationMember) -> SafeString:
-    """Its state; who has used its new key has moved, also before a worker sets it down."""
+    """Return the member's state; a device that has used its new key counts as confirmed before a worker records it."""
     used = member.credential is not None and member.credential.in_use_since is not None
     under_way = member.state in (Member.ISSUED, Member.SENT, Member.HANDED_OVER)
     state = Member.CONFIRMED if used and under_way else Member(member.state)
@@ -317,7 +317,7 @@ def _counts(campaign: RotationCampaign) -> Sequence[Any]:
 
 
 def _missed(campaign: RotationCampaign) -> list[Any]:
-    """Once the old keys have ended: those that had not moved. Before: nobody in particular."""
+    """Return the devices that missed the deadline, once the old keys have expired; before that, an empty list."""
     if campaign.state == State.RUNNING:
         return []
     left = campaign.members.filter(state=Member.MISSED, credential__revoked_at=None).exclude(credential=None)
@@ -325,7 +325,7 @@ def _missed(campaign: RotationCampaign) -> list[Any]:
 
 
 def _as_file(campaign: RotationCampaign, handed: Sequence[tokens.WrappedKey]) -> HttpResponse:
-    """The answer itself: no copy is kept that a second request could fetch."""
+    """Return the tokens as a CSV response; no copy is stored for a second request."""
     answer = HttpResponse(
         content_type="text/csv; charset=utf-8",
         headers={

@@ -1,4 +1,4 @@
-"""The admin site inside a tenant. Who may enter, and do what, is said by the membership's role alone."""
+"""The admin site of a tenant. The membership's role alone defines access and permissions."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from .roles import role
 
 
 class TenantAuthenticationForm(AuthenticationForm):
-    """Signs in whoever has a role in the tenant of the request."""
+    """The sign-in form, for users with a role in the tenant of the request."""
 
     def confirm_login_allowed(self, user: User) -> None:
         """Refuse a user who must not enter; raises ValidationError."""
@@ -30,7 +30,7 @@ class TenantAuthenticationForm(AuthenticationForm):
 
 
 class TenantAdminSite(UnfoldAdminSite):
-    """A tenant's admin. Its pages bear the tenant's name."""
+    """A tenant's admin site. Its pages show the tenant's name."""
 
     login_form = TenantAuthenticationForm
     login_template = "gwanje/login.html"
@@ -57,7 +57,7 @@ class TenantAdminSite(UnfoldAdminSite):
 
 
 def page_of(device_pk: object) -> str:
-    """The address of a device's page."""
+    """Return the URL of a device's page."""
     return reverse("admin:devices_device_change", args=[device_pk])
 
 

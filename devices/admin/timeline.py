@@ -1,4 +1,4 @@
-"""The bar that shows a device's states over a time, as SVG that needs no script."""
+"""The timeline of a device's states as SVG without scripts."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from devices.models import MaintenanceWindow
 from devices.models.presence import Status
 from devices.services.presence import availability, descriptions
 
-# More cannot be told from each other.
+# More segments cannot be distinguished.
 _SLOTS = 360
-# Percent of the width that an outage has at least, so that a short one is seen.
+# The minimum width of an outage in percent, so that a short one is visible.
 _NARROWEST = 0.3
-# A label is left out where it would stand outside of the picture: percent of the width.
+# Labels closer to the edge than this are omitted: percent of the width.
 _MARGIN = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What a bar may show: how long, and how far apart its labels are."""
+    """A range of the timeline: its length, and the distance of its labels."""
 
     key: str
     length: timedelta
@@ -39,9 +39,9 @@ RANGES = {
 def bar(
     segments: Sequence[availability.Segment], windows: Iterable[MaintenanceWindow], shown: Range, start: datetime
 ) -> dict[str, Any]:
-    """What `devices/admin/timeline.html` draws. Places and widths are percent of the picture's width."""
+    """Return the context of `devices/admin/timeline.html`. Positions and widths are percent of the width."""
     share = availability.seconds_by_status(segments)
-    # Outages last: a short one is wider than it is long, and must not lie under its neighbour.
+    # Outages last: a widened one must not be covered by its neighbour.
     drawn = sorted(availability.downsample(segments, _SLOTS), key=lambda one: one.status in availability.OUTAGE)
     return {
         "range": shown.key,
@@ -84,7 +84,7 @@ def _window(window: MaintenanceWindow, shown: Range, start: datetime) -> dict[st
 
 
 def _ticks(shown: Range, start: datetime) -> Iterator[dict[str, str]]:
-    """A label at each step, counted from midnight of the current time zone."""
+    """Yield a label at each step, counted from midnight of the current time zone."""
     tick = timezone.localtime(start).replace(hour=0, minute=0, second=0, microsecond=0)
     while tick < start + shown.length:
         place = 100 * (tick - start) / shown.length

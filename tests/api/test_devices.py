@@ -283,7 +283,7 @@ def test_pins_are_kept_in_one_form_and_not_shared(api: Api, greenhouse: Any) -> 
     assert answer.status_code == 400
     assert problems(answer)["pins"] == "The pin 17 is already used by pump; only bus lines can share a pin."
     wrong = api.post("components/", body | {"key": "pump-2", "pins": [17]})
-    assert "no object of lines and pins" in problems(wrong)["pins"]
+    assert "not an object of lines and pins" in problems(wrong)["pins"]
     shown = api.get(f"devices/{greenhouse.uuid}/").json()["components"]
     assert {c["key"]: c["pins"] for c in shown}["pump"] == {"relay": 17}
 

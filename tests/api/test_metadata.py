@@ -39,7 +39,7 @@ def test_a_change_of_a_unit_works_the_conversion_out_again(api: Api, tenant_a: A
 @pytest.mark.parametrize(
     ("change", "attr", "text"),
     [
-        ({"path": "value..t"}, "path", "empty part"),
+        ({"path": "value..t"}, "path", "must not be empty"),
         ({"path": "/a~2"}, "path", "must be followed by 0 or 1"),
         ({"unit": "furlong"}, "unit", "There is no unit furlong"),
         ({"unit": "hPa", "sent_unit": "°C"}, "sent_unit", "cannot be converted"),

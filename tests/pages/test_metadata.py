@@ -51,7 +51,7 @@ def test_deleting_many_at_once_is_recorded_and_announced(
     ("values", "text"),
     [
         ({"minimum": "5", "maximum": "1"}, "The minimum must not be greater than the maximum."),
-        ({"path": "a..b"}, "empty part between its dots"),
+        ({"path": "a..b"}, "must not be empty"),
         ({"path": "/a~2"}, "~ must be followed by 0 or 1"),
         ({"key": "no spaces"}, "Use letters, digits, hyphens"),
         ({"unit": "°C", "sent_unit": "hPa"}, "cannot be converted"),
