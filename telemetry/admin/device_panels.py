@@ -71,7 +71,7 @@ def refused(request: HttpRequest, device: Device) -> SafeString:
 def gaps(request: HttpRequest, device: Device) -> SafeString:
     """Render the missing sequence numbers of the device."""
     context = {"rows": find_missing_sequences([device.pk], limit=_GAPS_SHOWN), "whole": SequenceCompleteness.of(device)}
-    return render_to_string("telemetry/admin/gaps.html", context, request)
+    return render_to_string("telemetry/admin/missing_sequences.html", context, request)
 
 
 def in_words(value: readings.ReadingValue) -> str:

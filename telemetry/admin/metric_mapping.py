@@ -31,7 +31,7 @@ from tenants.admin.base import render_page
 
 from .device_panels import in_words
 
-_TEMPLATE = "telemetry/admin/teach.html"
+_TEMPLATE = "telemetry/admin/metric_mapping.html"
 
 
 class SampleMessageForm(forms.Form):

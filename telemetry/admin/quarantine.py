@@ -48,7 +48,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
         ("device", AutocompleteSelectFilter),
         ("last_received_at", RangeDateTimeFilter),
     ]
-    list_before_template = "telemetry/admin/floods.html"
+    list_before_template = "telemetry/admin/suppressed.html"
     actions: ClassVar = ["replay_selected"]
     actions_list: ClassVar = ["replay_listed"]
     list_filter_submit = True

@@ -42,4 +42,4 @@ def everything(request: HttpRequest) -> SafeString:
     if not may(request, Role.ADMIN):
         return SafeString("")
     url = reverse("admin:telemetry_retentionsettings_export_everything", args=[1])
-    return render_to_string("telemetry/admin/whole.html", {"url": url}, request)
+    return render_to_string("telemetry/admin/tenant_export.html", {"url": url}, request)
