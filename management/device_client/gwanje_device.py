@@ -89,10 +89,10 @@ def open_command(payload: bytes, secret: str) -> dict[str, Any]:
             raise ValueError("the command's signature does not match")
         header, payload = (_unbase64url(part) for part in signed.split(b"."))
         if json.loads(header).get("typ") != "command+jws":
-            raise ValueError("what is signed is no command")
+            raise ValueError("the signed object is not a command")
     command = json.loads(payload)
     if not isinstance(command, dict):
-        raise ValueError("a command is a JSON object")
+        raise ValueError("a command must be a JSON object")
     return command
 
 
@@ -170,13 +170,13 @@ class Outbox:
         except sqlite3.DatabaseError as error:
             if path is None:
                 raise
-            logger.error("the buffer %s is damaged, it is put aside and a new one begins: %s", path, error)
-            self._put_aside(path)
+            logger.error("the buffer %s is damaged: it is renamed and a new one is created: %s", path, error)
+            self._rename_damaged(path)
             self._db = self._open(path)
         self._count = int(self._db.execute("SELECT COUNT(*) FROM outbox").fetchone()[0])
 
     @staticmethod
-    def _put_aside(path: Path) -> None:
+    def _rename_damaged(path: Path) -> None:
         path.replace(path.with_suffix(f".damaged-{int(time.time())}"))
         wal = Path(f"{path}-wal")  # its pages belong to the damaged file
         if wal.exists():
@@ -888,10 +888,10 @@ def _ask_for_credentials(config: dict[str, Any]) -> tuple[dict[str, Any] | None,
         text = error.read().decode("utf-8", "replace")[:500]
         if error.code in (400, 403, 404, 409):
             raise SystemExit(f"the platform refuses credentials ({error.code}): {text}") from error
-        logger.warning("the platform answered %s, asking again", error.code)
+        logger.warning("the platform answered %s, trying again", error.code)
         return None, _seconds(error.headers.get("Retry-After"))
     except (OSError, ValueError, KeyError) as error:
-        logger.warning("the platform cannot be asked (%s), asking again", error)
+        logger.warning("the platform is unavailable (%s), trying again", error)
         return None, FETCH_EVERY
 
 

@@ -29,11 +29,11 @@ class Locks:
                 f"The servers of {self._var} are already running. Stop that run first, or use another "
                 "directory and other ports: make run VAR=… HTTP_PORT=… MQTT_PORT=…"
             )
-        deadline, told = time.monotonic() + _STOPPING_SECONDS, False
+        deadline, announced = time.monotonic() + _STOPPING_SECONDS, False
         while not self._try(self._servers):
-            if not told:
+            if not announced:
                 progress("Waiting until the servers of the previous run have stopped")
-                told = True
+                announced = True
             if time.monotonic() > deadline:
                 self.release()
                 raise AlreadyRunning(f"The servers of an earlier run in {self._var} do not stop.")

@@ -84,10 +84,10 @@ class EmbeddedStack:
             ports.require(self._http_port, "web server", "HTTP_PORT")
         site = self._site()
         self._servers = {server.name: server for server in self._make(site) if server.name in self._use}
-        self._together(lambda server: server.prepare())
+        self._in_parallel(lambda server: server.prepare())
         self._supervisor = Supervisor(run, site.logs, lock)
         self._supervisor.start(server.program() for server in self._servers.values())
-        self._together(self._bring_up)
+        self._in_parallel(self._bring_up)
         return self._publish(site)
 
     def _site(self) -> Site:
@@ -97,7 +97,7 @@ class EmbeddedStack:
     def _make(self, site: Site) -> list[Server]:
         return [PostgresServer(site), ValkeyServer(site), OpenBaoServer(site), MosquittoServer(site, self._mqtt_port)]
 
-    def _together(self, work: Callable[[Server], None]) -> None:
+    def _in_parallel(self, work: Callable[[Server], None]) -> None:
         """Do the work for every server in parallel. Raises the first error when all have ended."""
         pool = ThreadPoolExecutor(max(1, len(self._servers)))
         try:

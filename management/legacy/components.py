@@ -53,7 +53,7 @@ def _component(context: Context, row: Row, others: list[AttachedComponent]) -> A
     taken = {other.key for other in others}
     key = next(k for k in (wanted, *(f"{wanted[: _KEY_LENGTH - 4]}-{n}" for n in range(2, 1000))) if k not in taken)
     if name and key != name:
-        context.report.of(ATTACHED_COMPONENTS.name).notes.append(
+        context.report.table(ATTACHED_COMPONENTS.name).notes.append(
             f"line {row.line}: {name[:60]!r} is not a valid key; the component is {key}. Messages that repeat the old"
             " name as instance_name are quarantined."
         )
@@ -70,7 +70,7 @@ class _PinFunctions:
     def __init__(self, context: Context, components: dict[UUID, list[AttachedComponent]]) -> None:
         self._context = context
         self._components = components
-        self._report = context.report.of(DEVICE_PIN_CONFIGS.name)
+        self._report = context.report.table(DEVICE_PIN_CONFIGS.name)
 
     def place(self, uuid: UUID, row: Row) -> None:
         """Assign the pin to its component; report a pin without a component, or one of another line."""

@@ -49,7 +49,7 @@ class Context:
 
     def each(self, table: Table) -> Iterator[Row]:
         """Yield the table's readable rows and report the others. Raises DumpError."""
-        report = self.report.of(table.name)
+        report = self.report.table(table.name)
         path = required(self.options.directory, table)
         file = CsvFile(path, path.name)
         try:
@@ -72,7 +72,7 @@ class Context:
 
     def fail(self, table: Table, row: Row, column: str, message: str) -> None:
         """Report a problem of a row."""
-        self.report.of(table.name).fail(problem(table, row, column, message))
+        self.report.table(table.name).fail(problem(table, row, column, message))
 
 
 def problem(table: Table, row: Row, column: str, message: str) -> Problem:
@@ -83,7 +83,7 @@ def problem(table: Table, row: Row, column: str, message: str) -> Problem:
 @contextmanager
 def row_of(context: Context, table: Table, row: Row) -> Iterator[TableReport]:
     """Run a transaction for a row; report and roll back what the models refuse."""
-    report = context.report.of(table.name)
+    report = context.report.table(table.name)
     try:
         with transaction.atomic():
             yield report

@@ -30,7 +30,7 @@ class KnownSecrets:
     of_owners: Mapping[str, KnownSecret]
     of_devices: Mapping[UUID, KnownSecret]
 
-    def of(self, uuid: UUID, owner: str | None) -> KnownSecret | None:
+    def secret_of(self, uuid: UUID, owner: str | None) -> KnownSecret | None:
         """Return the device's secret, or None when it is unknown."""
         return self.of_devices.get(uuid) or (self.of_owners.get(owner.lower()) if owner else None)
 

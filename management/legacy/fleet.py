@@ -73,7 +73,7 @@ def _import_device(context: Context, uuid: UUID, row: Row, attached: list[Attach
         taken = True
     for component in attached if not taken else ():
         words = f"line {component.row.line}: {component.key}"
-        context.report.of(ATTACHED_COMPONENTS.name).skip(_NOT_TAKEN, words)
+        context.report.table(ATTACHED_COMPONENTS.name).skip(_NOT_TAKEN, words)
         _count_pins(context, component, "skipped")
 
 
@@ -82,7 +82,7 @@ def _register(context: Context, uuid: UUID, row: Row, known: People) -> Device:
     if DeviceRoute.objects.filter(device_uuid=uuid).exists():
         raise ValidationError(f"The device UUID {uuid} is already registered in another tenant; remove the row.")
     owner = known.owners.get(uuid)
-    secrets = context.options.secrets.of(uuid, owner)
+    secrets = context.options.secrets.secret_of(uuid, owner)
     if secrets is None and not context.options.new_keys:
         whose = f"its owner {owner}" if owner else "it; it has no owner"
         raise ValidationError(f"There is no secret of {whose}; add a line to the file of --secrets, or use --new-keys.")
@@ -153,7 +153,7 @@ def _attach(context: Context, device: Device, wanted: AttachedComponent) -> None
 
 def _count_pins(context: Context, component: AttachedComponent, became: str) -> None:
     """Count the component's rows of device_pin_configs with the component's result."""
-    report = context.report.of(DEVICE_PIN_CONFIGS.name)
+    report = context.report.table(DEVICE_PIN_CONFIGS.name)
     report.created += component.pin_rows if became == "created" else 0
     report.unchanged += component.pin_rows if became == "unchanged" else 0
     for _ in range(component.pin_rows if became == "skipped" else 0):

@@ -47,7 +47,7 @@ def _model(row: Row) -> tuple[HardwareModel, bool]:
 
 def _allow(context: Context, model: HardwareModel, created: bool, rows: list[Row]) -> None:
     """Allow the types. An existing model that allows every type continues to do so."""
-    report = context.report.of(SUPPORTED_COMPONENTS.name)
+    report = context.report.table(SUPPORTED_COMPONENTS.name)
     allowed = set(model.allowed_component_types.values_list("pk", flat=True))
     takes_all = not created and not allowed
     for row in rows:
@@ -73,7 +73,7 @@ def component_type(context: Context, key: str) -> ComponentType | None:
             if not _is_valid(found):
                 return None
             found.save()
-            context.report.of(SUPPORTED_COMPONENTS.name).notes.append(
+            context.report.table(SUPPORTED_COMPONENTS.name).notes.append(
                 f"the component type {key} is new and has no metrics; its values are stored under their paths."
             )
         context.types[key] = found

@@ -52,7 +52,7 @@ def read_people(context: Context) -> People:
 
 def import_people(context: Context, people: People) -> None:
     """Create a membership for each user. A new account has no password until staff set one."""
-    report = context.report.of(USER_DEVICES.name)
+    report = context.report.table(USER_DEVICES.name)
     for address, (role, rows) in people.roles.items():
         anchor = rows[0] if rows else Row(0, {})
         with row_of(context, USER_DEVICES, anchor):
@@ -63,7 +63,7 @@ def import_people(context: Context, people: People) -> None:
 
 def _join(context: Context, address: str, role: Role) -> bool:
     """Add a membership; return whether it is new. Raises ValidationError."""
-    tenant, report = context.options.tenant, context.report.of(USER_DEVICES.name)
+    tenant, report = context.options.tenant, context.report.table(USER_DEVICES.name)
     user = _find(address)
     if user is None:
         user = User(username=address, email=address)
@@ -86,7 +86,7 @@ def _find(address: str) -> User | None:
 
 def register_aliases(context: Context, owners: Iterable[str]) -> Collection[str]:
     """Register the owners' addresses as topic aliases; return the new ones."""
-    tenant, report = context.options.tenant, context.report.of(DEVICES.name)
+    tenant, report = context.options.tenant, context.report.table(DEVICES.name)
     added = []
     for owner in sorted(set(owners)):
         if TenantAlias.objects.filter(tenant=tenant, address=owner).exists():

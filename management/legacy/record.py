@@ -1,4 +1,4 @@
-"""The old server's record of what it received: read in batches, judged or stored, and gone on with where it was."""
+"""The import of the old server's record of received messages: in batches, checked or stored, and resumable."""
 
 import logging
 import time
@@ -37,15 +37,15 @@ logger = logging.getLogger(__name__)
 _BATCH_ROWS = 2000
 _BATCH_BYTES = 8 * 2**20
 _PAUSE_SECONDS = 1.0
-# What the old server's clock and ours may differ.
+# The largest difference between the old server's clock and this one's.
 _CLOCKS = timedelta(days=1)
 
-# Called after each batch with how many bytes of the file, as it lies on the disk, are done.
+# Called after each batch with the number of bytes of the file on disk that are done.
 Progress = Callable[[int], None]
 
 
 class Unreadable(ValueError):
-    """A row that is no message."""
+    """A row that is not a message."""
 
     def __init__(self, column: str, message: str) -> None:
         super().__init__(message)
@@ -54,7 +54,7 @@ class Unreadable(ValueError):
 
 @dataclass(slots=True)
 class RowReader:
-    """Makes rows of records; `uuids` are the dump's devices by their ids and UUIDs."""
+    """Converts records to rows; `uuids` are the dump's devices by their ids and UUIDs."""
 
     file: CsvFile
     uuids: Mapping[str, UUID]
@@ -66,18 +66,18 @@ class RowReader:
         self.places = columns_of(self.file, TELEMETRY_DATA)
 
     def read(self, record: list[str]) -> LegacyRow:
-        """Raises Unreadable."""
+        """Return the row of a record. Raises Unreadable."""
         if len(record) != len(self.file.header):
             raise Unreadable("", f"It has {len(record)} fields, the header {len(self.file.header)}.")
         places = self.places
         topic, payload = record[places["topic"]], record[places["payload"]]
         received = self._time("received_time", record[places["received_time"]])
         if received is None:
-            raise Unreadable("received_time", "It is empty; expected is a time with an offset.")
+            raise Unreadable("received_time", "It is empty; it must be a time with an offset.")
         if received > self.now + _CLOCKS:
             raise Unreadable("received_time", f"{received.isoformat()} is in the future.")
         if not topic or "\x00" in topic:
-            raise Unreadable("topic", "It is empty, or holds a NUL.")
+            raise Unreadable("topic", "It must not be empty, nor contain a NUL character.")
         try:
             topic.encode()
             body = payload.encode()
@@ -92,16 +92,16 @@ class RowReader:
         try:
             moment = datetime.fromisoformat(text)
         except ValueError as error:
-            raise Unreadable(column, f"{text[:80]!r} is no time; expected is one with an offset.") from error
+            raise Unreadable(column, f"{text[:80]!r} is not a valid time; it must be one with an offset.") from error
         if moment.tzinfo is None:
             if self.time_zone is None:
-                words = f"{text!r} has no offset: say with --time-zone in which zone the old server kept its times."
-                raise Unreadable(column, words)
+                message = f"{text!r} has no offset: give the zone of the old server's times with --time-zone."
+                raise Unreadable(column, message)
             moment = moment.replace(tzinfo=self.time_zone)
         try:
             return moment.astimezone(UTC)
         except OverflowError as error:
-            raise Unreadable(column, f"{text!r} is beyond all calendars.") from error
+            raise Unreadable(column, f"{text!r} is not a possible time.") from error
 
     def _device(self, record: list[str]) -> UUID | None:
         place = self.places.get("device_id")
@@ -110,12 +110,12 @@ class RowReader:
             return None
         uuid = self.uuids.get(named)
         if uuid is None:
-            raise Unreadable("device_id", f"{named[:80]!r} is no device of devices.csv: add it there.")
+            raise Unreadable("device_id", f"{named[:80]!r} is not a device of devices.csv: add it there.")
         return uuid
 
 
 def batches(reader: RowReader, report: TableReport) -> Iterator[ImportBatch]:
-    """The rest of the file; lines that are no messages are reported."""
+    """Yield the rest of the file in batches; lines that are not messages are reported."""
     file, name = reader.file, reader.file.name
     batch = ImportBatch([], 0, 0, ImportPosition(0, "", 0))
     size = 0
@@ -143,17 +143,17 @@ def batches(reader: RowReader, report: TableReport) -> Iterator[ImportBatch]:
 def dry_run(
     path: Path,
     reader_of: Callable[[CsvFile], RowReader],
-    judge: LegacyRowValidator,
+    validator: LegacyRowValidator,
     report: TableReport,
     progress: Progress,
 ) -> None:
-    """Say what would become of each row; nothing is written. Raises DumpError."""
+    """Report the result that each row would have, without writing anything. Raises DumpError."""
     file = CsvFile(path, path.name)
     try:
         for batch in batches(reader_of(file), report):
             report.read += batch.read
             report.errors += batch.unreadable
-            for row, item in zip(batch.rows, judge.judge(batch.rows), strict=True):
+            for row, item in zip(batch.rows, validator.judge(batch.rows), strict=True):
                 if isinstance(item, RefusedItem):
                     report.skip(_reason(item.result.reason), f"line {row.line}: {item.result.detail}")
                 else:
@@ -168,12 +168,12 @@ def _reason(reason: str) -> str:
 
 
 def specs_of(specs: Mapping[UUID, DeviceSpec]) -> Callable[..., Mapping[UUID, DeviceSpec | None]]:
-    """The devices of a rehearsal, which are in no database."""
+    """Return a lookup of the devices of a dry run, which are in no database."""
     return lambda _uuids: specs
 
 
 class RecordImporter:
-    """Stores the record of one file in the current tenant. Goes on where an import of the same bytes was."""
+    """Stores the record of one file in the current tenant. Resumes where an import of the same bytes stopped."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class RecordImporter:
         self._progress = progress
 
     def run(self, *, again: bool) -> None:
-        """Raises DumpError. While PostgreSQL is away, it waits. `again`: from the beginning, wherever it was."""
+        """Import the file; wait while PostgreSQL is unavailable; with `again`, from the beginning. Raises DumpError."""
         writer = LegacyImportWriter(self._schema)
         before: LegacyImport | None = None
         try:
@@ -202,7 +202,7 @@ class RecordImporter:
                     self._go_on(writer, row, file)
                     break
                 except Superseded:
-                    logger.info("The import was moved on by a commit that was not heard of, or by another process")
+                    logger.info("The import was continued by an unconfirmed commit, or by another process")
                 except DATABASE_LOST as error:
                     logger.warning("PostgreSQL is unavailable: waiting (%s)", first_line(error))
                     django.db.connection.close()
@@ -211,10 +211,10 @@ class RecordImporter:
         finally:
             with suppress(psycopg.Error):
                 writer.close()
-        self._tell(row, before.stored)
+        self._report_result(row, before.stored)
 
     def _open(self, *, again: bool) -> tuple[LegacyImport, CsvFile]:
-        """The import of this file, and the file read up to where that is."""
+        """Return the import of this file, and the file at the import's position."""
         file = CsvFile(self._path, self._path.name)
         row = None if again else LegacyImport.objects.filter(file=file.name).first()
         if row is not None and row.position >= file.position:
@@ -222,7 +222,7 @@ class RecordImporter:
             if file.digest == row.digest:
                 return row, file
         if row is None or row.position:
-            # Another file of the same name, or the first: what was stored already is found to be there.
+            # Another file of the same name, or the first: stored messages are recognized as duplicates.
             row = LegacyImport.objects.create(file=file.name)
             audit.record(
                 None, "import", row, "begun; the old server had verified the signatures, nothing is verified again"
@@ -255,8 +255,8 @@ class RecordImporter:
             if len(kept) < 3:
                 kept.append(f"line {row.line}: {refusal.detail}")
 
-    def _tell(self, row: LegacyImport, before: int) -> None:
-        """The report says what became of the whole file; what an earlier run stored is unchanged by this one."""
+    def _report_result(self, row: LegacyImport, before: int) -> None:
+        """Report the result for the whole file; messages that an earlier run stored count as unchanged."""
         report = self._report
         report.read = row.read
         report.created = row.stored - before

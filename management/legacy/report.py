@@ -81,9 +81,9 @@ class Report:
     def __init__(self) -> None:
         self._tables: dict[str, TableReport] = {}
 
-    def of(self, table: str) -> TableReport:
+    def table(self, name: str) -> TableReport:
         """Return the table's report, created with its first mention."""
-        return self._tables.setdefault(table, TableReport(table))
+        return self._tables.setdefault(name, TableReport(name))
 
     def __iter__(self) -> Iterator[TableReport]:
         return iter(self._tables.values())

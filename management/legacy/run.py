@@ -36,9 +36,9 @@ def dry_run(options: Options, report: Report, progress: Progress) -> None:
     context, specs = _dry_run_fleet(options, report)
     path = find(options.directory, TELEMETRY_DATA)
     if path is not None and options.telemetry and not report.problems:
-        judge = LegacyRowValidator(options.tenant.schema_name, record.specs_of(specs))
+        validator = LegacyRowValidator(options.tenant.schema_name, record.specs_of(specs))
         with _reporting_dump_errors(report):
-            record.dry_run(path, _reader(context), judge, report.of(TELEMETRY_DATA.name), progress)
+            record.dry_run(path, _reader(context), validator, report.table(TELEMETRY_DATA.name), progress)
 
 
 def run(options: Options, report: Report, progress: Progress) -> None:
@@ -55,7 +55,7 @@ def run(options: Options, report: Report, progress: Progress) -> None:
         path = find(options.directory, TELEMETRY_DATA)
         if path is not None and options.telemetry:
             with _reporting_dump_errors(report):
-                table = report.of(TELEMETRY_DATA.name)
+                table = report.table(TELEMETRY_DATA.name)
                 RecordImporter(schema, path, _reader(context), table, progress).run(again=options.again)
 
 
@@ -84,7 +84,7 @@ def _reporting_dump_errors(report: Report) -> Iterator[None]:
     try:
         yield
     except DumpError as error:
-        report.of(error.problem.file.split(".")[0]).fail(error.problem, rows=0)
+        report.table(error.problem.file.split(".")[0]).fail(error.problem, rows=0)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ BUFFER_LIMIT = 100_000  # messages, in memory
 
 
 class BridgeLink(Link):
-    """A connection with the bridge account. It has no will: its end is no evidence about its devices."""
+    """A connection with the bridge account. It has no will: its end proves nothing about its devices."""
 
     def __init__(
         self,

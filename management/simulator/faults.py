@@ -32,10 +32,10 @@ def parse_faults(text: str) -> dict[str, float]:
 
 def choose_fault(faults: Mapping[str, float], rng: Random) -> str | None:
     """Return the fault of the next message, or None for a good one."""
-    drawn = rng.random()
+    remainder = rng.random()
     for name, probability in faults.items():
-        drawn -= probability
-        if drawn < 0:
+        remainder -= probability
+        if remainder < 0:
             return name
     return None
 

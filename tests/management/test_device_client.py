@@ -398,7 +398,7 @@ def test_two_processes_cannot_share_a_buffer(tmp_path: Path) -> None:
     first.close()
 
 
-def test_a_damaged_buffer_is_put_aside(tmp_path: Path) -> None:
+def test_a_damaged_buffer_is_renamed(tmp_path: Path) -> None:
     path = tmp_path / "box.sqlite3"
     path.write_bytes(b"this was a database before the power went" * 100)
     outbox = Outbox(path)

@@ -57,7 +57,7 @@ WRONG: dict[str, tuple[Change, str, int, str]] = {
     "a device twice": (lambda d: d.rows("devices").append(d.rows("devices")[0]), "devices.csv", 4, "twice"),
     "too long a name": (_cell("devices", 0, 3, "x" * 121), "devices.csv", 2, "name: Ensure this value has at most 120"),
     "a NUL": (_cell("devices", 0, 3, "a\x00b"), "devices.csv", 2, "contains a NUL"),
-    "an alias with a slash": (_cell("devices", 0, 5, "a/b@example.com"), "devices.csv", 0, "holds no /, + or #"),
+    "an alias with a slash": (_cell("devices", 0, 5, "a/b@example.com"), "devices.csv", 0, "must not contain /, + or #"),
     "an unknown device": (_cell("user_devices", 0, 2, 99), "user_devices.csv", 2, "'99' is not a device of"),
     "an unknown role": (_cell("user_devices", 0, 3, "king"), "user_devices.csv", 2, "expected is one of owner"),
     "a type that is not allowed": (
@@ -132,12 +132,12 @@ def run_quietly(dump: Dump, *options: str) -> str:
     ("place", "value", "column", "words"),
     [
         (5, "", "received_time", "It is empty"),
-        (5, "yesterday", "received_time", "'yesterday' is no time"),
+        (5, "yesterday", "received_time", "'yesterday' is not a valid time"),
         (5, "9999-12-31 23:00:00+00", "received_time", "is in the future"),
-        (4, "0001-01-01 00:00:00+09", "device_time", "is beyond all calendars"),
-        (4, "2025-03-01 00:00:00", "device_time", "has no offset: say with --time-zone"),
-        (2, "", "topic", "It is empty"),
-        (1, "77", "device_id", "'77' is no device of devices.csv"),
+        (4, "0001-01-01 00:00:00+09", "device_time", "is not a possible time"),
+        (4, "2025-03-01 00:00:00", "device_time", "has no offset: give the zone"),
+        (2, "", "topic", "It must not be empty"),
+        (1, "77", "device_id", "'77' is not a device of devices.csv"),
     ],
 )
 def test_a_line_of_the_record_that_is_no_message_is_left_out_and_told(

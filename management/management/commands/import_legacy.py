@@ -69,7 +69,7 @@ class Command(BaseCommand):
     def _secrets(self, source: str, report: Report) -> device_secrets.KnownSecrets:
         if not source:
             return device_secrets.NONE
-        table = report.of(SECRETS.name)
+        table = report.table(SECRETS.name)
         try:
             return device_secrets.read(source, table)
         except DumpError as error:

@@ -33,7 +33,7 @@ class Command(BaseCommand):
             notifier.run_once()
             watchdog.turned()
         notifier.close()
-        logger.info("Stopped; what is not told yet waits in the outbox")
+        logger.info("Stopped; unpublished changes wait in the outbox")
 
     def _on_signal(self, *_: object) -> None:
         self._stop = True
