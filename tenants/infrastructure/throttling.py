@@ -138,11 +138,11 @@ class WindowThrottle(BaseThrottle):
 class TenantThrottle(WindowThrottle):
     """One count for all clients of a tenant, so that no tenant slows down the others.
 
-    Requests that are rejected before it (401, 403) do not count, or anybody could use up a tenant's share.
+    Requests that are rejected before it (401, 403) do not count: they must not use up the tenant's share.
     """
 
     def limit(self) -> int | None:
-        """Return `API_REQUESTS_PER_MINUTE`, where 0 is no limit."""
+        """Return `API_REQUESTS_PER_MINUTE`; None, for 0, is unlimited."""
         return settings.API_REQUESTS_PER_MINUTE or None
 
     def key(self, request: Request) -> str:
