@@ -1,1 +1,1 @@
-"""What nobody would send: `python -m tests.fuzz --seconds 3600`, and a little of it in every run of the tests."""
+"""Malformed and random messages: `python -m tests.fuzz --seconds 3600`, and some of them in every run of the tests."""

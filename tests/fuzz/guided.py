@@ -62,14 +62,14 @@ def _normalization(raw: bytes) -> None:
 def _version_1(raw: bytes) -> None:
     message = form.parse_object(raw)
     with suppress(RecursionError):  # the signing itself
-        _judge(json.dumps(inputs.signed_v1(message)).encode())
+        _validate(json.dumps(inputs.signed_v1(message)).encode())
 
 
 def _version_2(raw: bytes) -> None:
-    _judge(inputs.signed_v2(raw))
+    _validate(inputs.signed_v2(raw))
 
 
-def _judge(raw: bytes) -> None:
+def _validate(raw: bytes) -> None:
     for spec in targets.DEVICES:
         for topic in targets.TOPICS:
             with suppress(Refusal):
@@ -91,7 +91,7 @@ _TARGETS: tuple[Callable[[bytes], Any], ...] = (
     _normalization,
     _version_1,
     _version_2,
-    _judge,
+    _validate,
     _paths,
 )
 

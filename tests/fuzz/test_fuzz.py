@@ -1,4 +1,4 @@
-"""Some of what nobody would send, in every run; `python -m tests.fuzz` goes on for as long as it is told."""
+"""Some malformed and random messages in every run; `python -m tests.fuzz` sends them for a given time."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Devices that are over a limit are told so: from the listener's limiter through the notifier to the device."""
+"""Back-off notices to devices that exceed a limit: from the listener's limiter through the notifier to the device."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""One batch is judged while PostgreSQL stores another: nothing of either is lost, doubled, or settled too early."""
+"""A batch is prepared while PostgreSQL stores another: no message of either is lost, doubled or acknowledged early."""
 
 import select
 from typing import Any

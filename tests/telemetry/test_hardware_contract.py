@@ -142,7 +142,7 @@ def test_a_flood_of_new_names_makes_no_flood_of_series(
     before = len(readings(device))
     send((topic(device, "x"), v1(device, {"temp": 79, "k0-0": 5, "new": 6})))
     assert len(readings(device)) == before + 2, "names that have a series go on"
-    assert len(history(device)) == 1, "and it is told once a day"
+    assert len(history(device)) == 1, "and it is recorded once a day"
 
 
 def test_a_message_that_is_stored_again_keeps_what_it_kept(register: Any, send: Send, kind: Any) -> None:

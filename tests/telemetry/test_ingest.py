@@ -1,4 +1,4 @@
-"""Batches through the whole pipeline, on real servers: what is stored, once, and what is refused and why."""
+"""Batches through the whole pipeline, on real servers: stored once, or refused with a reason."""
 
 import json
 import time
@@ -254,7 +254,7 @@ def test_an_unknown_device_is_kept_in_the_quarantine_of_the_tenant_it_names(send
     from tenants.models import UnroutedMessage
 
     stranger = uuid.uuid4()
-    result = send((f"telemetry/alpha/{stranger}/dht22", b"{}"), (f"telemetry/nobody/{stranger}/dht22", b"{}"))
+    result = send((f"telemetry/alpha/{stranger}/dht22", b"{}"), (f"telemetry/no-tenant/{stranger}/dht22", b"{}"))
     assert (result.quarantined, result.unrouted) == (1, 1)
     with schema_context(tenant_a.schema_name):
         assert Quarantined.objects.get(topic__contains=str(stranger)).reason == "unknown_device"
@@ -314,11 +314,11 @@ def test_no_other_listener_hears_version_1_after_version_2(register: Any, send: 
         other.close()
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_another_message_under_a_known_counter_is_replayed(register: Any, send: Send, together: bool) -> None:
+@pytest.mark.parametrize("in_one_batch", [True, False])
+def test_another_message_under_a_known_counter_is_replayed(register: Any, send: Send, in_one_batch: bool) -> None:
     device = register()
     first, second = v2(device, VALUE, seq=5), v2(device, {"temp": 9}, seq=5)
-    if together:
+    if in_one_batch:
         send((topic(device), first), (topic(device), second))
     else:
         send((topic(device), first))
@@ -404,7 +404,7 @@ def test_vault_away_parks_messages_and_spares_known_devices(register: Any, send:
     assert deferred_messages.find_deferred() == {unknown.tenant.schema_name}
     assert deferred_messages.replay_deferred(ingest) == 1
     assert (refused(unknown), readings(unknown)) == ([], READ)
-    assert status(unknown)[0] == "UNKNOWN", "a replay is no sign of life"
+    assert status(unknown)[0] == "UNKNOWN", "a replay is not activity"
     assert deferred_messages.replay_deferred(ingest) == 0
 
 
@@ -485,11 +485,11 @@ def test_a_brokers_event_shortens_the_wait_and_no_more(register: Any, send: Send
     member = f"{device.tenant.schema_name}:{device.uuid}"
     left = get_redis_connection("default").zscore("device_deadline", member) - datetime.now(UTC).timestamp()
     assert (left < 6) is shortened
-    assert status(device)[0] == "ONLINE", "a hint is no evidence"
+    assert status(device)[0] == "ONLINE", "an event of the broker is not evidence"
     assert refused(device) == []
     send((topic(device), v1(device, {"temp": 3})))
     left = get_redis_connection("default").zscore("device_deadline", member) - datetime.now(UTC).timestamp()
-    assert left > 50, "a sign of life counts more"
+    assert left > 50, "activity counts more"
 
 
 def test_redis_away_costs_no_message(register: Any, send: Send, stack: Any) -> None:

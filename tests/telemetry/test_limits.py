@@ -37,7 +37,7 @@ def _clear() -> None:
 
 
 class Fleet:
-    """Devices of one tenant, and messages of theirs as verification passes them on."""
+    """Devices of one tenant, and their messages as validation returns them."""
 
     def __init__(self, limits: LimitSpec | None, schema: str = "t_one") -> None:
         slug = schema.removeprefix("t_")
@@ -297,7 +297,7 @@ def test_the_usual_batch_asks_redis_for_nothing() -> None:
     limiter = Limiter()
     fleets = [Fleet(LimitSpec(tenant=RateSpec(1e6, 1e7), daily_quota=10**9), f"t_{n}") for n in range(10)]
     batch = [fleet.message(device) for fleet in fleets for device in range(20)]
-    # A Redis that another test has restarted is told the script first.
+    # A Redis that another test has restarted loads the script first.
     Limiter().admit([Fleet(LimitSpec(tenant=RateSpec(1e6, 1e7)), "t_before").message(0)])
     asked = _commands(lambda: limiter.admit(batch))
     assert asked == 1, "one round trip for ten tenants"

@@ -1,4 +1,4 @@
-"""Limits in the whole pipeline: what is refused, how it is counted, and whom it does not touch."""
+"""Limits in the whole pipeline: refused messages, their counts, and the tenants that they do not affect."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -75,7 +75,7 @@ def test_a_noisy_tenant_loses_its_own_messages_and_nobody_elses(
     set_limits(tenant_b, tenant_rate=SLOW, tenant_burst=5)
     mixed = [*values(noisy, 40), *values(quiet, 5)]
     result = ingest.process(mixed)
-    assert len(result.to_acknowledge) == 45, "what is refused is acknowledged too"
+    assert len(result.to_acknowledge) == 45, "refused messages are acknowledged too"
     assert counted(tenant_a) == {"received": 40, "stored": 5, "rate_limited": 35, "tenant_rate of None": 35}
     assert counted(tenant_b) == {"received": 5, "stored": 5}
 

@@ -1,4 +1,4 @@
-"""A tenant whose tables are locked for long takes nobody's room: its messages are put aside, and come back in order."""
+"""Overflow: the messages of a tenant whose tables are locked for long are spilled, and restored in their order."""
 
 import time
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connection
+from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 from psycopg import sql
 
@@ -60,7 +61,7 @@ def retry_all(ingest: Any) -> list[Any]:
         settled += retry(ingest).to_acknowledge
         if not ingest._locked.schemas:
             return settled
-        time.sleep(0.01)  # what was found to be locked is not asked again at once
+        time.sleep(0.01)  # a tenant that was found to be locked is not tried again at once
     raise AssertionError(f"{ingest._locked.schemas} still wait")
 
 
@@ -119,7 +120,7 @@ def test_another_process_restores_what_a_dead_one_has_spilled(ingest: Any, regis
         gone.process(values(device, 50, 0))
         assert len(retry(gone).to_acknowledge) == 50
         ingest.find_overflow()
-        # What is aside comes first, also for who has not put it there.
+        # The overflow comes first, also for a listener that has not spilled it.
         own = values(device, 3, 50)
         assert ingest.process(own).to_acknowledge == []
     gone.writer.close()
@@ -170,7 +171,10 @@ def test_an_older_version_in_the_overflow_is_not_a_downgrade(ingest: Any, regist
 
 def test_rates_do_not_limit_restored_messages(ingest: Any, register: Any, tenant_a: Any) -> None:
     """They came one after the other, and are stored all at once."""
+    from telemetry.services.limits.buckets import bucket_key
+
     device = register()
+    get_redis_connection("default").delete(bucket_key(tenant_a.schema_name, "tenant_rate"))  # full, whatever ran before
     set_limits(tenant_a, tenant_rate=SLOW, tenant_burst=50)
     try:
         ingest.router.forget()

@@ -95,7 +95,7 @@ class Waiting(RuleBasedStateMachine):
         times=st.integers(0, 2),
     )
     def overflow(self, listener: int, place: int, table: str, count: int, times: int) -> None:
-        """More messages of a locked tenant than are held."""
+        """More messages of a locked tenant than the buffer keeps."""
         self.lock(place, table)
         self.send(listener, (count, 3) if place == 0 else (3, count), seed=0)
         for _ in range(times):
@@ -136,9 +136,9 @@ class Waiting(RuleBasedStateMachine):
                 ingest.find_overflow()
                 for _ in range(200):
                     self._settle(listener, retry(ingest).to_acknowledge)
-                    if not ingest.held_of:
+                    if not ingest.locked_schemas:
                         break
-                assert not ingest.held_of, "what waited comes back"
+                assert not ingest.locked_schemas, "what waited comes back"
                 assert self.unacknowledged[listener] == [], "and is acknowledged"
             for place, device in enumerate(self.devices):
                 count = self.sent[place]
@@ -154,7 +154,7 @@ class Waiting(RuleBasedStateMachine):
 def waiting_machine(
     live_db: None, register: Any, tenant_a: Any, tenant_b: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[type[Waiting]]:
-    """More than 30 messages are too many to be held; a free tenant's are taken 40 at a time; nobody waits long."""
+    """The capacity is 30 messages; those of a free tenant are stored 40 at a time, soon."""
     from telemetry.services.ingest import batch_writer
     from tenants.infrastructure.database import bound_lock_waits
 

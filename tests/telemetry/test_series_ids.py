@@ -1,4 +1,4 @@
-"""Which series a measurement belongs to: as the table says, in whatever order series were made, and by whomever."""
+"""The cached ids of series equal those of the table, in whatever order any process created the series."""
 
 import random
 from collections.abc import Iterator

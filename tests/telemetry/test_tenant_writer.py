@@ -1,4 +1,4 @@
-"""The direct way and the exact way: the same rows, whatever is there already, and whoever holds a lock."""
+"""The optimistic and the conflict-aware writer: the same rows, whatever exists already, and whichever lock is held."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -131,7 +131,7 @@ def test_one_message_that_postgresql_refuses_does_not_hold_up_the_others(
 
 @pytest.mark.parametrize("table", ["telemetry_reading", "devices_device", "devices_devicestatus"])
 def test_a_locked_tenant_waits_and_the_others_do_not(ingest: Any, register: Any, tenant_b: Any, table: str) -> None:
-    """As a migration locks: its messages are neither lost nor acknowledged, and nobody else waits for them."""
+    """As a migration locks: its messages are neither lost nor acknowledged, and no other tenant waits for them."""
     from django.db import connection
 
     from tenants.infrastructure.database import bound_lock_waits, conninfo

@@ -1,4 +1,4 @@
-"""Values that no metric is for, and units that the message names: what is kept, under which name, and what is not."""
+"""Values without a metric, and units that the message names: kept under a name, or refused."""
 
 from typing import Any
 
@@ -160,7 +160,7 @@ NAMED = MetricSpec(
 def test_a_unit_that_the_message_names(members: dict[str, Any], expected: float) -> None:
     values = _normalize({"AM2301": {"Temperature": 68}, **members}, NAMED)
     assert [tuple(value) for value in values.measurements] == [("temperature", expected, "°C", "number")]
-    assert values.unmapped == [], "the unit's name is no value"
+    assert values.unmapped == [], "the unit's name is not kept as a value"
 
 
 @pytest.mark.parametrize("named", ["hPa", "X", "", "f\x00", 5, ["C"], {"C": 1}, True])

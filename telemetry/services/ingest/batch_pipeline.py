@@ -152,7 +152,7 @@ class BatchPipeline:
         self._locked.clear()
 
     def tick(self, *, last: bool = False) -> None:
-        """Do what is due between batches, or, the `last` time, everything. Raises as `advance` does."""
+        """Do the chores that are due between batches, or, the `last` time, all of them. Raises as `advance` does."""
         self._presence.flush(now=last)
         now = time.monotonic()
         if last or now >= self._flush_at:
@@ -235,7 +235,7 @@ class BatchPipeline:
 
 
 def presence_events_of(result: TenantResult) -> list[PresenceEvent]:
-    """Return births, wills, and the newest live telemetry of each device; late telemetry is no activity.
+    """Return births, wills, and the newest live telemetry of each device; late telemetry is not activity.
 
     A message that exceeds a limit was verified, and is activity like any other.
     """

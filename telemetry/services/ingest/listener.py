@@ -228,7 +228,7 @@ class Listener:
         return not self._database.is_pausing
 
     def _record(self) -> None:
-        """Record every second that devices are received: their silence is no evidence otherwise."""
+        """Record every second that devices are received: their silence is not evidence otherwise."""
         activity.record_listener_heartbeat()
         activity.suspend_timeouts(self._pipeline.locked_schemas)
         counters, self._counters = self._counters, dict.fromkeys(self._counters, 0)
