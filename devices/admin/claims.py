@@ -1,4 +1,4 @@
-"""Boards in the tenant's admin: claimed with a form, seen on their device's page, and given back."""
+"""Preregistered devices in the tenant's admin: claim form, panel on the device's page, release."""
 
 from typing import Any, ClassVar
 
@@ -160,13 +160,13 @@ class ClaimActions(DeviceActions):
 
 @hooks.panels_above_device.provider(2)
 def repeated_request_warning(request: HttpRequest, device: Device) -> SafeString:
-    """A warning where somebody else asked for the device's credentials."""
+    """Return a warning if the credentials were requested again."""
     return _render(request, device, "devices/admin/board_warning.html")
 
 
 @hooks.panels_below_device.provider(45)
 def board(request: HttpRequest, device: Device) -> SafeString:
-    """Which board the device was, and whether it has fetched its credentials."""
+    """Return the panel of the preregistration and the fetched credentials."""
     return _render(request, device, "devices/admin/board.html")
 
 

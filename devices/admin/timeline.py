@@ -42,10 +42,10 @@ def bar(
     """Return the context of `devices/admin/timeline.html`. Positions and widths are percent of the width."""
     share = availability.seconds_by_status(segments)
     # Outages last: a widened one must not be covered by its neighbour.
-    drawn = sorted(availability.downsample(segments, _SLOTS), key=lambda one: one.status in availability.OUTAGE)
+    thinned = sorted(availability.downsample(segments, _SLOTS), key=lambda one: one.status in availability.OUTAGE)
     return {
         "range": shown.key,
-        "parts": [_part(one, shown, start) for one in drawn],
+        "parts": [_part(one, shown, start) for one in thinned],
         "windows": [_window(window, shown, start) for window in windows],
         "ticks": list(_ticks(shown, start)),
         "legend": [

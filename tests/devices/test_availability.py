@@ -154,12 +154,12 @@ def test_the_time_adds_up(
         up = figures.mean_time_between_failures_seconds * figures.outages
         assert up == pytest.approx(seconds.get("ONLINE", 0.0))
 
-    drawn = downsample(segments, slots)
-    assert len(drawn) <= max(slots, 0)
-    assert sum(one.seconds for one in drawn) == pytest.approx(sum(one.seconds for one in segments))
-    assert {one.status for one in drawn} <= {one.status for one in segments}
+    thinned = downsample(segments, slots)
+    assert len(thinned) <= max(slots, 0)
+    assert sum(one.seconds for one in thinned) == pytest.approx(sum(one.seconds for one in segments))
+    assert {one.status for one in thinned} <= {one.status for one in segments}
     if "OFFLINE" in seconds_by_status(segments):
-        assert "OFFLINE" in seconds_by_status(drawn), "the worst is never left out"
+        assert "OFFLINE" in seconds_by_status(thinned), "the worst is never left out"
 
 
 def _disjoint(windows: list[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:

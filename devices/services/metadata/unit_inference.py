@@ -57,7 +57,7 @@ _WORDS = {
     **dict.fromkeys(("rain", "rainfall"), _Word("rainfall", "mm")),
     **dict.fromkeys(("battery", "batt", "soc"), _Word("battery", "%")),
 }
-# Longer words first: 토양수분 is no 수분.
+# Longer words first: 토양수분 is not 수분.
 _KOREAN = {
     "토양수분": _Word("moisture", "%"),
     "이산화탄소": _Word("co2", "ppm"),
@@ -110,7 +110,7 @@ def infer_metric(path: Path, value: object) -> InferredMetric:
 
 
 def _words(name: str) -> list[str]:
-    if name.lower() in _UNITS:  # mV is no m and no V
+    if name.lower() in _UNITS:  # mV is neither m nor V
         return [name.lower()]
     joined = _PARTICLES.sub(lambda match: "pm" + re.sub(r"[^0-9]", "", match[0]), name)
     parts = [part.lower() for part in _PARTS.findall(joined)]

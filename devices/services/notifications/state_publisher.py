@@ -57,7 +57,7 @@ class StateBroker:
         return self._client is not None and self._client.is_connected()
 
     def exchange(self, timeout: float, also: Sequence[Any] = ()) -> None:
-        """Wait up to `timeout` seconds for the broker or for data on `also`, and process what is due."""
+        """Wait up to `timeout` seconds for the broker or for data on `also`, and process due work."""
         if self._client is None:
             self._connect()
         client = self._client

@@ -126,11 +126,11 @@ def downsample(segments: Sequence[Segment], slots: int) -> list[Segment]:
         last = min(int((segment.stop - timedelta(microseconds=1) - start) / width), slots - 1)
         for slot in range(first, last + 1):
             worst[slot] = max(worst[slot], segment.status, key=_SEVERITY.index)
-    drawn: list[Segment] = []
+    thinned: list[Segment] = []
     for slot, status in enumerate(worst):
         until = stop if slot == slots - 1 else start + width * (slot + 1)
-        _extend(drawn, Segment(status, drawn[-1].stop if drawn else start, until))
-    return drawn
+        _extend(thinned, Segment(status, thinned[-1].stop if thinned else start, until))
+    return thinned
 
 
 _SEVERITY = ("", UNKNOWN, ONLINE, "TIMEOUT", "OFFLINE")

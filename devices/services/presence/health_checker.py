@@ -229,7 +229,7 @@ def _restore_last_seen(seen: dict[UUID, datetime | None]) -> None:
 def _release_leases(
     expired: LeasedDeadlines, members: Sequence[str], states: Mapping[str, tuple[int, PresenceState]]
 ) -> dict[str, float]:
-    """Release the leases. Return the devices in TIMEOUT that were active since, which keep theirs, with the time."""
+    """Release the leases. Return the devices in TIMEOUT with newer activity, which keep their leases, with its time."""
     if not members:
         return {}
     until = expired.now + scripts.LEASE_SECONDS
