@@ -15,8 +15,6 @@ from tests.processes import ROOT
 
 APPS = ("tenants", "devices", "telemetry")
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
-# Words of names that are being renamed. They leave this list together with the names.
-LEAVING = frozenset({"floor", "moved", "teaching", "turned", "whole"})
 
 
 def words(name: str) -> set[str]:
@@ -39,7 +37,7 @@ def forms(word: str) -> set[str]:
 
 def unknown(names: Iterator[str] | set[str]) -> dict[str, str]:
     """Return the words that the glossary does not have, singular or plural, each with a name that contains it."""
-    known = vocabulary() | LEAVING
+    known = vocabulary()
     return {word: name for name in names for word in words(name) if not forms(word) & known}
 
 
