@@ -8,7 +8,6 @@ step renews; when the lease of a dead process has ended, another process resumes
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
@@ -22,6 +21,7 @@ from psycopg import sql
 from psycopg.pq import PipelineStatus
 
 from . import jobs
+from .retry import Backoff
 
 # The states that the engine sets and reads; a model's choices may have others before them.
 WAITING, RUNNING, DONE, CANCELLED = "waiting", "running", "done", "cancelled"
@@ -106,14 +106,6 @@ Resumable = TypeVar("Resumable", bound=ResumableJob)
 Queued = TypeVar("Queued", bound=QueuedJob)
 # Does the next step of a job; False: none was left. Raises Blocked and Superseded.
 Step = Callable[[], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Pauses:
-    """Seconds to wait while a job is blocked: the first pause, doubled each time up to the longest."""
-
-    first: float
-    longest: float
 
 
 # --- Steps -----------------------------------------------------------------------------------------------------------
@@ -246,21 +238,22 @@ def work(
     open_steps: Callable[[Queued], AbstractContextManager[Step]],
     *,
     seconds: float,
-    pauses: Pauses | None = None,
+    backoff: Backoff | None = None,
     report: Callable[[Queued], None] | None = None,
     task: str = "",
 ) -> str:
     """Claim a job and do its steps for some seconds; return how far it is, in words for the queue's log.
 
     What is left is queued as `task`, where one is given, unless the job is blocked: it is resumed by `enqueue_idle`.
-    A blocked job is tried again after `pauses`, and left at once without them. `report` is called after each step.
+    A blocked job is tried again after the pauses of `backoff`, and left at once without one. `report` is called after
+    each step.
     """
     job = claim(model, job_id)
     if job is None:
         return "nothing to do"
     try:
         with open_steps(job) as step:
-            has_more = _repeat(job, step, seconds, pauses, report)
+            has_more = _repeat(job, step, seconds, backoff, report)
     except Superseded:
         return "resumed by another process, or cancelled"
     finally:
@@ -271,23 +264,25 @@ def work(
 
 
 def _repeat(
-    job: Queued, step: Step, seconds: float, pauses: Pauses | None, report: Callable[[Queued], None] | None
+    job: Queued, step: Step, seconds: float, backoff: Backoff | None, report: Callable[[Queued], None] | None
 ) -> bool:
     """Do steps for some seconds; return whether more can be done at once. Raises Superseded."""
     until = time.monotonic() + seconds
-    pause: float | None = None  # None: not blocked
-    has_more = True
+    has_more, is_blocked = True, False
     while has_more and time.monotonic() < until:
         try:
-            has_more, pause = step(), None
+            has_more, is_blocked = step(), False
         except Blocked as error:
             assign(job, advance(job, note=str(error)))
-            if pauses is None:
+            if backoff is None:
                 return False
-            pause = min(2 * pause, pauses.longest) if pause else pauses.first
-            time.sleep(max(0.0, min(pause, until - time.monotonic())))
+            is_blocked = True
+            time.sleep(max(0.0, min(backoff.fail(), until - time.monotonic())))
+        else:
+            if backoff is not None:
+                backoff.reset()
         if not has_more:
             finish(job)
         if report is not None:
             report(job)
-    return has_more and pause is None
+    return has_more and not is_blocked

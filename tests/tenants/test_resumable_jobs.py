@@ -14,6 +14,7 @@ from django_tenants.utils import schema_context
 
 from tenants.infrastructure import resumable_jobs
 from tenants.infrastructure.database import conninfo
+from tenants.infrastructure.retry import Backoff
 from tests.processes import wait_until
 
 STEPS = 20
@@ -206,9 +207,9 @@ def test_a_blocked_job_waits_and_says_why(job: Any) -> None:
         yield do_next
 
     assert work(job, blocked, seconds=5.0, task="no.task") == f"0 of {STEPS}"
-    assert tries == [""], "without pauses it is left at once"
-    pauses = resumable_jobs.Pauses(0.05, 0.1)
-    assert work(job, blocked, seconds=0.5, pauses=pauses, task="no.task") == f"0 of {STEPS}"
+    assert tries == [""], "without a backoff it is left at once"
+    backoff = Backoff(0.05, 0.1)
+    assert work(job, blocked, seconds=0.5, backoff=backoff, task="no.task") == f"0 of {STEPS}"
     assert 4 <= len(tries) <= 10
     assert OrmQ.objects.count() == 0, "it is resumed later"
     job.refresh_from_db()

@@ -30,6 +30,7 @@ from telemetry.services.ingest.reprocessing import (
 )
 from tenants.infrastructure import jobs, resumable_jobs
 from tenants.infrastructure.database import current_schema
+from tenants.infrastructure.retry import Backoff
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ MOST_AT_ONCE = 5
 _BATCH = PAGE_ROWS
 # Far less than the time after which the queue considers a worker lost, so that other tasks get their turn.
 _SECONDS = 60.0
-_PAUSES = resumable_jobs.Pauses(0.2, 5.0)
+_PAUSE_SECONDS = (0.2, 5.0)  # shortest and longest
 # How long a replay waits for a key that stays unavailable while Vault answers.
 _KEY_SECONDS = 30.0
 
@@ -145,7 +146,7 @@ def step(replay_id: int, *, report: Callable[[Replay], None] | None = None, queu
         replay_id,
         _open_steps,
         seconds=_SECONDS,
-        pauses=_PAUSES,
+        backoff=Backoff(*_PAUSE_SECONDS),
         report=report,
         task=STEP if queue else "",
     )
