@@ -16,7 +16,7 @@ HANDLER = ClientHandler(enforce_csrf_checks=False)
 
 
 class Api:
-    """A client of one tenant's API, by key, by session, or as nobody."""
+    """A client of one tenant's API: with a key, with a session, or anonymous."""
 
     def __init__(self, slug: str, *, key: str = "", user: Any = None) -> None:
         self.root = f"/t/{slug}/api/v1/"

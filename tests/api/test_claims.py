@@ -102,8 +102,8 @@ def test_what_cannot_be_claimed_is_refused_in_the_same_words(api: Api, other: Ap
     answers = {
         "unknown serial": claim(api, free, serial="GB-NOBODY"),
         "wrong code": claim(api, free, code=theirs.claim_code),
-        "somebody else's": claim(api, theirs),
-        "somebody else's, wrong code": claim(api, theirs, code=free.claim_code),
+        "another tenant's": claim(api, theirs),
+        "another tenant's, wrong code": claim(api, theirs, code=free.claim_code),
     }
     assert {answer.status_code for answer in answers.values()} == {404}
     assert len({answer.content for answer in answers.values()}) == 1
@@ -159,15 +159,15 @@ def test_vault_away_and_nothing_is_lost(api: Api, tenant_a: Any, monkeypatch: An
         raise SecretsUnavailable("away")
 
     issued = board()
-    with monkeypatch.context() as without:
-        without.setattr("devices.services.vault.secret_store.SecretStore.write", away)
+    with monkeypatch.context() as outage:
+        outage.setattr("devices.services.vault.secret_store.SecretStore.write", away)
         assert claim(api, issued).status_code == 503
     kept = PreregisteredDevice.objects.get(pk=issued.device.pk)
     assert kept.tenant is None
     assert not DeviceRoute.objects.filter(device_uuid=kept.next_uuid).exists()
     uuid = claim(api, issued).json()["uuid"]
-    with monkeypatch.context() as without:
-        without.setattr("devices.services.vault.secret_store.SecretStore.read", away)
+    with monkeypatch.context() as outage:
+        outage.setattr("devices.services.vault.secret_store.SecretStore.read", away)
         answer = fetch(issued)
         assert (answer.status_code, answer["Retry-After"]) == (503, "5")
     assert fetch(issued).json()["credentials"]["uuid"] == uuid
@@ -181,8 +181,8 @@ def test_the_broker_away_and_nothing_counts_as_fetched(api: Api, monkeypatch: An
 
     issued = board()
     uuid = claim(api, issued).json()["uuid"]
-    with monkeypatch.context() as without:
-        without.setattr("devices.services.broker.accounts.grant_devices", away)
+    with monkeypatch.context() as outage:
+        outage.setattr("devices.services.broker.accounts.grant_devices", away)
         answer = fetch(issued)
         assert answer.status_code == 503
         assert "broker" in problems(answer)[None]
@@ -222,12 +222,12 @@ def test_credentials_are_fetched_once(api: Api, tenant_a: Any) -> None:
 
     assert fetch(issued).json()["credentials"] == given, "the answer was lost: the same asker hears it again"
     assert audit_of(tenant_a, "fetch credentials") == 1
-    stranger = fetch(issued, attempt="somebody else who has the card")
+    stranger = fetch(issued, attempt="another person with the card")
     assert stranger.status_code == 409
     assert given["secret"] not in stranger.content.decode()
     assert stranger.json()["errors"][0]["code"] == "already_fetched"
     assert audit_of(tenant_a, "credentials asked for again") == 1
-    fetch(issued, attempt="somebody else who has the card")
+    fetch(issued, attempt="another person with the card")
     assert audit_of(tenant_a, "credentials asked for again") == 1, "a device in a loop fills nothing"
 
 
@@ -369,7 +369,7 @@ def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, te
     from devices.services.provisioning import claims
     from devices.services.provisioning.registration import remove_device
 
-    def of(tenant: Any) -> Any:
+    def claim_in(tenant: Any) -> Any:
         def call() -> str:
             with schema_context(tenant.schema_name):
                 try:
@@ -380,7 +380,7 @@ def test_of_many_who_claim_at_once_one_has_it(live_board: Any, tenant_a: Any, te
 
         return call
 
-    answers = run_at_once([of(tenant) for tenant in (tenant_a, tenant_b) for _ in range(4)])
+    answers = run_at_once([claim_in(tenant) for tenant in (tenant_a, tenant_b) for _ in range(4)])
     winners = [answer for answer in answers if answer != "refused"]
     assert len(winners) == 1
     found = {}

@@ -1,4 +1,4 @@
-"""What the API says to requests that it cannot follow, and what limits them."""
+"""The API's answers to invalid requests, and the limits of requests."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_a_tenant_that_is_not_in_service_answers_json(api: Api, tenant_a: Any, s
 
 
 def test_a_tenant_or_host_that_is_none_answers_json(db: None, tenant_a: Any) -> None:
-    for address in ("/t/nobody/api/v1/devices/", "/t/UPPER/api/v1/", "/api/v1/devices/"):
+    for address in ("/t/absent/api/v1/devices/", "/t/UPPER/api/v1/", "/api/v1/devices/"):
         answer = Client().get(address)
         assert answer.status_code == 404
         assert problems(answer).keys() == {None}
@@ -171,7 +171,7 @@ print(json.dumps({path: [a.status_code, a["Content-Type"], a.content.decode()] f
 
 
 def test_while_the_database_is_away_the_answer_is_503_and_the_process_lives(tmp_path: Path) -> None:
-    environment = {**os.environ, "DATABASE_URL": "postgres://nobody@127.0.0.1:9/none", "LOG_LEVEL": "CRITICAL"}
+    environment = {**os.environ, "DATABASE_URL": "postgres://none@127.0.0.1:9/none", "LOG_LEVEL": "CRITICAL"}
     environment |= {"DJANGO_SETTINGS_MODULE": "config.settings", "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"}
     done = subprocess.run(
         [sys.executable, "-c", _WITHOUT_DATABASE], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60

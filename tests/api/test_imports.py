@@ -125,7 +125,7 @@ def test_what_a_row_may_change(api: Api, tenant_a: Any) -> None:
 def test_rows_that_cannot_be_told_apart(api: Api, tenant_a: Any, tenant_b: Any) -> None:
     make_device(tenant_a, "twin")
     make_device(tenant_a, "twin")
-    foreign = make_device(tenant_b, "theirs")
+    foreign = make_device(tenant_b, "foreign-device")
     answer = upload(
         api,
         table(",twin,", ",a,S1", ",b,S1", f"{foreign.uuid},c,", "nonsense,d,", ",,", heading="uuid,name,cpu_serial"),
@@ -135,7 +135,7 @@ def test_rows_that_cannot_be_told_apart(api: Api, tenant_a: Any, tenant_b: Any) 
     assert found[2] == {"column": "name", "detail": "2 devices have this value: give the UUID instead."}
     assert found[4]["detail"] == "Row 3 describes the same device: remove one of the two rows."
     assert "is already registered" in found[5]["detail"]
-    assert "theirs" not in json.dumps(answer)
+    assert "foreign-device" not in json.dumps(answer)
     assert found[6]["column"] == "uuid"
     assert 7 not in found, "a row without any cell is none"
 
@@ -328,8 +328,8 @@ def test_vault_away(api: Api, tenant_a: Any, settings: Any, monkeypatch: Any) ->
         raise SecretsUnavailable("away")
 
     before = names(tenant_a)
-    with monkeypatch.context() as without:
-        without.setattr("devices.services.vault.secret_store.SecretStore.write", away)
+    with monkeypatch.context() as outage:
+        outage.setattr("devices.services.vault.secret_store.SecretStore.write", away)
         assert upload(api, table("north,,,,")).status_code == 503
         settings.IMPORT_AT_ONCE = 0
         started = upload(api, table("north,,,,")).json()

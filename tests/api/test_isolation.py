@@ -1,4 +1,4 @@
-"""Who reaches what: every endpoint of the tenant's API × everybody who might ask.
+"""Access to the tenant's API: every endpoint × every kind of client.
 
 The table is the rule. An endpoint without a row fails `test_every_endpoint_has_a_row`.
 """
@@ -31,18 +31,18 @@ from tests.factories import (
 
 # Who asks → the status of the answer; OK stands for the row's own.
 OK = 0
-_NOBODY = {"anonymous": 401, "key of another tenant": 401, "expired key": 401, "revoked key": 401}
-_STRANGERS = {"member of another tenant": 403, "staff who is no superuser": 403}
-READ = _NOBODY | _STRANGERS | {
+_UNAUTHENTICATED = {"anonymous": 401, "key of another tenant": 401, "expired key": 401, "revoked key": 401}
+_STRANGERS = {"member of another tenant": 403, "staff, not superuser": 403}
+READ = _UNAUTHENTICATED | _STRANGERS | {
     "key": OK, "read-only key": OK, "viewer": OK, "operator": OK, "administrator": OK, "superuser": OK,
 }  # fmt: skip
-OPERATE = _NOBODY | _STRANGERS | {
+OPERATE = _UNAUTHENTICATED | _STRANGERS | {
     "key": OK, "read-only key": 403, "viewer": 403, "operator": OK, "administrator": OK, "superuser": OK,
 }  # fmt: skip
-METADATA = _NOBODY | _STRANGERS | {
+METADATA = _UNAUTHENTICATED | _STRANGERS | {
     "key": OK, "read-only key": 403, "viewer": 403, "operator": 403, "administrator": OK, "superuser": OK,
 }  # fmt: skip
-IN_PERSON = _NOBODY | _STRANGERS | {
+IN_PERSON = _UNAUTHENTICATED | _STRANGERS | {
     "key": 403, "read-only key": 403, "viewer": 403, "operator": 403, "administrator": OK, "superuser": OK,
 }  # fmt: skip
 PUBLIC = dict.fromkeys(READ, OK)
@@ -156,7 +156,7 @@ def _names_objects(body: dict[str, Any] | None) -> bool:
 
 @dataclass
 class World:
-    """Two tenants with objects that have the same names, and everybody who might ask."""
+    """Two tenants with objects that have the same names, and a client of every kind."""
 
     ours: dict[str, str]
     theirs: dict[str, str]
@@ -177,7 +177,7 @@ def world(db: None, tenant_a: Any, tenant_b: Any, expired: Any) -> World:
         "operator": Api(slug, user=make_user("operator", tenant_a, "operator")),
         "administrator": Api(slug, user=make_user("administrator", tenant_a, "admin")),
         "member of another tenant": Api(slug, user=make_user("stranger", tenant_b, "admin")),
-        "staff who is no superuser": Api(slug, user=make_user("staff", is_staff=True)),
+        "staff, not superuser": Api(slug, user=make_user("staff", is_staff=True)),
         "superuser": Api(slug, user=make_user("superuser", is_superuser=True)),
     }
     return World(
@@ -358,7 +358,7 @@ def _pattern_of(path: str) -> str:
 def _ask_and_undo(
     ask: Callable[..., Any], tenant: Any, method: str, path: str, body: dict[str, Any] | None, ids: dict[str, str]
 ) -> Any:
-    """The answer; what the request changed is taken back, so that the next one finds the same."""
+    """Return the answer. The request's changes are rolled back, so that the next request finds the same rows."""
     filled = None if body is None else {n: v.format(**ids) if isinstance(v, str) else v for n, v in body.items()}
     with transaction.atomic():
         answer = ask(method, f"/t/{tenant.slug}/{path.format(**ids)}", filled)

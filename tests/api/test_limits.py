@@ -1,4 +1,4 @@
-"""What a tenant sees of its limits."""
+"""A tenant's limits in its API."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

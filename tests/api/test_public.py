@@ -60,7 +60,7 @@ def test_who_reaches_the_tenants(staff: Client, tenant_a: Any) -> None:
         "a key of a tenant": (401, 401),
         "a wrong password": (401, 401),
         "a member": (403, 403),
-        "staff who is no superuser": (403, 403),
+        "staff, not superuser": (403, 403),
         "a superuser by session": (200, 400),
         "a superuser by password": (200, 400),
     }
@@ -69,7 +69,7 @@ def test_who_reaches_the_tenants(staff: Client, tenant_a: Any) -> None:
         "a key of a tenant": Client(headers={"Authorization": f"Bearer {issue_key(tenant_a)}"}),
         "a wrong password": basic("root", "wrong"),
         "a member": session(make_user("member", tenant_a, "admin")),
-        "staff who is no superuser": session(make_user("staff", is_staff=True)),
+        "staff, not superuser": session(make_user("staff", is_staff=True)),
         "a superuser by session": session(make_user("root2", is_superuser=True)),
         "a superuser by password": staff,
     }
@@ -137,7 +137,7 @@ def test_guessing_passwords_is_slowed_down(staff: Client) -> None:
     wrong = basic("root", "wrong")
     assert [wrong.get(TENANTS).status_code for _ in range(12)] == [401] * 10 + [429] * 2
     assert staff.get(TENANTS).status_code == 429  # the right one too, from the same address
-    assert basic("somebody-else", "wrong").get(TENANTS).status_code == 401
+    assert basic("another-user", "wrong").get(TENANTS).status_code == 401
 
 
 def test_the_probes_say_what_answers_and_name_no_address(db: None, tenant_a: Any, settings: Any) -> None:

@@ -1,4 +1,4 @@
-"""Aggregates, charts, exports and the fleet's newest values, as they are asked for."""
+"""Aggregates, charts, exports and the fleet's newest values, as the API's clients request them."""
 
 import csv
 import io
@@ -348,7 +348,7 @@ def fleet(tenant_a: Any, tenant_b: Any) -> list[Any]:
     add_readings(tenant_a, fahrenheit, (T0 + HOUR, 68.0))
     add_series(tenant_a, devices[1], "dht22", "never", "")
     add_readings(tenant_a, add_series(tenant_a, devices[2], "relay", "on", "", "boolean"), (T0, True))
-    other = make_device(tenant_b, "theirs", dht22="dht22")
+    other = make_device(tenant_b, "foreign", dht22="dht22")
     add_readings(tenant_b, add_series(tenant_b, other, "dht22", "temperature", "°C"), (T0 + DAY, 1.0))
     return devices
 

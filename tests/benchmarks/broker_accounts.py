@@ -142,7 +142,7 @@ def _is_open(connection: socket.socket) -> bool:
         connection.close()
 
 
-# --- What is refused ----------------------------------------------------------------------------------------
+# --- Refused topics -----------------------------------------------------------------------------------------
 
 
 def _refusals(broker: Broker) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the hardware contract costs a message: validation and normalization, beside a plain way to do the same.
+"""The cost of the hardware contract for a message: validation and normalization, beside a plain implementation.
 
 The plain way looks at each thing when it needs it: it flattens the message into a dict of paths, looks every metric
 up in it, and compares what is left over with the paths of the metrics. Both must say the same of every message.
@@ -16,12 +16,13 @@ from devices.domain.metric_spec import MetricSpec
 from devices.domain.paths import PROTOCOL_MEMBERS, Path
 from devices.domain.specs import ComponentSpec, DeviceSpec, KeySpec, TenantSpec
 from telemetry.services.pipeline import contract, form, normalization
+from telemetry.services.pipeline.form import Topic
 from telemetry.services.pipeline.normalization import NormalizedValues
-from telemetry.services.pipeline.results import Refusal, Topic
+from telemetry.services.pipeline.refusal import Refused
 
 _SERIAL, _VERSION = "10000000a1b2c3d4", "1.4"
 _MESSAGES = 200
-_CLOCK = contract.ClockTolerance(live=timedelta(minutes=5), future=timedelta(minutes=5))
+_CLOCK = contract.Clock(live=timedelta(minutes=5), future=timedelta(minutes=5))
 _BUDGET_US = 15.0
 
 _METRICS = (
@@ -34,7 +35,7 @@ _CONVERTED = (
     *_METRICS[1:],
 )
 
-Judge = Callable[[Topic, dict[str, Any], DeviceSpec, datetime], tuple[datetime, bool, NormalizedValues]]
+Validator = Callable[[Topic, dict[str, Any], DeviceSpec, datetime], tuple[datetime, bool, NormalizedValues]]
 
 
 def run(*, devices: int, repeats: int) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def run(*, devices: int, repeats: int) -> dict[str, Any]:
     return figures
 
 
-def judge(
+def validate(
     topic: Topic, message: dict[str, Any], spec: DeviceSpec, now: datetime
 ) -> tuple[datetime, bool, NormalizedValues]:
     """Stages 4 and 5 as the pipeline calls them."""
@@ -67,10 +68,10 @@ def judge(
     return moment, late, normalization.normalize(message, contract.check_component(topic, message, spec))
 
 
-def judge_plainly(
+def validate_plainly(
     topic: Topic, message: dict[str, Any], spec: DeviceSpec, now: datetime
 ) -> tuple[datetime, bool, NormalizedValues]:
-    """The same for messages that are right: what is not is refused without words."""
+    """The same for valid messages: an invalid one is refused without a text."""
     moment = datetime.fromisoformat(message["timestamp"]).astimezone(UTC)
     component = next((one for one in spec.components.values() if one.key == topic.component), None)
     refused = [
@@ -82,21 +83,21 @@ def judge_plainly(
         component is None or not component.attached or not component.allowed,
     ]
     if any(refused) or component is None:
-        raise Refusal("malformed", "")
+        raise Refused("malformed", "")
     flat = dict(_flatten(message, ()))
     measured = []
     for metric in component.metrics:
         if metric.path in flat:
             value = flat.pop(metric.path)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise Refusal("wrong_type", "")
+                raise Refused("wrong_type", "")
             number = float(value)
             if (metric.factor, metric.offset) != (1.0, 0.0):
                 number = float(f"{number * metric.factor + metric.offset:.12g}")
             if metric.minimum is not None and number < metric.minimum:
-                raise Refusal("out_of_range", "")
+                raise Refused("out_of_range", "")
             if metric.maximum is not None and number > metric.maximum:
-                raise Refusal("out_of_range", "")
+                raise Refused("out_of_range", "")
             measured.append(normalization.Measurement(metric.key, number, metric.unit, metric.value_type))
     kinds = {bool: "boolean", str: "text"}
     unmapped = [
@@ -122,8 +123,8 @@ def _flatten(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
 def _verify(topic: Topic, messages: list[dict[str, Any]], spec: DeviceSpec, now: datetime) -> None:
     for number, message in enumerate(messages):
-        found = judge(topic, message, spec, now)
-        assert found == judge_plainly(topic, message, spec, now), (found, message)
+        found = validate(topic, message, spec, now)
+        assert found == validate_plainly(topic, message, spec, now), (found, message)
         humidity = next(value for value in found[2].measurements if value.metric == "humidity")
         assert humidity == ("humidity", 40.0 + number % 20, "%", "number"), humidity
         assert len(found[2].measurements) == 3, found
@@ -135,8 +136,8 @@ def _compare(
     """Microseconds a message, both ways by turns, so that what else the machine does falls on both."""
     ours, plain = [], []
     for _ in range(repeats):
-        ours.append(_time(judge, topic, messages, spec, now))
-        plain.append(_time(judge_plainly, topic, messages, spec, now))
+        ours.append(_time(validate, topic, messages, spec, now))
+        plain.append(_time(validate_plainly, topic, messages, spec, now))
     return {
         "microseconds": round(statistics.median(ours), 2),
         "fastest_microseconds": round(min(ours), 2),
@@ -145,7 +146,7 @@ def _compare(
     }
 
 
-def _time(way: Judge, topic: Topic, messages: list[dict[str, Any]], spec: DeviceSpec, now: datetime) -> float:
+def _time(way: Validator, topic: Topic, messages: list[dict[str, Any]], spec: DeviceSpec, now: datetime) -> float:
     began = time.process_time()
     for _ in range(10):
         for message in messages:
@@ -180,7 +181,7 @@ def _device(
         active=True,
         cpu_serial=_SERIAL if metrics else f"{uuid.int % 2**64:016x}",
         hardware_version=_VERSION,
-        min_signature_version=1,
+        signature_floor=1,
         components=components,
         type_keys=_TYPES,
         keys=_KEYS,

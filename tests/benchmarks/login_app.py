@@ -1,4 +1,4 @@
-"""What `bench_broker_access` asks: the application that EMQX asks, with the way of judging that is measured."""
+"""The application that EMQX's HTTP requests reach, with the measured way to authenticate. `broker_access` starts it."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What presence costs with 100,000 devices: when nothing happens, and when 20,000 fall silent in one second.
+"""The cost of presence with 100,000 devices: when nothing happens, and when 20,000 fall silent in one second.
 
 Beside it the way of many health checkers: a key `device_state:*` for each device, all of which are scanned in
 every pass.

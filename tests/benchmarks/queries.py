@@ -1,10 +1,10 @@
-"""What reading costs on millions of readings, beside a table of (id, device, timestamp, metric name, value, unit).
+"""The cost of queries on millions of readings, beside a table of (id, device, timestamp, metric name, value, unit).
 
 Both hold the same readings of the same 1,000 devices with three series each: some devices report every minute for
 30 days, the others now and then. What is measured is the platform's own code: every statement that it executes is
 taken down and explained. Both answers are compared.
 
-30 days by the hour are asked for in three ways: of the hourly values alone (`hours`), of what the API's aggregates
+30 days by the hour are queried in three ways: from the hourly values alone (`hours`), from what the API's aggregates
 come from (`aggregates`: whole hours and what is not rolled up yet, planned and read as the API does), and by a whole
 request of the API (`request`, with its key, its checks, and its JSON). The goals are those of the second.
 """
@@ -85,7 +85,7 @@ def run(*, readings: int, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 class _Bench:
-    """The tables, and what is asked of them."""
+    """The tables, and the queries on them."""
 
     def __init__(self, tenant: Tenant, readings: int, say: Callable[[str], None]) -> None:
         self._tenant = tenant

@@ -1,4 +1,4 @@
-"""What the tests of the event stream watch it with: a watcher, and a web server of its own."""
+"""A client of the event stream for tests, and a web server of its own."""
 
 import http.client
 import json

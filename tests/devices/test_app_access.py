@@ -1,4 +1,4 @@
-"""What an app may do at the broker with an API key: a raw client tries everything, on Mosquitto."""
+"""The rights of an app with an API key at the broker: a raw client tries everything, on Mosquitto."""
 
 import os
 import socket
@@ -223,7 +223,7 @@ def test_a_key_that_was_not_issued_after_all_has_no_account(live_db: None, tenan
 
 
 def test_accounts_of_keys_are_brought_in_step(issue: Callable[..., App]) -> None:
-    """Revoked while the broker was away, expired, gone: closed. The others stay connected."""
+    """Revoked while the broker was unavailable, expired, gone: closed. The others stay connected."""
     from devices.models import ApiKey
     from devices.services.broker import accounts
     from devices.services.broker.synchronization import sync_broker

@@ -21,7 +21,7 @@ def login(name: str = "a", shown: str = "p", address: str = "192.0.2.1") -> Logi
 
 
 class Authenticator:
-    """Lets in everybody whose password is `p`, as soon as it may."""
+    """Accepts every client with the password `p`, once `may` is set."""
 
     def __init__(self) -> None:
         self.may, self.batches = threading.Event(), list[list[str]]()

@@ -1,4 +1,4 @@
-"""Who may do what at the broker: a raw client tries everything, on Mosquitto."""
+"""The rights of devices at the broker: a raw client tries everything, on Mosquitto."""
 
 import json
 import os
@@ -222,7 +222,7 @@ def test_a_removed_devices_state_is_removed_and_its_neighbours_stays(register: A
 
 
 def test_a_state_that_was_left_behind_is_removed_when_asked_for(register: Any, tenant_b: Any) -> None:
-    """The broker was away when the device was removed; or it moved, and is kept under the tenant that it left."""
+    """The broker was unavailable when the device was removed; or the device moved to another tenant."""
     from devices.services.broker.synchronization import sync_broker
 
     device = register()
@@ -264,7 +264,7 @@ def test_a_session_is_closed_and_the_device_comes_back(register: Any) -> None:
 
 
 def test_devices_are_let_in_and_kept_out_as_they_are_registered(register: Any, tenant_b: Any) -> None:
-    """Switched off, or suspended, while the broker was away."""
+    """Switched off, or suspended, while the broker was unavailable."""
     from django_tenants.utils import schema_context
 
     from devices.models import Device

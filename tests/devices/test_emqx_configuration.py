@@ -95,7 +95,7 @@ def test_what_is_to_be_filled_in_is_too_short_for_a_key() -> None:
     assert len(headers["x-broker-key"]) < SHORTEST_KEY
 
 
-# --- What would let somebody in -----------------------------------------------------------------------------
+# --- Settings that would accept unauthenticated clients -----------------------------------------------------
 
 
 def test_nobody_is_let_in_unasked(configuration: ConfigTree) -> None:

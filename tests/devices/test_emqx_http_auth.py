@@ -1,4 +1,4 @@
-"""Who is let in by a broker that asks, over HTTP: as EMQX's requests, to the process that answers them."""
+"""EMQX's HTTP authentication: its requests, to the process that answers them."""
 
 import hashlib
 import json
@@ -64,7 +64,7 @@ def broker(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> I
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: answers(url), 20, lambda: log.read_text()[-2000:])
     yield Broker(url)
-    # uvicorn finishes, and then ends by the signal that it was told to end by.
+    # uvicorn finishes, and then ends by the signal that stopped it.
     assert process.stop() == -signal.SIGTERM
     assert "Application shutdown complete" in log.read_text()
 
@@ -81,7 +81,7 @@ def own(register: Any) -> Registered:
     return register()
 
 
-# --- Who is let in ------------------------------------------------------------------------------------------
+# --- Accepted clients ---------------------------------------------------------------------------------------
 
 
 def test_a_device_is_let_in_as_itself(broker: Broker, own: Registered) -> None:
@@ -151,7 +151,7 @@ def test_who_is_not_the_device_is_refused(broker: Broker, register: Any, tenant_
     name, password, client_id = make(own, foreign)
     if "\ud800" not in password:
         assert broker.ask(name, password, client_id, "192.0.2.2") == {"result": "deny"}
-    else:  # what is no text cannot be in EMQX's request either: it does not ask, and refuses
+    else:  # EMQX's request cannot contain invalid text either: EMQX refuses the client without a request
         assert broker.post({"username": name, "password": password, "clientid": client_id}).status_code in (200, 400)
     assert broker.lets_in(own.uuid, own.mqtt_password)
     assert broker.lets_in(foreign.uuid, foreign.mqtt_password)
@@ -179,7 +179,7 @@ def test_who_has_no_valid_key_is_refused(broker: Broker, issue: Callable[..., Ap
     assert broker.ask(other.name, other.text)["client_attrs"]["slug"] == "beta-farm"
 
 
-# --- Whoever is refused from now on -------------------------------------------------------------------------
+# --- Clients that are refused from now on -------------------------------------------------------------------
 
 
 def test_a_device_that_is_switched_off_or_removed_is_refused_at_once(broker: Broker, own: Registered) -> None:
@@ -261,15 +261,15 @@ def test_nobody_reaches_past_the_rules_with_what_was_answered(
     device = emqx.Client(own.uuid, broker.ask(own.uuid, own.mqtt_password)["client_attrs"])
     client = emqx.Client(app.name, broker.ask(app.name, app.text)["client_attrs"])
 
-    def topics(of: Registered) -> list[str]:
-        slug = of.tenant.slug
+    def topics(sender: Registered) -> list[str]:
+        slug = sender.tenant.slug
         return [
-            f"telemetry/{slug}/{of.uuid}/dht22",
-            f"telemetry/grower@example.com/{of.uuid}/dht22/status",
-            f"device/birth/{of.uuid}",
-            f"device/lwt/{of.uuid}",
-            f"device/lwt/status/{of.uuid}",
-            f"command/{slug}/{of.uuid}/response",
+            f"telemetry/{slug}/{sender.uuid}/dht22",
+            f"telemetry/grower@example.com/{sender.uuid}/dht22/status",
+            f"device/birth/{sender.uuid}",
+            f"device/lwt/{sender.uuid}",
+            f"device/lwt/status/{sender.uuid}",
+            f"command/{slug}/{sender.uuid}/response",
         ]
 
     def allowed(who: emqx.Client, action: str, asked: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Closing sessions at EMQX: what its management API is asked, and in which order."""
+"""Closing sessions at EMQX: the requests to its management API, and their order."""
 
 import json
 import threading
@@ -18,7 +18,7 @@ from devices.services.broker.accounts import BrokerRefused, BrokerUnavailable
 
 @dataclass
 class ManagementApi:
-    """Answers as EMQX 5.8.9's management API does, and keeps what it was asked."""
+    """Answers as EMQX 5.8.9's management API does, and keeps the requests."""
 
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     authorizations: set[str | None] = field(default_factory=set)
@@ -173,7 +173,7 @@ def test_the_database_says_it_before_emqx_does(api: ManagementApi, register: Any
 
 
 def test_sessions_that_outlived_their_right_are_closed(api: ManagementApi, register: Any, tenant_b: Any) -> None:
-    """Its tenant suspended, or removed while EMQX's management API was away."""
+    """Its tenant suspended, or removed while EMQX's management API was unavailable."""
     from devices.services.broker.synchronization import sync_broker
     from tenants.services.lifecycle import resume_tenant, suspend_tenant
 

@@ -72,7 +72,7 @@ class Fleet:
         return chain[1:]
 
     def shift(self, seconds: float) -> None:
-        """What is kept of times moves by `seconds`: as if the clock had been set by as much the other way."""
+        """Move all stored times by `seconds`, as if the clock had been set by as much the other way."""
         redis = get_redis_connection("default")
         for key in (scripts.LAST_SEEN, scripts.DEADLINE, scripts.EXPIRING):
             for member, score in redis.zrange(key, 0, -1, withscores=True):
@@ -117,7 +117,7 @@ def test_the_clock_is_set(fleet: Fleet, step: float) -> None:
     fleet.hear(talking)
     health_checker.check()
     assert fleet.ledger(talking) == ["ONLINE"]
-    assert fleet.ledger(silent) == ["ONLINE"], "nobody knows yet"
+    assert fleet.ledger(silent) == ["ONLINE"], "its silence is not known yet"
     # Whatever the step: no deadline is further away than a time-out from now.
     redis = get_redis_connection("default")
     for device in (talking, silent):
@@ -159,7 +159,7 @@ def test_redis_is_restarted(fleet: Fleet, stack: Any) -> None:
 
 
 def test_nobody_listens(fleet: Fleet) -> None:
-    """Without a listener no silence is evidence; with one again, everybody gets the whole time-out."""
+    """Without a listener no silence is evidence; with one again, every device gets the whole time-out."""
     [device] = fleet.add()
     fleet.hear(device)
     redis = get_redis_connection("default")
@@ -235,7 +235,7 @@ def test_a_checker_dies_before_its_leases_end(fleet: Fleet, is_heard: bool) -> N
 
 
 def test_messages_wait_for_locked_tables(fleet: Fleet) -> None:
-    """What a device said may be among them: its silence is no evidence before they are stored."""
+    """A device's messages may be among them: its silence is not evidence before they are stored."""
     redis = get_redis_connection("default")
     waiting, leased = fleet.add(2)
     member = f"{fleet.schema}:{leased.uuid}"
@@ -248,7 +248,7 @@ def test_messages_wait_for_locked_tables(fleet: Fleet) -> None:
     health_checker.check()
     assert (fleet.ledger(waiting), fleet.ledger(leased)) == (["ONLINE"], ["ONLINE"])
     assert redis.zscore(scripts.DEADLINE, member) - activity.redis_now() < scripts.SUSPENSION_SECONDS
-    # They have been stored, or nobody says so any more.
+    # They have been stored, or no listener renews the suspension.
     for until in (activity.redis_now() - 0.1, activity.redis_now() + 3600):  # the clock was set back
         redis.hset(scripts.SUSPENDED_TIMEOUTS, fleet.schema, until)
         fleet.hear(waiting, leased)

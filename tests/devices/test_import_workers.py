@@ -39,7 +39,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
             first.popen.kill()
             first.popen.wait()
             assert position() < 300, "it was killed half-way"
-            # Nobody waits two minutes for a test: the dead process' claim is taken for old.
+            # A claim lasts two minutes, which is too long for a test: end the dead process' claim.
             DeviceImport.objects.filter(pk=kept.pk).update(claimed_until=timezone.now() - timedelta(seconds=1))
             assert import_jobs.resume_all() == 1
             second = start("manage.py", "qcluster")

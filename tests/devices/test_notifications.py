@@ -1,4 +1,4 @@
-"""The outbox: what is told, in which order, what is kept quiet and when it is told after all."""
+"""The outbox: published changes and their order, suppressed changes, and changes that are published later."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ HOUR = timedelta(hours=1)
 
 @dataclass
 class Fleet:
-    """One device of a tenant, and what apps are told of it."""
+    """One device of a tenant, and the states of it that apps receive."""
 
     schema: str
     device: Any
@@ -38,7 +38,7 @@ class Fleet:
         self.told += [(state.status, state.flapping) for state in states if state.uuid == self.device.uuid]
 
     def notify(self) -> list[tuple[str, bool]]:
-        """Empty the outbox; what was told of the device this time: (state, flapping)."""
+        """Empty the outbox. Return the states of the device that were published: (state, flapping)."""
         from devices.services.notifications.outbox import publish_changes
 
         self.told.clear()
@@ -219,7 +219,7 @@ def test_a_deactivated_device_is_told_as_unknown_whatever_it_did_before(fleet: F
 
 
 @pytest.mark.parametrize(
-    ("active", "to_status", "in_window", "flaps", "untold", "why"),
+    ("active", "to_status", "in_window", "flaps", "pending", "suppressed_by"),
     [
         (True, "OFFLINE", False, False, "", ""),
         (True, "OFFLINE", False, True, "", ""),  # it begins to flap: told once
@@ -233,7 +233,9 @@ def test_a_deactivated_device_is_told_as_unknown_whatever_it_did_before(fleet: F
         (False, "UNKNOWN", True, True, "flapping", ""),
     ],
 )
-def test_why_nobody_is_told(active: bool, to_status: str, in_window: bool, flaps: bool, untold: str, why: str) -> None:
+def test_suppression(
+    active: bool, to_status: str, in_window: bool, flaps: bool, pending: str, suppressed_by: str
+) -> None:
     from devices.models import Device, DeviceStatus, StatusChange
     from devices.services.notifications.outbox import suppression_of
 
@@ -241,7 +243,7 @@ def test_why_nobody_is_told(active: bool, to_status: str, in_window: bool, flaps
     device = Device(active=active)
     device.presence = DeviceStatus(device=device, flapping_until=at + HOUR if flaps else at)
     change = StatusChange(device=device, to_status=to_status, at=at)
-    assert suppression_of(change, in_window=in_window, pending_update=untold) == why
+    assert suppression_of(change, in_window=in_window, pending_update=pending) == suppressed_by
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ class Presence(RuleBasedStateMachine):
 
     @rule(listener=st.integers(0, 1), step=st.integers(0, 2), again=st.booleans(), killed=st.booleans())
     def take_while_it_speaks(self, listener: int, step: int, again: bool, killed: bool) -> None:
-        """A sign of life before, between or after the checker's steps, perhaps after an old one came again."""
+        """Activity before, between or after the checker's steps, perhaps after an old message came again."""
         self.time_passes()
         self.take(0)
         if again:
@@ -181,7 +181,7 @@ class Presence(RuleBasedStateMachine):
         self.process(1, killed=False)
 
     def _note(self, batch: list[Any]) -> None:
-        # The batch's signs of life are written to Redis together, before its wills are judged.
+        # The batch's activity is written to Redis together, before its wills are evaluated.
         for sign in sorted(batch, key=lambda sign: sign.kind == "will"):
             self.model.hear(sign.kind, sign.at, sign.session)
         self.heard += batch

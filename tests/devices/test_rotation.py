@@ -135,7 +135,7 @@ def in_vault(device: Registered, version: int) -> str:
 
 @pytest.fixture
 def speaks_v2(register: Any, hear: Callable[..., str]) -> Callable[..., Registered]:
-    """A device that has sent a version 2 message: it can be told of a new key."""
+    """A device that has sent a version 2 message: it can receive a new key."""
 
     def make(**kwargs: Any) -> Registered:
         device = register(**kwargs)
@@ -313,7 +313,7 @@ def test_nothing_is_sent_before_every_listener_knows_the_key(speaks_v2: Any, set
 
 @pytest.mark.parametrize(("secret", "note"), [("", "the device says: no room"), ("another secret", "")])
 def test_what_a_device_says_stands_on_the_page(speaks_v2: Any, secret: str, note: str) -> None:
-    """And what somebody else says in its name does not."""
+    """And an answer with a wrong signature does not."""
     device = speaks_v2()
     campaign = Campaign(device)
     with RawClient(device.uuid, device.mqtt_password) as raw:
@@ -388,7 +388,7 @@ def test_rolled_back_new_keys_are_withdrawn_and_old_ones_are_valid(
     campaign.do("roll_back")
     assert hear(moved, seq=3, secret=new, kid="2") == "", "until it has gone back"
     assert hear(moved, seq=4) == "", "its old key is valid again"
-    assert keys(waiting)[1].revoked_at is not None, "nobody was given it"
+    assert keys(waiting)[1].revoked_at is not None, "no device received it"
     assert keys(waiting)[0].not_after is None
     assert campaign.step().state == "returned"
     assert campaign.member(moved).state == "returned"
@@ -441,7 +441,7 @@ def test_a_token_gives_the_key_once_and_is_kept_nowhere(register: Any, hear: Cal
     hear(device, version=1)
     campaign = Campaign(device)
     campaign.step()
-    assert campaign.member(device).state == "issued", "a version 1 device is not told by a command"
+    assert campaign.member(device).state == "issued", "a version 1 device does not receive commands"
     [token] = campaign.tokens()
     assert campaign.member(device).state == "carried"
     client = hvac.Client(url=_vault_address(), token=token.token)

@@ -1,4 +1,4 @@
-"""What people do to devices' secrets, done in the role of the web servers, and what only a worker can do."""
+"""Changes of devices' secrets in the role of the web servers, and changes that only a worker can make."""
 
 import os
 import subprocess

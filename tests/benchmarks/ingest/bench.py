@@ -1,4 +1,4 @@
-"""What the parts of a run share: servers, a connection to look with, the load, and programs to start."""
+"""The parts that all measurements of a run share: servers, a connection for queries, the load, and programs."""
 
 import os
 import time
@@ -47,7 +47,7 @@ class Bench:
         """What the servers and these processes cost."""
         return Meter(
             postgres=self.stack.pid("postgres"),
-            without=[self.look.info.backend_pid],
+            excluded=[self.look.info.backend_pid],
             mosquitto=[self.stack.pid("mosquitto")],
             valkey=[self.stack.pid("valkey")],
             **pids,
@@ -55,7 +55,7 @@ class Bench:
 
     @contextmanager
     def publisher(self, load: Load, *, rate: float = 0.0) -> Iterator[Program]:
-        """The publisher, connected and ready to be told; with a rate, its stamps are in `stamps`."""
+        """The publisher, connected and ready to start; with a rate, its stamps are in `stamps`."""
         command = ["-m", "tests.benchmarks.ingest.publisher", str(load.data), str(load.ends)]
         if rate:
             command += ["--rate", str(rate), "--stamps", str(self.stamps)]

@@ -1,4 +1,4 @@
-"""The ratios that are asked for, with what came out."""
+"""The required ratios, with the measured values."""
 
 import statistics
 from collections.abc import Callable
@@ -13,25 +13,25 @@ _FULL_MINUTES = 10
 def ratios(rounds: list[Figures]) -> dict[str, float | None]:
     """The medians of the rounds' ratios; None where a part was not measured. Only figures of one round are compared."""
 
-    def of(over: str, under: str, figure: str) -> float | None:
+    def ratio(over: str, under: str, figure: str) -> float | None:
         both = [row for row in rounds if row.get(over) and row.get(under)]
         values = [row[over][figure] / row[under][figure] for row in both if row[under][figure]]
         return round(statistics.median(values), 4) if values else None
 
     return {
-        "one_to_old": of("one", "old", "messages_per_s"),
-        "two_to_old": of("two", "old", "messages_per_s"),
-        "one_to_old_lean": of("one", "old_lean", "messages_per_s"),
-        "two_to_old_lean": of("two", "old_lean", "messages_per_s"),
-        "one_to_node_red": of("one", "node_red", "messages_per_s"),
-        "two_to_one": of("two", "one", "messages_per_s"),
+        "one_to_old": ratio("one", "old", "messages_per_s"),
+        "two_to_old": ratio("two", "old", "messages_per_s"),
+        "one_to_old_lean": ratio("one", "old_lean", "messages_per_s"),
+        "two_to_old_lean": ratio("two", "old_lean", "messages_per_s"),
+        "one_to_node_red": ratio("one", "node_red", "messages_per_s"),
+        "two_to_one": ratio("two", "one", "messages_per_s"),
         "room_beside_one": _room(rounds),
-        "many_tenants_to_one": of("many_tenants", "one", "messages_per_s"),
-        "one_to_receiving_only": of("one", "receive", "messages_per_s"),
-        "one_to_copy": of("one", "copy", "rows_per_s"),
-        "cpu_one_to_old": of("one", "old", "cpu_us_per_message"),
-        "cpu_one_to_old_lean": of("one", "old_lean", "cpu_us_per_message"),
-        "cpu_one_to_node_red": of("one", "node_red", "cpu_us_per_message"),
+        "many_tenants_to_one": ratio("many_tenants", "one", "messages_per_s"),
+        "one_to_receiving_only": ratio("one", "receive", "messages_per_s"),
+        "one_to_copy": ratio("one", "copy", "rows_per_s"),
+        "cpu_one_to_old": ratio("one", "old", "cpu_us_per_message"),
+        "cpu_one_to_old_lean": ratio("one", "old_lean", "cpu_us_per_message"),
+        "cpu_one_to_node_red": ratio("one", "node_red", "cpu_us_per_message"),
     }
 
 
@@ -41,7 +41,7 @@ def _room(rounds: list[Figures]) -> float | None:
     return round(1 / statistics.median(shares), 4) if shares else None
 
 
-def judge(found: dict[str, float | None], latency: list[Figures], memory: Figures | None) -> list[Figures]:
+def evaluate(found: dict[str, float | None], latency: list[Figures], memory: Figures | None) -> list[Figures]:
     """Each goal with its value and whether it is met; None where it was not measured."""
     goals = [
         _at_least("one listener / old way, messages/s", found["one_to_old"], 40, aim=60),

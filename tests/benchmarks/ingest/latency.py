@@ -3,7 +3,7 @@
 The publisher notes, for every message, the moment (the system's monotonic clock) just before it hands it to the
 system. This process asks PostgreSQL over a connection of its own, every two milliseconds, which of some messages'
 readings can be seen now: fifty messages a second, evenly spread, looked up through the index that queries use; only
-those that were sent and not seen yet are asked for, the twenty oldest at most. A message counts as visible at the
+those that were sent and not seen yet are in the query, the twenty oldest at most. A message counts as visible at the
 moment the answer that holds it has come. So a latency is too long by up to the resolution (two milliseconds and an
 answer; five per cent where messages wait longer than 40 ms), and never too short. What looking costs is in the figures,
 as `watching` and `watching_backend`; the latter is not counted as PostgreSQL's.

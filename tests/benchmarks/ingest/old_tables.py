@@ -7,7 +7,7 @@ from django.db import models
 SCHEMA = "old_way"
 
 
-class Owner(models.Model):  # noqa: DJ008 (nobody reads it)
+class Owner(models.Model):  # noqa: DJ008 (no page shows it)
     secret = models.CharField(max_length=64)
 
     class Meta:

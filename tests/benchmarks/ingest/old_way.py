@@ -7,7 +7,7 @@
   JSON, version 2 over the bytes), its attached component of the topic's type, the device's `last_seen`, the message as
   received, and a row (device, timestamp, metric, value, unit) for each reading.
 
-That is `old`, which the goals are judged by: the server that is replaced looked all of this up for each message, as it
+That is `old`, the base of the goals: the server that is replaced looked all of this up for each message, as it
 had no cache that could be wrong after a change of a key or of the hardware. `old_lean` is the same without what a
 cache, however it were kept right, and bulk statements could spare it: devices and secrets are read once, at the
 start; the component is not looked up, and `last_seen` not written; the readings of a message go in one statement.

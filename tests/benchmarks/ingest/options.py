@@ -1,4 +1,4 @@
-"""What a run is asked for."""
+"""The options of a run."""
 
 from dataclasses import dataclass
 
@@ -27,5 +27,5 @@ class Options:
     samples: int = 300
 
     def wants(self, *parts: str) -> bool:
-        """Whether any of the parts is asked for."""
+        """Whether the run includes any of the parts."""
         return any(part in self.only for part in parts)

@@ -91,11 +91,11 @@ class Program:
 
 
 class Meter:
-    """Processor time of processes, and of PostgreSQL with all its backends but those in `without`."""
+    """Processor time of processes, and of PostgreSQL with all its backends but those in `excluded`."""
 
-    def __init__(self, *, postgres: int, without: Sequence[int], **pids: Sequence[int]) -> None:
+    def __init__(self, *, postgres: int, excluded: Sequence[int], **pids: Sequence[int]) -> None:
         self._postgres = postgres
-        self._without = without
+        self._excluded = excluded
         self._pids = pids
 
     def read(self) -> dict[str, float]:
@@ -103,7 +103,7 @@ class Meter:
         spent = {name: sum(map(cpu_seconds, pids)) for name, pids in self._pids.items()}
         # Backends that have ended are in the postmaster's account of its children.
         backends = sum(map(cpu_seconds, _children(self._postgres)))
-        watching = sum(map(cpu_seconds, self._without))
+        watching = sum(map(cpu_seconds, self._excluded))
         spent["postgres"] = cpu_seconds(self._postgres, with_ended_children=True) + backends - watching
         return spent
 
@@ -111,7 +111,7 @@ class Meter:
 def machine_seconds() -> tuple[float, float]:
     """Of all processors together, since the start of the machine: seconds in which they were not idle, and all seconds.
 
-    What a hypervisor took away counts as not idle: nobody here could have had it.
+    Time that a hypervisor took away counts as not idle: no process here could have used it.
     """
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
     user, nice, system, idle, waiting, *rest = map(int, fields)

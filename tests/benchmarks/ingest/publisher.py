@@ -3,7 +3,7 @@
 A program of its own (`python -m …publisher`). It connects, prints `ready`, waits for a line on its standard input,
 sends, waits for the last acknowledgement, and prints a JSON object: `began` and `ended` (seconds of the system's
 monotonic clock), and `sent`. Without `--rate` it sends as fast as the broker takes it, with at most `--window`
-messages unacknowledged. With `--rate` it sends what is due every millisecond, and writes the moment of each
+messages unacknowledged. With `--rate` it sends the due messages every millisecond, and writes the moment of each
 message to `--stamps`, as 64-bit floats.
 """
 

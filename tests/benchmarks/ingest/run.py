@@ -62,7 +62,7 @@ class _Run:
             "latency": latencies,
             "memory": held,
             "ratios": found,
-            "goals": goals.judge(found, latencies, held),
+            "goals": goals.evaluate(found, latencies, held),
         }
 
     def _fleet(self, name: str, devices: int, tenants: int) -> Fleet:

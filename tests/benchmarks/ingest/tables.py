@@ -1,4 +1,4 @@
-"""What is in the tenants' tables, and whether it is what was sent."""
+"""The rows in the tenants' tables, compared with the sent messages."""
 
 from collections.abc import Sequence
 from datetime import UTC
@@ -87,7 +87,7 @@ def _verify_sample(look: psycopg.Connection, sample: Sample) -> None:
 
 
 def _why(look: psycopg.Connection, schema: str) -> str:
-    """What the quarantine says, for whoever has to find out."""
+    """Return the first rows of the quarantine, for the error's text."""
     rows = _all(look, "SELECT reason, detail, times FROM {}.telemetry_quarantined LIMIT 3", schema)
     return f"in quarantine are {rows}"
 

@@ -12,7 +12,9 @@ from tests.benchmarks.servers import own_servers
 
 
 class Command(BaseCommand):
-    help = "Measures ways to keep accounts at Mosquitto, and ways to judge logins for EMQX, on servers of its own."
+    help = (
+        "Measures ways to keep accounts at Mosquitto, and ways to authenticate logins for EMQX, on servers of its own."
+    )
     requires_system_checks: list[str] = []  # noqa: RUF012 (as the base class has it); there is no database yet
 
     def add_arguments(self, parser: CommandParser) -> None:

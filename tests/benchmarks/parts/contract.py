@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 class Command(BaseCommand):
     help = "Measures validation and normalization of a message, beside a plain way that must say the same."
-    requires_system_checks: list[str] = []  # noqa: RUF012 (as the base class has it); nothing is asked of a server
+    requires_system_checks: list[str] = []  # noqa: RUF012 (as the base class has it); it needs no server
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--devices", type=int, default=100_000, help="specifications to measure the memory of")
