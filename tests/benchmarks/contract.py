@@ -16,13 +16,12 @@ from devices.domain.metric_spec import MetricSpec
 from devices.domain.paths import PROTOCOL_MEMBERS, Path
 from devices.domain.specs import ComponentSpec, DeviceSpec, KeySpec, TenantSpec
 from telemetry.services.pipeline import contract, form, normalization
-from telemetry.services.pipeline.form import Topic
 from telemetry.services.pipeline.normalization import NormalizedValues
-from telemetry.services.pipeline.refusal import Refused
+from telemetry.services.pipeline.results import Refusal, Topic
 
 _SERIAL, _VERSION = "10000000a1b2c3d4", "1.4"
 _MESSAGES = 200
-_CLOCK = contract.Clock(live=timedelta(minutes=5), future=timedelta(minutes=5))
+_CLOCK = contract.ClockTolerance(live=timedelta(minutes=5), future=timedelta(minutes=5))
 _BUDGET_US = 15.0
 
 _METRICS = (
@@ -83,21 +82,21 @@ def validate_plainly(
         component is None or not component.attached or not component.allowed,
     ]
     if any(refused) or component is None:
-        raise Refused("malformed", "")
+        raise Refusal("malformed", "")
     flat = dict(_flatten(message, ()))
     measured = []
     for metric in component.metrics:
         if metric.path in flat:
             value = flat.pop(metric.path)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise Refused("wrong_type", "")
+                raise Refusal("wrong_type", "")
             number = float(value)
             if (metric.factor, metric.offset) != (1.0, 0.0):
                 number = float(f"{number * metric.factor + metric.offset:.12g}")
             if metric.minimum is not None and number < metric.minimum:
-                raise Refused("out_of_range", "")
+                raise Refusal("out_of_range", "")
             if metric.maximum is not None and number > metric.maximum:
-                raise Refused("out_of_range", "")
+                raise Refusal("out_of_range", "")
             measured.append(normalization.Measurement(metric.key, number, metric.unit, metric.value_type))
     kinds = {bool: "boolean", str: "text"}
     unmapped = [
@@ -181,7 +180,7 @@ def _device(
         active=True,
         cpu_serial=_SERIAL if metrics else f"{uuid.int % 2**64:016x}",
         hardware_version=_VERSION,
-        signature_floor=1,
+        min_signature_version=1,
         components=components,
         type_keys=_TYPES,
         keys=_KEYS,

@@ -75,7 +75,7 @@ class Command(BaseCommand):
                 say(f"The logs are in {kept}")
         text = table(outcomes)
         self.stdout.write(text)
-        # A few rows are no report of the matrix; but what was played again stands in one.
+        # Some rows alone are not a report of the matrix: they replace their lines in the report of an earlier run.
         if names and options["report"]:
             report.write(report.replace_rows(report.read(), outcomes, seconds=options["seconds"]))
         elif not (names or options["no_report"]):

@@ -31,7 +31,7 @@ _FAULT_SECONDS = 4.0  # longer than the listener waits for an answer
 
 @row("13", "Valkey down, stopped (SIGSTOP), and emptied (FLUSHALL)")
 def valkey(scenario: Scenario) -> None:
-    """Ingest goes on at its rate, and what was stored before is not stored again."""
+    """Ingest goes on at its rate, and messages that were stored before are not stored again."""
     scenario.listen()
     windows = {}
     with scenario.load() as load:

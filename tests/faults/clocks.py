@@ -65,7 +65,7 @@ def wrong(scenario: Scenario) -> None:
 class _Traffic:
     """Every eleventh message is of a clock an hour ahead, and must be refused; every eleventh of one an hour behind.
 
-    Devices speak in turn, and their number is no multiple of eleven: so each device's clock is wrong now and then.
+    Devices speak in turn, and eleven does not divide their number: so each device's clock is wrong now and then.
     """
 
     def __init__(self) -> None:

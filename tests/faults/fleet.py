@@ -63,7 +63,7 @@ class Fleet:
     def __init__(self, tenants: list[Tenant], devices: int) -> None:
         self.tenants = list(tenants)
         of_tenants = [[self.register(tenant, number) for number in range(devices)] for tenant in tenants]
-        self.senders = [sender for together in zip(*of_tenants, strict=True) for sender in together]
+        self.senders = [sender for of_each_tenant in zip(*of_tenants, strict=True) for sender in of_each_tenant]
 
     @staticmethod
     def register(tenant: Tenant, number: int, version: int | None = None) -> Sender:
@@ -82,7 +82,7 @@ class Fleet:
         for sender in self.senders:
             sender.boot, sender.seq = sender.boot + 1, 0
 
-    def of(self, schema: str) -> list[Sender]:
+    def senders_of(self, schema: str) -> list[Sender]:
         return [sender for sender in self.senders if sender.schema == schema]
 
     @property

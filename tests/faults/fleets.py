@@ -112,7 +112,7 @@ def _make_noise(scenario: Scenario, noisy: str, share: float, others: set[str]) 
         calm = time.time()
         scenario.spend(0.25)
         began = time.time()
-        with scenario.load(rate=(_NOISE - 1) * share, senders=scenario.fleet.of(noisy), traffic=traffic):
+        with scenario.load(rate=(_NOISE - 1) * share, senders=scenario.fleet.senders_of(noisy), traffic=traffic):
             scenario.spend(0.5)
         ended = time.time()
         scenario.spend(0.15)

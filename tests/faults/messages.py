@@ -86,7 +86,7 @@ def _wrong_latest(scenario: Scenario) -> int:
             newest[entry.schema, entry.device_id] = entry
     wrong = 0
     for schema in scenario.fleet.schemas:
-        expected = {device: entry for (of, device), entry in newest.items() if of == schema}
+        expected = {device: entry for (own, device), entry in newest.items() if own == schema}
         with schema_context(schema):
             latest = latest_values_of(list(expected))
         for device, entry in expected.items():
@@ -126,7 +126,7 @@ def replayed(scenario: Scenario) -> None:
 def _forgeries(scenario: Scenario, captured: Entry) -> list[Entry]:
     """The captured payload on the topics of a neighbour, of a stranger, and of its own device under another tenant."""
     owner = next(s for s in scenario.fleet.senders if (s.schema, s.device_id) == (captured.schema, captured.device_id))
-    neighbour = next(s for s in scenario.fleet.of(owner.schema) if s.uuid != owner.uuid and s.version == owner.version)
+    neighbour = next(s for s in scenario.fleet.senders_of(owner.schema) if s.uuid != owner.uuid and s.version == owner.version)
     stranger = next(s for s in scenario.fleet.senders if s.schema != owner.schema and s.version == owner.version)
     elsewhere = f"telemetry/{stranger.slug}/{owner.uuid}/{COMPONENT}"
     return [

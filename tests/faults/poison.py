@@ -104,7 +104,7 @@ def _signed(sender: Sender, members: str, fate: Fate) -> Entry:
         "timestamp": datetime.now(UTC).isoformat(),
         "device_uuid": sender.uuid,
         "component": COMPONENT,
-        # A boot of its own: what is refused leaves no hole among the good numbers.
+        # A boot of its own: a refused message leaves no hole among the good numbers.
         "boot": sender.boot + 1_000_000,
         "seq": sender.seq,
         "value": {"temp": 20.5, "humidity": 50},

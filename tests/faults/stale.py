@@ -67,7 +67,7 @@ def _play(scenario: Scenario, *options: str) -> float:
 
 def _send(scenario: Scenario, schema: str) -> None:
     """Send messages of the tenant, until the broker has acknowledged them and the listener has read them."""
-    with scenario.load(senders=scenario.fleet.of(schema)):
+    with scenario.load(senders=scenario.fleet.senders_of(schema)):
         time.sleep(MESSAGES / scenario.rate)
     time.sleep(1.0)
 

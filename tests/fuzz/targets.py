@@ -1,4 +1,4 @@
-"""What is fuzzed, and what it may do: return, or raise what it declares; and take at most 10 ms for 64 KiB."""
+"""The fuzzed functions: each must return or raise a declared error, in at most 10 ms for 64 KiB."""
 
 import json
 import random

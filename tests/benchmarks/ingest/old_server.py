@@ -1,4 +1,4 @@
-"""What the old way does with a message. Imported by `old_way` alone, after it has configured Django."""
+"""The processing of a message in the old way. Imported by `old_way` alone, after it has configured Django."""
 
 from collections.abc import Callable
 from datetime import datetime
