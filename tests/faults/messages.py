@@ -126,7 +126,9 @@ def replayed(scenario: Scenario) -> None:
 def _forgeries(scenario: Scenario, captured: Entry) -> list[Entry]:
     """The captured payload on the topics of a neighbour, of a stranger, and of its own device under another tenant."""
     owner = next(s for s in scenario.fleet.senders if (s.schema, s.device_id) == (captured.schema, captured.device_id))
-    neighbour = next(s for s in scenario.fleet.senders_of(owner.schema) if s.uuid != owner.uuid and s.version == owner.version)
+    neighbour = next(
+        s for s in scenario.fleet.senders_of(owner.schema) if s.uuid != owner.uuid and s.version == owner.version
+    )
     stranger = next(s for s in scenario.fleet.senders if s.schema != owner.schema and s.version == owner.version)
     elsewhere = f"telemetry/{stranger.slug}/{owner.uuid}/{COMPONENT}"
     return [

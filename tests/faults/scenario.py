@@ -63,7 +63,7 @@ class Scenario:
         setup.fleet.reboot()
         django.db.connection.close()
         self.stored_rows = StoredRows(
-            {schema: [s.device_id for s in setup.fleet.of(schema)] for schema in setup.fleet.schemas}
+            {schema: [s.device_id for s in setup.fleet.senders_of(schema)] for schema in setup.fleet.schemas}
         )
 
     # --- processes --------------------------------------------------------------------------------------------
