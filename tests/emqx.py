@@ -1,8 +1,8 @@
-"""EMQX as far as it concerns the platform: its configuration, the request that it makes, and how it judges topics.
+"""A model of EMQX for the platform: its configuration, its login request, and its evaluation of topics.
 
-EMQX itself does not run here. Its ways, from its source at 5.8.9: topic rules are asked from top to bottom and the
-first that matches decides; a placeholder without a value makes a rule match nothing; a requested filter is compared
-with a rule's as if it were a topic, word by word; `$share/{group}/` is taken off before.
+EMQX itself does not run here. The model follows its source at 5.8.9: topic rules apply from top to bottom and the
+first match decides; a placeholder without a value makes a rule match nothing; a requested filter is compared
+with a rule's as if it were a topic, word by word; `$share/{group}/` is removed before.
 """
 
 import re

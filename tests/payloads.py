@@ -1,4 +1,4 @@
-"""What a device sends, for tests: written here from the protocol, not with the platform's own signer."""
+"""Payloads of devices for tests, written from the protocol, not with the platform's own signer."""
 
 import base64
 import hashlib

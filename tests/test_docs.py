@@ -1,4 +1,4 @@
-"""What the documents say is compared with the code: links, settings, commands, addresses, tables, examples."""
+"""The documents compared with the code: links, settings, commands, addresses, tables, examples."""
 
 import ast
 import itertools

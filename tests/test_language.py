@@ -16,13 +16,17 @@ SOURCES = ("tenants", "devices", "telemetry", "management", "platform", "tests")
 # Areas whose wording is not revised yet, as the beginnings of paths.
 UNREVISED: tuple[str, ...] = (
     "tenants/api/",
-    "devices/admin/",
     "devices/api/",
-    "devices/services/",
     "telemetry/admin/",
     "telemetry/api/",
     "telemetry/services/",
-    "tests/",
+    "tests/api/",
+    "tests/benchmarks/",
+    "tests/devices/",
+    "tests/faults/",
+    "tests/management/",
+    "tests/pages/",
+    "tests/telemetry/",
 )
 
 _BE = "(?:is|are|was|were|be|been|being)"

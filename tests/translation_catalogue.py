@@ -1,4 +1,4 @@
-"""What is to be translated, read from the code and the templates, and what a .po file holds. No gettext tools."""
+"""The texts for translation in code and templates, and the content of a .po file, read without gettext tools."""
 
 import ast
 import re
@@ -58,7 +58,7 @@ def wanted() -> dict[Key, Path]:
 
 
 def of_python(source: str) -> Iterator[Key]:
-    """The texts in calls of gettext's functions. What is no literal (a value looked up) is left out."""
+    """The texts in calls of gettext's functions. Arguments that are not literals are omitted."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS:
             texts = [_literal(node.args, place) for place in _CALLS[node.func.id]]

@@ -73,7 +73,7 @@ class AuthBatcher:
     def _work(self) -> None:
         try:
             while waiting := self._next():
-                self._tell(waiting, self._results([each.login for each in waiting]))
+                self._deliver(waiting, self._results([each.login for each in waiting]))
         finally:
             connection.close()
 
@@ -108,7 +108,7 @@ class AuthBatcher:
                 break
         return [AuthUnavailable(reason)] * len(logins)
 
-    def _tell(self, waiting: Sequence[_Waiting], results: Sequence[AuthResult | AuthUnavailable]) -> None:
+    def _deliver(self, waiting: Sequence[_Waiting], results: Sequence[AuthResult | AuthUnavailable]) -> None:
         try:
             self._loop.call_soon_threadsafe(_settle, waiting, results)
         except RuntimeError:  # the event loop has ended, and the waiting logins with it
