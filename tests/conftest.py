@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.core.management import call_command
+from django.utils import translation
 from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
@@ -124,8 +126,9 @@ def enter() -> Callable[[Any], AbstractContextManager[Any]]:
 
 @pytest.fixture(autouse=True)
 def outside_of_tenants() -> None:
-    """Every test begins where a process does, in whichever tenant the one before it has ended."""
+    """Begin every test as a process begins: outside of tenants and in English, whatever the test before it left."""
     leave_schema()
+    translation.activate(settings.LANGUAGE_CODE)
 
 
 @pytest.fixture

@@ -17,9 +17,6 @@ SOURCES = ("tenants", "devices", "telemetry", "management", "platform", "tests")
 UNREVISED: tuple[str, ...] = (
     "tenants/api/",
     "devices/api/",
-    "telemetry/admin/",
-    "telemetry/api/",
-    "telemetry/services/",
     "tests/api/",
     "tests/benchmarks/",
     "tests/devices/",

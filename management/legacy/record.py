@@ -153,7 +153,7 @@ def dry_run(
         for batch in batches(reader_of(file), report):
             report.read += batch.read
             report.errors += batch.unreadable
-            for row, item in zip(batch.rows, validator.judge(batch.rows), strict=True):
+            for row, item in zip(batch.rows, validator.validate(batch.rows), strict=True):
                 if isinstance(item, RefusedItem):
                     report.skip(_reason(item.result.reason), f"line {row.line}: {item.result.detail}")
                 else:

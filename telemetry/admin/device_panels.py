@@ -21,7 +21,7 @@ from telemetry.services.queries.query_budget import QueryTooExpensive, time_limi
 
 _REFUSED_SHOWN = 5
 _GAPS_SHOWN = 10
-# As the address says it (?range=7d) → what the charts show. The first unless another is asked for.
+# As the address says it (?range=7d) → what the charts show. The first unless the request names another.
 _RANGES = {
     "24h": (timedelta(days=1), gettext_lazy("24 hours")),
     "7d": (timedelta(days=7), gettext_lazy("7 days")),
@@ -43,17 +43,17 @@ def charts(request: HttpRequest, device: Device) -> SafeString:
     """Render a chart for each series of numbers over the last day, week, month or year."""
     asked = request.GET.get("range", "")
     chosen = asked if asked in _RANGES else next(iter(_RANGES))
-    too_much, drawn = False, []
+    too_much, lines = False, []
     try:
         with time_limited_queries():
-            drawn = device_charts(device, timezone.now(), _RANGES[chosen][0])
+            lines = device_charts(device, timezone.now(), _RANGES[chosen][0])
     except QueryTooExpensive:
         too_much = True
     context = {
-        "charts": [{"series": chart.series, "data": _data(chart)} for chart in drawn],
+        "charts": [{"series": chart.series, "data": _data(chart)} for chart in lines],
         "ranges": [{"key": key, "label": label, "chosen": key == chosen} for key, (_span, label) in _RANGES.items()],
         "too_much": too_much,
-        "shown": bool(drawn) or too_much or bool(asked) or device.series.exists(),
+        "shown": bool(lines) or too_much or bool(asked) or device.series.exists(),
     }
     return render_to_string("telemetry/admin/charts.html", context, request)
 
@@ -70,7 +70,10 @@ def refused(request: HttpRequest, device: Device) -> SafeString:
 @hooks.panels_below_device.provider(75)
 def gaps(request: HttpRequest, device: Device) -> SafeString:
     """Render the missing sequence numbers of the device."""
-    context = {"rows": find_missing_sequences([device.pk], limit=_GAPS_SHOWN), "whole": SequenceCompleteness.of(device)}
+    context = {
+        "rows": find_missing_sequences([device.pk], limit=_GAPS_SHOWN),
+        "whole": SequenceCompleteness.read(device),
+    }
     return render_to_string("telemetry/admin/missing_sequences.html", context, request)
 
 

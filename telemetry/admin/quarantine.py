@@ -31,7 +31,7 @@ from tenants.services.roles import Role
 
 from .replays import begin, in_words, selection_in
 
-_FLOODS_SHOWN = 10
+_SUPPRESSED_SHOWN = 10
 
 
 def _list_url() -> str:
@@ -75,15 +75,15 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         """Render the list with the suppressed messages of the filtered reason and device."""
         selection = selection_in(request.GET)
-        floods = SuppressedMessages.objects.all()
+        suppressed = SuppressedMessages.objects.all()
         if selection.reason:
-            floods = floods.filter(reason=selection.reason)
+            suppressed = suppressed.filter(reason=selection.reason)
         if selection.device is not None:
-            floods = floods.filter(device=selection.device)
-        shown = list(floods[:_FLOODS_SHOWN])
-        names = Device.objects.in_bulk([flood.device_id for flood in shown if flood.device_id])
-        rows = [{"flood": flood, "device": names.get(flood.device_id)} for flood in shown]
-        answer = super().changelist_view(request, {"floods": rows, **(extra_context or {})})
+            suppressed = suppressed.filter(device=selection.device)
+        shown = list(suppressed[:_SUPPRESSED_SHOWN])
+        names = Device.objects.in_bulk([one.device_id for one in shown if one.device_id])
+        rows = [{"suppressed": one, "device": names.get(one.device_id)} for one in shown]
+        answer = super().changelist_view(request, {"suppressed": rows, **(extra_context or {})})
         # The action replays the messages that the list shows.
         for item in (getattr(answer, "context_data", None) and answer.context_data.get("actions_list")) or ():
             item["path"] = f"{item['path']}?{request.GET.urlencode()}"
@@ -131,10 +131,10 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
     @display(description=_("similar messages"))
     def more_like_it(self, row: Quarantined) -> str:
         """Return the number of suppressed messages of its device, or of its source and all unknown sources."""
-        floods = SuppressedMessages.objects.filter(reason=row.reason, device=row.device)
+        suppressed = SuppressedMessages.objects.filter(reason=row.reason, device=row.device)
         if row.device is None:
-            floods = floods.filter(source__in=["", source_of(row.topic)])
-        more = floods.aggregate(total=Sum("count"))["total"]
+            suppressed = suppressed.filter(source__in=["", source_of(row.topic)])
+        more = suppressed.aggregate(total=Sum("count"))["total"]
         if not more:
             return "–"
         return ngettext(

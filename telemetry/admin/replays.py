@@ -38,7 +38,15 @@ _COLOURS = {
 class ReplayAdmin(ReadOnly, TenantModelAdmin):
     """The replays: progress and cancellation. They start from the quarantine's list."""
 
-    list_display: ClassVar = ["__str__", "state_label", "of", "progress", "stored", "created_by_label", "created_at"]
+    list_display: ClassVar = [
+        "__str__",
+        "state_label",
+        "selection",
+        "progress",
+        "stored",
+        "created_by_label",
+        "created_at",
+    ]
     list_select_related: ClassVar = ["device"]
     actions_detail: ClassVar = ["cancel"]
 
@@ -51,7 +59,8 @@ class ReplayAdmin(ReadOnly, TenantModelAdmin):
         return coloured(replay.get_state_display(), _COLOURS[Replay.State(replay.state)])
 
     @display(description=_("of"))
-    def of(self, replay: Replay) -> str:
+    def selection(self, replay: Replay) -> str:
+        """Return the selection in words."""
         return in_words(replays.selection_of(replay))
 
     @display(description=_("progress"))

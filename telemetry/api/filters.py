@@ -8,7 +8,7 @@ from devices.api.filters import OfDevice, device_by_uuid
 from telemetry.models import Reason
 from tenants.services.limits import LimitName
 
-# "from" is no name that a class body can hold.
+# "from" is a keyword, which a class body cannot assign.
 TotalsFilter: type[filters.FilterSet] = type(
     "TotalsFilter",
     (filters.FilterSet,),

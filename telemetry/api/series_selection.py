@@ -140,9 +140,9 @@ def series_data(selected: SelectedSeries, one: Series, shown: Iterable[Series]) 
     }
 
 
-def completeness_data(lacks: Sequence[PartialReason]) -> dict[str, Any]:
+def completeness_data(warnings: Sequence[PartialReason]) -> dict[str, Any]:
     """Return what CompleteSerializer describes."""
-    return {"complete": not lacks, "warnings": [asdict(lack) for lack in lacks]}
+    return {"complete": not warnings, "warnings": [asdict(warning) for warning in warnings]}
 
 
 def _devices(uuids: Iterable[UUID]) -> dict[UUID, Device]:

@@ -106,13 +106,13 @@ class LegacyRowValidator:
             future=timedelta(seconds=settings.INGEST_FUTURE_SECONDS),
         )
 
-    def judge(self, rows: Sequence[LegacyRow]) -> list[AcceptedItem | RefusedItem]:
+    def validate(self, rows: Sequence[LegacyRow]) -> list[AcceptedItem | RefusedItem]:
         """Return the result of each row, in order."""
         topics = [_parsed_topic(row) for row in rows]
         specs = self._resolve([topic.uuid for topic in topics if isinstance(topic, Topic)])
-        return [self._judge(row, topic, specs) for row, topic in zip(rows, topics, strict=True)]
+        return [self._validate(row, topic, specs) for row, topic in zip(rows, topics, strict=True)]
 
-    def _judge(
+    def _validate(
         self, row: LegacyRow, topic: Topic | Refusal, specs: Mapping[UUID, DeviceSpec | None]
     ) -> AcceptedItem | RefusedItem:
         if isinstance(topic, Refusal):
@@ -131,7 +131,7 @@ class LegacyRowValidator:
         except Refusal as refusal:
             return _refused_item(row, spec, refusal)
         except Exception as error:  # one row that we cannot read must not stop all others
-            logger.exception("Line %d cannot be judged", row.line)
+            logger.exception("Line %d cannot be validated", row.line)
             return _refused_item(
                 row, spec, Refusal("malformed", f"It cannot be read: {type(error).__name__}: {error}.")
             )
@@ -145,7 +145,7 @@ class LegacyImportWriter:
         self._schema = schema
         self._writer = TenantWriter(conninfo(), kept_months=_MONTHS)
         self._router = Router(ttl=settings.INGEST_SPEC_TTL, on_renamed_series=self._writer.forget)
-        self._judge = LegacyRowValidator(schema, self._specs)
+        self._validator = LegacyRowValidator(schema, self._specs)
         self._latest = LatestRecorder()
         self._flush_at = 0.0
         self._exact = 0
@@ -158,7 +158,7 @@ class LegacyImportWriter:
         """
         is_fresh = False
         while True:
-            judged = self._judge.judge(batch.rows)
+            judged = self._validator.validate(batch.rows)
             try:
                 settled = self._store(job, batch, judged)
             except (psycopg.DataError, psycopg.IntegrityError):
@@ -177,7 +177,7 @@ class LegacyImportWriter:
 
     def recover(self) -> None:
         """Reset all caches after a lost connection; newest values count as incomplete, as a commit may be unknown."""
-        self._latest.doubt()
+        self._latest.mark_incomplete()
         self._writer.close()
         self._forget()
 

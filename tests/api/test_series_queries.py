@@ -325,7 +325,11 @@ def test_an_export_that_cannot_be_finished_is_broken_off(
         got.extend(content)
     lines = b"".join(got).decode().splitlines()
     if form == "ndjson":
-        assert json.loads(lines[-1]) == {"complete": False, "readings": 2, "detail": "The database went away."}
+        assert json.loads(lines[-1]) == {
+            "complete": False,
+            "readings": 2,
+            "detail": "The database connection was lost.",
+        }
     else:
         assert len(lines) == 3
 

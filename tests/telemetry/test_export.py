@@ -124,7 +124,7 @@ def test_what_cannot_be_finished_is_broken_off(web: Web, export: Callable[..., A
     assert got.count(b"\n") < ROWS
     if form == "ndjson":
         last = json.loads(got.splitlines()[-1])
-        assert last == {"complete": False, "readings": last["readings"], "detail": "The database went away."}
+        assert last == {"complete": False, "readings": last["readings"], "detail": "The database connection was lost."}
         assert last["readings"] == got.count(b"\n") - 1
 
 

@@ -105,7 +105,7 @@ def test_a_listener_that_may_have_missed_something_is_not_believed(
     latest.refill()
     # Stored, and the answer to its commit was lost.
     field.store((one, NOW + MICROSECOND, 2.0))
-    recorder.doubt()
+    recorder.mark_incomplete()
     recorder.flush()
     assert not is_trusted(field)
     assert values(field)[one] == (NOW + MICROSECOND, 2.0)

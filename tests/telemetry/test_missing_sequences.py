@@ -34,14 +34,14 @@ def test_the_gaps_of_each_boot_newest_first(device: Device, tenant_a: Any, enter
 
 def test_how_many_should_be_there_and_how_many_are_missing(device: Device, tenant_a: Any, enter: Any) -> None:
     with enter(tenant_a):
-        assert SequenceCompleteness.of(device) == SequenceCompleteness(expected=10 + 3 + 100, missing=4 + 99, boots=2)
+        assert SequenceCompleteness.read(device) == SequenceCompleteness(expected=10 + 3 + 100, missing=4 + 99, boots=2)
 
 
 def test_a_device_of_version_1_has_no_numbers_and_no_gaps(db: None, tenant_a: Any, enter: Any) -> None:
     with enter(tenant_a):
         device = Device.objects.create(name="of version 1")
         assert find_missing_sequences([device.pk]) == []
-        assert SequenceCompleteness.of(device) == SequenceCompleteness(0, 0, 0)
+        assert SequenceCompleteness.read(device) == SequenceCompleteness(0, 0, 0)
 
 
 def test_the_devices_page_shows_them(device: Device, tenant_a: Any, enter: Any, admin_of: Any) -> None:

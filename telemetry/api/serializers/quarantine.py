@@ -1,4 +1,4 @@
-"""What the API takes and answers about replays and floods of the quarantine."""
+"""Serializers of replays and suppressed messages of the quarantine."""
 
 from typing import Any, ClassVar
 

@@ -57,7 +57,7 @@ class AggregatesView(ParametersView):
         edges = _edges(wanted, requested, len(chosen.series))
         with query_budget("from"):
             answer = aggregate(chosen.series, edges, requested.start, requested.stop)
-        lacks = completeness.partial_reasons(
+        warnings = completeness.partial_reasons(
             [device.pk for device in chosen.devices],
             requested.start,
             requested.requested_stop,
@@ -66,7 +66,7 @@ class AggregatesView(ParametersView):
         )
         rows = _Rows(wanted, edges)
         shown = series_to_show(chosen.series, {pk for pk, buckets in answer.buckets.items() if buckets})
-        series = [series_data(chosen, one, shown) | {"results": rows.of(one, answer.buckets)} for one in shown]
+        series = [series_data(chosen, one, shown) | {"results": rows.results_of(one, answer.buckets)} for one in shown]
         document = {
             "from": _time(requested.start),
             "to": _time(requested.stop),
@@ -74,7 +74,7 @@ class AggregatesView(ParametersView):
             "timezone": str(wanted["timezone"]),
             "series": series,
         }
-        return Response(document | completeness_data(lacks))
+        return Response(document | completeness_data(warnings))
 
 
 class _Rows:
@@ -85,7 +85,7 @@ class _Rows:
         self._fill: str = wanted["fill"]
         self._starts = [edge.astimezone(wanted["timezone"]).isoformat() for edge in edges[:-1]]
 
-    def of(self, one: Series, buckets: SeriesBuckets) -> list[dict[str, Any]]:
+    def results_of(self, one: Series, buckets: SeriesBuckets) -> list[dict[str, Any]]:
         """Return the results of a series in order of time."""
         names = [name for name in self._names if one.value_type != Text or name in ("count", "last")]
         own, rows, last = buckets[one.pk], [], None

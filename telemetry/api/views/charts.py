@@ -49,19 +49,19 @@ class ChartView(ParametersView):
             found = charts.series_lines(chosen.series, requested.start, requested.stop, most)
         shown = [line.series for line in found]
         exact = any(line.resolution == 0.0 for line in found)
-        lacks = completeness.partial_reasons(
+        warnings = completeness.partial_reasons(
             [device.pk for device in chosen.devices],
             requested.start,
             requested.requested_stop,
             raw_from=requested.start if exact else None,
             rolled_from=requested.start,
         )
-        series = [series_data(chosen, line.series, shown) | _drawn(line) for line in found]
+        series = [series_data(chosen, line.series, shown) | _chart_data(line) for line in found]
         document = {"from": _time(requested.start), "to": _time(requested.stop), "series": series}
-        return Response(document | completeness_data(lacks))
+        return Response(document | completeness_data(warnings))
 
 
-def _drawn(line: charts.SeriesLine) -> dict[str, Any]:
+def _chart_data(line: charts.SeriesLine) -> dict[str, Any]:
     return {
         "points": [{"time": _unix(at), "value": value} for at, value in line.points],
         "silences": [[_unix(earlier), _unix(later)] for earlier, later in line.gaps],

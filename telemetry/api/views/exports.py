@@ -69,7 +69,7 @@ class ReadingsExportView(ParametersView):
         """
         wanted = self.valid_parameters()
         requested, chosen = time_range(wanted), select_series(wanted)
-        lacks = completeness.partial_reasons(
+        warnings = completeness.partial_reasons(
             [device.pk for device in chosen.devices],
             wanted.get("from"),
             requested.requested_stop,
@@ -82,7 +82,7 @@ class ReadingsExportView(ParametersView):
             wanted.get("from"),
             requested.stop,
             form,
-            lacks,
+            warnings,
         )
         is_async = isinstance(request._request, ASGIRequest)
         content: Any = (
@@ -93,6 +93,6 @@ class ReadingsExportView(ParametersView):
         kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
         answer = StreamingHttpResponse(content, content_type=kind)
         answer["Content-Disposition"] = f'attachment; filename="readings-{requested.stop:%Y%m%dT%H%M%SZ}.{form}"'
-        if lacks:
-            answer["Gwanje-Warnings"] = ", ".join(lack.code for lack in lacks)
+        if warnings:
+            answer["Gwanje-Warnings"] = ", ".join(warning.code for warning in warnings)
         return answer

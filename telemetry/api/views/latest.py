@@ -51,8 +51,8 @@ class FleetLatestView(CursorPageView):
         after = cursors.decode(scope, wanted["cursor"]) if "cursor" in wanted else None
         page = fleet_latest.fleet_latest_values(devices=devices, after=after, limit=wanted["limit"], **narrowed)
         following = None if page.end is None else self.next_address(scope, list(page.end))
-        lacks = completeness.partial_reasons(devices, None, timezone.now()) + (
+        warnings = completeness.partial_reasons(devices, None, timezone.now()) + (
             [completeness.next_page_reason()] if following else []
         )
         results = shapes.FleetLatestSerializer(page.values, many=True).data
-        return Response({"results": results, "next": following} | completeness_data(lacks))
+        return Response({"results": results, "next": following} | completeness_data(warnings))

@@ -26,7 +26,7 @@ class MissingSequencesView(TenantView):
     def get(self, request: Request, uuid: UUID) -> Response:
         """Return the missing sequence numbers of a device's messages (version 2), and how many are expected."""
         device = device_by_uuid(uuid)
-        whole = SequenceCompleteness.of(device)
+        whole = SequenceCompleteness.read(device)
         rows = shapes.MissingRangeSerializer(
             find_missing_sequences([device.pk], limit=shapes.MAX_RANGES), many=True
         ).data

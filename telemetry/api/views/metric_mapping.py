@@ -57,7 +57,7 @@ class MetricMappingView(AuditedView):
         responses={201: shapes.AppliedMappingSerializer, 404: ErrorSerializer},
     )
     def post(self, request: Request, id: int) -> Response:  # noqa: A002
-        """Make the metrics; what was kept of their values without a metric becomes theirs."""
+        """Create the metrics; their stored values without a metric become series of the metrics."""
         component_type = _type(id)
         wanted = _valid(shapes.MetricMappingSerializer(data=request.data))
         try:

@@ -51,10 +51,10 @@ class ReadingsView(CursorPageView):
         )
         answer = self.page(rows, wanted["limit"], scope, lambda row: [row.time.isoformat(), row.series, row.key])
         start, stop = wanted.get("from"), wanted.get("to")
-        lacks = completeness.partial_reasons([device.pk], start, stop, raw_from=start or calendar_intervals.EARLIEST)
+        warnings = completeness.partial_reasons([device.pk], start, stop, raw_from=start or calendar_intervals.EARLIEST)
         if answer.data["next"]:
-            lacks.append(completeness.next_page_reason())
-        answer.data |= completeness_data(lacks)
+            warnings.append(completeness.next_page_reason())
+        answer.data |= completeness_data(warnings)
         return answer
 
 

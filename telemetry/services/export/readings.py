@@ -56,7 +56,7 @@ class ReadingsExportRequest:
     start: datetime | None
     stop: datetime
     form: str  # csv or ndjson
-    lacks: Sequence[PartialReason]  # known at the start
+    warnings: Sequence[PartialReason]  # known at the start
 
 
 class ReadingsExport:
@@ -105,14 +105,14 @@ class ReadingsExport:
     def _end(self) -> bytes:
         if self._wanted.form == "csv":
             return b""
-        lacks = [asdict(lack) for lack in self._wanted.lacks]
-        return _line({"complete": not lacks, "readings": self._count, "warnings": lacks})
+        warnings = [asdict(warning) for warning in self._wanted.warnings]
+        return _line({"complete": not warnings, "readings": self._count, "warnings": warnings})
 
 
 async def stream_readings(wanted: ReadingsExportRequest, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
     """Yield the export for an asynchronous server; between two chunks it holds no connection. Raises ExportAborted."""
     export = ReadingsExport(wanted)
-    await sync_to_async(connections.close_all)()  # the one that the request was judged with
+    await sync_to_async(connections.close_all)()  # the one that the request's checks used
     yield export.begin()
     checked_at = clock.monotonic()
     why = ""
@@ -125,8 +125,8 @@ async def stream_readings(wanted: ReadingsExportRequest, may_read: Callable[[], 
                     break
                 checked_at = clock.monotonic()
     except DATABASE_LOST as error:
-        logger.warning("An export of %s breaks off, since the database is away: %s", wanted.schema, error)
-        why = "The database went away."
+        logger.warning("An export of %s is aborted because the database is unavailable: %s", wanted.schema, error)
+        why = "The database connection was lost."
     if why:
         yield export.broken(why)
         raise ExportAborted(why)
@@ -141,7 +141,7 @@ def readings_chunks(wanted: ReadingsExportRequest) -> Iterator[bytes]:
             with schema_context(wanted.schema):
                 piece = export.next()
         except DATABASE_LOST as error:
-            yield export.broken("The database went away.")
+            yield export.broken("The database connection was lost.")
             raise ExportAborted(str(error)) from error
         if piece is None:
             return

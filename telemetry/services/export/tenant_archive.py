@@ -87,7 +87,7 @@ class TenantArchive:
 async def stream_archive(tenant: Tenant, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
     """Yield the ZIP for an asynchronous server. Raises ExportAborted when it cannot be finished."""
     chunks = TenantArchive(tenant).chunks()
-    await sync_to_async(connections.close_all)()  # the one that the request was judged with
+    await sync_to_async(connections.close_all)()  # the one that the request's checks used
     checked_at = clock.monotonic()
     try:
         while (chunk := await _run_sync(lambda: next(chunks, None))) is not None:
@@ -98,8 +98,8 @@ async def stream_archive(tenant: Tenant, may_read: Callable[[], bool]) -> AsyncI
                     raise ExportAborted("The right to read ended.")
                 checked_at = clock.monotonic()
     except DATABASE_LOST as error:
-        logger.warning("An export of %s breaks off, since the database is away: %s", tenant.slug, error)
-        raise ExportAborted("The database went away.") from error
+        logger.warning("An export of %s is aborted because the database is unavailable: %s", tenant.slug, error)
+        raise ExportAborted("The database connection was lost.") from error
 
 
 def archive_chunks(tenant: Tenant) -> Iterator[bytes]:
@@ -107,7 +107,7 @@ def archive_chunks(tenant: Tenant) -> Iterator[bytes]:
     try:
         yield from TenantArchive(tenant).chunks()
     except DATABASE_LOST as error:
-        raise ExportAborted("The database went away.") from error
+        raise ExportAborted("The database connection was lost.") from error
 
 
 def _counted(file: ArchiveFile, content: Iterator[tuple[bytes, int]]) -> Iterator[bytes]:

@@ -131,7 +131,7 @@ def _as_ndjson(table: ExportedTable, rows: Sequence[tuple[Any, ...]]) -> bytes:
 
 
 class _Base64Text(str):
-    """Bytes that are no text."""
+    """Base64 text of bytes that are not UTF-8."""
 
 
 def _cell(name: str, value: Any) -> tuple[str, Any]:

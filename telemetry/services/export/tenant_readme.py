@@ -17,7 +17,7 @@ tenant.json      the tenant itself: names, members and their roles, limits, boar
 
 telemetry.readings.ndjson holds all measured values with the names and units that they were measured with, series
 after series, each in order of time. telemetry.message.ndjson is the permanent record: topic and payload as they were
-received; a payload that is no UTF-8 text is in payload_base64.
+received; a payload that is not UTF-8 text is in payload_base64.
 
 Rows refer to each other by the ids in these files (device_id is the id in devices.device.ndjson, and so on).
 

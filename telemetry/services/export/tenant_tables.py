@@ -23,7 +23,7 @@ class ExportedTable:
     """A model that is exported as it is, row by row in the order of its key, without some columns."""
 
     model: type[Model]
-    without: frozenset[str] = field(default_factory=frozenset)
+    excluded: frozenset[str] = field(default_factory=frozenset)
     rows: int = ROWS_PER_CHUNK  # in a piece
 
     @property
@@ -34,7 +34,7 @@ class ExportedTable:
     @property
     def columns(self) -> list[Any]:
         """Return the columns in the order of the model."""
-        return [one for one in self.model._meta.concrete_fields if one.column and one.name not in self.without]
+        return [one for one in self.model._meta.concrete_fields if one.column and one.name not in self.excluded]
 
     @property
     def key(self) -> list[str]:

@@ -113,7 +113,7 @@ class BatchPipeline:
         """Abandon the batch in flight, and the connection: it may be stored nevertheless, and is tried again."""
         batch, self._in_flight = self._in_flight, None
         if batch:
-            self._latest.doubt()
+            self._latest.mark_incomplete()
             self._batch_writer.release_limits(batch)
         self.writer.close()
 

@@ -184,7 +184,7 @@ class BatchWriter:
                 self._writer.store_unrouted(batch.unrouted)
         except BaseException:
             # Some of it may be stored: its commit was not confirmed, or another tenant's was.
-            self._latest.doubt()
+            self._latest.mark_incomplete()
             self.release_limits(batch)
             raise
         for schema, waiting in batch.locked.items():
@@ -235,7 +235,7 @@ class BatchWriter:
             self._router.forget(schema)
             self._writer.forget(schema)
         # If the tenant becomes locked half-way, the newest values lack the messages stored by then.
-        self._latest.doubt()
+        self._latest.mark_incomplete()
         return [result for item in items for result in self._store_one(item)]
 
     def _store_one(self, item: MessageResult) -> Sequence[TenantResult]:

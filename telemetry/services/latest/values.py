@@ -72,8 +72,8 @@ class LatestRecorder:
             if known is None or known < reading:
                 newest[series_id] = reading
 
-    def doubt(self) -> None:
-        """Something may have been stored that will not be noted: readers look at the readings until it is made good."""
+    def mark_incomplete(self) -> None:
+        """Mark the values in Redis as incomplete: readers use the stored readings until a worker has completed them."""
         self._failed = True
 
     def flush(self) -> None:
@@ -129,8 +129,8 @@ def newest_readings(series_ids: Iterable[int]) -> dict[int, NewestReading]:
     series = sorted(set(series_ids))
     if not series:
         return {}
-    trusted, told = _read_redis(series)
-    return latest_table.find_newest(series, told, trusted=trusted)
+    trusted, cached = _read_redis(series)
+    return latest_table.find_newest(series, cached, trusted=trusted)
 
 
 def component_reading_times(device_ids: Collection[int]) -> dict[tuple[int, str], datetime]:

@@ -120,4 +120,4 @@ def _value_types(metric: Metric) -> list[str]:
 
 
 def _audit_text(adopted: SeriesAssignment) -> str:
-    return f"taught by example; {adopted.series} series adopted, {adopted.apart} kept apart"
+    return f"metric mapping applied; {adopted.series} series assigned, {adopted.apart} kept separate"

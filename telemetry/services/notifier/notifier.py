@@ -37,7 +37,7 @@ _ANSWER_AGAIN_SECONDS = 1.0
 _IDLE_SECONDS = 0.1
 _BACKOFF_INTERVAL_SECONDS = 0.5
 _NOTICES_AT_ONCE = 200
-# A device that is away for longer is not told afterwards.
+# A notice is dropped when its device stays unavailable for longer.
 _BACKOFF_LIFETIME_SECONDS = 60
 # The connection is silent for long: that it is dead must show by itself.
 _LISTEN_OPTIONS: dict[str, Any] = {
@@ -53,8 +53,8 @@ class NotifierTask(IntEnum):
     """Tasks for a tenant, in order of priority."""
 
     NEWS = 1  # changes are in the outbox
-    SETTLING = 2  # devices were quiet and may be so no more
-    WANTED = 3  # states are to be told now
+    SETTLING = 2  # devices were suppressed and may be published again
+    WANTED = 3  # states must be published now
 
 
 class Notifier:
@@ -65,7 +65,7 @@ class Notifier:
         self._backoff = BackoffCommands()
         self._backoff_at = 0.0
         self._look_seconds = look_seconds
-        self._hints: psycopg.Connection | None = None
+        self._notifications: psycopg.Connection | None = None
         self._slugs: dict[str, str] = {}
         # What is to be done, and not before when.
         self._todo: dict[tuple[NotifierTask, str], float] = {}
@@ -81,12 +81,12 @@ class Notifier:
 
         A lost broker or database is tried again later, with growing pauses; the changes wait in the outbox.
         """
-        listening = [self._hints] if self._hints is not None and not self._retry.is_pausing else []
+        listening = [self._notifications] if self._notifications is not None and not self._retry.is_pausing else []
         self._broker.exchange(self._pause(timeout), also=listening)
         if self._retry.is_pausing:
             return 0
         try:
-            self._hear()
+            self._read_notifications()
             done = self._work() if self._broker.is_connected else 0
         except DATABASE_LOST as error:
             self._close_database()
@@ -108,30 +108,30 @@ class Notifier:
 
     def _pause(self, timeout: float) -> float:
         """Return the seconds to wait for work; 0 when a task is due."""
-        if not self._broker.is_connected or self._hints is None:
+        if not self._broker.is_connected or self._notifications is None:
             return min(timeout, _IDLE_SECONDS)
         due = min([self._look_at, *self._todo.values()])
         return min(timeout, max(self._retry.remaining, due - time.monotonic()))
 
-    def _hear(self) -> None:
-        if self._hints is None:
-            self._hints = psycopg.connect(conninfo(**_LISTEN_OPTIONS), autocommit=True)
-            self._hints.execute(f"LISTEN {CHANNEL}")
+    def _read_notifications(self) -> None:
+        if self._notifications is None:
+            self._notifications = psycopg.connect(conninfo(**_LISTEN_OPTIONS), autocommit=True)
+            self._notifications.execute(f"LISTEN {CHANNEL}")
             self._look_at = 0.0
-        for hint in self._hints.notifies(timeout=0):
-            self._todo.setdefault((NotifierTask.NEWS, hint.payload), 0.0)
+        for notification in self._notifications.notifies(timeout=0):
+            self._todo.setdefault((NotifierTask.NEWS, notification.payload), 0.0)
         if time.monotonic() >= self._look_at:
-            self._look()
+            self._find_pending()
             self._look_at = time.monotonic() + self._look_seconds
 
-    def _look(self) -> None:
+    def _find_pending(self) -> None:
         """Find the tenants with changes in the outbox or devices to settle: a notification may have been lost."""
         self._slugs = _active_tenants()
         for schema in self._slugs:
             try:
                 found = _pending_tasks(schema)
             except django.db.ProgrammingError as error:
-                logger.warning("%s cannot be looked at: %s", schema, error)
+                logger.warning("%s cannot be read: %s", schema, error)
                 continue
             for work in found:
                 self._todo.setdefault((work, schema), 0.0)
@@ -148,19 +148,19 @@ class Notifier:
         act: dict[NotifierTask, Callable[[str, Publish], int]] = {
             NotifierTask.NEWS: outbox.publish_changes,
             NotifierTask.SETTLING: outbox.publish_pending,
-            NotifierTask.WANTED: self._tell_wanted,
+            NotifierTask.WANTED: self._publish_requested,
         }
-        told: set[UUID] = set()
+        published: set[UUID] = set()
         try:
-            done = act[work](schema, self._tell_as(schema, told)) if self._is_active(schema) else 0
-            self._wanted.get(schema, set()).difference_update(told)
+            done = act[work](schema, self._publisher(schema, published)) if self._is_active(schema) else 0
+            self._wanted.get(schema, set()).difference_update(published)
         except NotifierBusy:
             self._todo[work, schema] = time.monotonic() + _BUSY_SECONDS
             return 0
         except (*DATABASE_LOST, BrokerAway):
-            self._want(schema, told)
+            self._want(schema, published)
             raise
-        except Exception:  # what is wrong with one tenant must not silence the others; a later look tries again
+        except Exception:  # an error of one tenant must not stop the others; the next search tries again
             logger.exception("%s: cannot do its %s", schema, work.name)
             done = 0
         if done < outbox.BATCH:
@@ -175,16 +175,16 @@ class Notifier:
 
     # --- publishing -------------------------------------------------------------------------------------------
 
-    def _tell_as(self, schema: str, told: set[UUID]) -> Publish:
-        """Publishes the tenant's states, and notes in `told` which devices' they are, acknowledged or not."""
+    def _publisher(self, schema: str, published: set[UUID]) -> Publish:
+        """Publishes the tenant's states, and notes in `published` which devices' they are, acknowledged or not."""
 
-        def tell(states: Sequence[StateUpdate]) -> None:
+        def publish(states: Sequence[StateUpdate]) -> None:
             topics = [STATE_TOPIC.format(slug=self._slugs[schema], uuid=state.uuid) for state in states]
             messages = list(zip(topics, state_payloads(states), strict=True))
-            told.update(state.uuid for state in states)
+            published.update(state.uuid for state in states)
             self._broker.publish(messages)
 
-        return tell
+        return publish
 
     def _want(self, schema: str, uuids: set[UUID]) -> None:
         """Queue the current states of these devices for publishing."""
@@ -192,10 +192,10 @@ class Notifier:
             self._wanted.setdefault(schema, set()).update(uuids)
             self._todo.setdefault((NotifierTask.WANTED, schema), 0.0)
 
-    def _tell_wanted(self, schema: str, tell: Publish) -> int:
+    def _publish_requested(self, schema: str, publish: Publish) -> int:
         wanted = sorted(self._wanted.get(schema, ()))[: outbox.BATCH]
         if wanted:
-            outbox.publish_current(schema, wanted, tell)
+            outbox.publish_current(schema, wanted, publish)
             # Those that are gone or deactivated, too.
             self._wanted[schema] -= set(wanted)
         return len(wanted)
@@ -236,16 +236,16 @@ class Notifier:
             self._answered = {one: at for one, at in self._answered.items() if now - at < _ANSWER_AGAIN_SECONDS}
             return self._answered.setdefault(uuid, now) == now
 
-    # --- servers that are away --------------------------------------------------------------------------------
+    # --- unavailable servers -----------------------------------------------------------------------------------
 
     def _hold(self, what: str, error: Exception) -> None:
         logger.warning("%s (%s); next attempt in %.1f s", what, first_line(error), self._retry.fail())
 
     def _close_database(self) -> None:
         connection.close()
-        if self._hints is not None:
-            self._hints.close()
-            self._hints = None
+        if self._notifications is not None:
+            self._notifications.close()
+            self._notifications = None
 
 
 def _active_tenants() -> dict[str, str]:

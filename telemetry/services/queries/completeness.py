@@ -50,13 +50,13 @@ def partial_reasons(
     if stop is None or stop > now:
         found.append(PartialReason(PartialCode.RUNNING, _("The range has not ended; more readings may arrive.")))
     found += _dropped_reasons(raw_from, rolled_from, now)
-    parked = Quarantined.objects.filter(reason=Reason.KEY_UNAVAILABLE)
+    deferred = Quarantined.objects.filter(reason=Reason.KEY_UNAVAILABLE)
     if devices is not None:
-        parked = parked.filter(device__in=devices)
+        deferred = deferred.filter(device__in=devices)
     if start is not None:
         # A device's clock may be so much ahead of ours.
-        parked = parked.filter(last_received_at__gte=start - timedelta(seconds=settings.INGEST_FUTURE_SECONDS))
-    if parked.exists():
+        deferred = deferred.filter(last_received_at__gte=start - timedelta(seconds=settings.INGEST_FUTURE_SECONDS))
+    if deferred.exists():
         found.append(
             PartialReason(
                 PartialCode.PARKED,

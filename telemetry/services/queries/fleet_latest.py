@@ -76,11 +76,13 @@ def fleet_latest_values(
     page = rows[:limit]
     newest = newest_readings(pk for row in page for pk in row[4])
     values = []
-    for _device, of, measured, uuid, *columns in page:
+    for _device, component, metric, uuid, *columns in page:
         found = [one for one in zip(*columns, strict=True) if one[0] in newest]
         if found:
             pk, unit, kind = max(found, key=lambda one: (newest[one[0]].time, one[0]))
-            values.append(FleetLatestValue(uuid, of, measured, _value(newest[pk].value, kind), unit, newest[pk].time))
+            values.append(
+                FleetLatestValue(uuid, component, metric, _value(newest[pk].value, kind), unit, newest[pk].time)
+            )
     end = (page[-1][0], page[-1][1], page[-1][2]) if len(rows) > limit else None
     return FleetPage(values, end)
 

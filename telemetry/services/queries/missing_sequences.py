@@ -57,7 +57,7 @@ class SequenceCompleteness:
     boots: int
 
     @classmethod
-    def of(cls, device: Device) -> Self:
+    def read(cls, device: Device) -> Self:
         """Return the numbers over all boots of the device; one query."""
         with connection.cursor() as cursor:
             cursor.execute(_SUMMARY, [device.pk])

@@ -62,7 +62,7 @@ def apply_unrouted_retention(*, now: datetime | None = None, seconds: float = _S
         return _apply("tenants_unroutedmessage", "tenants_unroutedflood", now or datetime.now(UTC), seconds)
 
 
-def _apply(table: str, floods: str, now: datetime, seconds: float) -> dict[str, int]:
+def _apply(table: str, suppressed: str, now: datetime, seconds: float) -> dict[str, int]:
     deadline = clock.monotonic() + seconds
     wanted = quarantine_limits(now)
     done = {
@@ -70,7 +70,7 @@ def _apply(table: str, floods: str, now: datetime, seconds: float) -> dict[str, 
         "too much": _delete_excess(table, wanted.size, deadline),
     }
     with connection.cursor() as cursor:
-        cursor.execute(f"DELETE FROM {floods} WHERE day < %s", [wanted.before.date()])  # noqa: S608 (our own names)
+        cursor.execute(f"DELETE FROM {suppressed} WHERE day < %s", [wanted.before.date()])  # noqa: S608 (our own names)
     return done
 
 

@@ -57,7 +57,7 @@ _FIND_NEWEST = f"""
 SELECT s.id, r.time, r.value, r.text FROM telemetry_series s
 LEFT JOIN telemetry_latest l ON l.series_id = s.id
 CROSS JOIN LATERAL (
-    SELECT CASE WHEN l.series_id IS NULL AND s.id <> ALL(%(told)s::bigint[]) THEN '-infinity'::timestamptz
+    SELECT CASE WHEN l.series_id IS NULL AND s.id <> ALL(%(cached)s::bigint[]) THEN '-infinity'::timestamptz
         WHEN %(trusted)s THEN 'infinity' ELSE {_COMPLETE_UNTIL} END AS since
 ) x
 CROSS JOIN LATERAL (
@@ -79,14 +79,16 @@ WHERE s.id = ANY(%(series)s::bigint[])
 """  # noqa: S608 (constants)
 
 
-def find_newest(series: Sequence[int], told: Mapping[int, NewestReading], *, trusted: bool) -> dict[int, NewestReading]:
-    """Return the newest of `told` (the values in Redis), the table and, where these may be incomplete, the readings.
+def find_newest(
+    series: Sequence[int], cached: Mapping[int, NewestReading], *, trusted: bool
+) -> dict[int, NewestReading]:
+    """Return the newest of `cached` (the values in Redis), the table and, where these may be incomplete, the readings.
 
     `trusted`: Redis is complete for the series that it has. One query.
     """
-    found = dict(told)
+    found = dict(cached)
     with cursor_for_many() as cursor:
-        cursor.execute(_FIND_NEWEST, {"series": _array(series), "told": _array(told), "trusted": trusted})
+        cursor.execute(_FIND_NEWEST, {"series": _array(series), "cached": _array(cached), "trusted": trusted})
         for pk, time, value, text in cursor.fetchall():
             newest = NewestReading(time, text if text is not None else value)
             known = found.get(pk)

@@ -190,7 +190,7 @@ def _reclaim() -> int:
             try:
                 emptied += _rewrite(connection.ops.quote_name(name))
             except WorkLockBusy:
-                continue  # somebody reads it: the next run will do
+                continue  # a reader holds it: the next run rewrites it
     return emptied
 
 
