@@ -208,7 +208,7 @@ def _not_in_glossary(root: Path, modules: Mapping[str, Module]) -> list[str] | N
 
 
 def _is_known(word: str, known: set[str]) -> bool:
-    return word in known or word.removesuffix("s") in known or f"{word}s" in known
+    return any(form in known for form in (word, word.removesuffix("s"), word.removesuffix("es"), f"{word}s"))
 
 
 def _has_code(module: Module) -> bool:

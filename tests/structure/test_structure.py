@@ -10,6 +10,9 @@ def test_imports_go_one_way() -> None:
     figures = measure(ROOT)
     assert figures["circles"] == []
     assert figures["upward_imports"] == []
+    assert figures["class_names_used_twice"] == []
+    assert figures["modules_not_in_the_glossary"] == []
+    assert figures["docstring_coverage"] >= 0.9
     assert figures["lines_in_management"] <= 6500
 
 

@@ -1,4 +1,4 @@
-"""Refused messages as rows of the quarantine; a message that is refused again is counted, and so is a flood."""
+"""Refused messages as rows of the quarantine; repeated messages are counted."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,7 +11,7 @@ from telemetry.services.pipeline.results import RefusedItem
 from telemetry.services.pipeline.validation import fingerprint
 
 from . import device_events
-from .suppression import UNROUTED, QuarantineSuppressor, RefusedRow
+from .suppression import UNROUTED, QuarantineRow, QuarantineSuppressor
 
 _INSERT = (
     "INSERT INTO {table} AS q (fingerprint, reason, detail, topic, payload, first_received_at,"
@@ -52,16 +52,18 @@ def add_unrouted(
             suppressor.write_counts(connection, UNROUTED, suppressed)
 
 
-def _upsert(connection: psycopg.Connection, table: sql.Identifier, device: sql.SQL, rows: Sequence[RefusedRow]) -> None:
+def _upsert(
+    connection: psycopg.Connection, table: sql.Identifier, device: sql.SQL, rows: Sequence[QuarantineRow]
+) -> None:
     if rows:
         columns = [list(column) for column in zip(*rows, strict=True)]
         columns[0] = [UUID(bytes=name) for name in columns[0]]
         connection.execute(sql.SQL(_INSERT).format(table=table, device=device), columns)
 
 
-def _rows(refused: Sequence[RefusedItem]) -> list[RefusedRow]:
+def _rows(refused: Sequence[RefusedItem]) -> list[QuarantineRow]:
     """Return one row for each different message."""
-    rows: dict[bytes, RefusedRow] = {}
+    rows: dict[bytes, QuarantineRow] = {}
     for item in refused:
         at, topic = item.incoming.received_at, item.incoming.topic
         name = fingerprint(item.result.reason.encode(), topic.encode(), item.incoming.payload)
@@ -70,5 +72,5 @@ def _rows(refused: Sequence[RefusedItem]) -> list[RefusedRow]:
             continue
         device_id = item.spec.device_id if item.spec else None
         detail = item.result.detail.replace("\x00", "\\0")
-        rows[name] = RefusedRow(name, item.result.reason, detail, topic, item.incoming.payload, at, at, 1, device_id)
+        rows[name] = QuarantineRow(name, item.result.reason, detail, topic, item.incoming.payload, at, at, 1, device_id)
     return list(rows.values())

@@ -53,14 +53,14 @@ _ADD_UNROUTED_COUNTS = (
 
 
 class SuppressionKey(NamedTuple):
-    """What similar messages have in common. Without device and source: all unregistered sources together."""
+    """Common attributes of similar messages. Without device and source: all unregistered sources together."""
 
     reason: str
     device_id: int | None
     source: str
 
 
-class RefusedRow(NamedTuple):
+class QuarantineRow(NamedTuple):
     """A refused message; `times`: how often it was received in this batch."""
 
     name: bytes  # the fingerprint
@@ -117,14 +117,14 @@ class QuarantineSuppressor:
             self._days[schema] = _DayUsage(today, {SuppressionKey(*row) for row in run(connection, query, [today])})
 
     def split(
-        self, schema: str, rows: Iterable[RefusedRow]
-    ) -> tuple[list[RefusedRow], dict[SuppressionKey, list[RefusedRow]]]:
+        self, schema: str, rows: Iterable[QuarantineRow]
+    ) -> tuple[list[QuarantineRow], dict[SuppressionKey, list[QuarantineRow]]]:
         """Return (the rows that are kept, the rows that are only counted)."""
         usage = self._days.get(schema)
         if not settings.QUARANTINE_SOURCE_MESSAGES or usage is None:
             return list(rows), {}
-        kept: list[RefusedRow] = []
-        suppressed: dict[SuppressionKey, list[RefusedRow]] = {}
+        kept: list[QuarantineRow] = []
+        suppressed: dict[SuppressionKey, list[QuarantineRow]] = {}
         for row in rows:
             key = None
             if row.reason not in _ALWAYS_KEPT and (schema, row.name) not in self._recent:
@@ -135,7 +135,7 @@ class QuarantineSuppressor:
                 suppressed.setdefault(key, []).append(row)
         return kept, suppressed
 
-    def _suppressed_as(self, schema: str, usage: _DayUsage, row: RefusedRow) -> SuppressionKey | None:
+    def _suppressed_as(self, schema: str, usage: _DayUsage, row: QuarantineRow) -> SuppressionKey | None:
         """Return the key under which the row is counted; None: the row is kept, and counts for its source."""
         own = SuppressionKey(row.reason, row.device_id, "" if row.device_id is not None else source_of(row.topic))
         unregistered = None if row.device_id is not None else SuppressionKey(row.reason, None, "")
@@ -151,7 +151,7 @@ class QuarantineSuppressor:
         self._pending.append((schema, row.name))
         return None
 
-    def _is_used_up(self, usage: _DayUsage, key: SuppressionKey, row: RefusedRow, share: int) -> bool:
+    def _is_used_up(self, usage: _DayUsage, key: SuppressionKey, row: QuarantineRow, share: int) -> bool:
         if key in usage.suppressed:
             return True
         messages, size = usage.used.get(key, (0, 0))
@@ -160,7 +160,7 @@ class QuarantineSuppressor:
         return too_large or messages >= settings.QUARANTINE_SOURCE_MESSAGES * share
 
     def write_counts(
-        self, connection: psycopg.Connection, schema: str, suppressed: dict[SuppressionKey, list[RefusedRow]]
+        self, connection: psycopg.Connection, schema: str, suppressed: dict[SuppressionKey, list[QuarantineRow]]
     ) -> None:
         """Store the counts of suppressed messages. Sends one statement, or none; also in a pipeline."""
         if suppressed:
@@ -182,7 +182,7 @@ def source_of(topic: str) -> str:
     return "/".join(topic.split("/", 3)[1:3])[:_SOURCE_LENGTH]
 
 
-def _sums(suppressed: dict[SuppressionKey, list[RefusedRow]]) -> Iterator[tuple[str, int, str, int, str, int]]:
+def _sums(suppressed: dict[SuppressionKey, list[QuarantineRow]]) -> Iterator[tuple[str, int, str, int, str, int]]:
     """Yield (reason, device or 0, source, count, last detail, last time)."""
     for key, rows in suppressed.items():
         last = max(rows, key=lambda row: row.last_at)
