@@ -155,8 +155,8 @@ def _expire(schema: str, uuids: list[UUID], count: int, checkers: int) -> dict[s
         for process in processes:
             process.wait()
     with schema_context(schema):
-        ledger = StatusChange.objects.filter(to_status="TIMEOUT")
-        assert ledger.count() - before == count, "a device timed out twice"
+        timeouts = StatusChange.objects.filter(to_status="TIMEOUT")
+        assert timeouts.count() - before == count, "a device timed out twice"
         assert DeviceStatus.objects.filter(status="TIMEOUT").count() == count
         DeviceStatus.objects.filter(status="TIMEOUT").update(status="ONLINE", last_seen_at=None)
     _hear(schema, silent)

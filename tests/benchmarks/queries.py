@@ -198,9 +198,9 @@ class _Bench:
         stop = aggregation.hour_of(self._stop) + timedelta(hours=1)
         new = _measure(lambda: aggregation.hourly_rollups([self._one.pk], self._start, stop))
         old = _measure(lambda: _fetch(_OLD_HOURS, [self._one.device_id, self._one.metric, self._start, stop]), runs=3)
-        told = [(r.start, r.count, r.min, r.max, round((r.sum or 0.0) / r.count, 9)) for r in new.pop("answer")]
-        assert told == _rounded(old.pop("answer")), "the hours differ"
-        assert len(told) >= _DAYS * 24, "hours are missing"
+        ours = [(r.start, r.count, r.min, r.max, round((r.sum or 0.0) / r.count, 9)) for r in new.pop("answer")]
+        assert ours == _rounded(old.pop("answer")), "the hours differ"
+        assert len(ours) >= _DAYS * 24, "hours are missing"
         return _compared(old, new)
 
     def _aggregates(self) -> dict[str, Any]:
@@ -212,12 +212,12 @@ class _Bench:
         new = _measure(lambda: aggregate(one, edges, start, stop))
         request = _measure(aggregates_request.prepare(self._tenant, self._one, start, stop))
         old = _measure(lambda: _fetch(_OLD_HOURS, [self._one.device_id, self._one.metric, start, stop]), runs=3)
-        told = self._rows(new.pop("answer"), edges)
+        ours = self._rows(new.pop("answer"), edges)
         # From the readings alone, without any rollup.
-        assert told == self._rows(aggregate(one, edges, start, stop, raw_only=True), edges), "the rollups differ"
-        assert [row[:5] for row in told] == _rounded(old.pop("answer")), "the aggregates differ"
+        assert ours == self._rows(aggregate(one, edges, start, stop, raw_only=True), edges), "the rollups differ"
+        assert [row[:5] for row in ours] == _rounded(old.pop("answer")), "the aggregates differ"
         asked = [(*row[:4], round(row[4], 9), round(row[5], 6), row[6]) for row in request.pop("answer")]
-        assert asked == told, "the request says something else"
+        assert asked == ours, "the request says something else"
         return {**_compared(old, new), "request": _compared(old, request)}
 
     def _rows(self, answer: Aggregates, edges: Sequence[datetime]) -> list[tuple[Any, ...]]:
@@ -232,9 +232,9 @@ class _Bench:
         stop = self._day + _DAY
         new = _measure(lambda: queries.readings([self._one], start=self._day, stop=stop, limit=10_000))
         old = _measure(lambda: _fetch(_OLD_DAY, [self._one.device_id, self._one.metric, self._day, stop]))
-        told = [(row.time, row.value, row.unit) for row in new.pop("answer")]
-        assert told == old.pop("answer"), "the day differs"
-        assert len(told) == 24 * 60, "readings are missing"
+        ours = [(row.time, row.value, row.unit) for row in new.pop("answer")]
+        assert ours == old.pop("answer"), "the day differs"
+        assert len(ours) == 24 * 60, "readings are missing"
         return _compared(old, new)
 
     def _latest(self) -> dict[str, Any]:
@@ -243,9 +243,9 @@ class _Bench:
         names = {pk: rest for pk, *rest in Series.objects.values_list("pk", "device_id", "metric")}
         new = _measure(lambda: values.newest_readings(names))
         old = _measure(lambda: _fetch(_OLD_LATEST, [list(Device.objects.values_list("pk", flat=True))]), runs=3)
-        told = sorted((*names[pk], one.time, one.value) for pk, one in new.pop("answer").items())
-        assert told == sorted(row[:4] for row in old.pop("answer")), "the latest values differ"
-        assert len(told) == 3 * _DEVICES, "series are missing"
+        ours = sorted((*names[pk], one.time, one.value) for pk, one in new.pop("answer").items())
+        assert ours == sorted(row[:4] for row in old.pop("answer")), "the latest values differ"
+        assert len(ours) == 3 * _DEVICES, "series are missing"
         # Without Redis: what a reader does that does not trust it.
         values.forget_tenant(connection.schema_name)  # type: ignore[attr-defined]
         probed = _measure(lambda: values.newest_readings(names))

@@ -115,7 +115,7 @@ def run(
                 time.sleep(1)
             sent = devices.sent
             _wait(
-                lambda: _stored(tenant, issued) + _refused(tenant, issued) >= sent and not _parked(tenant), "messages"
+                lambda: _stored(tenant, issued) + _refused(tenant, issued) >= sent and not _deferred(tenant), "messages"
             )
             stored, refused = _stored(tenant, issued), _refused(tenant, issued)
             dead = _old_keys_refused(tenant, issued)
@@ -203,7 +203,7 @@ def _refused(tenant: Any, issued: Sequence[IssuedCredentials], topic: str = "") 
         return sum(count for name, count in rows.values_list("topic", "count") if uuids & set(name.split("/")))
 
 
-def _parked(tenant: Any) -> int:
+def _deferred(tenant: Any) -> int:
     with schema_context(tenant.schema_name):
         return Quarantined.objects.filter(reason="key_unavailable").count()
 

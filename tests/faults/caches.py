@@ -37,7 +37,7 @@ def valkey(scenario: Scenario) -> None:
     with scenario.load() as load:
         scenario.spend(0.15)
         for name, fault in (("down", _valkey_down), ("stopped", _valkey_stopped), ("emptied", _valkey_emptied)):
-            known = list(scenario.ledger.acknowledged())[:_REPLAYED]
+            known = list(scenario.message_ledger.acknowledged())[:_REPLAYED]
             with fault(scenario):
                 began = time.time()
                 for entry in known:

@@ -187,8 +187,8 @@ def _small_wal(scenario: Scenario) -> Iterator[Path]:
 
 def _copy_needed_wal(data: Path, source: Path, target: Path) -> None:
     """Copy only the WAL that a cleanly stopped server needs: after hours of load all of it exceeds the headroom."""
-    told = subprocess.run([binary("pg_controldata"), str(data)], check=True, capture_output=True, text=True).stdout
-    (first,) = re.findall(r"^Latest checkpoint's REDO WAL file: +([0-9A-F]{24})$", told, re.MULTILINE)
+    output = subprocess.run([binary("pg_controldata"), str(data)], check=True, capture_output=True, text=True).stdout
+    (first,) = re.findall(r"^Latest checkpoint's REDO WAL file: +([0-9A-F]{24})$", output, re.MULTILINE)
     needed = [path for path in source.iterdir() if path.is_dir() or path.name == first]
     target.mkdir(mode=0o700)
     shutil.copystat(source, target)

@@ -154,10 +154,16 @@ def tenants(scenario: Scenario) -> None:
             closing.discard(closed.schema_name)
             scenario.spend(0.2)
     result = scenario.settle()
-    late = [e for e in scenario.ledger.acknowledged() if e.schema == leaver.schema_name and e.sent_at > removed + 3.0]
+    late = [
+        e
+        for e in scenario.message_ledger.acknowledged()
+        if e.schema == leaver.schema_name and e.sent_at > removed + 3.0
+    ]
     kept = sum(entry.name in result.tables.refused for entry in late)
-    refused = sum(entry.fate == "either" and entry.name in result.tables.refused for entry in scenario.ledger.entries)
-    of_new = sum(entry.schema == comer.schema_name for entry in scenario.ledger.entries)
+    refused = sum(
+        entry.fate == "either" and entry.name in result.tables.refused for entry in scenario.message_ledger.entries
+    )
+    of_new = sum(entry.schema == comer.schema_name for entry in scenario.message_ledger.entries)
     scenario.measure(
         f"{of_new} messages of the new tenant stored, {refused} of the suspended one quarantined, "
         f"{kept} of {len(late)} of the removed one kept for staff"

@@ -52,9 +52,11 @@ class LedgerComparison:
         return sum(start <= at + lag < stop for at, lag, _ in self.lags) / (stop - start)
 
 
-def compare(ledger: Ledger, tables: TableContents, *, excused: frozenset[str] = frozenset()) -> LedgerComparison:
+def compare(
+    message_ledger: Ledger, tables: TableContents, *, excused: frozenset[str] = frozenset()
+) -> LedgerComparison:
     """Return lost, doubled, phantom and misplaced messages, and conservation; schemas in `excused` were removed."""
-    entries = _by_name(ledger)
+    entries = _by_name(message_ledger)
     # Earlier rows' are in quarantine too.
     tables.refused = {name: places for name, places in tables.refused.items() if name in entries}
     acknowledged = [entry for entry in entries.values() if entry.acked_at is not None]
@@ -88,10 +90,10 @@ def _excuse_limited(result: LedgerComparison) -> None:
     result.lost = lost
 
 
-def _by_name(ledger: Ledger) -> dict[tuple[str, bytes], Entry]:
+def _by_name(message_ledger: Ledger) -> dict[tuple[str, bytes], Entry]:
     """Return each message once, with its first acknowledgement."""
     entries: dict[tuple[str, bytes], Entry] = {}
-    for entry in list(ledger.entries):
+    for entry in list(message_ledger.entries):
         known = entries.setdefault(entry.name, entry)
         if known.acked_at is None and entry.acked_at is not None:
             entries[entry.name] = entry

@@ -115,7 +115,7 @@ def _waiting(scenario: Scenario, since: float) -> int:
     newest = time.time() - 1.0
     return sum(
         since <= (entry.acked_at or 0.0) < newest and entry.name not in stored
-        for entry in scenario.ledger.acknowledged()
+        for entry in scenario.message_ledger.acknowledged()
     )
 
 

@@ -97,10 +97,10 @@ class Load:
         *,
         senders: list[Sender] | None = None,
         traffic: Traffic = plain,
-        ledger: Ledger | None = None,
+        message_ledger: Ledger | None = None,
         connections: int = 4,
     ) -> None:
-        self.ledger = ledger or Ledger()
+        self.message_ledger = message_ledger or Ledger()
         self.rate = rate
         self._senders = senders or fleet.senders
         self._traffic = traffic
@@ -163,7 +163,7 @@ class Load:
             bridge.leave()
 
     def _send(self, entry: Entry) -> None:
-        self.ledger.add(entry)
+        self.message_ledger.add(entry)
         self._bridges[entry.device_id % len(self._bridges)].publish(entry)
 
     def _turn(self, timeout: float) -> None:

@@ -78,9 +78,9 @@ def _wrong_latest(scenario: Scenario) -> int:
 
     A device of which only late messages were heard now may have been live in an earlier row.
     """
-    began = datetime.fromtimestamp(scenario.ledger.began_at, UTC)
+    began = datetime.fromtimestamp(scenario.message_ledger.began_at, UTC)
     newest: dict[tuple[str, int], Entry] = {}
-    for entry in scenario.ledger.acknowledged():
+    for entry in scenario.message_ledger.acknowledged():
         known = newest.setdefault((entry.schema, entry.device_id), entry)
         if datetime.fromisoformat(entry.at) > datetime.fromisoformat(known.at):
             newest[entry.schema, entry.device_id] = entry
@@ -105,7 +105,7 @@ def replayed(scenario: Scenario) -> None:
     listener = scenario.listen()
     with scenario.load() as load:
         scenario.spend(0.3)
-        captured = list(scenario.ledger.acknowledged())[:_REPLAYED]
+        captured = list(scenario.message_ledger.acknowledged())[:_REPLAYED]
         scenario.spend(0.1)
         listener.stop()
         get_redis_connection("default").flushall()

@@ -53,7 +53,7 @@ class Scenario:
         self.setup, self.stack, self.fleet = setup, setup.stack, setup.fleet
         self.rate, self.seconds = setup.rate, setup.seconds
         self.name = name
-        self.ledger = Ledger()
+        self.message_ledger = Ledger()
         self.measured: list[str] = []
         self.failures: list[str] = []
         self.excused: set[str] = set()
@@ -105,7 +105,9 @@ class Scenario:
         self, *, rate: float = 0.0, senders: list[Sender] | None = None, traffic: Traffic = plain
     ) -> Iterator[Load]:
         """Publish the row's load while the block lasts, and wait until the broker has acknowledged all of it."""
-        with Load(self.fleet, rate or self.rate, senders=senders, traffic=traffic, ledger=self.ledger) as load:
+        with Load(
+            self.fleet, rate or self.rate, senders=senders, traffic=traffic, message_ledger=self.message_ledger
+        ) as load:
             yield load
 
     def spend(self, share: float) -> None:
@@ -123,7 +125,7 @@ class Scenario:
             now = self._count()
             if now != count:
                 count, changed_at = now, time.monotonic()
-            elif count >= self.ledger.names() and not self._compare().failures():
+            elif count >= self.message_ledger.names() and not self._compare().failures():
                 break
             if time.monotonic() - changed_at > self.setup.quiet_seconds:
                 break
@@ -131,7 +133,7 @@ class Scenario:
         return result
 
     def _compare(self) -> LedgerComparison:
-        return compare(self.ledger, self.stored_rows.read(), excused=frozenset(self.excused))
+        return compare(self.message_ledger, self.stored_rows.read(), excused=frozenset(self.excused))
 
     def _count(self) -> int:
         try:
@@ -155,7 +157,7 @@ class Scenario:
 
     def await_caught_up(self, moment: float, timeout: float = 60.0) -> float:
         """Return the seconds from the moment until all messages acknowledged by now are stored."""
-        acknowledged = self.ledger.names()
+        acknowledged = self.message_ledger.names()
         wait_until(lambda: self.stored_rows.settled() >= acknowledged, timeout, "deferred messages are not stored")
         return time.time() - moment
 

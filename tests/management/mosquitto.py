@@ -78,7 +78,7 @@ class Broker:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Publish one message as somebody else, and wait for the acknowledgement."""
+        """Publish one message as another client, and wait for the acknowledgement."""
         client = mqtt.Client(CallbackAPIVersion.VERSION2)
         client.connect("127.0.0.1", self.port)
         client.loop_start()
@@ -134,7 +134,7 @@ class Listener:
 
 @pytest.fixture(name="broker")
 def broker_fixture(tmp_path: Path) -> Iterator[Broker]:
-    """A running broker that allows everybody everything."""
+    """A running broker that allows every client everything."""
     directory = tmp_path / "broker"
     directory.mkdir()
     server = Broker(directory)
@@ -146,7 +146,7 @@ def broker_fixture(tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture(name="listener")
 def listener_fixture(broker: Broker) -> Iterator[Listener]:
-    """Somebody who hears everything that goes over `broker`."""
+    """A client that receives every message of `broker`."""
     ear = Listener(broker.port)
     yield ear
     ear.close()

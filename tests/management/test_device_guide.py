@@ -114,7 +114,7 @@ def test_ten_lines_of_standard_python_sign() -> None:
 
 @pytest.fixture
 def asked() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
-    """An address that notes (path, Authorization) of what it is asked for."""
+    """An address that records (path, Authorization) of each request."""
     requests: list[tuple[str, str | None]] = []
 
     class Notes(http.server.BaseHTTPRequestHandler):

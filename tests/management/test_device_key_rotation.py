@@ -1,4 +1,4 @@
-"""A device takes a new key: from signed commands only, kept before it is used, and back again when it is told."""
+"""A device takes a new key: from signed commands only, stored before it is used, and rolled back on command."""
 
 import json
 import sqlite3

@@ -30,7 +30,7 @@ time.sleep(600)
 
 
 def start_owner(var: Path) -> tuple["subprocess.Popen[str]", list[int]]:
-    """A process of its own that runs the servers; its supervisor's process id and theirs."""
+    """A process of its own that runs the servers; the process ids of its supervisor and of the servers."""
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(var)], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -46,7 +46,7 @@ def wait_until_gone(pids: list[int], seconds: float = 30) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs; a dead one that nobody has waited for does not."""
+    """Whether the process runs; a dead process that its parent has not waited for does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -135,7 +135,7 @@ def test_everything_ends_with_a_killed_owner_and_starts_again(tmp_path: Path) ->
     assert len(pids) == 1 + len(ALL)
     owner.kill()
     owner.wait()
-    # At once: this waits for the old servers, and does not take their ports for somebody else's.
+    # At once: this waits for the old servers, and does not take their ports for another program's.
     with EmbeddedStack(tmp_path, fsync=False) as stack:
         assert not [pid for pid in pids if is_alive(pid)]
         assert set(stack.program_states()) == ALL
@@ -161,7 +161,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing_running(tmp_path: Path) -> None:
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        # Whoever runs the tests in the background has SIGINT ignored, which is inherited.
+        # A shell that runs the tests in the background ignores SIGINT, which is inherited.
         preexec_fn=_heed_ctrl_c,
     )
     pidfile = tmp_path / "run" / "supervisord.pid"
@@ -169,7 +169,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing_running(tmp_path: Path) -> None:
         time.sleep(0.02)
     supervisor = int(pidfile.read_text())
     for _ in range(6):
-        # Python loses a KeyboardInterrupt that falls into a finalizer: whoever sees nothing happen presses again.
+        # Python loses a KeyboardInterrupt that falls into a finalizer: a user presses the keys again.
         owner.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             owner.wait(8)

@@ -68,12 +68,12 @@ def test_an_address_of_another_machine_is_named() -> None:
 
 
 def test_locks_are_free_again_after_release(tmp_path: Path) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     for _ in range(2):
         locks = Locks(tmp_path)
-        locks.take(told.append)
+        locks.take(messages.append)
         locks.release()
-    assert told == []
+    assert messages == []
 
 
 def test_devices_accounts_outlive_a_start(tmp_path: Path) -> None:

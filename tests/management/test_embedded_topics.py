@@ -1,4 +1,4 @@
-"""Who may publish, subscribe and receive what at the embedded broker, tried by a raw client."""
+"""The rights to publish, subscribe and receive at the embedded broker, tried by a raw client."""
 
 import json
 import queue
@@ -53,7 +53,7 @@ class Client:
         return bool(self.answers.get(timeout=5))
 
     def publish(self, topic: str, payload: bytes = b"x", retain: bool = False) -> None:
-        """Publish and wait for the acknowledgement, which comes for what is refused too."""
+        """Publish and wait for the acknowledgement, which comes for a refused message too."""
         self._client.publish(topic, payload, qos=1, retain=retain)
         self.answers.get(timeout=5)
 
@@ -133,7 +133,7 @@ def broker(stack: EmbeddedStack) -> Iterator[Broker]:
 LOGINS = [
     ("its own password and client id", OWN, OWN, OWN, True),
     ("a wrong password", OWN, "wrong", OWN, False),
-    ("another client id", OWN, OWN, "somebody", False),
+    ("another client id", OWN, OWN, "another", False),
     ("another device's client id", OWN, OWN, OTHER, False),
     ("another device's password", OWN, OTHER, OWN, False),
     ("an unknown name", "nobody", "x", "nobody", False),
@@ -340,12 +340,12 @@ def test_accounts_and_queued_messages_survive_a_restart(broker: Broker, stack: E
     subscribed.get(timeout=5)
     kept.disconnect()
     kept.loop_stop()
-    broker.device(OWN).publish(f"telemetry/demo/{OWN}/dht22", b"while away")
+    broker.device(OWN).publish(f"telemetry/demo/{OWN}/dht22", b"while disconnected")
     stack.restart("mosquitto")
     assert broker.device(OTHER).is_connected
     kept.connect(str(url.hostname), url.port or 0)
     kept.loop_start()
-    assert delivered.get(timeout=5) == b"while away"
+    assert delivered.get(timeout=5) == b"while disconnected"
     kept.disconnect()
     kept.loop_stop()
 

@@ -90,7 +90,7 @@ def test_the_record_is_kept_as_it_was_and_its_readings_are_those_of_a_live_messa
         ]
         assert found == expected
         status = DeviceStatus.objects.get(device=Device.objects.get(uuid=dump.devices[0].uuid))
-        assert status.status == "UNKNOWN", "what is late is no sign of life"
+        assert status.status == "UNKNOWN", "a late message is not activity"
     assert totals(tenant) == (3, 3, 0, 0, 0)
 
 

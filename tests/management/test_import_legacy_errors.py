@@ -63,10 +63,10 @@ WRONG: dict[str, tuple[Change, str, int, str]] = {
     "a type that is not allowed": (
         _row("attached_components", 1, 1, "relay", "", ""), "attached_components.csv", 6, "cannot have a component",
     ),
-    "a type that is no key": (
+    "a type that is not a key": (
         _row("supported_components", 1, 1, "no/type"), "supported_components.csv", 4, "cannot be a component type",
     ),
-    "a variant nobody knows": (
+    "an unknown variant": (
         _row("supported_components", 1, 7, "dht22"), "supported_components.csv", 4, "'7' is not a row of hardware",
     ),
     "no pin": (_cell("attached_components", 0, 4, "[true]"), "attached_components.csv", 2, "'[true]' cannot be taken"),
@@ -85,7 +85,7 @@ def test_what_is_wrong_is_named_and_nothing_is_written(run: Import, tenant: Any,
     report = run(dump)
     assert report["failure"] == "Nothing was imported: mend what is listed, and run it again."
     assert everything(tenant) == before
-    # What depends on a row that is left out is told behind it.
+    # The problems of rows that depend on a row that is left out follow it.
     problem = next(p for table in report.values() if isinstance(table, dict) for p in table["problems"])
     assert (problem["file"], problem["line"]) == (file, line)
     assert words in f"{problem['column']} {problem['message']}"

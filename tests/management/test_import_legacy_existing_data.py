@@ -71,7 +71,7 @@ def test_a_device_of_another_tenant_is_refused_and_nothing_of_that_tenant_is_tou
     run: Import, tenant: Any, tmp_path: Path
 ) -> None:
     other = new_tenant()
-    theirs = make_dump(tmp_path / "theirs", devices=1, messages=1)
+    theirs = make_dump(tmp_path / "other", devices=1, messages=1)
     run(theirs, to=other)
     theirs_before = everything(other)
     dump = make_dump(tmp_path / "dump", devices=1, messages=1)
@@ -84,7 +84,7 @@ def test_a_device_of_another_tenant_is_refused_and_nothing_of_that_tenant_is_tou
     assert problem["message"] == f"The device UUID {uuid} is already registered in another tenant; remove the row."
     assert other.slug not in json.dumps(report)
     assert messages(tenant) == []
-    # In the record alone: to this tenant it is a device that nobody knows.
+    # In the record alone: to this tenant it is an unknown device.
     dump.rows("devices").pop()
     stranger = OldDevice(9, uuid, "x", dump.devices[0].owner, dump.devices[0].secret, "")
     row = dump.message(stranger, {"temp": 1}, START)
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_in_quarantine_and_the_sums_are_right(run: Import, 
     assert totals(tenant) == (8, 2, 0, 6, 0)
     with schema_context(tenant.schema_name):
         quarantine.apply_retention()
-        assert Quarantined.objects.count() == 6, "what was refused is not old because its message is"
+        assert Quarantined.objects.count() == 6, "a refused message is as old as its refusal"
 
 
 def test_what_is_mended_is_stored_when_the_record_is_read_again(run: Import, tenant: Any, tmp_path: Path) -> None:

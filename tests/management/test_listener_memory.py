@@ -1,4 +1,4 @@
-"""What a listener's process does not load, and what it gives back: its memory is for devices."""
+"""The memory of a listener's process: modules that it does not load, and memory that it returns."""
 
 import os
 import subprocess

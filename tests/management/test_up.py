@@ -157,11 +157,11 @@ def test_ctrl_c_stops_everything_and_it_starts_again_on_the_same_data(up: Run) -
 
 def test_a_failing_step_shows_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "STEPS", [("Failing", ("no_such_command",))])
-    told: list[str] = []
+    messages: list[str] = []
     env = {**os.environ, "SECRET_KEY": "x", "DATABASE_URL": "postgres://127.0.0.1:1/x", "REDIS_URL": "redis://x"}
     with pytest.raises(setup.SetupFailed, match=r"`manage.py no_such_command` failed(.|\n)*Unknown command"):
-        setup.prepare(env, tmp_path, told.append)
-    assert told == ["Failing"]
+        setup.prepare(env, tmp_path, messages.append)
+    assert messages == ["Failing"]
 
 
 def test_servers_that_are_configured_are_not_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_servers_that_are_configured_are_not_embedded(monkeypatch: pytest.Monkey
 
 def test_processes_get_the_embedded_servers_variables_and_what_a_person_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MQTT_HOST", "broker.example")
-    monkeypatch.setenv("VAULT_MOUNT", "of somebody else")
+    monkeypatch.setenv("VAULT_MOUNT", "of-another-platform")
     monkeypatch.setenv("DATABASE_URL", "postgres://elsewhere/gwanje")
     embedded = {"MQTT_HOST": "127.0.0.1", "VAULT_MOUNT": "gwanje", "SECRET_KEY": "made"}
     env = programs.environment(embedded, Path("/var/x"), 8001)

@@ -1,4 +1,4 @@
-"""What the broker acknowledged is stored exactly once, whatever is killed meanwhile: the short form of `make faults`.
+"""Acknowledged messages are stored exactly once, whichever process is killed: the short form of `make faults`.
 
 Each row for some seconds, on this run's servers. The negative controls leave out one ingredient and must lose
 messages, so that we know that the count can fail.
@@ -105,10 +105,10 @@ def _nothing(scenario: Scenario) -> None:
 
 
 def book(*entries: Entry) -> Ledger:
-    ledger = Ledger()
+    message_ledger = Ledger()
     for entry in entries:
-        ledger.add(entry)
-    return ledger
+        message_ledger.add(entry)
+    return message_ledger
 
 
 def entry(number: int, *, acked: bool = True, **members: object) -> Entry:

@@ -62,7 +62,7 @@ def run(bench: Bench, fleet: Fleet, rate: int, *, fleets: list[Fleet]) -> dict[s
             meter = bench.meter(listener=[pid], publisher=[publisher.pid])
             before, own, backend = meter.read(), time.process_time(), _backend(bench)
             began = time.monotonic()
-            publisher.tell()
+            publisher.write_line()
             seen = _watch(bench, load, rate, began)
             expected = {schema: fleet.sent[schema] for schema in load.by_schema}
             ended = bench.wait_stored(expected, programs)

@@ -68,7 +68,7 @@ def _soak(bench: Bench, fleet: Fleet, program: Program, seconds: float) -> list[
         turn += per_stretch
         load = bench.loads.make(Fleet(senders, fleet.schemas, fleet.sent), per_stretch, samples=0)
         with bench.publisher(load, rate=rate) as publisher:
-            publisher.tell()
+            publisher.write_line()
             until = time.monotonic() + per_stretch / rate
             while (now := time.monotonic()) < until:
                 curve.append((now - began, resident_mb(program.pid)))
@@ -80,7 +80,7 @@ def _soak(bench: Bench, fleet: Fleet, program: Program, seconds: float) -> list[
 
 def _send(bench: Bench, fleet: Fleet, load: Any, program: Program) -> None:
     with bench.publisher(load) as publisher:
-        publisher.tell()
+        publisher.write_line()
         publisher.result()
     bench.wait_stored(dict(fleet.sent), [program], patience=_PATIENCE_SECONDS)
 

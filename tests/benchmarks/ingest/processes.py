@@ -42,7 +42,7 @@ class Program:
         """Whether it has not ended."""
         return self._popen.poll() is None
 
-    def tell(self, line: str = "") -> None:
+    def write_line(self, line: str = "") -> None:
         """Write a line to its standard input."""
         assert self._popen.stdin is not None
         self._popen.stdin.write(f"{line}\n")

@@ -39,7 +39,7 @@ class Publisher:
         """How many messages the broker has taken over."""
         return self._answered // packets.PUBACK_SIZE
 
-    def flood(self, window: int) -> None:
+    def publish_at_full_rate(self, window: int) -> None:
         """Send everything, with at most `window` messages unacknowledged."""
         total, position = len(self._ends), 0
         self._sock.setblocking(False)
@@ -123,7 +123,7 @@ def main() -> None:
     if options.rate:
         options.stamps.write_bytes(publisher.pace(options.rate).tobytes())
     else:
-        publisher.flood(options.window)
+        publisher.publish_at_full_rate(options.window)
     ended = time.monotonic()
     sock.setblocking(True)
     sock.sendall(packets.DISCONNECT)

@@ -41,7 +41,7 @@ def old(bench: Bench, fleet: Fleet, *, lean: bool) -> dict[str, Any]:
     fleet.sent -= load.by_schema  # they do not reach the platform's tables
     secrets = {sender.uuid: sender.secret for sender in fleet.senders}
     with Program("-m", old_way.__name__, log=bench.log("old-way")) as program:
-        program.tell(json.dumps({"devices": secrets, "lean": lean}))
+        program.write_line(json.dumps({"devices": secrets, "lean": lean}))
         program.wait_ready()
         figures = _burst(bench, load, [program.pid], lambda: _wait_counted(bench, program, load.messages))
         _verify_old(bench, load)
@@ -77,7 +77,7 @@ def warm_up(bench: Bench, fleet: Fleet, programs: list[Program], *, passes: int)
     for _ in range(passes):
         load = bench.loads.make(fleet, len(fleet.senders), samples=0)
         with bench.publisher(load) as publisher:
-            publisher.tell()
+            publisher.write_line()
             publisher.result()
         bench.wait_stored({schema: fleet.sent[schema] for schema in load.by_schema}, programs)
 
@@ -87,7 +87,7 @@ def _burst(bench: Bench, load: Load, pids: list[int], wait: Callable[[], float])
     with bench.publisher(load) as publisher:
         meter = bench.meter(listener=pids, publisher=[publisher.pid])
         before, machine = meter.read(), machine_seconds()
-        publisher.tell()
+        publisher.write_line()
         ended = wait()
         after, later = meter.read(), machine_seconds()
         published = publisher.result()
