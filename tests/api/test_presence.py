@@ -20,7 +20,7 @@ T0 = datetime.datetime(2024, 11, 22, 9, 30, tzinfo=datetime.UTC)
 
 
 @pytest.fixture
-def told(tenant_a: Any, greenhouse: Any) -> Any:
+def recorded_device(tenant_a: Any, greenhouse: Any) -> Any:
     """A device that connected at T0, timed out an hour later, was OFFLINE at two, and back at three hours."""
     add_change(tenant_a, greenhouse, "ONLINE", "birth", T0, session="first")
     silent = T0 + HOUR - 120 * SECOND
@@ -33,8 +33,8 @@ def told(tenant_a: Any, greenhouse: Any) -> Any:
 # --- the ledger ---------------------------------------------------------------------------------------------
 
 
-def test_the_history_tells_each_change_with_its_evidence(api: Api, told: Any) -> None:
-    rows = api.get(f"devices/{told.uuid}/history/").json()
+def test_the_history_tells_each_change_with_its_evidence(api: Api, recorded_device: Any) -> None:
+    rows = api.get(f"devices/{recorded_device.uuid}/history/").json()
     assert rows["next"] is None
     newest, offline, timeout, birth = rows["results"]
     assert timeout == {
@@ -67,26 +67,26 @@ def test_the_history_tells_each_change_with_its_evidence(api: Api, told: Any) ->
         ({"to": "2024-11-22T09:30:00Z"}, []),
     ],
 )
-def test_the_history_is_narrowed(api: Api, told: Any, query: dict[str, Any], expected: list[str]) -> None:
-    rows = api.get(f"devices/{told.uuid}/history/", **query).json()["results"]
+def test_the_history_is_narrowed(api: Api, recorded_device: Any, query: dict[str, Any], expected: list[str]) -> None:
+    rows = api.get(f"devices/{recorded_device.uuid}/history/", **query).json()["results"]
     assert [row["to"] for row in rows] == expected
 
 
-def test_pages_of_the_history_follow_each_other(api: Api, told: Any, tenant_a: Any) -> None:
-    page = api.get(f"devices/{told.uuid}/history/", limit=1).json()
+def test_pages_of_the_history_follow_each_other(api: Api, recorded_device: Any, tenant_a: Any) -> None:
+    page = api.get(f"devices/{recorded_device.uuid}/history/", limit=1).json()
     seen = page["results"]
     # What comes meanwhile is newer than what is read: it shifts nothing.
-    add_change(tenant_a, told, "OFFLINE", "will", T0 + 4 * HOUR)
+    add_change(tenant_a, recorded_device, "OFFLINE", "will", T0 + 4 * HOUR)
     while page["next"]:
         page = api.get(page["next"]).json()
         seen += page["results"]
     assert [row["to"] for row in seen] == ["ONLINE", "OFFLINE", "TIMEOUT", "ONLINE"]
 
 
-def test_a_cursor_of_another_device_does_not_help(api: Api, told: Any, tenant_a: Any) -> None:
-    following = api.get(f"devices/{told.uuid}/history/", limit=1).json()["next"]
+def test_a_cursor_of_another_device_does_not_help(api: Api, recorded_device: Any, tenant_a: Any) -> None:
+    following = api.get(f"devices/{recorded_device.uuid}/history/", limit=1).json()["next"]
     other = make_device(tenant_a)
-    answer = api.get(following.replace(str(told.uuid), str(other.uuid)))
+    answer = api.get(following.replace(str(recorded_device.uuid), str(other.uuid)))
     assert "does not belong to this list" in problems(answer)["cursor"]
 
 
@@ -119,11 +119,11 @@ def test_a_question_that_is_wrong_says_what_to_mend(
 # --- time ---------------------------------------------------------------------------------------------------
 
 
-def test_a_timeline_is_without_gap_and_knows_what_was_before(api: Api, told: Any, tenant_a: Any) -> None:
+def test_a_timeline_is_without_gap_and_knows_what_was_before(api: Api, recorded_device: Any, tenant_a: Any) -> None:
     with schema_context(tenant_a.schema_name):
-        MaintenanceWindow.objects.create(device=told, starts_at=T0, ends_at=T0 + HOUR, reason="new pump")
+        MaintenanceWindow.objects.create(device=recorded_device, starts_at=T0, ends_at=T0 + HOUR, reason="new pump")
     answer = api.get(
-        f"devices/{told.uuid}/timeline/", **{"from": "2024-11-22T10:00:00Z", "to": "2024-11-22T12:00:00Z"}
+        f"devices/{recorded_device.uuid}/timeline/", **{"from": "2024-11-22T10:00:00Z", "to": "2024-11-22T12:00:00Z"}
     ).json()
     assert answer == {
         "from": "2024-11-22T10:00:00Z",
@@ -139,9 +139,9 @@ def test_a_timeline_is_without_gap_and_knows_what_was_before(api: Api, told: Any
     }
 
 
-def test_before_the_first_change_nothing_is_known(api: Api, told: Any) -> None:
+def test_before_the_first_change_nothing_is_known(api: Api, recorded_device: Any) -> None:
     rows = api.get(
-        f"devices/{told.uuid}/timeline/", **{"from": "2024-11-22T09:00:00Z", "to": "2024-11-22T10:00:00Z"}
+        f"devices/{recorded_device.uuid}/timeline/", **{"from": "2024-11-22T09:00:00Z", "to": "2024-11-22T10:00:00Z"}
     ).json()["results"]
     assert [row["status"] for row in rows] == ["UNKNOWN", "ONLINE"]
 
@@ -236,29 +236,29 @@ def test_a_year_costs_no_more_than_a_month(
 # --- the device's own page ----------------------------------------------------------------------------------
 
 
-def test_a_device_says_why_and_how_long_it_may_be_silent(api: Api, told: Any, tenant_a: Any) -> None:
-    device = api.get(f"devices/{told.uuid}/").json()
+def test_a_device_says_why_and_how_long_it_may_be_silent(api: Api, recorded_device: Any, tenant_a: Any) -> None:
+    device = api.get(f"devices/{recorded_device.uuid}/").json()
     assert device["status_description"] == "Live telemetry received at 2024-11-22 12:30:00 UTC."
     assert (device["flapping"], device["in_maintenance"]) == (False, False)
     assert (device["effective_timeout_seconds"], device["timeout_source"]) == (120, "interval")
     now = timezone.now()
     with schema_context(tenant_a.schema_name):
-        DeviceStatus.objects.filter(device=told).update(flapping_until=now + HOUR)
-        MaintenanceWindow.objects.create(device=told, starts_at=now - HOUR, ends_at=now + HOUR)
+        DeviceStatus.objects.filter(device=recorded_device).update(flapping_until=now + HOUR)
+        MaintenanceWindow.objects.create(device=recorded_device, starts_at=now - HOUR, ends_at=now + HOUR)
         PresenceSettings(timeout_seconds=600).save()
-    device = api.get(f"devices/{told.uuid}/").json()
+    device = api.get(f"devices/{recorded_device.uuid}/").json()
     assert (device["flapping"], device["in_maintenance"]) == (True, True)
     assert (device["effective_timeout_seconds"], device["timeout_source"]) == (600, "tenant")
     with schema_context(tenant_a.schema_name):
         model = HardwareModel.objects.create(name="slow board", version="1", timeout_seconds=900)
-        DeviceModel.objects.filter(pk=told.pk).update(hardware_model=model)
+        DeviceModel.objects.filter(pk=recorded_device.pk).update(hardware_model=model)
     (listed,) = api.get("devices/").json()["results"]
     assert (listed["effective_timeout_seconds"], listed["timeout_source"], listed["timeout_seconds"]) == (
         900,
         "model",
         None,
     )
-    assert listed == api.get(f"devices/{told.uuid}/").json()
+    assert listed == api.get(f"devices/{recorded_device.uuid}/").json()
 
 
 def test_a_device_that_never_spoke_has_no_why(api: Api, greenhouse: Any) -> None:
@@ -266,8 +266,8 @@ def test_a_device_that_never_spoke_has_no_why(api: Api, greenhouse: Any) -> None
     assert (device["status"], device["status_description"]) == ("UNKNOWN", None)
 
 
-def test_switching_a_device_off_shows_in_the_answer(api: Api, told: Any) -> None:
-    answer = api.patch(f"devices/{told.uuid}/", {"active": False}).json()
+def test_switching_a_device_off_shows_in_the_answer(api: Api, recorded_device: Any) -> None:
+    answer = api.patch(f"devices/{recorded_device.uuid}/", {"active": False}).json()
     assert (answer["active"], answer["status"], answer["status_cause"]) == (False, "UNKNOWN", "staff")
     assert answer["status_description"].startswith("Deactivated by a user at ")
 

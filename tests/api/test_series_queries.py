@@ -80,13 +80,13 @@ def test_a_unit_that_was_changed_is_an_entry_of_its_own(
     ask: Callable[..., Any], temperature: int, tenant_a: Any, greenhouse: Any
 ) -> None:
     changed = add_series(tenant_a, greenhouse, "dht22", "temperature", "°F")
-    told = ask("aggregates", interval="1h").json()["series"]
-    assert [(one["unit"], one["other_units"]) for one in told] == [("°C", [])], "nothing in °F yet"
+    returned = ask("aggregates", interval="1h").json()["series"]
+    assert [(one["unit"], one["other_units"]) for one in returned] == [("°C", [])], "nothing in °F yet"
     add_readings(tenant_a, changed, (T0 + 2 * HOUR, 68.0))
-    told = ask("aggregates", interval="1h").json()["series"]
-    assert [(one["unit"], one["other_units"]) for one in told] == [("°C", ["°F"]), ("°F", ["°C"])]
-    told = ask("chart").json()["series"]
-    assert [(one["unit"], one["other_units"], len(one["points"])) for one in told] == [
+    returned = ask("aggregates", interval="1h").json()["series"]
+    assert [(one["unit"], one["other_units"]) for one in returned] == [("°C", ["°F"]), ("°F", ["°C"])]
+    returned = ask("chart").json()["series"]
+    assert [(one["unit"], one["other_units"], len(one["points"])) for one in returned] == [
         ("°C", ["°F"], 3), ("°F", ["°C"], 1),
     ]  # fmt: skip
 
@@ -108,12 +108,14 @@ def test_several_devices_and_metrics(ask: Callable[..., Any], api: Api, temperat
     other = make_device(tenant_a, "other", dht22="dht22")
     add_readings(tenant_a, add_series(tenant_a, other, "dht22", "humidity", "%"), (T0, 50.0))
     device = api.get("devices/", search="greenhouse").json()["results"][0]["uuid"]
-    told = ask("aggregates", interval="1d", device=[str(other.uuid), device], metric=["humidity", "temperature"]).json()
-    assert [(one["device"], one["metric"]) for one in told["series"]] == [
+    returned = ask(
+        "aggregates", interval="1d", device=[str(other.uuid), device], metric=["humidity", "temperature"]
+    ).json()
+    assert [(one["device"], one["metric"]) for one in returned["series"]] == [
         (str(other.uuid), "humidity"), (device, "temperature"),
     ]  # fmt: skip
-    told = ask("aggregates", interval="1d", device=[str(other.uuid), device], metric="humidity").json()
-    assert [one["metric"] for one in told["series"]] == ["humidity"]
+    returned = ask("aggregates", interval="1d", device=[str(other.uuid), device], metric="humidity").json()
+    assert [one["metric"] for one in returned["series"]] == ["humidity"]
 
 
 @pytest.mark.parametrize("path", ["readings/aggregates/", "readings/chart/", "readings/export/", "readings/"])

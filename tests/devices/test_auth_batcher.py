@@ -136,12 +136,12 @@ class Clock:
 def test_an_address_is_refused_unseen_for_the_rest_of_its_minute() -> None:
     clock = Clock()
     throttle = AuthThrottle(3, clock)
-    told = []
+    results = []
     for number in range(3):
         assert not throttle.blocks(login("victim", f"guess {number}"))
         clock.now += 10
-        told.append(throttle.record(login("victim", f"guess {number}"), False))
-    assert told == [False, False, True]
+        results.append(throttle.record(login("victim", f"guess {number}"), False))
+    assert results == [False, False, True]
     assert throttle.blocks(login("victim", "guess 4"))
     assert throttle.blocks(login("stranger"))
     assert not throttle.blocks(login("stranger", address="192.0.2.2"))

@@ -1,4 +1,4 @@
-"""Timelines and availability: by table, and by properties over any ledger."""
+"""Timelines and availability: by table, and by properties over any history of changes."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ def at(hour: float) -> datetime:
     return T0 + timedelta(hours=hour)
 
 
-def ledger(*rows: tuple[float, str]) -> list[RecordedRow]:
+def status_rows(*rows: tuple[float, str]) -> list[RecordedRow]:
     return [RecordedRow(status, at(hour)) for hour, status in rows]
 
 
@@ -57,11 +57,11 @@ def spans(*parts: tuple[str, float, float]) -> list[Segment]:
     ],
 )
 def test_a_timeline(rows: list[tuple[float, str]], before: str, expected: list[tuple[str, float, float]]) -> None:
-    assert timeline(ledger(*rows), before, at(0), at(24)) == spans(*expected)
+    assert timeline(status_rows(*rows), before, at(0), at(24)) == spans(*expected)
 
 
 def test_a_timeline_of_no_time_is_empty() -> None:
-    assert timeline(ledger((1, "ONLINE")), "UNKNOWN", at(5), at(5)) == []
+    assert timeline(status_rows((1, "ONLINE")), "UNKNOWN", at(5), at(5)) == []
     assert timeline([], "UNKNOWN", at(5), at(4)) == []
 
 
@@ -127,7 +127,7 @@ def test_the_time_adds_up(
     windows: list[tuple[datetime, datetime]],
     slots: int,
 ) -> None:
-    """Of any ledger, clocks set back and all: no gap, no overlap, and every second in one place."""
+    """Of any history, clocks set back and all: no gap, no overlap, and every second in one place."""
     segments = timeline(rows, before, start, stop)
     assert sum(one.seconds for one in segments) == pytest.approx(max(0.0, (stop - start).total_seconds()))
     if segments:

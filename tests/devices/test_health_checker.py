@@ -57,7 +57,7 @@ class Fleet:
         assert len(expired.members) == 1
         return first, expired
 
-    def ledger(self, device: Any) -> list[str]:
+    def statuses(self, device: Any) -> list[str]:
         """The statuses that the device went through, the present one last; as they chain."""
         from devices.models import DeviceStatus, StatusChange
 
@@ -116,8 +116,8 @@ def test_the_clock_is_set(fleet: Fleet, step: float) -> None:
     health_checker.check()
     fleet.hear(talking)
     health_checker.check()
-    assert fleet.ledger(talking) == ["ONLINE"]
-    assert fleet.ledger(silent) == ["ONLINE"], "its silence is not known yet"
+    assert fleet.statuses(talking) == ["ONLINE"]
+    assert fleet.statuses(silent) == ["ONLINE"], "its silence is not known yet"
     # Whatever the step: no deadline is further away than a time-out from now.
     redis = get_redis_connection("default")
     for device in (talking, silent):
@@ -125,9 +125,9 @@ def test_the_clock_is_set(fleet: Fleet, step: float) -> None:
         assert deadline - activity.redis_now() < TIMEOUT + 25
     fleet.wait_out(silent)
     health_checker.check()
-    assert fleet.ledger(silent) == ["ONLINE", "TIMEOUT"]
+    assert fleet.statuses(silent) == ["ONLINE", "TIMEOUT"]
     fleet.hear(silent)
-    assert fleet.ledger(silent) == ["ONLINE", "TIMEOUT", "ONLINE"]
+    assert fleet.statuses(silent) == ["ONLINE", "TIMEOUT", "ONLINE"]
 
 
 def test_redis_is_emptied(fleet: Fleet) -> None:
@@ -140,7 +140,7 @@ def test_redis_is_emptied(fleet: Fleet) -> None:
     fleet.hear(talking)
     fleet.wait_out(silent)
     health_checker.check()
-    assert (fleet.ledger(talking), fleet.ledger(silent)) == (["ONLINE"], ["ONLINE", "TIMEOUT"])
+    assert (fleet.statuses(talking), fleet.statuses(silent)) == (["ONLINE"], ["ONLINE", "TIMEOUT"])
 
 
 def test_redis_is_restarted(fleet: Fleet, stack: Any) -> None:
@@ -152,10 +152,10 @@ def test_redis_is_restarted(fleet: Fleet, stack: Any) -> None:
     wait_for_redis()
     fleet.hear(talking)
     health_checker.check()
-    assert (fleet.ledger(talking), fleet.ledger(silent)) == (["ONLINE"], ["ONLINE"])
+    assert (fleet.statuses(talking), fleet.statuses(silent)) == (["ONLINE"], ["ONLINE"])
     fleet.wait_out(silent)
     health_checker.check()
-    assert (fleet.ledger(talking), fleet.ledger(silent)) == (["ONLINE"], ["ONLINE", "TIMEOUT"])
+    assert (fleet.statuses(talking), fleet.statuses(silent)) == (["ONLINE"], ["ONLINE", "TIMEOUT"])
 
 
 def test_nobody_listens(fleet: Fleet) -> None:
@@ -168,7 +168,7 @@ def test_nobody_listens(fleet: Fleet) -> None:
     assert health_checker.check().obstacle == "no_listener"
     activity.record_listener_heartbeat()
     health_checker.check()
-    assert fleet.ledger(device) == ["ONLINE"]
+    assert fleet.statuses(device) == ["ONLINE"]
     assert redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}") > activity.redis_now() + TIMEOUT - 5
 
 
@@ -186,11 +186,11 @@ def test_heard_again_after_an_older_sign_came_again(fleet: Fleet, moment: str) -
     health_checker.release_leases(expired, silenced)
     if moment == "afterwards":
         fleet.hear(device)
-    assert fleet.ledger(device)[-1] == "ONLINE"
+    assert fleet.statuses(device)[-1] == "ONLINE"
     assert get_redis_connection("default").zcard(scripts.EXPIRING) == 0
     fleet.wait_out(device)
     health_checker.check()
-    assert fleet.ledger(device)[-1] == "TIMEOUT", "its next silence counts"
+    assert fleet.statuses(device)[-1] == "TIMEOUT", "its next silence counts"
 
 
 def test_heard_again_after_an_older_sign_came_again_behind_its_will(fleet: Fleet) -> None:
@@ -199,10 +199,10 @@ def test_heard_again_after_an_older_sign_came_again_behind_its_will(fleet: Fleet
     fleet.recorder.record([first])
     fleet.recorder.record([fleet.sign(device, "will", "of-this-session")])
     fleet.recorder.record([first])
-    assert fleet.ledger(device) == ["ONLINE", "OFFLINE"]
+    assert fleet.statuses(device) == ["ONLINE", "OFFLINE"]
     assert get_redis_connection("default").zcard(scripts.DEADLINE) == 0
     fleet.hear(device)
-    assert fleet.ledger(device) == ["ONLINE", "OFFLINE", "ONLINE"]
+    assert fleet.statuses(device) == ["ONLINE", "OFFLINE", "ONLINE"]
 
 
 def test_an_old_deadline_that_cannot_be_dropped_hides_nothing(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,9 +213,9 @@ def test_an_old_deadline_that_cannot_be_dropped_hides_nothing(fleet: Fleet, monk
     with monkeypatch.context() as patch:
         patch.setattr(activity, "drop_deadlines", lambda _: None)
         fleet.recorder.record([first])
-    assert fleet.ledger(device) == ["ONLINE", "TIMEOUT"]
+    assert fleet.statuses(device) == ["ONLINE", "TIMEOUT"]
     fleet.hear(device)
-    assert fleet.ledger(device) == ["ONLINE", "TIMEOUT", "ONLINE"]
+    assert fleet.statuses(device) == ["ONLINE", "TIMEOUT", "ONLINE"]
 
 
 @pytest.mark.parametrize("is_heard", [True, False])
@@ -229,9 +229,9 @@ def test_a_checker_dies_before_its_leases_end(fleet: Fleet, is_heard: bool) -> N
         fleet.hear(device)
     get_redis_connection("default").zadd(scripts.EXPIRING, {f"{fleet.schema}:{device.uuid}": 1}, xx=True)
     health_checker.check()
-    assert fleet.ledger(device)[1:] == (["TIMEOUT", "ONLINE"] if is_heard else ["TIMEOUT"])
+    assert fleet.statuses(device)[1:] == (["TIMEOUT", "ONLINE"] if is_heard else ["TIMEOUT"])
     fleet.hear(device)
-    assert fleet.ledger(device)[1:] == ["TIMEOUT", "ONLINE"]
+    assert fleet.statuses(device)[1:] == ["TIMEOUT", "ONLINE"]
 
 
 def test_messages_wait_for_locked_tables(fleet: Fleet) -> None:
@@ -246,7 +246,7 @@ def test_messages_wait_for_locked_tables(fleet: Fleet) -> None:
     activity.suspend_timeouts([fleet.schema])
     fleet.wait_out(waiting)
     health_checker.check()
-    assert (fleet.ledger(waiting), fleet.ledger(leased)) == (["ONLINE"], ["ONLINE"])
+    assert (fleet.statuses(waiting), fleet.statuses(leased)) == (["ONLINE"], ["ONLINE"])
     assert redis.zscore(scripts.DEADLINE, member) - activity.redis_now() < scripts.SUSPENSION_SECONDS
     # They have been stored, or no listener renews the suspension.
     for until in (activity.redis_now() - 0.1, activity.redis_now() + 3600):  # the clock was set back
@@ -254,7 +254,7 @@ def test_messages_wait_for_locked_tables(fleet: Fleet) -> None:
         fleet.hear(waiting, leased)
         fleet.wait_out(waiting, leased)
         health_checker.check()
-        assert (fleet.ledger(waiting)[-1], fleet.ledger(leased)[-1]) == ("TIMEOUT", "TIMEOUT")
+        assert (fleet.statuses(waiting)[-1], fleet.statuses(leased)[-1]) == ("TIMEOUT", "TIMEOUT")
 
 
 def test_another_tenants_messages_wait(fleet: Fleet) -> None:
@@ -263,7 +263,7 @@ def test_another_tenants_messages_wait(fleet: Fleet) -> None:
     activity.suspend_timeouts(["t_other"])
     fleet.wait_out(device)
     health_checker.check()
-    assert fleet.ledger(device) == ["ONLINE", "TIMEOUT"]
+    assert fleet.statuses(device) == ["ONLINE", "TIMEOUT"]
 
 
 def test_several_checkers_do_nothing_twice(fleet: Fleet) -> None:
@@ -285,7 +285,7 @@ def test_several_checkers_do_nothing_twice(fleet: Fleet) -> None:
     for thread in threads:
         thread.join()
     assert sum(timed_out) == 120
-    assert all(fleet.ledger(device) == ["ONLINE", "TIMEOUT"] for device in devices)
+    assert all(fleet.statuses(device) == ["ONLINE", "TIMEOUT"] for device in devices)
 
 
 def test_a_checker_dies_in_the_middle_of_a_batch(fleet: Fleet) -> None:
@@ -299,7 +299,7 @@ def test_a_checker_dies_in_the_middle_of_a_batch(fleet: Fleet) -> None:
         scripts.EXPIRING, {f"{fleet.schema}:{device.uuid}": 1 for device in devices}, xx=True
     )
     assert health_checker.check().timed_out == 9
-    assert fleet.ledger(devices[0]) == ["ONLINE"]
+    assert fleet.statuses(devices[0]) == ["ONLINE"]
 
 
 def test_a_slow_checker_ends_no_lease_of_another(fleet: Fleet) -> None:
@@ -318,7 +318,7 @@ def test_a_slow_checker_ends_no_lease_of_another(fleet: Fleet) -> None:
     assert redis.zscore(scripts.EXPIRING, member) is not None
     redis.zadd(scripts.EXPIRING, {member: 1})  # the other one dies
     health_checker.check()
-    assert fleet.ledger(device) == ["ONLINE", "TIMEOUT", "ONLINE"]
+    assert fleet.statuses(device) == ["ONLINE", "TIMEOUT", "ONLINE"]
 
 
 def test_the_command_takes_everything_once(fleet: Fleet) -> None:
@@ -326,7 +326,7 @@ def test_the_command_takes_everything_once(fleet: Fleet) -> None:
     fleet.hear(*devices)
     fleet.wait_out(*devices)
     call_command("check_device_health", once=True, reconcile=True, batch=7)
-    assert {tuple(fleet.ledger(device)) for device in devices} == {("ONLINE", "TIMEOUT")}
+    assert {tuple(fleet.statuses(device)) for device in devices} == {("ONLINE", "TIMEOUT")}
 
 
 def test_a_will_overtaken_by_telemetry_leaves_no_row(fleet: Fleet) -> None:
@@ -337,7 +337,7 @@ def test_a_will_overtaken_by_telemetry_leaves_no_row(fleet: Fleet) -> None:
     fleet.hear(device)
     will = PresenceEvent("will", fleet.schema, device.pk, device.uuid, gone, TIMEOUT, session="s")
     PresenceRecorder(grace_seconds=2).record([will])
-    assert fleet.ledger(device) == ["ONLINE"]
+    assert fleet.statuses(device) == ["ONLINE"]
 
 
 def test_flapping_is_noticed(fleet: Fleet) -> None:
@@ -365,7 +365,7 @@ def test_a_deactivated_device_is_neither(fleet: Fleet) -> None:
     assert get_redis_connection("default").zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}") is None
     fleet.wait_out(device)
     health_checker.check()
-    assert fleet.ledger(device) == ["ONLINE", "UNKNOWN"]
+    assert fleet.statuses(device) == ["ONLINE", "UNKNOWN"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ class Fleet:
 
     schema: str
     device: Any
-    told: list[tuple[str, bool]] = field(default_factory=list)
+    published: list[tuple[str, bool]] = field(default_factory=list)
     fails: bool = False
 
     def change(self, *kinds: str, at: datetime | None = None) -> None:
@@ -32,28 +32,28 @@ class Fleet:
             now = at or datetime.now(UTC)
             apply_signals(self.schema, [(self.device.pk, Signal(kind, now))], now)  # type: ignore[arg-type]
 
-    def tell(self, states: Sequence[Any]) -> None:
+    def publish(self, states: Sequence[Any]) -> None:
         if self.fails:
             raise ConnectionError
-        self.told += [(state.status, state.flapping) for state in states if state.uuid == self.device.uuid]
+        self.published += [(state.status, state.flapping) for state in states if state.uuid == self.device.uuid]
 
     def notify(self) -> list[tuple[str, bool]]:
         """Empty the outbox. Return the states of the device that were published: (state, flapping)."""
         from devices.services.notifications.outbox import publish_changes
 
-        self.told.clear()
-        while publish_changes(self.schema, self.tell):
+        self.published.clear()
+        while publish_changes(self.schema, self.publish):
             pass
-        return list(self.told)
+        return list(self.published)
 
     def settle(self) -> list[tuple[str, bool]]:
         from devices.services.notifications.outbox import publish_pending
 
-        self.told.clear()
-        publish_pending(self.schema, self.tell)
-        return list(self.told)
+        self.published.clear()
+        publish_pending(self.schema, self.publish)
+        return list(self.published)
 
-    def ledger(self) -> list[tuple[str, str]]:
+    def recorded_changes(self) -> list[tuple[str, str]]:
         """(state, why quiet) in the order of positions; fails where one has none."""
         with schema_context(self.schema):
             rows = list(
@@ -131,17 +131,17 @@ def test_another_notifier_at_work_is_not_disturbed(fleet: Fleet) -> None:
     with psycopg.connect(conninfo()) as other:
         other.execute(f"SELECT pg_advisory_xact_lock({key})", [fleet.schema])
         with pytest.raises(NotifierBusy):
-            publish_changes(fleet.schema, fleet.tell)
+            publish_changes(fleet.schema, fleet.publish)
     assert fleet.notify() == [("ONLINE", False)]
 
 
 def test_flapping_is_told_once_then_damped_then_settled(fleet: Fleet) -> None:
-    told = []
+    published = []
     for kind in ("birth", "will", "birth", "will", "birth", "will"):
         fleet.change(kind)
-        told += fleet.notify()
-    assert told == [("ONLINE", False), ("OFFLINE", False), ("ONLINE", True)], "the third change is flapping"
-    assert [quiet for _, quiet in fleet.ledger()] == ["", "", "", "flapping", "flapping", "flapping"]
+        published += fleet.notify()
+    assert published == [("ONLINE", False), ("OFFLINE", False), ("ONLINE", True)], "the third change is flapping"
+    assert [quiet for _, quiet in fleet.recorded_changes()] == ["", "", "", "flapping", "flapping", "flapping"]
     assert fleet.settle() == [], "it still flaps"
     fleet.update(flapping_until=datetime.now(UTC))
     assert fleet.settle() == [("OFFLINE", False)]
@@ -171,7 +171,7 @@ def test_maintenance_is_quiet_and_its_end_is_told(fleet: Fleet) -> None:
     window = fleet.maintain(-HOUR, HOUR)
     fleet.change("will")
     assert fleet.notify() == []
-    assert fleet.ledger() == [("ONLINE", ""), ("OFFLINE", "maintenance")]
+    assert fleet.recorded_changes() == [("ONLINE", ""), ("OFFLINE", "maintenance")]
     assert fleet.settle() == []
     with schema_context(fleet.schema):
         window.ends_at = datetime.now(UTC)
@@ -211,18 +211,18 @@ def test_a_deactivated_device_is_told_as_unknown_whatever_it_did_before(fleet: F
     with schema_context(fleet.schema):
         type(fleet.device).objects.filter(pk=fleet.device.pk).update(active=False)
     assert fleet.notify() == [("UNKNOWN", False)]
-    assert [quiet for _, quiet in fleet.ledger()] == ["inactive", "inactive", "inactive", ""]
+    assert [quiet for _, quiet in fleet.recorded_changes()] == ["inactive", "inactive", "inactive", ""]
     fleet.change("birth")
     assert fleet.notify() == []
     assert fleet.settle() == []
-    assert publish_current(fleet.schema, [fleet.device.uuid], fleet.tell) == 0
+    assert publish_current(fleet.schema, [fleet.device.uuid], fleet.publish) == 0
 
 
 @pytest.mark.parametrize(
     ("active", "to_status", "in_window", "flaps", "pending", "suppressed_by"),
     [
         (True, "OFFLINE", False, False, "", ""),
-        (True, "OFFLINE", False, True, "", ""),  # it begins to flap: told once
+        (True, "OFFLINE", False, True, "", ""),  # it begins to flap: published once
         (True, "OFFLINE", False, True, "flapping", "flapping"),
         (True, "OFFLINE", False, True, "maintenance", ""),
         (True, "OFFLINE", False, False, "flapping", ""),

@@ -91,7 +91,7 @@ Visit = Callable[[Any], Any]
 def visit(live_site: str, _browser_thread: tuple[ThreadPoolExecutor, Any]) -> Callable[..., Any]:
     """`visit(script, width=390)` runs `script(page)` in a fresh browser profile and returns what it returns.
 
-    Fails when the pages asked another host for anything, or when a script of theirs failed.
+    Fails when the pages asked another host for anything, or when one of their scripts failed.
     """
     thread, browser = _browser_thread
 

@@ -55,7 +55,7 @@ def test_staff_makes_suspends_and_resumes_a_tenant(live_db: None, visit: Callabl
 def test_the_console_fits_a_phone(live_db: None, visit: Callable[..., Any], tenant_a: Tenant) -> None:
     name = f"staff-{uuid4().hex[:8]}"
     User.objects.create_superuser(username=name, password=PASSWORD)
-    paths = ["/", "/admin/", "/admin/tenants/tenant/", f"/admin/tenants/tenant/{tenant_a.pk}/change/", "/t/nobody/"]
+    paths = ["/", "/admin/", "/admin/tenants/tenant/", f"/admin/tenants/tenant/{tenant_a.pk}/change/", "/t/absent/"]
 
     def script(page: Any) -> dict[str, int]:
         sign_in(page, "/admin/login/", name)

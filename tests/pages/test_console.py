@@ -44,7 +44,7 @@ def fails() -> None:
     ],
 )
 def test_the_console_is_for_staff(db: None, flags: dict[str, Any], status: int) -> None:
-    assert Pages(CONSOLE, make_user("somebody", **flags)).get().status_code == status
+    assert Pages(CONSOLE, make_user("person", **flags)).get().status_code == status
 
 
 def test_a_member_is_told_that_the_console_is_not_theirs(tenant_a: Tenant, db: None) -> None:
@@ -127,7 +127,7 @@ def test_creating_a_tenant_that_fails_says_so_and_can_be_tried_again(
     [
         ({"slug": "alpha"}, "A tenant with this slug already exists."),
         ({"slug": "Not A Slug"}, "Use 1 to 48 lower-case letters"),
-        ({"owner": "nobody-of-this-name"}, "There is no account with this user name."),
+        ({"owner": "absent-user"}, "There is no account with this user name."),
         ({"domain": "http://x/"}, "Enter only a host name"),
         ({"domain": "taken.example.com"}, "This host name belongs to another tenant."),
     ],
@@ -155,7 +155,7 @@ def test_asking_changes_nothing(console: Pages, tenant_a: Tenant) -> None:
     assert tenant_a.state == Tenant.State.ACTIVE
 
 
-# --- messages of nobody -----------------------------------------------------------------------------------
+# --- messages of no tenant --------------------------------------------------------------------------------
 
 
 def test_a_message_of_no_tenant_is_readable(console: Pages) -> None:
@@ -163,16 +163,16 @@ def test_a_message_of_no_tenant_is_readable(console: Pages) -> None:
     row = UnroutedMessage.objects.create(
         fingerprint=uuid4(),
         reason="unknown_device",
-        detail="Nobody has this device.",
-        topic="telemetry/nobody/x/dht22",
+        detail="No tenant has this device.",
+        topic="telemetry/absent/x/dht22",
         payload=b'{"name": "<b>caf\xc3\xa9</b>"}',
         first_received_at=now,
         last_received_at=now,
     )
     page = console.get(f"tenants/unroutedmessage/{row.pk}/change/").content.decode()
     assert "&lt;b&gt;café&lt;/b&gt;" in page
-    assert "telemetry/nobody/x" in console.get("tenants/unroutedmessage/?q=nobody").content.decode()
-    assert "telemetry/nobody/x" not in console.get("tenants/unroutedmessage/?reason=malformed").content.decode()
+    assert "telemetry/absent/x" in console.get("tenants/unroutedmessage/?q=absent").content.decode()
+    assert "telemetry/absent/x" not in console.get("tenants/unroutedmessage/?reason=malformed").content.decode()
 
 
 def test_a_tenant_that_is_locked_for_long_is_told_of(console: Pages, tenant_a: Tenant) -> None:

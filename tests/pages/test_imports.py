@@ -110,7 +110,7 @@ def test_who_imports(db: None, tenant_a: Any, tenant_b: Any, pages: Pages) -> No
     assert viewer.get(f"{LIST}{kept.pk}/change/").status_code == 200
     for path in (f"{LIST}{kept.pk}/begin/", f"{LIST}{kept.pk}/credentials/", f"{LIST}add/", CLAIM):
         assert viewer.post(path).status_code == 403, path
-    other = Pages("/t/beta-farm/admin/", make_user("theirs", tenant_b, "admin"))
+    other = Pages("/t/beta-farm/admin/", make_user("foreign-admin", tenant_b, "admin"))
     for path in (f"{LIST}{kept.pk}/begin/", f"{LIST}{kept.pk}/credentials/"):
         assert other.post(path).status_code == 404, path
 

@@ -24,7 +24,7 @@ KOREAN: dict[str, Any] = {"headers": {"accept-language": "ko-KR,ko;q=0.9,en;q=0.
         ("/", "로그인", "Sign in"),
         ("/admin/login/", "로그인", "Password"),
         ("/t/alpha/admin/login/", "로그인", "Password"),
-        ("/t/nobody/", "테넌트가 없습니다", "There is no tenant"),
+        ("/t/absent/", "테넌트가 없습니다", "There is no tenant"),
         ("/t/alpha/api/v1/devices/?nonsense=1", "API 키를", "Send an API key"),
     ],
 )

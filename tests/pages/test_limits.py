@@ -49,7 +49,7 @@ def test_staff_make_plans_and_give_them_to_tenants(
         assert console.post(page, tenant_form(tenant_a, plan=plan.pk, device_rate="2")).status_code == 302
     own = TenantLimits.objects.get(tenant=tenant_a)
     assert (own.plan, own.device_rate, own.tenant_rate) == (plan, 2.0, None)
-    assert tenant_a.schema_name in change_feeds.spec_changes_since(before + 1), "listeners are told"
+    assert tenant_a.schema_name in change_feeds.spec_changes_since(before + 1), "listeners receive the change"
     before = newest_change()
     with django_capture_on_commit_callbacks(execute=True):
         console.post(f"tenants/plan/{plan.pk}/change/", {"name": "small", "tenant_rate": "6"})

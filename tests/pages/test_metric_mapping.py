@@ -1,4 +1,4 @@
-"""The page on which a component type is taught by example."""
+"""The page of a component type's metric mapping."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the tenant's admin shows of presence, and what people set there."""
+"""Presence in the tenant's admin: panels, timelines, maintenance windows and rules."""
 
 import re
 from datetime import datetime, timedelta
@@ -35,7 +35,7 @@ def text_of(answer: Any) -> str:
 
 
 @pytest.fixture
-def told(tenant_a: Tenant, device: Device) -> datetime:
+def evaluated_at(tenant_a: Tenant, device: Device) -> datetime:
     """The time until which the device was ONLINE for ten hours; TIMEOUT since then, one hour ago."""
     now = timezone.now()
     add_change(tenant_a, device, "ONLINE", "birth", now - 11 * HOUR, session="first")
@@ -45,18 +45,20 @@ def told(tenant_a: Tenant, device: Device) -> datetime:
 
 
 def test_the_head_says_why_and_how_long_it_may_be_silent(
-    pages: Pages, tenant_a: Tenant, device: Device, told: datetime
+    pages: Pages, tenant_a: Tenant, device: Device, evaluated_at: datetime
 ) -> None:
     page = text_of(pages.get(device_page(device)))
-    assert f"No message since {told - HOUR - timedelta(minutes=2):%Y-%m-%d %H:%M:%S} UTC" in page
+    assert f"No message since {evaluated_at - HOUR - timedelta(minutes=2):%Y-%m-%d %H:%M:%S} UTC" in page
     assert "Not published: flapping." in page
     assert "2 min <span" in page
     assert "two missed reports of its most frequent component" in page
     assert "maintenance" not in re.sub(r"maintenance_windows|Maintenance", "", page.partition('id="timeline"')[0])
     with schema_context(tenant_a.schema_name):
-        DeviceStatus.objects.filter(device=device).update(flapping_until=told + HOUR)
+        DeviceStatus.objects.filter(device=device).update(flapping_until=evaluated_at + HOUR)
         Device.objects.filter(pk=device.pk).update(timeout_seconds=5400)
-        MaintenanceWindow.objects.create(device=device, starts_at=told - HOUR, ends_at=told + HOUR, reason="new pump")
+        MaintenanceWindow.objects.create(
+            device=device, starts_at=evaluated_at - HOUR, ends_at=evaluated_at + HOUR, reason="new pump"
+        )
     page = text_of(pages.get(device_page(device))).partition('id="freshness"')[0]
     for text in ("> flapping <", "> maintenance <", "1 h 30 min", "set for the device", "new pump"):
         assert text in page, text
@@ -65,7 +67,7 @@ def test_the_head_says_why_and_how_long_it_may_be_silent(
     assert "> maintenance <" in listed
 
 
-def test_the_bar_shows_each_state_with_its_times(pages: Pages, device: Device, told: datetime) -> None:
+def test_the_bar_shows_each_state_with_its_times(pages: Pages, device: Device, evaluated_at: datetime) -> None:
     def parts(query: str) -> dict[str, float]:
         page = text_of(pages.get(device_page(device) + query))
         found = re.findall(r'width="([\d.]+)%" height="30" fill="url\(#gw-(\w+)\)"><title>([^<]+)', page)
@@ -109,7 +111,7 @@ def test_components_show_whether_they_report(pages: Pages, tenant_a: Tenant, dev
 # --- the ledger ---------------------------------------------------------------------------------------------
 
 
-def test_the_ledger_is_filtered(pages: Pages, device: Device, told: datetime) -> None:
+def test_the_ledger_is_filtered(pages: Pages, device: Device, evaluated_at: datetime) -> None:
     def shown(query: str) -> list[str]:
         page = text_of(pages.get(device_page(device, "presence") + query))
         return re.findall(r"(Birth message received at|No message)", page)
@@ -118,7 +120,7 @@ def test_the_ledger_is_filtered(pages: Pages, device: Device, told: datetime) ->
     assert shown("?cause=timeout") == ["No message"]
     assert shown("?status=ONLINE") == ["Birth message received at"]
     assert shown("?status=OFFLINE") == []
-    tomorrow = told + timedelta(days=1)
+    tomorrow = evaluated_at + timedelta(days=1)
     assert shown(f"?since={tomorrow:%Y-%m-%d}") == []
     assert shown(f"?until={tomorrow:%Y-%m-%d}&cause=birth") == ["Birth message received at"]
     page = text_of(pages.get(device_page(device, "presence") + "?since=yesterday&status=GONE"))
@@ -203,7 +205,7 @@ def test_a_viewer_sees_windows_and_sets_none(tenant_a: Tenant, device: Device) -
 
 @pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("operator", 403), ("admin", 302)])
 def test_the_rules_are_changed_by_administrators(tenant_a: Tenant, db: None, role: str, status: int) -> None:
-    pages = Pages(ADMIN, make_user("somebody", tenant_a, role))
+    pages = Pages(ADMIN, make_user("person", tenant_a, role))
     values = {"timeout_seconds": 90, "flapping_changes": 4, "flapping_window_seconds": 300}
     for times in (1, 2):  # the first time there is no row yet
         page = pages.client.get(ADMIN + "devices/presencesettings/", follow=True)

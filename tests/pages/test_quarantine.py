@@ -111,22 +111,22 @@ def test_viewers_see_and_replay_nothing(db: None, tenant_a: Tenant, rows: Any) -
 
 def test_a_replay_of_another_tenant_is_not_there(operator: Pages, tenant_b: Tenant) -> None:
     with schema_context(tenant_b.schema_name):
-        theirs = Replay.objects.create(pk=900_001, total=1)
+        foreign = Replay.objects.create(pk=900_001, total=1)
     for below in ("change/", "change/?part", "cancel/"):
-        assert operator.get(f"telemetry/replay/{theirs.pk}/{below}").status_code in (302, 404)
-    assert operator.post(f"telemetry/replay/{theirs.pk}/cancel/").status_code == 404
+        assert operator.get(f"telemetry/replay/{foreign.pk}/{below}").status_code in (302, 404)
+    assert operator.post(f"telemetry/replay/{foreign.pk}/cancel/").status_code == 404
 
 
 def test_what_was_counted_is_shown(operator: Pages, tenant_a: Tenant, rows: Any, device: Any) -> None:
     today = date(2026, 11, 22)
     with schema_context(tenant_a.schema_name):
-        for source, of, times in (("", device, 12345), ("alpha/somebody", None, 7)):
+        for source, sender, times in (("", device, 12345), ("alpha/unnamed", None, 7)):
             SuppressedMessages.objects.create(
-                day=today, reason="malformed", device=of, source=source, count=times, last_received_at=T0
+                day=today, reason="malformed", device=sender, source=source, count=times, last_received_at=T0
             )
     page = operator.get(LIST).content.decode()
     assert "12,345" in page
-    assert "alpha/somebody" in page
+    assert "alpha/unnamed" in page
     assert "12,345" not in operator.get(f"{LIST}?reason__exact=replayed").content.decode()
     assert "12345 more were counted" in operator.get(f"{LIST}{rows[0].pk}/change/").content.decode()
 

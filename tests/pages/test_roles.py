@@ -1,4 +1,4 @@
-"""Who may do what in a tenant's admin, as tables."""
+"""The rights of each role in a tenant's admin, as tables."""
 
 import pytest
 from django_tenants.utils import schema_context
@@ -10,7 +10,7 @@ from tests.factories import make_user
 from .client import ADMIN, PASSWORD, Pages, device_page
 
 ROLES = ("viewer", "operator", "admin")
-# Model → the least role that may add one; None: nobody. Everybody with a role sees all of them.
+# Model → the least role that may add one; None: no role. Every role sees all of them.
 ADDED_BY: dict[str, str | None] = {
     "devices.device": "operator",
     "devices.component": "operator",
@@ -41,7 +41,7 @@ def test_every_model_has_a_row() -> None:
 
 @pytest.mark.parametrize("role", [*ROLES, "superuser"])
 def test_what_each_role_sees_and_adds(tenant_a: Tenant, db: None, role: str) -> None:
-    user = make_user("root", is_superuser=True) if role == "superuser" else make_user("somebody", tenant_a, role)
+    user = make_user("root", is_superuser=True) if role == "superuser" else make_user("person", tenant_a, role)
     pages, rank = Pages(ADMIN, user), len(ROLES) if role == "superuser" else ROLES.index(role)
     assert pages.get().status_code == 200
     for label, least in ADDED_BY.items():
@@ -55,7 +55,7 @@ def test_what_each_role_sees_and_adds(tenant_a: Tenant, db: None, role: str) -> 
     ("role", "status"), [("viewer", 403), ("operator", 200), ("admin", 200)], ids=["viewer", "operator", "admin"]
 )
 def test_who_reaches_the_actions_of_a_device(tenant_a: Tenant, device: Device, role: str, status: int) -> None:
-    pages = Pages(ADMIN, make_user("somebody", tenant_a, role))
+    pages = Pages(ADMIN, make_user("person", tenant_a, role))
     for action in DEVICE_ACTIONS:
         path = device_page(device, DEVICE_PATHS.get(action, action))
         assert pages.get(path).status_code == status, action
@@ -88,14 +88,14 @@ def test_metadata_is_not_changed_by_operators(tenant_a: Tenant, db: None) -> Non
     assert pages.post(f"devices/unit/{unit.pk}/delete/", {"post": "yes"}).status_code == 403
 
 
-@pytest.mark.parametrize("who", ["anonymous", "member of another tenant", "staff who is no superuser"])
+@pytest.mark.parametrize("who", ["anonymous", "member of another tenant", "staff, not superuser"])
 def test_whoever_has_no_role_is_sent_to_the_tenants_own_sign_in(
     tenant_a: Tenant, tenant_b: Tenant, device: Device, who: str
 ) -> None:
     user = {
         "anonymous": lambda: None,
         "member of another tenant": lambda: make_user("a-stranger", tenant_b, "admin"),
-        "staff who is no superuser": lambda: make_user("a-clerk", is_staff=True),
+        "staff, not superuser": lambda: make_user("a-clerk", is_staff=True),
     }[who]()
     pages = Pages(ADMIN, user)
     for path in ("", "devices/device/", device_page(device), "autocomplete/", "telemetry/quarantined/"):

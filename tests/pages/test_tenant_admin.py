@@ -33,7 +33,7 @@ def test_a_device_that_is_none_is_said_to_be_none(pages: Pages, made_up: str) ->
 
 
 def test_a_uuid_that_another_tenant_has_is_refused_without_naming_it(pages: Pages, tenant_b: Tenant) -> None:
-    taken = make_device(tenant_b, "theirs").uuid
+    taken = make_device(tenant_b, "foreign").uuid
     page = pages.post("devices/device/add/", registration(uuid=taken)).content.decode()
     assert "This UUID is already registered." in page
     assert "beta" not in page.lower()
@@ -227,7 +227,7 @@ def test_lists_cost_the_same_however_long(pages: Pages, tenant_a: Tenant, count_
 def test_retention_is_set_by_administrators(tenant_a: Tenant, db: None, role: str, status: int) -> None:
     from telemetry.models import RetentionSettings
 
-    pages = Pages(ADMIN, make_user("somebody", tenant_a, role))
+    pages = Pages(ADMIN, make_user("person", tenant_a, role))
     path = "telemetry/retentionsettings/1/change/"
     assert pages.client.get(ADMIN + "telemetry/retentionsettings/", follow=True).redirect_chain == [(ADMIN + path, 302)]
     values = {"messages_months": "3", "readings_months": "12", "rollups_months": ""}
