@@ -17,13 +17,6 @@ SOURCES = ("tenants", "devices", "telemetry", "management", "platform", "tests")
 UNREVISED: tuple[str, ...] = (
     "tenants/api/",
     "devices/api/",
-    "tests/api/",
-    "tests/benchmarks/",
-    "tests/devices/",
-    "tests/faults/",
-    "tests/management/",
-    "tests/pages/",
-    "tests/telemetry/",
 )
 
 _BE = "(?:is|are|was|were|be|been|being)"

@@ -120,7 +120,7 @@ def numbers() -> list[Any]:
 
 
 def truth() -> list[Any]:
-    """What was stored, each once: (series, time, value)."""
+    """The stored readings, each once: (series, time, value)."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT * FROM truth ORDER BY 1, 2, 3")
         return cursor.fetchall()
@@ -136,9 +136,9 @@ def differences(made: RollupTenant, start: datetime, stop: datetime, hours: str 
     """Hours that are not what the readings say; `hours` is SQL of them, by default as they are read."""
     from telemetry.services.rollups.aggregation import hours_sql as read_hours
 
-    of = hours or read_hours("= ANY(%(series)s)", "%(start)s", "%(stop)s")
+    hours_query = hours or read_hours("= ANY(%(series)s)", "%(start)s", "%(stop)s")
     query = f"""
-        WITH told AS (SELECT * FROM {of} h), said AS (
+        WITH told AS (SELECT * FROM {hours_query} h), said AS (
             SELECT series_id, date_trunc('hour', time, 'UTC') AS hour, count(*) AS count, min(value) AS min,
                 max(value) AS max, sum(value) AS sum, (array_agg(value ORDER BY time DESC, value DESC))[1] AS last,
                 max(time) AS last_at

@@ -134,7 +134,7 @@ def test_rollups_are_used_where_they_serve(field: RollupTenant, filled: Callable
     assert planned("1h", "Asia/Kolkata") == planned("15m", "UTC") == (0, 0, 1)
     assert planned("1d", "Asia/Kolkata") == (0, 32 + 1, 32)  # the hour with midnight in it from the readings
     assert planned("1d", "UTC", BEGIN + HOUR / 2) == (1, 2, 1)
-    # What the rollups say is what is taken: were it not so, this would be the readings' own count.
+    # The counts come from the rollups: otherwise this would be the count of the readings.
     with connection.cursor() as cursor:
         cursor.execute("UPDATE telemetry_readingday SET count = 1000000")
     cuts = interval_edges(parse_interval("1d"), ZoneInfo("UTC"), BEGIN, END, 5000)

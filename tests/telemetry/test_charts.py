@@ -64,7 +64,7 @@ def device(db: None, tenant_a: Any) -> Any:
     return make_device(tenant_a, "greenhouse")
 
 
-def drawn(tenant: Any, device: Any, span: timedelta = DAY) -> list[DeviceChart]:
+def charts_of(tenant: Any, device: Any, span: timedelta = DAY) -> list[DeviceChart]:
     with schema_context(tenant.schema_name):
         return device_charts(device, NOW, span)
 
@@ -75,15 +75,15 @@ def test_nothing_to_draw(tenant_a: Any, device: Any) -> None:
     add_series(tenant_a, device, "dht22", "humidity", "%")
     old = add_series(tenant_a, device, "dht22", "temperature", "°C")
     add_readings(tenant_a, old, (NOW - DAY - timedelta(minutes=1), 1.0), (NOW + timedelta(minutes=1), 2.0))
-    assert drawn(tenant_a, device) == []
-    assert [chart.values for chart in drawn(tenant_a, device, 7 * DAY)] == [[1.0]]
+    assert charts_of(tenant_a, device) == []
+    assert [chart.values for chart in charts_of(tenant_a, device, 7 * DAY)] == [[1.0]]
 
 
 def test_a_short_series_keeps_every_value(tenant_a: Any, device: Any) -> None:
     series = add_series(tenant_a, device, "dht22", "temperature", "°C")
     times = [NOW - timedelta(seconds=seconds) for seconds in (40, 20, 0)]
     add_readings(tenant_a, series, *zip(times, (1.0, 2.0, 4.5), strict=True))
-    (chart,) = drawn(tenant_a, device)
+    (chart,) = charts_of(tenant_a, device)
     assert chart.values == [1.0, 2.0, 4.5]
     assert chart.times == [time.timestamp() for time in times]
     assert (chart.start, chart.stop) == (times[0].timestamp(), NOW.timestamp())
@@ -95,7 +95,7 @@ def test_a_day_is_thinned_to_readings_with_its_peak_and_its_gap(tenant_a: Any, d
     minutes = [minute for minute in range(0, 24 * 60, 2) if not 600 <= minute < 700]
     sent = {(NOW - DAY + timedelta(minutes=m)).timestamp(): 1000.0 if m == 300 else float(m) for m in minutes}
     add_readings(tenant_a, series, *((datetime.fromtimestamp(at, UTC), value) for at, value in sent.items()))
-    (chart,) = drawn(tenant_a, device)
+    (chart,) = charts_of(tenant_a, device)
     points = [(at, value) for at, value in zip(chart.times, chart.values, strict=True) if value is not None]
     assert len(points) == 300
     assert set(points) <= set(sent.items())
@@ -110,7 +110,7 @@ def test_a_day_is_thinned_to_readings_with_its_peak_and_its_gap(tenant_a: Any, d
 def test_a_series_of_an_hourly_sensor_is_a_line(tenant_a: Any, device: Any) -> None:
     series = add_series(tenant_a, device, "dht22", "temperature", "°C")
     add_readings(tenant_a, series, *((NOW - n * HOUR, float(n)) for n in range(24)))
-    (chart,) = drawn(tenant_a, device)
+    (chart,) = charts_of(tenant_a, device)
     assert None not in chart.values
     assert len(chart.values) == 24
 
@@ -118,7 +118,10 @@ def test_a_series_of_an_hourly_sensor_is_a_line(tenant_a: Any, device: Any) -> N
 def test_each_series_is_a_chart_of_its_own(tenant_a: Any, device: Any) -> None:
     for unit, value in (("°C", 20.0), ("°F", 68.0)):
         add_readings(tenant_a, add_series(tenant_a, device, "dht22", "temperature", unit), (NOW, value))
-    assert [(chart.series.unit, chart.values) for chart in drawn(tenant_a, device)] == [("°C", [20.0]), ("°F", [68.0])]
+    assert [(chart.series.unit, chart.values) for chart in charts_of(tenant_a, device)] == [
+        ("°C", [20.0]),
+        ("°F", [68.0]),
+    ]
 
 
 @pytest.fixture(scope="module")

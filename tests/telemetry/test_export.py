@@ -157,7 +157,7 @@ def test_it_ends_with_the_right_to_read(live_db: None, filled: Any, tenant_a: An
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked after every piece."""
+    """The check runs after every piece."""
     from telemetry.services.export import readings as service
 
     monkeypatch.setattr(service, "CHECK_SECONDS", 0.0)

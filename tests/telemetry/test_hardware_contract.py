@@ -126,8 +126,8 @@ def test_a_flood_of_new_names_makes_no_flood_of_series(
         register(components={"x": kind.key, "y": kind.key}, hardware_model=None),
         register(components={"x": kind.key}, hardware_model=None),
     )
-    flood = [v1(device, {"temp": i, **{f"k{i}-{j}": j for j in range(10)}}) for i in range(10)]
-    for payload in flood:
+    messages = [v1(device, {"temp": i, **{f"k{i}-{j}": j for j in range(10)}}) for i in range(10)]
+    for payload in messages:
         assert send((topic(device, "x"), payload)).stored == 1
     assert len(series(device)) == 20
     assert [value for name, value in readings(device) if name == "temperature"] == [float(i) for i in range(10)]

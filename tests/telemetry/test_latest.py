@@ -202,7 +202,7 @@ def test_redis_away_costs_nothing_but_newness(
         wait_for_redis()
     recorder._paused_until = 0.0
     recorder.flush()
-    assert not is_trusted(field), "Redis may have lost what it was told before"
+    assert not is_trusted(field), "Redis may have lost earlier values"
     latest.refill()
     assert values(field) == {one: (NOW + MICROSECOND, 2.0), other: (NOW, 3.0)}
 

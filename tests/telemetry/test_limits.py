@@ -264,11 +264,11 @@ def test_a_device_is_told_once_in_a_while() -> None:
     for _ in range(3):
         limiter.admit([*fleet.messages(5, 1), *fleet.messages(5, 2)])
         limiter.flush()
-    hints = backoff_notices.take_notices(100)
-    assert [(hint.schema, hint.device_id, hint.uuid, hint.limit) for hint in hints] == [
+    notices = backoff_notices.take_notices(100)
+    assert [(notice.schema, notice.device_id, notice.uuid, notice.limit) for notice in notices] == [
         ("t_one", device, str(UUID(int=device)), "device_rate") for device in (1, 2)
     ]
-    assert all(hint.value == SLOW and hint.retry_after >= 1 for hint in hints)
+    assert all(notice.value == SLOW and notice.retry_after >= 1 for notice in notices)
     other = Limiter()
     other.admit(fleet.messages(5))
     other.flush()

@@ -59,12 +59,12 @@ def test_every_tenants_counters_are_sums_over_all_days(counted: None, tenant_a: 
         assert found[f'gwanje_tenant_stored_total{{tenant="{tenant.slug}"}}'] == stored
         refused = f'gwanje_tenant_limit_refused_total{{limit="device_rate",tenant="{tenant.slug}"}}'
         assert found[refused] == of_devices
-        of = {
+        counters = {
             name: found[f'gwanje_tenant_{name}_total{{tenant="{tenant.slug}"}}']
             for name in ("received", "stored", "duplicates", "quarantined", "rate_limited")
         }
-        received = of.pop("received")
-        assert received == sum(of.values()), "nothing is lost"
+        received = counters.pop("received")
+        assert received == sum(counters.values()), "nothing is lost"
 
 
 def test_counters_only_grow_when_the_quarantine_is_replayed(counted: None, tenant_a: Any) -> None:

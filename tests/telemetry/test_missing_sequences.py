@@ -12,7 +12,7 @@ from telemetry.services.queries.missing_sequences import MissingSequences, Seque
 
 @pytest.fixture
 def device(db: None, tenant_a: Any, enter: Any) -> Device:
-    """Boot 7 lacks 1, 4 and 5, and 9; boot 8 is whole; boot 9 lacks everything before 100; 0 is no number."""
+    """Boot 7 lacks 1, 4 and 5, and 9; boot 8 is whole; boot 9 begins at 100; 0 is not a sequence number."""
     with enter(tenant_a), connection.cursor() as cursor:
         made = Device.objects.create(name="with gaps")
         cursor.execute(

@@ -1,4 +1,4 @@
-"""The notifier on a real broker: what apps are told, in which order, and what is told after a failure."""
+"""The notifier on a real broker: published states, their order, and publication after a failure."""
 
 import json
 import signal
@@ -30,7 +30,7 @@ def change(device: Registered, *kinds: str, at: datetime | None = None) -> None:
         apply_signals(device.tenant.schema_name, [(device.device.pk, Signal(kind, now))], now)  # type: ignore[arg-type]
 
 
-def ledger(device: Registered) -> list[tuple[str, int | None, str]]:
+def status_changes(device: Registered) -> list[tuple[str, int | None, str]]:
     """(state, position, quiet) of the device's changes, oldest first."""
     from devices.models import StatusChange
 
@@ -121,7 +121,7 @@ def test_a_notifier_killed_while_the_broker_is_away_tells_afterwards_once(
         change(device, "birth")
         time.sleep(0.5)
         notifier.signal(signal.SIGKILL)
-        assert ledger(device) == [("ONLINE", None, "")], "it is not told, so it is not numbered"
+        assert status_changes(device) == [("ONLINE", None, "")], "it is not published, so it has no position"
     finally:
         stack.start_server("mosquitto")
     client = app(device.tenant)
@@ -129,7 +129,7 @@ def test_a_notifier_killed_while_the_broker_is_away_tells_afterwards_once(
     wait_until(lambda: publications(client, device), 10, notifier.log.read_text)
     time.sleep(1)
     assert [state["device_status"] for state in publications(client, device)] == ["ONLINE"]
-    ((_, position, _),) = ledger(device)
+    ((_, position, _),) = status_changes(device)
     assert position
     assert positions_are_unique(device)
 
@@ -144,7 +144,7 @@ def test_two_notifiers_tell_each_change_once_and_in_order(
     for kind in kinds:
         for device in devices:
             change(device, kind)
-    wait_until(lambda: all(position for device in devices for _, position, _ in ledger(device)), 10)
+    wait_until(lambda: all(position for device in devices for _, position, _ in status_changes(device)), 10)
     for device in devices:
         client = clients[device.uuid]
         wait_until(lambda: len(publications(client, device)) >= len(kinds))  # noqa: B023 (called at once)
@@ -152,7 +152,7 @@ def test_two_notifiers_tell_each_change_once_and_in_order(
     for device in devices:
         states = [state["device_status"] for state in publications(clients[device.uuid], device)]
         assert states == ["ONLINE", "OFFLINE", "ONLINE", "OFFLINE"]
-        positions = [position or 0 for _, position, _ in ledger(device)]
+        positions = [position or 0 for _, position, _ in status_changes(device)]
         assert positions == sorted(positions)
         assert positions_are_unique(device)
 
@@ -198,16 +198,16 @@ def test_servers_that_go_and_come_back_cost_no_change(
     device = register()
     stack.restart("mosquitto")
     change(device, "birth")
-    run_until(notifier, lambda: ledger(device)[-1][1])
+    run_until(notifier, lambda: status_changes(device)[-1][1])
     stack.kill("postgres")
     stack.wait_ready("postgres")
     connection.close()
     change(device, "will")
-    run_until(notifier, lambda: ledger(device)[-1][1])
+    run_until(notifier, lambda: status_changes(device)[-1][1])
     stack.stop_server("valkey")
     try:
         change(device, "birth")
-        run_until(notifier, lambda: ledger(device)[-1][1])
+        run_until(notifier, lambda: status_changes(device)[-1][1])
     finally:
         stack.start_server("valkey")
         wait_for_redis()
@@ -228,14 +228,14 @@ def test_a_flapping_device_is_damped_and_then_settled(
         client = app(tenant_b)
         for kind in ("birth", "will", "birth", "will", "birth", "will"):
             change(device, kind)
-            run_until(notifier, lambda: ledger(device)[-1][1])
+            run_until(notifier, lambda: status_changes(device)[-1][1])
         run_until(notifier, lambda: len(publications(client, device)) == 4)
     finally:
         with schema_context(tenant_b.schema_name):
             PresenceSettings.objects.all().delete()
-    told = [(state["device_status"], state.get("flapping", False)) for state in publications(client, device)]
-    assert told == [("ONLINE", False), ("OFFLINE", False), ("ONLINE", True), ("OFFLINE", False)]
-    assert [quiet for _, _, quiet in ledger(device)] == ["", "", "", "flapping", "flapping", "flapping"]
+    published = [(state["device_status"], state.get("flapping", False)) for state in publications(client, device)]
+    assert published == [("ONLINE", False), ("OFFLINE", False), ("ONLINE", True), ("OFFLINE", False)]
+    assert [quiet for _, _, quiet in status_changes(device)] == ["", "", "", "flapping", "flapping", "flapping"]
 
 
 def test_the_end_of_a_maintenance_window_is_told(register: Any, notifier: Any, app: Callable[..., RawClient]) -> None:
@@ -251,8 +251,8 @@ def test_the_end_of_a_maintenance_window_is_told(register: Any, notifier: Any, a
             device=device.device, starts_at=now - timedelta(hours=1), ends_at=now + timedelta(seconds=1)
         )
     change(device, "will")
-    run_until(notifier, lambda: ledger(device)[-1][1])
-    assert ledger(device)[-1][2] == "maintenance"
+    run_until(notifier, lambda: status_changes(device)[-1][1])
+    assert status_changes(device)[-1][2] == "maintenance"
     assert len(publications(client, device)) == 1
     run_until(notifier, lambda: len(publications(client, device)) == 2)
     assert publications(client, device)[-1]["device_status"] == "OFFLINE"
@@ -311,11 +311,11 @@ def test_what_the_broker_did_not_acknowledge_is_told_again(
     try:
         change(device, "birth")
         run_for(notifier, 1)
-        assert ledger(device) == [("ONLINE", None, "")]
+        assert status_changes(device) == [("ONLINE", None, "")]
         assert not notifier._broker.is_connected
     finally:
         stack.signal("mosquitto", signal.SIGCONT)
-    run_until(notifier, lambda: ledger(device)[0][1])
+    run_until(notifier, lambda: status_changes(device)[0][1])
     states = [state["device_status"] for state in wait_until(lambda: publications(client, device))]
     assert set(states) == {"ONLINE"}
     run_until(notifier, lambda: not any(notifier._wanted.values()))
@@ -335,8 +335,8 @@ def test_a_notifier_that_freezes_in_the_middle_loses_the_lock_and_its_work(
     with pytest.raises((OperationalError, InterfaceError)):
         outbox.publish_changes(device.tenant.schema_name, lambda _: time.sleep(1.5))
     connection.close()
-    assert ledger(device) == [("ONLINE", None, "")]
-    run_until(notifier, lambda: ledger(device)[0][1])
+    assert status_changes(device) == [("ONLINE", None, "")]
+    run_until(notifier, lambda: status_changes(device)[0][1])
     wait_until(lambda: publications(client, device))
 
 
@@ -356,7 +356,7 @@ def test_what_is_published_and_not_committed_is_told_again(
             cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
     monkeypatch.setattr(status_feed, "give_positions", give_after_the_end)
-    run_until(notifier, lambda: ledger(device)[0][1] and not any(notifier._wanted.values()))
+    run_until(notifier, lambda: status_changes(device)[0][1] and not any(notifier._wanted.values()))
     states = wait_until(lambda: len(publications(client, device)) == 2 and publications(client, device))
     assert [state["device_status"] for state in states] == ["ONLINE", "ONLINE"]
     assert positions_are_unique(device)

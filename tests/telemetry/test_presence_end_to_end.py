@@ -106,7 +106,7 @@ def test_it_reconnects_within_the_keep_alive(platform: None, device: Registered)
 
     first = Connection(device, "s1").__enter__()
     reaches(device, "ONLINE", 5)
-    first.client.loop_stop()  # its network is gone, and nobody has noticed
+    first.client.loop_stop()  # its network is gone, and the broker has not noticed
     with Connection(device, "s2") as second:
         for seq in range(1, 30):
             second.publish_acknowledged(payloads.topic(device), payloads.v2(device, {"temp": 20}, seq=seq))
@@ -145,7 +145,7 @@ def test_redis_is_emptied_while_devices_report(platform: None, register: Callabl
 def test_nobody_listens_so_silence_says_nothing(
     start: Callable[..., Process], device: Registered, platform: None, stack: EmbeddedStack
 ) -> None:
-    """The database is away for longer than the time-out while the device goes on reporting."""
+    """The database is unavailable for longer than the time-out while the device goes on reporting."""
     with Connection(device, "s1") as connection:
         reaches(device, "ONLINE", 5)
         stack.stop_server("postgres")

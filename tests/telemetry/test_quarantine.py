@@ -416,7 +416,7 @@ def test_only_so_many_at_once(own: Any) -> None:
 
     for _ in range(replays.MOST_AT_ONCE):
         begin(own)
-    with pytest.raises(ValidationError, match="under way already"):
+    with pytest.raises(ValidationError, match="At most 5 replays can run at a time"):
         begin(own)
 
 
@@ -457,7 +457,7 @@ def test_the_command_needs_no_worker(own: Any, register: Any, send: Send) -> Non
 
 def test_the_command_says_what_is_wrong(own: Any) -> None:
     for arguments, words in (
-        (("--tenant", "nobody"), "no tenant"),
+        (("--tenant", "unknown"), "no tenant"),
         (("--tenant", own.slug, "--device", str(uuid4())), "no device"),
         (("--tenant", own.slug, "--reason", "bad_signature"), "never be replayed"),
         (("--tenant", own.slug, "--from", "yesterday"), "write it like"),
@@ -472,10 +472,10 @@ def test_messages_of_no_tenant_move_to_the_tenant_of_their_device(own: Any, regi
     from tenants.models import DeviceRoute, TenantAlias, UnroutedMessage
 
     device = register(tenant=own)
-    address, nobody = f"{uuid4().hex}@example.com", str(uuid4())
+    address, unknown = f"{uuid4().hex}@example.com", str(uuid4())
     good = topic(device, segment=address)
     DeviceRoute.objects.get(device_uuid=device.uuid).delete()
-    send((good, v1(device, VALUE)), (good, v1(device, VALUE, secret="x")), (f"telemetry/{address}/{nobody}/x", b"{}"))
+    send((good, v1(device, VALUE)), (good, v1(device, VALUE, secret="x")), (f"telemetry/{address}/{unknown}/x", b"{}"))
     assert UnroutedMessage.objects.filter(topic__contains=address).count() == 3
     DeviceRoute.objects.create(device_uuid=device.uuid, tenant=own)
     TenantAlias.objects.create(tenant=own, address=address)
@@ -483,7 +483,7 @@ def test_messages_of_no_tenant_move_to_the_tenant_of_their_device(own: Any, regi
     assert "1 stored" in said
     assert len(readings(device)) == 2
     assert kept(own) == {"bad_signature": 1}
-    assert UnroutedMessage.objects.get(topic__contains=address).topic.split("/")[2] == nobody
+    assert UnroutedMessage.objects.get(topic__contains=address).topic.split("/")[2] == unknown
     assert totals(own) == {"received": 2, "stored": 1, "quarantined": 1}
 
 
@@ -543,7 +543,7 @@ def test_a_message_of_no_tenant_that_cannot_be_stored_stays(own: Any, register: 
 # --- Floods and room ---------------------------------------------------------------------------------------------
 
 
-def flood(device: Registered, count: int, first: int = 0) -> list[tuple[str, bytes]]:
+def malformed_messages(device: Registered, count: int, first: int = 0) -> list[tuple[str, bytes]]:
     return [(topic(device), b"{%d" % number) for number in range(first, first + count)]
 
 
@@ -551,12 +551,17 @@ def test_a_flood_is_counted(own: Any, register: Any, send: Send, settings: Any) 
     settings.QUARANTINE_SOURCE_MESSAGES = 200
     device, other = register(tenant=own), register(tenant=own)
     for first in range(0, 10_000, 500):
-        send(*flood(device, 500, first))
+        send(*malformed_messages(device, 500, first))
     assert kept(own) == {"malformed": 200}
     assert counted(own) == {("malformed", device.device.pk, ""): 9800}
     assert totals(own) == {"received": 10_000, "quarantined": 10_000}
-    # Another reason, another device, and what is kept already are something else.
-    send((topic(device), v1(device, VALUE, secret="x")), *flood(other, 1), *flood(device, 1), *flood(device, 1, 20_000))
+    # Another reason, another device, and messages that are kept already do not count.
+    send(
+        (topic(device), v1(device, VALUE, secret="x")),
+        *malformed_messages(other, 1),
+        *malformed_messages(device, 1),
+        *malformed_messages(device, 1, 20_000),
+    )
     assert kept(own) == {"malformed": 201, "bad_signature": 1}
     assert counted(own) == {("malformed", device.device.pk, ""): 9801}
     assert totals(own) == {"received": 10_004, "quarantined": 10_004}
@@ -568,10 +573,10 @@ def test_a_listener_that_starts_anew_knows_what_is_full(own: Any, register: Any,
 
     settings.QUARANTINE_SOURCE_MESSAGES = 5
     device = register(tenant=own)
-    send(*flood(device, 6))
+    send(*malformed_messages(device, 6))
     another = build_pipeline()
     try:
-        another.process([Incoming(t, p, datetime.now(UTC)) for t, p in flood(device, 3, 100)])
+        another.process([Incoming(t, p, datetime.now(UTC)) for t, p in malformed_messages(device, 3, 100)])
     finally:
         another.close()
     assert kept(own) == {"malformed": 5}
@@ -585,7 +590,7 @@ def test_a_batch_that_could_not_be_stored_uses_nothing_up(own: Any, register: An
     send((topic(device), payload))
     # The duplicate sends each batch a second way.
     for first in (0, 2, 4, 6):
-        send((topic(device), payload), *flood(device, 2, first))
+        send((topic(device), payload), *malformed_messages(device, 2, first))
     assert kept(own) == {"malformed": 6}
     assert counted(own) == {("malformed", device.device.pk, ""): 2}
 
@@ -630,7 +635,7 @@ def test_one_source_may_not_fill_the_room(own: Any, register: Any, send: Send, s
     assert counted(own) == {("malformed", device.device.pk, ""): 7}
 
 
-def test_a_flood_of_nobodys_messages_is_counted(live_db: None, send: Send, settings: Any) -> None:
+def test_a_flood_of_unknowns_messages_is_counted(live_db: None, send: Send, settings: Any) -> None:
     from tenants.models import SuppressedUnroutedMessages, UnroutedMessage
 
     SuppressedUnroutedMessages.objects.all().delete()
@@ -704,7 +709,7 @@ def test_what_is_too_much_goes_oldest_first(own: Any, settings: Any, monkeypatch
     assert kept(own) == {"key_unavailable": 4, "quota_exceeded": 3}
 
 
-def test_nobodys_messages_go_too(live_db: None, settings: Any) -> None:
+def test_unknowns_messages_go_too(live_db: None, settings: Any) -> None:
     from telemetry.services.retention import quarantine as quarantine_retention
     from tenants.models import UnroutedMessage
 

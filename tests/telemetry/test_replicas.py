@@ -72,8 +72,8 @@ def test_replicas_share_the_messages_are_started_again_and_stop_together(
 
 
 def test_a_dead_members_part_waits_for_it_and_retiring_takes_it(register: Any, start: Callable[..., Process]) -> None:
-    """The broker goes on queueing for a persistent member that is away: half of the messages wait. Whoever
-    retires its session gets them, and leaves nothing behind."""
+    """The broker goes on queueing for a persistent member that is disconnected: half of the messages wait. The
+    process that retires its session receives them, and leaves nothing behind."""
     device = register()
     listeners = [start("manage.py", "run_mqtt_listener", "--share", "ingest", "--client-id", name) for name in NAMES]
     for listener in listeners:

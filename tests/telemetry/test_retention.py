@@ -1,4 +1,4 @@
-"""What a tenant no longer keeps goes, with its partitions; nothing else does."""
+"""Retention: expired rows are removed, with their partitions, and no others."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

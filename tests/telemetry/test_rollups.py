@@ -333,8 +333,8 @@ def test_ingest_marks_what_it_stores_late(register: Callable[..., Registered]) -
             aggregation.roll_up()
             assert not LateHour.objects.filter(device_id=device.device.pk).exists()
             [series] = Series.objects.filter(device=device.device)
-            told = aggregation.hourly_rollups([series.pk], hour_of_ago(6 * 3600), hour_of_ago(0) + HOUR)
-            assert sum(hour.count for hour in told) == 154
+            returned = aggregation.hourly_rollups([series.pk], hour_of_ago(6 * 3600), hour_of_ago(0) + HOUR)
+            assert sum(hour.count for hour in returned) == 154
             with connection.cursor() as cursor:
                 cursor.execute("SELECT sum(count) FROM telemetry_readinghour WHERE series_id = %s", [series.pk])
                 assert cursor.fetchone()[0] >= 152

@@ -1,4 +1,4 @@
-"""What a signature covers: every byte of a version 2 message, and everything that a version 1 message says.
+"""The coverage of signatures: every byte of a version 2 message, and everything that a version 1 message says.
 
 Version 1 signs what the message says, not its bytes: other spaces, another order of the members, another spelling of
 a number or a letter are the same message. So a changed version 1 message is taken only where it says the same.

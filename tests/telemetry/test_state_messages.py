@@ -13,7 +13,7 @@ from tests.factories import add_readings, add_series, make_device
 AT = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 
 
-def told(**values: Any) -> Any:
+def state_update(**values: Any) -> Any:
     from devices.services.notifications.outbox import StateUpdate
 
     usual: dict[str, Any] = {
@@ -35,7 +35,7 @@ def latest(component: str, metric: str, value: Any, unit: str = "") -> Any:
 def flat(*values: Any, **state: Any) -> dict[str, Any]:
     from telemetry.services.notifier.state_messages import flat_state
 
-    return flat_state(told(**state), AT, values)
+    return flat_state(state_update(**state), AT, values)
 
 
 def test_the_message_is_flat() -> None:
@@ -77,7 +77,7 @@ def test_a_device_that_flaps_says_so() -> None:
 def test_a_device_that_was_never_seen_has_no_time() -> None:
     from telemetry.services.notifier.state_messages import flat_state
 
-    assert flat_state(told(), None, [])["last_seen_at"] is None
+    assert flat_state(state_update(), None, [])["last_seen_at"] is None
 
 
 def test_values_are_those_of_attached_components_in_the_order_of_attachment(db: None, tenant_a: Any) -> None:
@@ -92,7 +92,10 @@ def test_values_are_those_of_attached_components_in_the_order_of_attachment(db: 
     add_readings(tenant_a, add_series(tenant_a, other, "z", "temperature", "°C"), (AT, 99))
     with schema_context(tenant_a.schema_name):
         Component.objects.filter(device=device, key="gone").update(attached=False)
-        states = [told(device_id=device.pk, uuid=device.uuid), told(device_id=other.pk, uuid=other.uuid)]
+        states = [
+            state_update(device_id=device.pk, uuid=device.uuid),
+            state_update(device_id=other.pk, uuid=other.uuid),
+        ]
         first, second = (json.loads(payload) for payload in state_payloads(states))
     assert {name: value for name, value in first.items() if "temp" in name} == {
         "temperature": 1.0,
@@ -109,5 +112,5 @@ def test_many_states_cost_as_many_queries_as_one(db: None, tenant_a: Any) -> Non
     from telemetry.services.notifier.state_messages import state_payloads
 
     with schema_context(tenant_a.schema_name), CaptureQueriesContext(connection) as captured:
-        assert len(state_payloads([told(device_id=number) for number in range(50)])) == 50
+        assert len(state_payloads([state_update(device_id=number) for number in range(50)])) == 50
     assert len([query for query in captured if not query["sql"].startswith("SET search_path")]) == 2

@@ -1,4 +1,4 @@
-"""Everything that a tenant owns in one ZIP: whole, of nobody else, without secrets, visibly broken where it is not."""
+"""The export of a tenant as one ZIP: complete, of this tenant alone, without secrets, and invalid when cut short."""
 
 import hashlib
 import io

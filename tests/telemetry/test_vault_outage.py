@@ -1,4 +1,4 @@
-"""What becomes of messages while Vault is sealed, through the whole pipeline, and when it is unsealed."""
+"""Messages while Vault is sealed, through the whole pipeline, and after it is unsealed."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
