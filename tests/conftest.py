@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from django.conf import settings
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
@@ -27,8 +28,16 @@ from .database_template import restore_database
 from .factories import Registered
 from .processes import ROOT, Process
 
+# How long an example takes, and how long it takes to generate one, depends on the machine.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
+
 # These take longest: they begin first, so that no worker is left alone with one.
 _LONGEST = (
+    "api/test_isolation.py",
+    "api/test_arbitrary_requests.py",
     "telemetry/test_fault_matrix.py",
     "management/test_import_legacy_errors.py",
     "management/test_up.py",
@@ -37,7 +46,10 @@ _LONGEST = (
     "management/test_bench_revisions.py",
     "management/test_embedded_lifecycle.py",
     "management/test_simulator.py",
-    "pages/test_browser.py",
+    "devices/test_import_workers.py",
+    "management/test_bench_queries.py",
+    "pages/test_imports.py",
+    "pages/test_quarantine.py",
 )
 
 

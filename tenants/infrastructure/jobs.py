@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from django.utils.module_loading import import_string
-from django_q.tasks import async_task
 from django_tenants.utils import schema_context
 
 from .database import current_schema
@@ -15,6 +14,8 @@ from .database import current_schema
 
 def enqueue(function: str, *args: Any, **kwargs: Any) -> str:
     """Queue a function by its dotted path for the current schema and return the task's id."""
+    from django_q.tasks import async_task  # a listener imports this module, and never queues
+
     return str(
         async_task("tenants.infrastructure.jobs.run", current_schema(), function, args, kwargs, task_name=function)
     )

@@ -40,7 +40,7 @@ def prepare(tenant: Tenant, series: Series, start: datetime, stop: datetime) -> 
             raise AssertionError(f"the request for aggregates: {answer.status_code} {document}")
         [one] = document["series"]
         return [
-            (datetime.fromisoformat(row["start"]), *(row[name] for name in _NAMES))
+            (datetime.fromisoformat(row["starts_at"]), *(row[name] for name in _NAMES))
             for row in one["results"]
             if row["count"]
         ]

@@ -132,7 +132,7 @@ def test_nobody_is_thrown_out_of_nothing(api: ManagementApi) -> None:
 @pytest.mark.parametrize("status", [401, 403, 500, 503])
 def test_a_refusal_is_said_without_the_secret(api: ManagementApi, status: int) -> None:
     api.broken = status
-    with pytest.raises(BrokerRefused, match=f"EMQX answered {status}") as caught:
+    with pytest.raises(BrokerRefused, match=f"EMQX responded {status}") as caught:
         accounts.revoke_devices([uuid4()])
     assert "secret" not in str(caught.value)
 

@@ -160,7 +160,7 @@ def test_ratios_compare_within_a_round() -> None:
     ]
     found = goals.ratios(rounds)
     assert (found["one_to_old"], found["cpu_one_to_old"], found["two_to_one"]) == (50, 0.02, None)
-    assert found["room_beside_one"] == 1.25
+    assert found["headroom_beside_one"] == 1.25
     assert memory.slope([(0, 10.0), (1, 12.0), (2, 14.0)]) == 2
     assert memory.slope([(0, 10.0)]) == 0
 

@@ -97,7 +97,7 @@ def visit(live_site: str, _browser_thread: tuple[ThreadPoolExecutor, Any]) -> Ca
 
     def run(script: Visit, width: int) -> Any:
         context = browser.new_context(base_url=live_site, viewport={"width": width, "height": 900})
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)  # ends what hangs; a busy machine takes seconds
         page, faults = context.new_page(), []
         page.on("request", lambda r: None if r.url.startswith((live_site, "data:", "blob:")) else faults.append(r.url))
         page.on("pageerror", lambda error: faults.append(str(error)))
