@@ -63,7 +63,7 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
 
 
 class TenantAccess(MemberPermission):
-    """Members by their role, API keys by their scope, nobody else.
+    """Grant access to members by their role, and to API keys by their scope.
 
     A view says `role_to_read` (viewer unless it says otherwise), `role_to_write` (administrator) and
     `open_to_keys` (yes), and `only_admin_keys` (no). A key that may write counts as far as

@@ -1,8 +1,8 @@
-"""What EMQX asks the platform over HTTP: an ASGI application of its own, apart from every tenant's addresses.
+"""EMQX's HTTP authentication: an ASGI application of its own, apart from every tenant's addresses.
 
-`POST /emqx/authenticate` answers in the form of EMQX 5.8's HTTP authentication: 200 with a `result` where the platform
-knows, 503 where it does not. EMQX takes 503 for "ask somebody else", and as there is nobody else, refuses the client.
-No framework is between, since the fleet comes back all at once after an outage.
+`POST /emqx/authenticate` answers in the form of EMQX 5.8's HTTP authentication: 200 with a `result`, or 503
+while the platform cannot decide. After a 503 EMQX tries its next authenticator; without one, it refuses the client.
+The application uses no framework, since the whole fleet reconnects at once after an outage.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ Answer = tuple[int, dict[str, Any]]
 
 
 class EmqxAuthApp:
-    """Answers EMQX. Without the right key it says 401, whatever is asked, and nothing more."""
+    """Answers EMQX. Every request without the right key gets a 401 and an empty object."""
 
     def __init__(self, keys: Sequence[str], batcher: AuthBatcher, throttle: AuthThrottle) -> None:
         if not keys or any(len(key) < SHORTEST_KEY for key in keys):

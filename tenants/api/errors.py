@@ -1,7 +1,7 @@
-"""What the API answers when something is wrong: one shape, and a text that says what to mend.
+"""The API's errors: one shape, and texts that say how to correct the request.
 
 `{"type": "validation_error" | "client_error" | "server_error", "errors": [{"code", "detail", "attr"}]}`; `attr`
-names the member or parameter that is wrong, where it is one.
+names the invalid member or parameter, if it is one.
 """
 
 import logging

@@ -50,8 +50,8 @@ class NewApiKeySerializer(StrictSerializer):
 class IssuedApiKeySerializer(ApiKeySerializer):
     """A key that was just issued. `key` is shown in this answer and never again.
 
-    At the MQTT broker `prefix` is the username and the client id, and `key` the password. Where the broker was away
-    when the key was issued, it has no account there and cannot get one: issue another.
+    At the MQTT broker `prefix` is the username and the client id, and `key` the password. A key that was
+    issued while the broker was unavailable has no account there and cannot get one: issue another.
     """
 
     key = serializers.CharField(read_only=True)

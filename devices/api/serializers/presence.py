@@ -23,7 +23,7 @@ class StatusChangeSerializer(serializers.Serializer[StatusChange]):
 
     def get_fields(self) -> dict[str, serializers.Field]:
         """Return the serializer's fields."""
-        # "from" is no name that a class body can hold.
+        # "from" is a keyword, so a class body cannot define it.
         return {
             "from": serializers.ChoiceField(choices=Status.choices, source="from_status"),
             "to": serializers.ChoiceField(choices=Status.choices, source="to_status"),

@@ -35,7 +35,7 @@ class ClaimView(AuditedView):
     def post(self, request: Request) -> Response:
         """Claim a board by its serial number and claim code. The device then fetches its credentials by itself.
 
-        404 says that there is no such board to claim, whichever of the two is wrong, or whoever has it.
+        The answer is the same 404 for an unknown serial number, a wrong code, and a board of another tenant.
         """
         wanted = ClaimSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
@@ -52,7 +52,7 @@ class ClaimView(AuditedView):
 
 
 class ReleaseView(AuditedView):
-    """A device's board can be claimed by somebody else again."""
+    """Release a device's board, so that it can be claimed again."""
 
     role_to_read = role_to_write = Role.OPERATOR
 
@@ -99,7 +99,7 @@ class CredentialsView(StrictView):
         responses={200: FetchedSerializer, 202: FetchedSerializer, 409: ErrorSerializer, 503: ErrorSerializer},
     )
     def post(self, request: Request) -> Response:
-        """Fetch the device's credentials, once. 202 while nobody has claimed it: ask again after Retry-After."""
+        """Fetch the device's credentials, once. 202 until it is claimed: repeat the request after Retry-After."""
         wanted = FetchSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         try:

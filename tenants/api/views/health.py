@@ -59,7 +59,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     """Return the metrics of processes and tenants in Prometheus' format, to clients with the token.
 
     Without a token they are for this machine alone: for requests that come from the loopback, and that no proxy has
-    passed on, since a proxy on this machine makes everybody's requests come from there.
+    passed on, since the requests of all clients of a local proxy come from the loopback.
     """
     if settings.METRICS_TOKEN:
         expected = f"Bearer {settings.METRICS_TOKEN}".encode()

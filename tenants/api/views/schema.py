@@ -1,4 +1,4 @@
-"""The OpenAPI document and its pages. They hold no data, so everybody may read them."""
+"""The OpenAPI document and its pages. They contain no data, so they are public."""
 
 from functools import cache
 from typing import Any
@@ -39,7 +39,7 @@ class DocsView(SpectacularSwaggerView):
 
 @cache
 def _document(urlconf: str) -> dict[str, Any]:
-    """The document, which is the same for everybody and takes a second to make.
+    """Return the document, which is the same for all clients and takes a second to generate.
 
     In English: of its texts only the labels of models are translated, and half a document would be.
     """
