@@ -43,7 +43,7 @@ bench: .venv/test.stamp
 faults: .venv/test.stamp
 	$(VENV_PYTHON) -m tests.faults $(ARGS)
 
-# The upgrade from a former revision, under load: make upgrade BASE=v0.1
+# The upgrade from a former revision, a commit or a tag, under load: make upgrade BASE=HEAD~20
 BASE ?= HEAD
 upgrade: .venv/test.stamp
 	$(VENV_PYTHON) -m tests.upgrade --base $(BASE) $(ARGS)

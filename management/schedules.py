@@ -31,7 +31,7 @@ def install_schedules() -> int:
 
 
 def _remove_renamed() -> None:
-    """Remove the schedules that a former release installed under other names, which would run beside the new ones."""
+    """Remove schedules that revisions before 0.2.0 installed under other names: they would run beside the new ones."""
     current = {function for function, _minutes in SCHEDULES.values()}
     former = {path for path, renamed in RENAMED.items() if renamed in current}
     installed = Schedule.objects.filter(func__in=current | former, schedule_type=Schedule.MINUTES)

@@ -1,7 +1,7 @@
-"""Dotted paths that changed in release 0.2.0 and that queued tasks and schedules of release 0.1 still contain.
+"""Dotted paths that changed in 0.2.0 and that tasks and schedules of the revisions before 0.2.0 still contain.
 
 A worker imports a task by its dotted path. `install` makes the former paths importable, so that what an older process
-queued runs after the upgrade. Remove the entries with release 0.3.
+queued runs after the upgrade. Remove the entries in 0.3.
 """
 
 import sys

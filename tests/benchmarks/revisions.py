@@ -30,7 +30,7 @@ LEAST = 0.95
 # The command of the benchmark, by the file that a revision has it in.
 _COMMANDS = {
     "tests/benchmarks/parts/ingest.py": ["-m", "tests.benchmarks", "ingest"],
-    "management/management/commands/bench_ingest.py": ["manage.py", "bench_ingest"],  # until release 0.1
+    "management/management/commands/bench_ingest.py": ["manage.py", "bench_ingest"],  # revisions before 0.2.0
 }
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;]+)")
 # Its servers are stopped within this.

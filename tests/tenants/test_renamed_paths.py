@@ -1,4 +1,4 @@
-"""Tasks that release 0.1 queued run after the upgrade, by their former dotted paths."""
+"""Tasks that the revisions before 0.2.0 queued run after the upgrade, by their former dotted paths."""
 
 import pydoc
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m tests.upgrade --base v0.1`: a former revision's database, tasks and processes, upgraded under load.
+"""`python -m tests.upgrade --base REVISION`: a former revision's database, tasks and processes, upgraded under load.
 
 The servers run throughout. The base revision makes the schemas, the demonstration tenant and its devices, runs its own
 processes, and queues tasks by its own dotted paths while no worker runs. Devices send all the time. This revision then
