@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 from telemetry.models import IngestTotals
 from telemetry.services.metrics_collector import COUNTERS, TENANT_METRICS, TenantCounters
 from tenants.infrastructure import hooks
-from tenants.infrastructure.jobs import enqueue
+from tenants.infrastructure.tasks import enqueue
 from tenants.models import Tenant
 
 # Tenants with the most refused messages come first, so that the rows left out matter least.

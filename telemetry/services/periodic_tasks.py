@@ -14,7 +14,7 @@ from django_tenants.utils import schema_context
 from redis.exceptions import RedisError
 
 from tenants.infrastructure.chunks import chunks
-from tenants.infrastructure.jobs import enqueue
+from tenants.infrastructure.tasks import enqueue
 from tenants.models import Tenant
 
 from .latest import values

@@ -16,7 +16,8 @@ _PERIODIC = "telemetry.services.periodic_tasks"
 
 # Former path → path, of functions.
 RENAMED: dict[str, str] = {
-    "tenants.tasks.run": "tenants.infrastructure.jobs.run",
+    "tenants.tasks.run": "tenants.infrastructure.tasks.run",
+    "tenants.infrastructure.jobs.run": "tenants.infrastructure.tasks.run",
     "devices.services.broker_sync.sync_broker": "devices.services.broker.synchronization.sync_broker",
     "devices.services.claims.release_by_staff": "devices.services.provisioning.claims.release_by_staff",
     "devices.services.imports.runs.resume_all": "devices.services.provisioning.import_jobs.resume_all",

@@ -20,7 +20,7 @@ from django.utils.translation import gettext_lazy as _
 from psycopg import sql
 from psycopg.pq import PipelineStatus
 
-from . import jobs
+from . import tasks
 from .retry import Backoff
 
 # The states that the engine sets and reads; a model's choices may have others before them.
@@ -225,7 +225,7 @@ def enqueue_idle(model: type[QueuedJob], task: str) -> int:
     """Queue the task for each job of the current schema that no process holds; return how many."""
     idle = list(under_way(model).filter(claimed_until__lt=timezone.now()).values_list("pk", flat=True))
     for pk in idle:
-        jobs.enqueue(task, pk)
+        tasks.enqueue(task, pk)
     return len(idle)
 
 
@@ -259,7 +259,7 @@ def work(
     finally:
         release(job)
     if has_more and task:
-        jobs.enqueue(task, job.pk)
+        tasks.enqueue(task, job.pk)
     return f"{job.settled} of {job.total}"
 
 

@@ -14,7 +14,7 @@ from django_tenants.utils import schema_context
 from devices.services.provisioning import registration
 from devices.services.vault import secret_store
 from devices.services.vault.secret_store import SecretMissing, SecretStore, SecretsUnavailable
-from tenants.infrastructure import jobs
+from tenants.infrastructure import tasks
 from tests.factories import Registered
 from tests.processes import ROOT
 
@@ -59,10 +59,10 @@ def test_the_web_removes_no_secret_and_has_a_worker_do_it(
     [task] = queued()
     settings.VAULT_ROLE = "provisioner"
     secret_store.reset_provisioner()
-    assert jobs.run(*task["args"]) == "Removed"
+    assert tasks.run(*task["args"]) == "Removed"
     with pytest.raises(SecretMissing):
         SecretStore("listener").read(schema, uuid)
-    assert jobs.run(*task["args"]) == "Removed", "twice is once"
+    assert tasks.run(*task["args"]) == "Removed", "twice is once"
 
 
 def test_a_device_that_is_registered_again_keeps_its_secret(
@@ -74,7 +74,7 @@ def test_a_device_that_is_registered_again_keeps_its_secret(
         registration.remove_device(device.device)
         _, issued = registration.register_device(name="again", uuid=UUID(str(uuid)))
     [task] = queued()
-    assert jobs.run(*task["args"]) == "It is registered again"
+    assert tasks.run(*task["args"]) == "It is registered again"
     assert SecretStore("listener").read(schema, uuid).secret == issued.secret
 
 

@@ -25,7 +25,7 @@ def test_tasks_of_two_tenants_in_turn(
 ) -> None:
     from django_q.models import Success, Task
 
-    from tenants.infrastructure.jobs import enqueue
+    from tenants.infrastructure.tasks import enqueue
 
     queued = []
     for tenant in (tenant_a, tenant_b) * 3:

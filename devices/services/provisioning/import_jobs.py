@@ -17,7 +17,7 @@ from devices.services import audit
 from devices.services.broker import accounts
 from devices.services.provisioning.registration import IssuedCredentials
 from devices.services.vault.secret_store import SecretMissing, SecretsUnavailable, provisioner
-from tenants.infrastructure import jobs, resumable_jobs
+from tenants.infrastructure import resumable_jobs, tasks
 from tenants.infrastructure.database import current_schema
 from tenants.infrastructure.spreadsheets import TableRow
 from tenants.services.active_tenants import sum_over_active
@@ -84,7 +84,7 @@ def begin(
         resumable_jobs.assign(kept, changed)
         audit.record(acting_user, "import", kept, f"{len(rows)} rows")
         if not at_once:
-            transaction.on_commit(lambda: jobs.enqueue(STEP, kept.pk))
+            transaction.on_commit(lambda: tasks.enqueue(STEP, kept.pk))
             done = None
         else:
             done = _begin_at_once(kept, rows, acting_user, hand_over=hand_over)

@@ -31,7 +31,7 @@ from devices.services.broker import accounts, passwords, retained_states
 from devices.services.presence import activity
 from devices.services.vault.key_versions import new_secret, next_key
 from devices.services.vault.secret_store import provisioner
-from tenants.infrastructure import jobs
+from tenants.infrastructure import tasks
 from tenants.infrastructure.database import current_schema
 from tenants.models import DeviceRoute, Tenant
 from tenants.services.enrollment import make_claimable
@@ -207,7 +207,7 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
         make_claimable(uuid)
         slug = Tenant.objects.get(schema_name=schema).slug
         # The role `web` cannot remove secrets. The queue is in the database, so the task is queued by the commit.
-        jobs.enqueue(_REMOVAL, str(uuid))
+        tasks.enqueue(_REMOVAL, str(uuid))
         transaction.on_commit(lambda: _forget(schema, slug, uuid))
 
 

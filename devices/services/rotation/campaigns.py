@@ -14,7 +14,7 @@ from django.utils.translation import ngettext
 from devices.models import DeviceCredential, RotationCampaign, RotationMember
 from devices.models.base import announce_change
 from devices.services import audit
-from tenants.infrastructure import jobs
+from tenants.infrastructure import tasks
 
 from .selection import DeviceSelection, select
 
@@ -120,7 +120,7 @@ def start(
         # Another campaign may include some of them at this moment: the constraint decides.
         RotationMember.objects.bulk_create(members, batch_size=_BATCH, ignore_conflicts=True)
         audit.record(acting_user, "start rotation", campaign, f"{len(members)} devices")
-        transaction.on_commit(lambda: jobs.enqueue(STEP, campaign.pk))
+        transaction.on_commit(lambda: tasks.enqueue(STEP, campaign.pk))
     return campaign
 
 
@@ -189,7 +189,7 @@ def roll_back(campaign: RotationCampaign, *, acting_user: audit.Actor = None) ->
         locked.save(update_fields=["state", "cutover_at", "deadline"])
         announce_change()
         audit.record(acting_user, "roll back rotation", locked, f"{locked.members.filter(open=True).count()} to return")
-        transaction.on_commit(lambda: jobs.enqueue(STEP, campaign.pk))
+        transaction.on_commit(lambda: tasks.enqueue(STEP, campaign.pk))
     campaign.refresh_from_db()
 
 

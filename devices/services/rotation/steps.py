@@ -18,7 +18,7 @@ from devices.models.base import announce_change
 from devices.services import audit
 from devices.services.broker.errors import BrokerUnavailable
 from devices.services.vault.secret_store import SecretsUnavailable, provisioner
-from tenants.infrastructure import jobs
+from tenants.infrastructure import tasks
 from tenants.infrastructure.database import current_schema
 from tenants.services.active_tenants import sum_over_active
 
@@ -61,7 +61,7 @@ def step(campaign_id: int) -> str:
 def _enqueue_steps() -> int:
     campaigns_under_way = list(RotationCampaign.objects.filter(state__in=UNDER_WAY).values_list("pk", flat=True))
     for pk in campaigns_under_way:
-        jobs.enqueue(campaigns.STEP, pk)
+        tasks.enqueue(campaigns.STEP, pk)
     return len(campaigns_under_way)
 
 

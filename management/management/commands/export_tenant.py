@@ -8,8 +8,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from devices.services import audit
 from telemetry.services.export.tenant_archive import TenantArchive
-from tenants.infrastructure.jobs import run
 from tenants.infrastructure.retry import DATABASE_LOST
+from tenants.infrastructure.tasks import run
 from tenants.models import Tenant
 
 

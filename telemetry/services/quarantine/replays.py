@@ -28,7 +28,7 @@ from telemetry.services.ingest.reprocessing import (
     next_page,
     replay_page,
 )
-from tenants.infrastructure import jobs, resumable_jobs
+from tenants.infrastructure import resumable_jobs, tasks
 from tenants.infrastructure.database import current_schema
 from tenants.infrastructure.retry import Backoff
 
@@ -122,7 +122,7 @@ def begin(selection: ReplaySelection, *, acting_user: audit.Actor = None, queue:
         )
         audit.record(acting_user, "replay", replay, f"{replay.total} messages")
         if queue:
-            transaction.on_commit(lambda: jobs.enqueue(STEP, replay.pk))
+            transaction.on_commit(lambda: tasks.enqueue(STEP, replay.pk))
     return replay
 
 

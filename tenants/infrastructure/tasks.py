@@ -17,7 +17,7 @@ def enqueue(function: str, *args: Any, **kwargs: Any) -> str:
     from django_q.tasks import async_task  # a listener imports this module, and never queues
 
     return str(
-        async_task("tenants.infrastructure.jobs.run", current_schema(), function, args, kwargs, task_name=function)
+        async_task("tenants.infrastructure.tasks.run", current_schema(), function, args, kwargs, task_name=function)
     )
 
 
