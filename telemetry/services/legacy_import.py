@@ -24,7 +24,6 @@ from tenants.infrastructure.database import conninfo
 from tenants.infrastructure.retry import is_lock_conflict
 
 from .latest.values import LatestRecorder
-from .limits.limiter import check_payload
 from .lookups.routing import Router
 from .pipeline import form, validation
 from .pipeline.contract import ClockTolerance
@@ -123,8 +122,7 @@ class LegacyRowValidator:
         try:
             if row.device is not None and row.device != topic.uuid:
                 raise Refusal("malformed", f"The row is of the device {row.device}, its topic of {topic.uuid}.")
-            form.check_size(row.payload, self._max_payload)
-            check_payload(row.payload, spec.tenant.limits)
+            form.check_size(row.payload, self._max_payload, spec.tenant.limits)
             accepted = validation.validate_legacy(
                 topic, row.topic, row.payload, spec, row.device_time, row.received_at, self._clock
             )

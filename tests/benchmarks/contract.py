@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from devices.domain.metric_spec import MetricSpec
 from devices.domain.paths import PROTOCOL_MEMBERS, Path
 from devices.domain.specs import ComponentSpec, DeviceSpec, KeySpec, TenantSpec
-from telemetry.services.pipeline import contract, form, normalization
+from telemetry.services.pipeline import contract, form, normalization, validation
 from telemetry.services.pipeline.normalization import NormalizedValues
 from telemetry.services.pipeline.results import Refusal, Topic
 
@@ -60,8 +60,8 @@ def run(*, devices: int, repeats: int) -> dict[str, Any]:
 def validate(
     topic: Topic, message: dict[str, Any], spec: DeviceSpec, now: datetime
 ) -> tuple[datetime, bool, NormalizedValues]:
-    """Stages 4 and 5 as the pipeline calls them."""
-    contract.check_routing(topic, spec)
+    """Return the results of steps 4 and 5, with the check of routing that belongs to step 2."""
+    validation.check_routing(topic, spec)
     moment, late = contract.check_time(message, now, _CLOCK)
     contract.check_board(message, spec)
     return moment, late, normalization.normalize(message, contract.check_component(topic, message, spec))

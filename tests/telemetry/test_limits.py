@@ -14,7 +14,8 @@ from devices.domain.specs import DeviceSpec, LimitSpec, RateSpec, TenantSpec
 from telemetry.services.limits import backoff_notices
 from telemetry.services.limits.bucket_store import LISTENERS
 from telemetry.services.limits.buckets import PREFIX
-from telemetry.services.limits.limiter import ExceededLimit, Limiter, check_payload
+from telemetry.services.limits.limiter import ExceededLimit, Limiter
+from telemetry.services.pipeline.form import check_size
 from telemetry.services.pipeline.results import AcceptedItem, Incoming, Refusal, Topic, TopicKind, ValidatedMessage
 
 NOW = datetime.now(UTC)
@@ -286,10 +287,10 @@ def test_old_hints_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_payload_above_the_tenants_maximum_is_too_large() -> None:
-    check_payload(b"x" * 10, LimitSpec(max_payload=10))
-    check_payload(b"x" * 10, None)
+    check_size(b"x" * 10, 100, LimitSpec(max_payload=10))
+    check_size(b"x" * 10, 100, None)
     with pytest.raises(Refusal) as refusal:
-        check_payload(b"x" * 11, LimitSpec(max_payload=10))
+        check_size(b"x" * 11, 100, LimitSpec(max_payload=10))
     assert (refusal.value.reason, refusal.value.limit) == ("too_large", "max_payload")
     assert "max_payload is 10" in refusal.value.detail
 

@@ -26,6 +26,9 @@ STEPS = (
     ("acknowledgement", "telemetry/services/mqtt/session.py", "acknowledge"),
 )
 MAX_FILES = 24
+AFTER_SIGNATURE = frozenset({"telemetry/services/pipeline/contract.py", "telemetry/services/limits/buckets.py"})
+# What `Limiter.flush` calls about twice a second, whether a message has arrived or not: it takes no token.
+FLUSH_FUNCTIONS = frozenset({"classes", "set_share", "drop_idle", "<dictcomp>"})
 _APPS = tuple(f"{ROOT / app}/" for app in ("tenants", "devices", "telemetry"))
 _MESSAGES = 12
 
@@ -105,3 +108,11 @@ def test_the_steps_run_in_the_documented_order(recorded: list[CallRecorder]) -> 
     last = len(calls) - 1 - calls[::-1].index(STEPS[-2][1:])
     places = [last if step == "presence" else calls.index((file, name)) for step, file, name in STEPS]
     assert places == sorted(places)
+
+
+def test_neither_contract_nor_limits_run_before_the_signature(recorded: list[CallRecorder]) -> None:
+    """Only a verified message is compared with its hardware, and uses up a limit."""
+    for recorder in recorded:
+        before = recorder.calls[: recorder.calls.index(STEPS[2][1:])]
+        early = {(file, name) for file, name in before if file in AFTER_SIGNATURE and name not in FLUSH_FUNCTIONS}
+        assert not early, sorted(early)

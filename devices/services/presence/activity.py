@@ -1,4 +1,4 @@
-"""Presence events of a listener's batches, written to Redis and, where a state changes, to PostgreSQL.
+"""Step 8, presence: events of a listener's batches, written to Redis and, where a state changes, to PostgreSQL.
 
 Redis has when each device was last seen and its deadline, at which silence becomes a time-out; PostgreSQL has the
 state. A device without a deadline in Redis (it never reported, it timed out, or Redis lost it) has its state set in

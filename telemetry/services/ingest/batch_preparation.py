@@ -10,7 +10,7 @@ from django.conf import settings
 
 from devices.domain.specs import DeviceSpec
 from devices.services.rotation.key_usage import KeyUsageRecorder
-from telemetry.services.limits.limiter import ExceededLimit, Limiter, check_payload
+from telemetry.services.limits.limiter import ExceededLimit, Limiter
 from telemetry.services.lookups.keyring import Keyring, KeyUnavailable
 from telemetry.services.lookups.routing import Route, Router
 from telemetry.services.pipeline import form
@@ -93,7 +93,7 @@ class BatchPreparer:
             if isinstance(topic, Refusal):
                 results.append(RefusedItem(incoming, None, topic))
             else:
-                results.append(self._evaluate(incoming, topic, next(routes), upgraded_devices))
+                results.append(self._validate_one(incoming, topic, next(routes), upgraded_devices))
         return results
 
     def apply_limits(self, items: Sequence[MessageResult], *, replayed: bool) -> list[MessageResult]:
@@ -124,7 +124,7 @@ class BatchPreparer:
         self._limiter.flush()
         self._key_usage.flush()
 
-    def _evaluate(
+    def _validate_one(
         self, incoming: Incoming, topic: Topic, route: Route, upgraded_devices: set[int]
     ) -> MessageResult | LockedMessage:
         spec = route.spec
@@ -133,12 +133,12 @@ class BatchPreparer:
         if upgraded_devices and spec is not None and spec.number in upgraded_devices:
             spec = replace(spec, min_signature_version=2)
         try:
-            message = self._validate_one(incoming, topic, spec)
+            message = self._validate_payload(incoming, topic, spec)
         except Refusal as refusal:
             if refusal.reason == "bad_signature" and spec is not None:
                 current = self._router.reload(topic.uuid)
                 if current is not None and current.spec is not None and current.spec.keys != spec.keys:
-                    return self._evaluate(incoming, topic, current, upgraded_devices)
+                    return self._validate_one(incoming, topic, current, upgraded_devices)
             return RefusedItem(incoming, spec, refusal)
         except KeyUnavailable as error:
             if spec is not None:
@@ -155,11 +155,10 @@ class BatchPreparer:
             self._key_usage.record(spec, message.key_version, incoming.received_at)
         return AcceptedItem(incoming, spec, message)
 
-    def _validate_one(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> ValidatedMessage:
-        form.check_size(incoming.payload, self._max_payload)
+    def _validate_payload(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> ValidatedMessage:
+        form.check_size(incoming.payload, self._max_payload, None if spec is None else spec.tenant.limits)
         if spec is None:
             raise Refusal("unknown_device", f"The device {topic.uuid} is not registered.")
-        check_payload(incoming.payload, spec.tenant.limits)
         keys = partial(self._keyring.get, spec.tenant.schema, topic.uuid)
         return validate(topic, incoming.topic, incoming.payload, spec, keys, incoming.received_at, self._clock)
 

@@ -58,16 +58,6 @@ class ExceededLimit:
         )
 
 
-def check_payload(payload: bytes, limits: LimitSpec | None) -> None:
-    """Raise Refusal (`too_large`) for a payload above the tenant's own maximum."""
-    if limits is not None and limits.max_payload is not None and len(payload) > limits.max_payload:
-        raise Refusal(
-            "too_large",
-            f"The payload has {len(payload)} bytes; the tenant's {LimitName.MAX_PAYLOAD} is {limits.max_payload}.",
-            limit=LimitName.MAX_PAYLOAD,
-        )
-
-
 class Limiter:
     """The limits as one listener applies them. Not shared between threads; `flush` must run about twice a second."""
 

@@ -1,4 +1,4 @@
-"""The listener's session at the broker, which outlives its connections.
+"""Step 9, acknowledgement: the listener's session at the broker, which outlives its connections.
 
 The session is persistent, so the broker sends unacknowledged messages again after a reconnect. An acknowledgement
 belongs to the connection of its message: message ids of an older one are of other messages now.

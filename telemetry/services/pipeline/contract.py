@@ -20,28 +20,6 @@ class ClockTolerance:
     future: timedelta
 
 
-def check_routing(topic: Topic, spec: DeviceSpec) -> None:
-    """Raise Refusal for another tenant's topic or an inactive device; this needs no signature."""
-    check_segment(topic, spec)
-    if not spec.tenant.active:
-        raise Refusal(
-            "inactive_device",
-            f"The tenant {spec.tenant.slug} is suspended; only the platform's staff can reactivate it.",
-        )
-    if not spec.active:
-        raise Refusal("inactive_device", "The device is deactivated; activate it on its page to accept its messages.")
-
-
-def check_segment(topic: Topic, spec: DeviceSpec) -> None:
-    """Raise Refusal (`wrong_tenant`) for a topic with another tenant's segment than the device's."""
-    if topic.segment and topic.segment not in spec.tenant.segments:
-        raise Refusal(
-            "wrong_tenant",
-            f"The device does not belong to the tenant {quote(topic.segment)}; it must publish on "
-            f"telemetry/{spec.tenant.slug}/{spec.uuid}/…, or the segment must be registered as a topic alias.",
-        )
-
-
 def check_board(message: dict[str, Any], spec: DeviceSpec) -> None:
     """Raise Refusal for another board or another hardware version than the registered one."""
     if spec.cpu_serial and message.get("cpu_serial") != spec.cpu_serial:

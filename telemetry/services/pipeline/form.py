@@ -6,6 +6,8 @@ from uuid import UUID
 
 import orjson
 
+from devices.domain.specs import LimitSpec
+
 from .results import Refusal, Topic, TopicKind, quote
 
 # First bytes of JSON values other than objects, which begin with "{".
@@ -37,10 +39,14 @@ def segment_of(topic: str) -> str:
     return parts[1] if len(parts) > 1 and parts[0] == "telemetry" else ""
 
 
-def check_size(payload: bytes, limit: int) -> None:
-    """Raise Refusal (`too_large`) for a payload above `limit` bytes."""
-    if len(payload) > limit:
-        raise Refusal("too_large", f"The payload has {len(payload)} bytes; the maximum is {limit}.")
+def check_size(payload: bytes, maximum: int, limits: LimitSpec | None = None) -> None:
+    """Raise Refusal (`too_large`) for a payload above `maximum` bytes, or above the tenant's own limit."""
+    size = len(payload)
+    if size > maximum:
+        raise Refusal("too_large", f"The payload has {size} bytes; the maximum is {maximum}.")
+    if limits is not None and limits.max_payload is not None and size > limits.max_payload:
+        detail = f"The payload has {size} bytes; the tenant's max_payload is {limits.max_payload}."
+        raise Refusal("too_large", detail, limit="max_payload")
 
 
 def parse_object(payload: bytes) -> dict[str, Any]:

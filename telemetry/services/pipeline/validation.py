@@ -1,7 +1,6 @@
-"""Steps 1 to 5 for one message: form, routing, signature, contract, normalization. Pure.
+"""Steps 2 to 5 for one message, after routing has found its specification. Pure.
 
-`validate` receives the device's specification, which the routing found, and a source of its keys; it returns the
-message or raises the refusal.
+`validate` receives the device's specification and a source of its keys; it returns the message or raises the refusal.
 """
 
 import hashlib
@@ -28,7 +27,7 @@ def validate(
     clock: contract.ClockTolerance,
 ) -> ValidatedMessage:
     """Return the message after all checks. Raises Refusal, or any error of `keys` when a key is unavailable."""
-    contract.check_routing(topic, spec)
+    check_routing(topic, spec)
     kind = topic.kind
     if kind is _WILL:
         return _validate_will(topic, text_topic, payload, received_at)
@@ -72,7 +71,7 @@ def validate_legacy(
     Its signature is not checked, because that server has verified it, nor the state of the device, which may be
     deactivated by now. Its fingerprint equals that of the same message when the device itself sends it.
     """
-    contract.check_segment(topic, spec)
+    check_segment(topic, spec)
     if topic.kind is _WILL:
         will = _validate_will(topic, text_topic, payload, received_at)
         will.late = True
@@ -96,6 +95,28 @@ def validate_legacy(
         unmapped=values.unmapped,
         cut=values.cut,
     )
+
+
+def check_routing(topic: Topic, spec: DeviceSpec) -> None:
+    """Raise Refusal for another tenant's topic or an inactive device; no key is needed for it."""
+    check_segment(topic, spec)
+    if not spec.tenant.active:
+        raise Refusal(
+            "inactive_device",
+            f"The tenant {spec.tenant.slug} is suspended; only the platform's staff can reactivate it.",
+        )
+    if not spec.active:
+        raise Refusal("inactive_device", "The device is deactivated; activate it on its page to accept its messages.")
+
+
+def check_segment(topic: Topic, spec: DeviceSpec) -> None:
+    """Raise Refusal (`wrong_tenant`) for a topic with another tenant's segment than the device's."""
+    if topic.segment and topic.segment not in spec.tenant.segments:
+        raise Refusal(
+            "wrong_tenant",
+            f"The device does not belong to the tenant {quote(topic.segment)}; it must publish on "
+            f"telemetry/{spec.tenant.slug}/{spec.uuid}/…, or the segment must be registered as a topic alias.",
+        )
 
 
 def fingerprint(*parts: bytes) -> bytes:
