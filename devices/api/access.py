@@ -65,9 +65,8 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
 class TenantAccess(MemberPermission):
     """Grant access to members by their role, and to API keys by their scope.
 
-    A view says `role_to_read` (viewer unless it says otherwise), `role_to_write` (administrator) and
-    `open_to_keys` (yes), and `only_admin_keys` (no). A key that may write counts as far as
-    metadata; keys manage no keys.
+    A view can set `role_to_read` (default: viewer), `role_to_write` (administrator), `open_to_keys` (true) and
+    `only_admin_keys` (false). A key with the scope write can change devices and metadata; no key can manage keys.
     """
 
     def has_permission(self, request: Request, view: "APIView") -> bool:

@@ -1,8 +1,8 @@
-"""EMQX's HTTP authentication: an ASGI application of its own, apart from every tenant's addresses.
+"""Authentication of MQTT clients for EMQX over HTTP: an ASGI application of its own, separate from the API.
 
-`POST /emqx/authenticate` answers in the form of EMQX 5.8's HTTP authentication: 200 with a `result`, or 503
-while the platform cannot decide. After a 503 EMQX tries its next authenticator; without one, it refuses the client.
-The application uses no framework, since the whole fleet reconnects at once after an outage.
+`POST /emqx/authenticate` answers in the form of EMQX 5.8's HTTP authentication: 200 with a `result`, or 503 while
+the database is unavailable. After a 503 EMQX continues with its next authenticator; as there is none, it rejects the
+client. It uses no framework, since the whole fleet reconnects at once after an outage.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ Answer = tuple[int, dict[str, Any]]
 
 
 class EmqxAuthApp:
-    """Answers EMQX. Every request without the right key gets a 401 and an empty object."""
+    """Answers EMQX. Every request without a valid key receives 401 with an empty body."""
 
     def __init__(self, keys: Sequence[str], batcher: AuthBatcher, throttle: AuthThrottle) -> None:
         if not keys or any(len(key) < SHORTEST_KEY for key in keys):
             raise ImproperlyConfigured(
-                f"BROKER_KEYS must hold what EMQX shows in the header {HEADER.decode()}: random, and at least"
-                f" {SHORTEST_KEY} characters long."
+                f"BROKER_KEYS must contain the key that EMQX sends in the header {HEADER.decode()}: random text of"
+                f" at least {SHORTEST_KEY} characters."
             )
         self._keys = [_digest(key.encode()) for key in keys]
         self._batcher, self._throttle = batcher, throttle
@@ -50,7 +50,7 @@ class EmqxAuthApp:
         elif scope["type"] == "http":
             await _send(send, *await self._answer(scope, receive))
         else:
-            raise ValueError(f"Only HTTP is spoken here, not {scope['type']}.")
+            raise ValueError(f"Only HTTP is supported, not {scope['type']}.")
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -64,10 +64,10 @@ class EmqxAuthApp:
                 return
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        if not self._shows_key(scope["headers"]):
+        if not self._has_key(scope["headers"]):
             return 401, {}
         if scope["path"] != PATH:
-            return 404, {"detail": f"There is {PATH} here, and nothing else."}
+            return 404, {"detail": f"The only address is {PATH}."}
         if scope["method"] != "POST":
             return 405, {"detail": "Use POST."}
         body = await _read(receive)
@@ -79,8 +79,8 @@ class EmqxAuthApp:
             return 400, {"detail": str(error)}
         return await self._authenticate(login)
 
-    def _shows_key(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Compared in constant time, with every key that is valid, so that time tells nothing of any."""
+    def _has_key(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Return whether the header contains a valid key. All keys are compared, in constant time."""
         shown = _digest(b"".join(value for name, value in headers if name.lower() == HEADER))
         return any([hmac.compare_digest(key, shown) for key in self._keys])  # noqa: C419 (a list: with every one)
 
@@ -92,9 +92,11 @@ class EmqxAuthApp:
         except AuthUnavailable as error:
             return 503, {"detail": str(error)}
         if self._throttle.record(login, result.allowed):
-            logger.warning("Too many wrong passwords from %s: strangers there are refused for a minute", login.address)
+            logger.warning(
+                "Too many wrong passwords from %s: unknown clients from it are rejected for a minute", login.address
+            )
         if not result.allowed:
-            logger.info("Refused at the broker: %.64r from %s", login.name, login.address)
+            logger.info("Login rejected: %.64r from %s", login.name, login.address)
         return 200, answer_of(result)
 
 
@@ -127,7 +129,7 @@ def _digest(key: bytes) -> bytes:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The request's body; None where it is too large."""
+    """Return the request's body; None if it is too large."""
     body = bytearray()
     while True:
         message = await receive()

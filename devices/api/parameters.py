@@ -16,17 +16,17 @@ DAY = timedelta(days=1)
 LONGEST = timedelta(days=366)
 MOST_MONTHS = 36
 _MONTH = re.compile(r"^(2[0-9]{3})-(0[1-9]|1[0-2])$", re.ASCII)
-# No device was heard before it; the arithmetic of calendars has room on both sides.
+# No device has sent a message before it; the arithmetic of calendars has room on both sides.
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class HistoryParameters(RangeParameters, CursorParameters):
     cause = serializers.ChoiceField(choices=Cause.choices, required=False)
-    status = serializers.ChoiceField(choices=Status.choices, required=False, help_text="What it changed to.")
+    status = serializers.ChoiceField(choices=Status.choices, required=False, help_text="New state of the change.")
 
 
 class TimelineParameters(RangeParameters):
-    """The last 24 hours, unless it is said otherwise; what is not past yet is left out."""
+    """A range that ends now at the latest; default: the last 24 hours."""
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Validate the members together; raises ValidationError."""
@@ -42,11 +42,9 @@ class TimelineParameters(RangeParameters):
 class AvailabilityParameters(serializers.Serializer):
     month = serializers.CharField(required=False, help_text="The month, or the last of them; this month unless given.")
     months = WholeNumber(
-        min_value=1, max_value=MOST_MONTHS, default=1, help_text="How many months up to that one, newest first."
+        min_value=1, max_value=MOST_MONTHS, default=1, help_text="Number of months up to that one, newest first."
     )
-    timezone = serializers.CharField(
-        default="UTC", help_text="Whose calendar the months are of, for example Asia/Seoul."
-    )
+    timezone = serializers.CharField(default="UTC", help_text="Time zone of the months, for example Asia/Seoul.")
 
     def validate_month(self, value: str) -> tuple[int, int]:
         found = _MONTH.match(value)

@@ -65,9 +65,7 @@ class SeriesRangeParameters(RangeParameters, SeriesParameters):
 
 class AggregatesParameters(SeriesRangeParameters):
     interval = serializers.CharField(help_text="1m, 5m, 15m, 1h, 6h, 1d, 1w, 1mo, or another number of them.")
-    timezone = serializers.CharField(
-        default="UTC", help_text="Whose clocks and calendar the intervals are of, for example Asia/Seoul."
-    )
+    timezone = serializers.CharField(default="UTC", help_text="Time zone of the intervals, for example Asia/Seoul.")
     aggregate = serializers.ListField(
         child=serializers.ChoiceField(choices=AGGREGATES),
         required=False,

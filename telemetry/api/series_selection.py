@@ -155,7 +155,7 @@ def _devices(uuids: Iterable[UUID]) -> dict[UUID, Device]:
 
 
 def _names(found: Iterable[Series], components: Collection[str], metrics: Collection[str]) -> bool:
-    """Whether every name is that of one of the series."""
+    """Return whether each name belongs to one of the series."""
     held = list(found)
     return set(components) <= {one.component for one in held} and set(metrics) <= {one.metric for one in held}
 

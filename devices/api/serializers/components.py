@@ -25,12 +25,12 @@ def component_type_by_key() -> serializers.SlugRelatedField:
 
 
 class ReportFields(serializers.Serializer):
-    """When a component last reported, and whether that is as expected. `expected_interval` is its own."""
+    """The freshness of a component. `expected_interval` is its own."""
 
     names = ("effective_interval_seconds", "last_reading_at", "freshness")
 
     effective_interval_seconds = serializers.SerializerMethodField(
-        help_text="How often it is expected to report, in seconds: its own interval, else its type's."
+        help_text="Expected interval of reports in seconds: the component's, else its type's."
     )
     last_reading_at = serializers.SerializerMethodField(help_text="The time of its newest reading.")
     freshness = serializers.SerializerMethodField(

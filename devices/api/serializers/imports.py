@@ -19,21 +19,21 @@ class UploadSerializer(StrictSerializer):
     rows = serializers.ListField(
         child=serializers.DictField(), required=False, help_text="Instead of a file: objects with the same names."
     )
-    dry_run = serializers.BooleanField(default=False, help_text="Say what would become of each row, and do nothing.")
+    dry_run = serializers.BooleanField(default=False, help_text="Return the result of each row without changes.")
     skip_errors = serializers.BooleanField(
         default=False, help_text="Register the rows without errors although others have some."
     )
 
 
 class ProblemSerializer(serializers.Serializer):
-    """What is wrong with a cell, or (without a column) with the whole row."""
+    """An error in a cell, or (without a column) in the whole row."""
 
     column = serializers.CharField()
-    detail = serializers.CharField(help_text="What is wrong and what to mend.")
+    detail = serializers.CharField(help_text="Description of the error and its correction.")
 
 
 class RowResultSerializer(serializers.Serializer):
-    """What became of a row."""
+    """The result of a row."""
 
     row = serializers.IntegerField(help_text="Its number in the file, where the heading is 1; of JSON, from 1.")
     outcome = serializers.ChoiceField(choices=("new", "updated", "unchanged", "error"))
@@ -44,7 +44,7 @@ class RowResultSerializer(serializers.Serializer):
 
 
 class CountsSerializer(serializers.Serializer):
-    """How many rows became what."""
+    """Numbers of rows by result."""
 
     new = serializers.IntegerField()
     updated = serializers.IntegerField()
@@ -53,7 +53,7 @@ class CountsSerializer(serializers.Serializer):
 
 
 class ImportResultSerializer(serializers.Serializer):
-    """What became of a table, row by row; the credentials are in this answer and never again."""
+    """The result of a table, row by row. Credentials are shown in this answer only."""
 
     dry_run = serializers.BooleanField()
     id = serializers.IntegerField(allow_null=True, help_text="The import, at device-imports/; null of a dry run.")
@@ -65,7 +65,7 @@ class ImportResultSerializer(serializers.Serializer):
 class DeviceImportSerializer(serializers.ModelSerializer[DeviceImport]):
     """An import that was begun, and how far it is."""
 
-    description = serializers.CharField(source="note", read_only=True, help_text="What it waits for, in words.")
+    description = serializers.CharField(source="note", read_only=True, help_text="Reason for which the import waits.")
     processed = serializers.IntegerField(source="position", read_only=True, help_text="Rows that are done, of `total`.")
     created_by = serializers.CharField(source="created_by_label", read_only=True)
     counts = serializers.SerializerMethodField()

@@ -60,7 +60,9 @@ class DeviceSerializer(StrictModelSerializer[Device]):
     last_seen_at = serializers.SerializerMethodField()
     flapping = serializers.SerializerMethodField(help_text="It changes so often that apps do not receive each change.")
     in_maintenance = serializers.SerializerMethodField()
-    effective_timeout_seconds = serializers.SerializerMethodField(help_text="How long it can be silent.")
+    effective_timeout_seconds = serializers.SerializerMethodField(
+        help_text="Seconds without a message until the device times out."
+    )
     timeout_source = serializers.SerializerMethodField(
         help_text="The device itself, its model, its components' intervals, or the tenant."
     )
@@ -116,7 +118,7 @@ class DeviceSerializer(StrictModelSerializer[Device]):
 class NewComponentSerializer(StrictSerializer):
     """A component of a device that is being registered."""
 
-    key = serializers.CharField(validators=[validate_key], help_text="What stands in the topic, for example dht22.")
+    key = serializers.CharField(validators=[validate_key], help_text="Key in topics, for example dht22.")
     component_type = component_type_by_key()
 
 
@@ -126,7 +128,7 @@ class RegistrationSerializer(StrictSerializer):
     name = serializers.CharField(max_length=120)
     uuid = serializers.UUIDField(required=False)
     cpu_serial = serializers.CharField(
-        max_length=64, required=False, allow_blank=True, help_text="Where given, every message must carry it."
+        max_length=64, required=False, allow_blank=True, help_text="If given, every message must contain it."
     )
     hardware_model = hardware_model_field()
     components = NewComponentSerializer(many=True, required=False)
@@ -140,7 +142,7 @@ class RegistrationSerializer(StrictSerializer):
 
 
 class CredentialsSerializer(serializers.Serializer):
-    """What a device needs to speak. Shown in this answer and never again."""
+    """Credentials of a device. They are shown in this answer only."""
 
     uuid = serializers.UUIDField()
     secret = serializers.CharField(help_text="Signs the device's messages.")
@@ -161,13 +163,13 @@ class RegisteredDeviceSerializer(DeviceSerializer):
 
 
 class RotationSerializer(StrictSerializer):
-    """How to issue a device's next key."""
+    """Options for the next key of a device."""
 
     overlap_seconds = serializers.IntegerField(
         required=False,
         min_value=0,
         max_value=90 * 86400,
-        help_text="How long the keys before it stay valid; 7 days unless given, 0 where one became known.",
+        help_text="Seconds for which the earlier keys stay valid; default: 7 days. Use 0 if a key was disclosed.",
     )
 
 

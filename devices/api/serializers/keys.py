@@ -37,7 +37,7 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
 class NewApiKeySerializer(StrictSerializer):
     """An API key to issue."""
 
-    name = serializers.CharField(max_length=120, help_text="What it is for.")
+    name = serializers.CharField(max_length=120, help_text="Purpose of the key.")
     scope = serializers.ChoiceField(choices=ApiKey.Scope.choices, default=ApiKey.Scope.READ)
     expires_at = Timestamp(required=False, allow_null=True, help_text="ISO 8601 with an offset.")
 

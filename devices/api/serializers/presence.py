@@ -19,7 +19,9 @@ class StatusChangeSerializer(serializers.Serializer[StatusChange]):
     evidence_at = Timestamp()
     at = Timestamp()
     description = serializers.SerializerMethodField(help_text="The change in words.")
-    suppressed_by = serializers.SerializerMethodField(help_text="Why apps were not notified of it, or null.")
+    suppressed_by = serializers.SerializerMethodField(
+        help_text="Reason for which apps were not notified of the change, or null."
+    )
 
     def get_fields(self) -> dict[str, serializers.Field]:
         """Return the serializer's fields."""
@@ -110,7 +112,7 @@ class MaintenanceWindowSerializer(StrictModelSerializer[MaintenanceWindow]):
     starts_at = Timestamp()
     ends_at = Timestamp()
     description = serializers.CharField(
-        source="reason", required=False, allow_blank=True, max_length=200, help_text="What it is for."
+        source="reason", required=False, allow_blank=True, max_length=200, help_text="Purpose of the maintenance."
     )
 
     class Meta:

@@ -6,29 +6,33 @@ from tenants.api.serializers.base import StrictSerializer
 
 
 class ClaimSerializer(StrictSerializer):
-    """A board to claim: what stands on its label."""
+    """A claim of a preregistered device, with the serial number and the code of its label."""
 
     serial = serializers.CharField(max_length=64)
     code = serializers.CharField(max_length=64, help_text="16 letters and digits; case and hyphens do not matter.")
-    name = serializers.CharField(max_length=120, required=False, help_text="The device's; else the board's.")
+    name = serializers.CharField(
+        max_length=120,
+        required=False,
+        help_text="Name of the device; default: the name or serial number of its preregistration.",
+    )
 
 
 class FetchSerializer(StrictSerializer):
-    """Who asks for credentials."""
+    """A request for credentials."""
 
-    token = serializers.CharField(max_length=100, help_text="The fetch token that the card was written with.")
+    token = serializers.CharField(max_length=100, help_text="Fetch token of the device's configuration file.")
     attempt = serializers.CharField(
         min_length=16,
         max_length=128,
-        help_text="Random text that the device keeps before it asks. With the same it hears a lost answer again.",
+        help_text="Random text that the device stores. A request with the same attempt gets the same response again.",
     )
 
 
 class FetchedSerializer(serializers.Serializer):
-    """A device's credentials, or (202) why there are none yet."""
+    """The credentials of a device, or with 202 the reason for which they are not available yet."""
 
     status = serializers.ChoiceField(choices=("issued", "not_claimed", "suspended", "inactive"))
-    retry_after = serializers.IntegerField(required=False, help_text="Seconds to wait before it asks again.")
+    retry_after = serializers.IntegerField(required=False, help_text="Seconds until the next request.")
     credentials = serializers.DictField(
-        required=False, help_text="What `gwanje_device.py` has in its configuration file: uuid, secret, kid, host, …"
+        required=False, help_text="Members of the configuration file of `gwanje_device.py`: uuid, secret, kid, host, …"
     )

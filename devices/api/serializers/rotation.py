@@ -32,7 +32,7 @@ class StateField(serializers.ChoiceField):
 
 
 class ProgressSerializer(serializers.Serializer):
-    """How far it is. `version` is the new key's, where it is the same for all devices, else 0."""
+    """Progress of a rotation. `version` is that of the new key, or 0 if it differs between devices."""
 
     devices = serializers.IntegerField()
     confirmed = serializers.IntegerField(help_text="Devices that signed with their new key.")
@@ -57,7 +57,7 @@ class RotationSummarySerializer(serializers.ModelSerializer[RotationCampaign]):
     extension_days = serializers.IntegerField(source="extend_days", read_only=True)
     extension_count = serializers.IntegerField(source="extended", read_only=True)
     cutover_at = serializers.DateTimeField(
-        read_only=True, allow_null=True, help_text="When the old keys end, or the roll-back began."
+        read_only=True, allow_null=True, help_text="Time at which the old keys expire, or the roll-back began."
     )
 
     class Meta:
@@ -117,15 +117,15 @@ class RotationMemberSerializer(serializers.ModelSerializer[RotationMember]):
 
 
 class NewRotationSerializer(StrictSerializer):
-    """A key rotation to start. Everything that is given must hold of a device; without anything, all are taken."""
+    """A key rotation to start. Devices that match all given conditions are selected; without conditions, all."""
 
     name = serializers.CharField(max_length=120)
-    deadline = Timestamp(help_text="When the old keys end at the latest: ISO 8601 with an offset.")
+    deadline = Timestamp(help_text="Latest expiry of the old keys: ISO 8601 with an offset.")
     deadline_action = serializers.ChoiceField(
         source="at_deadline",
         choices=RotationCampaign.AtDeadline.choices,
         default=RotationCampaign.AtDeadline.END,
-        help_text="What happens to the old keys of devices that have not moved by then.",
+        help_text="Action for the old keys of devices that do not sign with their new keys yet.",
     )
     extension_days = serializers.IntegerField(source="extend_days", min_value=1, max_value=90, default=7)
     marked_for_rotation = serializers.BooleanField(
@@ -147,7 +147,7 @@ class ExtensionSerializer(StrictSerializer):
 
 
 class HandOverSerializer(StrictSerializer):
-    """Whose keys to hand over."""
+    """Selection of the devices whose keys are handed over."""
 
     devices = serializers.ListField(
         child=serializers.UUIDField(),

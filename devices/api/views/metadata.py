@@ -36,7 +36,7 @@ class ComponentTypeViewSet(TenantModelViewSet):
 
 
 class MetricViewSet(TenantModelViewSet):
-    """What a component type's messages hold: where a value is found, its type, unit and range."""
+    """Metrics of a component type: the path of a value in messages, its type, unit and range."""
 
     queryset = Metric.objects.select_related("component_type", "unit", "sent_unit").order_by(
         "component_type__key", "key"

@@ -110,7 +110,7 @@ class AvailabilityView(ParametersView):
 
 
 class MaintenanceWindowViewSet(TenantModelViewSet):
-    """When a device's absence is expected: its changes are recorded, and apps are not notified."""
+    """Maintenance windows of devices: changes are recorded, and apps are not notified."""
 
     role_to_write = Role.OPERATOR
     queryset = MaintenanceWindow.objects.select_related("device").order_by("-starts_at", "-id")

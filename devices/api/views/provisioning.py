@@ -1,4 +1,4 @@
-"""Boards that a tenant claims and gives back, and (on the public side) devices that fetch their credentials."""
+"""Claims and releases of preregistered devices, and the public view that issues their credentials."""
 
 from typing import Any, NoReturn
 
@@ -24,7 +24,7 @@ from .base import AuditedView
 
 
 class ClaimView(AuditedView):
-    """A board becomes a device of this tenant."""
+    """Claims of preregistered devices."""
 
     role_to_read = role_to_write = Role.OPERATOR
 
@@ -33,9 +33,9 @@ class ClaimView(AuditedView):
         responses={201: DeviceSerializer, 404: ErrorSerializer, 409: ErrorSerializer, 503: ErrorSerializer},
     )
     def post(self, request: Request) -> Response:
-        """Claim a board by its serial number and claim code. The device then fetches its credentials by itself.
+        """Claim a preregistered device by its serial number and claim code. It then fetches its credentials.
 
-        The answer is the same 404 for an unknown serial number, a wrong code, and a board of another tenant.
+        404: no device with this serial number and code can be claimed.
         """
         wanted = ClaimSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
@@ -52,43 +52,43 @@ class ClaimView(AuditedView):
 
 
 class ReleaseView(AuditedView):
-    """Release a device's board, so that it can be claimed again."""
+    """Releases of claimed devices, after which any tenant can claim them."""
 
     role_to_read = role_to_write = Role.OPERATOR
 
     @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
     def post(self, request: Request, uuid: Any) -> Response:
-        """Release the board. The device is removed; one that has readings stays, switched off and without a key."""
+        """Release a claimed device. It is deleted; a device with readings is deactivated and loses its keys."""
         claims.release(device_by_uuid(uuid), acting_user=self.acting_user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 class ResetCredentialsView(AuditedView):
-    """A claimed device can fetch credentials once more."""
+    """Resets of the credentials of claimed devices."""
 
     role_to_read = role_to_write = Role.OPERATOR
 
     @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
     def post(self, request: Request, uuid: Any) -> Response:
-        """Issue a new key and password for the device to fetch, and end the old ones now."""
+        """Issue a new key and password for the device to fetch, and revoke the old ones at once."""
         claims.reset_credentials(device_by_uuid(uuid), acting_user=self.acting_user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 class CredentialRequestThrottle(WindowThrottle):
-    """By address: devices behind one router share a count."""
+    """Limits requests by address: devices behind one router share a count."""
 
     def limit(self) -> int:
         """Return `FETCHES_PER_MINUTE`."""
         return settings.FETCHES_PER_MINUTE
 
     def key(self, request: Request) -> str:
-        """Return the key of the address."""
+        """Return the counter's key for the client's address."""
         return f"fetch:{request.META.get('REMOTE_ADDR', '')}"
 
 
 class CredentialsView(StrictView):
-    """Where preregistered devices fetch their credentials."""
+    """Credentials of preregistered devices."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
@@ -99,7 +99,7 @@ class CredentialsView(StrictView):
         responses={200: FetchedSerializer, 202: FetchedSerializer, 409: ErrorSerializer, 503: ErrorSerializer},
     )
     def post(self, request: Request) -> Response:
-        """Fetch the device's credentials, once. 202 until it is claimed: repeat the request after Retry-After."""
+        """Return the device's credentials, once. 202 until a tenant claims the device; retry after Retry-After."""
         wanted = FetchSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         try:

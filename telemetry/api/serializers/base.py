@@ -38,10 +38,12 @@ class WarningSerializer(serializers.Serializer):
 
 
 class CompleteSerializer(serializers.Serializer):
-    """Whether the answer holds everything, as far as the platform knows."""
+    """Completeness of the answer, as far as the platform knows."""
 
     complete = serializers.BooleanField()
-    warnings = WarningSerializer(many=True, help_text="Why it is not complete; empty where it is.")
+    warnings = WarningSerializer(
+        many=True, help_text="Reasons for which the answer may not be complete; empty if it is."
+    )
 
 
 def payload_text(payload: bytes, *, cut: bool = False) -> tuple[str, str]:

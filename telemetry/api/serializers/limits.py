@@ -16,13 +16,13 @@ class LimitSerializer(serializers.Serializer):
     value = serializers.FloatField(allow_null=True, help_text="Null: no limit.")
     burst = serializers.FloatField(allow_null=True, help_text="Of a rate: messages at once, after a silence.")
     source = serializers.ChoiceField(  # type: ignore[assignment]  # a member, not the field's own source
-        choices=["tenant", "plan", "default"], help_text="Who says so."
+        choices=["tenant", "plan", "default"], help_text="Source of the limit."
     )
     used = serializers.FloatField(
         allow_null=True, help_text="Of the tenant's rates: messages a second, lately. Of the quota: messages today."
     )
     refused_today = serializers.IntegerField()
-    resets_at = Timestamp(allow_null=True, help_text="When the quota begins anew.")
+    resets_at = Timestamp(allow_null=True, help_text="Time at which the quota is reset.")
 
 
 class LimitsPageSerializer(serializers.Serializer):
@@ -30,7 +30,7 @@ class LimitsPageSerializer(serializers.Serializer):
 
 
 class LimitHitSerializer(serializers.ModelSerializer[LimitHit]):
-    """How many messages a limit refused on a day (UTC); with the device where the limit is the device's own."""
+    """Number of messages that a limit rejected on a day (UTC), with the device if it is a limit of devices."""
 
     name = serializers.CharField(source="limit", read_only=True)
     device = serializers.UUIDField(source="device.uuid", read_only=True, allow_null=True, default=None)

@@ -53,7 +53,7 @@ class MessagesPageSerializer(serializers.Serializer):
 
 
 class TotalsSerializer(serializers.ModelSerializer[IngestTotals]):
-    """What became of a day's messages: received = stored + duplicates + quarantined + rate_limited."""
+    """Results of the messages of a day: received = stored + duplicates + quarantined + rate_limited."""
 
     class Meta:
         model = IngestTotals
@@ -70,7 +70,7 @@ class MissingRangeSerializer(serializers.Serializer):
 
 
 class MissingSequencesSerializer(serializers.Serializer):
-    """How complete a device's numbered messages are. Those of version 1 have no numbers."""
+    """Completeness of the numbered messages of a device. Messages of version 1 have no numbers."""
 
     expected = serializers.IntegerField(help_text="Messages up to the newest number of each boot.")
     missing = serializers.IntegerField(help_text="Of these, how many are not stored: lost, refused, or on their way.")

@@ -48,7 +48,7 @@ class ProposedReadingSerializer(serializers.Serializer):
 
 
 class RefusalSerializer(serializers.Serializer):
-    """Why the example would be refused."""
+    """Reason for which the example would be rejected."""
 
     reason = serializers.CharField()
     detail = serializers.CharField()
@@ -71,7 +71,7 @@ class MetricMappingSerializer(StrictSerializer):
 
 
 class MappedSeriesSerializer(serializers.Serializer):
-    """How many series got the metric's name with `unit`, and how many keep the name of their path."""
+    """Numbers of series that have the metric's name with `unit`, and that keep the name of their path."""
 
     metric = serializers.CharField(source="metric.key")
     unit = UnitField()

@@ -51,7 +51,7 @@ class ReplaySerializer(serializers.ModelSerializer[Replay]):
         source="gone", read_only=True, help_text="Had left the quarantine before their turn; known at the end."
     )
     percent = serializers.IntegerField(read_only=True)
-    description = serializers.CharField(source="note", read_only=True, help_text="What it waits for, in words.")
+    description = serializers.CharField(source="note", read_only=True, help_text="Reason for which the replay waits.")
 
     class Meta:
         model = Replay
@@ -126,7 +126,7 @@ class QuarantinedSerializer(serializers.ModelSerializer[Quarantined]):
     first_received_at = Timestamp(read_only=True)
     payload = serializers.SerializerMethodField(help_text="As it was sent; of a large one the first 64 KiB.")
     payload_encoding = serializers.SerializerMethodField()
-    payload_size = serializers.IntegerField(read_only=True, help_text="How many bytes were sent.")
+    payload_size = serializers.IntegerField(read_only=True, help_text="Size of the payload in bytes.")
 
     class Meta:
         model = Quarantined

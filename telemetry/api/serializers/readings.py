@@ -62,7 +62,9 @@ class SeriesSerializer(serializers.Serializer):
 class AggregateSerializer(serializers.Serializer):
     """The readings of one interval. Of texts there are only `count` and `last`."""
 
-    starts_at = serializers.DateTimeField(help_text="When it begins, with the offset of the requested time zone.")
+    starts_at = serializers.DateTimeField(
+        help_text="Beginning of the interval, with the offset of the requested time zone."
+    )
     count = serializers.IntegerField(required=False)
     min = ValueField(required=False, allow_null=True)
     max = ValueField(required=False, allow_null=True)

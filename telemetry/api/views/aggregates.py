@@ -46,10 +46,10 @@ class AggregatesView(ParametersView):
         responses={200: shapes.AggregatesSerializer, 404: ErrorSerializer},
     )
     def get(self, request: Request) -> Response:
-        """Count, least, greatest, mean, sum and last of the readings in each interval, series by series.
+        """Return count, minimum, maximum, mean, sum and last value of the readings in each interval of each series.
 
-        Intervals begin where the clocks of the time zone say, so that a day may have 23 or 25 hours; the first and
-        the last hold what of them is within the range. Where a metric's unit was changed there is an entry for each.
+        Intervals follow the clock of the time zone: a day can have 23 or 25 hours. The first and the last interval
+        contain only the readings within the range. A metric whose unit was changed has one entry for each unit.
         """
         wanted = self.valid_parameters()
         requested = time_range(wanted)
@@ -112,7 +112,7 @@ def _values(bucket: AggregateBucket, kind: str) -> dict[str, Any]:
 
 
 def _nothing(last: Any, kind: str) -> dict[str, Any]:
-    """An interval without readings; `last` is what is carried on from before, or None."""
+    """Return the values of an interval without readings; `last` is the previous value, or None."""
     mean = None if last is None or kind == Text else float(last)
     return {"count": 0, "min": last, "max": last, "avg": mean, "sum": None, "last": last}
 
@@ -122,7 +122,7 @@ def _of_type(value: float | str | None, kind: str) -> float | bool | str | None:
 
 
 def _edges(wanted: dict[str, Any], requested: TimeRange, count: int) -> list[datetime.datetime]:
-    """Where the intervals begin. Raises ValidationError where they are more than one answer holds."""
+    """Return the edges of the intervals. Raises ValidationError if one answer cannot contain them all."""
     most = MAX_RESULTS // max(count, 1)
     try:
         return calendar_intervals.interval_edges(

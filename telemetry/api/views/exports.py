@@ -24,12 +24,12 @@ from tenants.services.roles import Role
 
 
 class TenantExportView(AuditedView):
-    """The whole of a tenant, for its administrators and for keys with the scope admin."""
+    """The export of a whole tenant, for its administrators and for keys with the scope admin."""
 
     role_to_read = Role.ADMIN
     only_admin_keys = True
     http_method_names = ("get",)
-    # Refusals are JSON whatever the client asks for.
+    # Errors are JSON, whatever format the request accepts.
     content_negotiation_class = JSONErrorsNegotiation
     renderer_classes = (JSONRenderer,)
 
@@ -37,7 +37,7 @@ class TenantExportView(AuditedView):
     def get(self, request: Request) -> StreamingHttpResponse:
         """Return a ZIP with every table as NDJSON, and a manifest with counts and SHA-256 sums.
 
-        The transfer is broken off where it cannot be finished, and such a ZIP has no directory: no program opens it.
+        If the export fails, the transfer is aborted; the incomplete ZIP has no directory, and no program opens it.
         """
         access = stream_access(request, Role.ADMIN)
         return download(request._request, acting_user=self.acting_user, may_read=access.may_watch)
@@ -48,7 +48,7 @@ class ReadingsExportView(ParametersView):
 
     http_method_names = ("get",)
     parameters_class = parameters.ExportParameters
-    # Refusals are JSON whatever the client asks for.
+    # Errors are JSON, whatever format the request accepts.
     content_negotiation_class = JSONErrorsNegotiation
     renderer_classes = (JSONRenderer,)
 
@@ -64,8 +64,8 @@ class ReadingsExportView(ParametersView):
     def get(self, request: Request) -> StreamingHttpResponse:
         """Return all readings of the series as CSV or NDJSON, series after series, each in order of time.
 
-        The transfer is broken off where the file cannot be finished: one that ends as HTTP says is whole. The last
-        line of NDJSON says `complete`; what is known to be missing beforehand is in the header `Gwanje-Warnings`.
+        If the export fails, the transfer is aborted; a transfer that ends normally is complete. The last line of
+        NDJSON contains `complete`. The header `Gwanje-Warnings` lists the readings that are known to be missing.
         """
         wanted = self.valid_parameters()
         requested, chosen = time_range(wanted), select_series(wanted)
