@@ -26,6 +26,13 @@ def test_every_text_of_the_interface_is_in_the_catalogue_and_no_other() -> None:
     assert not catalogue - code.keys(), "make messages takes these out"
 
 
+def test_every_referenced_file_exists() -> None:
+    references = re.findall(r"^#: (.+)$", (KO / "django.po").read_text(encoding="utf-8"), re.MULTILINE)
+    files = {place.rpartition(":")[0] or place for line in references for place in line.split()}
+    assert len(files) > 50
+    assert not [name for name in sorted(files) if not (ROOT / name).is_file()], "make messages updates these"
+
+
 def test_every_entry_is_translated() -> None:
     assert not [entry.key for entry in ENTRIES if entry.fuzzy or not all(entry.forms)]
     untranslated = [e.text for e in ENTRIES if not all(HANGUL.search(form) for form in e.forms)]
