@@ -30,9 +30,9 @@ test: .venv/test.stamp
 	@command -v chromium >/dev/null && command -v mosquitto_pub >/dev/null || tests/install_browser.sh
 	$(VENV_PYTHON) -m pytest $(WORKERS) $(ARGS)
 
-# Without what commits, starts processes or opens a browser: for the time between two edits.
+# Units and the API, without tests that commit, are slow, or need a browser: for the time between two edits.
 test-fast: .venv/test.stamp
-	$(VENV_PYTHON) -m pytest -m "not live" --ignore tests/management --ignore tests/pages --ignore tests/fuzz $(ARGS)
+	$(VENV_PYTHON) -m pytest -m "not live and not slow" --ignore tests/management --ignore tests/pages --ignore tests/fuzz $(ARGS)
 
 # One benchmark, on servers of its own: make bench PART=ingest ARGS="--json --only one,two"
 PART ?= contract

@@ -95,6 +95,7 @@ shared_buffers = 256MB
 max_wal_size = 4GB
 checkpoint_timeout = 15min
 fsync = {durable}
+autovacuum_naptime = {"1min" if self.site.fsync else "15min"}
 full_page_writes = {durable}
 timezone = 'UTC'
 log_timezone = 'UTC'

@@ -12,6 +12,8 @@ from tests.factories import make_device
 from .client import Api, problems
 from .test_isolation import ROWS
 
+pytestmark = pytest.mark.slow
+
 _ODD_TEXT = st.sampled_from(
     ["", " ", "\x00", "null", "0", "-1", "1e400", "9" * 40, "NaN", "é", "\ud7ff\U0010ffff", "%", "a/b", "'; --", "=()"]
 )

@@ -24,6 +24,8 @@ from tests.devices.test_app_access import App, issue  # noqa: F401 (a fixture)
 from tests.factories import Registered
 from tests.processes import Process, free_port, wait_until
 
+pytestmark = pytest.mark.slow
+
 KEY, NEXT_KEY = secrets.token_hex(32), secrets.token_hex(32)
 
 

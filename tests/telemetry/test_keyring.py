@@ -19,6 +19,8 @@ import pytest
 from management.embedded.stack import EmbeddedStack
 from tests.processes import wait_until
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = "t_keyring"
 
 

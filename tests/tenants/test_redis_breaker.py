@@ -15,6 +15,8 @@ from management.embedded.stack import EmbeddedStack
 from tenants.infrastructure.redis_breaker import Breaker, BreakerPool, RedisUnavailable
 from tests.redis_recovery import wait_for_redis
 
+pytestmark = pytest.mark.slow
+
 # The settings' own time limit, and what a busy machine adds.
 STALL_SECONDS = 0.5 + 0.4
 
