@@ -21,6 +21,7 @@ from django.urls import Resolver404, resolve
 
 from devices.models import Device
 from devices.models.presence import Cause, Status
+from devices.models.rotation import RotationCampaign, RotationMember
 from management.embedded.dynsec import topic_patterns
 from telemetry.api.serializers.readings import LatestSerializer
 from telemetry.models import Reason
@@ -46,7 +47,7 @@ STAND_INS = {
 }
 
 _ADDRESS = re.compile(
-    r"(?<![\w/#])(?:http://localhost:8000)?(?:/t/demo)?/?(?:api/|admin/|healthz|readyz|metrics(?!\"))[^\s\"'`)>|…,]*"
+    r"(?<![\w/#])(?<!gwanje:)(?:http://localhost:8000)?(?:/t/demo)?/?(?:api/|admin/|healthz|readyz|metrics(?!\"))[^\s\"'`)>|…,]*"
 )
 _FILE = re.compile(
     r"^(?:tests|docs|deploy|management|devices|tenants|telemetry|platform|templates|static|locale)/[\w./-]*$"
@@ -277,6 +278,44 @@ def test_the_picture_of_the_data_has_every_table() -> None:
     shown = re.findall(r"class=\"code\"[^>]*>((?:tenants|devices|telemetry)_\w+)\b", read("docs/images/data.svg"))
     ours = [model for app in ("tenants", "devices", "telemetry") for model in apps.get_app_config(app).get_models()]
     assert sorted(shown) == sorted(model._meta.db_table for model in ours)
+
+
+def test_the_decision_lists_every_table_and_column_of_another_name() -> None:
+    ours = [model for app in ("tenants", "devices", "telemetry") for model in apps.get_app_config(app).get_models()]
+    renamed = {
+        model.__name__: model._meta.db_table
+        for model in ours
+        if model._meta.db_table != f"{model._meta.app_label}_{model.__name__.lower()}"
+    }
+    for model in ours:
+        for field in model._meta.local_fields:
+            if field.db_column:
+                renamed[f"{model.__name__}.{field.name}"] = f"{model._meta.db_table}.{field.column}"
+    rows = table(read("docs/decisions.md"), "model or field | table or column")
+    assert {name: spans(cells[0])[0] for name, cells in rows.items()} == renamed
+
+
+def test_the_decision_lists_every_stored_value_of_another_name() -> None:
+    renamed = {
+        f"{model.__name__}.State.{choice.name}": choice.value
+        for model in (RotationCampaign, RotationMember)
+        for choice in model.State
+        if choice.name.lower() != choice.value
+    }
+    rows = table(read("docs/decisions.md"), "choice | stored value")
+    assert {name: spans(cells[0])[0] for name, cells in rows.items()} == renamed
+
+
+def test_the_architecture_lists_every_key_in_redis() -> None:
+    rows = re.findall(r"^\| (`(?:device_|gwanje:|telemetry_)[^|]+) \|", read("docs/architecture.md"), re.MULTILINE)
+    listed = [key for row in rows for key in spans(row)]
+    sources = [path.read_text() for app in ("tenants", "devices", "telemetry") for path in (ROOT / app).rglob("*.py")]
+    literals = {key for source in sources for key in re.findall(r"\"(gwanje:[a-z_:]+)", source)}
+    presence = (ROOT / "devices/services/presence/redis_scripts.py").read_text()
+    literals.update(re.findall(r"\"(device_[a-z_]+)\"", presence))
+    literals.update(re.findall(r"\"(telemetry_latest[a-z_:]*)\"", "".join(sources)))
+    assert len(literals) > 15
+    assert [key for key in sorted(literals) if not any(name.startswith(key) for name in listed)] == []
 
 
 # --- Recipes and the site -----------------------------------------------------------------------------------
