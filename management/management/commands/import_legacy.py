@@ -30,8 +30,12 @@ class Command(BaseCommand):
         """Declare the options."""
         parser.add_argument("directory", type=Path, metavar="DIRECTORY", help="where the CSV files are")
         parser.add_argument("--tenant", required=True, metavar="SLUG")
-        parser.add_argument("--dry-run", action="store_true", help="say what would be done and what is to be mended")
-        parser.add_argument("--secrets", default="", metavar="FILE", help="what devices hold, as CSV; - for stdin")
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="report the result and the errors, import nothing",
+        )
+        parser.add_argument("--secrets", default="", metavar="FILE", help="secrets of devices as CSV; - for stdin")
         parser.add_argument("--new-keys", action="store_true", help="new keys for devices whose secret is not given")
         parser.add_argument("--without-telemetry", action="store_true", help="everything but telemetry_data")
         parser.add_argument("--time-zone", default="", metavar="ZONE", help="of times that have no offset")

@@ -10,7 +10,7 @@ from devices.api.emqx_auth import SHORTEST_KEY
 
 
 class Command(BaseCommand):
-    help = "Answers EMQX, which asks at each connection who may come in. Listens on the loopback unless told otherwise."
+    help = "Authenticates clients for EMQX. Listens on the loopback address by default."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""

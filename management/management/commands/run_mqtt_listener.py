@@ -37,7 +37,9 @@ class Command(BaseCommand):
         parser.add_argument("--share", default="", help="the group of a shared subscription, for several listeners")
         parser.add_argument("--replicas", type=int, default=1, help="so many processes on a shared subscription")
         parser.add_argument(
-            "--retire", action="store_true", help="store what the broker holds for this client id, and end its session"
+            "--retire",
+            action="store_true",
+            help="store the queued messages of this client id, and end its session",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
