@@ -48,7 +48,7 @@ class ClaimForm(forms.Form):
 
 
 class ClaimActions(DeviceActions):
-    """Claiming a board, and what is done to a device that was one."""
+    """Actions on preregistered devices: claim, release, reset credentials."""
 
     actions_list: ClassVar = ["claim", "import_table", {"title": _("Download"), "items": ["as_xlsx", "as_csv"]}]
 
@@ -161,20 +161,21 @@ class ClaimActions(DeviceActions):
 @hooks.panels_above_device.provider(2)
 def repeated_request_warning(request: HttpRequest, device: Device) -> SafeString:
     """Return a warning if the credentials were requested again."""
-    return _render(request, device, "devices/admin/board_warning.html")
+    return _render(request, device, "devices/admin/repeated_request_warning.html")
 
 
 @hooks.panels_below_device.provider(45)
-def board(request: HttpRequest, device: Device) -> SafeString:
+def preregistration(request: HttpRequest, device: Device) -> SafeString:
     """Return the panel of the preregistration and the fetched credentials."""
-    return _render(request, device, "devices/admin/board.html")
+    return _render(request, device, "devices/admin/preregistration.html")
 
 
 def _render(request: HttpRequest, device: Device, template: str) -> SafeString:
-    if not hasattr(device, "board"):
-        device.board = claims.preregistration_of(device)  # type: ignore[attr-defined]
-    context = {"device": device, "board": device.board, "may_change": may(request, Role.OPERATOR)}  # type: ignore[attr-defined]
-    return render_to_string(template, context, request) if context["board"] else SafeString("")
+    if not hasattr(device, "preregistration"):
+        device.preregistration = claims.preregistration_of(device)  # type: ignore[attr-defined]
+    found = device.preregistration  # type: ignore[attr-defined]
+    context = {"device": device, "preregistration": found, "may_change": may(request, Role.OPERATOR)}
+    return render_to_string(template, context, request) if found else SafeString("")
 
 
 device_release.register(claims.release_by_staff)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _failed_claims = RedisCounter(seconds=3600)
 # Compared with the code if the serial number is unknown, so that the time is the same.
-_NO_DIGEST = claim_codes.digest("no board")
+_NO_DIGEST = claim_codes.digest("no preregistered device")
 
 
 class ClaimRefused(Exception):
@@ -46,15 +46,15 @@ class ClaimRefused(Exception):
 class AlreadyClaimed(Exception):
     """This tenant claimed the device before."""
 
-    def __init__(self, device: Device | None, board: PreregisteredDevice) -> None:
-        super().__init__(board.serial)
+    def __init__(self, device: Device | None, preregistered: PreregisteredDevice) -> None:
+        super().__init__(preregistered.serial)
         self.device = device
-        self.board = board
+        self.preregistered = preregistered
 
     def __str__(self) -> str:
         return _("This tenant has already claimed %(serial)s: it is the device %(device)s.") % {
-            "serial": self.board.serial,
-            "device": self.device or self.board.device_uuid,
+            "serial": self.preregistered.serial,
+            "device": self.device or self.preregistered.device_uuid,
         }
 
 
@@ -79,7 +79,7 @@ class ClaimResult:
     """The new device and its preregistration."""
 
     device: Device
-    board: PreregisteredDevice
+    preregistered: PreregisteredDevice
 
 
 def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = None) -> ClaimResult:
@@ -101,12 +101,16 @@ def claim(serial: str, code: str, *, name: str = "", acting_user: audit.Actor = 
     counters = _counters(tenant, acting_user)
     _refuse_too_many(counters)
     with transaction.atomic():
-        board = PreregisteredDevice.objects.select_for_update().filter(serial=serial.strip().upper()[:64]).first()
-        right = hmac.compare_digest(board.claim_digest if board else _NO_DIGEST, claim_codes.digest(read))
-        if board is not None and right and board.tenant_id is None:
-            return ClaimResult(_register(board, tenant, name, acting_user), board)
-    if board is not None and right and board.tenant_id == tenant.pk:
-        raise AlreadyClaimed(Device.objects.filter(uuid__in=[board.device_uuid]).first(), board)
+        preregistered = (
+            PreregisteredDevice.objects.select_for_update().filter(serial=serial.strip().upper()[:64]).first()
+        )
+        right = hmac.compare_digest(
+            preregistered.claim_digest if preregistered else _NO_DIGEST, claim_codes.digest(read)
+        )
+        if preregistered is not None and right and preregistered.tenant_id is None:
+            return ClaimResult(_register(preregistered, tenant, name, acting_user), preregistered)
+    if preregistered is not None and right and preregistered.tenant_id == tenant.pk:
+        raise AlreadyClaimed(Device.objects.filter(uuid__in=[preregistered.device_uuid]).first(), preregistered)
     for counter in counters:
         _failed_claims.add(counter)
     logger.info("A claim of the tenant %s was rejected", tenant.slug)
@@ -119,11 +123,11 @@ def release(device: Device, *, acting_user: audit.Actor = None) -> Preregistered
     With readings it stays, deactivated and with its keys revoked. Raises ValidationError if it was not claimed.
     """
     with transaction.atomic():
-        board = preregistration_of(device, lock=True)
-        if board is None:
+        preregistered = preregistration_of(device, lock=True)
+        if preregistered is None:
             raise ValidationError(_("%(device)s was not claimed, so it cannot be released.") % {"device": device})
-        make_claimable(board.device_uuid)
-        audit.record(acting_user, "release", device, board.serial)
+        make_claimable(preregistered.device_uuid)
+        audit.record(acting_user, "release", device, preregistered.serial)
         try:
             with transaction.atomic():
                 registration.remove_device(device, acting_user=acting_user)
@@ -131,7 +135,7 @@ def release(device: Device, *, acting_user: audit.Actor = None) -> Preregistered
             for key in device.credentials.filter(revoked_at=None):
                 registration.revoke_key(key, acting_user=acting_user)
             activation.set_active(device, False, acting_user=acting_user)
-    return board
+    return preregistered
 
 
 def release_by_staff(device_uuid: str, user_id: int, user_label: str) -> None:
@@ -149,14 +153,16 @@ def reset_credentials(device: Device, *, acting_user: audit.Actor = None) -> Non
     Raises ValidationError if the device was not claimed, SecretsUnavailable.
     """
     with transaction.atomic():
-        board = preregistration_of(device, lock=True)
-        if board is None:
+        preregistered = preregistration_of(device, lock=True)
+        if preregistered is None:
             raise ValidationError(
                 _("%(device)s was not claimed, so its credentials cannot be reset.") % {"device": device}
             )
         registration.replace_credentials(device, acting_user=acting_user)
-        PreregisteredDevice.objects.filter(pk=board.pk).update(fetched_at=None, attempt_digest="", repeated_requests=0)
-        audit.record(acting_user, "allow new fetch", device, board.serial)
+        PreregisteredDevice.objects.filter(pk=preregistered.pk).update(
+            fetched_at=None, attempt_digest="", repeated_requests=0
+        )
+        audit.record(acting_user, "allow new fetch", device, preregistered.serial)
 
 
 def preregistration_of(device: Device, *, lock: bool = False) -> PreregisteredDevice | None:
@@ -165,28 +171,30 @@ def preregistration_of(device: Device, *, lock: bool = False) -> PreregisteredDe
     return rows.filter(device_uuid=device.uuid, tenant__schema_name=current_schema()).first()
 
 
-def _register(board: PreregisteredDevice, tenant: Tenant, name: str, acting_user: audit.Actor) -> Device:
-    model = _model(board, acting_user)
-    components = {key: _type(kind, acting_user) for key, kind in split_parts(board.components).items()}
+def _register(preregistered: PreregisteredDevice, tenant: Tenant, name: str, acting_user: audit.Actor) -> Device:
+    model = _model(preregistered, acting_user)
+    components = {key: _type(kind, acting_user) for key, kind in split_parts(preregistered.components).items()}
     device, _issued = registration.register_device(
-        name=name or board.name or board.serial,
-        uuid=board.next_uuid,
-        cpu_serial=board.cpu_serial,
+        name=name or preregistered.name or preregistered.serial,
+        uuid=preregistered.next_uuid,
+        cpu_serial=preregistered.cpu_serial,
         hardware_model=model,
         components=components,
         acting_user=acting_user,
     )
-    board.tenant, board.device_uuid, board.claimed_at = tenant, device.uuid, timezone.now()
-    board.save(update_fields=["tenant", "device_uuid", "claimed_at"])
-    audit.record(acting_user, "claim", device, board.serial)
+    preregistered.tenant, preregistered.device_uuid, preregistered.claimed_at = tenant, device.uuid, timezone.now()
+    preregistered.save(update_fields=["tenant", "device_uuid", "claimed_at"])
+    audit.record(acting_user, "claim", device, preregistered.serial)
     return device
 
 
-def _model(board: PreregisteredDevice, acting_user: audit.Actor) -> HardwareModel:
+def _model(preregistered: PreregisteredDevice, acting_user: audit.Actor) -> HardwareModel:
     """Return the tenant's hardware model; create it if missing."""
-    model, made = HardwareModel.objects.get_or_create(name=board.hardware_name, version=board.hardware_version)
+    model, made = HardwareModel.objects.get_or_create(
+        name=preregistered.hardware_name, version=preregistered.hardware_version
+    )
     if made:
-        audit.record(acting_user, "add", model, board.serial)
+        audit.record(acting_user, "add", model, preregistered.serial)
     return model
 
 

@@ -62,19 +62,21 @@ def fetch_credentials(token: str, attempt: str, address: str) -> dict[str, Any]:
     Raises UnknownBootstrapToken, BootstrapPending, AlreadyBootstrapped; SecretsUnavailable or BrokerUnavailable if
     Vault or the broker is unavailable. The credentials do not count as fetched then.
     """
-    board = PreregisteredDevice.objects.select_related("tenant").filter(fetch_digest=claim_codes.digest(token)).first()
-    if board is None:
+    preregistered = (
+        PreregisteredDevice.objects.select_related("tenant").filter(fetch_digest=claim_codes.digest(token)).first()
+    )
+    if preregistered is None:
         raise UnknownBootstrapToken
-    if board.tenant is None:
+    if preregistered.tenant is None:
         raise BootstrapPending("not_claimed", settings.FETCH_RETRY_SECONDS)
-    if board.tenant.state != Tenant.State.ACTIVE:
+    if preregistered.tenant.state != Tenant.State.ACTIVE:
         raise BootstrapPending("suspended", _INACTIVE_FACTOR * settings.FETCH_RETRY_SECONDS)
-    with schema_context(board.tenant.schema_name):
-        return _fetch_in_tenant(board, board.tenant, attempt, address)
+    with schema_context(preregistered.tenant.schema_name):
+        return _fetch_in_tenant(preregistered, preregistered.tenant, attempt, address)
 
 
-def _fetch_in_tenant(board: PreregisteredDevice, tenant: Tenant, attempt: str, address: str) -> dict[str, Any]:
-    device = Device.objects.select_related("hardware_model").filter(uuid__in=[board.device_uuid]).first()
+def _fetch_in_tenant(preregistered: PreregisteredDevice, tenant: Tenant, attempt: str, address: str) -> dict[str, Any]:
+    device = Device.objects.select_related("hardware_model").filter(uuid__in=[preregistered.device_uuid]).first()
     if device is None:  # released in the meantime
         raise BootstrapPending("not_claimed", settings.FETCH_RETRY_SECONDS)
     if not device.active:
@@ -82,13 +84,13 @@ def _fetch_in_tenant(board: PreregisteredDevice, tenant: Tenant, attempt: str, a
     key = device.credentials.filter(revoked_at=None, not_after=None).order_by("-version").first()
     if key is None:
         raise BootstrapPending("inactive", _INACTIVE_FACTOR * settings.FETCH_RETRY_SECONDS)
-    if board.fetched_at is None or _may_repeat(board, key, attempt):
+    if preregistered.fetched_at is None or _may_repeat(preregistered, key, attempt):
         # Vault and the broker are used before the credentials count as fetched.
         issued = _read(tenant.schema_name, device, key)
         accounts.grant_devices([(device.uuid, issued.mqtt_password)])
-        if _mark_fetched(board, device, attempt, address) or _may_repeat(board, key, attempt):
+        if _mark_fetched(preregistered, device, attempt, address) or _may_repeat(preregistered, key, attempt):
             return dict(device_config(tenant.slug, device, issued))
-    _record_repetition(board, device, address)
+    _record_repetition(preregistered, device, address)
     raise AlreadyBootstrapped
 
 
@@ -100,11 +102,11 @@ def _read(schema: str, device: Device, key: DeviceCredential) -> IssuedCredentia
     return IssuedCredentials(device.uuid, secret.secret, secret.version, secret.mqtt_password)
 
 
-def _mark_fetched(board: PreregisteredDevice, device: Device, attempt: str, address: str) -> bool:
+def _mark_fetched(preregistered: PreregisteredDevice, device: Device, attempt: str, address: str) -> bool:
     """Record this attempt as the one that fetched. Return False if another attempt was first."""
     with transaction.atomic():
-        mine = PreregisteredDevice.objects.filter(pk=board.pk, device_uuid=device.uuid, fetched_at=None)
-        won = mine.filter(fetch_digest=board.fetch_digest).update(
+        mine = PreregisteredDevice.objects.filter(pk=preregistered.pk, device_uuid=device.uuid, fetched_at=None)
+        won = mine.filter(fetch_digest=preregistered.fetch_digest).update(
             fetched_at=timezone.now(), attempt_digest=claim_codes.digest(attempt)
         )
         if won:
@@ -112,19 +114,19 @@ def _mark_fetched(board: PreregisteredDevice, device: Device, attempt: str, addr
     return bool(won)
 
 
-def _may_repeat(board: PreregisteredDevice, key: DeviceCredential, attempt: str) -> bool:
+def _may_repeat(preregistered: PreregisteredDevice, key: DeviceCredential, attempt: str) -> bool:
     """Return whether it is the same attempt, whose response may have been lost."""
-    board.refresh_from_db(fields=["fetched_at", "attempt_digest", "device_uuid"])
-    if board.fetched_at is None or key.in_use_since is not None:
+    preregistered.refresh_from_db(fields=["fetched_at", "attempt_digest", "device_uuid"])
+    if preregistered.fetched_at is None or key.in_use_since is not None:
         return False
-    recent = timezone.now() - board.fetched_at < timedelta(seconds=settings.FETCH_REPEAT_SECONDS)
-    return recent and claim_codes.matches(board.attempt_digest, attempt)
+    recent = timezone.now() - preregistered.fetched_at < timedelta(seconds=settings.FETCH_REPEAT_SECONDS)
+    return recent and claim_codes.matches(preregistered.attempt_digest, attempt)
 
 
-def _record_repetition(board: PreregisteredDevice, device: Device, address: str) -> None:
+def _record_repetition(preregistered: PreregisteredDevice, device: Device, address: str) -> None:
     """Record the request, with at most one audit entry in ten minutes: a device in a loop must fill no table."""
     now = timezone.now()
-    rows = PreregisteredDevice.objects.filter(pk=board.pk)
+    rows = PreregisteredDevice.objects.filter(pk=preregistered.pk)
     with transaction.atomic():
         due = Q(repeated_request_at=None) | Q(repeated_request_at__lt=now - _AUDIT_EVERY) | Q(repeated_requests=0)
         is_due = rows.filter(due).update(repeated_request_at=now, repeated_request_from=address[:45])
