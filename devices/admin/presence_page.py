@@ -78,7 +78,7 @@ def presence_page(request: HttpRequest, device: Device) -> HttpResponse:
 def _ignored(device: Device, start: datetime | None, stop: datetime | None) -> list[dict[str, Any]]:
     given = {"at__gte": start, "at__lt": stop}
     rows = IgnoredWill.objects.filter(device=device, **{name: value for name, value in given.items() if value})
-    return [{"sign": sign, "why": descriptions.describe_ignored_will(sign)} for sign in rows[:_IGNORED_SHOWN]]
+    return [{"will": will, "description": descriptions.describe_ignored_will(will)} for will in rows[:_IGNORED_SHOWN]]
 
 
 def _midnight(day: Any) -> datetime:

@@ -36,8 +36,8 @@ def head(request: HttpRequest, device: Device) -> SafeString:
         "known": known,
         "label": label_of(known.status.status),
         "badges": badges(known.flapping, known.in_maintenance),
-        "why": descriptions.describe_change(known.change) if known.change else "",
-        "quiet": descriptions.describe_suppression(known.change) if known.change else "",
+        "description": descriptions.describe_change(known.change) if known.change else "",
+        "suppression": descriptions.describe_suppression(known.change) if known.change else "",
         "silence": descriptions.format_duration(known.timeout),
     }
     return render_to_string("devices/admin/head.html", context, request)
@@ -92,8 +92,8 @@ def status_change_rows(changes: list[Any]) -> list[dict[str, Any]]:
             "change": change,
             "before": label_of(change.from_status),
             "label": label_of(change.to_status),
-            "why": descriptions.describe_change(change),
-            "quiet": descriptions.describe_suppression(change),
+            "description": descriptions.describe_change(change),
+            "suppression": descriptions.describe_suppression(change),
         }
         for change in changes
     ]

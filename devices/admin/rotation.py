@@ -86,7 +86,7 @@ class SelectionForm(forms.Form):
     at_deadline = forms.ChoiceField(
         label=_("At the deadline"),
         choices=RotationCampaign.AtDeadline.choices,
-        help_text=_("What happens to the old keys of devices that do not sign with their new keys yet."),
+        help_text=_("Action for the old keys of devices that do not sign with their new keys yet."),
         widget=UnfoldAdminSelectWidget,
     )
     extend_days = forms.IntegerField(

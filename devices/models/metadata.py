@@ -61,7 +61,9 @@ class HardwareModel(SpecInput):
     """A board and its revision, with the component types that it may have."""
 
     name = models.CharField(_("name"), max_length=80)
-    version = models.CharField(_("version"), max_length=40, help_text=_("What the device sends as hardware_version."))
+    version = models.CharField(
+        _("version"), max_length=40, help_text=_("Value of hardware_version in messages of the device.")
+    )
     allowed_component_types: models.ManyToManyField = models.ManyToManyField(
         "ComponentType",
         blank=True,
@@ -110,7 +112,7 @@ class ComponentType(SpecInput):
         _("expected interval in seconds"),
         default=60,
         validators=[MinValueValidator(1)],
-        help_text=_("How often its components report. A component is stale after two missed reports."),
+        help_text=_("Interval at which its components report. A component is stale after two missed reports."),
     )
     unmapped = models.CharField(
         _("values without a metric"),

@@ -31,7 +31,7 @@ class RotationCampaign(models.Model):
         max_length=6,
         choices=AtDeadline.choices,
         default=AtDeadline.END,
-        help_text=_("What happens to the old keys of devices that do not sign with their new keys yet."),
+        help_text=_("Action for the old keys of devices that do not sign with their new keys yet."),
     )
     extend_days = models.PositiveSmallIntegerField(
         _("days of extension"), default=7, validators=[MinValueValidator(1), MaxValueValidator(90)]

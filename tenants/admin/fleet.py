@@ -37,7 +37,7 @@ class DeviceRouteAdmin(ReadOnly, LongList, ModelAdmin):
 class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
     """Messages that belong to no tenant, with the reason."""
 
-    list_display: ClassVar = ["reason_label", "topic", "detail", "times", "last_received_at"]
+    list_display: ClassVar = ["reason_label", "topic", "detail", "count", "last_received_at"]
     list_filter: ClassVar = ["reason"]
     search_fields: ClassVar = ["topic"]
     search_help_text = _("part of a topic")
@@ -46,7 +46,7 @@ class UnroutedMessageAdmin(ReadOnly, LongList, ModelAdmin):
         "reason_label",
         "detail",
         "topic",
-        "times",
+        "count",
         "first_received_at",
         "last_received_at",
         "readable_payload",

@@ -7,16 +7,16 @@ from django.utils.translation import gettext_lazy as _
 
 
 class UnroutedMessage(models.Model):
-    """A message that belongs to no tenant, stored for staff with the reason. An identical one increases `times`."""
+    """A message that belongs to no tenant, stored for staff with the reason. An identical one increases `count`."""
 
     fingerprint = models.UUIDField(_("fingerprint"), unique=True, editable=False)
     reason = models.CharField(_("reason"), max_length=40)
-    detail = models.TextField(_("in words"))
+    detail = models.TextField(_("detail"))
     topic = models.TextField(_("topic"))
     payload = models.BinaryField(_("payload"))
     first_received_at = models.DateTimeField(_("first received"))
     last_received_at = models.DateTimeField(_("last received"), db_index=True)  # the console's list order
-    times = models.BigIntegerField(_("times"), default=1)
+    count = models.BigIntegerField(_("count"), default=1, db_column="times")
 
     class Meta:
         ordering: ClassVar = ["-last_received_at"]
@@ -58,13 +58,13 @@ class SuppressedUnroutedMessages(models.Model):
     day = models.DateField(_("day"))
     reason = models.CharField(_("reason"), max_length=40)
     source = models.CharField(_("source"), max_length=120, blank=True)
-    times = models.BigIntegerField(_("times"), default=0)
-    detail = models.TextField(_("in words"), blank=True)
+    count = models.BigIntegerField(_("count"), default=0, db_column="times")
+    detail = models.TextField(_("detail"), blank=True)
     last_received_at = models.DateTimeField(_("last received"))
 
     class Meta:
         db_table = "tenants_unroutedflood"
-        ordering: ClassVar = ["-day", "-times"]
+        ordering: ClassVar = ["-day", "-count"]
         constraints: ClassVar = [
             # The listener's upsert.
             models.UniqueConstraint(fields=["day", "reason", "source"], name="unrouted_flood_once"),
@@ -73,4 +73,4 @@ class SuppressedUnroutedMessages(models.Model):
         verbose_name_plural = _("suppressed unrouted messages")
 
     def __str__(self) -> str:
-        return f"{self.day} {self.reason}: {self.times}"
+        return f"{self.day} {self.reason}: {self.count}"

@@ -645,7 +645,7 @@ def test_a_flood_of_unknowns_messages_is_counted(live_db: None, send: Send, sett
     messages = [(f"telemetry/{segment}/{uuid}/x", b"%d" % number) for number in range(10)]
     assert send(*messages).unrouted == 10
     assert UnroutedMessage.objects.filter(topic__contains=segment).count() == 4
-    assert SuppressedUnroutedMessages.objects.get(source=f"{segment}/{uuid}").times == 6
+    assert SuppressedUnroutedMessages.objects.get(source=f"{segment}/{uuid}").count == 6
 
 
 def quarantine(tenant: Any, count: int, *, days: float = 0.0, reason: str = "malformed", size: int = 10) -> None:
