@@ -193,7 +193,7 @@ TENANT_LIMITS: dict[str, float] = {
     "daily_quota": env.int("LIMIT_DAILY_QUOTA", default=0),
 }
 LIMIT_BURST_SECONDS: float = env.float("LIMIT_BURST_SECONDS", default=10.0)
-LIMIT_HINT_SECONDS: float = env.float("LIMIT_HINT_SECONDS", default=30.0)
+LIMIT_BACKOFF_SECONDS: float = env.float("LIMIT_BACKOFF_SECONDS", default=30.0)
 
 # --- Storage ------------------------------------------------------------------------------------------------
 

@@ -31,8 +31,8 @@ _OVERFLOW_SECONDS = 5.0
 _COUNTERS = (
     "ingest_batches_total",
     "ingest_messages_total",
-    "ingest_put_aside_total",
-    "ingest_taken_back_total",
+    "ingest_spilled_total",
+    "ingest_restored_total",
 )
 # The maximum size of a batch of one tenant: the messages behind it are prepared while it is stored. A batch of many
 # tenants may be larger, this many messages for each, because each tenant's part costs a statement or two.
@@ -218,8 +218,8 @@ class Listener:
     def _retry_locked(self) -> None:
         if self._pipeline.is_retry_due and self._is_idle():
             result = self._pipeline.retry_locked()
-            self._counters["ingest_put_aside_total"] += result.spilled
-            self._counters["ingest_taken_back_total"] += result.restored
+            self._counters["ingest_spilled_total"] += result.spilled
+            self._counters["ingest_restored_total"] += result.restored
             self._acknowledge(result)
 
     def _is_idle(self) -> bool:
@@ -234,7 +234,7 @@ class Listener:
         counters, self._counters = self._counters, dict.fromkeys(self._counters, 0)
         gauges = {
             "ingest_waiting": len(self._queue),
-            "ingest_held": self._pipeline.locked_messages,
+            "ingest_locked": self._pipeline.locked_messages,
             "ingest_lag_seconds": self._lag,
         }
         self._lag = 0.0

@@ -63,7 +63,7 @@ class Limiter:
 
     def __init__(self) -> None:
         self._store = BucketStore()
-        self._notices = BackoffNoticeQueue(settings.LIMIT_HINT_SECONDS)
+        self._notices = BackoffNoticeQueue(settings.LIMIT_BACKOFF_SECONDS)
         self._name = secrets.token_hex(6)
         self._tenants: dict[str, TenantBuckets] = {}
         self._listeners = 1
