@@ -1,8 +1,11 @@
-"""Errors of the broker's administration."""
+"""Errors of the broker: of its administration and of publishing."""
 
 
 class BrokerUnavailable(Exception):
-    """The broker did not execute the request; `manage.py sync_broker` repairs its accounts later."""
+    """The broker did not confirm a request or a message, which may have arrived or not.
+
+    `manage.py sync_broker` repairs its accounts later.
+    """
 
 
 class BrokerRefused(BrokerUnavailable):

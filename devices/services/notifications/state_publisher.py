@@ -20,6 +20,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from devices.services.broker.errors import BrokerUnavailable
 from tenants.infrastructure.retry import Backoff
 
 logger = logging.getLogger(__name__)
@@ -31,10 +32,6 @@ _ACKNOWLEDGED_WITHIN = 10.0
 _UNDER_WAY = 100
 # Requests for states that are not answered yet; more are dropped.
 _MOST_REQUESTS = 10_000
-
-
-class BrokerAway(Exception):
-    """The broker did not acknowledge: what was published may have arrived or not."""
 
 
 class StateBroker:
@@ -74,15 +71,15 @@ class StateBroker:
         client.loop_misc()
 
     def publish(self, messages: Sequence[tuple[str, bytes]], *, passing_seconds: int | None = None) -> None:
-        """Publish (topic, payload) retained, in order, and wait until the broker has them all. Raises BrokerAway.
+        """Publish (topic, payload) retained, in order, and wait for all acknowledgements. Raises BrokerUnavailable.
 
-        With `passing_seconds` they are not retained, and who is not there for so long does not get them.
+        With `passing_seconds` they are not retained, and expire after that time.
         """
         if not messages:
             return
         client = self._client
         if client is None or not client.is_connected():
-            raise BrokerAway("The broker is not connected.")
+            raise BrokerUnavailable("The broker is not connected.")
         self._unacknowledged.clear()
         self._refusals.clear()
         properties = Properties(PacketTypes.PUBLISH)
@@ -93,7 +90,7 @@ class StateBroker:
             self._unacknowledged.add(info.mid)
         try:
             self._await_acknowledgements(client)
-        except BrokerAway:
+        except BrokerUnavailable:
             self._drop()
             raise
 
@@ -117,14 +114,14 @@ class StateBroker:
         left, deadline = len(self._unacknowledged), time.monotonic() + _ACKNOWLEDGED_WITHIN
         while self._unacknowledged:
             if self._client is not client:
-                raise BrokerAway("The broker is gone.")
+                raise BrokerUnavailable("The connection to the broker was lost.")
             if time.monotonic() > deadline:
-                raise BrokerAway(f"The broker does not acknowledge {left} states.")
+                raise BrokerUnavailable(f"The broker does not acknowledge {left} states.")
             self.exchange(0.05)
             if len(self._unacknowledged) < left:
                 left, deadline = len(self._unacknowledged), time.monotonic() + _ACKNOWLEDGED_WITHIN
         if self._refusals:
-            raise BrokerAway(f"The broker refuses states: {self._refusals[0]}")
+            raise BrokerUnavailable(f"The broker rejects states: {self._refusals[0]}")
 
     # --- the connection ---------------------------------------------------------------------------------------
 

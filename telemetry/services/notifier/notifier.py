@@ -1,6 +1,6 @@
-"""The notifier: hears from PostgreSQL which tenants have news, and from apps what they ask for, and publishes it.
+"""The notifier, which publishes state changes from the outboxes and states that apps request.
 
-One loop, no second thread. What PostgreSQL says is a hint: every tenant's outbox is looked at from time to time.
+One loop, no second thread. A lost NOTIFY is found by a periodic search of every tenant's outbox.
 """
 
 import logging
@@ -16,10 +16,11 @@ from django.db import connection
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
+from devices.services.broker.errors import BrokerUnavailable
 from devices.services.broker.retained_states import STATE_TOPIC
 from devices.services.notifications import outbox
 from devices.services.notifications.outbox import NotifierBusy, Publish, StateUpdate
-from devices.services.notifications.state_publisher import BrokerAway, StateBroker
+from devices.services.notifications.state_publisher import StateBroker
 from devices.services.presence.state_store import CHANNEL
 from telemetry.services.limits import backoff_notices
 from tenants.infrastructure.database import conninfo
@@ -92,7 +93,7 @@ class Notifier:
             self._close_database()
             self._hold("PostgreSQL is unavailable", error)
             return 0
-        except BrokerAway as error:
+        except BrokerUnavailable as error:
             self._hold("States are not published", error)
             return 0
         self._retry.reset()
@@ -157,7 +158,7 @@ class Notifier:
         except NotifierBusy:
             self._todo[work, schema] = time.monotonic() + _BUSY_SECONDS
             return 0
-        except (*DATABASE_LOST, BrokerAway):
+        except (*DATABASE_LOST, BrokerUnavailable):
             self._want(schema, published)
             raise
         except Exception:  # an error of one tenant must not stop the others; the next search tries again
