@@ -92,7 +92,7 @@ def test_a_command_is_no_telemetry_and_telemetry_no_command(register: Any) -> No
     from tests import payloads
 
     device = register()
-    with pytest.raises(ValueError, match="no command"):
+    with pytest.raises(ValueError, match="not a command"):
         open_command(payloads.v2(device, {"temp": 1}, seq=1), device.secret)
 
 
