@@ -1,15 +1,19 @@
 """The tenant's schema of Django's connection, its settings, and connection parameters of the database."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
-from django.db import connection
+from asgiref.sync import sync_to_async
+from django.db import connection, connections
+from django_tenants.utils import schema_context
 from psycopg.types.datetime import TimestamptzLoader
 
 # The database backend of django-tenants adds these methods; the type of Django's connection has none of them.
 _connection: Any = connection
+
+T = TypeVar("T")
 
 
 def current_schema() -> str:
@@ -25,6 +29,19 @@ def leave_schema() -> None:
 def enter_schema_of(tenant: object) -> None:
     """Set the tenant's schema for the rest of a request. Other code must use `tenant_context`, which restores it."""
     _connection.set_tenant(tenant)
+
+
+async def run_in_schema(schema: str, function: Callable[[], T]) -> T:
+    """Return the result of a synchronous function in the schema, in a thread; closes the thread's connections."""
+
+    def run() -> T:
+        try:
+            with schema_context(schema):
+                return function()
+        finally:
+            connections.close_all()
+
+    return await sync_to_async(run)()
 
 
 def conninfo(**parameters: Any) -> str:

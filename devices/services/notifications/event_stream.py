@@ -9,19 +9,19 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connections
-from django_tenants.utils import schema_context
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from devices.services.notifications.status_feed import StatusEvent
+from tenants.infrastructure.database import run_in_schema
 from tenants.infrastructure.retry import DATABASE_LOST
 
 from . import status_feed
@@ -35,8 +35,6 @@ CHECK_SECONDS = 30.0
 POLL_SECONDS = 2.0
 # How long a browser waits before it reconnects.
 _RETRY_MILLISECONDS = 2000
-
-T = TypeVar("T")
 
 
 async def events(schema: str, after: int, device: UUID | None, may_watch: Callable[[], bool]) -> AsyncIterator[str]:
@@ -70,7 +68,7 @@ async def _follow(
         # Subscribe before PostgreSQL is read, so that no change is missed between the two.
         behind = await live.open() or behind or not live.is_open
         while behind:
-            page = await _unit(schema, lambda: status_feed.read(last, device))  # noqa: B023 (called at once)
+            page = await run_in_schema(schema, lambda: status_feed.read(last, device))  # noqa: B023 (called at once)
             for event in page.events:
                 said_at = time.monotonic()
                 yield frame(event)
@@ -85,23 +83,12 @@ async def _follow(
         behind = heard is not None and heard.position > last
         now = time.monotonic()
         if now - checked_at >= CHECK_SECONDS:
-            if not await _unit(schema, may_watch):
+            if not await run_in_schema(schema, may_watch):
                 return
             checked_at, behind = now, True
         if now - said_at >= KEEP_ALIVE_SECONDS:
             said_at = now
             yield ": still here\n\n"
-
-
-async def _unit(schema: str, ask: Callable[[], T]) -> T:
-    def run() -> T:
-        try:
-            with schema_context(schema):
-                return ask()
-        finally:
-            connections.close_all()
-
-    return await sync_to_async(run)()
 
 
 class _Live:

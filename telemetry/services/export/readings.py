@@ -12,7 +12,7 @@ import time as clock
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from asgiref.sync import sync_to_async
@@ -22,6 +22,7 @@ from django_tenants.utils import schema_context
 from telemetry.models import Series
 from telemetry.services.queries.completeness import PartialReason
 from telemetry.services.queries.readings import ReadingPosition, ReadingRow, ReadingValue, readings
+from tenants.infrastructure.database import run_in_schema
 from tenants.infrastructure.retry import DATABASE_LOST
 from tenants.infrastructure.spreadsheets import harmless
 
@@ -31,8 +32,6 @@ READINGS_PER_CHUNK = 5000  # readings
 # The interval of the check that the client may still read.
 CHECK_SECONDS = 15.0
 COLUMNS = ("time", "device", "component", "metric", "value", "unit")
-
-T = TypeVar("T")
 
 
 class ExportAborted(Exception):
@@ -117,10 +116,10 @@ async def stream_readings(wanted: ReadingsExportRequest, may_read: Callable[[], 
     checked_at = clock.monotonic()
     why = ""
     try:
-        while (piece := await _run_in_schema(wanted.schema, export.next)) is not None:
+        while (piece := await run_in_schema(wanted.schema, export.next)) is not None:
             yield piece
             if clock.monotonic() - checked_at >= CHECK_SECONDS:
-                if not await _run_in_schema(wanted.schema, may_read):
+                if not await run_in_schema(wanted.schema, may_read):
                     why = "The right to read ended."
                     break
                 checked_at = clock.monotonic()
@@ -160,7 +159,7 @@ def _line(document: dict[str, Any]) -> bytes:
 
 
 def _as_csv(one: ExportedSeries, rows: Sequence[ReadingRow]) -> bytes:
-    """The rows. Only names and texts are quoted where they must be: to ask it of every number takes half the time."""
+    """Return the rows as CSV. Only names and texts are quoted: checking every number takes half of the time."""
     head = _cells(one.device, one.series.component, one.series.metric)
     unit = _cells(one.series.unit)
     return "".join(f"{_time(row.time)},{head},{_cell(row.value)},{unit}\r\n" for row in rows).encode()
@@ -181,16 +180,3 @@ def _cells(*texts: str) -> str:
     to = io.StringIO()
     csv.writer(to).writerow(harmless(text) for text in texts)
     return to.getvalue().removesuffix("\r\n")
-
-
-async def _run_in_schema(schema: str, ask: Callable[[], T]) -> T:
-    """One synchronous unit in the tenant's schema, which gives the connection back."""
-
-    def run() -> T:
-        try:
-            with schema_context(schema):
-                return ask()
-        finally:
-            connections.close_all()
-
-    return await sync_to_async(run)()

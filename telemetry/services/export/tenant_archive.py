@@ -1,4 +1,4 @@
-"""The ZIP itself: its files one after the other, and at its end a manifest with what they hold and their hashes.
+"""The ZIP of a tenant's export: its files one after the other, and at its end a manifest of their contents and hashes.
 
 A ZIP that cannot be finished has no directory at its end, so that no program opens it; over HTTP the transfer is
 also broken off. A streamed export is not a resumable job: it has no state, and a client starts it again. Between two
@@ -11,16 +11,16 @@ import time as clock
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
 from zipfile import ZIP_DEFLATED
 
 import orjson
 from asgiref.sync import sync_to_async
 from django.db import connections
-from django_tenants.utils import schema_context
+from django_tenants.utils import get_public_schema_name
 from zipstream import ZipStream
 
 from telemetry.services.export.readings import CHECK_SECONDS, ExportAborted
+from tenants.infrastructure.database import run_in_schema
 from tenants.infrastructure.retry import DATABASE_LOST
 from tenants.models import Tenant
 
@@ -88,13 +88,13 @@ async def stream_archive(tenant: Tenant, may_read: Callable[[], bool]) -> AsyncI
     """Yield the ZIP for an asynchronous server. Raises ExportAborted when it cannot be finished."""
     chunks = TenantArchive(tenant).chunks()
     await sync_to_async(connections.close_all)()  # the one that the request's checks used
-    checked_at = clock.monotonic()
+    checked_at, public = clock.monotonic(), get_public_schema_name()
     try:
-        while (chunk := await _run_sync(lambda: next(chunks, None))) is not None:
+        while (chunk := await run_in_schema(public, lambda: next(chunks, None))) is not None:
             if chunk:
                 yield chunk
             if clock.monotonic() - checked_at >= CHECK_SECONDS:
-                if not await _run_sync(lambda: _in_tenant(tenant, may_read)):
+                if not await run_in_schema(tenant.schema_name, may_read):
                     raise ExportAborted("The right to read ended.")
                 checked_at = clock.monotonic()
     except DATABASE_LOST as error:
@@ -111,7 +111,7 @@ def archive_chunks(tenant: Tenant) -> Iterator[bytes]:
 
 
 def _counted(file: ArchiveFile, content: Iterator[tuple[bytes, int]]) -> Iterator[bytes]:
-    """The content, with what it holds noted in the file's entry."""
+    """Yield the content, and record its rows, bytes and hash in the file's entry."""
     digest = hashlib.sha256()
     for piece, rows in content:
         digest.update(piece)
@@ -119,20 +119,3 @@ def _counted(file: ArchiveFile, content: Iterator[tuple[bytes, int]]) -> Iterato
         file.bytes += len(piece)
         yield piece
     file.sha256 = digest.hexdigest()
-
-
-def _in_tenant(tenant: Tenant, ask: Callable[[], bool]) -> bool:
-    with schema_context(tenant.schema_name):
-        return ask()
-
-
-async def _run_sync(ask: Callable[[], Any]) -> Any:
-    """One synchronous unit, which gives the connection back."""
-
-    def run() -> Any:
-        try:
-            return ask()
-        finally:
-            connections.close_all()
-
-    return await sync_to_async(run)()
