@@ -13,7 +13,7 @@ SCHEDULES: dict[str, tuple[str, int]] = {
     "Newest values: complete Redis": ("telemetry.services.periodic_tasks.refill_latest", 1),
     "Newest values: write the table": ("telemetry.services.periodic_tasks.persist_latest", 10),
     "Days to pack": ("telemetry.services.periodic_tasks.pack_readings", 60),
-    "Refusals by limits: sum up old counts": ("telemetry.services.periodic_tasks.merge_limit_counts", 1440),
+    "Refusals by limits: merge old counts": ("telemetry.services.periodic_tasks.merge_limit_counts", 1440),
     "Retention": ("telemetry.services.periodic_tasks.apply_retention", 60),
     "Retention of the quarantine": ("telemetry.services.periodic_tasks.apply_quarantine_retention", 20),
     "Replays without a worker": ("telemetry.services.periodic_tasks.resume_replays", 1),

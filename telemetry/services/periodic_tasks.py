@@ -145,7 +145,7 @@ def apply_retention_tenant() -> Any:
 
 def merge_limit_counts_tenant() -> int:
     """Merge the current tenant's old limit counts of devices."""
-    return bookkeeping.fold_limit_counts()
+    return bookkeeping.merge_limit_counts()
 
 
 def apply_quarantine_retention_tenant() -> Any:

@@ -195,7 +195,7 @@ def test_what_was_not_stored_is_given_back() -> None:
     for _ in range(3):
         hits = limiter.admit(batch)
         assert refused(hits) == [5, 6]
-        limiter.release(batch, hits)
+        limiter.release([item for position, item in enumerate(batch) if position not in hits])
     limiter.admit(batch)
     assert refused(limiter.admit(fleet.messages(1))) == [0]
 
@@ -204,7 +204,7 @@ def test_a_replay_is_held_to_the_quota_alone() -> None:
     limiter, fleet = Limiter(), Fleet(LimitSpec(tenant=slow(1), device=slow(1), daily_quota=3))
     hits = limiter.admit(fleet.messages(5), replayed=True)
     assert {position: hit.kind for position, hit in hits.items()} == {3: "quota", 4: "quota"}
-    limiter.release(fleet.messages(3), {}, replayed=True)
+    limiter.release(fleet.messages(3), replayed=True)
     assert refused(limiter.admit(fleet.messages(2))) == [1], "its rates were not touched"
 
 

@@ -26,6 +26,6 @@ def test_a_former_module_has_nothing_else() -> None:
 
 def test_a_task_that_an_older_process_queued_runs(db: None, tenant_a: object) -> None:
     run = import_string("tenants.tasks.run")
-    folded = run("t_alpha", "telemetry.services.rounds.fold_refusals_tenant", (), {})
+    merged = run("t_alpha", "telemetry.services.rounds.fold_refusals_tenant", (), {})
     with schema_context("t_alpha"):
-        assert folded == 0
+        assert merged == 0

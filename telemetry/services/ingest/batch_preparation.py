@@ -110,7 +110,7 @@ class BatchPreparer:
 
     def release_limits(self, items: Sequence[MessageResult], *, replayed: bool) -> None:
         """Return the limits' tokens of items that could not be stored, and will be validated again."""
-        self._limiter.release([item for item in items if isinstance(item, AcceptedItem)], {}, replayed=replayed)
+        self._limiter.release([item for item in items if isinstance(item, AcceptedItem)], replayed=replayed)
 
     def schema_of(self, item: MessageResult) -> str | None:
         """Return the schema of the message's device, or of the tenant that its topic names; None: of neither."""

@@ -47,7 +47,7 @@ class LatestRecorder:
     """A listener's buffer of newest values for Redis. Not shared between threads.
 
     Make it before the first batch is stored; `note` what is committed, `flush` about once a second, `close` at the
-    end. Redis away costs nothing but newness.
+    end. While Redis is unavailable, readers query the readings.
     """
 
     def __init__(self) -> None:

@@ -171,7 +171,7 @@ def make_buckets(schema: str, limits: LimitSpec, day: int, share: float) -> Tena
         late=TrafficClass(
             bucket(LimitName.TENANT_BACKFILL_RATE, limits.tenant_backfill), limits.device_backfill, late, key(late)
         ),
-        # Presence depends on births and wills: a flood of telemetry must not limit them, only one of their own.
+        # Presence depends on births and wills: telemetry must not use up their limit, only births and wills can.
         status=TrafficClass((), limits.device, rate, key(rate, "status")),
     )
     for traffic in made.classes:

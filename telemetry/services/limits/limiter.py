@@ -10,7 +10,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -98,13 +98,11 @@ class Limiter:
                 short.append((position, traffic))
         return self._decide(accepted, short, now, replayed) if short else {}
 
-    def release(
-        self, accepted: Iterable[AcceptedItem], exceeded: Mapping[int, ExceededLimit], *, replayed: bool = False
-    ) -> None:
+    def release(self, admitted: Iterable[AcceptedItem], *, replayed: bool = False) -> None:
         """Return the tokens of messages that `admit` passed, and that were not stored and come again."""
-        for position, item in enumerate(accepted):
+        for item in admitted:
             tenant = self._tenants.get(item.spec.tenant.schema)
-            if tenant is not None and position not in exceeded:
+            if tenant is not None:
                 message = item.result
                 traffic = tenant.status if not message.component else tenant.late if message.late else tenant.live
                 traffic.release(item.spec.device_id, replayed=replayed)

@@ -1,4 +1,4 @@
-"""The values that the stages of ingest hand on: topics, measurements, refusals, messages, and a tenant's result."""
+"""Data types that the steps of ingest exchange: topics, measurements, refusals, messages, and a tenant's result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

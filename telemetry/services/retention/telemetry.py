@@ -43,11 +43,11 @@ def apply_retention(*, now: datetime | None = None, seconds: float = 120.0) -> d
     done = {"dropped": 0, "deleted": 0, "compacted": compact_sequences()}
     _create_next_month(now)
     if wanted.messages_months is not None:
-        _drop_before(partitions.MESSAGES, "time", _first_kept_month(now, wanted.messages_months), done, deadline)
+        _drop_before(partitions.MESSAGES, "time", partitions.month_before(now, wanted.messages_months), done, deadline)
     if wanted.readings_months is not None:
-        _drop_readings(_first_kept_month(now, wanted.readings_months), now, done, deadline)
+        _drop_readings(partitions.month_before(now, wanted.readings_months), now, done, deadline)
     if wanted.rollups_months is not None:
-        month = _first_kept_month(now, wanted.rollups_months)
+        month = partitions.month_before(now, wanted.rollups_months)
         _drop_before(partitions.HOURS, "hour", month, done, deadline)
         done["deleted"] += _delete("telemetry_readingday", "day", partitions.month_bounds(month)[0], deadline)
     return done
@@ -58,11 +58,6 @@ def compact_sequences(most: int = _MAX_RANGES) -> int:
     with connection.cursor() as cursor:
         cursor.execute(_COMPACT_SEQUENCES, {"most": most})
         return int(cursor.rowcount)
-
-
-def _first_kept_month(now: datetime, months: int) -> partitions.Month:
-    """Return the first month that is kept."""
-    return partitions.month_before(now, months)
 
 
 def _drop_readings(first: partitions.Month, now: datetime, done: dict[str, int], deadline: float) -> None:

@@ -28,7 +28,7 @@ _ADD_TOTALS = per_schema(
     " quarantined = t.quarantined + EXCLUDED.quarantined, rate_limited = t.rate_limited + EXCLUDED.rate_limited",
     totals="telemetry_ingesttotals",
 )
-_FOLD_LIMIT_COUNTS = """
+_MERGE_LIMIT_COUNTS = """
 WITH gone AS (
     DELETE FROM telemetry_limithit WHERE day < %s AND device_id IS NOT NULL RETURNING day, "limit", times
 )
@@ -101,15 +101,15 @@ def add_limit_counts(connection: psycopg.Connection, schema: str, counts: Mappin
 
 
 def limit_counts_due_before() -> date:
-    """Return the day before which the devices' limit counts are due to be folded."""
+    """Return the day before which the devices' limit counts are due to be merged."""
     return datetime.now(UTC).date() - timedelta(days=_DEVICES_DAYS)
 
 
-def fold_limit_counts() -> int:
-    """Sum up the current tenant's old limit counts of devices in one statement, and return the number of changed sums.
+def merge_limit_counts() -> int:
+    """Merge the current tenant's old limit counts of devices in one statement; return the number of changed sums.
 
     Every day's sum stays the same, so that counters derived from it do not shrink.
     """
     with django_connection.cursor() as cursor:
-        cursor.execute(_FOLD_LIMIT_COUNTS, [limit_counts_due_before()])
+        cursor.execute(_MERGE_LIMIT_COUNTS, [limit_counts_due_before()])
         return int(cursor.rowcount)

@@ -30,7 +30,7 @@ _INSERT = (
 def add_quarantined(
     connection: psycopg.Connection, schema: str, suppressor: QuarantineSuppressor, refused: Sequence[RefusedItem]
 ) -> None:
-    """Keep a tenant's refused messages. Sends statements whose answers are not waited for, also in a pipeline.
+    """Store a tenant's refused messages. Sends statements without waiting for their results, also in a pipeline.
 
     The suppressor must have loaded the tenant's day.
     """
