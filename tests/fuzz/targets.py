@@ -89,13 +89,14 @@ def _envelope(rng: random.Random) -> Callable[[], Any]:
 def _signature(rng: random.Random) -> Callable[[], Any]:
     document = inputs.mutated(rng, rng.choice(_CORPUS))
     token = inputs.signed_v2(inputs.as_bytes(rng, document))
-    raw = inputs.torn(rng, token) if rng.random() < 0.8 else inputs.as_bytes(rng, document)
+    roll = rng.random()
+    raw = inputs.torn(rng, token) if roll < 0.7 else token if roll < 0.85 else inputs.as_bytes(rng, document)
+    spec, now = rng.choice(DEVICES), NOW.astimezone(UTC)
 
     def run() -> None:
         with suppress(signature.BadToken):
             signature.key_id(raw)
-        with suppress(signature.BadToken):
-            signature.verify_jws(raw, inputs.SECRET.encode())
+        signature.verify(raw, spec, key, now)
 
     return run
 

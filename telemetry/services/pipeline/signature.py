@@ -159,23 +159,7 @@ def is_hmac_of(signature: str, text: bytes, secret: bytes) -> bool:
     return hmac.compare_digest(digest, signature.encode("utf-8", "surrogatepass"))
 
 
-def sign_hmac(payload: dict[str, Any], secret: str) -> str:
-    """Return the version 1 signature: base64 of HMAC-SHA256 over the `signed_text`."""
-    digest = hmac.digest(secret.encode(), signed_text(payload), "sha256")
-    return binascii.b2a_base64(digest, newline=False).decode()
-
-
-def verify_hmac(payload: dict[str, Any], secret: str, signature: str) -> bool:
-    """Return whether the version 1 `signature` matches the payload (with or without `hmac`) under the secret."""
-    return isinstance(signature, str) and is_hmac_of(signature, signed_text(payload), secret.encode())
-
-
 # --- version 2 ------------------------------------------------------------------------------------------------
-
-
-def verify_jws(token: bytes, key: bytes) -> dict[str, Any]:
-    """Return the signed object of a version 2 message. Raises BadToken."""
-    return parse_claims(verified_payload(token, key))
 
 
 def verified_payload(token: bytes, key: bytes) -> bytes:
@@ -200,17 +184,6 @@ def key_id(token: bytes) -> str:
     if not isinstance(kid, str):
         raise BadToken("the header must have kid, the key's version")
     return kid
-
-
-def parse_claims(payload: bytes) -> dict[str, Any]:
-    """Return the JSON object of a verified payload. Raises BadToken."""
-    try:
-        claims = json.loads(payload.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise BadToken(f"the signed payload must be JSON: {error}") from error
-    if not isinstance(claims, dict):
-        raise BadToken("the signed payload must be a JSON object")
-    return claims
 
 
 def _parts(token: bytes) -> tuple[bytes, bytes, bytes]:
@@ -242,7 +215,3 @@ def _decode(encoded: bytes, part: str) -> bytes:
         return binascii.a2b_base64((encoded + b"=" * (-len(encoded) % 4)).translate(_FROM_URL), strict_mode=True)
     except binascii.Error as error:
         raise BadToken(f"the {part} must be base64url: {error}") from error
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
