@@ -22,7 +22,8 @@ from devices.admin.base import TenantModelAdmin
 from devices.admin.roles import may
 from devices.admin.site import page_of
 from devices.models import Device
-from telemetry.models import Quarantined, Reason, SuppressedMessages
+from telemetry.models import Quarantined, SuppressedMessages
+from telemetry.models.quarantine import DEFERRED
 from telemetry.services.quarantine import replays
 from telemetry.services.storage.suppression import source_of
 from tenants.admin import payloads
@@ -145,7 +146,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
     def reason_label(self, row: Quarantined) -> SafeString:
         """Return the reason with its colour."""
         # Deferred messages are not refused: the platform replays them automatically.
-        return coloured(row.get_reason_display(), "info" if row.reason == Reason.KEY_UNAVAILABLE else "danger")
+        return coloured(row.get_reason_display(), "info" if row.reason in DEFERRED else "danger")
 
     @display(description=_("device"))
     def device_link(self, row: Quarantined) -> SafeString | str:

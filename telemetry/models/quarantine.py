@@ -33,6 +33,17 @@ class Reason(models.TextChoices):
     QUOTA_EXCEEDED = "quota_exceeded", _("quota exceeded")
 
 
+# Reasons that are treated differently from the others.
+# They wait for their key: the platform replays them, and retention never deletes them.
+DEFERRED = frozenset({Reason.KEY_UNAVAILABLE.value})
+# They are validated again later: each message is stored, however many there are.
+ALWAYS_STORED = DEFERRED | {Reason.QUOTA_EXCEEDED.value}
+# A quarantine that is too large loses them after all others.
+DELETED_LAST = frozenset({Reason.QUOTA_EXCEEDED.value})
+# A signature that was wrong stays wrong.
+NEVER_REPLAYED = frozenset({Reason.BAD_SIGNATURE.value})
+
+
 class Quarantined(models.Model):
     """A refused message as it was sent, with the reason. A repetition increments `count`."""
 

@@ -13,6 +13,7 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 from redis.exceptions import RedisError
 
+from telemetry.models.quarantine import DEFERRED
 from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.tasks import enqueue
 from tenants.models import Tenant
@@ -99,9 +100,9 @@ def apply_quarantine_retention() -> int:
     return _queue(
         "apply_quarantine_retention_tenant",
         "EXISTS (SELECT 1 FROM {schema}.telemetry_quarantined WHERE last_received_at < %s"
-        " AND reason <> 'key_unavailable') OR EXISTS (SELECT 1 FROM {schema}.telemetry_quarantineflood WHERE day < %s)"
+        " AND reason <> ALL(%s)) OR EXISTS (SELECT 1 FROM {schema}.telemetry_quarantineflood WHERE day < %s)"
         " OR pg_total_relation_size('{schema}.telemetry_quarantined') > %s",
-        [limits.before, limits.before, limits.size],
+        [limits.before, sorted(DEFERRED), limits.before, limits.size],
     )
 
 

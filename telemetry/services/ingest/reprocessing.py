@@ -17,6 +17,7 @@ from django.db.models import QuerySet
 from django_tenants.utils import schema_context
 
 from telemetry.models import Reason
+from telemetry.models.quarantine import NEVER_REPLAYED
 from telemetry.services.pipeline.results import Incoming, MessageResult, Refusal, RefusedItem, TenantResult
 from telemetry.services.pipeline.validation import fingerprint
 from telemetry.services.storage.statements import per_schema, run
@@ -27,8 +28,6 @@ from .batches import LockedMessage
 
 logger = logging.getLogger(__name__)
 
-# A signature that was wrong stays wrong.
-NEVER_REPLAYED = frozenset({Reason.BAD_SIGNATURE.value})
 PAGE_ROWS = 200
 
 _TABLES = {"quarantined": "telemetry_quarantined", "totals": "telemetry_ingesttotals"}

@@ -18,9 +18,9 @@ from django.utils.translation import gettext as _
 from devices.models import Device
 from devices.services import audit
 from telemetry.models import Quarantined, Reason, Replay
+from telemetry.models.quarantine import NEVER_REPLAYED
 from telemetry.services.ingest.batch_pipeline import BatchPipeline, build_pipeline
 from telemetry.services.ingest.reprocessing import (
-    NEVER_REPLAYED,
     PAGE_ROWS,
     RefusedRow,
     SettlingResult,

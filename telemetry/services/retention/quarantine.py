@@ -11,6 +11,8 @@ from django.conf import settings
 from django.db import connection, transaction
 from django_tenants.utils import schema_context
 
+from telemetry.models.quarantine import DEFERRED, DELETED_LAST
+
 _ROWS = 2000
 _SECONDS = 120.0
 _NEVER_BEFORE = datetime(1970, 1, 1, tzinfo=UTC)
@@ -21,7 +23,7 @@ _ROW_BYTES = 250
 _SIZE = f"pg_column_size(payload) + pg_column_size(topic) + pg_column_size(detail) + {_ROW_BYTES}"
 _DELETE_OLD = (
     "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE last_received_at < %s"
-    " AND reason <> 'key_unavailable' ORDER BY last_received_at LIMIT %s)"
+    " AND reason <> ALL(%s) ORDER BY last_received_at LIMIT %s)"
 )
 _DELETE_OLDEST = (
     "WITH oldest AS (SELECT id, {size} AS size, last_received_at FROM {table} WHERE {which}"
@@ -30,8 +32,10 @@ _DELETE_OLDEST = (
     " gone AS (DELETE FROM {table} WHERE id IN (SELECT id FROM summed WHERE before < %s) RETURNING {size} AS size)"
     " SELECT count(*), coalesce(sum(size), 0) FROM gone"
 )
-# Messages over the day's quota are deleted last.
-_DELETE_ORDER = ("reason NOT IN ('key_unavailable', 'quota_exceeded')", "reason = 'quota_exceeded'")
+_DELETE_ORDER = (
+    ("reason <> ALL(%s)", sorted(DEFERRED | DELETED_LAST)),
+    ("reason = ANY(%s)", sorted(DELETED_LAST)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def _delete_old(table: str, before: datetime, deadline: float) -> int:
     deleted = 0
     while clock.monotonic() < deadline:
         with connection.cursor() as cursor:
-            cursor.execute(_DELETE_OLD.format(table=table), [before, _ROWS])
+            cursor.execute(_DELETE_OLD.format(table=table), [before, sorted(DEFERRED), _ROWS])
             deleted += cursor.rowcount
             if cursor.rowcount < _ROWS:
                 break
@@ -94,11 +98,11 @@ def _delete_excess(table: str, most: int, deadline: float) -> int:
         cursor.execute(f"SELECT coalesce(sum({_SIZE}), 0) FROM {table}")  # noqa: S608 (our own names)
         over = int(cursor.fetchone()[0]) - most
     deleted = 0
-    for which in _DELETE_ORDER:
+    for which, reasons in _DELETE_ORDER:
         statement = _DELETE_OLDEST.format(table=table, size=_SIZE, which=which)
         while over > 0 and clock.monotonic() < deadline:
             with transaction.atomic(), connection.cursor() as cursor:
-                cursor.execute(statement, [_ROWS, over])
+                cursor.execute(statement, [reasons, _ROWS, over])
                 count, size = cursor.fetchone()
             if not count:
                 break

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import psycopg
 from django.conf import settings
 
+from telemetry.models.quarantine import ALWAYS_STORED
+
 from . import statements
 from .statements import per_schema, run
 
 # The schema of messages that belong to no tenant.
 UNROUTED = ""
-# Messages that are validated again later are never dropped.
-_ALWAYS_KEPT = frozenset({"key_unavailable", "quota_exceeded"})
 # All sources that are not devices of the tenant together may have this many times the share of one source: UUIDs are
 # easily made up.
 _UNREGISTERED_SHARE = 10
@@ -127,7 +127,7 @@ class QuarantineSuppressor:
         suppressed: dict[SuppressionKey, list[QuarantineRow]] = {}
         for row in rows:
             key = None
-            if row.reason not in _ALWAYS_KEPT and (schema, row.name) not in self._recent:
+            if row.reason not in ALWAYS_STORED and (schema, row.name) not in self._recent:
                 key = self._suppressed_as(schema, usage, row)
             if key is None:
                 kept.append(row)
