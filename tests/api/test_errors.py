@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import Client, override_settings
@@ -187,3 +188,10 @@ def test_while_the_database_is_away_the_answer_is_503_and_the_process_lives(tmp_
     assert (status, kind) == (503, "application/json")
     assert json.loads(body)["errors"][0]["code"] == "unavailable"
     assert answers["/t/alpha/"][:2] == [500, "text/html; charset=utf-8"]
+
+
+def test_an_address_that_is_none_answers_json(db: None, tenant_a: Any) -> None:
+    for path in ("/t/alpha/api/v1/nothing/", "/t/alpha/api/v2/devices/", f"/t/alpha/api/v1/devices/{uuid4()}x/"):
+        answer = Api("alpha").get(path)
+        assert answer.status_code == 404
+        assert "There is nothing at" in problems(answer)[None]

@@ -15,7 +15,7 @@ from tenants.models import Domain, Membership, Tenant, User
 from tenants.services.roles import role_of
 from tests.factories import issue_key, make_user
 
-from .client import HANDLER, problems
+from .client import HANDLER, Api, problems
 from .test_isolation import endpoints_of
 
 TENANTS = "/api/v1/tenants/"
@@ -203,3 +203,12 @@ def test_figures_name_tenants_so_that_not_everybody_reads_them(
     assert answer.status_code == status
     assert (b"gwanje_" in answer.content) == (status == 200)
     assert ("WWW-Authenticate" in answer) == (status == 401)
+
+
+def test_a_member_who_is_made_inactive_is_let_in_no_more(api: Api, tenant_a: Any) -> None:
+    user = make_user("leaver", tenant_a, "admin")
+    leaver = Api(tenant_a.slug, user=user)
+    assert leaver.get("devices/").status_code == 200
+    user.is_active = False
+    user.save()
+    assert leaver.get("devices/").status_code == 401
