@@ -26,7 +26,7 @@ from telemetry.services.legacy_import import (
 )
 from telemetry.services.pipeline.results import RefusedItem
 from tenants.infrastructure.resumable_jobs import Superseded
-from tenants.infrastructure.retry import DATABASE_LOST, first_line
+from tenants.infrastructure.retry import DATABASE_LOST, Backoff, first_line
 
 from .dump import CsvFile, columns_of
 from .report import Problem, TableReport
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 2000
 _BATCH_BYTES = 8 * 2**20
-_PAUSE_SECONDS = 1.0
 # The largest difference between the old server's clock and this one's.
 _CLOCKS = timedelta(days=1)
 
@@ -188,6 +187,7 @@ class RecordImporter:
         self._reader_of = reader_of
         self._report = report
         self._progress = progress
+        self._backoff = Backoff()
 
     def run(self, *, again: bool) -> None:
         """Import the file; wait while PostgreSQL is unavailable; with `again`, from the beginning. Raises DumpError."""
@@ -206,7 +206,7 @@ class RecordImporter:
                 except DATABASE_LOST as error:
                     logger.warning("PostgreSQL is unavailable: waiting (%s)", first_line(error))
                     django.db.connection.close()
-                    time.sleep(_PAUSE_SECONDS)
+                    time.sleep(self._backoff.fail())
                 writer.recover()
         finally:
             with suppress(psycopg.Error):
@@ -235,6 +235,7 @@ class RecordImporter:
             reader = self._reader_of(file)
             for batch in batches(reader, self._report):
                 self._show(writer.settle(row, batch))
+                self._backoff.reset()
                 self._progress(file.raw_position)
         finally:
             file.close()

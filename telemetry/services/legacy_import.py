@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 # An old record may be long: all of its months are partitions of their own, and a clock that says 1970 makes none.
 _MONTHS = 240
 _PATIENCE_MS = 5000
-_PAUSE_SECONDS = 0.5
+# Between attempts while the tenant's tables are locked; a lost database raises.
+_LOCK_PAUSE_SECONDS = 0.5
 _FLUSH_SECONDS = 0.5
 # After messages that were there already, so many batches are expected to hold others.
 _CONFLICT_BATCHES = 20
@@ -168,7 +169,7 @@ class LegacyImportWriter:
             except psycopg.Error as error:
                 if not is_lock_conflict(error):
                     raise
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(_LOCK_PAUSE_SECONDS)
                 continue
             self._tick()
             return settled
@@ -188,7 +189,7 @@ class LegacyImportWriter:
         wanted = list(set(uuids))
         routes = self._router.routes(wanted)
         while any(route.spec is None and route.locked_schema for route in routes):
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(_LOCK_PAUSE_SECONDS)
             routes = self._router.routes(wanted)
         return {uuid: route.spec for uuid, route in zip(wanted, routes, strict=True)}
 

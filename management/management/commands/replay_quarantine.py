@@ -16,10 +16,11 @@ from django_tenants.utils import schema_context
 from devices.models import Device
 from telemetry.models import Reason, Replay
 from telemetry.services.quarantine import replays, unrouted
-from tenants.infrastructure.retry import DATABASE_LOST, first_line
+from tenants.infrastructure.retry import DATABASE_LOST, Backoff, first_line
 from tenants.models import Tenant
 
-_PAUSE_SECONDS = 1.0
+# The interval of the report while a worker does the replay.
+_REPORT_SECONDS = 1.0
 
 
 def moment(text: str) -> datetime:
@@ -88,6 +89,7 @@ class Command(BaseCommand):
 
     def _follow(self, replay: Replay) -> None:
         """Continue until it has ended, also where a worker resumes it or PostgreSQL is unavailable for a while."""
+        backoff = Backoff()
         while True:
             try:
                 replays.step(replay.pk, report=self._show, queue=False)
@@ -95,12 +97,13 @@ class Command(BaseCommand):
             except DATABASE_LOST as error:
                 self.stdout.write(f"PostgreSQL is unavailable ({first_line(error)}): waiting.")
                 django.db.connection.close()
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(backoff.fail())
                 continue
+            backoff.reset()
             if not replay.is_under_way:
                 break
             self._show(replay)
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(_REPORT_SECONDS)
         if replay.state == Replay.State.CANCELLED:
             raise CommandError("Another process cancelled it: what is done stays done.")
         gone = f", {replay.gone} had left the quarantine before their turn" if replay.gone else ""

@@ -25,7 +25,8 @@ from tenants.models import UnroutedMessage
 
 logger = logging.getLogger(__name__)
 
-_PAUSE_SECONDS = 0.5
+# Between attempts while a tenant's tables are locked; a lost database raises.
+_LOCK_PAUSE_SECONDS = 0.5
 _UNROUTED = RefusedTable(
     lambda _: b"SELECT id FROM public.tenants_unroutedmessage WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     lambda _: b"DELETE FROM public.tenants_unroutedmessage WHERE id = ANY($1)",
@@ -94,4 +95,4 @@ def _settle(pipeline: BatchPipeline, settlement: Settlement, total: UnroutedResu
             logger.warning("The tables of %s are locked: %d messages stay with no tenant", settlement.schema, waiting)
             total.left += waiting
             return
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(_LOCK_PAUSE_SECONDS)

@@ -32,7 +32,7 @@ SETTLED_AFTER = timedelta(minutes=5)
 _LATE_HOURS_PER_STEP = 500
 _LOCK_TIMEOUT = "100ms"  # the longest time that ingest waits for this lock
 _LOCK_ATTEMPTS = 20
-_LOCK_PAUSE = 0.25
+_LOCK_PAUSE_SECONDS = 0.25
 
 # In the order of the key, so that two listeners cannot deadlock. An existing mark is renewed, so that the worker that
 # rolls up the hour sees that more readings arrived.
@@ -255,7 +255,7 @@ def _mark_until(until: datetime) -> None:
         except WorkLockBusy:
             if attempt == _LOCK_ATTEMPTS:
                 raise
-            clock.sleep(_LOCK_PAUSE)
+            clock.sleep(_LOCK_PAUSE_SECONDS)
 
 
 def _roll_chunk() -> bool:

@@ -43,7 +43,7 @@ def add_quarantined(
 def add_unrouted(
     connection: psycopg.Connection, suppressor: QuarantineSuppressor, refused: Sequence[RefusedItem]
 ) -> None:
-    """Keep messages that belong to no tenant, for staff."""
+    """Store messages that belong to no tenant, for staff."""
     suppressor.load_day(connection, UNROUTED)
     with suppressor.transaction():
         kept, suppressed = suppressor.split(UNROUTED, _rows(refused))
