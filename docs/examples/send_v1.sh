@@ -7,7 +7,12 @@ QUICKSTART=${1:-var/quickstart.json}
 # The first device that signs with version 1 and is not driven by the simulator.
 eval "$(python3 - "$QUICKSTART" <<'PYTHON'
 import json, shlex, sys
-quickstart = json.load(open(sys.argv[1]))
+try:
+    quickstart = json.load(open(sys.argv[1]))
+except (OSError, ValueError) as error:
+    print(f"The quickstart file cannot be read: {error}. Start the platform with `make run` first.", file=sys.stderr)
+    print("exit 2")
+    sys.exit()
 tenant, device = next((tenant, device) for tenant in quickstart["tenants"] for device in tenant["devices"]
                       if device["signature"] == "v1" and not device["simulated"])
 values = {"HOST": quickstart["mqtt"]["host"], "PORT": quickstart["mqtt"]["port"], "TENANT": tenant["slug"],

@@ -2,17 +2,33 @@
 
 from typing import Any
 
+from django import forms
+from django.utils.translation import gettext as _
 from django_filters import rest_framework as filters
 
 from devices.api.filters import OfDevice, device_by_uuid
 from telemetry.models import Reason
 from tenants.services.limits import LimitName
 
+
+class DayRangeForm(forms.Form):
+    """A form with the days `from` and `to`; rejects a range that ends before it begins."""
+
+    def clean(self) -> dict[str, Any]:
+        """Return the cleaned values; `from` has an error where it is not earlier than `to`."""
+        values = self.cleaned_data
+        start, stop = values.get("from"), values.get("to")
+        if start and stop and start >= stop:
+            self.add_error("from", _("'from' must be earlier than 'to'."))
+        return values
+
+
 # "from" is a keyword, which a class body cannot assign.
 TotalsFilter: type[filters.FilterSet] = type(
     "TotalsFilter",
     (filters.FilterSet,),
     {
+        "Meta": type("Meta", (), {"form": DayRangeForm}),
         "from": filters.DateFilter(field_name="day", lookup_expr="gte", label="Not before this day (2026-11-22)."),
         "to": filters.DateFilter(field_name="day", lookup_expr="lt", label="Before this day (2026-11-22)."),
     },

@@ -17,7 +17,7 @@ _CORRECTIONS = str.maketrans({"O": "0", "I": "1", "L": "1"}) | str.maketrans("",
 
 
 def new_claim_code() -> str:
-    """Return a new code as it is printed: `K7QM-3XPA-9R2T-V5CW`."""
+    """Return a new code as it is printed: `K7QM-3XPA-9R2T-V5WD`."""
     while True:
         body = "".join(secrets.choice(ALPHABET) for _ in range(_LENGTH - 1))
         check = _check(body)

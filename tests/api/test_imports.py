@@ -268,6 +268,10 @@ def test_many_rows_are_done_by_a_worker(api: Api, tenant_a: Any, settings: Any, 
     ended = api.get(path).json()
     assert (ended["state"], ended["counts"]["new"], ended["credentials_remaining"]) == ("done", 5, 5)
 
+    refused = problems(api.post(path + "credentials/", {"devices": ["bulk-1"]}))
+    assert "'devices' is not a known member" in str(refused["devices"])
+    assert api.get(path).json()["credentials_remaining"] == 5
+
     monkeypatch.setattr(import_jobs, "HANDED_AT_ONCE", 3)
     first, second = api.post(path + "credentials/").json(), api.post(path + "credentials/").json()
     assert (first["credentials_remaining"], second["credentials_remaining"]) == (2, 0)

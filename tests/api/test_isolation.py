@@ -62,7 +62,7 @@ ROWS: list[Row] = [
     ("GET", "api/v1/devices/export/", READ, 200, None),
     ("GET", "api/v1/device-imports/", READ, 200, None),
     ("GET", "api/v1/device-imports/{import}/", READ, 200, None),
-    ("POST", "api/v1/device-imports/{import}/credentials/", OPERATE, 200, None),
+    ("POST", "api/v1/device-imports/{import}/credentials/", OPERATE, 200, {}),
     ("POST", "api/v1/claims/", OPERATE, 201, {"serial": "{serial}", "code": "{code}"}),
     ("POST", "api/v1/devices/{claimed}/reset-credentials/", OPERATE, 204, None),
     ("POST", "api/v1/devices/{claimed}/release/", OPERATE, 204, None),

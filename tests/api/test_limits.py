@@ -95,3 +95,11 @@ def test_refusals_are_listed_by_day_limit_and_device(api: Api, tenant_a: Any) ->
     assert len(api.get("limits/refusals/", device=device.uuid).json()["results"]) == 1
     assert len(api.get("limits/refusals/", **{"from": "2026-11-22"}).json()["results"]) == 2
     assert "name" in problems(api.get("limits/refusals/", name="x"))
+
+
+def test_a_range_of_days_that_ends_before_it_begins_is_refused(api: Api) -> None:
+    for path in ("limits/refusals/", "totals/"):
+        assert api.get(path, **{"from": "2026-11-21", "to": "2026-11-22"}).status_code == 200
+        for start in ("2026-11-22", "2026-11-23"):
+            refused = api.get(path, **{"from": start, "to": "2026-11-22"})
+            assert problems(refused) == {"from": "'from' must be earlier than 'to'."}

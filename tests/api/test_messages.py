@@ -144,6 +144,14 @@ def test_every_reason_may_be_asked_for_and_no_other(api: Api) -> None:
     assert api.get("quarantine/", device=uuid4()).status_code == 404
 
 
+def test_a_replay_with_an_unknown_member_replays_nothing(api: Api, tenant_a: Any) -> None:
+    add_quarantined(tenant_a, T0)
+    refused = problems(api.post("quarantine/replays/", {"reasons": ["malformed"]}))
+    assert "'reasons' is not a known member. Known members: device, from, ids" in str(refused["reasons"])
+    assert api.get("quarantine/replays/").json()["count"] == 0
+    assert len(api.get("quarantine/").json()["results"]) == 1
+
+
 def test_the_quarantine_makes_the_same_queries_however_long_it_is(
     api: Api, greenhouse: Any, tenant_a: Any, count_queries: Callable[[Callable[[], Any]], int]
 ) -> None:

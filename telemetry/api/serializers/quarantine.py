@@ -10,12 +10,12 @@ from rest_framework import serializers
 from devices.models import Device
 from telemetry.models import Quarantined, Reason, Replay, SuppressedMessages
 from telemetry.services.quarantine.replays import MOST_CHOSEN
-from tenants.api.serializers.base import RangeParameters, Timestamp
+from tenants.api.serializers.base import RangeParameters, StrictSerializer, Timestamp
 
 from .base import payload_text
 
 
-class NewReplaySerializer(RangeParameters):
+class NewReplaySerializer(StrictSerializer, RangeParameters):
     """The messages to replay; a member that is left out narrows nothing, so that `{}` is the whole quarantine."""
 
     from_help = "Last received not before this time."

@@ -90,7 +90,7 @@ class StrictModelSerializer(serializers.ModelSerializer[AnyModel]):
 def refuse_unwritable(data: Mapping[str, Any], serializer: serializers.Serializer[Any]) -> None:
     """Raise ValidationError (400) with an error for every member that would have no effect."""
     fields = serializer.fields
-    writable = ", ".join(sorted(name for name, field in fields.items() if not field.read_only))
+    writable = ", ".join(sorted(name for name, field in fields.items() if not field.read_only)) or "–"
     errors = {}
     for name in data:
         if name not in fields:
