@@ -34,7 +34,7 @@ class StatusChangeFilter(forms.Form):
         label=_("Changed to"), choices=[*_ANY, *Status.choices], required=False, widget=UnfoldAdminSelectWidget
     )
     cause = forms.ChoiceField(
-        label=_("Because"), choices=[*_ANY, *Cause.choices], required=False, widget=UnfoldAdminSelectWidget
+        label=_("Cause"), choices=[*_ANY, *Cause.choices], required=False, widget=UnfoldAdminSelectWidget
     )
     since = _day(_("From"))
     until = _day(_("Until"))

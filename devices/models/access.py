@@ -29,9 +29,9 @@ class ApiKey(models.Model):
         ADMIN = "admin", _("read, write, and export everything")
 
     name = models.CharField(_("name"), max_length=120)
-    prefix = models.CharField(_("begins with"), max_length=24, unique=True, editable=False)
+    prefix = models.CharField(_("prefix"), max_length=24, unique=True, editable=False)
     digest = models.CharField(max_length=64, editable=False)
-    scope = models.CharField(_("may"), max_length=5, choices=Scope.choices, default=Scope.READ)
+    scope = models.CharField(_("scope"), max_length=5, choices=Scope.choices, default=Scope.READ)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     created_by_id = models.BigIntegerField(null=True, editable=False)
     created_by_label = models.CharField(_("created by"), max_length=150, blank=True, editable=False)
@@ -139,13 +139,13 @@ class AuditEntry(models.Model):
     The user is recorded by id and label, since users are in the public schema.
     """
 
-    at = models.DateTimeField(_("at"), auto_now_add=True)
+    at = models.DateTimeField(_("time"), auto_now_add=True)
     user_id = models.BigIntegerField(null=True)
-    user_label = models.CharField(_("who"), max_length=150)
+    user_label = models.CharField(_("user"), max_length=150)
     action = models.CharField(_("action"), max_length=40)
-    object_type = models.CharField(_("of"), max_length=80)
+    object_type = models.CharField(_("object type"), max_length=80)
     object_id = models.CharField(max_length=64)
-    object_label = models.CharField(_("what"), max_length=200)
+    object_label = models.CharField(_("object"), max_length=200)
     detail = models.TextField(_("detail"), blank=True)
 
     class Meta:

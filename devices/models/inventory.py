@@ -40,7 +40,7 @@ class Device(SpecInput):
         _("accepted signatures"), choices=Signature.choices, default=Signature.V1, db_column="signature_floor"
     )
     timeout_seconds = models.PositiveIntegerField(
-        _("time-out in seconds"),
+        _("timeout in seconds"),
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
@@ -158,7 +158,7 @@ class DeviceCredential(SpecInput):
     )
     revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
     # Since when the device signs with it (again): the newest one is the key in use. Set by the listener.
-    in_use_since = models.DateTimeField(_("in use since"), null=True, blank=True, editable=False)
+    in_use_since = models.DateTimeField(_("first used"), null=True, blank=True, editable=False)
     rotate = models.BooleanField(
         _("to be rotated"),
         default=False,

@@ -72,7 +72,7 @@ class HardwareModel(SpecInput):
         help_text=_("If none is selected, every type is allowed."),
     )
     timeout_seconds = models.PositiveIntegerField(
-        _("time-out in seconds"),
+        _("timeout in seconds"),
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
@@ -177,8 +177,8 @@ class Metric(SpecInput):
     )
     minimum = models.FloatField(_("minimum"), null=True, blank=True, help_text=_("In the stored unit, inclusive."))
     maximum = models.FloatField(_("maximum"), null=True, blank=True, help_text=_("In the stored unit, inclusive."))
-    true_value = models.CharField(_("word for true"), max_length=40, blank=True, help_text=_("For example ON."))
-    false_value = models.CharField(_("word for false"), max_length=40, blank=True, help_text=_("For example OFF."))
+    true_value = models.CharField(_("text for true"), max_length=40, blank=True, help_text=_("For example ON."))
+    false_value = models.CharField(_("text for false"), max_length=40, blank=True, help_text=_("For example OFF."))
     # Computed from the units when the metric is saved, never per message.
     factor = models.FloatField(_("factor"), default=1.0, editable=False)
     offset = models.FloatField(_("offset"), default=0.0, editable=False)

@@ -6,8 +6,8 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import pgettext_lazy
 
 from .base import SpecInput
 from .inventory import Device
@@ -24,7 +24,7 @@ class Cause(models.TextChoices):
     TELEMETRY = "telemetry", _("live telemetry received")
     BIRTH = "birth", _("connected")
     WILL = "will", _("connection lost or closed")
-    TIMEOUT = "timeout", _("no message within the time-out")
+    TIMEOUT = "timeout", _("no message within the timeout")
     STAFF = "staff", _("set by a user")
     RECONCILE = "reconcile", _("corrected after a failure")
 
@@ -169,9 +169,9 @@ class MaintenanceWindow(models.Model):
     device = models.ForeignKey(
         Device, on_delete=models.CASCADE, related_name="maintenance_windows", verbose_name=_("device")
     )
-    starts_at = models.DateTimeField(pgettext_lazy("time", "from"))
-    ends_at = models.DateTimeField(_("until"))
-    reason = models.CharField(_("reason"), max_length=200, blank=True)
+    starts_at = models.DateTimeField(_("starts at"))
+    ends_at = models.DateTimeField(_("ends at"))
+    reason = models.CharField(_("description"), max_length=200, blank=True)
 
     class Meta:
         ordering: ClassVar = ["-starts_at"]
@@ -195,10 +195,10 @@ class PresenceSettings(SpecInput):
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
     timeout_seconds = models.PositiveIntegerField(
-        _("time-out in seconds"),
+        _("timeout in seconds"),
         default=60,
         validators=[MinValueValidator(1)],
-        help_text=_("The shortest time-out of a device that has none of its own and none of its hardware model."),
+        help_text=_("The shortest timeout of a device that has none of its own and none of its hardware model."),
     )
     flapping_changes = models.PositiveIntegerField(
         _("status changes for flapping"),
@@ -218,7 +218,7 @@ class PresenceSettings(SpecInput):
         verbose_name_plural = _("presence settings")
 
     def __str__(self) -> str:
-        return str(self._meta.verbose_name)
+        return capfirst(str(self._meta.verbose_name))
 
     @classmethod
     def current(cls) -> "PresenceSettings":

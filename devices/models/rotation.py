@@ -36,7 +36,7 @@ class RotationCampaign(models.Model):
     extend_days = models.PositiveSmallIntegerField(
         _("days of extension"), default=7, validators=[MinValueValidator(1), MaxValueValidator(90)]
     )
-    extended = models.PositiveSmallIntegerField(_("times extended"), default=0)
+    extended = models.PositiveSmallIntegerField(_("extensions"), default=0)
     created_at = models.DateTimeField(_("started"), auto_now_add=True)
     created_by_label = models.CharField(_("started by"), max_length=150)
     # When the old keys expire, or when the rollback started.
@@ -86,7 +86,7 @@ class RotationMember(models.Model):
     attempts = models.PositiveSmallIntegerField(_("sent"), default=0)
     next_at = models.DateTimeField(null=True, editable=False)  # when it is sent (again)
     confirmed_at = models.DateTimeField(_("confirmed"), null=True, db_column="moved_at")
-    note = models.CharField(_("note"), max_length=300, blank=True)
+    note = models.CharField(_("description"), max_length=300, blank=True)
 
     class Meta:
         ordering: ClassVar = ["id"]

@@ -21,10 +21,13 @@ DJANGO = (
     _("Save and continue editing"),
     _("Select %s to change"),
     _("Select %s to view"),
+    _("View %s"),
     _("users"),
 )
 
 UNFOLD = (
+    _("Welcome back to"),
+    _("Choose file to upload"),
     _("Select record"),
     _("Select action"),
     _("Select action to run"),

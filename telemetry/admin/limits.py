@@ -21,7 +21,7 @@ from telemetry.services.limits.overview import LimitUse, limits_now
 from tenants.admin.base import ReadOnly
 from tenants.services.limits import LABELS
 
-_SOURCES = {"tenant": _("this tenant's own"), "plan": _("the plan's"), "default": _("the platform's")}
+_SOURCES = {"tenant": _("this tenant's own"), "plan": _("the plan's"), "default": _("default of the platform")}
 
 
 @admin.register(LimitHit, site=tenant_admin)

@@ -58,7 +58,7 @@ class ReplayAdmin(ReadOnly, TenantModelAdmin):
         """Return the state with its colour."""
         return coloured(replay.get_state_display(), _COLOURS[Replay.State(replay.state)])
 
-    @display(description=_("of"))
+    @display(description=_("selection"))
     def selection(self, replay: Replay) -> str:
         """Return the selection in words."""
         return in_words(replays.selection_of(replay))

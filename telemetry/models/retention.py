@@ -6,6 +6,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
 _KEEP = _("Number of whole months to keep besides the current one; older data is deleted permanently. Empty: no limit.")
@@ -47,7 +48,7 @@ class RetentionSettings(models.Model):
         verbose_name_plural = _("retention")
 
     def __str__(self) -> str:
-        return str(self._meta.verbose_name)
+        return capfirst(str(self._meta.verbose_name))
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the single row of the tenant."""

@@ -65,8 +65,8 @@ class QueuedJob(ResumableJob):
     state: Any
     note: Any
     total: Any
-    created_at = models.DateTimeField(_("begun"), auto_now_add=True)
-    created_by_label = models.CharField(_("begun by"), max_length=150)
+    created_at = models.DateTimeField(_("started"), auto_now_add=True)
+    created_by_label = models.CharField(_("started by"), max_length=150)
     # The end of the lease; in the past until a process claims the job.
     claimed_until = models.DateTimeField(default=timezone.now, editable=False)
 

@@ -24,7 +24,7 @@ class DeviceRoute(models.Model):
 class AppRoute(models.Model):
     """Prefix of an API key → tenant of the app that connects to the broker with this key."""
 
-    prefix = models.CharField(_("begins with"), max_length=24, primary_key=True)
+    prefix = models.CharField(_("prefix"), max_length=24, primary_key=True)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="app_routes", verbose_name=_("tenant"))
 
     class Meta:

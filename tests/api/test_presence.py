@@ -44,7 +44,7 @@ def test_the_history_tells_each_change_with_its_evidence(api: Api, recorded_devi
         "session": "first",
         "evidence_at": "2024-11-22T10:28:00Z",
         "at": "2024-11-22T10:30:00Z",
-        "description": "No message since 2024-11-22 10:28:00 UTC. The time-out passed at 2024-11-22 10:30:00 UTC,"
+        "description": "No message since 2024-11-22 10:28:00 UTC. The timeout passed at 2024-11-22 10:30:00 UTC,"
         " 2 min later. Session first.",
         "suppressed_by": None,
     }

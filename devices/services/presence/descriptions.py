@@ -63,7 +63,7 @@ def format_duration(seconds: float) -> str:
 def _sentence(change: StatusChange) -> str:
     """Return the sentence of the cause, with placeholders for `evidence`, `recorded` and `silence`."""
     if change.cause == Cause.TIMEOUT:
-        return _("No message since %(evidence)s. The time-out passed at %(recorded)s, %(silence)s later.")
+        return _("No message since %(evidence)s. The timeout passed at %(recorded)s, %(silence)s later.")
     if change.cause == Cause.STAFF and change.to_status == Status.UNKNOWN:
         return _("Deactivated by a user at %(evidence)s.")
     return {

@@ -16,16 +16,16 @@ from devices.models import Component, Device, PresenceSettings
 
 
 class TimeoutSource(models.TextChoices):
-    """The setting that a device's time-out comes from."""
+    """The setting that a device's timeout comes from."""
 
     DEVICE = "device", _("set for the device")
     MODEL = "model", _("set for the hardware model")
     INTERVAL = "interval", _("two missed reports of its most frequent component")
-    TENANT = "tenant", _("minimum time-out of the tenant")
+    TENANT = "tenant", _("minimum timeout of the tenant")
 
 
 def timeout_of(own: int | None, model: int | None, least: int, intervals: Iterable[int]) -> float:
-    """Return the time-out in seconds, from the settings of device, model and tenant, and the reporting intervals."""
+    """Return the timeout in seconds, from the settings of device, model and tenant, and the reporting intervals."""
     if own is not None:
         return float(own)
     if model is not None:
@@ -35,7 +35,7 @@ def timeout_of(own: int | None, model: int | None, least: int, intervals: Iterab
 
 
 def source_of(own: int | None, model: int | None, least: int, intervals: Iterable[int]) -> TimeoutSource:
-    """Return which of the four settings the time-out comes from."""
+    """Return which of the four settings the timeout comes from."""
     if own is not None:
         return TimeoutSource.DEVICE
     if model is not None:
@@ -44,7 +44,7 @@ def source_of(own: int | None, model: int | None, least: int, intervals: Iterabl
 
 
 def effective_timeout(device: Device, least: int) -> tuple[float, TimeoutSource]:
-    """Return the device's time-out in seconds and its source. `least` is the tenant's `timeout_seconds`.
+    """Return the device's timeout in seconds and its source. `least` is the tenant's `timeout_seconds`.
 
     Loads the hardware model, the components and their types if they are not loaded yet.
     """
@@ -60,7 +60,7 @@ def interval_of(component: Component) -> int:
 
 
 def timeouts_of(devices: QuerySet[Device]) -> dict[UUID, float]:
-    """Return the time-outs in seconds of the current tenant's devices by UUID, in two queries."""
+    """Return the timeouts in seconds of the current tenant's devices by UUID, in two queries."""
     least = PresenceSettings.current().timeout_seconds
     rows = devices.annotate(
         interval=Min(

@@ -121,9 +121,9 @@ def _board_mismatch(serial: Any, spec: DeviceSpec) -> Refusal:
         detail = f"The message must carry the registered cpu_serial, {registered}; it has none."
     else:
         detail = (
-            f"The message comes from the board {quote(serial)}, registered is {registered}: the SD card was moved or"
+            f"The message comes from the board {quote(serial)}; the registered board is {registered}. "
+            "The SD card may have been moved or copied."
         )
-        detail += " copied."
     return Refusal(
         "cpu_serial_mismatch", f"{detail} Where the board was replaced, register its serial on the device's page."
     )
