@@ -48,9 +48,11 @@ NAMES = frozenset(
         *("Held", "Sending", "Told", "Tell", "told", "tell", "Known", "Outcomes", "Place", "Sign", "signs", "aside"),
         *("deaf", "stepped", "doubt", "floors", "flood", "floods", "guesses", "heat", "hints", "parked", "too_many"),
         *("trying", "upkeep", "effort", "choosing", "adoption", "teaching", "ledger", "scene", "books"),
-        *("of", "without", "together", "drawn", "asked_again"),
+        *("of", "without", "together", "drawn", "asked_again", "judged", "adopted", "poison"),
     }
 )
+# Names that only tests use.
+NAMES_OF_TESTS = frozenset({"heard", "asked", "said", "quiet"})
 
 
 def python_files() -> list[Path]:
@@ -123,6 +125,27 @@ def test_names_are_the_terms_of_the_field(name: str) -> None:
     assert [found for found in names_defined(tree) if found[1].lstrip("_") in NAMES] == []
 
 
+@pytest.mark.parametrize("name", [name for name in of_files(python_files()) if not name.startswith("tests/")])
+def test_names_of_the_product_are_nouns(name: str) -> None:
+    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+    assert [found for found in names_defined(tree) if found[1].lstrip("_") in NAMES_OF_TESTS] == []
+
+
+def help_texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the constant help texts of fields, also translated ones, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "help_text":
+            value = node.value.args[0] if isinstance(node.value, ast.Call) and node.value.args else node.value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield value.lineno, value.value
+
+
+@pytest.mark.parametrize("name", of_files(python_files()))
+def test_help_texts_begin_with_no_free_relative(name: str) -> None:
+    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+    assert [found for found in help_texts(tree) if re.match(r"(?:What|Who|Whose|How|When)\b", found[1])] == []
+
+
 @pytest.mark.parametrize("name", of_files(python_files()))
 def test_module_docstrings_say_what_the_module_contains(name: str) -> None:
     docstring = ast.get_docstring(ast.parse((ROOT / name).read_text(encoding="utf-8"))) or ""
@@ -130,6 +153,7 @@ def test_module_docstrings_say_what_the_module_contains(name: str) -> None:
 
 
 def test_the_constructions_are_found_where_they_are() -> None:
+    assert list(help_texts(ast.parse('f(help_text=_("What it is for."))'))) == [(1, "What it is for.")]
     assert list(prose_of_python("x = 1  # Redis is away\n")) == [(1, "# Redis is away")]
     for text in ("Vault is away.", "'5x' is no interval.", "Whoever asks", "a sign of life", "you are no member"):
         assert any(re.search(pattern, text, re.IGNORECASE) for pattern in CONSTRUCTIONS), text

@@ -142,8 +142,8 @@ class ActionFilter(AllValuesFieldListFilter):
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         for choice in super().choices(changelist):
-            said = str(choice["display"])
-            yield {**choice, "display": ACTIONS.get(said, said)}
+            recorded = str(choice["display"])
+            yield {**choice, "display": ACTIONS.get(recorded, recorded)}
 
 
 @admin.register(AuditEntry, site=tenant_admin)

@@ -82,10 +82,12 @@ def _find_plugin(*roots: Path) -> Path | None:
 def _require_version_2(found: Mosquitto) -> tuple[int, int]:
     """Return the broker's version. Raises ServerMissing for one before 2.0."""
     env = {**os.environ, **found.env}
-    said = subprocess.run([str(found.program), "-h"], capture_output=True, text=True, env=env, errors="replace")
-    version = re.search(r"mosquitto version (\d+)\.(\d+)\S*", said.stdout)
+    result = subprocess.run([str(found.program), "-h"], capture_output=True, text=True, env=env, errors="replace")
+    version = re.search(r"mosquitto version (\d+)\.(\d+)\S*", result.stdout)
     if version is None:
-        raise ServerMissing(f"{found.program} does not run here: {(said.stderr or said.stdout).strip()[:300]} {_HOW}")
+        raise ServerMissing(
+            f"{found.program} does not run here: {(result.stderr or result.stdout).strip()[:300]} {_HOW}"
+        )
     if int(version[1]) < 2:
         raise ServerMissing(f"{found.program} is Mosquitto {version[1]}.{version[2]}, and 2.0 is needed. {_HOW}")
     return int(version[1]), int(version[2])

@@ -255,5 +255,5 @@ class EmbeddedStack:
             time.sleep(0.05)
 
     def _failure(self, server: Server, what: str) -> ServerFailed:
-        said = tail(server.log, offset=self._offsets.get(server.name, 0))
-        return ServerFailed(f"{server.label} did not become ready. {what} The end of {server.log}:\n{said}")
+        output = tail(server.log, offset=self._offsets.get(server.name, 0))
+        return ServerFailed(f"{server.label} did not become ready. {what} The end of {server.log}:\n{output}")

@@ -81,8 +81,8 @@ class Supervisor:
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
             if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
-                said = tail(self._logs / "supervisord.out") or tail(self._logs / "supervisord.log")
-                raise ServerFailed(f"The process supervisor did not start. Its output:\n{said}")
+                output = tail(self._logs / "supervisord.out") or tail(self._logs / "supervisord.log")
+                raise ServerFailed(f"The process supervisor did not start. Its output:\n{output}")
             time.sleep(0.02)
 
     def _answers(self) -> bool:

@@ -95,8 +95,8 @@ def messages_of(error: ValidationError) -> str:
     """Return the error's messages with their fields."""
     if not hasattr(error, "error_dict"):
         return " ".join(error.messages)
-    said: Sequence[str] = [
+    texts: Sequence[str] = [
         " ".join(messages) if field == "__all__" else f"{field}: {' '.join(messages)}"
         for field, messages in error.message_dict.items()
     ]
-    return " ".join(said)
+    return " ".join(texts)

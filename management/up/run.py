@@ -99,8 +99,8 @@ class Up:
             # A process that keeps ending prints the same each time.
             if now - self._shown.get(ending.name, -_QUIET_SECONDS) >= _QUIET_SECONDS:
                 self._shown[ending.name] = now
-                said = tail(self._logs / f"{ending.name}.log")
-                self._console.print(said, style="dim", markup=False, highlight=False, soft_wrap=True)
+                output = tail(self._logs / f"{ending.name}.log")
+                self._console.print(output, style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def _stop(self) -> None:
         """Stop the processes first, then the servers; ignore further signals."""

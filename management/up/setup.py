@@ -30,5 +30,5 @@ def prepare(env: Mapping[str, str], logs: Path, progress: Callable[[str], None])
         with log.open("ab") as file:
             done = subprocess.run(manage(*arguments), cwd=BASE_DIR, env=dict(env), stdout=file, stderr=file)
         if done.returncode:
-            said = tail(log, offset=offset, lines=25)
-            raise SetupFailed(f"`manage.py {' '.join(arguments)}` failed. The end of {log}:\n{said}")
+            output = tail(log, offset=offset, lines=25)
+            raise SetupFailed(f"`manage.py {' '.join(arguments)}` failed. The end of {log}:\n{output}")

@@ -41,8 +41,8 @@ def last_values(request: HttpRequest, device: Device) -> SafeString:
 @hooks.panels_above_device.provider(20)
 def charts(request: HttpRequest, device: Device) -> SafeString:
     """Render a chart for each series of numbers over the last day, week, month or year."""
-    asked = request.GET.get("range", "")
-    chosen = asked if asked in _RANGES else next(iter(_RANGES))
+    requested = request.GET.get("range", "")
+    chosen = requested if requested in _RANGES else next(iter(_RANGES))
     too_much, lines = False, []
     try:
         with time_limited_queries():
@@ -53,7 +53,7 @@ def charts(request: HttpRequest, device: Device) -> SafeString:
         "charts": [{"series": chart.series, "data": _data(chart)} for chart in lines],
         "ranges": [{"key": key, "label": label, "chosen": key == chosen} for key, (_span, label) in _RANGES.items()],
         "too_much": too_much,
-        "shown": bool(lines) or too_much or bool(asked) or device.series.exists(),
+        "shown": bool(lines) or too_much or bool(requested) or device.series.exists(),
     }
     return render_to_string("telemetry/admin/charts.html", context, request)
 

@@ -201,10 +201,13 @@ def _with_preview(
 
 def _apply(request: HttpRequest, component_type: ComponentType, metrics: list[Metric]) -> HttpResponse:
     done = application.apply_mapping(component_type, metrics, acting_user=person(request))
-    adopted, apart = sum(one.series for one in done.adopted), sum(one.apart for one in done.adopted)
+    assigned, unassigned = (
+        sum(one.series for one in done.assignments),
+        sum(one.unassigned_series for one in done.assignments),
+    )
     text = _t("Metrics added: %(metrics)d. Existing series assigned to them: %(series)d.")
-    messages.success(request, text % {"metrics": len(done.metrics), "series": adopted})
-    if apart:
+    messages.success(request, text % {"metrics": len(done.metrics), "series": assigned})
+    if unassigned:
         text = _t("Series that were not assigned, because their unit or value type differs: %(series)d.")
-        messages.warning(request, text % {"series": apart})
+        messages.warning(request, text % {"series": unassigned})
     return redirect("admin:devices_componenttype_change", component_type.pk)

@@ -118,7 +118,7 @@ class LegacyRowValidator:
         if isinstance(topic, Refusal):
             return _refused_item(row, None, topic)
         spec = specs.get(topic.uuid)
-        if spec is None or spec.tenant.schema != self._schema:  # whose else it is, is not said
+        if spec is None or spec.tenant.schema != self._schema:  # the text does not disclose another tenant
             return _refused_item(row, None, Refusal("unknown_device", f"The tenant has no device {topic.uuid}."))
         try:
             if row.device is not None and row.device != topic.uuid:
@@ -157,13 +157,13 @@ class LegacyImportWriter:
         """
         is_fresh = False
         while True:
-            judged = self._validator.validate(batch.rows)
+            results = self._validator.validate(batch.rows)
             try:
-                settled = self._store(job, batch, judged)
+                settled = self._store(job, batch, results)
             except (psycopg.DataError, psycopg.IntegrityError):
                 # Perhaps the tenant's devices changed under the cache; else one of the rows cannot be stored.
                 self._forget()
-                batch = self._without_poison(batch, judged) if is_fresh else batch
+                batch = self._without_unstorable(batch, results) if is_fresh else batch
                 is_fresh = True
                 continue
             except psycopg.Error as error:
@@ -193,10 +193,10 @@ class LegacyImportWriter:
             routes = self._router.routes(wanted)
         return {uuid: route.spec for uuid, route in zip(wanted, routes, strict=True)}
 
-    def _without_poison(self, batch: ImportBatch, judged: Sequence[AcceptedItem | RefusedItem]) -> ImportBatch:
+    def _without_unstorable(self, batch: ImportBatch, results: Sequence[AcceptedItem | RefusedItem]) -> ImportBatch:
         """Return the batch without the rows that PostgreSQL rejects, after a trial of each row."""
         kept = []
-        for row, item in zip(batch.rows, judged, strict=True):
+        for row, item in zip(batch.rows, results, strict=True):
             try:
                 self._writer.store(self._schema, [item], _PATIENCE_MS, after=_roll_back)
             except _RollBack:
@@ -211,10 +211,10 @@ class LegacyImportWriter:
         self._writer.close()
 
     def _store(
-        self, job: LegacyImport, batch: ImportBatch, judged: Sequence[AcceptedItem | RefusedItem]
+        self, job: LegacyImport, batch: ImportBatch, results: Sequence[AcceptedItem | RefusedItem]
     ) -> ImportBatchResult:
         refused = [
-            (row, item.result) for row, item in zip(batch.rows, judged, strict=True) if isinstance(item, RefusedItem)
+            (row, item.result) for row, item in zip(batch.rows, results, strict=True) if isinstance(item, RefusedItem)
         ]
         settled = ImportBatchResult(refused=refused)
         values: dict[str, Any] = {}
@@ -223,7 +223,7 @@ class LegacyImportWriter:
             settled.stored, settled.duplicates = len(outcome.stored), len(outcome.duplicates)
             values.update(resumable_jobs.advance_on(connection, self._schema, job, **_progress(job, batch, settled)))
 
-        outcome = self._write(_with_origin(batch.rows, judged), advance)
+        outcome = self._write(_with_origin(batch.rows, results), advance)
         resumable_jobs.assign(job, values)
         self._latest.note_all(self._schema, outcome.readings, EPOCH_MICROS)
         return settled
@@ -260,16 +260,16 @@ def _refused_item(row: LegacyRow, spec: DeviceSpec | None, refusal: Refusal) -> 
     return RefusedItem(Incoming(row.topic, row.payload, datetime.now(UTC)), spec, refusal)
 
 
-def _with_origin(rows: Sequence[LegacyRow], judged: Sequence[AcceptedItem | RefusedItem]) -> list[MessageResult]:
+def _with_origin(rows: Sequence[LegacyRow], results: Sequence[AcceptedItem | RefusedItem]) -> list[MessageResult]:
     """Return the items; the details of refused ones name their origin."""
-    said: list[MessageResult] = []
-    for row, item in zip(rows, judged, strict=True):
+    items: list[MessageResult] = []
+    for row, item in zip(rows, results, strict=True):
         if isinstance(item, RefusedItem):
             origin = f"From an old record, line {row.line}, received {row.received_at.isoformat()}: "
             refusal = Refusal(item.result.reason, origin + item.result.detail)
             item = RefusedItem(item.incoming, item.spec, refusal)
-        said.append(item)
-    return said
+        items.append(item)
+    return items
 
 
 def _progress(job: LegacyImport, batch: ImportBatch, settled: ImportBatchResult) -> dict[str, Any]:

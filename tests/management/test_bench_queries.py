@@ -18,5 +18,5 @@ def test_a_short_run() -> None:
         # The request runs the service's statements, and its own.
         assert 0 < service["new"]["pages"] < request["new"]["pages"] < service["old"]["pages"]
         assert service["faster"] == round(service["old"]["ms"] / service["new"]["ms"], 1)
-    judged = {goal["goal"]: goal["value"] for goal in figures["goals"]}
-    assert judged["30 days by the hour: × faster"] == figures["aggregates_of_30_days"]["faster"]
+    goals = {goal["goal"]: goal["value"] for goal in figures["goals"]}
+    assert goals["30 days by the hour: × faster"] == figures["aggregates_of_30_days"]["faster"]

@@ -63,15 +63,15 @@ def test_each_component_is_judged_by_its_own_interval_else_its_types(device: Dev
         Component.objects.filter(device=device, key="two").update(expected_interval=10)
         components = {one.key: one for one in device.components.select_related("component_type")}
         with CaptureQueriesContext(connection) as captured:
-            judged = component_reports(components.values(), T0 + timedelta(seconds=30))
+            reports = component_reports(components.values(), T0 + timedelta(seconds=30))
     assert len([query for query in captured if not query["sql"].startswith("SET")]) == 2, "the series, and their newest"
-    answers = {key: (judged[one.pk].freshness, judged[one.pk].interval) for key, one in components.items()}
+    answers = {key: (reports[one.pk].freshness, reports[one.pk].interval) for key, one in components.items()}
     usual = components["one"].component_type.expected_interval
     assert answers["one"] == ("FRESH", usual)
     assert answers["two"] == ("STALE", 10)
     assert answers["relay"][0] == "STALE"
     assert answers["pump"] == ("NEVER", components["pump"].component_type.expected_interval)
-    assert judged[components["two"].pk].last_reading_at == T0
+    assert reports[components["two"].pk].last_reading_at == T0
 
 
 def test_no_component_asks_nothing(django_assert_num_queries: Any, db: None) -> None:

@@ -150,7 +150,7 @@ def _teach(device: Registered, kind: Any, message: Any, **changes: dict[str, Any
             for name, value in changes.get(metric.key, {}).items():
                 setattr(metric, name, value)
         done = application.apply_mapping(kind, metrics, acting_user=None)
-        return {one.metric.key: (one.unit, one.series, one.apart) for one in done.adopted}
+        return {one.metric.key: (one.unit, one.series, one.unassigned_series) for one in done.assignments}
 
 
 def test_history_and_what_follows_are_one_series(

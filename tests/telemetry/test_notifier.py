@@ -328,7 +328,7 @@ def test_what_the_broker_did_not_acknowledge_is_told_again(
     run_until(notifier, lambda: status_changes(device)[0][1])
     states = [state["device_status"] for state in wait_until(lambda: publications(client, device))]
     assert set(states) == {"ONLINE"}
-    run_until(notifier, lambda: not any(notifier._wanted.values()))
+    run_until(notifier, lambda: not any(notifier._requested_states.values()))
 
 
 def test_a_notifier_that_freezes_in_the_middle_loses_the_lock_and_its_work(
@@ -366,7 +366,7 @@ def test_what_is_published_and_not_committed_is_told_again(
             cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
     monkeypatch.setattr(status_feed, "give_positions", give_after_the_end)
-    run_until(notifier, lambda: status_changes(device)[0][1] and not any(notifier._wanted.values()))
+    run_until(notifier, lambda: status_changes(device)[0][1] and not any(notifier._requested_states.values()))
     states = wait_until(lambda: len(publications(client, device)) == 2 and publications(client, device))
     assert [state["device_status"] for state in states] == ["ONLINE", "ONLINE"]
     assert positions_are_unique(device)

@@ -103,9 +103,9 @@ def infer_metric(path: Path, value: object) -> InferredMetric:
     """Return the metric that the name of a value at the path suggests. Only a number has a unit."""
     named = [token for token in path if array_index(token) is None] or list(path)
     words = _words(named[-1])
-    said = next((word for word in map(_said, (named[-1], *reversed(named[:-1]))) if word), None)
-    unit = _unit(words, said, value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
-    key = said.key if said and _said(named[-1]) else ""
+    known_word = next((word for word in map(_known_word, (named[-1], *reversed(named[:-1]))) if word), None)
+    unit = _unit(words, known_word, value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+    key = known_word.key if known_word and _known_word(named[-1]) else ""
     return InferredMetric(_with_index(key or _slug(named), path), unit)
 
 
@@ -124,7 +124,7 @@ def _words(name: str) -> list[str]:
     return words
 
 
-def _said(name: str) -> _Word | None:
+def _known_word(name: str) -> _Word | None:
     for korean, word in _KOREAN.items():
         if korean in name:
             return word
@@ -136,13 +136,13 @@ def _said(name: str) -> _Word | None:
     return None
 
 
-def _unit(words: list[str], said: _Word | None, value: float) -> str:
+def _unit(words: list[str], known_word: _Word | None, value: float) -> str:
     named = next((_UNITS[word] for word in reversed(words) if word in _UNITS), "")
-    if not named and len(words) > 1 and said:
+    if not named and len(words) > 1 and known_word:
         named = _LETTERS.get(words[-1], "")
     if named:
         return named
-    unit = said.unit if said else ""
+    unit = known_word.unit if known_word else ""
     if unit == "hPa" and value > _HIGHEST_HPA:
         return "Pa"
     low, high = _LEAST_LIKELY.get(unit, (value, value))

@@ -74,13 +74,13 @@ async def _follow(
                 yield frame(event)
             last, behind = max(last, page.upto), not page.is_last
         pause = min(said_at + KEEP_ALIVE_SECONDS, checked_at + CHECK_SECONDS) - time.monotonic()
-        heard = await live.next(max(0.0, pause))
-        if heard is not None and heard.position == last + 1:
-            last = heard.position
-            if device is None or heard.device == str(device):
+        live_event = await live.next(max(0.0, pause))
+        if live_event is not None and live_event.position == last + 1:
+            last = live_event.position
+            if device is None or live_event.device == str(device):
                 said_at = time.monotonic()
-                yield frame(heard)
-        behind = heard is not None and heard.position > last
+                yield frame(live_event)
+        behind = live_event is not None and live_event.position > last
         now = time.monotonic()
         if now - checked_at >= CHECK_SECONDS:
             if not await run_in_schema(schema, may_watch):

@@ -134,10 +134,10 @@ class PresenceRecorder:
         if not self._unsent:
             return set()
         events = list(self._unsent.values())
-        asked = datetime.now(UTC)
+        sent_at = datetime.now(UTC)
         arguments: list[str | float] = []
         for event in events:
-            age = max(0.0, (asked - event.at).total_seconds())
+            age = max(0.0, (sent_at - event.at).total_seconds())
             arguments += [str(event.uuid), f"{event.schema}:{event.uuid}", age, event.timeout]
         keys = (scripts.LISTENING, scripts.LAST_SEEN, scripts.DEADLINE, scripts.TIMEOUT)
         try:
@@ -147,7 +147,7 @@ class PresenceRecorder:
         except RedisError as error:
             logger.warning("Redis is unavailable (%s): activity of %d devices is kept in memory", error, len(events))
             return set()
-        self._ahead = datetime.fromtimestamp(float(answer[0]), UTC) - asked
+        self._ahead = datetime.fromtimestamp(float(answer[0]), UTC) - sent_at
         self._unsent.clear()
         return {event.device for event, flag in zip(events, answer[1:], strict=True) if flag}
 

@@ -27,8 +27,8 @@ def exchange(slug: str, commands: Mapping[UUID, bytes], *, wait: float) -> dict[
 
     Returns when the broker has acknowledged all commands. Raises BrokerUnavailable; some may have been sent then.
     """
-    heard: queue.Queue[tuple[UUID, bytes]] = queue.Queue()
-    client = _connect(slug, heard)
+    responses: queue.Queue[tuple[UUID, bytes]] = queue.Queue()
+    client = _connect(slug, responses)
     try:
         sent = [
             client.publish(COMMAND_TOPIC.format(slug=slug, uuid=uuid), command, qos=1)
@@ -39,7 +39,7 @@ def exchange(slug: str, commands: Mapping[UUID, bytes], *, wait: float) -> dict[
             info.wait_for_publish(max(0.01, deadline - time.monotonic()))
             if not info.is_published():
                 raise BrokerUnavailable("The broker does not acknowledge commands.")
-        return _collect(heard, commands.keys(), time.monotonic() + wait)
+        return _collect(responses, commands.keys(), time.monotonic() + wait)
     except (RuntimeError, ValueError) as error:
         raise BrokerUnavailable(f"The broker does not accept commands: {error}") from error
     finally:
@@ -47,7 +47,7 @@ def exchange(slug: str, commands: Mapping[UUID, bytes], *, wait: float) -> dict[
         client.loop_stop()
 
 
-def _connect(slug: str, heard: "queue.Queue[tuple[UUID, bytes]]") -> mqtt.Client:
+def _connect(slug: str, responses: "queue.Queue[tuple[UUID, bytes]]") -> mqtt.Client:
     url = urlsplit(settings.MQTT_URL)
     ready: queue.Queue[str] = queue.Queue()
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"gwanje-commands-{uuid4().hex[:12]}")
@@ -65,7 +65,7 @@ def _connect(slug: str, heard: "queue.Queue[tuple[UUID, bytes]]") -> mqtt.Client
     def on_message(_client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         uuid = _device_of(message._topic.decode("utf-8", "replace"))
         if uuid is not None and len(message.payload) <= _MOST_RESPONSE:
-            heard.put((uuid, bytes(message.payload)))
+            responses.put((uuid, bytes(message.payload)))
 
     client.on_connect = on_connect
     client.on_subscribe = lambda *_: ready.put("")
@@ -83,15 +83,15 @@ def _connect(slug: str, heard: "queue.Queue[tuple[UUID, bytes]]") -> mqtt.Client
     return client
 
 
-def _collect(heard: "queue.Queue[tuple[UUID, bytes]]", asked: Any, deadline: float) -> dict[UUID, list[bytes]]:
+def _collect(responses: "queue.Queue[tuple[UUID, bytes]]", requests: Any, deadline: float) -> dict[UUID, list[bytes]]:
     """Collect responses until all devices have responded; an old response may precede the expected one."""
     answers: dict[UUID, list[bytes]] = {}
-    while len(answers) < len(asked) and (left := deadline - time.monotonic()) > 0:
+    while len(answers) < len(requests) and (left := deadline - time.monotonic()) > 0:
         try:
-            uuid, payload = heard.get(timeout=left)
+            uuid, payload = responses.get(timeout=left)
         except queue.Empty:
             break
-        if uuid in asked:
+        if uuid in requests:
             answers.setdefault(uuid, []).append(payload)
     return answers
 

@@ -135,9 +135,9 @@ def _destroy_old(campaign: RotationCampaign, member: RotationMember) -> int:
 def _roll_back(campaign: RotationCampaign) -> None:
     """Send the commands to return; withdraw the new key of each device that has returned or never had it."""
     responses = _send(campaign, time.monotonic() + _SECONDS)
-    # It confirms the command, or rejects it with an response that it signed with its old key.
-    said = [response.member.pk for response in responses if response.ok or _has_old_key(response)]
-    _withdraw(campaign, campaign.members.filter(pk__in=said))
+    # It confirms the command, or rejects it with a response that it signed with its old key.
+    responded = [response.member.pk for response in responses if response.ok or _has_old_key(response)]
+    _withdraw(campaign, campaign.members.filter(pk__in=responded))
     seen = campaign.members.filter(
         device__credentials__version=F("old_version"), device__credentials__in_use_since__gt=campaign.cutover_at
     )

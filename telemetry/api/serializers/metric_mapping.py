@@ -65,7 +65,7 @@ class MetricProposalSerializer(serializers.Serializer):
 
 
 class MetricMappingSerializer(StrictSerializer):
-    """The metrics to make."""
+    """Metrics to create."""
 
     metrics = ProposedMetricSerializer(many=True, allow_empty=False)
 
@@ -76,11 +76,11 @@ class MappedSeriesSerializer(serializers.Serializer):
     metric = serializers.CharField(source="metric.key")
     unit = UnitField()
     mapped_series = serializers.IntegerField(source="series")
-    unmapped_series = serializers.IntegerField(source="apart")
+    unmapped_series = serializers.IntegerField(source="unassigned_series")
 
 
 class AppliedMappingSerializer(serializers.Serializer):
-    """The metrics that were made, and the series that they map."""
+    """The created metrics and the series that they map."""
 
     metrics = NestedMetricSerializer(many=True)
-    series = MappedSeriesSerializer(many=True, source="adopted")
+    series = MappedSeriesSerializer(many=True, source="assignments")

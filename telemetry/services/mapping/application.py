@@ -38,15 +38,15 @@ WHERE c.component_type_id = %(type)s AND s.metric = %(name)s AND s.unit = ''
 class SeriesAssignment:
     """The existing series of a metric's values.
 
-    `series`: the number that have the metric's key and `unit` now. `apart`: the number that keep the name of their
-    path, because the message names the unit (the past unit is unknown), the value type differs, or a series with the
-    metric's key exists.
+    `series`: the number that have the metric's key and `unit` now. `unassigned_series`: the number that keep the name
+    of their path, because the message names the unit (the past unit is unknown), the value type differs, or a series
+    with the metric's key exists.
     """
 
     metric: Metric
     unit: str
     series: int
-    apart: int
+    unassigned_series: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class AppliedMapping:
     """The created metrics, and the assignment of their series."""
 
     metrics: list[Metric] = field(default_factory=list)
-    adopted: list[SeriesAssignment] = field(default_factory=list)
+    assignments: list[SeriesAssignment] = field(default_factory=list)
 
 
 def apply_mapping(
@@ -72,8 +72,8 @@ def apply_mapping(
         for metric in metrics:
             metric.save()
             done.metrics.append(metric)
-            done.adopted.append(_assign_series(metric))
-            audit.record(acting_user, "add", metric, _audit_text(done.adopted[-1]))
+            done.assignments.append(_assign_series(metric))
+            audit.record(acting_user, "add", metric, _audit_text(done.assignments[-1]))
         # After the news of the metrics, which are announced as they are saved: who hears of the names first would
         # make series anew under the old ones.
         schema = current_schema()
@@ -84,7 +84,7 @@ def apply_mapping(
 def _assign_series(metric: Metric) -> SeriesAssignment:
     path = paths.parse(metric.path)
     unit = (metric.sent_unit or metric.unit).symbol if metric.unit else ""
-    adopted = apart = 0
+    assigned = unassigned = 0
     for name in _series_names(path):
         values: dict[str, Any] = {
             "type": metric.component_type_id,
@@ -96,14 +96,14 @@ def _assign_series(metric: Metric) -> SeriesAssignment:
         with connection.cursor() as cursor:
             if not metric.unit_path and (metric.key, unit) != (name, ""):
                 cursor.execute(_RENAME, values)
-                adopted += cursor.rowcount
+                assigned += cursor.rowcount
             cursor.execute(_UNASSIGNED, values)
             left = int(cursor.fetchone()[0])
         if not metric.unit_path and (metric.key, unit) == (name, ""):
-            adopted += left  # they have the metric's name as they are
+            assigned += left  # they have the metric's name as they are
         else:
-            apart += left
-    return SeriesAssignment(metric, unit, adopted, apart)
+            unassigned += left
+    return SeriesAssignment(metric, unit, assigned, unassigned)
 
 
 def _series_names(path: paths.Path) -> Iterable[str]:
@@ -119,5 +119,5 @@ def _value_types(metric: Metric) -> list[str]:
     return [str(metric.value_type)]
 
 
-def _audit_text(adopted: SeriesAssignment) -> str:
-    return f"metric mapping applied; {adopted.series} series assigned, {adopted.apart} kept separate"
+def _audit_text(assignment: SeriesAssignment) -> str:
+    return f"metric mapping applied; {assignment.series} series assigned, {assignment.unassigned_series} kept separate"

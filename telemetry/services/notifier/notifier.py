@@ -53,9 +53,9 @@ _LISTEN_OPTIONS: dict[str, Any] = {
 class NotifierTask(IntEnum):
     """Tasks for a tenant, in order of priority."""
 
-    NEWS = 1  # changes are in the outbox
+    CHANGES = 1  # changes are in the outbox
     SETTLING = 2  # devices were suppressed and may be published again
-    WANTED = 3  # states must be published now
+    REQUESTED = 3  # states must be published now
 
 
 class Notifier:
@@ -68,11 +68,11 @@ class Notifier:
         self._look_seconds = look_seconds
         self._notifications: psycopg.Connection | None = None
         self._slugs: dict[str, str] = {}
-        # What is to be done, and not before when.
-        self._todo: dict[tuple[NotifierTask, str], float] = {}
-        # By schema the devices that apps ask for, and those published in vain, without an acknowledgement or a
-        # commit: what was sent may yet reach the broker, after a newer state from another notifier.
-        self._wanted: dict[str, set[UUID]] = {}
+        # The earliest time of each pending task.
+        self._due_tasks: dict[tuple[NotifierTask, str], float] = {}
+        # By schema: devices whose states apps requested, and those published without an acknowledgement or a commit.
+        # Such a message may yet reach the broker, after a newer state from another notifier.
+        self._requested_states: dict[str, set[UUID]] = {}
         self._answered: dict[UUID, float] = {}
         self._look_at = 0.0
         self._retry = Backoff()
@@ -105,13 +105,13 @@ class Notifier:
         self._backoff.close()
         self._close_database()
 
-    # --- what there is to do ----------------------------------------------------------------------------------
+    # --- tasks -----------------------------------------------------------------------------------------------
 
     def _pause(self, timeout: float) -> float:
         """Return the seconds to wait for work; 0 when a task is due."""
         if not self._broker.is_connected or self._notifications is None:
             return min(timeout, _IDLE_SECONDS)
-        due = min([self._look_at, *self._todo.values()])
+        due = min([self._look_at, *self._due_tasks.values()])
         return min(timeout, max(self._retry.remaining, due - time.monotonic()))
 
     def _read_notifications(self) -> None:
@@ -120,7 +120,7 @@ class Notifier:
             self._notifications.execute(f"LISTEN {CHANNEL}")
             self._look_at = 0.0
         for notification in self._notifications.notifies(timeout=0):
-            self._todo.setdefault((NotifierTask.NEWS, notification.payload), 0.0)
+            self._due_tasks.setdefault((NotifierTask.CHANGES, notification.payload), 0.0)
         if time.monotonic() >= self._look_at:
             self._find_pending()
             self._look_at = time.monotonic() + self._look_seconds
@@ -135,38 +135,38 @@ class Notifier:
                 logger.warning("%s cannot be read: %s", schema, error)
                 continue
             for work in found:
-                self._todo.setdefault((work, schema), 0.0)
+                self._due_tasks.setdefault((work, schema), 0.0)
 
     def _work(self) -> int:
         self._note_requests()
         now = time.monotonic()
-        done = sum(self._step(*key) for key, at in sorted(self._todo.items()) if at <= now)
+        done = sum(self._step(*key) for key, at in sorted(self._due_tasks.items()) if at <= now)
         self._publish_backoff_notices()
         return done
 
     def _step(self, work: NotifierTask, schema: str) -> int:
         """Do one batch of a tenant's task, and keep the task while more may remain. Return the number of changes."""
         act: dict[NotifierTask, Callable[[str, Publish], int]] = {
-            NotifierTask.NEWS: outbox.publish_changes,
+            NotifierTask.CHANGES: outbox.publish_changes,
             NotifierTask.SETTLING: outbox.publish_pending,
-            NotifierTask.WANTED: self._publish_requested,
+            NotifierTask.REQUESTED: self._publish_requested,
         }
         published: set[UUID] = set()
         try:
             done = act[work](schema, self._publisher(schema, published)) if self._is_active(schema) else 0
-            self._wanted.get(schema, set()).difference_update(published)
+            self._requested_states.get(schema, set()).difference_update(published)
         except NotifierBusy:
-            self._todo[work, schema] = time.monotonic() + _BUSY_SECONDS
+            self._due_tasks[work, schema] = time.monotonic() + _BUSY_SECONDS
             return 0
         except (*DATABASE_LOST, BrokerUnavailable):
-            self._want(schema, published)
+            self._request_states(schema, published)
             raise
         except Exception:  # an error of one tenant must not stop the others; the next search tries again
             logger.exception("%s: cannot do its %s", schema, work.name)
             done = 0
         if done < outbox.BATCH:
-            del self._todo[work, schema]
-        return done if work is NotifierTask.NEWS else 0
+            del self._due_tasks[work, schema]
+        return done if work is NotifierTask.CHANGES else 0
 
     def _is_active(self, schema: str) -> bool:
         """Return whether the tenant is active; the outbox of a suspended one is processed when it is resumed."""
@@ -187,19 +187,19 @@ class Notifier:
 
         return publish
 
-    def _want(self, schema: str, uuids: set[UUID]) -> None:
+    def _request_states(self, schema: str, uuids: set[UUID]) -> None:
         """Queue the current states of these devices for publishing."""
         if uuids:
-            self._wanted.setdefault(schema, set()).update(uuids)
-            self._todo.setdefault((NotifierTask.WANTED, schema), 0.0)
+            self._requested_states.setdefault(schema, set()).update(uuids)
+            self._due_tasks.setdefault((NotifierTask.REQUESTED, schema), 0.0)
 
     def _publish_requested(self, schema: str, publish: Publish) -> int:
-        wanted = sorted(self._wanted.get(schema, ()))[: outbox.BATCH]
-        if wanted:
-            outbox.publish_current(schema, wanted, publish)
+        requested = sorted(self._requested_states.get(schema, ()))[: outbox.BATCH]
+        if requested:
+            outbox.publish_current(schema, requested, publish)
             # Those that are gone or deactivated, too.
-            self._wanted[schema] -= set(wanted)
-        return len(wanted)
+            self._requested_states[schema] -= set(requested)
+        return len(requested)
 
     def _publish_backoff_notices(self) -> None:
         """Publish the listeners' back-off notices to devices; those that cannot be published now are dropped."""
@@ -216,15 +216,15 @@ class Notifier:
 
     def _note_requests(self) -> None:
         """Queue the states that apps requested, of devices of the tenant in the topic, at most once a second each."""
-        asked = self._broker.requests(_REQUESTS_AT_ONCE)
-        if not asked:
+        requests = self._broker.requests(_REQUESTS_AT_ONCE)
+        if not requests:
             return
-        routes = DeviceRoute.objects.filter(device_uuid__in=[uuid for _, uuid in asked])
+        routes = DeviceRoute.objects.filter(device_uuid__in=[uuid for _, uuid in requests])
         owners = routes.values_list("device_uuid", "tenant__slug", "tenant__schema_name")
         for uuid, slug, schema in owners:
-            if (slug, uuid) in asked and self._may_answer(schema, uuid):
-                self._want(schema, {uuid})
-        self._broker.forget(asked)
+            if (slug, uuid) in requests and self._may_answer(schema, uuid):
+                self._request_states(schema, {uuid})
+        self._broker.forget(requests)
 
     def _may_answer(self, schema: str, uuid: UUID) -> bool:
         """Return whether no notifier has answered for the device within the last second."""
@@ -262,5 +262,5 @@ def _pending_tasks(schema: str) -> list[NotifierTask]:
             f"SELECT EXISTS (SELECT 1 FROM {quoted}.devices_statuschange WHERE position IS NULL),"  # noqa: S608
             f" EXISTS (SELECT 1 FROM {quoted}.devices_devicestatus WHERE untold <> '')"
         )
-        news, unsettled = cursor.fetchone()
-    return [NotifierTask.NEWS] * news + [NotifierTask.SETTLING] * unsettled
+        changes, unsettled = cursor.fetchone()
+    return [NotifierTask.CHANGES] * changes + [NotifierTask.SETTLING] * unsettled

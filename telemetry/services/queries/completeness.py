@@ -74,15 +74,17 @@ def next_page_reason() -> PartialReason:
 def _dropped_reasons(raw_from: datetime | None, rolled_from: datetime | None, now: datetime) -> list[PartialReason]:
     kept = RollupState.objects.values_list("readings_from", flat=True).first()
     if kept is not None and raw_from is not None and raw_from < kept:
-        said = _("Readings before %(time)s were deleted by retention.") % {"time": _time_text(kept)}
-        return [PartialReason(PartialCode.RETENTION, said)]
+        description = _("Readings before %(time)s were deleted by retention.") % {"time": _time_text(kept)}
+        return [PartialReason(PartialCode.RETENTION, description)]
     if kept is not None and rolled_from is not None and rolled_from < kept:
         # Rollups outlive the readings.
         months = RetentionSettings.current().rollups_months
         first = None if months is None else month_bounds(month_before(now, months))[0]
         if first is not None and rolled_from < first:
-            said = _("Hourly and daily values before %(time)s were deleted by retention.") % {"time": _time_text(first)}
-            return [PartialReason(PartialCode.RETENTION, said)]
+            description = _("Hourly and daily values before %(time)s were deleted by retention.") % {
+                "time": _time_text(first)
+            }
+            return [PartialReason(PartialCode.RETENTION, description)]
     return []
 
 
