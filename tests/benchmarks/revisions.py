@@ -84,8 +84,13 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def compare(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """The medians of both, and of the rounds' ratios: what ran at the same time is compared, on a busy machine too."""
+    """Return the medians of both, and of the ratios within the rounds, which hold on a busy machine too.
+
+    Raises RevisionError when a measurement took less processor time than the kernel counts.
+    """
     figures = ("messages_per_s", "cpu_us_per_message")
+    if any(row["base"][figure] <= 0 for row in rounds for figure in figures):
+        raise RevisionError("So few messages take no measurable processor time; choose a greater --messages.")
     ratios = {
         figure: round(statistics.median(row["head"][figure] / row["base"][figure] for row in rounds), 4)
         for figure in figures

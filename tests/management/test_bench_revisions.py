@@ -35,7 +35,7 @@ def start(place: Path) -> Callable[[], "subprocess.Popen[str]"]:
     """Start the benchmark of HEAD with itself, which keeps its files in `place`."""
 
     def start() -> subprocess.Popen[str]:
-        options = ["--base", "HEAD", "--rounds", "1", "--devices", "4", "--messages", "100", "--json"]
+        options = ["--base", "HEAD", "--rounds", "1", "--devices", "4", "--messages", "2000", "--json"]
         return subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks", "revisions", *options],
             cwd=settings.BASE_DIR,
@@ -54,7 +54,7 @@ def test_both_are_measured_in_one_run(start: Callable[[], Any], place: Path) -> 
     assert process.returncode == 0, complained
     figures = json.loads(said)
     [measured] = figures["rounds"]
-    assert [measured[label]["messages"] for label in ("base", "head")] == [100, 100]
+    assert [measured[label]["messages"] for label in ("base", "head")] == [2000, 2000]
     ratio = measured["head"]["messages_per_s"] / measured["base"]["messages_per_s"]
     assert figures["ratios"]["messages_per_s"] == pytest.approx(ratio, abs=1e-3)
     assert figures["met"] is (figures["ratios"]["messages_per_s"] >= 0.95)
@@ -102,6 +102,12 @@ def test_a_round_compares_what_ran_at_the_same_time() -> None:
     assert figures["medians"]["head"]["messages_per_s"] == 96
     assert figures["met"]
     assert not revisions.compare([row(100, 94)])["met"]
+
+
+def test_too_few_messages_for_a_ratio_are_refused() -> None:
+    measured = {"messages_per_s": 100.0, "cpu_us_per_message": 0.0}
+    with pytest.raises(RevisionError, match="--messages"):
+        revisions.compare([{"base": measured, "head": measured}])
 
 
 def test_a_revision_that_is_not_there_is_named() -> None:
