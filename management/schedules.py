@@ -1,5 +1,6 @@
 """The workers' schedules: one for all tenants, never one for each."""
 
+from django.db.models import Q
 from django_q.models import Schedule
 
 from tenants.infrastructure.renamed_paths import RENAMED
@@ -18,6 +19,8 @@ SCHEDULES: dict[str, tuple[str, int]] = {
     "Retention of the quarantine": ("telemetry.services.periodic_tasks.apply_quarantine_retention", 20),
     "Replays without a worker": ("telemetry.services.periodic_tasks.resume_replays", 1),
 }
+# The former name of the one schedule whose function kept its path.
+_FORMER_ROTATIONS = "Key rotations that are under way"
 
 
 def install_schedules() -> int:
@@ -31,8 +34,10 @@ def install_schedules() -> int:
 
 
 def _remove_renamed() -> None:
-    """Remove schedules that revisions before 0.2.0 installed under other names: they would run beside the new ones."""
+    """Remove schedules that revisions before 0.2.0 installed under other names: they would run beside the new ones.
+
+    They are recognized by the former path of their function, so that an operator's own schedules stay.
+    """
     current = {function for function, _minutes in SCHEDULES.values()}
-    former = {path for path, renamed in RENAMED.items() if renamed in current}
-    installed = Schedule.objects.filter(func__in=current | former, schedule_type=Schedule.MINUTES)
-    installed.exclude(name__in=SCHEDULES).delete()
+    former = Q(func__in=[path for path, renamed in RENAMED.items() if renamed in current]) | Q(name=_FORMER_ROTATIONS)
+    Schedule.objects.filter(former, schedule_type=Schedule.MINUTES).exclude(name__in=SCHEDULES).delete()

@@ -54,10 +54,17 @@ def test_a_schedule_that_was_renamed_does_not_run_twice(live_db: None) -> None:
 
     from management.schedules import SCHEDULES, install_schedules
 
-    for function in ("telemetry.services.rounds.resume_replays", "devices.services.rotation.steps.step_all"):
-        Schedule.objects.create(name=f"Former name of {function}", func=function, schedule_type=Schedule.MINUTES)
-    own = Schedule.objects.create(name="A schedule of the operator", func="operator.tasks.report")
+    former = {
+        "Replays under a former name": "telemetry.services.rounds.resume_replays",
+        "Key rotations that are under way": "devices.services.rotation.steps.step_all",
+    }
+    for name, function in former.items():
+        Schedule.objects.create(name=name, func=function, schedule_type=Schedule.MINUTES)
+    # Of an operator, one with a function of the product.
+    own = {"A report": "operator.tasks.report", "Replays at night": "telemetry.services.periodic_tasks.resume_replays"}
+    for name, function in own.items():
+        Schedule.objects.create(name=name, func=function, schedule_type=Schedule.MINUTES)
     install_schedules()
-    own.delete()
     found = dict(Schedule.objects.values_list("name", "func"))
-    assert found == {name: function for name, (function, _minutes) in SCHEDULES.items()}
+    Schedule.objects.filter(name__in=own).delete()
+    assert found == own | {name: function for name, (function, _minutes) in SCHEDULES.items()}
