@@ -21,7 +21,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test test-fast bench faults upgrade fuzz fuzz-guided lint docs hooks lock messages
+.PHONY: run test test-fast bench faults attacks upgrade fuzz fuzz-guided lint docs hooks lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -42,6 +42,10 @@ bench: .venv/test.stamp
 # 45 minutes: each row of the fault matrix for a minute. Writes its results into docs/reliability.md.
 faults: .venv/test.stamp
 	$(VENV_PYTHON) -m tests.faults $(ARGS)
+
+# What one tenant, key or visitor can cost another; each attack also without the brake that bounds it.
+attacks: .venv/test.stamp
+	$(VENV_PYTHON) -m tests.attacks $(ARGS)
 
 # The upgrade from a former revision, a commit or a tag, under load: make upgrade BASE=HEAD~20
 BASE ?= HEAD

@@ -96,7 +96,7 @@ class Scenario:
         for process in self._processes:
             process.stop()
         for client_id in self._client_ids:
-            _forget_session(client_id)
+            forget_session(client_id)
 
     # --- the load ---------------------------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class Scenario:
             return cursor.fetchall() if cursor.description else []
 
 
-def _forget_session(client_id: str) -> None:
+def forget_session(client_id: str) -> None:
     """Connect with a clean start, which ends the session of that name."""
     url = urlsplit(os.environ["MQTT_URL"])
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=True)
