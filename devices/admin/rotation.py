@@ -1,6 +1,5 @@
 """Key rotations in the tenant's admin: start form, progress, and the actions on a running one."""
 
-import csv
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -29,7 +28,7 @@ from devices.models import HardwareModel, RotationCampaign, RotationMember
 from devices.services.rotation import campaigns, tokens
 from devices.services.rotation.selection import DeviceSelection, select
 from tenants.admin.base import add_errors, coloured, form_page
-from tenants.infrastructure.spreadsheets import harmless
+from tenants.infrastructure.spreadsheets import csv_line
 
 from .base import TenantModelAdmin
 from .keys import errors_as_messages
@@ -333,12 +332,10 @@ def _as_file(campaign: RotationCampaign, handed: Sequence[tokens.WrappedKey]) ->
             "Cache-Control": "no-store",
         },
     )
-    rows = csv.writer(answer)
-    rows.writerow(["device", "name", "kid", "token", "expires_at"])
+    answer.write(csv_line(["device", "name", "kid", "token", "expires_at"]))
     for token in handed:
-        rows.writerow(
-            [token.uuid, harmless(token.name), token.kid, token.token, token.expires_at.isoformat(timespec="seconds")]
-        )
+        expires_at = token.expires_at.isoformat(timespec="seconds")
+        answer.write(csv_line([token.uuid, token.name, token.kid, token.token, expires_at]))
     return answer
 
 

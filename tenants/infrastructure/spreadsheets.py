@@ -6,6 +6,7 @@ list of rows, each a mapping of column to text, with the number that the row has
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,15 @@ from openpyxl.utils.exceptions import InvalidFileException
 
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 CONTENT_TYPES = {"csv": "text/csv; charset=utf-8", "xlsx": XLSX}
-# A spreadsheet program interprets text with one of these first characters as a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet program interprets a cell that begins with one of these as a formula; the wide and small forms too, in
+# Chinese, Japanese and Korean editions. A cell begins also after a separator of another region's CSV, and spaces and
+# quotes before the sign are dropped.
+_SIGNS = "=+\\-@\\t\\r＝＋－＠﹦﹢﹣﹫"
+_BEGINS = r"(?:^|(?<=[,;|\t\r\n]))"
+# Without the separators, so that a text is looked at once, however many of them it has.
+_DROPPED = r"(?:[^\S\t\r\n]|[\"'])*"
+_FORMULA = re.compile(rf"{_BEGINS}(?={_DROPPED}[{_SIGNS}])")
+_HARMLESS = re.compile(rf"{_BEGINS}'(?={_DROPPED}[{_SIGNS}])")
 _MOST_COLUMNS = 40
 _MOST_CELL = 4000  # characters
 # A file of 5 MB with more than this unpacked is a decompression bomb.
@@ -67,11 +75,7 @@ def check_rows(rows: Iterable[dict[str, Any]], known: Sequence[str], needed: Seq
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: str) -> bytes:
     """Return the table as CSV (UTF-8 with a byte order mark, for Excel) or XLSX; no cell is a formula."""
     if form == "csv":
-        to = io.StringIO()
-        writer = csv.writer(to)
-        writer.writerow(columns)
-        writer.writerows([_harmless(cell) for cell in row] for row in rows)
-        return to.getvalue().encode("utf-8-sig")
+        return "".join(map(csv_line, [columns, *rows])).encode("utf-8-sig")
     book = Workbook(write_only=True)
     sheet = book.create_sheet()
     sheet.append(list(columns))
@@ -82,20 +86,29 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: str
     return packed.getvalue()
 
 
+def csv_line(cells: Iterable[Any]) -> str:
+    """Return the cells as one line of CSV with its end; no cell is a formula, whatever the separator of the reader."""
+    to = io.StringIO()
+    csv.writer(to).writerow(_harmless(cell) for cell in cells)
+    return to.getvalue()
+
+
 def harmless(text: str) -> str:
-    """Return the text with a prefix where a spreadsheet program would interpret it as a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    """Return the text with a `'` wherever a spreadsheet program would begin a formula; `read_table` removes it."""
+    return _FORMULA.sub("'", text)
 
 
 def _harmless(cell: Any) -> Any:
+    if isinstance(cell, int | float):
+        return cell  # a negative number is not a formula
     text = "" if cell is None else str(cell)
     # Characters that XML does not allow would make the file unreadable.
     return harmless("".join(c for c in text if c >= " " or c in "\t\n"))
 
 
 def _meant(text: str) -> str:
-    """Return the text without the prefix of `harmless`, so that an exported file is imported unchanged."""
-    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
+    """Return the text without the signs of `harmless`, so that an exported file is imported unchanged."""
+    return _HARMLESS.sub("", text)
 
 
 def _rows(lines: Iterator[tuple[int, list[str]]], known: Sequence[str], needed: Sequence[str]) -> list[TableRow]:
@@ -113,7 +126,7 @@ def _rows(lines: Iterator[tuple[int, list[str]]], known: Sequence[str], needed: 
                 _("Row %(row)d must not have more cells than the heading row (%(count)d).")
                 % {"row": number, "count": len(columns)}
             )
-        rows.append(TableRow(number, dict(zip(columns, map(_meant, line), strict=False))))
+        rows.append(TableRow(number, dict(zip(columns, line, strict=False))))
         _check_count(len(rows))
     if not rows:
         raise ValidationError(_("The file has a heading row and no other rows."))
@@ -171,7 +184,7 @@ def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
         for line in reader:
             if len(line) > _MOST_COLUMNS:
                 raise ValidationError(_too_wide())
-            yield reader.line_num, [_text(cell) for cell in line]
+            yield reader.line_num, [_text(_meant(cell)) for cell in line]
     except csv.Error as error:
         raise ValidationError(
             _("Row %(row)d is not valid CSV: %(error)s") % {"row": reader.line_num, "error": error}
@@ -202,7 +215,7 @@ def _xlsx_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
         for number, line in enumerate(lines, 1):
             if line[_MOST_COLUMNS:] and line[_MOST_COLUMNS] is not None:
                 raise ValidationError(_too_wide())
-            yield number, [_text(cell) for cell in line]
+            yield number, [_text(_meant(cell) if isinstance(cell, str) else cell) for cell in line]
     except ValidationError:
         raise
     except (InvalidFileException, zipfile.BadZipFile, KeyError, IndexError, ValueError, OSError, SyntaxError) as error:

@@ -5,8 +5,6 @@ no connection and no memory beyond the chunk, however slowly the client reads. A
 with `ExportAborted`, so that the server aborts the connection: a partial file must not look complete.
 """
 
-import csv
-import io
 import logging
 import time as clock
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -24,7 +22,7 @@ from telemetry.services.queries.completeness import PartialReason
 from telemetry.services.queries.readings import ReadingPosition, ReadingRow, ReadingValue, readings
 from tenants.infrastructure.database import run_in_schema
 from tenants.infrastructure.retry import DATABASE_LOST
-from tenants.infrastructure.spreadsheets import harmless
+from tenants.infrastructure.spreadsheets import csv_line
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +175,4 @@ def _cell(value: ReadingValue) -> str:
 
 def _cells(*texts: str) -> str:
     """Texts as one line of CSV, without its end."""
-    to = io.StringIO()
-    csv.writer(to).writerow(harmless(text) for text in texts)
-    return to.getvalue().removesuffix("\r\n")
+    return csv_line(texts).removesuffix("\r\n")
