@@ -29,6 +29,7 @@ PROTOCOL_MEMBERS = frozenset(
 # The length of a series' name.
 _NAME_LENGTH = 63
 _DIGEST_LENGTH = 12
+_CACHED_PATH_LENGTH = 128
 
 _ARRAY_INDEX = re.compile(r"^(?:0|[1-9][0-9]{0,8})$", re.ASCII)
 _BAD_ESCAPE = re.compile(r"~(?![01])")
@@ -80,14 +81,24 @@ def format_path(path: Path) -> str:
     return ".".join(path) if dotted else pointer(path)
 
 
-# Devices send the same few names all the time.
-@lru_cache(maxsize=16_384)
 def series_name(path: Path, taken: frozenset[str] = frozenset()) -> str:
     """Return the name of the series of an unmapped value.
 
     It is the path; a JSON Pointer if the path is the key of a metric (`taken`); and shortened, with a digest of the
     whole, if it is too long for the column or cannot be stored.
     """
+    # Devices choose the paths: of a cache of long ones no one could say how large it becomes.
+    is_short = sum(map(len, path)) <= _CACHED_PATH_LENGTH
+    return _short_series_name(path, taken) if is_short else _series_name(path, taken)
+
+
+# Devices send the same few names all the time.
+@lru_cache(maxsize=4096)
+def _short_series_name(path: Path, taken: frozenset[str]) -> str:
+    return _series_name(path, taken)
+
+
+def _series_name(path: Path, taken: frozenset[str]) -> str:
     name = format_path(path)
     if name in taken:
         name = pointer(path)

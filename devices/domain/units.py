@@ -1,7 +1,7 @@
 """Units and their conversions from UCUM codes, computed by pint when metadata is saved."""
 
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from django.utils.translation import gettext as _
@@ -38,6 +38,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "s": ("sec", "seconds"),
 }
 
+# Codes are cached by their text.
+_MAX_CODE_LENGTH = 100
+
 
 class UnknownUnit(ValueError):
     """The code is not a UCUM code."""
@@ -59,10 +62,12 @@ def _registry() -> Any:
     return registry
 
 
-@cache
+@lru_cache(maxsize=512)
 def parse(ucum: str) -> Any:
     """Return the pint unit of a UCUM code. Raises UnknownUnit."""
     try:
+        if len(ucum) > _MAX_CODE_LENGTH:
+            raise ValueError(ucum[:_MAX_CODE_LENGTH])
         return _registry().from_ucum(ucum).units
     except Exception as error:  # the grammar, the registry and pint raise errors of a dozen unrelated types
         raise UnknownUnit(_("%(code)s is not a UCUM code.") % {"code": repr(ucum)}) from error

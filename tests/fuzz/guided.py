@@ -31,7 +31,7 @@ with atheris.instrument_imports(include=["telemetry.services", "devices.services
 def _topics(raw: bytes) -> None:
     text = raw.decode("utf-8", "backslashreplace")
     form.segment_of(text)
-    form.parse_topic.__wrapped__(text)
+    form.parse_topic(text)
 
 
 def _envelope(raw: bytes) -> None:

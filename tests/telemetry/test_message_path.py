@@ -77,15 +77,13 @@ def process(listener: Any, count: int = 1) -> None:
 @pytest.fixture
 def recorded(listener: Any, register: Callable[..., Registered]) -> list[CallRecorder]:
     """The calls of several messages of one device, from `Listener.run_once` to the acknowledgement."""
-    from telemetry.services.pipeline import form
-
     pipeline, device, recorders = listener._pipeline, register(), []
     for _ in range(5):
         listener.run_once(0.05)
     with RawClient(device.uuid, device.mqtt_password) as client:
         for seq in range(1, _MESSAGES + 1):
-            if seq == _MESSAGES:  # so that form runs, which is cached for a device's topic
-                form.parse_topic.cache_clear()
+            if seq == _MESSAGES:  # so that form runs: the parts of an accepted message's topic are cached
+                pipeline.preparer._topics.clear()
             client.publish_acknowledged(topic(device), v2(device, {"temp": 21.5}, seq=seq))
             with CallRecorder() as recorder:
                 process(listener)

@@ -26,11 +26,14 @@ from telemetry.services.pipeline.results import (
     ValidatedMessage,
 )
 from telemetry.services.pipeline.validation import validate
+from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
 
 from . import broker_events
 from .batches import LockedMessage, PreparedBatch
 
 logger = logging.getLogger(__name__)
+
+_TOPIC_CACHE_BYTES = 8 * 2**20
 
 
 class BatchPreparer:
@@ -43,6 +46,8 @@ class BatchPreparer:
         self._limiter = limiter
         self._on_deferred = on_deferred
         self._key_usage = KeyUsageRecorder()
+        # A device publishes on the same few topics for its whole life: those of accepted messages are not parsed again.
+        self._topics: ByteBoundedCache[str, Topic] = ByteBoundedCache(_TOPIC_CACHE_BYTES, _topic_size)
         self._max_payload = settings.INGEST_MAX_PAYLOAD
         self._clock = ClockTolerance(
             live=timedelta(seconds=settings.INGEST_LIVE_SECONDS),
@@ -84,7 +89,8 @@ class BatchPreparer:
         validated again with the same minimum version.
         """
         upgraded_devices = set() if upgraded_devices is None else upgraded_devices
-        topics = [_parse_topic(incoming) for incoming in messages]
+        known = self._topics.get
+        topics = [known(incoming.topic) or _parse_topic(incoming) for incoming in messages]
         found = self._router.routes([topic.uuid for topic in topics if isinstance(topic, Topic)])
         self._keyring.prefetch({id(route): route.spec for route in found if route.spec is not None}.values())
         routes = iter(found)
@@ -153,6 +159,8 @@ class BatchPreparer:
             upgraded_devices.add(spec.number)
         if message.key_version != spec.key_in_use and message.signature:
             self._key_usage.record(spec, message.key_version, incoming.received_at)
+        if self._topics.get(incoming.topic) is None:
+            self._topics.put(incoming.topic, topic)
         return AcceptedItem(incoming, spec, message)
 
     def _validate_payload(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> ValidatedMessage:
@@ -161,6 +169,11 @@ class BatchPreparer:
             raise Refusal("unknown_device", f"The device {topic.uuid} is not registered.")
         keys = partial(self._keyring.get, spec.tenant.schema, topic.uuid)
         return validate(topic, incoming.topic, incoming.payload, spec, keys, incoming.received_at, self._clock)
+
+
+def _topic_size(text: str, topic: Topic) -> int:
+    # The object with its UUID, the UUID's text, and four bytes for each letter of segment and component.
+    return 360 + 2 * len(text) + 4 * len(topic.segment) + 4 * len(topic.component)
 
 
 def _parse_topic(incoming: Incoming) -> Topic | Refusal:

@@ -1,6 +1,5 @@
 """Step 1, form: the sizes and the syntax of topics and payloads. Pure."""
 
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -14,12 +13,9 @@ from .results import Refusal, Topic, TopicKind, quote
 _NO_TOKEN = frozenset({b" ", b"\t", b"\r", b"\n", b"[", b'"', b""})
 
 
-# A device publishes on the same few topics for its whole life. The cache is bounded, so that a large fleet does not
-# fill the memory.
-@lru_cache(maxsize=8_192)
 def parse_topic(topic: str) -> Topic:
     """Return the topic's parts. Raises Refusal (`malformed`)."""
-    match topic.split("/"):
+    match topic.split("/", 5):
         case ["telemetry", segment, uuid, component] | ["telemetry", segment, uuid, component, "status"] if component:
             return Topic(TopicKind.TELEMETRY, _parse_uuid(uuid, topic), segment, component)
         case ["device", "birth", uuid]:

@@ -11,11 +11,11 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime
-from functools import lru_cache
 from json import encoder
 from typing import Any, NamedTuple
 
 from devices.domain.specs import DeviceSpec, KeySpec
+from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
 
 from . import form
 from .results import Refusal, quote
@@ -26,6 +26,10 @@ KeySource = Callable[[int], bytes | None]
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 # Without a match both JSON parsers read the same.
 _BEYOND_64_BITS = re.compile(rb"[0-9]{19}")
+# The encoded header of a token: algorithm and key take some 40 bytes.
+_MAX_HEADER = 1024
+# Key ids by the encoded headers of verified tokens: all messages of a device have the same header.
+_key_ids: ByteBoundedCache[bytes, str] = ByteBoundedCache(2**20, lambda header, kid: 140 + len(header) + 4 * len(kid))
 
 
 class BadToken(ValueError):
@@ -165,11 +169,14 @@ def is_hmac_of(signature: str, text: bytes, secret: bytes) -> bool:
 def verified_payload(token: bytes, key: bytes) -> bytes:
     """Return the signed bytes after verifying header and signature. Raises BadToken."""
     header, payload, signature = _parts(token)
-    _header(header)
+    kid = _find_kid(header)
     digest = hmac.digest(key, token[: -len(signature) - 1], "sha256")
     # 32 bytes are 43 letters and a filler.
     if not hmac.compare_digest(binascii.b2a_base64(digest, newline=False)[:43].translate(_TO_URL), signature):
         raise BadToken("the signature does not match")
+    # Only now: a sender of unverified headers would fill the memory.
+    if kid is not None and _key_ids.get(header) is None:
+        _key_ids.put(header, kid)
     return _decode(payload, "payload")
 
 
@@ -180,8 +187,8 @@ def unverified_payload(token: bytes) -> bytes:
 
 def key_id(token: bytes) -> str:
     """Return the `kid` of a token that is not verified yet, only to choose the key. Raises BadToken."""
-    kid = _header(_parts(token)[0]).get("kid")
-    if not isinstance(kid, str):
+    kid = _find_kid(_parts(token)[0])
+    if kid is None:
         raise BadToken("the header must have kid, the key's version")
     return kid
 
@@ -194,9 +201,17 @@ def _parts(token: bytes) -> tuple[bytes, bytes, bytes]:
     return header, payload, signature
 
 
-@lru_cache(maxsize=4096)
+def _find_kid(encoded: bytes) -> str | None:
+    """Return the `kid` of a header, whose algorithm must be HS256; None: it has no text there."""
+    kid = _key_ids.get(encoded)
+    if kid is None:
+        kid = _header(encoded).get("kid")
+    return kid if isinstance(kid, str) else None
+
+
 def _header(encoded: bytes) -> dict[str, Any]:
-    """Return the header, whose algorithm must be HS256; all messages of a device have the same header."""
+    if len(encoded) > _MAX_HEADER:
+        raise BadToken(f"the header has {len(encoded)} bytes; the maximum is {_MAX_HEADER}")
     try:
         header = json.loads(_decode(encoded, "header"))
     except (ValueError, RecursionError) as error:
