@@ -167,7 +167,10 @@ BROKER_FAILURES_PER_MINUTE: int = env.int("BROKER_FAILURES_PER_MINUTE", default=
 MQTT_BRIDGE_URL: str = env.str("MQTT_BRIDGE_URL", default="")
 # The address of the broker in devices' configuration; by default that of the platform's own connection.
 MQTT_HOST: str = env.str("MQTT_HOST", default=urlsplit(MQTT_URL).hostname or "localhost")
-MQTT_PORT: int = env.int("MQTT_PORT", default=urlsplit(MQTT_URL).port or 1883)
+_default_port = 8883 if MQTT_URL.startswith("mqtts:") else 1883
+MQTT_PORT: int = env.int("MQTT_PORT", default=urlsplit(MQTT_URL).port or _default_port)
+# The authorities of the broker's certificate, where they are not the system's.
+MQTT_CA_FILE: str = env.str("MQTT_CA_FILE", default="")
 MQTT_CLIENT_ID: str = env.str("MQTT_CLIENT_ID", default="gwanje-listener")
 # Where the broker is EMQX with the rule of deploy/emqx/: its events are presence events.
 MQTT_BROKER_EVENTS: bool = env.bool("MQTT_BROKER_EVENTS", default=False)

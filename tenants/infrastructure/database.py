@@ -44,16 +44,30 @@ async def run_in_schema(schema: str, function: Callable[[], T]) -> T:
     return await sync_to_async(run)()
 
 
+# The keys of Django's OPTIONS that are not libpq's. Also `options`: time limits of Django's statements, which other
+# connections set for themselves.
+_NOT_LIBPQ = frozenset(
+    {"pool", "isolation_level", "server_side_binding", "assume_role", "cursor_factory", "context", "options"}
+)
+
+
 def conninfo(**parameters: Any) -> str:
-    """Return the connection string of Django's database, for a connection outside Django; `parameters` are libpq's."""
+    """Return the connection string of Django's database, for a connection outside Django; `parameters` are libpq's.
+
+    It has the parameters of DATABASE_URL too, TLS among them: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`.
+    """
     wanted = connection.settings_dict
+    given = {name: value for name, value in wanted["OPTIONS"].items() if name not in _NOT_LIBPQ}
     return psycopg.conninfo.make_conninfo(
-        host=wanted["HOST"] or None,
-        port=wanted["PORT"] or None,
-        user=wanted["USER"] or None,
-        password=wanted["PASSWORD"] or None,
-        dbname=wanted["NAME"],
-        **parameters,
+        **{
+            **given,
+            "host": wanted["HOST"] or None,
+            "port": wanted["PORT"] or None,
+            "user": wanted["USER"] or None,
+            "password": wanted["PASSWORD"] or None,
+            "dbname": wanted["NAME"],
+            **parameters,
+        }
     )
 
 

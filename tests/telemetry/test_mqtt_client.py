@@ -1,10 +1,12 @@
 """The listener's client: whatever the broker sends arrives as it was sent, however the network cuts it."""
 
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +20,7 @@ from telemetry.services.mqtt import client as mqtt_client
 from telemetry.services.mqtt.client import BufferedClient, Publish
 from telemetry.services.mqtt.session import BrokerSession
 from telemetry.services.pipeline.results import Incoming
+from tests.certificates import make_certificates
 from tests.factories import Registered
 from tests.mqtt import RawClient
 from tests.processes import Process, wait_until
@@ -254,3 +257,38 @@ def test_puback_is_as_the_library_writes_it() -> None:
             acknowledge(client)
             written.append(b"".join(bytes(out["packet"]) for out in client._out_packet))
         assert written[0] == written[1]
+
+
+# --- TLS ------------------------------------------------------------------------------------------------------
+
+
+def test_all_records_that_have_arrived_are_read_at_once(tmp_path: Path) -> None:
+    """A broker writes each message as a TLS record of its own: read one by one, each would be a batch of its own."""
+    certificates = make_certificates(tmp_path)
+    listening = socket.create_server(("127.0.0.1", 0))
+    sent = [packet(Publish(b"t", bytes([n]) * 100, n, retained=False), None) for n in range(1, 201)]
+    written = threading.Event()
+
+    def serve() -> None:
+        raw, _ = listening.accept()
+        with certificates.server_context().wrap_socket(raw, server_side=True) as server:
+            for each in sent:
+                server.sendall(each)
+            written.set()
+            server.recv(1)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    context = ssl.create_default_context(cafile=certificates.authority)
+    raw = socket.create_connection(listening.getsockname())
+    with context.wrap_socket(raw, server_hostname="localhost") as sock:
+        assert written.wait(10)
+        sock.setblocking(False)
+        buffered = mqtt_client._BufferedSocket(sock)
+        for _ in range(3):  # the first records may be those of the handshake's end
+            assert buffered.fill()
+            if buffered.data:
+                break
+        assert len(buffered.data) == sum(map(len, sent))
+        assert buffered.pending() == 0
+    listening.close()

@@ -10,13 +10,12 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import paho.mqtt.client as mqtt
 from django.conf import settings
-from paho.mqtt.enums import CallbackAPIVersion
 
+from devices.services.broker.connection import address_of, make_client
 from devices.services.broker.errors import BrokerRefused, BrokerUnavailable
 from devices.services.broker.topic_rules import Role, rules_of
 
@@ -150,26 +149,22 @@ class _Session:
     """A connection of the broker's administrator, for consecutive exchanges."""
 
     def __init__(self) -> None:
-        url = urlsplit(settings.MQTT_ADMIN_URL)
+        self._address = address_of(settings.MQTT_ADMIN_URL, "MQTT_ADMIN_URL")
         self._answers: queue.Queue[Any] = queue.Queue()
         self._ready: queue.Queue[str] = queue.Queue()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"gwanje-admin-{uuid4().hex[:12]}")
-        self._client.username_pw_set(unquote(url.username or ""), unquote(url.password or ""))
-        if url.scheme == "mqtts":
-            self._client.tls_set()
+        self._client = make_client(settings.MQTT_ADMIN_URL, f"gwanje-admin-{uuid4().hex[:12]}")
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self._ready.put("")
         self._client.on_message = lambda _client, _userdata, message: self._answers.put(message.payload)
-        self._address = (url.hostname or "localhost", url.port or 1883)
 
     def __enter__(self) -> "_Session":
         try:
-            self._client.connect(*self._address, keepalive=30)
+            self._client.connect(self._address.host, self._address.port, keepalive=30)
             self._client.loop_start()
             refusal = self._ready.get(timeout=_WAIT_SECONDS)
         except (OSError, queue.Empty) as error:
             self.__exit__()
-            raise BrokerUnavailable(f"The broker at {self._address[0]}:{self._address[1]} does not respond.") from error
+            raise BrokerUnavailable(f"The broker at {self._address} does not respond.") from error
         if refusal:
             self.__exit__()
             raise BrokerUnavailable(f"The broker rejects its administrator: {refusal}")

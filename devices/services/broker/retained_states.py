@@ -3,14 +3,13 @@
 import threading
 import time
 from collections.abc import Iterable
-from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4
 
 import paho.mqtt.client as mqtt
 from django.conf import settings
-from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from devices.services.broker.connection import address_of, make_client
 from devices.services.broker.errors import BrokerUnavailable
 
 STATE_TOPIC = "client/state/{slug}/{uuid}"
@@ -40,23 +39,19 @@ class _Connection:
     """A connection with the platform's account and a client id of its own, so that it takes over no session."""
 
     def __init__(self) -> None:
-        url = urlsplit(settings.MQTT_URL)
-        self._address = (url.hostname or "localhost", url.port or 1883)
+        self._address = address_of(settings.MQTT_URL)
         self._connected = threading.Event()
         self._answer: ReasonCode | None = None
         self._found: set[tuple[str, UUID]] = set()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"gwanje-states-{uuid4().hex[:12]}")
-        self._client.username_pw_set(unquote(url.username or ""), unquote(url.password or ""))
-        if url.scheme == "mqtts":
-            self._client.tls_set()
+        self._client = make_client(settings.MQTT_URL, f"gwanje-states-{uuid4().hex[:12]}")
         self._client.max_inflight_messages_set(_UNDER_WAY)
         self._client.on_connect = self._on_connect
 
     def __enter__(self) -> "_Connection":
         try:
-            self._client.connect(*self._address, keepalive=30)
+            self._client.connect(self._address.host, self._address.port, keepalive=30)
         except OSError as error:
-            raise BrokerUnavailable(f"The broker at {self._address[0]}:{self._address[1]} does not respond.") from error
+            raise BrokerUnavailable(f"The broker at {self._address} does not respond.") from error
         self._client.loop_start()
         if not self._connected.wait(_WAIT_SECONDS) or self._answer is None or self._answer.is_failure:
             self.__exit__()

@@ -9,17 +9,15 @@ import select
 import time
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 import paho.mqtt.client as mqtt
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
-from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from devices.services.broker.connection import address_of, make_client
 from devices.services.broker.errors import BrokerUnavailable
 from tenants.infrastructure.retry import Backoff
 
@@ -38,9 +36,7 @@ class StateBroker:
     """One MQTT session, driven by the notifier's loop."""
 
     def __init__(self, client_id: str = "") -> None:
-        if not settings.MQTT_URL:
-            raise ImproperlyConfigured("MQTT_URL is not set, for example mqtt://user:password@host:1883.")
-        self._url = urlsplit(settings.MQTT_URL)
+        self._address = address_of(settings.MQTT_URL)
         self._client_id = client_id or settings.MQTT_NOTIFIER_CLIENT_ID
         self._client: mqtt.Client | None = None
         self._unacknowledged: set[int] = set()
@@ -133,8 +129,8 @@ class StateBroker:
         properties.SessionExpiryInterval = _SESSION_SECONDS
         try:
             client.connect(
-                self._url.hostname or "localhost",
-                self._url.port or 1883,
+                self._address.host,
+                self._address.port,
                 keepalive=KEEPALIVE_SECONDS,
                 clean_start=False,
                 properties=properties,
@@ -145,10 +141,7 @@ class StateBroker:
             self._client = client
 
     def _make_client(self) -> mqtt.Client:
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=mqtt.MQTTv5)
-        client.username_pw_set(unquote(self._url.username or ""), unquote(self._url.password or ""))
-        if self._url.scheme == "mqtts":
-            client.tls_set()
+        client = make_client(settings.MQTT_URL, self._client_id, protocol=mqtt.MQTTv5)
         client.max_inflight_messages_set(_UNDER_WAY)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect

@@ -8,14 +8,13 @@ import queue
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4
 
 import paho.mqtt.client as mqtt
 from django.conf import settings
-from paho.mqtt.enums import CallbackAPIVersion
 
 from devices.services.broker.commands import COMMAND_TOPIC
+from devices.services.broker.connection import address_of, make_client
 from devices.services.broker.errors import BrokerUnavailable
 
 _CONNECT_SECONDS = 5.0
@@ -48,13 +47,10 @@ def exchange(slug: str, commands: Mapping[UUID, bytes], *, wait: float) -> dict[
 
 
 def _connect(slug: str, responses: "queue.Queue[tuple[UUID, bytes]]") -> mqtt.Client:
-    url = urlsplit(settings.MQTT_URL)
+    address = address_of(settings.MQTT_URL)
     ready: queue.Queue[str] = queue.Queue()
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"gwanje-commands-{uuid4().hex[:12]}")
-    client.username_pw_set(unquote(url.username or ""), unquote(url.password or ""))
+    client = make_client(settings.MQTT_URL, f"gwanje-commands-{uuid4().hex[:12]}")
     client.max_inflight_messages_set(100)
-    if url.scheme == "mqtts":
-        client.tls_set()
 
     def on_connect(_client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
@@ -71,7 +67,7 @@ def _connect(slug: str, responses: "queue.Queue[tuple[UUID, bytes]]") -> mqtt.Cl
     client.on_subscribe = lambda *_: ready.put("")
     client.on_message = on_message
     try:
-        client.connect(url.hostname or "localhost", url.port or 1883, keepalive=30)
+        client.connect(address.host, address.port, keepalive=30)
         client.loop_start()
         refusal = ready.get(timeout=_CONNECT_SECONDS)
     except (OSError, queue.Empty) as error:

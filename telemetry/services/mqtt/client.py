@@ -43,18 +43,31 @@ class _BufferedSocket:
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
         self.data = b""
         self.at = 0
 
     def fill(self) -> bool:
-        """Read the available bytes. Returns False where the other side has closed. Raises OSError."""
+        """Read the available bytes. Returns False where the other side has closed. Raises OSError.
+
+        Over TLS one call of `recv` returns one record, which is one message of most brokers: records are read until
+        none is whole, or there are as many bytes as a plain socket returns at once.
+        """
+        parts, size, is_open = [self.data[self.at :]], 0, True
         try:
-            read = self._sock.recv(_READ_BYTES)
+            while is_open and size < _READ_BYTES:
+                read = self._sock.recv(_READ_BYTES)
+                is_open = bool(read)
+                parts.append(read)
+                size += len(read)
+                if not self._is_tls:
+                    break
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return True
-        self.data = self.data[self.at :] + read
+            pass
+        self.data = b"".join(parts)
         self.at = 0
-        return bool(read)
+        # What was read before the end is handled first: the next call finds the end again.
+        return is_open or size > 0
 
     def recv(self, size: int) -> bytes:
         """Return bytes that were read already. Raises BlockingIOError where there are none."""
@@ -70,7 +83,7 @@ class _BufferedSocket:
 
     def pending(self) -> int:
         """Return the number of bytes that TLS has decrypted and `select` does not see."""
-        return self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
+        return self._sock.pending() if self._is_tls else 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)

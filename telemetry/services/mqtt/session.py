@@ -10,16 +10,15 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as mqtt
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from devices.services.broker.connection import address_of, make_client_of
 from telemetry.services.pipeline.results import Incoming
 from tenants.infrastructure import metrics
 from tenants.infrastructure.retry import Backoff
@@ -59,9 +58,7 @@ class BrokerSession:
 
         The last three are off only in tests that show that messages are lost without them.
         """
-        if not settings.MQTT_URL:
-            raise ImproperlyConfigured("MQTT_URL must be set, for example to mqtt://user:password@host:1883.")
-        self._url = urlsplit(settings.MQTT_URL)
+        self._address = address_of(settings.MQTT_URL)
         self._client_id = client_id
         self._topics = topics
         self._former_topics = former_topics
@@ -124,16 +121,14 @@ class BrokerSession:
         self._client.leave(max(0.1, deadline - time.monotonic()), for_good=for_good)
 
     def _make_client(self) -> BufferedClient:
-        client = BufferedClient(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
+        client = make_client_of(
+            BufferedClient,
+            settings.MQTT_URL,
+            self._client_id,
             protocol=self._version,
             clean_session=None if self._version == mqtt.MQTTv5 else not self._persistent,
             manual_ack=self._manual_ack,
         )
-        client.username_pw_set(unquote(self._url.username or ""), unquote(self._url.password or ""))
-        if self._url.scheme == "mqtts":
-            client.tls_set()
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -151,9 +146,7 @@ class BrokerSession:
             properties.ReceiveMaximum = self._window
             options = {"clean_start": not self._persistent, "properties": properties}
         try:
-            self._client.connect(
-                self._url.hostname or "localhost", self._url.port or 1883, keepalive=KEEPALIVE_SECONDS, **options
-            )
+            self._client.connect(self._address.host, self._address.port, keepalive=KEEPALIVE_SECONDS, **options)
         except OSError as error:
             self._on_connection_failed(f"cannot be reached: {error}")
 
