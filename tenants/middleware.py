@@ -1,21 +1,27 @@
-"""The middleware that sets a request's tenant, by host name or by the prefix `/t/{slug}/`."""
+"""The middleware that sets a request's client address, and its tenant by host name or the prefix `/t/{slug}/`."""
 
 import re
+from collections.abc import Callable
+from inspect import iscoroutinefunction
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import DisallowedHost
+from django.core.exceptions import DisallowedHost, MiddlewareNotUsed
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import set_script_prefix
 from django.utils import translation
+from django.utils.decorators import sync_and_async_middleware
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django_tenants.middleware.main import TenantMainMiddleware
 from django_tenants.utils import get_public_schema_name, get_tenant_domain_model
 
 from .api.errors import body, is_for_api
 from .api.views.health import healthz, metrics, readyz
+from .infrastructure.client_address import client_address, comes_from_proxy
 from .infrastructure.database import enter_schema_of, leave_schema
+from .infrastructure.password_hashing import HashingBusy
 from .models import SLUG_PATTERN, Tenant
 
 _PREFIX = re.compile(r"^/t/(?P<slug>[^/]+)(?P<rest>/.*)?$")
@@ -27,6 +33,37 @@ _REFUSALS = {
     404: _("There is no tenant %(slug)r here."),
     503: _("The tenant %(slug)r is unavailable at the moment."),
 }
+
+
+@sync_and_async_middleware
+def trust_proxies(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Set the client's address as the proxies in `TRUSTED_PROXIES` report it; without proxies nothing is to be set.
+
+    `X-Forwarded-Proto` of any other peer is removed: it is not the client that says whether there is TLS.
+    """
+    if not settings.TRUSTED_PROXIES:
+        raise MiddlewareNotUsed
+
+    def set_address(request: HttpRequest) -> None:
+        peer = request.META.get("REMOTE_ADDR", "")
+        forwarded_for = request.META.get("HTTP_X_FORWARDED_FOR", "")
+        if not comes_from_proxy(peer, settings.TRUSTED_PROXIES):
+            request.META.pop("HTTP_X_FORWARDED_PROTO", None)
+        request.META["REMOTE_ADDR"] = client_address(peer, forwarded_for, settings.TRUSTED_PROXIES)
+
+    if iscoroutinefunction(get_response):
+
+        async def answer_async(request: HttpRequest) -> Any:
+            set_address(request)
+            return await get_response(request)
+
+        return answer_async
+
+    def answer(request: HttpRequest) -> Any:
+        set_address(request)
+        return get_response(request)
+
+    return answer
 
 
 class TenantMiddleware(TenantMainMiddleware):
@@ -58,6 +95,14 @@ class TenantMiddleware(TenantMainMiddleware):
             self._move_prefix(request, f"/t/{tenant.slug}", match["rest"] or "/")
         self._enter(request, tenant)
         return None
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        """Answer 503 where a password could not be hashed in time; other errors are for Django."""
+        if not isinstance(exception, HashingBusy):
+            return None
+        answer = self._answer(request, exception.status, gettext("Too many passwords are being checked. Try again."))
+        answer["Retry-After"] = str(exception.wait)
+        return answer
 
     def _by_slug(self, slug: str) -> Tenant | None:
         if not _SLUG.match(slug):

@@ -3,22 +3,40 @@
 from collections.abc import Iterable
 from typing import Any
 
+from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView
+from django.http import HttpResponse
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 from django_tenants.utils import get_public_schema_name
 
+from .admin.sign_in import SignInForm, answer_of
 from .admin.site import is_staff
 from .models import Membership, Tenant, User
 
 _MOST_SHOWN = 200
 
 
+class LandingSignInForm(SignInForm, AuthenticationForm):
+    """Admits every active account."""
+
+    place = "first page"
+
+
 class LandingPage(LoginView):
     """A description, the form to sign in, and, for a signed-in user, the user's tenants."""
 
+    form_class = LandingSignInForm
     template_name = "tenants/landing.html"
     next_page = "home"
+
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        """Sign in, and remember the browser."""
+        return answer_of(self.request, super().form_valid(form))
+
+    def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
+        """Show the form with its error, with the status of a rejected attempt."""
+        return answer_of(self.request, super().form_invalid(form))
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         """Return the context, for a signed-in user with the user's tenants."""

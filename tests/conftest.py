@@ -13,7 +13,6 @@ from typing import Any
 import hypothesis
 import pytest
 from django.conf import settings
-from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.core.management import call_command
 from django.utils import translation
 from django_tenants.utils import schema_context
@@ -21,6 +20,7 @@ from django_tenants.utils import schema_context
 from management.embedded.stack import EmbeddedStack
 from tenants.infrastructure import throttling
 from tenants.infrastructure.database import leave_schema
+from tenants.infrastructure.password_hashing import BoundedArgon2Hasher, BoundedPBKDF2Hasher
 from tests import servers
 
 from . import factories
@@ -85,9 +85,11 @@ def stack() -> EmbeddedStack:
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_passwords() -> Iterator[None]:
-    """Hash passwords with few iterations: a third of a second each is for attackers."""
+    """Hash passwords at the lowest cost: the true one is for attackers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PBKDF2PasswordHasher, "iterations", 1000)
+        patch.setattr(BoundedArgon2Hasher, "time_cost", 1)
+        patch.setattr(BoundedArgon2Hasher, "memory_cost", 8)
+        patch.setattr(BoundedPBKDF2Hasher, "iterations", 1000)
         yield
 
 

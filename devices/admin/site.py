@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from django.contrib.auth.forms import AuthenticationForm as BaseAuthenticationForm
-from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -13,26 +11,28 @@ from unfold.sites import UnfoldAdminSite
 
 from devices import hooks
 from tenants.admin.navigation import sidebar
+from tenants.admin.sign_in import SignInForm, ThrottledSignIn
 from tenants.models import User
 from tenants.services.roles import role_of
 
 from .roles import role
 
 
-class TenantAuthenticationForm(AuthenticationForm):
-    """The sign-in form, for users with a role in the tenant of the request."""
+class TenantSignInForm(SignInForm, AuthenticationForm):
+    """Admits users with a role in the tenant of the request."""
 
-    def confirm_login_allowed(self, user: User) -> None:
-        """Refuse a user who must not enter; raises ValidationError."""
-        BaseAuthenticationForm.confirm_login_allowed(self, user)
-        if role_of(user, getattr(self.request, "tenant", None)) is None:
-            raise ValidationError(_("This account has no role in this tenant."), code="no_role")
+    place = "tenant"
+    error = _("The user name or the password is not correct, or the account has no role in this tenant.")
+
+    def may_enter(self, user: User) -> bool:
+        """Return whether the user has a role in the tenant."""
+        return role_of(user, getattr(self.request, "tenant", None)) is not None
 
 
-class TenantAdminSite(UnfoldAdminSite):
+class TenantAdminSite(ThrottledSignIn, UnfoldAdminSite):
     """A tenant's admin site. Its pages show the tenant's name."""
 
-    login_form = TenantAuthenticationForm
+    login_form = TenantSignInForm
     login_template = "gwanje/login.html"
     index_template = "devices/admin/dashboard.html"
     index_title = _("Overview")

@@ -47,7 +47,17 @@ def manage(*arguments: str) -> list[str]:
 
 def programs(env: Mapping[str, str], logs: Path, http_port: int, *, simulator: bool) -> list[Program]:
     """Return the processes of the platform in the order of their start."""
-    web = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", str(http_port)]
+    web = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "config.asgi:application",
+        "--no-proxy-headers",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(http_port),
+    ]
     commands = {
         # Event streams do not end by themselves.
         "web": [*web, "--timeout-graceful-shutdown", "3"],

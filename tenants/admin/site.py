@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from django.contrib.auth.forms import AuthenticationForm as BaseAuthenticationForm
-from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -16,19 +14,21 @@ from tenants.models import Tenant, User
 
 from . import overview
 from .navigation import sidebar
+from .sign_in import SignInForm, ThrottledSignIn
 
 
-class ConsoleAuthenticationForm(AuthenticationForm):
-    """Accepts staff only; other users get an error that names the first page."""
+class ConsoleSignInForm(SignInForm, AuthenticationForm):
+    """Admits staff only."""
 
-    def confirm_login_allowed(self, user: User) -> None:
-        """Reject users without access. Raises ValidationError."""
-        BaseAuthenticationForm.confirm_login_allowed(self, user)
-        if not is_staff(user):
-            raise ValidationError(
-                _("This account does not belong to the platform's staff. Sign in on the first page instead."),
-                code="not_staff",
-            )
+    place = "console"
+    error = _(
+        "The user name or the password is not correct, or the account does not belong to the platform's staff."
+        " Other users sign in on the first page."
+    )
+
+    def may_enter(self, user: User) -> bool:
+        """Return whether the user can use the console."""
+        return is_staff(user)
 
 
 def is_staff(user: Any) -> bool:
@@ -36,10 +36,10 @@ def is_staff(user: Any) -> bool:
     return bool(user.is_active and (user.is_staff or user.is_superuser))
 
 
-class Console(UnfoldAdminSite):
+class Console(ThrottledSignIn, UnfoldAdminSite):
     """The console. Django's permissions decide what each member of staff can do."""
 
-    login_form = ConsoleAuthenticationForm
+    login_form = ConsoleSignInForm
     login_template = "gwanje/login.html"
     index_template = "tenants/console_index.html"
     index_title = _("Overview")

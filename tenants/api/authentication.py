@@ -1,4 +1,4 @@
-"""HTTP Basic for the platform's own address, with a limit on wrong passwords."""
+"""HTTP Basic for the platform's own address, with the limits of every sign-in."""
 
 from django.utils.translation import gettext as _
 from drf_spectacular.authentication import BasicScheme
@@ -6,28 +6,29 @@ from rest_framework.authentication import BasicAuthentication
 from rest_framework.exceptions import AuthenticationFailed, Throttled
 from rest_framework.request import Request
 
-from tenants.infrastructure.throttling import RedisCounter
+from tenants.infrastructure.password_hashing import HashingBusy
 from tenants.models import User
+from tenants.services import sign_in
+from tenants.services.sign_in_throttle import TooManyAttempts
 
-_FAILURES = 10
-_failed_logins = RedisCounter(seconds=60)
+from .errors import Unavailable
 
 
 class ThrottledBasicAuthentication(BasicAuthentication):
-    """Username and password; after ten wrong ones in a minute, the address cannot log in to the account."""
+    """Username and password; `tenants.services.sign_in` counts the wrong ones."""
 
     def authenticate_credentials(self, userid: str, password: str, request: Request | None = None) -> tuple[User, None]:
-        """Return the user of the credentials; raises AuthenticationFailed."""
-        address = request.META.get("REMOTE_ADDR", "") if request is not None else ""
-        key = f"public:basic:{address}:{userid}"
-        failures, wait = _failed_logins.read(key)
-        if failures >= _FAILURES:
-            raise Throttled(wait, _("Too many wrong passwords. Try again later."))
+        """Return the user of the credentials; raises AuthenticationFailed, Throttled or Unavailable."""
+        sent = request._request if request is not None else None
         try:
-            return super().authenticate_credentials(userid, password, request)
-        except AuthenticationFailed:
-            _failed_logins.add(key)
-            raise
+            user = sign_in.authenticate(sent, userid, password, place="api", may_enter=lambda _user: True)
+        except TooManyAttempts as error:
+            raise Throttled(error.wait, _("Too many wrong passwords. Try again later.")) from error
+        except HashingBusy as error:
+            raise Unavailable(_("Too many passwords are being checked. Try again in a few seconds.")) from error
+        if user is None:
+            raise AuthenticationFailed(_("Invalid username/password."))
+        return user, None
 
 
 class ThrottledBasicScheme(BasicScheme):

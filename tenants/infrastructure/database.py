@@ -31,6 +31,15 @@ def enter_schema_of(tenant: object) -> None:
     _connection.set_tenant(tenant)
 
 
+def release_connection() -> None:
+    """Return this thread's connection to the pool, if there is a pool and no transaction is open.
+
+    The next query takes one again, in the same schema.
+    """
+    if _connection.settings_dict["OPTIONS"].get("pool") and not _connection.in_atomic_block:
+        _connection.close()
+
+
 async def run_in_schema(schema: str, function: Callable[[], T]) -> T:
     """Return the result of a synchronous function in the schema, in a thread; closes the thread's connections."""
 

@@ -1,6 +1,7 @@
 """Counters of events in windows of time, in Redis and in the process, and the throttles of requests."""
 
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MINUTE = 60
+# The newest keys that a process counts alone, while Redis is unavailable.
+_MAX_LOCAL_KEYS = 10_000
 # The Unix time that windows in Redis are of; tests set another, so that none of them meets the end of a window.
 clock: Callable[[], float] = time.time
 
@@ -45,16 +48,17 @@ class WindowCounter(Protocol):
 class RedisCounter:
     """Events counted by all processes together; every window begins at a multiple of its length.
 
-    `key` must contain the tenant, because Redis is shared. While Redis is unavailable every count is 0:
-    a request is not rejected because it could not be counted.
+    `key` must contain the tenant, because Redis is shared. While Redis is unavailable, each process counts alone.
     """
 
     def __init__(self, seconds: int) -> None:
         self._seconds = seconds
+        self._local = LocalCounter(seconds, _MAX_LOCAL_KEYS)
+        self._lock = threading.Lock()
 
-    def add(self, key: str) -> Window:
-        """Count an event and return the window with it."""
-        return self._increase(key, 1)
+    def add(self, key: str, amount: int = 1) -> Window:
+        """Count an event and return the window with it; -1 subtracts an event that was counted too early."""
+        return self._increase(key, amount)
 
     def read(self, key: str) -> Window:
         """Return the window without counting."""
@@ -70,8 +74,9 @@ class RedisCounter:
             pipeline.expire(name, self._seconds + 1)
             return Window(int(pipeline.execute()[0]), left)
         except RedisError as error:
-            logger.warning("Requests are not being counted: %s", error)
-            return Window(0, left)
+            logger.warning("Requests are counted by this process alone: %s", error)
+            with self._lock:
+                return self._local.add(key, amount)
 
 
 class LocalCounter:
@@ -86,10 +91,10 @@ class LocalCounter:
         self._clock = clock
         self._windows: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
-    def add(self, key: str) -> Window:
+    def add(self, key: str, amount: int = 1) -> Window:
         """Count an event and return the window with it."""
         began, count = self._current(key)
-        self._windows[key] = began, count + 1
+        self._windows[key] = began, count + amount
         self._windows.move_to_end(key)
         if len(self._windows) > self._max_keys:
             self._windows.popitem(last=False)

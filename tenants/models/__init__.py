@@ -4,6 +4,7 @@ from .enrollment import PreregisteredDevice
 from .messages import OverflowMessage, SuppressedUnroutedMessages, UnroutedMessage
 from .plans import Plan, TenantLimits
 from .routes import AppRoute, DeviceRoute
+from .sign_ins import SignIn
 from .tenants import SLUG_PATTERN, Domain, Membership, Tenant, TenantAlias, User, validate_slug
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "OverflowMessage",
     "Plan",
     "PreregisteredDevice",
+    "SignIn",
     "SuppressedUnroutedMessages",
     "Tenant",
     "TenantAlias",
