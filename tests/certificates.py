@@ -1,5 +1,6 @@
 """Authorities and certificates of tests, as files, and servers that speak TLS with them."""
 
+import os
 import socket
 import ssl
 import threading
@@ -7,8 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import trustme
+
+from management.embedded.stack import EmbeddedStack
+
+from .processes import free_port
 
 _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 _CHUNK = 64 * 1024
@@ -114,3 +120,16 @@ def _forward(source: socket.socket, target: socket.socket) -> None:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+
+def add_tls_listener(stack: EmbeddedStack, certificates: Certificates) -> dict[str, str]:
+    """Let the embedded broker listen with TLS too, and restart it; return the environment that makes a process use it.
+
+    The listener is in the broker's configuration until the servers are prepared anew.
+    """
+    port, configuration = free_port(), stack.var / "mosquitto" / "mosquitto.conf"
+    lines = [f"listener {port} 127.0.0.1", f"certfile {certificates.certificate}", f"keyfile {certificates.key}"]
+    configuration.write_text("\n".join([configuration.read_text(), *lines, ""]))
+    stack.restart("mosquitto")
+    login = urlsplit(os.environ["MQTT_URL"]).netloc.rpartition("@")[0]
+    return {"MQTT_URL": f"mqtts://{login}@127.0.0.1:{port}", "MQTT_CA_FILE": str(certificates.authority)}

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Mapping
 
 from tests.processes import Process
 
@@ -18,15 +19,15 @@ def killed(scenario: Scenario) -> None:
     play_kills(scenario)
 
 
-def play_kills(scenario: Scenario, *options: str, kills: int = _KILLS) -> None:
+def play_kills(scenario: Scenario, *options: str, kills: int = _KILLS, env: Mapping[str, str] | None = None) -> None:
     """Kill the listener and start it again, at load, each time once it has caught up."""
-    listener, recoveries, caught_up = scenario.listen(*options), [], []
+    listener, recoveries, caught_up = scenario.listen(*options, env=env), [], []
     with scenario.load():
         for _ in range(kills):
             scenario.spend(0.8 / kills)
             listener.kill()
             died = time.time()
-            listener = scenario.listen(*options)
+            listener = scenario.listen(*options, env=env)
             recoveries.append(scenario.await_progress(died))
             caught_up.append(scenario.await_caught_up(died))
         scenario.spend(0.2)
@@ -36,6 +37,11 @@ def play_kills(scenario: Scenario, *options: str, kills: int = _KILLS) -> None:
     )
     late = result.lag(0.99)
     scenario.require(late < _RECOVERY_SECONDS, f"p99 of the lag is {late:.1f} s, more than {_RECOVERY_SECONDS:.0f} s")
+
+
+@row("1-tls", "listener that reaches the broker over TLS killed (`kill -9`) three times")
+def killed_over_tls(scenario: Scenario) -> None:
+    play_kills(scenario, kills=3, env=scenario.tls())
 
 
 @row("2", "listener stopped (SIGTERM), and started again")

@@ -17,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from management.embedded.stack import EmbeddedStack
 from tenants.infrastructure.database import conninfo
+from tests.certificates import add_tls_listener, make_certificates
 from tests.processes import Process, wait_until
 
 from .fleet import Fleet, Sender
@@ -44,6 +45,7 @@ class Setup:
     logs: Path
     quiet_seconds: float = _QUIET_SECONDS
     played: Counter[str] = field(default_factory=Counter)
+    tls: dict[str, str] = field(default_factory=dict)
 
 
 class Scenario:
@@ -90,6 +92,12 @@ class Scenario:
         listener = self.start(*command, "--client-id", client_id, *options, env=env)
         listener.wait_for(READY)
         return listener
+
+    def tls(self) -> dict[str, str]:
+        """Return the environment of a process that reaches the broker over TLS; the broker is restarted for it."""
+        if not self.setup.tls:
+            self.setup.tls = add_tls_listener(self.stack, make_certificates(self.setup.logs))
+        return self.setup.tls
 
     def close(self) -> None:
         """End this row's processes and its listeners' sessions, which would queue all later traffic."""

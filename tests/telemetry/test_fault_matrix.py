@@ -76,7 +76,7 @@ def test_every_acknowledged_message_is_stored_exactly_once(setup: Setup) -> None
     assert outcome.passed, run.describe(outcome)
 
 
-@pytest.mark.parametrize("name", ["6", "6-stale", "19"])
+@pytest.mark.parametrize("name", ["1-tls", "6", "6-stale", "19"])
 def test_a_row_of_the_matrix(setup: Setup, name: str) -> None:
     outcome = played(setup, ROWS[name])
     assert outcome.passed, run.describe(outcome)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class Bench:
         return self.directory / "stamps"
 
     @contextmanager
-    def listeners(self, count: int) -> Iterator[list[Program]]:
+    def listeners(self, count: int, env: Mapping[str, str] | None = None) -> Iterator[list[Program]]:
         """So many of the platform's listeners, subscribed; their sessions end with them."""
         self.started += 1
         names = [f"bench-{self.started}-{number}" for number in range(count)]
@@ -79,7 +79,7 @@ class Bench:
         try:
             for name in names:
                 command = [manage, "run_mqtt_listener", "--client-id", name, *share]
-                programs.append(Program(*command, log=self.log("listener"), env={"LOG_LEVEL": "INFO"}))
+                programs.append(Program(*command, log=self.log("listener"), env={"LOG_LEVEL": "INFO", **(env or {})}))
             for program in programs:
                 _wait_connected(program)
             yield programs

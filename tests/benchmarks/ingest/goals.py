@@ -27,6 +27,8 @@ def ratios(rounds: list[Figures]) -> dict[str, float | None]:
         "two_to_one": ratio("two", "one", "messages_per_s"),
         "headroom_beside_one": _headroom(rounds),
         "many_tenants_to_one": ratio("many_tenants", "one", "messages_per_s"),
+        "tls_to_one": ratio("one_tls", "one", "messages_per_s"),
+        "cpu_tls_to_one": ratio("one_tls", "one", "cpu_us_per_message"),
         "one_to_receiving_only": ratio("one", "receive", "messages_per_s"),
         "one_to_copy": ratio("one", "copy", "rows_per_s"),
         "cpu_one_to_old": ratio("one", "old", "cpu_us_per_message"),
@@ -49,6 +51,7 @@ def evaluate(found: dict[str, float | None], latency: list[Figures], memory: Fig
         _at_least("two listeners / one, messages/s", found["two_to_one"], 1.2)
         | {"headroom": found["headroom_beside_one"]},
         _at_least("one batch over many tenants / of one tenant, messages/s", found["many_tenants_to_one"], 0.4),
+        _at_least("one listener over TLS / without, messages/s", found["tls_to_one"], 0.8),
         _at_most("one listener / old way, processor time a message", found["cpu_one_to_old"], 1 / 40),
     ]
     slow, fast = _median_latency(latency, 1000), _median_latency(latency, 10_000)

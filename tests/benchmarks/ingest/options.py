@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-PARTS = ("one", "two", "old", "old_lean", "node_red", "receive", "copy", "tenants", "latency", "memory")
+PARTS = ("one", "one_tls", "two", "old", "old_lean", "node_red", "receive", "copy", "tenants", "latency", "memory")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from django.core.management import call_command
 
 from management.embedded.stack import EmbeddedStack
 from tenants.infrastructure.database import conninfo
+from tests.certificates import add_tls_listener, make_certificates
 
 from . import copying, goals, latency, memory, node_red, throughput
 from .bench import Bench
@@ -22,7 +23,7 @@ from .fleet import Fleet, make_fleet
 from .load import LoadMaker
 from .options import Options
 
-_BURSTS = ("one", "two", "old", "old_lean", "node_red", "receive", "copy", "tenants")
+_BURSTS = ("one", "one_tls", "two", "old", "old_lean", "node_red", "receive", "copy", "tenants")
 
 
 def run(options: Options, stack: EmbeddedStack, directory: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -39,6 +40,7 @@ class _Run:
         self._options = bench.options
         self._say = say
         self._fleets: list[Fleet] = []
+        self._tls: dict[str, str] = {}
         self._slug = f"bench-{uuid4().hex[:6]}"
 
     def measure(self) -> dict[str, Any]:
@@ -46,6 +48,8 @@ class _Run:
         rounds: list[dict[str, Any]] = []
         latencies: list[dict[str, Any]] = []
         if options.wants(*_BURSTS, "latency"):
+            if options.wants("one_tls"):
+                self._tls = add_tls_listener(self._bench.stack, make_certificates(self._bench.directory))
             one = self._fleet("one", options.devices, 1)
             many = self._fleet("many", options.devices, options.tenants) if options.wants("tenants") else None
             for number in range(options.rounds):
@@ -83,6 +87,7 @@ class _Run:
             ("old", "old", lambda: throughput.old(bench, one, lean=False)),
             ("old_lean", "old_lean", lambda: throughput.old(bench, one, lean=True)),
             ("one", "one", lambda: throughput.listeners(bench, one, 1, fleets=fleets)),
+            ("one_tls", "one_tls", lambda: throughput.listeners(bench, one, 1, fleets=fleets, env=self._tls)),
             ("two", "two", lambda: throughput.listeners(bench, one, 2, fleets=fleets)),
             ("node_red", "node_red", lambda: throughput.with_node_red(bench, one)),
             ("receive", "receive", lambda: throughput.receive(bench, one)),

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ _COUNTED = ("listener", "postgres", "mosquitto")
 _SHARED_WARM_UPS = 8
 
 
-def listeners(bench: Bench, fleet: Fleet, count: int, *, fleets: list[Fleet]) -> dict[str, Any]:
-    """The platform's listeners, so many."""
-    with bench.listeners(count) as programs:
+def listeners(
+    bench: Bench, fleet: Fleet, count: int, *, fleets: list[Fleet], env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The platform's listeners, so many; `env` overrides their environment."""
+    with bench.listeners(count, env) as programs:
         warm_up(bench, fleet, programs, passes=_SHARED_WARM_UPS if count > 1 else 1)
         load = bench.loads.make(fleet, bench.options.messages, samples=bench.options.samples)
         expected = {schema: fleet.sent[schema] for schema in load.by_schema}
