@@ -285,6 +285,26 @@ REST_FRAMEWORK = {
 METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
 # For each tenant, of sessions and keys together; 0: unlimited.
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
+# Operations at a time: of each API key or person, of a tenant, and of one web process; 0: unlimited.
+CONCURRENCY_LIMITS: dict[str, dict[str, int]] = {
+    "event_stream": {
+        "key": env.int("STREAMS_PER_KEY", default=20),
+        "tenant": env.int("STREAMS_PER_TENANT", default=200),
+        "process": env.int("STREAMS_PER_PROCESS", default=2000),
+    },
+    "export": {
+        "key": env.int("EXPORTS_PER_KEY", default=2),
+        "tenant": env.int("EXPORTS_PER_TENANT", default=4),
+        "process": env.int("EXPORTS_PER_PROCESS", default=12),
+    },
+    "query": {
+        "key": 0,
+        "tenant": env.int("QUERIES_PER_TENANT", default=3),
+        "process": env.int("QUERIES_PER_PROCESS", default=6),
+    },
+}
+# How long an expensive query waits for its turn.
+QUERY_WAIT_SECONDS: float = env.float("QUERY_WAIT_SECONDS", default=5.0)
 # Uploaded tables: maximum bytes and rows; up to so many rows are imported in the request, more by a worker.
 IMPORT_MAX_BYTES: int = env.int("IMPORT_MAX_BYTES", default=5 * 1024 * 1024)
 IMPORT_MAX_ROWS: int = env.int("IMPORT_MAX_ROWS", default=20000)

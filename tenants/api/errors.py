@@ -22,7 +22,9 @@ from rest_framework.exceptions import APIException
 from rest_framework.fields import get_error_detail
 from rest_framework.response import Response
 
+from tenants.infrastructure.concurrency import LimitReached
 from tenants.infrastructure.retry import DATABASE_LOST
+from tenants.services.concurrency import limit_reached_text
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,17 @@ class Unavailable(APIException):
     wait = 5  # seconds, in Retry-After
 
 
+class TooManyAtOnce(APIException):
+    """Too many operations of one kind are in progress; the request can be repeated when one has ended."""
+
+    status_code = 429
+    default_code = "too_many_at_once"
+
+    def __init__(self, error: LimitReached) -> None:
+        super().__init__(limit_reached_text(error))
+        self.wait = error.retry_seconds  # in Retry-After
+
+
 class ApiErrorHandler(ExceptionHandler):
     """Converts exceptions of models and the database into exceptions of the API."""
 
@@ -60,6 +73,8 @@ class ApiErrorHandler(ExceptionHandler):
         """Convert exceptions of services into exceptions of the API."""
         if isinstance(exc, ModelError):
             return exceptions.ValidationError(model_error_detail(exc))
+        if isinstance(exc, LimitReached):
+            return TooManyAtOnce(exc)
         if isinstance(exc, ProtectedError):
             return Conflict(_in_use(exc))
         if isinstance(exc, RequestDataTooBig):

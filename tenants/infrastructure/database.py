@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connection, connections
 from django_tenants.utils import schema_context
 from psycopg.types.datetime import TimestamptzLoader
@@ -51,6 +51,18 @@ async def run_in_schema(schema: str, function: Callable[[], T]) -> T:
             connections.close_all()
 
     return await sync_to_async(run)()
+
+
+async def leave_request_thread() -> None:
+    """Close the connections of the request's thread, and end the thread: a stream lasts for hours and needs neither.
+
+    A later synchronous call of the request gets a new thread.
+    """
+    await sync_to_async(connections.close_all)()
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    executor = SyncToAsync.context_to_thread_executor.pop(context, None) if context is not None else None
+    if executor is not None:
+        executor.shutdown(wait=False)
 
 
 # The keys of Django's OPTIONS that are not libpq's. Also `options`: time limits of Django's statements, which other

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -81,11 +82,13 @@ class Stream:
 class Web:
     """A web server of the platform, with a small pool of connections that are known by a name."""
 
-    def __init__(self, log: Path, port: int = 0) -> None:
+    def __init__(self, log: Path, port: int = 0, env: Mapping[str, str] | None = None) -> None:
         self.port, self.name = port or free_port(), f"web-{os.urandom(4).hex()}"
-        env = {"DATABASE_POOL": "1", "DATABASE_POOL_SIZE": str(POOL_SIZE), "PGAPPNAME": self.name}
+        own = {"DATABASE_POOL": "1", "DATABASE_POOL_SIZE": str(POOL_SIZE), "PGAPPNAME": self.name}
         options = ("--host", "127.0.0.1", "--port", str(self.port), "--timeout-graceful-shutdown", "1")
-        self.process = Process("-m", "uvicorn", "config.asgi:application", *options, log=log, env=env)
+        self.process = Process(
+            "-m", "uvicorn", "config.asgi:application", *options, log=log, env={**own, **(env or {})}
+        )
         wait_until(lambda: self.get("/healthz") == 200, 20, log.read_text)
 
     def get(self, path: str, **headers: str) -> int:

@@ -1,11 +1,13 @@
 """The event stream on a real server: resumed without gap or double, closed to strangers, and cheap to watch."""
 
 import asyncio
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,7 @@ def last_position(tenant: Any) -> int:
 
 @pytest.fixture(scope="module")
 def web(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    server = Web(tmp_path_factory.mktemp("web") / "web.log")
+    server = Web(tmp_path_factory.mktemp("web") / "web.log", env={"STREAMS_PER_KEY": "100"})
     yield server
     server.process.stop()
 
@@ -196,7 +198,9 @@ def test_a_stream_holds_nothing_of_another_tenant(
 def test_sixty_watchers_leave_the_database_to_others(
     register: Any, web: Web, watch: Callable[..., Stream], key: Callable[..., Any], tenant_a: Any, tenant_b: Any
 ) -> None:
-    text, others = key(tenant_a)[1], subscribers()
+    from devices.services.notifications.stream_hub import READER_THREADS
+
+    text, others, files_before = key(tenant_a)[1], subscribers(), files(web)
     streams = [watch(tenant, timeout=20) for _ in range(30) for tenant in (tenant_a, tenant_b)]
     assert web.connections() <= POOL_SIZE
     times = []
@@ -211,10 +215,22 @@ def test_sixty_watchers_leave_the_database_to_others(
     for number, stream in enumerate(streams):
         assert stream.event()["device"] == devices["beta-farm" if number % 2 else "alpha"].uuid
     assert web.connections() <= POOL_SIZE
-    assert subscribers() == others + 60
+    assert subscribers() == others + 1
+    assert threads(web) <= READER_THREADS + 16
+    assert files(web) <= files_before + 60 + POOL_SIZE + 8
     for stream in streams:
         stream.close()
     wait_until(lambda: subscribers() == others)
+
+
+def threads(web: Web) -> int:
+    """How many threads the web server has."""
+    return len(list(Path(f"/proc/{web.process.popen.pid}/task").iterdir()))
+
+
+def files(web: Web) -> int:
+    """How many files and connections the web server has open."""
+    return len(list(Path(f"/proc/{web.process.popen.pid}/fd").iterdir()))
 
 
 def subscribers() -> int:
@@ -222,6 +238,76 @@ def subscribers() -> int:
     from django_redis import get_redis_connection
 
     return len(get_redis_connection("default").client_list(_type="pubsub"))
+
+
+def test_streams_of_a_key_and_of_a_tenant_are_counted(
+    register: Any, key: Callable[..., Any], tmp_path: Path, tenant_a: Any, tenant_b: Any
+) -> None:
+    """Over two web servers together; another key and another tenant have room."""
+    from django_redis import get_redis_connection
+
+    redis = get_redis_connection("default")
+    for name in redis.scan_iter("gwanje:concurrency:*"):  # of servers that earlier tests have stopped
+        redis.delete(name)
+    env = {"STREAMS_PER_KEY": "3", "STREAMS_PER_TENANT": "4"}
+    servers = [Web(tmp_path / f"web-{number}.log", env=env) for number in range(2)]
+    keys = [key(tenant)[1] for tenant in (tenant_a, tenant_a, tenant_b)]
+
+    def opened(text: str, slug: str = "alpha", number: int = 0) -> Stream:
+        headers = {"Authorization": f"Bearer {text}"}
+        return Stream(servers[number % 2].port, f"/t/{slug}/api/v1/events/", headers)
+
+    try:
+        with ExitStack() as streams:
+            first = streams.enter_context(opened(keys[0]))
+            for number in (1, 2):
+                streams.enter_context(opened(keys[0], number=number))
+            assert refusal(opened(keys[0])) == (429, "too_many_at_once", "At most 3 at a time of this API key")
+            streams.enter_context(opened(keys[1]))
+            assert refusal(opened(keys[1], number=1)) == (429, "too_many_at_once", "At most 4 at a time of this tenant")
+            streams.enter_context(opened(keys[2], "beta-farm"))
+            first.close()
+            with wait_until(lambda: admitted(opened(keys[0]))):
+                assert refusal(opened(keys[0]))[0] == 429
+    finally:
+        for server in servers:
+            server.process.stop()
+
+
+def refusal(stream: Stream) -> tuple[int, str, str]:
+    """The status, code and beginning of the text of a refused stream."""
+    response = stream.response
+    assert int(response.headers["Retry-After"]) > 0
+    error = json.loads(response.read())["errors"][0]
+    return response.status, error["code"], error["detail"].partition(":")[0]
+
+
+def admitted(stream: Stream) -> Stream | None:
+    if stream.response.status == 200:
+        return stream
+    stream.close()
+    return None
+
+
+@pytest.mark.parametrize("how", ["key", "tenant", "all"])
+def test_streams_end_when_they_are_told_to_check(
+    register: Any, web: Web, key: Callable[..., Any], tenant_a: Any, tenant_b: Any, how: str
+) -> None:
+    """Long before the regular check; a stream whose permission holds goes on."""
+    from devices.models import ApiKey
+    from devices.services.notifications.stream_hub import end_streams
+
+    device, (issued, text), (_other, others) = register(), key(tenant_a), key(tenant_a)
+    headers = {"Authorization": f"Bearer {text}"}, {"Authorization": f"Bearer {others}"}
+    with ExitStack() as opened:
+        ended, kept = (opened.enter_context(Stream(web.port, "/t/alpha/api/v1/events/", one)) for one in headers)
+        with schema_context(tenant_a.schema_name):
+            ApiKey.objects.filter(pk=issued.pk).update(revoked_at=datetime.now(UTC))
+        chosen = {"key": {"key_id": issued.pk}, "tenant": {"schema": tenant_a.schema_name}, "all": {}}[how]
+        end_streams(**chosen)
+        assert ended.ends()  # within its five seconds, of thirty
+        change(device, "birth")
+        assert kept.events(1) == [(device.uuid, "ONLINE")]
 
 
 def test_without_redis_the_ledger_is_followed(
@@ -295,7 +381,17 @@ def test_an_id_from_the_future_is_taken_for_now(register: Any, watch: Callable[.
 # --- While it lasts: in the test's own process, with shorter times ------------------------------------------
 
 
-def follow(tenant: Any, may_watch: Callable[[], bool], seconds: float, after: int | None = None) -> tuple[str, bool]:
+@dataclass(frozen=True)
+class Person:
+    """A watcher whose permission is a function."""
+
+    may_watch: Callable[[], bool]
+    key_id: int = 0
+    user_id: int = 0
+    session: str = ""
+
+
+def follow(tenant: Any, watcher: Any, seconds: float, after: int | None = None) -> tuple[str, bool]:
     """What a stream says within this time, and whether it ended by itself."""
     from devices.services.notifications import event_stream
 
@@ -303,7 +399,7 @@ def follow(tenant: Any, may_watch: Callable[[], bool], seconds: float, after: in
     said: list[str] = []
 
     async def read() -> None:
-        async for text in event_stream.events(tenant.schema_name, begin, None, may_watch):
+        async for text in event_stream.events(tenant.schema_name, begin, None, watcher):
             said.append(text)
 
     async def run() -> bool:
@@ -326,7 +422,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_silent_stream_is_kept_alive(live_db: None, hurried: None, tenant_a: Any) -> None:
-    text, ended = follow(tenant_a, lambda: True, 0.9)
+    text, ended = follow(tenant_a, Person(lambda: True), 0.9)
     assert not ended
     assert 2 <= text.count(": still here\n\n") <= 4
 
@@ -345,8 +441,51 @@ def test_what_redis_lost_is_read_with_the_next_check(register: Any, hurried: Non
         asked.append(True)
         return True
 
-    text, _ = follow(tenant_a, may_watch, 0.7, after=begin)
+    text, _ = follow(tenant_a, Person(may_watch), 0.7, after=begin)
     assert text.count(f"id: {begin + 1}\nevent: status\n") == 1
+
+
+def test_a_stream_whose_queue_overflows_reads_the_ledger(
+    register: Any, monkeypatch: pytest.MonkeyPatch, tenant_a: Any
+) -> None:
+    """A slow reader: the queue stays bounded, and nothing is lost or doubled."""
+    from devices.services.notifications import event_stream, stream_hub
+
+    monkeypatch.setattr(stream_hub, "QUEUE_EVENTS", 5)
+    device, begin = register(), last_position(tenant_a)
+    said: list[str] = []
+
+    async def read() -> None:
+        stream: Any = event_stream.events(tenant_a.schema_name, begin, None, Person(lambda: True))
+        async for text in stream:
+            said.append(text)
+            if text.startswith("retry"):
+                continue
+            if len(said) == 2:  # the stream waits here while others happen
+                await asyncio.to_thread(change_and_close, device, ["will", "birth"] * 10)
+                await asyncio.sleep(0.2)
+                (subscriber,) = next(iter(stream_hub.hub()._subscribers.values()))
+                assert len(subscriber._events) <= 5
+                assert subscriber.must_read
+            if len(said) == 22:
+                await stream.aclose()
+                return
+
+    async def run() -> None:
+        reader = asyncio.create_task(read())
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(change_and_close, device, ["birth"])
+        await asyncio.wait_for(reader, 20)
+
+    asyncio.run(run())
+    assert [int(text.partition("\n")[0][4:]) for text in said[1:]] == list(range(begin + 1, begin + 22))
+
+
+def change_and_close(device: Registered, kinds: list[str]) -> None:
+    from django.db import connections
+
+    change(device, *kinds)
+    connections.close_all()
 
 
 def test_the_stream_ends_with_the_key(hurried: None, key: Callable[..., Any], tenant_a: Any) -> None:
@@ -355,10 +494,10 @@ def test_the_stream_ends_with_the_key(hurried: None, key: Callable[..., Any], te
 
     issued, _ = key(tenant_a)
     watcher = StreamAccess(tenant_a.pk, key_id=issued.pk)
-    assert not follow(tenant_a, watcher.may_watch, 0.5)[1]
+    assert not follow(tenant_a, watcher, 0.5)[1]
     with schema_context(tenant_a.schema_name):
         revoke_api_key(issued)
-    assert follow(tenant_a, watcher.may_watch, 5)[1]
+    assert follow(tenant_a, watcher, 5)[1]
 
 
 @pytest.fixture

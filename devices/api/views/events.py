@@ -11,10 +11,12 @@ from rest_framework.request import Request
 
 from devices.api.access import stream_access
 from devices.api.filters import device_by_uuid
+from devices.services import concurrency_limits
 from devices.services.notifications import event_stream, status_feed
 from tenants.api.errors import ErrorSerializer
 from tenants.api.negotiation import JSONErrorsNegotiation
 from tenants.api.views.base import TenantView
+from tenants.infrastructure.concurrency import Operation
 from tenants.infrastructure.database import current_schema
 
 _GREATEST = 2**63 - 1
@@ -58,7 +60,7 @@ class EventsView(TenantView):
     @extend_schema(
         operation_id="events",
         parameters=[EventsParameters, _LAST_EVENT_ID],
-        responses={(200, "text/event-stream"): OpenApiTypes.STR, 404: ErrorSerializer},
+        responses={(200, "text/event-stream"): OpenApiTypes.STR, 404: ErrorSerializer, 429: ErrorSerializer},
         examples=[OpenApiExample("A change", _EXAMPLE, response_only=True, media_type="text/event-stream")],
     )
     def get(self, request: Request) -> StreamingHttpResponse:
@@ -67,14 +69,14 @@ class EventsView(TenantView):
         Each change has an `id`, its position among the tenant's changes, greater than those before it. A client that
         connects again with the last `id` that it received misses nothing and receives nothing twice. `suppressed_by`
         says why apps were not notified of the change, or is null. A comment is sent every 15 seconds while nothing
-        happens.
+        happens. 429: too many streams of this key, person or tenant are open.
         """
         wanted = self._wanted(request)
         device = device_by_uuid(wanted["device"]).uuid if "device" in wanted else None
-        newest = status_feed.last_position()
-        stream = event_stream.events(
-            current_schema(), min(newest, wanted.get("last_event_id", newest)), device, stream_access(request).may_watch
-        )
+        newest, access = status_feed.last_position(), stream_access(request)
+        lease = concurrency_limits.begin(Operation.EVENT_STREAM, key_id=access.key_id, user_id=access.user_id)
+        after = min(newest, wanted.get("last_event_id", newest))
+        stream = event_stream.events(current_schema(), after, device, access, lease)
         response = StreamingHttpResponse(stream, content_type="text/event-stream")
         response["X-Accel-Buffering"] = "no"  # nginx would keep events back until it has a bufferful
         return response
