@@ -6,9 +6,10 @@ from typing import Any
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
-from devices.services.specs.loader import load_tenant_by_segment
+from devices.services.specs.loader import tenant_spec
 from telemetry.models import LimitHit
 from telemetry.services.limits.limiter import Limiter
+from tenants.models import Tenant
 from tenants.services.limits import set_limits
 from tests.factories import issue_key, make_device
 from tests.telemetry.test_limits import Fleet
@@ -18,9 +19,7 @@ from .client import T0, Api, problems
 
 def use_up(tenant: Any, count: int) -> None:
     """Have a listener admit so many messages of the tenant."""
-    spec = load_tenant_by_segment(tenant.slug)
-    assert spec is not None
-    fleet = Fleet(spec.limits, tenant.schema_name)
+    fleet = Fleet(tenant_spec(Tenant.objects.get(pk=tenant.pk)).limits, tenant.schema_name)
     limiter = Limiter()
     limiter.admit(fleet.messages(count))
 

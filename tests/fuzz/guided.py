@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=["telemetry.services", "devices.services
 
 def _topics(raw: bytes) -> None:
     text = raw.decode("utf-8", "backslashreplace")
-    form.segment_of(text)
+    form.publisher_of(text)
     form.parse_topic(text)
 
 

@@ -72,7 +72,7 @@ def key(version: int) -> bytes | None:
 
 def _topics(rng: random.Random) -> Callable[[], Any]:
     text = inputs.topic(rng)
-    return lambda: (form.parse_topic(text), form.segment_of(text))
+    return lambda: (form.parse_topic(text), form.publisher_of(text))
 
 
 def _envelope(rng: random.Random) -> Callable[[], Any]:

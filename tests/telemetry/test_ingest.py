@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.exceptions import ValidationError
 from django_tenants.utils import schema_context
@@ -249,22 +250,84 @@ def test_a_component_that_the_model_may_not_carry(register: Any, send: Send, ten
     assert refused(device) == [("component_not_allowed", 1)]
 
 
-def test_an_unknown_device_is_kept_in_the_quarantine_of_the_tenant_it_names(send: Send, tenant_a: Any) -> None:
+def kept_in(tenant: Any, part: str) -> list[str]:
+    """Reasons in the tenant's quarantine of messages whose topic contains the part."""
     from telemetry.models import Quarantined
-    from tenants.models import UnroutedMessage
 
-    stranger = uuid.uuid4()
-    result = send((f"telemetry/alpha/{stranger}/dht22", b"{}"), (f"telemetry/no-tenant/{stranger}/dht22", b"{}"))
-    assert (result.quarantined, result.unrouted) == (1, 1)
-    with schema_context(tenant_a.schema_name):
-        assert Quarantined.objects.get(topic__contains=str(stranger)).reason == "unknown_device"
-    assert UnroutedMessage.objects.get(topic__contains=str(stranger)).reason == "unknown_device"
+    with schema_context(tenant.schema_name):
+        return list(Quarantined.objects.filter(topic__contains=part).values_list("reason", flat=True))
 
 
-@pytest.mark.parametrize("bad", ["telemetry", "telemetry/alpha/not-a-uuid/dht22", "a/b", "device/birth/x", ""])
-def test_a_topic_that_names_nothing_is_kept_for_staff_or_the_tenant(send: Send, bad: str, tenant_a: Any) -> None:
-    result = send((bad, b"payload"))
-    assert result.quarantined + result.unrouted == 1
+@pytest.mark.parametrize(
+    "form",
+    ["telemetry/{0}/{1}/dht22", "telemetry/{0}/{1}/a/b", "telemetry/{0}/{1}", "device/birth/{1}", "device/lwt/{1}/x"],
+)
+def test_a_message_of_an_unregistered_device_is_kept_for_staff(send: Send, tenant_a: Any, form: str) -> None:
+    from tenants.models import TenantAlias, UnroutedMessage
+
+    stranger = str(uuid.uuid4())
+    alias = TenantAlias.objects.create(tenant=tenant_a, address=f"{stranger}@example.com")
+    for segment in (tenant_a.slug, alias.address):
+        result = send((form.format(segment, stranger), segment.encode()))
+        assert (result.quarantined, result.unrouted) == (0, 1)
+    assert UnroutedMessage.objects.filter(topic__contains=stranger).count() >= 1
+    assert kept_in(tenant_a, stranger) == []
+    alias.delete()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "telemetry/{0}/{1}/a/b",
+        "telemetry/{0}/{1}/dht22/status/x",
+        "telemetry/{0}/{1}/",
+        "telemetry/{0}/{1}",
+        "telemetry/{0}/{1}/" + "x/" * 200,
+        "device/lwt/{1}/x",
+        "device/lwt/status/{1}/x",
+        "device/birth/{1}/{2}",
+    ],
+)
+def test_a_malformed_topic_belongs_to_the_device_that_may_publish_on_it(
+    register: Any, send: Send, tenant_a: Any, tenant_b: Any, form: str
+) -> None:
+    device, other = register(tenant=tenant_b), register(tenant=tenant_a)
+    result = send((form.format(tenant_a.slug, device.uuid, other.uuid), b"{}"))
+    assert (result.quarantined, result.unrouted) == (1, 0)
+    assert refused(device) == [("malformed", 1)]
+    assert kept_in(tenant_a, device.uuid) == []
+
+
+def test_a_malformed_topic_waits_for_its_tenants_tables(register: Any, ingest: Any, tenant_b: Any) -> None:
+    from telemetry.services.pipeline.results import Incoming
+    from tenants.infrastructure.database import conninfo
+
+    device = register(tenant=tenant_b)
+    incoming = Incoming(f"telemetry/alpha/{device.uuid}/a/b", b"{}", datetime.now(UTC))
+    with psycopg.connect(conninfo()) as other:
+        other.execute(f'LOCK TABLE "{tenant_b.schema_name}".devices_device IN ACCESS EXCLUSIVE MODE')
+        assert ingest.process([incoming]).to_acknowledge == []
+        assert ingest.locked_messages == 1
+    wait_until(lambda: ingest.is_retry_due and ingest.retry_locked().quarantined == 1, 10)
+    assert refused(device) == [("malformed", 1)]
+
+
+@pytest.mark.parametrize(
+    "bad", ["telemetry", "telemetry/alpha/not-a-uuid/dht22", "a/b", "device/birth/x", "", "telemetry/alpha/x/{0}/y"]
+)
+def test_a_topic_that_names_no_device_is_kept_for_staff(
+    register: Any, send: Send, bad: str, tenant_a: Any, tenant_b: Any
+) -> None:
+    from telemetry.models import Quarantined
+
+    def count() -> int:
+        with schema_context(tenant_a.schema_name):
+            return Quarantined.objects.count()
+
+    before = count()
+    result = send((bad.format(register(tenant=tenant_b).uuid), b"payload"))
+    assert (result.quarantined, result.unrouted) == (0, 1)
+    assert count() == before
 
 
 def test_an_inactive_device(register: Any, send: Send) -> None:

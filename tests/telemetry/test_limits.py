@@ -357,14 +357,12 @@ def test_old_counts_of_devices_are_summed_up(db: None, tenant_a: Any, enter: Any
 def test_a_tenants_own_limits_come_before_its_plans_and_those_before_the_settings(
     db: None, tenant_a: Any, settings: Any
 ) -> None:
-    from devices.services.specs.loader import load_tenant_by_segment
+    from devices.services.specs.loader import tenant_spec
     from tenants.models import Plan, Tenant
     from tenants.services.limits import limits_of, set_limits
 
     def spec() -> Any:
-        found = load_tenant_by_segment(tenant_a.slug)
-        assert found is not None
-        return found.limits
+        return tenant_spec(Tenant.objects.get(pk=tenant_a.pk)).limits
 
     assert spec() is None
     settings.TENANT_LIMITS = {"tenant_rate": 100.0, "daily_quota": 5}

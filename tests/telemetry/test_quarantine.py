@@ -16,7 +16,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django_tenants.utils import schema_context
 
-from tests.factories import Registered, make_tenant, remove_tenant
+from tests.factories import Registered, add_quarantined, make_tenant, remove_tenant
 from tests.payloads import topic, v1, v2
 from tests.processes import wait_until
 
@@ -595,17 +595,39 @@ def test_a_batch_that_could_not_be_stored_uses_nothing_up(own: Any, register: An
     assert counted(own) == {("malformed", device.device.pk, ""): 2}
 
 
-def test_made_up_devices_share_what_strangers_may_have(own: Any, send: Send, settings: Any) -> None:
+def test_invented_devices_share_one_number_for_staff_and_reach_no_tenant(own: Any, send: Send, settings: Any) -> None:
+    from tenants.models import SuppressedUnroutedMessages, UnroutedMessage
+
+    UnroutedMessage.objects.all().delete()
+    SuppressedUnroutedMessages.objects.all().delete()
     settings.QUARANTINE_SOURCE_MESSAGES = 3
     named = str(uuid4())
     send(*[(f"telemetry/{own.slug}/{named}/dht22", b"%d" % number) for number in range(5)])
     send(*[(f"telemetry/{own.slug}/{uuid4()}/dht22", b"{}") for _ in range(50)])
-    assert kept(own) == {"unknown_device": 30}
-    assert counted(own) == {
-        ("unknown_device", None, ""): 23,
-        ("unknown_device", None, f"{own.slug}/{named}"): 2,
+    assert UnroutedMessage.objects.filter(topic__contains=own.slug).count() == 30
+    assert dict(SuppressedUnroutedMessages.objects.values_list("source", "count")) == {
+        "": 23,
+        f"{own.slug}/{named}": 2,
     }
-    assert totals(own) == {"received": 55, "quarantined": 55}
+    assert (kept(own), counted(own), totals(own)) == ({}, {}, {})
+
+
+def test_a_replay_takes_nothing_from_another_tenant(own: Any, register: Any, send: Send, tenant_b: Any) -> None:
+    """A row from before, of a device that another tenant has registered since."""
+    from telemetry.models import Quarantined
+
+    device = register(tenant=tenant_b)
+    forms = [topic(device, segment=own.slug), f"telemetry/{own.slug}/{device.uuid}/a/b", topic(device)]
+    for number, text in enumerate(forms):
+        add_quarantined(
+            own, datetime.now(UTC), "unknown_device", topic=text, payload=v1(device, {"temp": number}), device=None
+        )
+    replay = step(own, begin(own))
+    assert replay.refused == {"wrong_tenant": 3}
+    with schema_context(own.schema_name):
+        rows = list(Quarantined.objects.values_list("device", "detail"))
+    assert rows == [(None, "The device belongs to another tenant.")] * 3
+    assert readings(device) == []
 
 
 def test_parked_messages_are_never_thrown_away(own: Any, register: Any, send: Send, settings: Any, stack: Any) -> None:

@@ -67,23 +67,17 @@ def load_specs(uuids: Collection[UUID], busy: dict[UUID, str] | None = None) -> 
     return specs
 
 
-def load_tenant_by_segment(segment: str) -> TenantSpec | None:
-    """Return the tenant with that slug, for a message without a registered device."""
-    with schema_context("public"):
-        tenant = Tenant.objects.filter(slug=segment).select_related("limits__plan").prefetch_related("aliases").first()
-    return _tenant_spec(tenant) if tenant is not None and tenant.state == Tenant.State.ACTIVE else None
-
-
 def _tenants_of(uuids: Collection[UUID]) -> list[tuple[TenantSpec, list[UUID]]]:
     routes = DeviceRoute.objects.filter(device_uuid__in=uuids).values_list("tenant_id", "device_uuid")
     owned: dict[int, list[UUID]] = {}
     for tenant_id, uuid in routes:
         owned.setdefault(tenant_id, []).append(uuid)
     tenants = Tenant.objects.filter(pk__in=owned).select_related("limits__plan").prefetch_related("aliases")
-    return [(_tenant_spec(tenant), owned[tenant.pk]) for tenant in tenants]
+    return [(tenant_spec(tenant), owned[tenant.pk]) for tenant in tenants]
 
 
-def _tenant_spec(tenant: Tenant) -> TenantSpec:
+def tenant_spec(tenant: Tenant) -> TenantSpec:
+    """Return the frozen specification of the tenant, with its segments and limits. May query the public schema."""
     spec = TenantSpec(
         schema=tenant.schema_name,
         slug=tenant.slug,

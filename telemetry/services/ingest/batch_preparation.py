@@ -91,15 +91,20 @@ class BatchPreparer:
         upgraded_devices = set() if upgraded_devices is None else upgraded_devices
         known = self._topics.get
         topics = [known(incoming.topic) or _parse_topic(incoming) for incoming in messages]
-        found = self._router.routes([topic.uuid for topic in topics if isinstance(topic, Topic)])
+        publishers = [
+            topic.uuid if isinstance(topic, Topic) else form.publisher_of(incoming.topic)
+            for incoming, topic in zip(messages, topics, strict=True)
+        ]
+        found = self._router.routes([uuid for uuid in publishers if uuid is not None])
         self._keyring.prefetch({id(route): route.spec for route in found if route.spec is not None}.values())
         routes = iter(found)
         results: list[MessageResult | LockedMessage] = []
-        for incoming, topic in zip(messages, topics, strict=True):
-            if isinstance(topic, Refusal):
-                results.append(RefusedItem(incoming, None, topic))
-            else:
-                results.append(self._validate_one(incoming, topic, next(routes), upgraded_devices))
+        for incoming, topic, uuid in zip(messages, topics, publishers, strict=True):
+            route = next(routes) if uuid is not None else None
+            if isinstance(topic, Topic) and route is not None:
+                results.append(self._validate_one(incoming, topic, route, upgraded_devices))
+            elif isinstance(topic, Refusal):
+                results.append(_malformed(incoming, topic, route))
         return results
 
     def apply_limits(self, items: Sequence[MessageResult], *, replayed: bool) -> list[MessageResult]:
@@ -119,11 +124,8 @@ class BatchPreparer:
         self._limiter.release([item for item in items if isinstance(item, AcceptedItem)], replayed=replayed)
 
     def schema_of(self, item: MessageResult) -> str | None:
-        """Return the schema of the message's device, or of the tenant that its topic names; None: of neither."""
-        if item.spec is not None:
-            return item.spec.tenant.schema
-        tenant = self._router.tenant_named(form.segment_of(item.incoming.topic))
-        return tenant.schema if tenant else None
+        """Return the schema of the message's device, never of a tenant that only its topic names; None: unrouted."""
+        return item.spec.tenant.schema if item.spec is not None else None
 
     def flush(self) -> None:
         """Write limits and key uses to their stores; due about twice a second."""
@@ -181,6 +183,13 @@ def _parse_topic(incoming: Incoming) -> Topic | Refusal:
         return form.parse_topic(incoming.topic)
     except Refusal as refusal:
         return refusal
+
+
+def _malformed(incoming: Incoming, refusal: Refusal, route: Route | None) -> RefusedItem | LockedMessage:
+    """Return a message on a malformed topic as one of the device that published it, where that one is registered."""
+    if route is not None and route.spec is None and route.locked_schema:
+        return LockedMessage(incoming, route.locked_schema)
+    return RefusedItem(incoming, route.spec if route is not None else None, refusal)
 
 
 def _limited(accepted: Sequence[AcceptedItem], exceeded: dict[int, ExceededLimit]) -> Iterator[MessageResult]:

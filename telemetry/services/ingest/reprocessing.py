@@ -29,6 +29,7 @@ from .batches import LockedMessage
 logger = logging.getLogger(__name__)
 
 PAGE_ROWS = 200
+_OF_ANOTHER_TENANT = "The device belongs to another tenant."
 
 _TABLES = {"quarantined": "telemetry_quarantined", "totals": "telemetry_ingesttotals"}
 _SET_DETAIL = per_schema("UPDATE {quarantined} SET detail = $2 WHERE id = $1", **_TABLES)
@@ -198,14 +199,15 @@ def _replay_settlement(
     moved: list[tuple[RefusedRow, MessageResult]] = []
     kept: list[tuple[RefusedRow, RefusedItem]] = []
     for row, item in zip(rows, results, strict=True):
-        if isinstance(item, RefusedItem):
+        if isinstance(item, LockedMessage):
+            continue
+        if item.spec is not None and item.spec.tenant.schema != schema:
+            # Neither the other tenant's names nor the ids of its devices may reach this tenant's rows.
+            kept.append((row, RefusedItem(item.incoming, None, Refusal("wrong_tenant", _OF_ANOTHER_TENANT))))
+        elif isinstance(item, RefusedItem):
             kept.append((row, item))
-        elif not isinstance(item, LockedMessage):
-            if item.spec.tenant.schema == schema:
-                moved.append((row, item))
-            else:  # the device was moved to another tenant meanwhile
-                refusal = Refusal("wrong_tenant", "The device belongs to another tenant now.")
-                kept.append((row, RefusedItem(item.incoming, None, refusal)))
+        else:
+            moved.append((row, item))
     # Messages over the day's quota stay.
     within = pipeline.preparer.apply_limits([item for _, item in moved], replayed=True)
     kept += [(row, item) for (row, _), item in zip(moved, within, strict=True) if isinstance(item, RefusedItem)]

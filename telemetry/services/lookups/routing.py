@@ -14,8 +14,8 @@ from uuid import UUID
 from redis.exceptions import RedisError
 
 from devices import change_feeds
-from devices.domain.specs import DeviceSpec, TenantSpec
-from devices.services.specs.loader import load_specs, load_tenant_by_segment
+from devices.domain.specs import DeviceSpec
+from devices.services.specs.loader import load_specs
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,6 @@ class Router:
         self._on_renamed_series = on_renamed_series
         # By the UUID's number, which is smaller than the UUID, and compared without a call.
         self._cached: dict[int, Route] = {}
-        self._segments: dict[str, tuple[TenantSpec | None, float]] = {}
         self._poll_at = 0.0
         self._seen: dict[str, int] = {}
         self._newest = 0
@@ -138,17 +137,6 @@ class Router:
         self._load([uuid], now)
         return self._cached.get(uuid.int)
 
-    def tenant_named(self, segment: str) -> TenantSpec | None:
-        """Return the active tenant with that slug or alias, for a message of an unregistered device."""
-        now = time.monotonic()
-        tenant, until = self._segments.get(segment, (None, 0.0))
-        if until < now:
-            tenant = load_tenant_by_segment(segment) if segment else None
-            self._segments[segment] = (tenant, now + _UNKNOWN_SECONDS)
-            if len(self._segments) > 10_000:
-                self._segments.clear()
-        return tenant
-
     def upgrade_signature(self, uuid: UUID) -> None:
         """Require version 2 from a device that has signed with it, from now on and at every listener."""
         self._upgrade_signature(uuid)
@@ -166,7 +154,6 @@ class Router:
             for number, cached in self._cached.items()
             if schema is not None and cached.spec is not None and cached.spec.tenant.schema != schema
         }
-        self._segments.clear()
 
     def _drop_changed(self) -> None:
         now = time.monotonic()

@@ -11,6 +11,7 @@ from .results import Refusal, Topic, TopicKind, quote
 
 # First bytes of JSON values other than objects, which begin with "{".
 _NO_TOKEN = frozenset({b" ", b"\t", b"\r", b"\n", b"[", b'"', b""})
+_UUID_LENGTH = 36
 
 
 def parse_topic(topic: str) -> Topic:
@@ -29,10 +30,15 @@ def parse_topic(topic: str) -> Topic:
     )
 
 
-def segment_of(topic: str) -> str:
-    """Return the tenant's segment of a telemetry topic, even of a malformed one; empty for any other topic."""
-    parts = topic.split("/", 2)
-    return parts[1] if len(parts) > 1 and parts[0] == "telemetry" else ""
+def publisher_of(topic: str) -> UUID | None:
+    """Return the device whose account may publish on the topic, however malformed the topic is; None: no device's.
+
+    The broker's topic rules bind this level to the device, and no other one.
+    """
+    match topic.split("/", 4):
+        case ["telemetry", _, uuid, *_] | ["device", "lwt", "status", uuid, *_] | ["device", "birth" | "lwt", uuid, *_]:
+            return _canonical_uuid(uuid)
+    return None
 
 
 def check_size(payload: bytes, maximum: int, limits: LimitSpec | None = None) -> None:
@@ -63,11 +69,19 @@ def is_token(payload: bytes) -> bool:
 
 
 def _parse_uuid(text: str, topic: str) -> UUID:
+    uuid = _canonical_uuid(text)
+    if uuid is None:
+        raise Refusal("malformed", f"{quote(text)} in the topic {quote(topic, 200)} is not a valid device UUID.")
+    return uuid
+
+
+def _canonical_uuid(text: str) -> UUID | None:
+    """Return the UUID of a text in the one form that topics have, in either case; None for any other text."""
+    if len(text) != _UUID_LENGTH:
+        return None
     try:
         uuid = UUID(text)
     except ValueError:
-        uuid = None
-    # UUID() also accepts braces, urn: and no hyphens: one device would have several topics.
-    if uuid is None or str(uuid) != text.lower():
-        raise Refusal("malformed", f"{quote(text)} in the topic {quote(topic, 200)} is not a valid device UUID.")
-    return uuid
+        return None
+    # UUID() also accepts hyphens at other places: one device would have several topics.
+    return uuid if str(uuid) == text.lower() else None
