@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.exceptions import ValidationError
+from django.db import connection
 from django_tenants.utils import schema_context
 
 from tests import payloads
@@ -306,6 +307,8 @@ def test_a_malformed_topic_waits_for_its_tenants_tables(register: Any, ingest: A
     incoming = Incoming(f"telemetry/alpha/{device.uuid}/a/b", b"{}", datetime.now(UTC))
     with psycopg.connect(conninfo()) as other:
         other.execute(f'LOCK TABLE "{tenant_b.schema_name}".devices_device IN ACCESS EXCLUSIVE MODE')
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '50ms'")  # as the listener's connection has it
         assert ingest.process([incoming]).to_acknowledge == []
         assert ingest.locked_messages == 1
     wait_until(lambda: ingest.is_retry_due and ingest.retry_locked().quarantined == 1, 10)

@@ -1,5 +1,7 @@
 """Step 1, form: the sizes and the syntax of topics and payloads. Pure."""
 
+import json
+from collections import Counter
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +14,8 @@ from .results import Refusal, Topic, TopicKind, quote
 # First bytes of JSON values other than objects, which begin with "{".
 _NO_TOKEN = frozenset({b" ", b"\t", b"\r", b"\n", b"[", b'"', b""})
 _UUID_LENGTH = 36
+# A colon in a string can also be written so, which changes their number.
+_ESCAPED_COLON = b"\\u003"
 
 
 def parse_topic(topic: str) -> Topic:
@@ -53,6 +57,16 @@ def check_size(payload: bytes, maximum: int, limits: LimitSpec | None = None) ->
 
 def parse_object(payload: bytes) -> dict[str, Any]:
     """Return the JSON object in the payload. Raises Refusal (`malformed`) with the place of the error."""
+    document = load_object(payload)
+    try:
+        check_keys(payload, orjson.dumps(document).count(b":"))
+    except TypeError:  # nested more deeply than it writes
+        check_keys(payload, -1)
+    return document
+
+
+def load_object(payload: bytes) -> dict[str, Any]:
+    """Return the JSON object in the payload, of which `check_keys` must be called. Raises Refusal (`malformed`)."""
     try:
         document = orjson.loads(payload)
     except ValueError as error:
@@ -62,10 +76,33 @@ def parse_object(payload: bytes) -> dict[str, Any]:
     return document
 
 
+def check_keys(payload: bytes, colons: int) -> None:
+    """Raise Refusal (`malformed`) for an object with a repeated key: of its values only the last would be evaluated.
+
+    `colons`: their number in a JSON text of the parsed payload, without escaped ones. Each member has a colon, so a
+    repeated key makes them fewer than in the payload; the exact check reads only payloads for which they differ.
+    """
+    if payload.count(b":") == colons and (b"\\" not in payload or _ESCAPED_COLON not in payload):
+        return
+    try:
+        json.loads(payload, object_pairs_hook=_unique_members)
+    except RecursionError as error:
+        raise Refusal("malformed", "The payload is nested too deeply.") from error
+
+
 def is_token(payload: bytes) -> bool:
     """Return whether the payload has the form of a version 2 message: a compact token instead of a JSON object."""
     first = payload[:1]
     return first != b"{" and first not in _NO_TOKEN and payload.count(b".") == 2
+
+
+def _unique_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(members)
+    if len(unique) < len(members):
+        counts = Counter(name for name, _ in members)
+        repeated = next(name for name, count in counts.items() if count > 1)
+        raise Refusal("malformed", f"The key {quote(repeated)} occurs {counts[repeated]} times in one object.")
+    return unique
 
 
 def _parse_uuid(text: str, topic: str) -> UUID:

@@ -49,7 +49,7 @@ def verify(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime) -> 
     """Return the message that the device signed. Raises Refusal, or any error of `keys`."""
     if form.is_token(payload):
         return _verify_v2(payload, spec, keys, now)
-    message = form.parse_object(payload)
+    message = form.load_object(payload)
     if spec.min_signature_version > 1:
         raise Refusal(
             "downgraded_signature",
@@ -77,14 +77,21 @@ def _verify_v1(
     for key in spec.keys:
         if _is_valid(key, now) and (secret := keys(key.version)) is not None:
             if is_hmac_of(given, text, secret):
-                return SignedMessage(message, text, 1, key.version)
+                return _signed_v1(message, payload, text, key)
             tried.append((key, secret))
     exact = _exact_text(payload)
     for key, secret in tried if exact else ():
         if is_hmac_of(given, exact, secret):
-            return SignedMessage(message, exact, 1, key.version)
+            return _signed_v1(message, payload, exact, key)
     named = ", ".join(str(key.version) for key in spec.keys if _is_valid(key, now)) or "none"
     raise Refusal("bad_signature", f"The hmac does not match under any valid key of the device (tried: {named}).")
+
+
+def _signed_v1(message: dict[str, Any], payload: bytes, text: bytes, key: KeySpec) -> SignedMessage:
+    """Return the verified message. Raises Refusal for a repeated key, which the signature does not show."""
+    # Of the text, without the time in front of the JSON, and with the colon of the member hmac.
+    form.check_keys(payload, text.count(b":") - str(message.get("timestamp")).count(":") + 1)
+    return SignedMessage(message, text, 1, key.version)
 
 
 def _text_of(message: dict[str, Any]) -> bytes:
