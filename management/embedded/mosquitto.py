@@ -13,16 +13,13 @@ from devices.services.broker.topic_rules import Role
 from . import ports
 from .dynsec import account, topic_patterns, write_configuration
 from .files import private_directory, write_file
+from .mosquitto_limits import BrokerLimits, read_limits
 from .mosquitto_package import obtain
 from .program import Program
 from .server import Server, Site
 from .supervisor import ends_with_parent
 
 ACCOUNTS = (Role.PLATFORM, Role.ADMIN, Role.BRIDGE)
-_LONGEST_MESSAGE = 2 * 1024 * 1024
-# Practically unlimited: the broker acknowledges and drops a message that does not fit into a queue. Its own value for
-# unlimited, 0, makes it close the connection of a client that publishes to a refused topic (2.0.16, Debian's 2.0.11).
-_QUEUE = 1_000_000_000
 
 
 class MosquittoServer(Server):
@@ -37,8 +34,10 @@ class MosquittoServer(Server):
         self.bind = os.environ.get("MQTT_BIND") or ports.LOOPBACK
 
     def prepare(self) -> None:
-        """Reserve the port and write the server's files. Raises EmbeddedError."""
+        """Reserve the ports and write the server's files. Raises EmbeddedError."""
+        self.limits: BrokerLimits = read_limits()
         self.port = self._take_port()
+        self.platform_port = self.site.ports.kept(f"{self.name}-platform", f"{self.label}, the platform's port")
         private_directory(self.directory)
         self.package = obtain(self.directory / "dist", self.site.logs / "mosquitto-install.log", self.site.progress)
         accounts = [account(f"gwanje-{role}", self._password(role), role) for role in ACCOUNTS]
@@ -56,11 +55,14 @@ class MosquittoServer(Server):
         return self.site.secrets.get(f"mqtt_{role}")
 
     def _configuration(self) -> str:
-        # A message above the protocol's size reaches the platform, which quarantines it; one above this size
-        # is dropped by the broker.
         user = "user root" if os.geteuid() == 0 else ""
+        # The platform's processes have a port of their own: connections of devices, signed in or not, cannot take the
+        # last one. Options of a listener follow its line.
         return f"""{user}
 listener {self.port} {self.bind}
+{self.limits.listener_lines()}
+listener {self.platform_port} {ports.LOOPBACK}
+
 set_tcp_nodelay true
 allow_anonymous false
 plugin {self.package.plugin}
@@ -70,11 +72,7 @@ acl_file {self.directory / "topics.acl"}
 persistence true
 persistence_location {self.directory}/
 autosave_interval 30
-max_queued_messages {_QUEUE}
-max_inflight_messages 1000
-message_size_limit {_LONGEST_MESSAGE}
-max_keepalive 120
-
+{self.limits.lines()}
 log_dest stderr
 log_timestamp_format %Y-%m-%dT%H:%M:%S
 log_type error
@@ -84,7 +82,8 @@ log_type notice
 
     def program(self) -> Program:
         """Return the supervised program."""
-        command = [*ends_with_parent("TERM"), str(self.package.program), "-c", str(self.directory / "mosquitto.conf")]
+        command = [str(self.package.program), "-c", str(self.directory / "mosquitto.conf")]
+        command = [*ends_with_parent("TERM"), *self.limits.command(command)]
         return Program(self.name, command, self.log, env=self.package.env, stopwaitsecs=20, priority=30)
 
     def is_ready(self) -> bool:
@@ -100,7 +99,7 @@ log_type notice
         client.username_pw_set(f"gwanje-{Role.PLATFORM}", self._password(Role.PLATFORM))
         client.on_connect = on_connect
         try:
-            client.connect(self._host, self.port, keepalive=10)
+            client.connect(ports.LOOPBACK, self.platform_port, keepalive=10)
         except OSError:
             return False
         client.loop_start()
@@ -117,7 +116,10 @@ log_type notice
     def environment(self) -> dict[str, str]:
         """Return the environment variables by which the platform finds the server."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        urls = {role: f"mqtt://gwanje-{role}:{self._password(role)}@{host}:{self.port}" for role in ACCOUNTS}
+        own, shared = f"{ports.LOOPBACK}:{self.platform_port}", f"{host}:{self.port}"
+        # A bridge comes from another machine.
+        addresses = {Role.PLATFORM: own, Role.ADMIN: own, Role.BRIDGE: shared}
+        urls = {role: f"mqtt://gwanje-{role}:{self._password(role)}@{addresses[role]}" for role in ACCOUNTS}
         return {
             "MQTT_URL": urls[Role.PLATFORM],
             "MQTT_ADMIN_URL": urls[Role.ADMIN],

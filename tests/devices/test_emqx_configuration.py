@@ -136,6 +136,21 @@ def test_the_listeners_window_is_larger_than_a_batch(configuration: ConfigTree) 
     assert int(configuration["zones.platform.mqtt.max_inflight"]) > 2 * settings.INGEST_BATCH_MESSAGES
 
 
+def test_the_memory_of_one_client_is_bounded(configuration: ConfigTree) -> None:
+    devices = configuration["zones.devices"]
+    mqtt = devices["mqtt"]
+    for name in ("max_subscriptions", "max_inflight", "max_mqueue_len", "max_awaiting_rel"):
+        assert 0 < int(mqtt[name]) <= 1000, f"{name}: 0 is unlimited"
+    assert mqtt["await_rel_timeout"].seconds <= 60
+    assert mqtt["session_expiry_interval"].seconds <= 2 * 3600
+    assert str(configuration["mqtt.max_packet_size"]) == "512KB"
+    assert devices["force_shutdown.enable"] is True
+    # It must hold the unfinished messages that are allowed.
+    assert devices["force_shutdown.max_heap_size"] == "16MB"
+    assert 512 * mqtt["max_awaiting_rel"] <= 16 * 1024
+    assert int(configuration["retainer.backend.max_retained_messages"]) > 0, "0 is unlimited"
+
+
 def test_emqx_gives_up_after_the_platform_has(configuration: ConfigTree) -> None:
     from devices.services.broker.auth_batcher import AuthBatcher
 

@@ -322,8 +322,8 @@ def test_a_bridge_hands_over_any_devices_messages_and_hears_nothing(broker: Brok
 def test_a_message_above_the_protocols_size_still_arrives(broker: Broker) -> None:
     platform, device = broker.account("MQTT_URL"), broker.device(OWN)
     assert platform.subscribe("telemetry/#")
-    device.publish(f"telemetry/demo/{OWN}/dht22", b"x" * 1024 * 1024)
-    assert len(platform.delivered.get(timeout=5)[1]) == 1024 * 1024
+    device.publish(f"telemetry/demo/{OWN}/dht22", b"x" * 200 * 1024)
+    assert len(platform.delivered.get(timeout=5)[1]) == 200 * 1024
 
 
 def test_accounts_and_queued_messages_survive_a_restart(broker: Broker, stack: EmbeddedStack) -> None:

@@ -74,6 +74,8 @@ class BrokerSession:
         self._connected_at = 0.0
         # The number of successive connections that the broker ended soon.
         self._short_lived = 0
+        # Whether the broker has accepted the connection, or said why not.
+        self._is_answered = False
         self._client = self._make_client()
 
     @property
@@ -138,6 +140,7 @@ class BrokerSession:
     def _connect(self) -> None:
         if self._reconnect.is_pausing:
             return
+        self._is_answered = False
         options: dict[str, Any] = {}
         if self._version == mqtt.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)
@@ -154,6 +157,7 @@ class BrokerSession:
         logger.warning("The broker %s; next attempt in %.1f s", reason, self._reconnect.fail())
 
     def _on_connect(self, client: mqtt.Client, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        self._is_answered = True
         if reason.is_failure:
             if reason.value == _UNSUPPORTED_VERSION and self._version == mqtt.MQTTv5:
                 self._version = MQTTProtocolVersion.MQTTv311
@@ -178,7 +182,10 @@ class BrokerSession:
         )
 
     def _on_disconnect(self, _client: mqtt.Client, _userdata: Any, _flags: Any, reason: Any, _props: Any) -> None:
-        self._check_takeover(is_reported=reason.value == _TAKEN_OVER)
+        is_takeover = reason.value == _TAKEN_OVER
+        self._note_duration(is_takeover=is_takeover)
+        if self._short_lived and not is_takeover:
+            self._report_refusal()
         if self._by_connection:
             self._on_lost()
         self._on_connection_failed(f"ended the connection: {reason}")
@@ -187,13 +194,24 @@ class BrokerSession:
             self._client = self._make_client()
             self._reconnect.retry_now()
 
-    def _check_takeover(self, *, is_reported: bool) -> None:
-        """Report two clients of one name, which end each other's connections; not every broker gives the reason."""
-        is_short = time.monotonic() - self._connected_at < _SHORT_SECONDS
+    def _report_refusal(self) -> None:
+        """Report a broker that ends a connection before it accepts it or soon after: it may lack memory."""
+        logger.error(
+            "The broker ends connections at once: it may have reached its limit of memory or of connections."
+            " Messages wait at the broker and at devices until it serves the platform again"
+        )
+        metrics.record({}, {"broker_refusals_total": 1})
+
+    def _note_duration(self, *, is_takeover: bool) -> None:
+        """Count short connections, and report two clients of one name, which end each other's connections.
+
+        Not every broker gives the reason.
+        """
+        is_short = not self._is_answered or time.monotonic() - self._connected_at < _SHORT_SECONDS
         self._short_lived = self._short_lived + 1 if is_short else 0
         if not is_short:
             self._reconnect.reset()
-        if is_reported or self._short_lived == _MANY_SHORT:
+        if self._is_answered and (is_takeover or self._short_lived == _MANY_SHORT):
             logger.error(
                 "The session %r is taken over again and again: each listener must have a --client-id of its own",
                 self._client_id,
