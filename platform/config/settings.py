@@ -308,6 +308,9 @@ QUERY_WAIT_SECONDS: float = env.float("QUERY_WAIT_SECONDS", default=5.0)
 # Uploaded tables: maximum bytes and rows; up to so many rows are imported in the request, more by a worker.
 IMPORT_MAX_BYTES: int = env.int("IMPORT_MAX_BYTES", default=5 * 1024 * 1024)
 IMPORT_MAX_ROWS: int = env.int("IMPORT_MAX_ROWS", default=20000)
+# An XLSX file is read in a process of its own with these limits: memory in MB, processor time in seconds.
+IMPORT_PARSE_MEGABYTES: int = env.int("IMPORT_PARSE_MEGABYTES", default=256)
+IMPORT_PARSE_SECONDS: int = env.int("IMPORT_PARSE_SECONDS", default=10)
 IMPORT_AT_ONCE: int = env.int("IMPORT_AT_ONCE", default=100)
 # Time limit of one statement of aggregates and charts.
 QUERY_SECONDS: float = env.float("QUERY_SECONDS", default=20.0)

@@ -24,6 +24,7 @@ from rest_framework.response import Response
 
 from tenants.infrastructure.concurrency import LimitReached
 from tenants.infrastructure.retry import DATABASE_LOST
+from tenants.infrastructure.spreadsheets import TooManyFiles
 from tenants.services.concurrency import limit_reached_text
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class ApiErrorHandler(ExceptionHandler):
 
     def convert_known_exceptions(self, exc: Exception) -> Exception:
         """Convert exceptions of services into exceptions of the API."""
+        if isinstance(exc, TooManyFiles):
+            return Unavailable(" ".join(exc.messages))
         if isinstance(exc, ModelError):
             return exceptions.ValidationError(model_error_detail(exc))
         if isinstance(exc, LimitReached):

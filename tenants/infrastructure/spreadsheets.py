@@ -1,23 +1,29 @@
 """Uploaded and downloaded tables: CSV in the encodings of spreadsheet programs, and XLSX.
 
-What is read is bounded before it is read: bytes, rows, columns, and what a packed file says it grows to. A table is a
-list of rows, each a mapping of column to text, with the number that the row has in the spreadsheet.
+What is read is bounded: bytes, rows, columns, and what a packed file grows to; a process of its own with limits reads
+XLSX. A table is a list of rows, each a mapping of column to text, with the number of the row in the spreadsheet.
 """
 
 import csv
 import io
+import json
+import logging
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
-from openpyxl import Workbook, load_workbook
-from openpyxl.utils.exceptions import InvalidFileException
+from openpyxl import Workbook
+
+from .database import release_connection
+from .limited_process import MemoryExceeded, ProgramFailed, TimeExceeded, TooManyPrograms, run_limited
+
+logger = logging.getLogger(__name__)
 
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 CONTENT_TYPES = {"csv": "text/csv; charset=utf-8", "xlsx": XLSX}
@@ -34,7 +40,17 @@ _MOST_COLUMNS = 40
 _MOST_CELL = 4000  # characters
 # A file of 5 MB with more than this unpacked is a decompression bomb.
 _MOST_UNPACKED = 20  # times what may be uploaded
+# Lines of CSV for each row: a cell may have several, and there may be empty ones.
+_MOST_LINES = 10
+# Elements of XML for each row: three for a cell. A workbook that was copied together for years has many styles.
+_MOST_ELEMENTS = 60
+_MOST_STYLES = 500_000
+_XLSX_READER = Path(__file__).with_name("xlsx_reader.py")
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+
+
+class TooManyFiles(ValidationError):
+    """As many files as may be read at once are being read; the same upload can be repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +72,8 @@ def read_table(content: bytes, known: Sequence[str], needed: Sequence[str] = ())
         )
     if not content.strip():
         raise ValidationError(_("The file is empty."))
+    # Other requests need the connection more than a request that only computes.
+    release_connection()
     lines = _xlsx_lines(content) if content.startswith(b"PK") else _csv_lines(content)
     return _rows(lines, known, needed)
 
@@ -135,9 +153,11 @@ def _rows(lines: Iterator[tuple[int, list[str]]], known: Sequence[str], needed: 
 
 def _check_count(count: int) -> None:
     if count > settings.IMPORT_MAX_ROWS:
-        raise ValidationError(
-            _("The file must not have more than %(most)d rows. Split it.") % {"most": settings.IMPORT_MAX_ROWS}
-        )
+        raise ValidationError(_too_many_rows())
+
+
+def _too_many_rows() -> str:
+    return _("The file must not have more than %(most)d rows. Split it.") % {"most": settings.IMPORT_MAX_ROWS}
 
 
 def _check_columns(columns: Sequence[str], known: Sequence[str], needed: Sequence[str]) -> None:
@@ -184,6 +204,8 @@ def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
         for line in reader:
             if len(line) > _MOST_COLUMNS:
                 raise ValidationError(_too_wide())
+            if reader.line_num > _MOST_LINES * settings.IMPORT_MAX_ROWS:
+                raise ValidationError(_too_many_rows())
             yield reader.line_num, [_text(_meant(cell)) for cell in line]
     except csv.Error as error:
         raise ValidationError(
@@ -206,31 +228,77 @@ def _decode(content: bytes) -> str:
 
 
 def _xlsx_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
-    _refuse_bomb(content)
+    """Yield the rows of the first sheet, read in a process of its own with limits."""
+    megabytes, seconds = settings.IMPORT_PARSE_MEGABYTES, settings.IMPORT_PARSE_SECONDS
+    arguments = [json.dumps(_xlsx_limits())]
     try:
-        book = load_workbook(io.BytesIO(content), read_only=True, data_only=True, keep_links=False)
-        sheet = book.worksheets[0]
-        # A sheet may declare a million rows of 16,384 cells: only this part is read.
-        lines = sheet.iter_rows(max_row=2 * settings.IMPORT_MAX_ROWS, max_col=_MOST_COLUMNS + 1, values_only=True)
-        for number, line in enumerate(lines, 1):
-            if line[_MOST_COLUMNS:] and line[_MOST_COLUMNS] is not None:
-                raise ValidationError(_too_wide())
-            yield number, [_text(_meant(cell) if isinstance(cell, str) else cell) for cell in line]
-    except ValidationError:
-        raise
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, IndexError, ValueError, OSError, SyntaxError) as error:
-        raise ValidationError(_("The file is not a valid XLSX file. Save it again, or save it as CSV.")) from error
+        found = run_limited(_XLSX_READER, arguments, content, memory=megabytes * 2**20, seconds=seconds)
+    except MemoryExceeded as error:
+        raise ValidationError(
+            _("Reading the file must not need more than %(most)d MB of memory. Split it, or save it as CSV.")
+            % {"most": megabytes}
+        ) from error
+    except TooManyPrograms as error:
+        raise TooManyFiles(_("Too many files are being read at the moment. Upload it again in a minute.")) from error
+    except ProgramFailed as error:
+        logger.exception("An uploaded XLSX file could not be read")
+        raise ValidationError(_xlsx_problem({"error": "invalid"})) from error
+    except TimeExceeded as error:
+        raise ValidationError(
+            _("Reading the file must not need more than %(most)d seconds. Split it, or save it as CSV.")
+            % {"most": seconds}
+        ) from error
+    result = json.loads(found)
+    if isinstance(result, dict):
+        raise ValidationError(_xlsx_problem(result))
+    for number, cells in result:
+        yield number, [_text(_meant(cell)) for cell in cells]
 
 
-def _refuse_bomb(content: bytes) -> None:
-    """Reject a decompression bomb by its declared sizes; no member is read beyond its declared size."""
-    most = _MOST_UNPACKED * settings.IMPORT_MAX_BYTES
-    try:
-        members = zipfile.ZipFile(io.BytesIO(content)).infolist()
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise ValidationError(_("The file is not a valid XLSX file. Save it again, or save it as CSV.")) from error
-    if len(members) > 1000 or sum(member.file_size for member in members) > most:
-        raise ValidationError(_("The unpacked file must not be larger than %(most)d bytes.") % {"most": most})
+def _xlsx_limits() -> dict[str, int]:
+    return {
+        "unpacked": _MOST_UNPACKED * settings.IMPORT_MAX_BYTES,
+        "elements": _MOST_ELEMENTS * settings.IMPORT_MAX_ROWS + _MOST_STYLES,
+        "text": 2 * settings.IMPORT_MAX_BYTES,
+        "rows": settings.IMPORT_MAX_ROWS,
+        "columns": _MOST_COLUMNS,
+        "cell": _MOST_CELL,
+    }
+
+
+def _xlsx_problem(found: dict[str, Any]) -> str:
+    """Return the text for a problem of the reader, with what is allowed."""
+    limits = _xlsx_limits()
+    match found["error"]:
+        case "rows":
+            return _too_many_rows()
+        case "columns":
+            return _too_wide()
+        case "unpacked":
+            return _("The unpacked file must not be larger than %(most)d bytes.") % {"most": limits["unpacked"]}
+        case "growth":
+            return _("The part %(part)s of the file must not unpack to more than %(most)d times its size.") % found
+        case "elements":
+            return _("The file must not contain more than %(most)d XML elements. Split it, or save it as CSV.") % {
+                "most": limits["elements"]
+            }
+        case "text":
+            return _("The cells must not contain more than %(most)d characters together. Split the file.") % {
+                "most": limits["text"]
+            }
+        case "cell":
+            return _("Cell %(cell)s must not have more than %(most)d characters.") % found
+        case "string":
+            return _("A text of the file must not have more than %(most)d characters.") % found
+        case "formula":
+            return _("Cell %(cell)s has a formula without a value. Replace the formula by its value.") % found
+        case "error_value":
+            return _("Cell %(cell)s contains the error %(value)s. Replace it by a value.") % found
+        case "entities":
+            return _("The XML of the file must not contain a document type or entities.")
+        case "packing":
+            return _("The parts of the file must be stored or deflated, without a password.")
+    return _("The file is not a valid XLSX file. Save it again, or save it as CSV.")
 
 
 def _too_wide() -> str:
