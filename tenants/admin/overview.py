@@ -13,6 +13,7 @@ from django_q.models import Failure, OrmQ
 
 from tenants.infrastructure import hooks
 from tenants.models import OverflowMessage, Tenant, UnroutedMessage
+from tenants.services.failing_tenants import failing_tenants
 
 STATE_COLOURS: dict[str, str] = {
     Tenant.State.CREATING: "info",
@@ -30,12 +31,13 @@ def context(request: HttpRequest) -> dict[str, Any]:
         "cards": cards(),
         "panels": [render(request) for render in hooks.console_panels],
         "unrouted": [{"message": one, "reason": reason_in_words(one)} for one in newest],
-        "locked": _locked(),
+        "overflow": _overflow(),
+        "failing": failing_tenants(),
     }
 
 
-def _locked() -> list[dict[str, Any]]:
-    """Return the locked tenants with overflow messages: how many, and since when."""
+def _overflow() -> list[dict[str, Any]]:
+    """Return the blocked tenants with overflow messages: how many, and since when."""
     waiting = OverflowMessage.objects.values("schema_name").order_by("schema_name")
     rows = list(waiting.annotate(messages=Count("pk"), since=Min("received_at")))
     slugs = dict(Tenant.objects.values_list("schema_name", "slug")) if rows else {}

@@ -5,18 +5,18 @@ import time
 import django.db
 import psycopg
 
-# Errors of a lost database, from Django's connection and from connections of our own. A lock conflict is among them:
-# check `is_lock_conflict` first where it is handled differently.
+from .sql_errors import ErrorKind, kind_of
+
+# Errors of a lost database, from Django's connection and from connections of our own. Lock conflicts and a few errors
+# of a schema or of data are among them: check `kind_of` first where they are handled differently.
 DATABASE_LOST = (
     django.db.OperationalError,
     django.db.InterfaceError,
     psycopg.OperationalError,
     psycopg.InterfaceError,
-)
-_LOCK_CONFLICTS = (
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
+    # A standby that was promised to be a primary, and a connection whose transaction was not rolled back.
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.InFailedSqlTransaction,
 )
 
 
@@ -57,14 +57,14 @@ class Backoff:
 def is_lock_conflict(error: BaseException) -> bool:
     """Return whether a statement failed because another transaction holds a lock, for example a migration.
 
-    Accepts psycopg's errors and Django's around them.
+    Accepts psycopg's errors and Django's around them. A full table of locks, and a cancelled statement, count as well.
     """
-    return isinstance(error, _LOCK_CONFLICTS) or isinstance(error.__cause__, _LOCK_CONFLICTS)
+    return kind_of(error) is ErrorKind.LOCK
 
 
 def is_database_lost(error: BaseException) -> bool:
-    """Return whether the error means a lost database, and not only a lock conflict."""
-    return isinstance(error, DATABASE_LOST) and not is_lock_conflict(error)
+    """Return whether the error means a lost database, and not only a locked or faulty schema."""
+    return isinstance(error, DATABASE_LOST) and kind_of(error) is ErrorKind.SERVER
 
 
 def first_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ class UnroutedMessage(models.Model):
 
 
 class OverflowMessage(models.Model):
-    """A message of a tenant whose tables are locked, beyond what the listener holds in memory.
+    """A message of a tenant whose tables are locked or faulty, beyond what the listener holds in memory.
 
     Listeners store it, in the order of the ids, when the tables are free. The console shows how many there are.
     """

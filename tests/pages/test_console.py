@@ -9,6 +9,7 @@ from django.contrib.auth.models import Permission
 from django.utils import timezone
 
 from tenants.infrastructure import hooks
+from tenants.infrastructure.tenant_failures import clear_failures, record_failures
 from tenants.models import Domain, Membership, OverflowMessage, Tenant, UnroutedMessage, User
 from tests.factories import make_user
 from tests.pages.client import PASSWORD, Pages, formset
@@ -176,7 +177,7 @@ def test_a_message_of_no_tenant_is_readable(console: Pages) -> None:
 
 
 def test_a_tenant_that_is_locked_for_long_is_told_of(console: Pages, tenant_a: Tenant) -> None:
-    assert 'id="locked"' not in console.get().content.decode()
+    assert 'id="overflow"' not in console.get().content.decode()
     now = timezone.now()
     for schema in (tenant_a.schema_name, "t_removed"):
         for hours in (1, 2):
@@ -184,10 +185,22 @@ def test_a_tenant_that_is_locked_for_long_is_told_of(console: Pages, tenant_a: T
                 schema_name=schema, topic="telemetry/x/y/z", payload=b"{}", received_at=now - timedelta(hours=hours)
             )
     page = console.get().content.decode()
-    _before, _found, panel = page.partition('id="locked"')
+    _before, _found, panel = page.partition('id="overflow"')
     panel = panel.partition("</section>")[0]
     assert panel.index(">alpha<") < panel.index(">t_removed<")
     assert f"{now - timedelta(hours=2):%Y-%m-%d %H:%M:%S} UTC" in panel
+
+
+def test_failing_work_of_a_tenant_is_shown_with_its_error(console: Pages, tenant_a: Tenant) -> None:
+    assert 'id="failing"' not in console.get().content.decode()
+    record_failures("ingest", {tenant_a.schema_name: 'relation "<b>telemetry_message" does not exist'}, 60)
+    try:
+        page = console.get().content.decode()
+    finally:
+        clear_failures("ingest", [tenant_a.schema_name])
+    panel = page.partition('id="failing"')[2].partition("</section>")[0]
+    assert ">alpha<" in panel
+    assert "&lt;b&gt;telemetry_message" in panel
 
 
 # --- the first page ---------------------------------------------------------------------------------------

@@ -123,9 +123,9 @@ def test_messages_behind_those_of_a_locked_tenant_keep_their_order(ingest: Any, 
         ingest.advance(first)
         assert ingest.advance(second).to_acknowledge == []
         assert ingest.advance(()).to_acknowledge == second[3:]
-    assert ingest.locked_messages == 6
-    ingest._locked._retry_at = 0.0
-    assert ingest.retry_locked().to_acknowledge == first + second[:3]
+    assert ingest.blocked_messages == 6
+    ingest._blocked._retry_at = 0.0
+    assert ingest.retry_blocked().to_acknowledge == first + second[:3]
     assert stored(locked)[0] == 8
 
 
@@ -138,14 +138,14 @@ def test_many_messages_of_a_locked_tenant_follow_in_their_order(ingest: Any, reg
         table = sql.Identifier(device.tenant.schema_name, "telemetry_message")
         blocker.execute(sql.SQL("LOCK TABLE {}").format(table))
         assert ingest.process(waiting).to_acknowledge == []
-        ingest._locked._retry_at = 0.0
-        assert ingest.retry_locked().to_acknowledge == []
-        assert ingest.locked_messages == 60
-    ingest._locked._retry_at = 0.0
-    settled = ingest.retry_locked().to_acknowledge
+        ingest._blocked._retry_at = 0.0
+        assert ingest.retry_blocked().to_acknowledge == []
+        assert ingest.blocked_messages == 60
+    ingest._blocked._retry_at = 0.0
+    settled = ingest.retry_blocked().to_acknowledge
     assert 0 < len(settled) < 60
     assert ingest.is_retry_due, "the rest at once"
-    settled += ingest.retry_locked().to_acknowledge
+    settled += ingest.retry_blocked().to_acknowledge
     assert settled == waiting
-    assert ingest.locked_messages == 0
+    assert ingest.blocked_messages == 0
     assert stored(device)[0] == 61

@@ -27,10 +27,10 @@ __all__ = ["ingest"]
 @pytest.fixture(autouse=True)
 def _few(live_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The capacity is 30 messages; those of a free tenant are stored 40 at a time."""
-    from telemetry.services.ingest import batch_writer
+    from telemetry.services.ingest import blocked_tenants
 
-    monkeypatch.setattr(batch_writer, "_CAPACITY", 30)
-    monkeypatch.setattr(batch_writer, "_BATCH_SIZE", 40)
+    monkeypatch.setattr(blocked_tenants, "_CAPACITY", 30)
+    monkeypatch.setattr(blocked_tenants, "_BATCH_SIZE", 40)
     with schema_context("public"), connection.cursor() as cursor:
         cursor.execute("TRUNCATE tenants_waitingmessage")
 
@@ -50,8 +50,8 @@ def waiting() -> int:
 
 
 def retry(ingest: Any) -> Any:
-    ingest._locked._retry_at = 0.0
-    return ingest.retry_locked()
+    ingest._blocked._retry_at = 0.0
+    return ingest.retry_blocked()
 
 
 def retry_all(ingest: Any) -> list[Any]:
@@ -59,10 +59,10 @@ def retry_all(ingest: Any) -> list[Any]:
     settled: list[Any] = []
     for _ in range(500):
         settled += retry(ingest).to_acknowledge
-        if not ingest._locked.schemas:
+        if not ingest._blocked.schemas:
             return settled
         time.sleep(0.01)  # a tenant that was found to be locked is not tried again at once
-    raise AssertionError(f"{ingest._locked.schemas} still wait")
+    raise AssertionError(f"{ingest._blocked.schemas} still wait")
 
 
 def since(before: tuple[int, ...], device: Registered) -> tuple[int, ...]:
@@ -90,11 +90,11 @@ def test_many_messages_of_a_locked_tenant_are_acknowledged_and_stored_later(
         first = values(device, 50, 0)
         assert ingest.process(first + values(other, 3, 0)).stored == 3
         result = retry(ingest)
-        assert (result.to_acknowledge, result.spilled, ingest.locked_messages, waiting()) == (first, 50, 0, 50)
+        assert (result.to_acknowledge, result.spilled, ingest.blocked_messages, waiting()) == (first, 50, 0, 50)
         # What comes now waits behind it, without trying the locked tables for each batch; and the others go on.
         later = values(device, 10, 50)
         result = ingest.process(later + values(other, 3, 3))
-        assert (result.stored, ingest.locked_messages) == (3, 10)
+        assert (result.stored, ingest.blocked_messages) == (3, 10)
         result = retry(ingest)
         assert (result.to_acknowledge, waiting()) == ([], 50)
         more = values(device, 40, 60)
@@ -104,7 +104,7 @@ def test_many_messages_of_a_locked_tenant_are_acknowledged_and_stored_later(
         last = values(device, 5, 100)
         ingest.process(last)
     assert retry_all(ingest) == last, "the others have been acknowledged before"
-    assert (waiting(), ingest.locked_messages) == (0, 0)
+    assert (waiting(), ingest.blocked_messages) == (0, 0)
     count, humidities = stored(device)
     assert count == 106
     assert humidities == [30.0, *(20 + n / 100 for n in range(105))]

@@ -108,7 +108,7 @@ class Waiting(RuleBasedStateMachine):
 
     @rule(listener=st.integers(0, 1))
     def lose_the_broker(self, listener: int) -> None:
-        self.listeners[listener].drop_locked()
+        self.listeners[listener].drop_blocked()
         self._send_again(listener)
 
     @rule(listener=st.integers(0, 1))
@@ -136,9 +136,9 @@ class Waiting(RuleBasedStateMachine):
                 ingest.find_overflow()
                 for _ in range(200):
                     self._settle(listener, retry(ingest).to_acknowledge)
-                    if not ingest.locked_schemas:
+                    if not ingest.blocked_schemas:
                         break
-                assert not ingest.locked_schemas, "what waited comes back"
+                assert not ingest.blocked_schemas, "what waited comes back"
                 assert self.unacknowledged[listener] == [], "and is acknowledged"
             for place, device in enumerate(self.devices):
                 count = self.sent[place]
@@ -155,11 +155,11 @@ def waiting_machine(
     live_db: None, register: Any, tenant_a: Any, tenant_b: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[type[Waiting]]:
     """The capacity is 30 messages; those of a free tenant are stored 40 at a time, soon."""
-    from telemetry.services.ingest import batch_writer
+    from telemetry.services.ingest import blocked_tenants
     from tenants.infrastructure.database import bound_lock_waits
 
-    monkeypatch.setattr(batch_writer, "_CAPACITY", 30)
-    monkeypatch.setattr(batch_writer, "_BATCH_SIZE", 40)
+    monkeypatch.setattr(blocked_tenants, "_CAPACITY", 30)
+    monkeypatch.setattr(blocked_tenants, "_BATCH_SIZE", 40)
     with schema_context("public"), connection.cursor() as cursor:
         cursor.execute("TRUNCATE tenants_waitingmessage")
     bound_lock_waits(50)

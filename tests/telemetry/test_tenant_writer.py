@@ -146,18 +146,18 @@ def test_a_locked_tenant_waits_and_the_others_do_not(ingest: Any, register: Any,
             result = ingest.process(batch)
             assert result.stored == 6
             assert all(free.uuid in message.topic for message in result.to_acknowledge)
-            assert ingest.locked_messages == 4
+            assert ingest.blocked_messages == 4
             assert ingest.process(incoming(first[4:])).to_acknowledge == []
-            assert ingest.locked_messages == 6
-            assert ingest.retry_locked().to_acknowledge == []
+            assert ingest.blocked_messages == 6
+            assert ingest.retry_blocked().to_acknowledge == []
         settled: list[Any] = []
 
         def all_settled() -> bool:
-            settled.extend(ingest.retry_locked().to_acknowledge)
+            settled.extend(ingest.retry_blocked().to_acknowledge)
             return len(settled) == 6
 
-        wait_until(all_settled, 5, lambda: f"{len(settled)} settled, {ingest.locked_messages} held")
-        assert ingest.locked_messages == 0
+        wait_until(all_settled, 5, lambda: f"{len(settled)} settled, {ingest.blocked_messages} held")
+        assert ingest.blocked_messages == 0
         assert [message.payload for message in settled] == [payload for _, payload in first]
         assert stored(locked) == (6, [20 + n / 100 for n in range(6)])
         with schema_context(locked.tenant.schema_name):
@@ -191,15 +191,15 @@ def test_two_listeners_that_store_the_same_messages_store_them_once(
             left = incoming(messages)
             while left:
                 settled = {id(m) for m in ingest.process(left[:size]).to_acknowledge} | {
-                    id(m) for m in ingest.retry_locked().to_acknowledge
+                    id(m) for m in ingest.retry_blocked().to_acknowledge
                 }
                 left = (
                     [message for message in left if id(message) not in settled]
-                    if not ingest.locked_messages
+                    if not ingest.blocked_messages
                     else left[size:]
                 )
-            while ingest.locked_messages:
-                ingest.retry_locked()
+            while ingest.blocked_messages:
+                ingest.retry_blocked()
         except BaseException as error:  # noqa: BLE001 (the test shows it)
             failures.append(error)
         finally:

@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+import django.db
 import orjson
-from django.db import OperationalError
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from devices.services.presence.state_machine import ROUNDING, PresenceState, Signal
 from devices.services.presence.state_store import apply_signals
-from tenants.infrastructure.retry import is_lock_conflict
+from tenants.infrastructure.retry import first_line, is_database_lost, is_lock_conflict
 
 from . import redis_scripts as scripts
 
@@ -68,8 +68,9 @@ class PresenceRecorder:
         # How far Redis' clock is ahead of ours.
         self._ahead = timedelta()
 
-    def record(self, events: Sequence[PresenceEvent]) -> set[str]:
-        """Update the states by the events. Return the schemas whose tables are locked; their events are lost.
+    def record(self, events: Sequence[PresenceEvent]) -> dict[str, str]:
+        """Update the states by the events. Return the schemas whose events are lost: those with locked tables, and
+        those with faulty ones, with the error.
 
         Raises the errors of a lost database; the caller must then record the events again.
         """
@@ -82,16 +83,16 @@ class PresenceRecorder:
                     self._unsent[device] = event
             is_urgent = is_urgent or event.kind != "telemetry" or not self._is_confirmed(event)
         if not is_urgent and time.monotonic() < self._flush_at:
-            return set()
+            return {}
         return self._flush([event for event in events if event.kind != "telemetry"])
 
-    def flush(self, *, now: bool = False) -> set[str]:
+    def flush(self, *, now: bool = False) -> dict[str, str]:
         """Send the events in memory, when due or, with `now`, at once. Returns and raises as `record` does."""
         if now:
             self._flush_at = 0.0
-        return self.record(()) if self._unsent else set()
+        return self.record(()) if self._unsent else {}
 
-    def _flush(self, transitions: Sequence[PresenceEvent]) -> set[str]:
+    def _flush(self, transitions: Sequence[PresenceEvent]) -> dict[str, str]:
         """Send the events in memory; `transitions` are births and wills, which always go to PostgreSQL."""
         self._flush_at = time.monotonic() + self._flush_seconds
         waiting = self._unsent.copy()
@@ -102,7 +103,7 @@ class PresenceRecorder:
             for device, event in waiting.items()
             if event.kind == "telemetry" and (device in new or not self._is_confirmed(event))
         ]
-        busy, absent = self._apply([*transitions, *unconfirmed])
+        blocked, absent = self._apply([*transitions, *unconfirmed])
         for schema, device_id, _ in waiting:
             self._confirm(schema, device_id)
         # An old event that is redelivered after the will, or after the time-out, does not make its device ONLINE.
@@ -110,9 +111,9 @@ class PresenceRecorder:
             (event.schema, event.device_id) for event in transitions if event.kind == "will"
         }:
             self._unconfirm(schema, device_id)
-        for schema in busy:
+        for schema in blocked:
             self._confirmed.pop(schema, None)
-        return busy
+        return blocked
 
     def _is_confirmed(self, event: PresenceEvent) -> bool:
         flags = self._confirmed.get(event.schema, b"")
@@ -151,25 +152,26 @@ class PresenceRecorder:
         self._unsent.clear()
         return {event.device for event, flag in zip(events, answer[1:], strict=True) if flag}
 
-    def _apply(self, events: Sequence[PresenceEvent]) -> tuple[set[str], set[tuple[str, int]]]:
-        """Return the schemas whose tables are locked, and the devices (schema, id) that are not ONLINE afterwards."""
+    def _apply(self, events: Sequence[PresenceEvent]) -> tuple[dict[str, str], set[tuple[str, int]]]:
+        """Return the blocked schemas as `record` does, and the devices (schema, id) that are not ONLINE afterwards."""
         by_schema: dict[str, list[DeviceSignal]] = {}
         for event in events:
             if event.kind != "will" or event.session or not self._defer_will(event):
                 signal = Signal(event.kind, event.at + self._ahead, event.session, event.session_at)
                 by_schema.setdefault(event.schema, []).append((event.device_id, event.uuid, signal))
-        busy, absent = set(), set()
+        blocked: dict[str, str] = {}
+        absent: set[tuple[str, int]] = set()
         for schema, device_signals in by_schema.items():
             try:
                 absent |= {
                     (schema, key)
                     for key in apply_device_signals(schema, device_signals, datetime.now(UTC) + self._ahead)
                 }
-            except OperationalError as error:
-                if not is_lock_conflict(error):
+            except django.db.Error as error:
+                if is_database_lost(error):
                     raise
-                busy.add(schema)
-        return busy, absent
+                blocked[schema] = "" if is_lock_conflict(error) else first_line(error)
+        return blocked, absent
 
     def _defer_will(self, will: PresenceEvent) -> bool:
         """Queue a will of old firmware until its grace is over, when telemetry before and after it is known."""

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
-from django.db import OperationalError
+from django.db import DatabaseError
 from django_tenants.utils import schema_context
 
 from devices.domain import paths
@@ -22,7 +22,8 @@ from devices.models import (
     PresenceSettings,
 )
 from devices.services.presence.timeouts import timeout_of
-from tenants.infrastructure.retry import is_lock_conflict
+from tenants.infrastructure.retry import first_line, is_lock_conflict
+from tenants.infrastructure.sql_errors import is_of_tenant
 from tenants.models import DeviceRoute, Tenant
 from tenants.services.limits import Limit, LimitName, limits_of
 
@@ -47,11 +48,18 @@ def _by_key(components: tuple[ComponentSpec, ...]) -> dict[str, ComponentSpec]:
     return {component.key: component for component in components}
 
 
-def load_specs(uuids: Collection[UUID], busy: dict[UUID, str] | None = None) -> dict[UUID, DeviceSpec]:
+class BlockedTenant(NamedTuple):
+    """A tenant whose tables are locked or faulty: `fault` is the error of a faulty schema."""
+
+    schema: str
+    fault: str
+
+
+def load_specs(uuids: Collection[UUID], blocked: dict[UUID, BlockedTenant] | None = None) -> dict[UUID, DeviceSpec]:
     """Return the specifications of the registered devices, of any tenant.
 
-    One query for the routes, and a handful per tenant. Leaves the connection in the public schema. If `busy` is given,
-    devices of a tenant with locked tables are added to it with their schema.
+    One query for the routes, and a handful per tenant. Leaves the connection in the public schema. If `blocked` is
+    given, devices of a tenant whose tables are locked or faulty are added to it.
     """
     specs: dict[UUID, DeviceSpec] = {}
     with schema_context("public"):
@@ -60,10 +68,11 @@ def load_specs(uuids: Collection[UUID], busy: dict[UUID, str] | None = None) -> 
         try:
             with schema_context(tenant.schema):
                 specs |= _load_of_tenant(tenant, owned)
-        except OperationalError as error:
-            if busy is None or not is_lock_conflict(error):
+        except DatabaseError as error:
+            if blocked is None or not is_of_tenant(error):
                 raise
-            busy |= dict.fromkeys(owned, tenant.schema)
+            fault = "" if is_lock_conflict(error) else first_line(error)
+            blocked |= dict.fromkeys(owned, BlockedTenant(tenant.schema, fault))
     return specs
 
 

@@ -22,13 +22,14 @@ from telemetry.services.storage.tenant_writer import TenantWriter
 from tenants.infrastructure.database import conninfo
 
 from .batch_preparation import BatchPreparer
-from .batch_writer import BatchWriter, LockedTenantBuffer
+from .batch_writer import BatchWriter
 from .batches import BatchResult, PreparedBatch
+from .blocked_tenants import BlockedTenantBuffer
 
 logger = logging.getLogger(__name__)
 
-# How long messages of a locked tenant wait for its tables when they are tried again.
-_LOCKED_PATIENCE_MS = 5
+# How long messages of a blocked tenant wait for its tables when they are tried again.
+_BLOCKED_PATIENCE_MS = 5
 # Limits are leased this often.
 _FLUSH_SECONDS = 0.5
 # Newest values, and the activity of devices known to be online, are sent to Redis together this often: the cost grows
@@ -56,11 +57,12 @@ class BatchPipeline:
         # The schemas of tenants with messages that this process deferred because a key was unavailable.
         self.deferred_schemas: set[str] = set()
         self.preparer = BatchPreparer(router, keyring, limiter, lambda schema: self.deferred_schemas.add(schema))
-        self._locked = LockedTenantBuffer()
-        self._batch_writer = BatchWriter(writer, self.preparer, router, latest, self._locked)
-        # For messages from the overflow: where their tables are still locked, they stay in the overflow.
-        self._still_locked = LockedTenantBuffer()
-        self._restoring_writer = BatchWriter(writer, self.preparer, router, latest, self._still_locked)
+        self._blocked = BlockedTenantBuffer()
+        on_fault = self._blocked.add_fault
+        self._batch_writer = BatchWriter(writer, self.preparer, router, latest, self._blocked, on_fault)
+        # For messages from the overflow: where their tenant is still blocked, they stay in the overflow.
+        self._still_blocked = BlockedTenantBuffer()
+        self._restoring_writer = BatchWriter(writer, self.preparer, router, latest, self._still_blocked, on_fault)
         self._presence = presence
         self._latest = latest
         self._flush_at = 0.0
@@ -68,14 +70,19 @@ class BatchPipeline:
         self._in_flight: PreparedBatch | None = None
 
     @property
-    def locked_messages(self) -> int:
+    def blocked_messages(self) -> int:
         """The number of messages that wait here for their tenant's tables."""
-        return len(self._locked)
+        return self._blocked.count
 
     @property
-    def locked_schemas(self) -> set[str]:
+    def blocked_schemas(self) -> set[str]:
         """The schemas of tenants whose messages wait for their tables, here or in the overflow."""
-        return self._locked.schemas
+        return self._blocked.schemas
+
+    @property
+    def blocked_tenants(self) -> dict[str, str]:
+        """The cause for each blocked tenant, by schema."""
+        return self._blocked.details()
 
     @property
     def is_storing(self) -> bool:
@@ -106,7 +113,7 @@ class BatchPipeline:
             self._in_flight = following
         total = BatchResult()
         if finished:
-            self._record(finished, results, total, self._locked)
+            self._record(finished, results, total, self._blocked)
         return total
 
     def abandon(self) -> None:
@@ -119,25 +126,25 @@ class BatchPipeline:
 
     @property
     def is_retry_due(self) -> bool:
-        """Whether `retry_locked` is due."""
-        return self._locked.is_due
+        """Whether `retry_blocked` is due."""
+        return bool(self._blocked.schemas) and self._blocked.is_due
 
-    def retry_locked(self) -> BatchResult:
-        """Try the messages of locked tenants again, and spill what exceeds the capacity. Raises as `advance` does.
+    def retry_blocked(self) -> BatchResult:
+        """Try the messages of blocked tenants again, and spill what exceeds the capacity. Raises as `advance` does.
 
         No batch may be in flight.
         """
         total = BatchResult()
-        for schema in self._locked.due_schemas():
-            if self._locked.has_overflow(schema) and not self._restore(schema, total):
+        for schema in self._blocked.due_schemas():
+            if self._blocked.has_overflow(schema) and not self._restore(schema, total):
                 continue
-            with self._locked.attempt(schema) as messages:
+            with self._blocked.attempt(schema) as messages:
                 batch = self.preparer.prepare(messages)
-                self._record(batch, self._batch_writer.store(batch, _LOCKED_PATIENCE_MS), total, self._locked)
-        for schema in self._locked.over_capacity():
-            with self._locked.spilling(schema) as messages:
+                self._record(batch, self._batch_writer.store(batch, _BLOCKED_PATIENCE_MS), total, self._blocked)
+        for schema in self._blocked.over_capacity():
+            with self._blocked.spilling(schema) as messages:
                 overflow.spill(self.writer.connect(), schema, messages)
-            logger.warning("%s is locked: %d of its messages are in the overflow", schema, len(messages))
+            logger.warning("%s is blocked: %d of its messages are in the overflow", schema, len(messages))
             total.spilled += len(messages)
             total.to_acknowledge += messages
         return total
@@ -145,11 +152,11 @@ class BatchPipeline:
     def find_overflow(self) -> None:
         """Look for overflow, of any listener. Raises as `advance` does. No batch may be in flight."""
         for schema in overflow.schemas(self.writer.connect()):
-            self._locked.set_overflow(schema, True)
+            self._blocked.set_overflow(schema, True)
 
-    def drop_locked(self) -> None:
+    def drop_blocked(self) -> None:
         """Drop the waiting messages: their connection is lost, and the broker sends them again."""
-        self._locked.clear()
+        self._blocked.clear()
 
     def tick(self, *, last: bool = False) -> None:
         """Do the chores that are due between batches, or, the `last` time, all of them. Raises as `advance` does."""
@@ -189,25 +196,25 @@ class BatchPipeline:
         with overflow.restore_lock(connection, schema) as is_mine:
             if not is_mine:  # another listener restores it
                 return False
-            size = self._locked.next_batch_size(schema)
+            size = self._blocked.next_batch_size(schema)
             messages = overflow.oldest(connection, schema, size)
             if messages:
                 restored, batch = BatchResult(), self.preparer.prepare(messages, replayed=True)
-                results = self._restoring_writer.store(batch, _LOCKED_PATIENCE_MS)
-                self._record(batch, results, restored, self._still_locked)
-                self._still_locked.clear()
+                results = self._restoring_writer.store(batch, _BLOCKED_PATIENCE_MS)
+                self._record(batch, results, restored, self._still_blocked)
+                self._still_blocked.clear()
                 overflow.delete(self.writer.connect(), [message.mid for message in restored.to_acknowledge])
                 total.restored += len(restored.to_acknowledge)
-                if len(restored.to_acknowledge) < len(messages):  # still locked
+                if len(restored.to_acknowledge) < len(messages):  # still blocked
                     return False
-                self._locked.mark_unlocked(schema)
+                self._blocked.mark_unlocked(schema)
         if len(messages) == size:
             return False
-        self._locked.set_overflow(schema, False)
+        self._blocked.set_overflow(schema, False)
         return True
 
     def _record(
-        self, batch: PreparedBatch, results: Sequence[TenantResult], total: BatchResult, locked: LockedTenantBuffer
+        self, batch: PreparedBatch, results: Sequence[TenantResult], total: BatchResult, blocked: BlockedTenantBuffer
     ) -> None:
         """Record newest values and presence of stored messages; then they may be acknowledged."""
         total.tenants = len(batch.groups)
@@ -218,11 +225,13 @@ class BatchPipeline:
         for result in results:
             self.note_readings(result)
             events += presence_events_of(result)
-        locked_schemas = self._presence.record(events) if events else set()
+        without_presence = self._presence.record(events) if events else {}
         for result in results:
-            if result.schema in locked_schemas:
+            if result.schema in without_presence:
                 # Stored, but their presence is not: it is recorded later, when they are stored again as duplicates.
-                locked.add(result.schema, [item.incoming for item in result.items])
+                blocked.add(result.schema, [item.incoming for item in result.items])
+                if fault := without_presence[result.schema]:
+                    self._blocked.add_fault(result.schema, fault)
                 continue
             for item in result.stored:
                 if item.result.signature == 2 and item.spec.min_signature_version < 2:

@@ -8,7 +8,7 @@ from telemetry.services.storage.tenant_writer import PackedBatch
 
 @dataclass(slots=True)
 class LockedMessage:
-    """A message that cannot be validated yet: its tenant's tables are locked."""
+    """A message that cannot be validated yet: its tenant's tables are locked or faulty."""
 
     incoming: Incoming
     schema: str
@@ -21,7 +21,7 @@ class PreparedBatch:
     broker_events: list[Incoming] = field(default_factory=list)  # nothing is stored of these
     groups: dict[str, list[MessageResult]] = field(default_factory=dict)  # by schema, after the limits
     unrouted: list[RefusedItem] = field(default_factory=list)
-    locked: dict[str, list[Incoming]] = field(default_factory=dict)  # by schema, of tenants whose tables are locked
+    locked: dict[str, list[Incoming]] = field(default_factory=dict)  # by schema, of blocked tenants
     # The devices (their UUIDs' numbers) whose first message of version 2 is in the batch.
     upgraded_devices: set[int] = field(default_factory=set)
     replayed: bool = False  # as in `BatchPreparer.apply_limits`

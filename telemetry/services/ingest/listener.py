@@ -13,7 +13,7 @@ from django.conf import settings
 from devices.services.presence import activity
 from telemetry.services.mqtt.session import BrokerSession
 from telemetry.services.pipeline.results import Incoming
-from tenants.infrastructure import metrics
+from tenants.infrastructure import metrics, tenant_failures
 from tenants.infrastructure.retry import DATABASE_LOST, Backoff, first_line
 
 from . import broker_events, deferred_messages
@@ -26,6 +26,8 @@ SHARE = "ingest"
 TOPICS = ("telemetry/#", "device/birth/+", "device/lwt/#")
 _DEFERRED_SECONDS = 5.0
 _RECORD_SECONDS = 1.0
+# A tenant is shown as blocked for so long after it was last recorded.
+_BLOCKED_SECONDS = 5.0
 # Overflow of other listeners, which may have stopped, is looked for this often.
 _OVERFLOW_SECONDS = 5.0
 _COUNTERS = (
@@ -96,7 +98,7 @@ class Listener:
     @property
     def waiting(self) -> int:
         """The number of messages that were read and are not stored yet."""
-        return len(self._queue) + self._pipeline.locked_messages
+        return len(self._queue) + self._pipeline.blocked_messages
 
     def run_once(self, timeout: float = 0.01) -> int:
         """Wait for the broker up to `timeout` seconds, read, and process a batch when one is due.
@@ -132,7 +134,7 @@ class Listener:
         while self.waiting and time.monotonic() < deadline:
             if not self._queue or not (self._process(self._next_batch()) or self._in_flight):
                 time.sleep(0.05)
-                self._guarded(self._retry_locked)
+                self._guarded(self._retry_blocked)
         self._process([])
         self._guarded(lambda: self._pipeline.tick(last=True))
         self._pipeline.close()
@@ -142,7 +144,7 @@ class Listener:
         """Drop the messages that are not stored: their ids end with the connection, and the broker sends them again."""
         self._queue.clear()
         self._in_flight = 0
-        self._pipeline.drop_locked()
+        self._pipeline.drop_blocked()
 
     def _due_in(self) -> float:
         """Return the seconds until the next batch of the queue is due."""
@@ -195,7 +197,7 @@ class Listener:
         now = time.monotonic()
         if self._database.is_pausing:
             return
-        self._guarded(self._retry_locked)
+        self._guarded(self._retry_blocked)
         self._guarded(self._pipeline.tick)
         if now >= self._record_at and self._session.is_connected:
             self._record_at = now + _RECORD_SECONDS
@@ -215,9 +217,9 @@ class Listener:
         except DATABASE_LOST as error:
             self._on_database_lost(error)
 
-    def _retry_locked(self) -> None:
+    def _retry_blocked(self) -> None:
         if self._pipeline.is_retry_due and self._is_idle():
-            result = self._pipeline.retry_locked()
+            result = self._pipeline.retry_blocked()
             self._counters["ingest_spilled_total"] += result.spilled
             self._counters["ingest_restored_total"] += result.restored
             self._acknowledge(result)
@@ -230,11 +232,12 @@ class Listener:
     def _record(self) -> None:
         """Record every second that devices are received: their silence is not evidence otherwise."""
         activity.record_listener_heartbeat()
-        activity.suspend_timeouts(self._pipeline.locked_schemas)
+        activity.suspend_timeouts(self._pipeline.blocked_schemas)
+        tenant_failures.record_failures("ingest", self._pipeline.blocked_tenants, _BLOCKED_SECONDS)
         counters, self._counters = self._counters, dict.fromkeys(self._counters, 0)
         gauges = {
             "ingest_waiting": len(self._queue),
-            "ingest_locked": self._pipeline.locked_messages,
+            "ingest_locked": self._pipeline.blocked_messages,
             "ingest_lag_seconds": self._lag,
         }
         self._lag = 0.0

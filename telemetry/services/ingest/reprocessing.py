@@ -21,7 +21,7 @@ from telemetry.models.quarantine import NEVER_REPLAYED
 from telemetry.services.pipeline.results import Incoming, MessageResult, Refusal, RefusedItem, TenantResult
 from telemetry.services.pipeline.validation import fingerprint
 from telemetry.services.storage.statements import per_schema, run
-from tenants.infrastructure.retry import DATABASE_LOST, is_lock_conflict
+from tenants.infrastructure.sql_errors import ErrorKind, kind_of
 
 from .batch_pipeline import BatchPipeline
 from .batches import LockedMessage
@@ -87,7 +87,7 @@ class SettlingResult:
     duplicates: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     unstorable: list[RefusedRow] = field(default_factory=list)  # PostgreSQL rejects them; they stay as they are
-    waiting: int = 0  # unchanged, because of `waiting_for`: "tables" (locked) or "keys" (Vault)
+    waiting: int = 0  # unchanged, because of `waiting_for`: "tables" (locked), "schema" (faulty) or "keys" (Vault)
     waiting_for: str = ""
 
     def add(self, other: "SettlingResult") -> None:
@@ -233,14 +233,14 @@ def settle(
             settlement = settlement.only(error.present)
             rows = settlement.rows
         except psycopg.Error as error:
-            if is_lock_conflict(error):
-                return SettlingResult(waiting=len(rows), waiting_for="tables")
-            if isinstance(error, DATABASE_LOST):
+            kind = kind_of(error)
+            if kind is ErrorKind.SERVER:
                 raise
+            if kind is not ErrorKind.DATA:
+                logger.warning("%d refused messages for %s wait: %s", len(rows), settlement.schema, error)
+                return SettlingResult(waiting=len(rows), waiting_for="tables" if kind is ErrorKind.LOCK else "schema")
             if len(rows) > 1:
                 return _settle_each(pipeline, settlement, rows, record_progress)
-            if not isinstance(error, psycopg.DataError):
-                raise
             logger.warning("The refused message %d for %s cannot be stored: %s", rows[0].pk, settlement.schema, error)
             return SettlingResult(unstorable=rows)
     return SettlingResult()

@@ -15,13 +15,14 @@ from redis.exceptions import RedisError
 
 from devices import change_feeds
 from devices.domain.specs import DeviceSpec
-from devices.services.specs.loader import load_specs
+from devices.services.specs.loader import BlockedTenant, load_specs
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 _UNKNOWN_SECONDS = 2.0
 _LOCKED_SECONDS = 0.25
+_FAULTY_SECONDS = 2.0
 _REFRESH_SECONDS = 1.0
 _REFRESH_DEVICES = 1000
 # A specification lives this many times longer while changes are received.
@@ -36,7 +37,8 @@ _RELOAD_SECONDS = 1.0
 class Route:
     """The destination of a device's messages: its specification (None: not registered), read again after `until`.
 
-    `locked_schema` is the schema of a tenant whose tables are locked, so that the specification cannot be read.
+    `locked_schema` is the schema of a tenant whose tables are locked or faulty, so that the specification cannot be
+    read.
     """
 
     spec: DeviceSpec | None
@@ -65,6 +67,8 @@ class Router:
         self._reloads_reset_at = 0.0
         # The number of unregistered devices in the cache: each costs memory.
         self._unknown = 0
+        # The error of each tenant, by schema, whose specifications cannot be read because its schema is faulty.
+        self.faults: dict[str, str] = {}
 
     def resolve(self, uuids: Iterable[UUID]) -> dict[UUID, DeviceSpec | None]:
         """Return the devices' specifications, None for those that are not registered. May query PostgreSQL."""
@@ -98,15 +102,17 @@ class Router:
             self._load(aged, now)
 
     def _load(self, uuids: Collection[UUID], now: float) -> None:
-        locked: dict[UUID, str] = {}
-        loaded = load_specs(uuids, locked)
+        blocked: dict[UUID, BlockedTenant] = {}
+        loaded = load_specs(uuids, blocked)
+        self._note_faults(loaded.values(), blocked.values())
         # One float object for all of them: one for each would be as large as a third of the route.
         known_until, unknown_until = now + self._ttl, now + _UNKNOWN_SECONDS
         for uuid in uuids:
             spec, before = loaded.get(uuid), self._cached.get(uuid.int)
-            if uuid in locked:
+            if (tenant := blocked.get(uuid)) is not None:
                 # The former specification stays valid a little longer.
-                self._cached[uuid.int] = Route(before.spec if before else None, now + _LOCKED_SECONDS, locked[uuid])
+                until = now + (_FAULTY_SECONDS if tenant.fault else _LOCKED_SECONDS)
+                self._cached[uuid.int] = Route(before.spec if before else None, until, tenant.schema)
             elif spec is None:
                 self._cached[uuid.int] = Route(None, unknown_until)
                 self._unknown += 1
@@ -122,6 +128,12 @@ class Router:
             self._unknown = 0
             wanted = {uuid.int for uuid in uuids}
             self._cached = {n: route for n, route in self._cached.items() if route.spec is not None or n in wanted}
+
+    def _note_faults(self, loaded: Iterable[DeviceSpec], blocked: Iterable[BlockedTenant]) -> None:
+        if self.faults:
+            for schema in {spec.tenant.schema for spec in loaded}:
+                self.faults.pop(schema, None)
+        self.faults |= {tenant.schema: tenant.fault for tenant in blocked if tenant.fault}
 
     def reload(self, uuid: UUID) -> Route | None:
         """Return the route of a device whose message is refused as it is registered now, None where it was reloaded a

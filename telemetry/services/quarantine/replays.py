@@ -47,6 +47,7 @@ _KEY_SECONDS = 30.0
 
 _NOTES = {
     "tables": "Waits: the tenant's tables are locked.",
+    "schema": "Waits: the tenant's tables are faulty and must be mended.",
     "keys": "Waits: Vault does not answer, and keys are missing.",
 }
 

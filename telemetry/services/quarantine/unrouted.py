@@ -44,8 +44,8 @@ class UnroutedResult(SettlingResult):
 def replay(*, wait_seconds: float = 30.0, report: Callable[[UnroutedResult], None] | None = None) -> UnroutedResult:
     """Process the messages of no tenant again, oldest first; `report` is called after every page.
 
-    A message stays if its tenant's tables are locked for longer than `wait_seconds`, or its key is unavailable. Raises
-    what a lost database raises; what is done then stays done.
+    A message stays if its tenant's tables are faulty, or locked for longer than `wait_seconds`, or its key is
+    unavailable. Raises what a lost database raises; what is done then stays done.
     """
     total, pipeline = UnroutedResult(), build_pipeline()
     try:
@@ -91,8 +91,8 @@ def _settle(pipeline: BatchPipeline, settlement: Settlement, total: UnroutedResu
         total.left += len(result.unstorable)
         if not waiting:
             return
-        if time.monotonic() > deadline:
-            logger.warning("The tables of %s are locked: %d messages stay with no tenant", settlement.schema, waiting)
+        if result.waiting_for == "schema" or time.monotonic() > deadline:
+            logger.warning("The tables of %s are locked or faulty: %d messages stay", settlement.schema, waiting)
             total.left += waiting
             return
         time.sleep(_LOCK_PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""Overflow: messages of tenants whose tables are locked, in the public schema until the tables are free.
+"""Overflow: messages of tenants whose tables are locked or faulty, in the public schema until they can be stored.
 
 They are safe there and can be acknowledged. The broker sends only a window of messages ahead of their
 acknowledgements, and messages that wait unacknowledged would fill the window of the other tenants.
