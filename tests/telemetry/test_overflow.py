@@ -242,9 +242,8 @@ def test_whatever_is_locked(ingest: Any, register: Any, table: str) -> None:
         connection.close()
 
 
-def test_messages_of_a_device_that_is_gone_meanwhile_are_quarantined(ingest: Any, register: Any) -> None:
-    from telemetry.models import Quarantined
-    from tenants.models import DeviceRoute
+def test_messages_of_a_device_that_is_gone_meanwhile_are_unrouted(ingest: Any, register: Any) -> None:
+    from tenants.models import DeviceRoute, UnroutedMessage
 
     device = register()
     with locked(device):
@@ -255,8 +254,8 @@ def test_messages_of_a_device_that_is_gone_meanwhile_are_quarantined(ingest: Any
     ingest.router.forget()
     retry_all(ingest)
     assert waiting() == 0
-    with schema_context(device.tenant.schema_name):
-        assert Quarantined.objects.filter(topic=payloads.topic(device), reason="unknown_device").count() == 50
+    with schema_context("public"):
+        assert UnroutedMessage.objects.filter(topic=payloads.topic(device), reason="unknown_device").count() == 50
 
 
 def test_one_that_cannot_be_stored_does_not_stay_in_the_way(ingest: Any, register: Any) -> None:
