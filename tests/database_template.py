@@ -1,11 +1,13 @@
 """The migrated database with two tenants as SQL, kept between runs, and copies of a tenant's schema made from it.
 
 Migrations take seconds for each tenant, their result a tenth of one. The SQL is made by them again whenever a file
-that may change it has changed.
+that may change it has changed: the migrations and models, the modules that fill the schema of a new tenant, and the
+versions of the libraries.
 """
 
 import fcntl
 import hashlib
+import inspect
 import os
 import shutil
 import subprocess
@@ -18,12 +20,17 @@ import psycopg
 from django.db import connection
 
 from management.embedded.postgres import binary
+from tenants.infrastructure import hooks
 from tenants.infrastructure.database import conninfo
 
 from .processes import ROOT
 
 _KEPT = ROOT / "var" / "test-database"
-_SOURCES = ("tenants", "devices", "telemetry", "management/quickstart", "platform", "tests/conftest.py")
+_SOURCES = (
+    *(f"{app}/{folder}" for app in ("tenants", "devices", "telemetry") for folder in ("migrations", "models")),
+    *("devices/domain", "management/quickstart", "platform", "tenants/services/lifecycle.py"),
+    *("tests/conftest.py", "tests/database_template.py", "requirements.txt"),
+)
 # The tenant whose schema is copied; it holds what a new tenant has, and the demonstration hardware.
 _COPIED_SCHEMA = "t_beta_farm"
 
@@ -82,11 +89,16 @@ def _execute(statements: str) -> None:
 @cache
 def _digest_of_sources() -> str:
     digest = hashlib.sha256()
-    for source in _SOURCES:
-        path = ROOT / source
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(f"{file.relative_to(ROOT)}\n".encode() + file.read_bytes())
+    for file in sorted(sources()):
+        digest.update(f"{file.relative_to(ROOT)}\n".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def sources() -> set[Path]:
+    """Return the files that decide what the migrated database with two tenants contains."""
+    paths = [ROOT / source for source in _SOURCES]
+    files = {file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])}
+    return files | {Path(inspect.getfile(install)) for install in hooks.new_tenant}
 
 
 @contextmanager
