@@ -5,6 +5,8 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,9 @@ def prose_files() -> list[Path]:
 def findings(path: Path) -> list[str]:
     """Return the constructions in a file that the project does not use, each with its line and the wording to use."""
     text = path.read_text(encoding="utf-8")
+    # Splitting a text costs more than searching it, and few files have one of them even in their code.
+    if path.suffix == ".py" and not any(re.search(pattern, text, re.IGNORECASE) for pattern in CONSTRUCTIONS):
+        return []
     pieces = prose_of_python(text) if path.suffix == ".py" else prose_of_markdown(text)
     return [
         f"{path.relative_to(ROOT)}:{line + piece.count(chr(10), 0, match.start())}: {match[0]!r}: use {instead}"
@@ -97,17 +102,42 @@ def findings(path: Path) -> list[str]:
     ]
 
 
-def names_defined(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield the names that a module defines: classes, functions, parameters, variables and attributes."""
+@dataclass
+class Module:
+    """The parts of a module whose wording is checked; names and texts with their lines."""
+
+    docstring: str = ""
+    names: list[tuple[int, str]] = field(default_factory=list)
+    help_texts: list[tuple[int, str]] = field(default_factory=list)
+
+
+@cache
+def module(name: str) -> Module:
+    """Return the parts of the module at the path; each module is read once for all tests."""
+    return parts_of((ROOT / name).read_text(encoding="utf-8"))
+
+
+def parts_of(source: str) -> Module:
+    """Return the docstring, the names that the module defines, and the constant help texts of fields.
+
+    Names are those of classes, functions, parameters, variables and attributes; help texts also translated ones.
+    """
+    tree = ast.parse(source)
+    found = Module(ast.get_docstring(tree) or "")
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            yield node.lineno, node.name
+            found.names.append((node.lineno, node.name))
         elif isinstance(node, ast.arg):
-            yield node.lineno, node.arg
+            found.names.append((node.lineno, node.arg))
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.lineno, node.id
+            found.names.append((node.lineno, node.id))
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield node.lineno, node.attr
+            found.names.append((node.lineno, node.attr))
+        elif isinstance(node, ast.keyword) and node.arg == "help_text":
+            value = node.value.args[0] if isinstance(node.value, ast.Call) and node.value.args else node.value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                found.help_texts.append((value.lineno, value.value))
+    return found
 
 
 def of_files(files: list[Path]) -> list[str]:
@@ -121,39 +151,32 @@ def test_no_file_has_a_construction_that_the_project_does_not_use(name: str) -> 
 
 @pytest.mark.parametrize("name", of_files(python_files()))
 def test_names_are_the_terms_of_the_field(name: str) -> None:
-    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
-    assert [found for found in names_defined(tree) if found[1].lstrip("_") in NAMES] == []
+    assert [found for found in module(name).names if found[1].lstrip("_") in NAMES] == []
 
 
 @pytest.mark.parametrize("name", [name for name in of_files(python_files()) if not name.startswith("tests/")])
 def test_names_of_the_product_are_nouns(name: str) -> None:
-    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
-    assert [found for found in names_defined(tree) if found[1].lstrip("_") in NAMES_OF_TESTS] == []
-
-
-def help_texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield the constant help texts of fields, also translated ones, with their lines."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg == "help_text":
-            value = node.value.args[0] if isinstance(node.value, ast.Call) and node.value.args else node.value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                yield value.lineno, value.value
+    assert [found for found in module(name).names if found[1].lstrip("_") in NAMES_OF_TESTS] == []
 
 
 @pytest.mark.parametrize("name", of_files(python_files()))
 def test_help_texts_begin_with_no_free_relative(name: str) -> None:
-    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
-    assert [found for found in help_texts(tree) if re.match(r"(?:What|Who|Whose|How|When)\b", found[1])] == []
+    assert [found for found in module(name).help_texts if re.match(r"(?:What|Who|Whose|How|When)\b", found[1])] == []
 
 
 @pytest.mark.parametrize("name", of_files(python_files()))
 def test_module_docstrings_say_what_the_module_contains(name: str) -> None:
-    docstring = ast.get_docstring(ast.parse((ROOT / name).read_text(encoding="utf-8"))) or ""
+    docstring = module(name).docstring
     assert not re.match(r"(?:What|How|Who|Whoever)\b", docstring), docstring.splitlines()[0]
 
 
 def test_the_constructions_are_found_where_they_are() -> None:
-    assert list(help_texts(ast.parse('f(help_text=_("What it is for."))'))) == [(1, "What it is for.")]
+    assert parts_of('f(help_text=_("What it is for."))').help_texts == [(1, "What it is for.")]
+    assert parts_of('"""What."""\ndef put_aside(lane): self.told = 1').names == [
+        (2, "put_aside"),
+        (2, "lane"),
+        (2, "told"),
+    ]
     assert list(prose_of_python("x = 1  # Redis is away\n")) == [(1, "# Redis is away")]
     for text in ("Vault is away.", "'5x' is no interval.", "Whoever asks", "a sign of life", "you are no member"):
         assert any(re.search(pattern, text, re.IGNORECASE) for pattern in CONSTRUCTIONS), text
