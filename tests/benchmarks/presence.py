@@ -76,8 +76,9 @@ def _hear(schema: str, uuids: list[UUID]) -> None:
     redis = get_redis_connection("default")
     keys = (scripts.LISTENING, scripts.LAST_SEEN, scripts.DEADLINE, scripts.TIMEOUT)
     for chunk in chunks(uuids, _CHUNK):
-        arguments = [part for uuid in chunk for part in (str(uuid), f"{schema}:{uuid}", 0, _TIMEOUT)]
-        redis.eval(scripts.WRITE_ACTIVITY, len(keys), *keys, orjson.dumps(arguments))
+        now = activity.redis_now()
+        arguments = [part for uuid in chunk for part in (str(uuid), f"{schema}:{uuid}", now, _TIMEOUT)]
+        redis.eval(scripts.WRITE_ACTIVITY, len(keys), *keys, orjson.dumps([now, *arguments]))
     redis.set(scripts.MARKER, 1)
     redis.hset(scripts.LISTENING, "since", 0)
 

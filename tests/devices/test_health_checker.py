@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,8 +20,7 @@ from devices.services.presence.activity import PresenceEvent, PresenceRecorder
 from tests.redis_recovery import wait_for_redis
 
 TIMEOUT = 60.0
-# A recorder measures how far Redis' clock is ahead of its own to the duration of a request, and the machine's state
-# decides about that: up to hundreds of milliseconds. Events whose order a test is about are further apart.
+# Events whose order a test is about are further apart than a clock's offset moves.
 OLDER = timedelta(seconds=10)
 
 
@@ -216,6 +216,48 @@ def test_an_old_deadline_that_cannot_be_dropped_hides_nothing(fleet: Fleet, monk
     assert fleet.statuses(device) == ["ONLINE", "TIMEOUT"]
     fleet.hear(device)
     assert fleet.statuses(device) == ["ONLINE", "TIMEOUT", "ONLINE"]
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_an_event_that_is_recorded_again_is_not_newer_than_itself(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, is_restarted: bool
+) -> None:
+    """Its second request reaches Redis later than its first."""
+    [device] = fleet.add()
+    event = fleet.sign(device)
+    fleet.recorder.record([event])
+    seen = activity.last_seen([device.uuid])
+    fleet.wait_out(device)
+    health_checker.check()
+    if is_restarted:
+        fleet.recorder = PresenceRecorder(grace_seconds=2)
+    monkeypatch.setattr(activity, "get_redis_connection", lambda _: SlowRedis())
+    fleet.recorder.record([event])
+    assert activity.last_seen([device.uuid]) == seen
+    assert fleet.statuses(device) == ["ONLINE", "TIMEOUT"]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_listener_whose_clock_was_set_dates_events_by_the_clock_of_redis(fleet: Fleet, hours: int) -> None:
+    [device] = fleet.add()
+    fleet.hear(device)
+    assert fleet.recorder._clock is not None
+    fleet.recorder._clock.ahead += timedelta(hours=hours)
+    now = activity.redis_now()
+    fleet.hear(device)
+    assert now <= activity.last_seen([device.uuid])[device.uuid] <= activity.redis_now()
+    assert abs(fleet.recorder._clock.ahead) < timedelta(minutes=1)
+
+
+class SlowRedis:
+    """The run's Redis, behind a network that delivers each request 30 ms later."""
+
+    def __getattr__(self, command: str) -> Callable[..., Any]:
+        def send(*arguments: Any, **options: Any) -> Any:
+            time.sleep(0.03)
+            return getattr(get_redis_connection("default"), command)(*arguments, **options)
+
+        return send
 
 
 @pytest.mark.parametrize("is_heard", [True, False])

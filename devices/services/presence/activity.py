@@ -18,6 +18,7 @@ import orjson
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
+from devices.services.presence.redis_time import ClockOffset
 from devices.services.presence.state_machine import ROUNDING, PresenceState, Signal
 from devices.services.presence.state_store import apply_signals
 from tenants.infrastructure.retry import first_line, is_database_lost, is_lock_conflict
@@ -25,6 +26,8 @@ from tenants.infrastructure.retry import first_line, is_database_lost, is_lock_c
 from . import redis_scripts as scripts
 
 logger = logging.getLogger(__name__)
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 DeviceKey = tuple[str, int, UUID]  # schema, id, UUID
 DeviceSignal = tuple[int, UUID, Signal]  # device id, UUID, signal
@@ -65,8 +68,7 @@ class PresenceRecorder:
         self._confirmed: dict[str, bytearray] = {}  # by schema, a byte for each device id: fleets are large
         # Events that are not in Redis yet: they wait to be sent together, or Redis is unavailable.
         self._unsent: dict[DeviceKey, PresenceEvent] = {}
-        # How far Redis' clock is ahead of ours.
-        self._ahead = timedelta()
+        self._clock: ClockOffset | None = None  # of Redis' clock; None before the first request
 
     def record(self, events: Sequence[PresenceEvent]) -> dict[str, str]:
         """Update the states by the events. Return the schemas whose events are lost: those with locked tables, and
@@ -135,37 +137,44 @@ class PresenceRecorder:
         if not self._unsent:
             return set()
         events = list(self._unsent.values())
-        sent_at = datetime.now(UTC)
-        arguments: list[str | float] = []
-        for event in events:
-            age = max(0.0, (sent_at - event.at).total_seconds())
-            arguments += [str(event.uuid), f"{event.schema}:{event.uuid}", age, event.timeout]
         keys = (scripts.LISTENING, scripts.LAST_SEEN, scripts.DEADLINE, scripts.TIMEOUT)
         try:
+            clock = self._clock or _measure_clock()
+            sent_at = datetime.now(UTC)
+            epoch = _EPOCH - clock.ahead  # of our clock
+            arguments: list[str | float] = [(sent_at - epoch).total_seconds()]
+            for event in events:
+                seen = (event.at - epoch).total_seconds()
+                arguments += [str(event.uuid), f"{event.schema}:{event.uuid}", seen, event.timeout]
             answer = get_redis_connection("default").eval(
                 scripts.WRITE_ACTIVITY, len(keys), *keys, orjson.dumps(arguments)
             )
         except RedisError as error:
             logger.warning("Redis is unavailable (%s): activity of %d devices is kept in memory", error, len(events))
             return set()
-        self._ahead = datetime.fromtimestamp(float(answer[0]), UTC) - sent_at
+        _observe(clock, float(answer[0]), sent_at)
+        self._clock = clock
         self._unsent.clear()
         return {event.device for event, flag in zip(events, answer[1:], strict=True) if flag}
+
+    @property
+    def _ahead(self) -> timedelta:
+        return self._clock.ahead if self._clock else timedelta()
 
     def _apply(self, events: Sequence[PresenceEvent]) -> tuple[dict[str, str], set[tuple[str, int]]]:
         """Return the blocked schemas as `record` does, and the devices (schema, id) that are not ONLINE afterwards."""
         by_schema: dict[str, list[DeviceSignal]] = {}
+        ahead = self._ahead
         for event in events:
             if event.kind != "will" or event.session or not self._defer_will(event):
-                signal = Signal(event.kind, event.at + self._ahead, event.session, event.session_at)
+                signal = Signal(event.kind, event.at + ahead, event.session, event.session_at)
                 by_schema.setdefault(event.schema, []).append((event.device_id, event.uuid, signal))
         blocked: dict[str, str] = {}
         absent: set[tuple[str, int]] = set()
         for schema, device_signals in by_schema.items():
             try:
                 absent |= {
-                    (schema, key)
-                    for key in apply_device_signals(schema, device_signals, datetime.now(UTC) + self._ahead)
+                    (schema, key) for key in apply_device_signals(schema, device_signals, datetime.now(UTC) + ahead)
                 }
             except django.db.Error as error:
                 if is_database_lost(error):
@@ -182,6 +191,18 @@ class PresenceRecorder:
         except RedisError:
             return False
         return True
+
+
+def _measure_clock() -> ClockOffset:
+    """Return the offset of Redis' clock by a request of its own. Raises RedisError."""
+    clock, sent_at = ClockOffset(), datetime.now(UTC)
+    _observe(clock, redis_now(), sent_at)
+    return clock
+
+
+def _observe(clock: ClockOffset, redis_time: float, sent_at: datetime) -> None:
+    at = datetime.fromtimestamp(redis_time, UTC)
+    clock.observe(at - datetime.now(UTC), at - sent_at)
 
 
 def apply_device_signals(schema: str, device_signals: Sequence[DeviceSignal], now: datetime) -> set[int]:

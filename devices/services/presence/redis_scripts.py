@@ -21,6 +21,8 @@ LISTENING_GAP_SECONDS = 3.0
 # Longer than a listener takes to find another one's overflow.
 SUSPENSION_SECONDS = 10.0
 LEASE_SECONDS = 30.0
+# Longer than a request to Redis lasts before the client gives up.
+REQUEST_SECONDS = 1.0
 # How long a device has to report again after the broker lost its connection.
 RECONNECT_GRACE_SECONDS = 5.0
 
@@ -49,17 +51,20 @@ for _, schema in ipairs(ARGV) do redis.call('HSET', KEYS[1], schema, text(now + 
 """
 )
 
-# KEYS: listening, last seen, deadline, time-out. ARGV: a JSON list (one argument is packed faster than thousands): for
-# each device its UUID, schema:UUID, age of the event (s), time-out (s). Returns the time, and for each device whether
-# its deadline is new. An older event moves nothing back, unless the stored time lies in the future, because the clock
-# was set back.
+# KEYS: listening, last seen, deadline, time-out. ARGV: a JSON list (one argument is packed faster than thousands): the
+# time of sending, then for each device its UUID, schema:UUID, time of the event, time-out (s). Both times are of Redis'
+# clock as the listener knows it; where it cannot be right, because a clock was set, they are moved. Returns the time,
+# and for each device whether its deadline is new. An older event moves nothing back, unless the stored time lies in the
+# future, because the clock was set back.
 WRITE_ACTIVITY = (
     RECORD_HEARTBEAT
-    + """
-local answer = {text(now)}
+    + f"""
+local answer = {{text(now)}}
 local given = cjson.decode(ARGV[1])
-for i = 1, #given, 4 do
-  local seen = now - given[i + 2]
+local moved = now - given[1]
+if moved >= 0 and moved < {REQUEST_SECONDS} then moved = 0 end
+for i = 2, #given, 4 do
+  local seen = math.min(now, given[i + 2] + moved)
   local known = tonumber(redis.call('ZSCORE', KEYS[2], given[i]) or '-1')
   if known < seen or known > now then
     redis.call('ZADD', KEYS[2], text(seen), given[i])

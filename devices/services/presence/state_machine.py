@@ -19,7 +19,7 @@ from typing import Literal
 Status = Literal["UNKNOWN", "ONLINE", "OFFLINE", "TIMEOUT"]
 Kind = Literal["birth", "telemetry", "will", "silence", "deactivated"]
 
-# Redis stores the times of evidence as rounded doubles.
+# Redis stores the times of evidence as rounded doubles, and a clock's offset moves a little.
 ROUNDING = timedelta(milliseconds=1)
 _MAX_OTHER_WILLS = 8
 
@@ -87,7 +87,7 @@ def step(state: PresenceState, signal: Signal, now: datetime) -> StepResult:
 
 
 def _activity(state: PresenceState, signal: Signal) -> StepResult:
-    news = state.last_seen_at is None or signal.at > state.last_seen_at
+    news = state.last_seen_at is None or signal.at > state.last_seen_at + ROUNDING
     seen = _latest(state.last_seen_at, signal.at)
     state = replace(state, last_seen_at=seen)
     if signal.kind == "birth":
