@@ -177,6 +177,8 @@ MQTT_CA_FILE: str = env.str("MQTT_CA_FILE", default="")
 MQTT_CLIENT_ID: str = env.str("MQTT_CLIENT_ID", default="gwanje-listener")
 # Where the broker is EMQX with the rule of deploy/emqx/: its events are presence events.
 MQTT_BROKER_EVENTS: bool = env.bool("MQTT_BROKER_EVENTS", default=False)
+# States that a notifier publishes on request (`client/request_state`) of one tenant's apps; 0: unlimited.
+STATE_REQUESTS_PER_SECOND: float = env.float("STATE_REQUESTS_PER_SECOND", default=50.0)
 MQTT_NOTIFIER_CLIENT_ID: str = env.str("MQTT_NOTIFIER_CLIENT_ID", default="gwanje-notifier")
 
 # --- Ingest -------------------------------------------------------------------------------------------------
@@ -344,6 +346,9 @@ SPECTACULAR_SETTINGS = {
 Q_CLUSTER = {
     "name": "gwanje",
     "orm": "default",
+    "broker_class": "tenants.infrastructure.task_broker.TenantBroker",
+    # A task that a cluster has taken is not in the order of tenants any more.
+    "queue_limit": 1,
     "workers": 2,
     "timeout": 300,
     "retry": 360,

@@ -245,15 +245,15 @@ def work(
     """Claim a job and do its steps for some seconds; return how far it is, in words for the queue's log.
 
     What is left is queued as `task`, where one is given, unless the job is blocked: it is resumed by `enqueue_idle`.
-    A blocked job is tried again after the pauses of `backoff`, and left at once without one. `report` is called after
-    each step.
+    Such a job ends earlier while tasks of other tenants wait (`tasks.Turn`). A blocked job is tried again after the
+    pauses of `backoff`, and left at once without one. `report` is called after each step.
     """
     job = claim(model, job_id)
     if job is None:
         return "nothing to do"
     try:
         with open_steps(job) as step:
-            has_more = _repeat(job, step, seconds, backoff, report)
+            has_more = _repeat(job, step, tasks.Turn(seconds, may_yield=bool(task)), backoff, report)
     except Superseded:
         return "resumed by another process, or cancelled"
     finally:
@@ -264,12 +264,11 @@ def work(
 
 
 def _repeat(
-    job: Queued, step: Step, seconds: float, backoff: Backoff | None, report: Callable[[Queued], None] | None
+    job: Queued, step: Step, turn: tasks.Turn, backoff: Backoff | None, report: Callable[[Queued], None] | None
 ) -> bool:
-    """Do steps for some seconds; return whether more can be done at once. Raises Superseded."""
-    until = time.monotonic() + seconds
+    """Do steps until the turn is over; return whether more can be done at once. Raises Superseded."""
     has_more, is_blocked = True, False
-    while has_more and time.monotonic() < until:
+    while has_more and not turn.is_over():
         try:
             has_more, is_blocked = step(), False
         except Blocked as error:
@@ -277,7 +276,7 @@ def _repeat(
             if backoff is None:
                 return False
             is_blocked = True
-            time.sleep(max(0.0, min(backoff.fail(), until - time.monotonic())))
+            time.sleep(min(backoff.fail(), turn.remaining))
         else:
             if backoff is not None:
                 backoff.reset()

@@ -7,6 +7,7 @@ state cannot arrive after a newer one that another notifier has published.
 import logging
 import select
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -28,8 +29,40 @@ KEEPALIVE_SECONDS = 30
 _SESSION_SECONDS = 24 * 3600
 _ACKNOWLEDGED_WITHIN = 10.0
 _UNDER_WAY = 100
-# Requests for states that are not answered yet; more are dropped.
-_MOST_REQUESTS = 10_000
+# Requests for states of one tenant that are not answered yet; more are dropped, and the app requests again.
+MOST_REQUESTS = 1000
+# Tenants with requests; more names than this are none of tenants.
+_MOST_TENANTS = 10_000
+
+
+class RequestRate:
+    """The requests of one tenant that may be answered now: a token bucket of this process."""
+
+    def __init__(self) -> None:
+        self._tokens, self._filled_at = float(MOST_REQUESTS), time.monotonic()
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the tenant may request as many as after a long pause."""
+        self._fill()
+        return self._tokens >= MOST_REQUESTS or not settings.STATE_REQUESTS_PER_SECOND
+
+    def take(self) -> bool:
+        """Take one request, and return whether there was one. A rate of 0 is unlimited."""
+        self._fill()
+        if self._tokens < 1 and settings.STATE_REQUESTS_PER_SECOND:
+            return False
+        self._tokens = max(0.0, self._tokens - 1)
+        return True
+
+    def give_back(self) -> None:
+        """Return a request that was taken and not used."""
+        self._tokens += 1
+
+    def _fill(self) -> None:
+        now = time.monotonic()
+        gained = (now - self._filled_at) * settings.STATE_REQUESTS_PER_SECOND
+        self._tokens, self._filled_at = min(float(MOST_REQUESTS), self._tokens + gained), now
 
 
 class StateBroker:
@@ -41,7 +74,10 @@ class StateBroker:
         self._client: mqtt.Client | None = None
         self._unacknowledged: set[int] = set()
         self._refusals: list[str] = []
-        self._requests: dict[tuple[str, UUID], None] = {}
+        # By slug, in the order in which tenants are served next; the oldest request of each first.
+        self._requests: dict[str, dict[UUID, None]] = {}
+        self._allowed: dict[str, RequestRate] = {}
+        self._dropped = 0
         self._reconnect = Backoff()
 
     @property
@@ -90,14 +126,44 @@ class StateBroker:
             self._drop()
             raise
 
-    def requests(self, limit: int) -> list[tuple[str, UUID]]:
-        """Return the oldest requests as (slug, device UUID), each once."""
-        return list(self._requests)[:limit]
+    @property
+    def has_requests(self) -> bool:
+        """Return whether requests wait."""
+        return bool(self._requests)
 
-    def forget(self, requests: Sequence[tuple[str, UUID]]) -> None:
-        """Remove requests that have been answered."""
-        for request in requests:
-            self._requests.pop(request, None)
+    def take_requests(self, limit: int) -> list[tuple[str, UUID]]:
+        """Remove and return the oldest requests as (slug, device UUID), each once: one of each tenant in turn.
+
+        Of one tenant at most `STATE_REQUESTS_PER_SECOND`, and `MOST_REQUESTS` at once after a pause; others wait.
+        """
+        taken: list[tuple[str, UUID]] = []
+        for slug in self._requests:
+            self._allowed.setdefault(slug, RequestRate())
+        ready = deque(slug for slug in self._requests if self._allowed[slug].take())
+        while ready and len(taken) < limit:
+            slug = ready.popleft()
+            waiting = self._requests.pop(slug)
+            uuid = next(iter(waiting))
+            del waiting[uuid]
+            taken.append((slug, uuid))
+            if waiting:
+                self._requests[slug] = waiting  # behind the other tenants
+                if self._allowed[slug].take():
+                    ready.append(slug)
+        for slug in ready:
+            self._allowed[slug].give_back()
+        self._forget_rates()
+        return taken
+
+    def take_dropped(self) -> int:
+        """Return how many requests were dropped since the last call."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped
+
+    def restore_requests(self, requests: Sequence[tuple[str, UUID]]) -> None:
+        """Put back requests that could not be answered now."""
+        for slug, uuid in requests:
+            self._add_request(slug, uuid)
 
     def close(self) -> None:
         """Disconnect; the session, with requests in the meantime, waits for the next start."""
@@ -190,8 +256,25 @@ class StateBroker:
 
     def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         request = parse_request(message._topic.decode("utf-8", "backslashreplace"))
-        if request is not None and len(self._requests) < _MOST_REQUESTS:
-            self._requests[request] = None
+        if request is not None:
+            self._add_request(*request)
+
+    def _forget_rates(self) -> None:
+        """Forget the rates of tenants that have no requests and are at the full burst again."""
+        for slug in [slug for slug, rate in self._allowed.items() if slug not in self._requests and rate.is_full]:
+            del self._allowed[slug]
+
+    def _add_request(self, slug: str, uuid: UUID) -> None:
+        waiting = self._requests.get(slug)
+        if waiting is None:
+            if len(self._requests) >= _MOST_TENANTS:
+                self._dropped += 1
+                return
+            waiting = self._requests[slug] = {}
+        if len(waiting) < MOST_REQUESTS or uuid in waiting:
+            waiting[uuid] = None
+        else:
+            self._dropped += 1
 
 
 def parse_request(topic: str) -> tuple[str, UUID] | None:

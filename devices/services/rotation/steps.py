@@ -5,7 +5,6 @@ and set, so a step may die or run twice at a time.
 """
 
 import logging
-import time
 from datetime import timedelta
 
 from django.core.exceptions import ImproperlyConfigured
@@ -66,10 +65,12 @@ def _enqueue_steps() -> int:
 
 
 def _run(campaign: RotationCampaign) -> None:
-    until = time.monotonic() + _SECONDS
-    while time.monotonic() < until and issue_batch(campaign):
+    turn = tasks.Turn(_SECONDS)
+    while not turn.is_over() and issue_batch(campaign):
         pass
-    _send(campaign, until)
+    _send(campaign, turn)
+    if turn.is_yielded:
+        tasks.enqueue(campaigns.STEP, campaign.pk)
     campaigns.record_confirmed(campaign)
     with transaction.atomic():
         locked = RotationCampaign.objects.select_for_update().get(pk=campaign.pk)
@@ -91,10 +92,10 @@ def _cut_over(campaign: RotationCampaign) -> None:
     campaigns.expire_old_keys(campaign)
 
 
-def _send(campaign: RotationCampaign, until: float) -> list[CommandResponse]:
+def _send(campaign: RotationCampaign, turn: tasks.Turn) -> list[CommandResponse]:
     responses: list[CommandResponse] = []
     sent = 0
-    while time.monotonic() < until:
+    while not turn.is_over():
         count, received = send_due(campaign)
         responses += received
         sent += count
@@ -134,7 +135,10 @@ def _destroy_old(campaign: RotationCampaign, member: RotationMember) -> int:
 
 def _roll_back(campaign: RotationCampaign) -> None:
     """Send the commands to return; withdraw the new key of each device that has returned or never had it."""
-    responses = _send(campaign, time.monotonic() + _SECONDS)
+    turn = tasks.Turn(_SECONDS)
+    responses = _send(campaign, turn)
+    if turn.is_yielded:
+        tasks.enqueue(campaigns.STEP, campaign.pk)
     # It confirms the command, or rejects it with a response that it signed with its old key.
     responded = [response.member.pk for response in responses if response.ok or _has_old_key(response)]
     _withdraw(campaign, campaign.members.filter(pk__in=responded))

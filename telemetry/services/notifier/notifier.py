@@ -23,6 +23,7 @@ from devices.services.notifications.outbox import NotifierBusy, Publish, StateUp
 from devices.services.notifications.state_publisher import StateBroker
 from devices.services.presence.state_store import CHANNEL
 from telemetry.services.limits import backoff_notices
+from tenants.infrastructure import metrics
 from tenants.infrastructure.database import conninfo
 from tenants.infrastructure.retry import DATABASE_LOST, Backoff, first_line
 from tenants.models import DeviceRoute, Tenant
@@ -112,6 +113,8 @@ class Notifier:
         if not self._broker.is_connected or self._notifications is None:
             return min(timeout, _IDLE_SECONDS)
         due = min([self._look_at, *self._due_tasks.values()])
+        if self._broker.has_requests:  # of a tenant that waits for its rate
+            timeout = min(timeout, _IDLE_SECONDS)
         return min(timeout, max(self._retry.remaining, due - time.monotonic()))
 
     def _read_notifications(self) -> None:
@@ -194,12 +197,14 @@ class Notifier:
             self._due_tasks.setdefault((NotifierTask.REQUESTED, schema), 0.0)
 
     def _publish_requested(self, schema: str, publish: Publish) -> int:
-        requested = sorted(self._requested_states.get(schema, ()))[: outbox.BATCH]
+        # Few at a time: other tenants' changes wait meanwhile.
+        requested = sorted(self._requested_states.get(schema, ()))[:_REQUESTS_AT_ONCE]
         if requested:
             outbox.publish_current(schema, requested, publish)
             # Those that are gone or deactivated, too.
             self._requested_states[schema] -= set(requested)
-        return len(requested)
+        # A whole batch keeps the task.
+        return outbox.BATCH if self._requested_states.get(schema) else len(requested)
 
     def _publish_backoff_notices(self) -> None:
         """Publish the listeners' back-off notices to devices; those that cannot be published now are dropped."""
@@ -216,15 +221,20 @@ class Notifier:
 
     def _note_requests(self) -> None:
         """Queue the states that apps requested, of devices of the tenant in the topic, at most once a second each."""
-        requests = self._broker.requests(_REQUESTS_AT_ONCE)
+        requests = self._broker.take_requests(_REQUESTS_AT_ONCE)
+        if dropped := self._broker.take_dropped():
+            metrics.record({}, {"state_requests_dropped_total": dropped})
         if not requests:
             return
-        routes = DeviceRoute.objects.filter(device_uuid__in=[uuid for _, uuid in requests])
-        owners = routes.values_list("device_uuid", "tenant__slug", "tenant__schema_name")
+        try:
+            routes = DeviceRoute.objects.filter(device_uuid__in=[uuid for _, uuid in requests])
+            owners = list(routes.values_list("device_uuid", "tenant__slug", "tenant__schema_name"))
+        except DATABASE_LOST:
+            self._broker.restore_requests(requests)
+            raise
         for uuid, slug, schema in owners:
             if (slug, uuid) in requests and self._may_answer(schema, uuid):
                 self._request_states(schema, {uuid})
-        self._broker.forget(requests)
 
     def _may_answer(self, schema: str, uuid: UUID) -> bool:
         """Return whether no notifier has answered for the device within the last second."""
