@@ -198,6 +198,8 @@ TENANT_LIMITS: dict[str, float] = {
     "device_rate": env.float("LIMIT_DEVICE_RATE", default=0.0),
     "tenant_backfill_rate": env.float("LIMIT_TENANT_BACKFILL_RATE", default=0.0),
     "device_backfill_rate": env.float("LIMIT_DEVICE_BACKFILL_RATE", default=0.0),
+    "tenant_refusal_rate": env.float("LIMIT_TENANT_REFUSAL_RATE", default=200.0),
+    "device_refusal_rate": env.float("LIMIT_DEVICE_REFUSAL_RATE", default=20.0),
     "daily_quota": env.int("LIMIT_DAILY_QUOTA", default=0),
 }
 LIMIT_BURST_SECONDS: float = env.float("LIMIT_BURST_SECONDS", default=10.0)

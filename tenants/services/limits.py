@@ -20,6 +20,8 @@ class LimitName(StrEnum):
     DEVICE_RATE = "device_rate"
     TENANT_BACKFILL_RATE = "tenant_backfill_rate"
     DEVICE_BACKFILL_RATE = "device_backfill_rate"
+    TENANT_REFUSAL_RATE = "tenant_refusal_rate"
+    DEVICE_REFUSAL_RATE = "device_refusal_rate"
     DAILY_QUOTA = "daily_quota"
     MAX_PAYLOAD = "max_payload"
 
@@ -30,12 +32,16 @@ RATES = (
     LimitName.DEVICE_RATE,
     LimitName.TENANT_BACKFILL_RATE,
     LimitName.DEVICE_BACKFILL_RATE,
+    LimitName.TENANT_REFUSAL_RATE,
+    LimitName.DEVICE_REFUSAL_RATE,
 )
 LABELS: dict[str, Promise] = {
     LimitName.TENANT_RATE: _("messages per second, all devices together"),
     LimitName.DEVICE_RATE: _("messages per second, each device"),
     LimitName.TENANT_BACKFILL_RATE: _("late messages per second, all devices together"),
     LimitName.DEVICE_BACKFILL_RATE: _("late messages per second, each device"),
+    LimitName.TENANT_REFUSAL_RATE: _("rejected messages per second, all devices together"),
+    LimitName.DEVICE_REFUSAL_RATE: _("rejected messages per second, each device"),
     LimitName.DAILY_QUOTA: _("messages per day (UTC), without late ones"),
     LimitName.MAX_PAYLOAD: _("bytes of a message"),
 }

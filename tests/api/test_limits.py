@@ -52,6 +52,8 @@ def test_every_limit_is_shown_with_what_is_used_and_refused(api: Api, tenant_a: 
         "device_rate": _none | {"refused_today": 7},
         "tenant_backfill_rate": _none,
         "device_backfill_rate": _none,
+        "tenant_refusal_rate": _none | {"value": 200, "burst": 2000},
+        "device_refusal_rate": _none | {"value": 20, "burst": 200},
         "daily_quota": _none
         | {
             "value": 1000,

@@ -26,9 +26,9 @@ def waits_since(listener: Any, seconds: float) -> float:
     from telemetry.services.pipeline.results import Incoming
 
     came = datetime.now(UTC) - timedelta(seconds=seconds)
-    listener._queue.append(Incoming("telemetry/alpha/x/y", b"{}", came))
+    listener._receive([Incoming("telemetry/alpha/x/y", b"{}", came)])
     due = listener._due_in()
-    listener._queue.clear()
+    listener._on_lost()
     return float(due)
 
 

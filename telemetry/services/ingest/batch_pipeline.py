@@ -13,6 +13,7 @@ from devices.services.presence.activity import PresenceEvent, PresenceRecorder
 from devices.services.vault.secret_store import SecretStore
 from telemetry.services.latest.values import LatestRecorder
 from telemetry.services.limits.limiter import Limiter
+from telemetry.services.limits.refusals import RefusalLimiter
 from telemetry.services.lookups.keyring import Keyring
 from telemetry.services.lookups.routing import Router
 from telemetry.services.pipeline.results import AcceptedItem, Incoming, LimitedItem, TenantResult, TopicKind
@@ -21,6 +22,7 @@ from telemetry.services.storage.statements import EPOCH_MICROS
 from telemetry.services.storage.tenant_writer import TenantWriter
 from tenants.infrastructure.database import conninfo
 
+from .admission import Admission
 from .batch_preparation import BatchPreparer
 from .batch_writer import BatchWriter
 from .batches import BatchResult, PreparedBatch
@@ -56,7 +58,11 @@ class BatchPipeline:
         self.writer = writer
         # The schemas of tenants with messages that this process deferred because a key was unavailable.
         self.deferred_schemas: set[str] = set()
-        self.preparer = BatchPreparer(router, keyring, limiter, lambda schema: self.deferred_schemas.add(schema))
+        self.refusals = RefusalLimiter()
+        self.admission = Admission(router, self.refusals)
+        self.preparer = BatchPreparer(
+            router, keyring, limiter, self.refusals, lambda schema: self.deferred_schemas.add(schema)
+        )
         self._blocked = BlockedTenantBuffer()
         on_fault = self._blocked.add_fault
         self._batch_writer = BatchWriter(writer, self.preparer, router, latest, self._blocked, on_fault)
@@ -94,13 +100,14 @@ class BatchPipeline:
         self.advance(batch)
         return self.advance(())
 
-    def advance(self, batch: Sequence[Incoming]) -> BatchResult:
+    def advance(self, batch: Sequence[Incoming], limited: Sequence[LimitedItem] = ()) -> BatchResult:
         """Prepare and send a batch, and return the result of the batch in flight, which the call before sent.
 
-        Without a batch only the one in flight is finished. Raises the error of a lost database; nothing of either batch
-        may be acknowledged then: `abandon`, and try both again.
+        `limited` are messages of braked devices, which are counted in the same transaction. Without a batch, the one in
+        flight is finished. Raises the error of a lost database; nothing of either batch may be acknowledged then:
+        `abandon`, and try both again.
         """
-        following = self._prepare(batch) if batch else None
+        following = self._prepare(batch, limited) if batch or limited else None
         finished, self._in_flight = self._in_flight, None
         try:
             results = self._batch_writer.receive(finished) if finished else []
@@ -180,9 +187,11 @@ class BatchPipeline:
         self.keyring.close()
         self.writer.close()
 
-    def _prepare(self, messages: Sequence[Incoming]) -> PreparedBatch:
+    def _prepare(self, messages: Sequence[Incoming], limited: Sequence[LimitedItem]) -> PreparedBatch:
         """Do everything for a batch that can be done while another is in flight."""
         batch = self.preparer.prepare(messages, self._in_flight.upgraded_devices if self._in_flight else ())
+        for item in limited:
+            batch.groups.setdefault(item.spec.tenant.schema, []).append(item)
         batch.packed = self.writer.pack(batch.groups)
         return batch
 
@@ -246,14 +255,14 @@ class BatchPipeline:
 def presence_events_of(result: TenantResult) -> list[PresenceEvent]:
     """Return births, wills, and the newest live telemetry of each device; late telemetry is not activity.
 
-    A message that exceeds a limit was verified, and is activity like any other.
+    A message that exceeds a limit is activity like any other where it was verified.
     """
     newest: dict[int, AcceptedItem | LimitedItem] = {}
     events = []
     for items in (result.duplicates, result.stored, result.limited):
         for item in items:
             message = item.result
-            if message.late:
+            if message is None or message.late:
                 continue
             if message.topic.kind is not _TELEMETRY:
                 events.append(_presence_event(item))
@@ -266,6 +275,7 @@ def presence_events_of(result: TenantResult) -> list[PresenceEvent]:
 
 def _presence_event(item: AcceptedItem | LimitedItem) -> PresenceEvent:
     message, spec = item.result, item.spec
+    assert message is not None  # noqa: S101 (only verified messages are activity)
     return PresenceEvent(
         _EVENT_KINDS[message.topic.kind],  # type: ignore[arg-type]  # the literals of PresenceEvent.kind
         spec.tenant.schema,

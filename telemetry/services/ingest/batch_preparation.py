@@ -11,6 +11,7 @@ from django.conf import settings
 from devices.domain.specs import DeviceSpec
 from devices.services.rotation.key_usage import KeyUsageRecorder
 from telemetry.services.limits.limiter import ExceededLimit, Limiter
+from telemetry.services.limits.refusals import NOBODY, Publisher, RefusalLimiter
 from telemetry.services.lookups.keyring import Keyring, KeyUnavailable
 from telemetry.services.lookups.routing import Route, Router
 from telemetry.services.pipeline import form
@@ -34,16 +35,26 @@ from .batches import LockedMessage, PreparedBatch
 logger = logging.getLogger(__name__)
 
 _TOPIC_CACHE_BYTES = 8 * 2**20
+# The publisher did nothing wrong, and the message is promised to be replayed.
+_NOT_CHARGED = frozenset({"key_unavailable", "quota_exceeded"})
 
 
 class BatchPreparer:
     """Prepares batches while another one is being stored. Not shared between threads."""
 
-    def __init__(self, router: Router, keyring: Keyring, limiter: Limiter, on_deferred: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        router: Router,
+        keyring: Keyring,
+        limiter: Limiter,
+        refusals: RefusalLimiter,
+        on_deferred: Callable[[str], None],
+    ) -> None:
         """`on_deferred` is called with the schemas of messages whose key is unavailable."""
         self._router = router
         self._keyring = keyring
         self._limiter = limiter
+        self._refusals = refusals
         self._on_deferred = on_deferred
         self._key_usage = KeyUsageRecorder()
         # A device publishes on the same few topics for its whole life: those of accepted messages are not parsed again.
@@ -77,6 +88,8 @@ class BatchPreparer:
             else:
                 groups.setdefault(schema, []).append(item)
         batch.groups = {schema: self.apply_limits(items, replayed=replayed) for schema, items in groups.items()}
+        if not replayed:
+            self._charge_refusals(batch)
         return batch
 
     def validate(
@@ -116,6 +129,10 @@ class BatchPreparer:
         exceeded = self._limiter.admit(accepted, replayed=replayed)
         if not exceeded:
             return list(items)
+        for position, limit in exceeded.items():
+            if limit.kind == "rate":
+                publisher, is_own = _publisher_of(accepted[position].spec), limit.device_id is not None
+                self._refusals.charge(publisher, limit.limit, limit.value, is_own=is_own)
         admitted = iter(_limited(accepted, exceeded))
         return [next(admitted) if isinstance(item, AcceptedItem) else item for item in items]
 
@@ -130,7 +147,24 @@ class BatchPreparer:
     def flush(self) -> None:
         """Write limits and key uses to their stores; due about twice a second."""
         self._limiter.flush()
+        self._refusals.drop_idle()
         self._key_usage.flush()
+
+    def _charge_refusals(self, batch: PreparedBatch) -> None:
+        """Charge the refused messages of the batch to their publishers, and refund the accepted ones of braked ones."""
+        for refused in batch.unrouted:
+            self._charge(refused)
+        is_braking = self._refusals.is_braking
+        for items in batch.groups.values():
+            for item in items:
+                if isinstance(item, RefusedItem):
+                    self._charge(item)
+                elif is_braking and isinstance(item, AcceptedItem):
+                    self._refusals.refund(_publisher_of(item.spec))
+
+    def _charge(self, item: RefusedItem) -> None:
+        if item.result.reason not in _NOT_CHARGED:
+            self._refusals.charge(NOBODY if item.spec is None else _publisher_of(item.spec))
 
     def _validate_one(
         self, incoming: Incoming, topic: Topic, route: Route, upgraded_devices: set[int]
@@ -171,6 +205,10 @@ class BatchPreparer:
             raise Refusal("unknown_device", f"The device {topic.uuid} is not registered.")
         keys = partial(self._keyring.get, spec.tenant.schema, topic.uuid)
         return validate(topic, incoming.topic, incoming.payload, spec, keys, incoming.received_at, self._clock)
+
+
+def _publisher_of(spec: DeviceSpec) -> Publisher:
+    return Publisher(spec.tenant.schema, spec.number, spec.device_id)
 
 
 def _topic_size(text: str, topic: Topic) -> int:

@@ -2,23 +2,22 @@
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from itertools import islice
 
 import django.db
 from django.conf import settings
 
 from devices.services.presence import activity
 from telemetry.services.mqtt.session import BrokerSession
-from telemetry.services.pipeline.results import Incoming
+from telemetry.services.pipeline.results import Incoming, LimitedItem
 from tenants.infrastructure import metrics, tenant_failures
 from tenants.infrastructure.retry import DATABASE_LOST, Backoff, first_line
 
 from . import broker_events, deferred_messages
 from .batch_pipeline import BatchPipeline
 from .batches import BatchResult
+from .tenant_queues import MAX_BATCH_COST, MESSAGE_COST, TenantQueues
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +34,14 @@ _COUNTERS = (
     "ingest_messages_total",
     "ingest_spilled_total",
     "ingest_restored_total",
+    "ingest_unrouted_limited_total",
 )
 # The maximum size of a batch of one tenant: the messages behind it are prepared while it is stored. A batch of many
 # tenants may be larger, this many messages for each, because each tenant's part costs a statement or two.
 _MIN_BATCH_SIZE = 250
 _MESSAGES_PER_TENANT = 10
+# Reading stops while more than this cost waits: messages may be large, and the window only bounds their number.
+_MAX_WAITING_COST = 32_000_000
 
 
 class Listener:
@@ -69,9 +71,12 @@ class Listener:
         self._retiring = retiring
         # At least two batches, so that the broker sends the next one while one is stored.
         self._window = max(1000, 2 * settings.INGEST_BATCH_MESSAGES)
-        self._queue: deque[Incoming] = deque()
-        # The number of messages at the queue's head that are on their way into PostgreSQL.
-        self._in_flight = 0
+        # In the order in which they were read. They are sorted into queues when they are more than one batch.
+        self._received: list[Incoming] = []
+        self._received_cost = 0
+        self._queues = TenantQueues()
+        # On their way into PostgreSQL.
+        self._in_flight: list[Incoming] = []
         self._next_batch_size = min(_MIN_BATCH_SIZE, settings.INGEST_BATCH_MESSAGES)
         self._database = Backoff()
         self._replay_deferred_at = 0.0
@@ -88,7 +93,7 @@ class Listener:
             [] if retiring else wanted,
             former_topics=wanted + former if retiring else former,
             window=self._window,
-            on_messages=self._queue.extend,
+            on_messages=self._receive,
             on_lost=self._on_lost,
             manual_ack=manual_ack,
             persistent=persistent,
@@ -98,7 +103,7 @@ class Listener:
     @property
     def waiting(self) -> int:
         """The number of messages that were read and are not stored yet."""
-        return len(self._queue) + self._pipeline.blocked_messages
+        return self._unsent + len(self._in_flight) + self._pipeline.blocked_messages
 
     def run_once(self, timeout: float = 0.01) -> int:
         """Wait for the broker up to `timeout` seconds, read, and process a batch when one is due.
@@ -109,8 +114,8 @@ class Listener:
         is_answered = self._exchange(timeout)
         self._do_chores()
         if self._due_in() <= 0:
-            return self._process(self._next_batch())
-        return self._process([]) if is_answered else 0
+            return self._process_next()
+        return self._process() if is_answered else 0
 
     def _exchange(self, timeout: float) -> bool:
         """Wait for the broker and PostgreSQL, up to `timeout` seconds, and read; return whether PostgreSQL answered.
@@ -121,8 +126,9 @@ class Listener:
         answer_socket = self._pipeline.writer.answer_socket
         if self._pipeline.is_storing and answer_socket is None:
             return True  # there will be no answer: the batch could not be sent
-        is_reading, due = self.waiting < self._window, self._due_in()
-        if not is_reading or len(self._queue) == self._in_flight or due <= 0:
+        is_reading = self.waiting < self._window and self._received_cost + self._queues.cost < _MAX_WAITING_COST
+        due = self._due_in()
+        if not is_reading or not self._unsent or due <= 0:
             return self._session.exchange(min(timeout, due), reading=is_reading, also=answer_socket)
         if self._session.exchange(min(timeout, due), reading=False, also=answer_socket):
             return True
@@ -132,61 +138,99 @@ class Listener:
         """Stop reading, process the messages that were read, and disconnect; the broker sends the rest again."""
         deadline = time.monotonic() + seconds
         while self.waiting and time.monotonic() < deadline:
-            if not self._queue or not (self._process(self._next_batch()) or self._in_flight):
+            has_unsent = bool(self._unsent)
+            if not (self._process_next() or self._in_flight) or not has_unsent:
                 time.sleep(0.05)
                 self._guarded(self._retry_blocked)
-        self._process([])
+        self._process()
         self._guarded(lambda: self._pipeline.tick(last=True))
         self._pipeline.close()
         self._session.close(max(0.0, deadline - time.monotonic()), for_good=self._retiring and not self.waiting)
 
     def _on_lost(self) -> None:
         """Drop the messages that are not stored: their ids end with the connection, and the broker sends them again."""
-        self._queue.clear()
-        self._in_flight = 0
+        self._received.clear()
+        self._received_cost = 0
+        self._queues.clear()
+        self._in_flight = []
         self._pipeline.drop_blocked()
+
+    def _receive(self, messages: Sequence[Incoming]) -> None:
+        self._received += messages
+        self._received_cost += _cost_of(messages)
+
+    @property
+    def _unsent(self) -> int:
+        return len(self._received) + self._queues.count
 
     def _due_in(self) -> float:
         """Return the seconds until the next batch of the queue is due."""
-        unsent = len(self._queue) - self._in_flight
+        unsent = self._unsent
         if not unsent:
             return 1.0
         if (pause := self._database.remaining) > 0:
             return pause
-        if unsent >= self._next_batch_size:
+        # Messages that were left over from a batch have waited for it.
+        if self._queues.count or unsent >= self._next_batch_size:
             return 0.0
-        age = (datetime.now(UTC) - self._queue[self._in_flight].received_at).total_seconds()
+        age = (datetime.now(UTC) - self._received[0].received_at).total_seconds()
         # A negative age: the clock was set back by an unknown time.
         return max(0.0, settings.INGEST_BATCH_SECONDS - age) if age >= 0 else 0.0
 
-    def _next_batch(self) -> list[Incoming]:
-        return list(islice(self._queue, self._in_flight, self._in_flight + self._next_batch_size))
-
-    def _process(self, batch: list[Incoming]) -> int:
-        """Send a batch, and acknowledge the one in flight; return the number of messages of the latter.
-
-        0 also when the database is unavailable: then all of them are still in the queue.
-        """
+    def _process_next(self) -> int:
+        """Process the next batch; return as `_process` does."""
         try:
-            result = self._pipeline.advance(batch)
+            batch, limited = self._next_batch()
         except DATABASE_LOST as error:
             self._on_database_lost(error)
             return 0
-        stored, self._in_flight = self._in_flight, len(batch)
+        return self._process(batch, limited)
+
+    def _next_batch(self) -> tuple[list[Incoming], list[LimitedItem]]:
+        """Remove and return the next batch, and the messages of braked devices, which are only counted.
+
+        All messages where they fit into one batch: then their order is the same for all tenants. Raises the error of a
+        lost database.
+        """
+        size = self._next_batch_size
+        is_small = len(self._received) <= size and self._received_cost <= MAX_BATCH_COST
+        if is_small and not self._queues.count and not self._pipeline.refusals.is_braking:
+            return self._take_received(), []
+        braked = self._pipeline.admission.sort(self._received, self._queues)
+        self._take_received()
+        if braked.unrouted:
+            self._session.acknowledge(braked.unrouted)
+            self._counters["ingest_unrouted_limited_total"] += len(braked.unrouted)
+        return self._queues.take(size), braked.limited
+
+    def _take_received(self) -> list[Incoming]:
+        messages, self._received, self._received_cost = self._received, [], 0
+        return messages
+
+    def _process(self, batch: Sequence[Incoming] = (), limited: Sequence[LimitedItem] = ()) -> int:
+        """Send a batch, and acknowledge the one in flight; return the number of messages of the latter.
+
+        0 also when the database is unavailable: then all of them wait as before.
+        """
+        following = [*batch, *(item.incoming for item in limited)]
+        try:
+            result = self._pipeline.advance(batch, limited)
+        except DATABASE_LOST as error:
+            self._on_database_lost(error, following)
+            return 0
+        stored, self._in_flight = self._in_flight, following
         if not stored:
             return 0
         self._database.reset()
         wanted = max(_MIN_BATCH_SIZE, _MESSAGES_PER_TENANT * result.tenants)
         self._next_batch_size = min(wanted, settings.INGEST_BATCH_MESSAGES)
-        oldest = self._queue[0].received_at
-        for _ in range(stored):
-            self._queue.popleft()
         self._acknowledge(result)
-        self.processed += stored
+        self.processed += len(stored)
         self._counters["ingest_batches_total"] += 1
-        self._counters["ingest_messages_total"] += stored
+        self._counters["ingest_messages_total"] += len(stored)
+        oldest = min(message.received_at for message in stored)
         self._lag = max(self._lag, (datetime.now(UTC) - oldest).total_seconds())
-        return stored
+        return len(stored)
 
     def _acknowledge(self, result: BatchResult) -> None:
         self._session.acknowledge(result.to_acknowledge)
@@ -226,7 +270,7 @@ class Listener:
 
     def _is_idle(self) -> bool:
         """Finish the batch in flight, so that something else can be stored; return False where the database is lost."""
-        self._process([])
+        self._process()
         return not self._database.is_pausing
 
     def _record(self) -> None:
@@ -236,7 +280,7 @@ class Listener:
         tenant_failures.record_failures("ingest", self._pipeline.blocked_tenants, _BLOCKED_SECONDS)
         counters, self._counters = self._counters, dict.fromkeys(self._counters, 0)
         gauges = {
-            "ingest_waiting": len(self._queue),
+            "ingest_waiting": self._unsent + len(self._in_flight),
             "ingest_locked": self._pipeline.blocked_messages,
             "ingest_lag_seconds": self._lag,
         }
@@ -250,10 +294,18 @@ class Listener:
             self._has_found_deferred = True
         deferred_messages.replay_deferred(self._pipeline)
 
-    def _on_database_lost(self, error: Exception) -> None:
-        """Keep the batch in flight unacknowledged, and try it again later."""
+    def _on_database_lost(self, error: Exception, following: Sequence[Incoming] = ()) -> None:
+        """Keep the batch in flight unacknowledged, and try it and the `following` one again later, in their order."""
+        returned = [*self._in_flight, *following, *self._queues.remove_all()]
+        self._received[:0] = returned
+        self._received_cost += _cost_of(returned)
+        self._in_flight = []
         logger.warning("PostgreSQL is unavailable (%s); %d messages wait", first_line(error), self.waiting)
-        self._in_flight = 0
         self._pipeline.abandon()
         django.db.connection.close()
         self._database.fail()
+
+
+def _cost_of(messages: Sequence[Incoming]) -> int:
+    """Return the cost of messages as `TenantQueues` counts it."""
+    return MESSAGE_COST * len(messages) + sum([len(message.payload) + len(message.topic) for message in messages])

@@ -121,14 +121,15 @@ class RefusedItem:
 
 @dataclass(slots=True)
 class LimitedItem:
-    """A message that passed all checks but exceeds a rate: it is counted under the limit's name, not stored.
+    """A message that exceeds a rate: it is counted under the limit's name, not stored.
 
-    `device_id` is set where the limit is the device's own.
+    `device_id` is set where the limit is the device's own. `result` is None where the device is braked: its messages
+    are not validated.
     """
 
     incoming: Incoming
     spec: DeviceSpec
-    result: ValidatedMessage
+    result: ValidatedMessage | None
     limit: str
     device_id: int | None
 

@@ -1,0 +1,120 @@
+"""Rounds by tenant between reading and validating: deficit round robin over a queue for each tenant. No I/O.
+
+A batch takes from all tenants in turn, each a part of the same cost, and within a tenant from its devices in turn, so
+that a publisher with many messages, or large ones, waits behind its own. Each device's messages stay in their order.
+"""
+
+from collections import OrderedDict, deque
+
+from telemetry.services.pipeline.results import Incoming
+
+# The cost of a message beside its bytes: to validate and store an average one takes as long as to parse so many bytes.
+MESSAGE_COST = 1000
+# The cost that each tenant may use in one round: a few average messages.
+_QUANTUM = 4 * MESSAGE_COST
+# Unregistered publishers: all of them together have one queue with a smaller part.
+UNKNOWN = ""
+_UNKNOWN_QUANTUM = MESSAGE_COST
+# The cost of one batch: more would delay the messages that arrive meanwhile.
+MAX_BATCH_COST = 1_500_000
+
+
+class _TenantQueue:
+    """A tenant's messages by device, in the order of the devices' turns."""
+
+    __slots__ = ("_devices", "deficit", "quantum")
+
+    def __init__(self, quantum: int) -> None:
+        self.quantum, self.deficit = quantum, 0
+        self._devices: OrderedDict[int, deque[Incoming]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._devices)
+
+    def add(self, device: int, message: Incoming) -> None:
+        queue = self._devices.get(device)
+        if queue is None:
+            queue = self._devices[device] = deque()
+        queue.append(message)
+
+    def first(self) -> Incoming:
+        return next(iter(self._devices.values()))[0]
+
+    def remove_first(self) -> Incoming:
+        device, queue = next(iter(self._devices.items()))
+        message = queue.popleft()
+        if queue:
+            self._devices.move_to_end(device)
+        else:
+            del self._devices[device]
+        return message
+
+
+class TenantQueues:
+    """Messages that were read and are in no batch yet, by schema.
+
+    `count` is their number, and `cost` their cost in bytes.
+    """
+
+    def __init__(self) -> None:
+        # In the order of their turns. Only tenants with messages have a queue.
+        self._queues: OrderedDict[str, _TenantQueue] = OrderedDict()
+        self.count = 0
+        self.cost = 0
+
+    def add(self, schema: str, device: int, message: Incoming) -> None:
+        """Append a message to the queue of its tenant and device; `UNKNOWN` is that of unregistered publishers.
+
+        `device` is a number that is the same for all messages of a device.
+        """
+        queue = self._queues.get(schema)
+        if queue is None:
+            queue = self._queues[schema] = _TenantQueue(_QUANTUM if schema != UNKNOWN else _UNKNOWN_QUANTUM)
+        queue.add(device, message)
+        self.count += 1
+        self.cost += _cost(message)
+
+    def take(self, size: int, max_cost: int = MAX_BATCH_COST) -> list[Incoming]:
+        """Remove and return up to `size` messages in rounds by tenant, about `max_cost` at most, and at least one."""
+        batch: list[Incoming] = []
+        left = max_cost
+        while self._queues and len(batch) < size and left > 0:
+            left -= self._take_turn(next(iter(self._queues)), batch, size, left)
+        self.count -= len(batch)
+        self.cost -= max_cost - left
+        return batch
+
+    def remove_all(self) -> list[Incoming]:
+        """Remove and return all messages, those of each device in their order."""
+        messages = []
+        for queue in self._queues.values():
+            while queue:
+                messages.append(queue.remove_first())
+        self.clear()
+        return messages
+
+    def clear(self) -> None:
+        """Drop all messages."""
+        self._queues.clear()
+        self.count = self.cost = 0
+
+    def _take_turn(self, schema: str, batch: list[Incoming], size: int, left: int) -> int:
+        """Move the tenant's part of a round to the batch; return its cost."""
+        queue, used = self._queues[schema], 0
+        deficit = queue.deficit + queue.quantum
+        while queue and len(batch) < size and used < left and (cost := _cost(queue.first())) <= deficit:
+            batch.append(queue.remove_first())
+            deficit -= cost
+            used += cost
+        if not queue:
+            del self._queues[schema]
+        elif _cost(queue.first()) <= deficit:  # the batch is full: its turn goes on in the next one
+            queue.deficit = deficit - queue.quantum
+        else:
+            queue.deficit = deficit
+            self._queues.move_to_end(schema)
+        return used
+
+
+def _cost(message: Incoming) -> int:
+    return MESSAGE_COST + len(message.payload) + len(message.topic)
