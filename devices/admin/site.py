@@ -44,7 +44,12 @@ class TenantAdminSite(ThrottledSignIn, UnfoldAdminSite):
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         """Return the context of every page of the site."""
         name = str(getattr(request, "tenant", ""))
-        return super().each_context(request) | {"site_title": name, "site_header": name, "site_url": None}
+        return super().each_context(request) | {
+            "site_title": name,
+            "site_header": name,
+            "site_url": None,
+            "colors": None,
+        }
 
     def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:
         """Return the groups of the sidebar."""

@@ -53,6 +53,7 @@ def programs(env: Mapping[str, str], logs: Path, http_port: int, *, simulator: b
         "uvicorn",
         "config.asgi:application",
         "--no-proxy-headers",
+        "--no-server-header",
         "--host",
         "127.0.0.1",
         "--port",

@@ -8,4 +8,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 # Processes with a public port get the narrowest role in Vault.
 os.environ.setdefault("VAULT_ROLE", "web")
 
-application = get_asgi_application()
+from tenants.security_headers import asgi_with_headers
+
+application = asgi_with_headers(get_asgi_application())

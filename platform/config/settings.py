@@ -61,6 +61,7 @@ AUTH_USER_MODEL = "tenants.User"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 MIDDLEWARE = [
+    "tenants.security_headers.set_security_headers",
     "tenants.middleware.trust_proxies",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
@@ -233,6 +234,7 @@ STATIC_ROOT = VAR_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 SERVESTATIC_USE_FINDERS = True
 SERVESTATIC_AUTOREFRESH = DEBUG
+SERVESTATIC_ALLOW_ALL_ORIGINS = False
 
 PUBLIC_URL: str = env.str("PUBLIC_URL", default=f"http://localhost:{env.int('HTTP_PORT', default=8000)}")
 LOGIN_URL = "admin:login"
@@ -249,8 +251,10 @@ CSRF_COOKIE_NAME = f"{_cookie_prefix}csrftoken"
 BROWSER_COOKIE_NAME = f"{_cookie_prefix}browser"
 CSRF_COOKIE_SAMESITE = LANGUAGE_COOKIE_SAMESITE = "Lax"
 LANGUAGE_COOKIE_HTTPONLY = True
+# `tenants.security_headers` sets the same on every answer; Django's own checks read these.
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
+SECURE_HSTS_SECONDS: int = env.int("HSTS_SECONDS", default=31_536_000 if SECURE_COOKIES else 0)
 X_FRAME_OPTIONS = "DENY"
 
 # The proxies whose X-Forwarded-For and X-Forwarded-Proto are read, as addresses or networks.
@@ -383,21 +387,6 @@ UNFOLD = {
     "SITE_SYMBOL": "sensors",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("gwanje/icon.svg")}],
     "SHOW_LANGUAGES": True,
-    "STYLES": [lambda _request: static("gwanje/admin.css")],
-    "COLORS": {
-        # A teal, dark enough from 600 on for white text.
-        "primary": {
-            "50": "oklch(98.4% .014 180.72)",
-            "100": "oklch(95.3% .051 180.801)",
-            "200": "oklch(91% .096 180.426)",
-            "300": "oklch(85.5% .138 181.071)",
-            "400": "oklch(77.7% .152 181.912)",
-            "500": "oklch(60% .118 184.704)",
-            "600": "oklch(51.1% .096 186.391)",
-            "700": "oklch(43.7% .078 188.216)",
-            "800": "oklch(38.6% .063 188.416)",
-            "900": "oklch(33% .055 190)",
-            "950": "oklch(27.7% .046 192.524)",
-        },
-    },
+    "STYLES": [lambda _request: static("gwanje/colors.css"), lambda _request: static("gwanje/admin.css")],
+    "SCRIPTS": [lambda _request: static("gwanje/htmx.js")],
 }

@@ -8,4 +8,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 # Processes with a public port get the narrowest role in Vault.
 os.environ.setdefault("VAULT_ROLE", "web")
 
-application = get_wsgi_application()
+from tenants.security_headers import wsgi_with_headers
+
+application = wsgi_with_headers(get_wsgi_application())

@@ -54,6 +54,7 @@ class Console(ThrottledSignIn, UnfoldAdminSite):
             "site_title": _("Gwanje console"),
             "site_header": _("Gwanje console"),
             "site_url": reverse("home"),
+            "colors": None,  # in static/gwanje/colors.css: unfold would write an inline style
         }
 
     def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:

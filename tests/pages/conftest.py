@@ -85,13 +85,15 @@ def _browser_thread() -> Iterator[tuple[ThreadPoolExecutor, Any]]:
 
 
 Visit = Callable[[Any], Any]
+_BLOCKED = "Content Security Policy"
 
 
 @pytest.fixture
 def visit(live_site: str, _browser_thread: tuple[ThreadPoolExecutor, Any]) -> Callable[..., Any]:
     """`visit(script, width=390)` runs `script(page)` in a fresh browser profile and returns what it returns.
 
-    Fails when the pages asked another host for anything, or when one of their scripts failed.
+    Fails when the pages requested anything from another host, when one of their scripts failed, or when the browser
+    blocked a part of them by the Content-Security-Policy.
     """
     thread, browser = _browser_thread
 
@@ -101,6 +103,7 @@ def visit(live_site: str, _browser_thread: tuple[ThreadPoolExecutor, Any]) -> Ca
         page, faults = context.new_page(), []
         page.on("request", lambda r: None if r.url.startswith((live_site, "data:", "blob:")) else faults.append(r.url))
         page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda line: faults.append(f"{page.url}: {line.text}") if _BLOCKED in line.text else None)
         try:
             result = script(page)
         finally:

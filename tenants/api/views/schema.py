@@ -8,7 +8,7 @@ from django.urls import get_script_prefix
 from django.utils import translation
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import OpenApiJsonRenderer, OpenApiYamlRenderer
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -28,13 +28,14 @@ class SchemaView(SpectacularAPIView):
         return Response(_document(urlconf) | {"servers": [server]})
 
 
-class DocsView(SpectacularSwaggerView):
+class DocsView(SpectacularSwaggerSplitView):
     """The document as a page to read and try, with nothing from other hosts."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
     throttle_classes = ()
     url_name = "api-schema"
+    template_name = "tenants/api_docs.html"
 
 
 @cache
