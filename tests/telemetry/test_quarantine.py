@@ -670,14 +670,146 @@ def test_a_flood_of_unknowns_messages_is_counted(live_db: None, send: Send, sett
     assert SuppressedUnroutedMessages.objects.get(source=f"{segment}/{uuid}").count == 6
 
 
-def quarantine(tenant: Any, count: int, *, days: float = 0.0, reason: str = "malformed", size: int = 10) -> None:
+def large_messages(device: Registered, count: int, size: int = 30_000, first: int = 0) -> list[tuple[str, bytes]]:
+    return [(topic(device), b"{%d" % number + b"x" * size) for number in range(first, first + count)]
+
+
+def test_no_number_of_devices_uses_up_the_room_of_another(own: Any, register: Any, send: Send, settings: Any) -> None:
+    settings.QUARANTINE_MEGABYTES = 1
+    hostile, honest = [register(tenant=own) for _ in range(12)], register(tenant=own)
+    for device in hostile:
+        send(*large_messages(device, 5))
+    for device in hostile:
+        send(*malformed_messages(device, 20))
+    assert 0 < quarantined_of(hostile[-1]) < 20, "half of the day's bytes are used up"
+    for number in range(2):
+        send((topic(honest), b"{%d" % number))
+    assert quarantined_of(honest) == 2
+    assert totals(own) == {"received": 302, "quarantined": 302}
+    assert sum(counted(own).values()) == 302 - kept(own)["malformed"]
+    with schema_context(own.schema_name), connection.cursor() as cursor:
+        cursor.execute("SELECT sum(octet_length(payload)) FROM telemetry_quarantined")
+        assert cursor.fetchone()[0] < 2**19
+
+
+def test_a_source_has_one_room_for_all_reasons(own: Any, register: Any, send: Send, settings: Any) -> None:
+    settings.QUARANTINE_MEGABYTES = 1
+    device = register(tenant=own)
+    forms = [
+        "telemetry/x/{}/a/b",
+        "telemetry/x/{}/a",
+        f"telemetry/{own.slug}/{{}}/toaster",
+        f"telemetry/{own.slug}/{{}}/",
+    ]
+    for number, form in enumerate(forms):
+        payload = v1(device, {"temp": number}, padding="x" * 45_000)
+        send((form.format(device.uuid), payload), (form.format(device.uuid), payload.replace(b"xx", b"yy", 1)))
+    assert sum(kept(own).values()) == 2
+    assert totals(own) == {"received": 8, "quarantined": 8}
+
+
+def test_a_listener_that_starts_anew_knows_the_room_that_is_used(
+    own: Any, register: Any, send: Send, settings: Any
+) -> None:
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
+    from telemetry.services.pipeline.results import Incoming
+
+    settings.QUARANTINE_MEGABYTES = 1
+    device = register(tenant=own)
+    send(*large_messages(device, 3))
+    assert (kept(own), counted(own)) == ({"malformed": 3}, {})
+    another = build_pipeline()
+    try:
+        another.process([Incoming(t, p, datetime.now(UTC)) for t, p in large_messages(device, 2, first=10)])
+    finally:
+        another.close()
+    assert kept(own) == {"malformed": 3}
+    assert counted(own) == {("malformed", device.device.pk, ""): 2}
+
+
+def test_a_listener_that_starts_anew_knows_what_staff_have(live_db: None, send: Send, settings: Any) -> None:
+    from telemetry.services.ingest.batch_pipeline import build_pipeline
+    from telemetry.services.pipeline.results import Incoming
+    from tenants.models import SuppressedUnroutedMessages, UnroutedMessage
+
+    UnroutedMessage.objects.all().delete()
+    SuppressedUnroutedMessages.objects.all().delete()
+    settings.QUARANTINE_SOURCE_MESSAGES = 3
+    forms = ["device", "a/b", "telemetry/x/{}/y/z", "//"]
+    uuid = uuid4()
+    messages = [(form.format(uuid), b"%d" % number) for form in forms for number in range(3)]
+    send(*messages)
+    assert UnroutedMessage.objects.count() == len(messages)
+    another = build_pipeline()
+    try:
+        another.process([Incoming(t, p + b"again", datetime.now(UTC)) for t, p in messages])
+    finally:
+        another.close()
+    assert UnroutedMessage.objects.count() == len(messages)
+    assert {row.source: row.count for row in SuppressedUnroutedMessages.objects.all()} == {
+        "-": 3, "b": 3, f"x/{uuid}": 3, "/": 3,
+    }  # fmt: skip
+
+
+def quarantined_of(device: Registered) -> int:
+    from telemetry.models import Quarantined
+
+    with schema_context(device.tenant.schema_name):
+        return Quarantined.objects.filter(device=device.device).count()
+
+
+def test_a_quarantine_that_is_too_large_loses_the_largest_sources_rows(
+    own: Any, register: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from telemetry.services.retention import quarantine as quarantine_retention
+
+    monkeypatch.setattr(quarantine_retention, "_ROWS", 2)
+    settings.QUARANTINE_MEGABYTES = 1
+    first, second, honest = (register(tenant=own) for _ in range(3))
+    quarantine(own, 20, days=9, size=1000, device=honest.device)
+    quarantine(own, 3, days=5, size=2**17, device=second.device)
+    quarantine(own, 9, days=1, size=2**17, device=first.device)
+    with schema_context(own.schema_name):
+        deleted = quarantine_retention.apply_retention()["too much"]
+    assert quarantined_of(honest) == 20, "the oldest, of the smallest source"
+    assert (quarantined_of(first), quarantined_of(second), deleted) == (4, 3, 5)
+    quarantine(own, 2, size=2**17, device=second.device)
+    with schema_context(own.schema_name):
+        quarantine_retention.apply_retention()
+    assert (quarantined_of(first), quarantined_of(second)) in ((3, 4), (4, 3)), "the two share what is left"
+    assert quarantined_of(honest) == 20
+
+
+def test_staff_lose_the_largest_sources_rows_first(live_db: None, settings: Any) -> None:
+    from telemetry.services.retention import quarantine as quarantine_retention
+    from tenants.models import UnroutedMessage
+
+    UnroutedMessage.objects.all().delete()
+    settings.QUARANTINE_MEGABYTES = 1
+    now = datetime.now(UTC)
+    for source, count, days in (("flood", 12, 1), ("other", 2, 5)):
+        for number in range(count):
+            at = now - timedelta(days=days, seconds=-number)
+            UnroutedMessage.objects.create(
+                fingerprint=uuid4(), reason="malformed", detail="", topic=f"telemetry/{source}/x/{number}",
+                payload=os.urandom(2**17), first_received_at=at, last_received_at=at,
+            )  # fmt: skip
+    quarantine_retention.apply_unrouted_retention()
+    assert UnroutedMessage.objects.filter(topic__contains="other").count() == 2
+    assert UnroutedMessage.objects.filter(topic__contains="flood").count() == 5
+    UnroutedMessage.objects.all().delete()
+
+
+def quarantine(
+    tenant: Any, count: int, *, days: float = 0.0, reason: str = "malformed", size: int = 10, device: Any = None
+) -> None:
     from telemetry.models import Quarantined
 
     now = datetime.now(UTC)
     with schema_context(tenant.schema_name):
         Quarantined.objects.bulk_create(
             Quarantined(
-                fingerprint=uuid4(), reason=reason, detail="", topic="t", payload=os.urandom(size),
+                fingerprint=uuid4(), reason=reason, detail="", topic="t", payload=os.urandom(size), device=device,
                 first_received_at=now - timedelta(days=days), last_received_at=now - timedelta(days=days, seconds=-n),
             )
             for n in range(count)

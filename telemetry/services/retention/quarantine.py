@@ -1,6 +1,8 @@
-"""Retention of the quarantine by age and size: it deletes the oldest rows first, in batches.
+"""Retention of the quarantine by age and size, in batches.
 
-Deferred messages wait for their key and are never deleted; messages over a quota are deleted last.
+A quarantine that is too large loses the oldest rows of the source with the most bytes, until the next source has as
+many, and so on: a source that floods displaces only its own rows. Deferred messages wait for their key and
+are never deleted; messages over a quota are deleted last.
 """
 
 import time as clock
@@ -8,34 +10,52 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 from django_tenants.utils import schema_context
 
 from telemetry.models.quarantine import DEFERRED, DELETED_LAST
+from telemetry.services.storage.suppression import ROW_BYTES, TOPIC_SOURCE
+from tenants.infrastructure.chunks import chunks
 
 _ROWS = 2000
 _SECONDS = 120.0
 _NEVER_BEFORE = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_LIMIT = 2**62
-# The approximate size of a row beside its texts, with the indexes.
-_ROW_BYTES = 250
+# The most rows that a run deletes because of the size; the next run deletes more.
+_MOST_EXCESS = 200_000
 
-_SIZE = f"pg_column_size(payload) + pg_column_size(topic) + pg_column_size(detail) + {_ROW_BYTES}"
+_SIZE = f"pg_column_size(payload) + pg_column_size(topic) + pg_column_size(detail) + {ROW_BYTES}"
 _DELETE_OLD = (
     "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE last_received_at < %s"
     " AND reason <> ALL(%s) ORDER BY last_received_at LIMIT %s)"
 )
-_DELETE_OLDEST = (
-    "WITH oldest AS (SELECT id, {size} AS size, last_received_at FROM {table} WHERE {which}"
-    " ORDER BY last_received_at, id LIMIT %s),"
-    " summed AS (SELECT id, size, sum(size) OVER (ORDER BY last_received_at, id) - size AS before FROM oldest),"
-    " gone AS (DELETE FROM {table} WHERE id IN (SELECT id FROM summed WHERE before < %s) RETURNING {size} AS size)"
-    " SELECT count(*), coalesce(sum(size), 0) FROM gone"
+# `depth` are the bytes of a row's source from its newest row to this one: the deepest rows first are the oldest of the
+# largest sources, each down to the level of the next.
+_EXCESS = (
+    "WITH sized AS (SELECT id, last_received_at, {source} AS source, {size} AS size FROM {table} WHERE {which}),"
+    " deep AS (SELECT id, size, sum(size) OVER (PARTITION BY source ORDER BY last_received_at DESC, id DESC) AS depth"
+    " FROM sized),"
+    " summed AS (SELECT id, size, sum(size) OVER (ORDER BY depth DESC, id) - size AS before FROM deep)"
+    " SELECT id, size FROM summed WHERE before < %s ORDER BY before LIMIT %s"
 )
+_DELETE = "DELETE FROM {table} WHERE id = ANY(%s)"
 _DELETE_ORDER = (
     ("reason <> ALL(%s)", sorted(DEFERRED | DELETED_LAST)),
     ("reason = ANY(%s)", sorted(DELETED_LAST)),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """Names of tables, and the SQL of the source of a message."""
+
+    messages: str
+    suppressed: str
+    source: str
+
+
+_TENANT = _Tables("telemetry_quarantined", "telemetry_quarantineflood", "coalesce(device_id, 0)")
+_UNROUTED = _Tables("tenants_unroutedmessage", "tenants_unroutedflood", TOPIC_SOURCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +77,24 @@ def quarantine_limits(now: datetime) -> QuarantineLimits:
 
 def apply_retention(*, now: datetime | None = None, seconds: float = _SECONDS) -> dict[str, int]:
     """Delete the rows of the current tenant's quarantine that are over the age or size limit; return the numbers."""
-    return _apply("telemetry_quarantined", "telemetry_quarantineflood", now or datetime.now(UTC), seconds)
+    return _apply(_TENANT, now or datetime.now(UTC), seconds)
 
 
 def apply_unrouted_retention(*, now: datetime | None = None, seconds: float = _SECONDS) -> dict[str, int]:
     """Delete the unrouted messages that are over the age or size limit; return the numbers."""
     with schema_context("public"):
-        return _apply("tenants_unroutedmessage", "tenants_unroutedflood", now or datetime.now(UTC), seconds)
+        return _apply(_UNROUTED, now or datetime.now(UTC), seconds)
 
 
-def _apply(table: str, suppressed: str, now: datetime, seconds: float) -> dict[str, int]:
+def _apply(tables: _Tables, now: datetime, seconds: float) -> dict[str, int]:
     deadline = clock.monotonic() + seconds
     wanted = quarantine_limits(now)
     done = {
-        "old": _delete_old(table, wanted.before, deadline),
-        "too much": _delete_excess(table, wanted.size, deadline),
+        "old": _delete_old(tables.messages, wanted.before, deadline),
+        "too much": _delete_excess(tables, wanted.size, deadline),
     }
     with connection.cursor() as cursor:
-        cursor.execute(f"DELETE FROM {suppressed} WHERE day < %s", [wanted.before.date()])  # noqa: S608 (our own names)
+        cursor.execute(f"DELETE FROM {tables.suppressed} WHERE day < %s", [wanted.before.date()])  # noqa: S608 (our own names)
     return done
 
 
@@ -89,8 +109,9 @@ def _delete_old(table: str, before: datetime, deadline: float) -> int:
     return deleted
 
 
-def _delete_excess(table: str, most: int, deadline: float) -> int:
-    """Delete the oldest rows until the rest fits. PostgreSQL reuses the space."""
+def _delete_excess(tables: _Tables, most: int, deadline: float) -> int:
+    """Delete the oldest rows of the largest sources until the rest fits. PostgreSQL reuses the space."""
+    table = tables.messages
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_total_relation_size(%s)", [table])
         if cursor.fetchone()[0] <= most:
@@ -99,13 +120,21 @@ def _delete_excess(table: str, most: int, deadline: float) -> int:
         over = int(cursor.fetchone()[0]) - most
     deleted = 0
     for which, reasons in _DELETE_ORDER:
-        statement = _DELETE_OLDEST.format(table=table, size=_SIZE, which=which)
-        while over > 0 and clock.monotonic() < deadline:
-            with transaction.atomic(), connection.cursor() as cursor:
-                cursor.execute(statement, [reasons, _ROWS, over])
-                count, size = cursor.fetchone()
-            if not count:
-                break
-            deleted += count
-            over -= int(size)
+        for chunk in chunks(_excess(tables, which, reasons, over), _ROWS):
+            if clock.monotonic() >= deadline:
+                return deleted
+            with connection.cursor() as cursor:
+                cursor.execute(_DELETE.format(table=table), [[pk for pk, _ in chunk]])
+            deleted += len(chunk)
+            over -= sum(size for _, size in chunk)
     return deleted
+
+
+def _excess(tables: _Tables, which: str, reasons: list[str], over: int) -> list[tuple[int, int]]:
+    """Return the rows (id, size) to delete so that `over` bytes become free, as far as these reasons have them."""
+    if over <= 0:
+        return []
+    statement = _EXCESS.format(table=tables.messages, source=tables.source, size=_SIZE, which=which)
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [reasons, over, _MOST_EXCESS])
+        return [(pk, int(size)) for pk, size in cursor.fetchall()]

@@ -1,13 +1,17 @@
-"""Suppression: beyond a daily number, one source's refused messages are counted instead of kept.
+"""Suppression: beyond its share of a day, one source's refused messages are counted instead of kept.
 
-Each process counts for itself, beginning with the counts in the tables, so that each of several listeners may keep
-the number once for a new source. A repeated message is always counted in its own row.
+A source has a number of messages for each reason, and a part of the day's bytes. Half of the bytes are open to all
+sources; of the other half each has a small part of its own, so that no source can use up the room of another.
+
+Each process counts for itself, beginning with what the tables have of the day, so that each of several listeners may
+keep a share once. A repeated message is always counted in its own row.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from typing import Any, NamedTuple
 
 import psycopg
@@ -23,8 +27,14 @@ UNROUTED = ""
 # All sources that are not devices of the tenant together may have this many times the share of one source: UUIDs are
 # easily made up.
 _UNREGISTERED_SHARE = 10
-# One source may fill this part of the whole quarantine on a day.
-_BYTES_PART = 10
+# One source may fill this part of the whole quarantine on a day, and all sources together all of it.
+_SOURCE_PART = 10
+# Once half of it is filled, a source may fill this part only.
+_RESERVED_PART = 1000
+# The approximate size of a row beside its texts, with the indexes.
+ROW_BYTES = 250
+# So many rows of the day are read by a listener that starts.
+_LOADED_ROWS = 100_000
 _RECENT = 20_000
 _SOURCE_LENGTH = 120
 
@@ -32,6 +42,23 @@ _SUPPRESSED = per_schema(
     "SELECT reason, device_id, source FROM {flood} WHERE day = $1", flood="telemetry_quarantineflood"
 )
 _SUPPRESSED_UNROUTED = b"SELECT reason, NULL::bigint, source FROM public.tenants_unroutedflood WHERE day = $1"
+# As `source_of` a topic.
+TOPIC_SOURCE = f"coalesce(nullif(left(substring(topic from '^[^/]*/([^/]*(?:/[^/]*)?)'), {_SOURCE_LENGTH}), ''), '-')"
+# Sizes as `_size_of` counts them; they are read without the values.
+_TODAY = (
+    f"SELECT *, octet_length(payload) + octet_length(topic) + octet_length(detail) + {ROW_BYTES} AS size"  # noqa: S608
+    " FROM {quarantined} WHERE last_received_at >= $1 AND first_received_at >= $1"
+    f" ORDER BY last_received_at DESC LIMIT {_LOADED_ROWS}"
+)
+_USED = per_schema(
+    f"SELECT reason, device_id, CASE WHEN device_id IS NULL THEN {TOPIC_SOURCE} ELSE '' END, count(*),"  # noqa: S608
+    f" sum(size)::bigint FROM ({_TODAY}) AS today GROUP BY 1, 2, 3",
+    quarantined="telemetry_quarantined",
+)
+_USED_UNROUTED = (
+    f"SELECT reason, NULL::bigint, {TOPIC_SOURCE}, count(*), sum(size)::bigint"  # noqa: S608
+    f" FROM ({_TODAY.format(quarantined='public.tenants_unroutedmessage')}) AS today GROUP BY 1, 3"
+).encode()
 _UPDATE = (
     " ON CONFLICT ({key}) DO UPDATE SET times = f.times + EXCLUDED.times, detail = EXCLUDED.detail,"
     " last_received_at = greatest(f.last_received_at, EXCLUDED.last_received_at)"
@@ -76,11 +103,36 @@ class QuarantineRow(NamedTuple):
 
 @dataclass(slots=True)
 class _DayUsage:
-    """What a tenant's sources have used of a day; `suppressed` are those that have used it up."""
+    """What a tenant's sources have used of a day; `suppressed` are those that have used it up.
+
+    `sizes` are the bytes of each source (device, or source of the topic), `size` those of all.
+    """
 
     day: date
     suppressed: set[SuppressionKey]
-    used: dict[SuppressionKey, tuple[int, int]] = field(default_factory=dict)  # messages, bytes
+    messages: Counter[SuppressionKey] = field(default_factory=Counter)
+    sizes: Counter[tuple[int | None, str]] = field(default_factory=Counter)
+    size: int = 0
+
+    def add(self, key: SuppressionKey, messages: int, size: int) -> None:
+        """Add messages of a source, of `size` bytes in total; negative numbers undo it."""
+        self.messages[key] += messages
+        if key.device_id is None:
+            self.messages[_unregistered(key.reason)] += messages
+        self.sizes[key.device_id, key.source] += size
+        self.size += size
+
+    def has_room(self, key: SuppressionKey, size: int) -> bool:
+        """Return whether the source may store so many bytes more."""
+        limit = settings.QUARANTINE_MEGABYTES * 2**20
+        if not limit:
+            return True
+        of_source, of_all = self.sizes[key.device_id, key.source] + size, self.size + size
+        if of_source > limit // _SOURCE_PART or of_all > limit:
+            return False
+        # Sources that are not devices have nothing of their own, because they are easily made up.
+        reserved = limit // _RESERVED_PART if key.device_id is not None else 0
+        return of_all <= limit // 2 or of_source <= reserved
 
 
 class QuarantineSuppressor:
@@ -90,19 +142,19 @@ class QuarantineSuppressor:
         self._days: dict[str, _DayUsage] = {}
         # Kept lately: when they are received again, they are counted in their own rows.
         self._recent: dict[tuple[str, bytes], None] = {}
-        # Of the transaction: the messages that are kept, and what the sources had used before.
+        # Of the transaction: the messages that are kept, and what they added to the use of the day.
         self._pending: list[tuple[str, bytes]] = []
-        self._before: list[tuple[_DayUsage, SuppressionKey, tuple[int, int]]] = []
+        self._added: list[tuple[_DayUsage, SuppressionKey, int]] = []
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Make the splits inside the block final when it ends, and undo them when it raises."""
-        self._pending, self._before = [], []
+        self._pending, self._added = [], []
         try:
             yield
         except BaseException:
-            for usage, key, used in reversed(self._before):
-                usage.used[key] = used
+            for usage, key, size in self._added:
+                usage.add(key, -1, -size)
             raise
         self._recent.update(dict.fromkeys(self._pending))
         for _ in range(len(self._recent) - _RECENT):
@@ -114,7 +166,12 @@ class QuarantineSuppressor:
         usage = self._days.get(schema)
         if settings.QUARANTINE_SOURCE_MESSAGES and (usage is None or usage.day != today):
             query = _SUPPRESSED(schema) if schema != UNROUTED else _SUPPRESSED_UNROUTED
-            self._days[schema] = _DayUsage(today, {SuppressionKey(*row) for row in run(connection, query, [today])})
+            usage = _DayUsage(today, {SuppressionKey(*row) for row in run(connection, query, [today])})
+            query = _USED(schema) if schema != UNROUTED else _USED_UNROUTED
+            for reason, device_id, source, messages, size in run(connection, query, [_beginning_of(today)]):
+                if reason not in ALWAYS_STORED:
+                    usage.add(SuppressionKey(reason, device_id, source), messages, size)
+            self._days[schema] = usage
 
     def split(
         self, schema: str, rows: Iterable[QuarantineRow]
@@ -138,26 +195,18 @@ class QuarantineSuppressor:
     def _suppressed_as(self, schema: str, usage: _DayUsage, row: QuarantineRow) -> SuppressionKey | None:
         """Return the key under which the row is counted; None: the row is kept, and counts for its source."""
         own = SuppressionKey(row.reason, row.device_id, "" if row.device_id is not None else source_of(row.topic))
-        unregistered = None if row.device_id is not None else SuppressionKey(row.reason, None, "")
-        if unregistered is not None and self._is_used_up(usage, unregistered, row, _UNREGISTERED_SHARE):
-            return unregistered
-        if self._is_used_up(usage, own, row, 1):
+        size = _size_of(row)
+        if row.device_id is None and self._is_used_up(usage, _unregistered(row.reason), _UNREGISTERED_SHARE):
+            return _unregistered(row.reason)
+        if self._is_used_up(usage, own, 1) or not usage.has_room(own, size):
             return own
-        for key in (own, unregistered):
-            if key is not None:
-                messages, size = used = usage.used.get(key, (0, 0))
-                self._before.append((usage, key, used))
-                usage.used[key] = messages + 1, size + len(row.payload)
+        usage.add(own, 1, size)
+        self._added.append((usage, own, size))
         self._pending.append((schema, row.name))
         return None
 
-    def _is_used_up(self, usage: _DayUsage, key: SuppressionKey, row: QuarantineRow, share: int) -> bool:
-        if key in usage.suppressed:
-            return True
-        messages, size = usage.used.get(key, (0, 0))
-        max_bytes = settings.QUARANTINE_MEGABYTES * 2**20 // _BYTES_PART
-        too_large = bool(max_bytes) and size + len(row.payload) > max_bytes * min(share, _BYTES_PART // 2)
-        return too_large or messages >= settings.QUARANTINE_SOURCE_MESSAGES * share
+    def _is_used_up(self, usage: _DayUsage, key: SuppressionKey, shares: int) -> bool:
+        return key in usage.suppressed or usage.messages[key] >= settings.QUARANTINE_SOURCE_MESSAGES * shares
 
     def write_counts(
         self, connection: psycopg.Connection, schema: str, suppressed: dict[SuppressionKey, list[QuarantineRow]]
@@ -178,8 +227,21 @@ class QuarantineSuppressor:
 
 
 def source_of(topic: str) -> str:
-    """Return the source that a topic names where no device is known: its second and third level."""
-    return "/".join(topic.split("/", 3)[1:3])[:_SOURCE_LENGTH]
+    """Return the source that a topic names where no device is known: its second and third level, or a hyphen."""
+    return "/".join(topic.split("/", 3)[1:3])[:_SOURCE_LENGTH] or "-"
+
+
+def _unregistered(reason: str) -> SuppressionKey:
+    """Return the key of all sources together that are not devices."""
+    return SuppressionKey(reason, None, "")
+
+
+def _size_of(row: QuarantineRow) -> int:
+    return len(row.payload) + len(row.topic.encode()) + len(row.detail.encode()) + ROW_BYTES
+
+
+def _beginning_of(day: date) -> datetime:
+    return datetime.combine(day, time.min, UTC)
 
 
 def _sums(suppressed: dict[SuppressionKey, list[QuarantineRow]]) -> Iterator[tuple[str, int, str, int, str, int]]:
