@@ -1,17 +1,19 @@
-"""The middleware that sets a request's client address, and its tenant by host name or the prefix `/t/{slug}/`."""
+"""The middleware that sets a request's client address, its tenant (by host name or `/t/{slug}/`), and connections."""
 
 import re
+import time
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost, MiddlewareNotUsed
+from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import set_script_prefix
 from django.utils import translation
-from django.utils.decorators import sync_and_async_middleware
+from django.utils.decorators import sync_and_async_middleware, sync_only_middleware
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django_tenants.middleware.main import TenantMainMiddleware
@@ -20,7 +22,8 @@ from django_tenants.utils import get_public_schema_name, get_tenant_domain_model
 from .api.errors import body, is_for_api
 from .api.views.health import healthz, metrics, readyz
 from .infrastructure.client_address import client_address, comes_from_proxy
-from .infrastructure.database import enter_schema_of, leave_schema
+from .infrastructure.connection_shares import ConnectionShares
+from .infrastructure.database import current_schema, enter_schema_of, leave_schema
 from .infrastructure.password_hashing import HashingBusy
 from .models import SLUG_PATTERN, Tenant
 
@@ -28,6 +31,8 @@ _PREFIX = re.compile(r"^/t/(?P<slug>[^/]+)(?P<rest>/.*)?$")
 _SLUG = re.compile(SLUG_PATTERN)
 # Handled here, because monitoring uses any host name, also while the database is unavailable.
 _PROBES = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
+# Seconds until a request is repeated that found no slot.
+_RETRY_SECONDS = 3
 _CODES = {404: "not_found", 503: "unavailable"}
 _REFUSALS = {
     404: _("There is no tenant %(slug)r here."),
@@ -64,6 +69,44 @@ def trust_proxies(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpR
         return get_response(request)
 
     return answer
+
+
+@sync_only_middleware
+def share_connections(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Bound the pooled connections that the requests of one tenant, or of the public site, use at a time.
+
+    Requests beyond the share wait without a connection, then receive 503 with Retry-After. A tenant whose requests wait
+    for locks in vain has one slot for a while. Without a pool nothing is shared.
+    """
+    if "pool" not in connection.settings_dict["OPTIONS"]:
+        raise MiddlewareNotUsed
+    shares = ConnectionShares(int(settings.DATABASE_POOL_SIZE * settings.DATABASE_TENANT_SHARE))
+
+    def answer(request: HttpRequest) -> Any:
+        schema, began = current_schema(), time.monotonic()
+        with shares.slot(schema, before_waiting=connection.close) as has_slot:
+            if not has_slot:
+                return _too_many(request)
+            response = get_response(request)
+        if response.status_code == 503 and time.monotonic() - began >= settings.DATABASE_LOCK_SECONDS:
+            shares.strain(schema)
+        return response
+
+    return answer
+
+
+def _too_many(request: HttpRequest) -> HttpResponse:
+    with translation.override(translation.get_language_from_request(request)):
+        text = gettext("Too many requests of this tenant are in progress. Try again in a few seconds.")
+    answer = _text_answer(request, 503, text)
+    answer["Retry-After"] = str(_RETRY_SECONDS)
+    return answer
+
+
+def _text_answer(request: HttpRequest, status: int, text: Any) -> HttpResponse:
+    if is_for_api(request):
+        return JsonResponse(body(status, _CODES[status], text), status=status)
+    return HttpResponse(text, status=status, content_type="text/plain; charset=utf-8")
 
 
 class TenantMiddleware(TenantMainMiddleware):
@@ -140,6 +183,4 @@ class TenantMiddleware(TenantMainMiddleware):
             return render(request, "tenants/unavailable.html", {"slug": slug, "status": status}, status=status)
 
     def _answer(self, request: HttpRequest, status: int, text: str) -> HttpResponse:
-        if is_for_api(request):
-            return JsonResponse(body(status, _CODES[status], text), status=status)
-        return HttpResponse(text, status=status, content_type="text/plain")
+        return _text_answer(request, status, text)

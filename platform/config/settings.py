@@ -66,6 +66,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "tenants.middleware.TenantMiddleware",
+    "tenants.middleware.share_connections",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -99,15 +100,29 @@ WSGI_APPLICATION = "config.wsgi.application"
 environment.required(env, "DATABASE_URL", "for example postgres://user:password@host:5432/gwanje.")
 _database = env.db_url("DATABASE_URL", engine="django_tenants.postgresql_backend")
 _database["OPTIONS"] = {**_database.get("OPTIONS", {}), "connect_timeout": 5}
+# Of the web server's pool: the most connections, the share of them that the requests of one tenant may use at a time,
+# and the seconds that a statement may wait for a lock, and may take.
+DATABASE_POOL_SIZE: int = env.int("DATABASE_POOL_SIZE", default=8)
+DATABASE_TENANT_SHARE: float = env.float("DATABASE_TENANT_SHARE", default=0.5)
+DATABASE_LOCK_SECONDS: float = env.float("DATABASE_LOCK_SECONDS", default=3.0)
+DATABASE_STATEMENT_SECONDS: float = env.float("DATABASE_STATEMENT_SECONDS", default=60.0)
 if env.bool("DATABASE_POOL", default=False):
     # For the web server only: a pool does not survive the worker's fork. A returned connection has the search path
     # of the public schema.
     from .pool import reset_search_path
 
     _database["CONN_MAX_AGE"] = 0
+    _database["CONN_HEALTH_CHECKS"] = True  # a connection that broke in the pool is replaced when it is taken
+    _database["OPTIONS"]["options"] = " ".join(
+        [
+            *filter(None, [_database["OPTIONS"].get("options")]),
+            f"-c lock_timeout={int(1000 * DATABASE_LOCK_SECONDS)}",
+            f"-c statement_timeout={int(1000 * DATABASE_STATEMENT_SECONDS)}",
+        ]
+    )
     _database["OPTIONS"]["pool"] = {
         "min_size": 1,
-        "max_size": env.int("DATABASE_POOL_SIZE", default=8),
+        "max_size": DATABASE_POOL_SIZE,
         "timeout": 10,
         "reset": reset_search_path,
     }

@@ -145,7 +145,7 @@ def test_the_probes_say_what_answers_and_name_no_address(db: None, tenant_a: Any
     assert client.get("/healthz", headers={"Host": "10.0.0.7:8000"}).json() == {"status": "ok"}
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ok")
-    assert ready.json()["parts"].keys() == {"postgresql", "redis", "vault"}
+    assert ready.json()["parts"].keys() == {"postgresql", "connections", "migrations", "redis", "vault"}
     settings.VAULT_ADDR = "http://127.0.0.1:9"
     degraded = client.get("/readyz")
     assert (degraded.status_code, degraded.json()["status"]) == (200, "degraded")
@@ -212,3 +212,37 @@ def test_a_member_who_is_made_inactive_is_let_in_no_more(api: Api, tenant_a: Any
     user.is_active = False
     user.save()
     assert leaver.get("devices/").status_code == 401
+
+
+def test_without_a_migration_the_process_is_not_ready(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tenants.api.views import health
+
+    client = Client()
+    on_disk = health._migrations_on_disk()
+    assert len(on_disk) > 50
+    monkeypatch.setattr(health, "_migrated_until", 0.0)
+    monkeypatch.setattr(health, "_migrations_on_disk", lambda: on_disk | {("tenants", "9999_of_tomorrow")})
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["parts"]["migrations"]) == (503, {"ok": False, "needed": True})
+    assert "9999" not in answer.content.decode()
+    monkeypatch.setattr(health, "_migrations_on_disk", lambda: on_disk)
+    assert client.get("/readyz").status_code == 200
+    monkeypatch.setattr(health, "_migrations_on_disk", frozenset)
+    assert health._migrated_until > 0, "the files are not compared again at each request"
+
+
+def test_while_requests_wait_for_all_connections_the_process_is_not_ready(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tenants.api.views import health
+
+    stats = {"pool_max": 8, "pool_size": 8}
+
+    class Pool:
+        def get_stats(self) -> dict[str, int]:
+            return stats
+
+    monkeypatch.setattr(health, "_pool", Pool)
+    for free, waiting, status in ((0, 8, 503), (0, 3, 200), (5, 0, 200)):
+        stats |= {"pool_available": free, "requests_waiting": waiting}
+        assert Client().get("/readyz").status_code == status

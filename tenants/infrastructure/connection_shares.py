@@ -1,0 +1,75 @@
+"""Shares of a process's pooled connections: a tenant whose requests wait for locked tables leaves some to the others.
+
+A request without a slot waits for one without a connection, and is refused when none becomes free in time.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+# After a request that waited for a lock in vain, its tenant has one slot for so long.
+STRAINED_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class _Share:
+    used: int = 0
+    waiting: int = 0
+    strained_until: float = 0.0
+
+
+class ConnectionShares:
+    """The slots of each schema: how many of its requests may use a connection at a time. Thread-safe."""
+
+    def __init__(self, slots: int, *, patience: float = 2.0) -> None:
+        """A request waits up to `patience` seconds for a slot; as many as four times the slots may wait."""
+        self._slots = max(1, slots)
+        self._patience = patience
+        self._shares: dict[str, _Share] = {}
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def slot(self, schema: str, before_waiting: Callable[[], None]) -> Iterator[bool]:
+        """Yield whether the request has a slot, until the end of the block.
+
+        `before_waiting` is called when there is none at once: it must return the connection of this thread.
+        """
+        has_slot = self._take(schema, 0.0)
+        if not has_slot:
+            before_waiting()
+            has_slot = self._take(schema, self._patience)
+        try:
+            yield has_slot
+        finally:
+            if has_slot:
+                with self._changed:
+                    self._shares[schema].used -= 1
+                    self._forget_unused(schema)
+                    self._changed.notify_all()
+
+    def strain(self, schema: str) -> None:
+        """Leave the schema one slot for a while: its requests wait for something that others do not need."""
+        with self._changed:
+            self._shares.setdefault(schema, _Share()).strained_until = time.monotonic() + STRAINED_SECONDS
+
+    def _take(self, schema: str, patience: float) -> bool:
+        with self._changed:
+            share = self._shares.setdefault(schema, _Share())
+            if patience and share.waiting >= 4 * self._slots:
+                return False
+            share.waiting += 1
+            has_slot = self._changed.wait_for(lambda: share.used < self._limit_of(share), patience)
+            share.waiting -= 1
+            share.used += has_slot
+            self._forget_unused(schema)
+            return has_slot
+
+    def _limit_of(self, share: _Share) -> int:
+        return 1 if time.monotonic() < share.strained_until else self._slots
+
+    def _forget_unused(self, schema: str) -> None:
+        share = self._shares[schema]
+        if not share.used and not share.waiting and time.monotonic() >= share.strained_until:
+            del self._shares[schema]

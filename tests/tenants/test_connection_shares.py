@@ -1,0 +1,72 @@
+"""Shares of a process's connections: bounded for each tenant, and small for one whose requests wait in vain."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from tenants.infrastructure import connection_shares
+from tenants.infrastructure.connection_shares import ConnectionShares
+from tests.processes import wait_until
+
+
+@contextmanager
+def taken(shares: ConnectionShares, schema: str, count: int) -> Iterator[list[bool]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(shares.slot(schema, lambda: None)) for _ in range(count)]
+
+
+def test_a_tenant_has_its_slots_and_the_others_theirs() -> None:
+    shares = ConnectionShares(2, patience=0.01)
+    returned: list[str] = []
+    with taken(shares, "t_one", 2) as granted:
+        assert granted == [True, True]
+        with shares.slot("t_one", lambda: returned.append("connection")) as has_slot:
+            assert not has_slot
+        assert returned == ["connection"], "it waits without one"
+        with taken(shares, "t_two", 2) as others:
+            assert others == [True, True]
+    with taken(shares, "t_one", 2) as granted:
+        assert granted == [True, True]
+    assert not shares._shares, "what nobody uses is forgotten"
+
+
+def test_a_waiting_request_takes_the_slot_that_becomes_free() -> None:
+    shares = ConnectionShares(1, patience=30)
+    granted: list[bool] = []
+
+    def wait() -> None:
+        with shares.slot("t_one", lambda: None) as has_slot:
+            granted.append(has_slot)
+
+    with taken(shares, "t_one", 1):
+        threads = [threading.Thread(target=wait) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: shares._shares["t_one"].waiting == 4, 10, "they do not wait")
+        with shares.slot("t_one", lambda: None) as has_slot:
+            assert not has_slot, "no more may wait"
+    for thread in threads:
+        thread.join(10)
+    assert granted == [True] * 4
+    assert not shares._shares
+
+
+def test_a_strained_tenant_has_one_slot_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = ConnectionShares(4, patience=0.01)
+    shares.strain("t_one")
+    with taken(shares, "t_one", 3) as granted, taken(shares, "t_two", 3) as others:
+        assert granted == [True, False, False]
+        assert others == [True] * 3
+    monkeypatch.setattr(connection_shares, "STRAINED_SECONDS", 0.0)
+    shares.strain("t_one")
+    with taken(shares, "t_one", 3) as granted:
+        assert granted == [True] * 3
+
+
+def test_a_request_that_raises_returns_its_slot() -> None:
+    shares = ConnectionShares(1, patience=0.01)
+    with pytest.raises(ValueError, match="broken"), shares.slot("t_one", lambda: None):
+        raise ValueError("broken")
+    assert not shares._shares
