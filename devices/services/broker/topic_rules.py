@@ -48,7 +48,7 @@ RULES = {
     ),
     Role.APP: Rules(publish=("client/request_state/{slug}/+",), subscribe=("client/state/{slug}/#",)),
     Role.PLATFORM: Rules(
-        publish=("client/state/#", "command/+/+/request"),
+        publish=("client/state/#", "command/+/+/request", "broker/probe/#"),
         subscribe=(
             "telemetry/#",
             "device/#",
@@ -56,6 +56,7 @@ RULES = {
             "client/request_state/#",
             "command/+/+/response",
             "broker/event/#",
+            "broker/probe/#",
         ),
         shared=True,
     ),

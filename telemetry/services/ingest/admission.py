@@ -8,6 +8,7 @@ from telemetry.services.lookups.routing import Route, Router
 from telemetry.services.pipeline import form
 from telemetry.services.pipeline.results import Incoming, LimitedItem
 
+from .broker_events import INTERNAL_PREFIX
 from .tenant_queues import TenantQueues
 
 
@@ -39,6 +40,9 @@ class Admission:
         return braked
 
     def _sort_one(self, message: Incoming, route: Route | None, queues: TenantQueues, braked: BrakedMessages) -> None:
+        if route is None and message.topic.startswith(INTERNAL_PREFIX):
+            queues.add(INTERNAL_PREFIX, 0, message)
+            return
         publisher = publisher_of(route)
         if self._refusals.is_braking and (exceeded := self._refusals.exceeded(publisher)) is not None:
             if route is None or route.spec is None:

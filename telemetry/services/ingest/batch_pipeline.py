@@ -22,6 +22,7 @@ from telemetry.services.storage.statements import EPOCH_MICROS
 from telemetry.services.storage.tenant_writer import TenantWriter
 from tenants.infrastructure.database import conninfo
 
+from . import queue_probe
 from .admission import Admission
 from .batch_preparation import BatchPreparer
 from .batch_writer import BatchWriter
@@ -228,7 +229,8 @@ class BatchPipeline:
         """Record newest values and presence of stored messages; then they may be acknowledged."""
         total.tenants = len(batch.groups)
         total.unrouted += len(batch.unrouted)
-        total.to_acknowledge += batch.broker_events
+        total.to_acknowledge += batch.internal
+        total.probes += [one.payload for one in batch.internal if one.topic.startswith(queue_probe.TOPIC_PREFIX)]
         total.to_acknowledge += [item.incoming for item in batch.unrouted]
         events: list[PresenceEvent] = []
         for result in results:

@@ -73,10 +73,10 @@ class BatchPreparer:
         `upgraded_devices`: those of the batch in flight, as in `validate`. `replayed`: as in `apply_limits`.
         """
         batch = PreparedBatch(upgraded_devices=set(upgraded_devices), replayed=replayed)
-        prefix = broker_events.PREFIX
-        batch.broker_events = [incoming for incoming in messages if incoming.topic.startswith(prefix)]
-        if batch.broker_events:
-            broker_events.apply(batch.broker_events, self._router.resolve)
+        prefix = broker_events.INTERNAL_PREFIX
+        batch.internal = [incoming for incoming in messages if incoming.topic.startswith(prefix)]
+        if batch.internal:
+            broker_events.apply(batch.internal, self._router.resolve)
             messages = [incoming for incoming in messages if not incoming.topic.startswith(prefix)]
         groups: dict[str, list[MessageResult]] = {}
         for item in self.validate(messages, batch.upgraded_devices):

@@ -18,7 +18,7 @@ class LockedMessage:
 class PreparedBatch:
     """Validated messages by tenant, on their way into PostgreSQL."""
 
-    broker_events: list[Incoming] = field(default_factory=list)  # nothing is stored of these
+    internal: list[Incoming] = field(default_factory=list)  # of the broker and the platform: not stored
     groups: dict[str, list[MessageResult]] = field(default_factory=dict)  # by schema, after the limits
     unrouted: list[RefusedItem] = field(default_factory=list)
     locked: dict[str, list[Incoming]] = field(default_factory=dict)  # by schema, of blocked tenants
@@ -34,7 +34,7 @@ class BatchResult:
     """The result of a batch's messages over all tenants; `unrouted` belong to none.
 
     `to_acknowledge` are safe; the others wait until their tenant's tables are free. `spilled` and `restored` count
-    messages into and out of the overflow.
+    messages into and out of the overflow. `probes` are the payloads of the listener's own messages.
     """
 
     stored: int = 0
@@ -46,3 +46,4 @@ class BatchResult:
     spilled: int = 0
     restored: int = 0
     to_acknowledge: list[Incoming] = field(default_factory=list)
+    probes: list[bytes] = field(default_factory=list)

@@ -17,14 +17,17 @@ from telemetry.services.pipeline.results import Incoming, Refusal
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "broker/event/"
+# Topics of the broker and of the platform itself, on which no device may publish.
+INTERNAL_PREFIX = "broker/"
+PREFIX = INTERNAL_PREFIX + "event/"
 TOPIC = f"{PREFIX}+"
 _NO_LOSS = frozenset({"takenover", "takeover", "discarded"})
 
 
 def apply(messages: Iterable[Incoming], resolve: Callable[[Iterable[UUID]], dict[UUID, DeviceSpec | None]]) -> int:
     """Shorten the deadlines of devices whose connection was lost, and return their number."""
-    lost = dict(found for message in messages if (found := read_disconnection(message)) is not None)
+    events = [message for message in messages if message.topic.startswith(PREFIX)]
+    lost = dict(found for message in events if (found := read_disconnection(message)) is not None)
     if not lost:
         return 0
     specs = resolve(lost)

@@ -17,6 +17,7 @@ from tenants.infrastructure.retry import DATABASE_LOST, Backoff, first_line
 from . import broker_events, deferred_messages
 from .batch_pipeline import BatchPipeline
 from .batches import BatchResult
+from .queue_probe import PROBE_SECONDS, QueueProbe
 from .tenant_queues import MAX_BATCH_COST, MESSAGE_COST, TenantQueues
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,10 @@ class Listener:
         shared = [f"$share/{share or SHARE}/{topic}" for topic in plain]
         # A session remembers its subscriptions from times with more listeners, or fewer.
         wanted, former = (shared, plain) if share else (plain, shared)
+        self._name = client_id or settings.MQTT_CLIENT_ID
+        self._probe = QueueProbe(self._name)
+        # Each session has a queue of its own, so its probes are not shared.
+        wanted = [*wanted, self._probe.topic]
         self._retiring = retiring
         # At least two batches, so that the broker sends the next one while one is stored.
         self._window = max(1000, 2 * settings.INGEST_BATCH_MESSAGES)
@@ -81,13 +86,12 @@ class Listener:
         self._database = Backoff()
         self._replay_deferred_at = 0.0
         self._has_found_deferred = False
-        self._record_at = 0.0
+        self._record_at = self._probe_at = 0.0
         self._find_overflow_at = 0.0
         self._counters = dict.fromkeys(_COUNTERS, 0)
         self.processed = 0
         # The age of the oldest message when its batch was stored, the maximum since it was last recorded.
         self._lag = 0.0
-        self._name = client_id or settings.MQTT_CLIENT_ID
         self._session = BrokerSession(
             self._name,
             [] if retiring else wanted,
@@ -225,9 +229,12 @@ class Listener:
         wanted = max(_MIN_BATCH_SIZE, _MESSAGES_PER_TENANT * result.tenants)
         self._next_batch_size = min(wanted, settings.INGEST_BATCH_MESSAGES)
         self._acknowledge(result)
-        self.processed += len(stored)
+        for payload in result.probes:
+            self._probe.receive(payload, time.monotonic())
+        of_devices = len(stored) - len(result.probes)
+        self.processed += of_devices
         self._counters["ingest_batches_total"] += 1
-        self._counters["ingest_messages_total"] += len(stored)
+        self._counters["ingest_messages_total"] += of_devices
         oldest = min(message.received_at for message in stored)
         self._lag = max(self._lag, (datetime.now(UTC) - oldest).total_seconds())
         return len(stored)
@@ -239,6 +246,9 @@ class Listener:
 
     def _do_chores(self) -> None:
         now = time.monotonic()
+        if now >= self._probe_at:
+            self._probe_at = now + PROBE_SECONDS
+            self._publish_probe(now)
         if self._database.is_pausing:
             return
         self._guarded(self._retry_blocked)
@@ -253,6 +263,11 @@ class Listener:
             self._replay_deferred_at = now + _DEFERRED_SECONDS
             if self._is_idle():
                 self._guarded(self._replay_deferred)
+
+    def _publish_probe(self, now: float) -> None:
+        """Publish a message of its own; also while the database is lost, because it waits as long as a device's."""
+        if not self._retiring and self._session.is_connected:
+            self._session.publish(self._probe.topic, self._probe.next_payload(now))
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Do the work, and treat a lost database as `_process` does."""
@@ -283,6 +298,7 @@ class Listener:
             "ingest_waiting": self._unsent + len(self._in_flight),
             "ingest_locked": self._pipeline.blocked_messages,
             "ingest_lag_seconds": self._lag,
+            "ingest_broker_lag_seconds": self._probe.take_lag(time.monotonic()),
         }
         self._lag = 0.0
         metrics.record(gauges, counters, process=self._name)

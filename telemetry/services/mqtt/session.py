@@ -106,6 +106,10 @@ class BrokerSession:
         self._client.drop_if_silent(1.5 * KEEPALIVE_SECONDS)
         return also in readable
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish a message of the platform's own with QoS 1; there must be a connection."""
+        self._client.publish(topic, payload, qos=1)
+
     def acknowledge(self, messages: Iterable[Incoming]) -> None:
         """Acknowledge messages, in this order, except those of an earlier connection."""
         if self._manual_ack:
