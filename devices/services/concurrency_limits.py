@@ -1,12 +1,16 @@
 """Limits of what a key, a person, a tenant and a web process may run at the same time."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
+from typing import TypeVar
 
 from django.conf import settings
 
 from tenants.infrastructure import concurrency
 from tenants.infrastructure.concurrency import Lease, Operation, Scope, Share
 from tenants.infrastructure.database import current_schema
+
+T = TypeVar("T")
 
 
 def begin(operation: Operation, *, key_id: int = 0, user_id: int = 0) -> Lease:
@@ -28,3 +32,19 @@ def shares(operation: Operation, *, key_id: int = 0, user_id: int = 0) -> list[S
         # Of a person in all tenants together.
         found.insert(0, Share(Scope.PERSON, str(user_id), limits["key"]))
     return found
+
+
+async def release_after(lease: Lease, content: AsyncGenerator[T, None]) -> AsyncIterator[T]:
+    """Yield the content of a streamed response, and release the lease at its end or when the client is gone."""
+    try:
+        async with aclosing(content):
+            async for piece in content:
+                yield piece
+    finally:
+        lease.release()
+
+
+def release_after_sync(lease: Lease, content: Iterator[T]) -> Iterator[T]:
+    """Do what `release_after` does, for a synchronous server."""
+    with lease:
+        yield from content

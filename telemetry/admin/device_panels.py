@@ -18,6 +18,8 @@ from telemetry.services.queries import readings
 from telemetry.services.queries.charts import DeviceChart, device_charts
 from telemetry.services.queries.missing_sequences import SequenceCompleteness, find_missing_sequences
 from telemetry.services.queries.query_budget import QueryTooExpensive, time_limited_queries
+from tenants.infrastructure.concurrency import LimitReached
+from tenants.services.concurrency import limit_reached_text
 
 _REFUSED_SHOWN = 5
 _GAPS_SHOWN = 10
@@ -43,17 +45,20 @@ def charts(request: HttpRequest, device: Device) -> SafeString:
     """Render a chart for each series of numbers over the last day, week, month or year."""
     requested = request.GET.get("range", "")
     chosen = requested if requested in _RANGES else next(iter(_RANGES))
-    too_much, lines = False, []
+    too_much, refusal, lines = False, "", []
     try:
         with time_limited_queries():
             lines = device_charts(device, timezone.now(), _RANGES[chosen][0])
     except QueryTooExpensive:
         too_much = True
+    except LimitReached as error:
+        refusal = limit_reached_text(error)
     context = {
         "charts": [{"series": chart.series, "data": _data(chart)} for chart in lines],
         "ranges": [{"key": key, "label": label, "chosen": key == chosen} for key, (_span, label) in _RANGES.items()],
         "too_much": too_much,
-        "shown": bool(lines) or too_much or bool(requested) or device.series.exists(),
+        "refusal": refusal,
+        "shown": bool(lines) or too_much or bool(refusal) or bool(requested) or device.series.exists(),
     }
     return render_to_string("telemetry/admin/charts.html", context, request)
 

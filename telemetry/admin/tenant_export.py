@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from django.http import HttpRequest
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -12,8 +13,11 @@ from django.utils.translation import gettext_lazy as _
 from devices import hooks
 from devices.admin.roles import may, person
 from devices.api.access import session_stream_access
+from devices.services import concurrency_limits
 from telemetry.services.export.tenant_download import download
 from tenants.admin.base import form_page
+from tenants.infrastructure.concurrency import LimitReached, Operation
+from tenants.services.concurrency import limit_reached_text
 from tenants.services.roles import Role
 
 
@@ -33,7 +37,13 @@ def page(model_admin: Any, request: HttpRequest, back: str) -> HttpResponseBase:
             submit=_("Download"),
             back=back,
         )
-    return download(request, acting_user=person(request), may_read=session_stream_access(request, Role.ADMIN).may_watch)
+    access = session_stream_access(request, Role.ADMIN)
+    try:
+        lease = concurrency_limits.begin(Operation.EXPORT, user_id=access.user_id)
+    except LimitReached as error:
+        messages.error(request, limit_reached_text(error))
+        return HttpResponseRedirect(back)
+    return download(request, acting_user=person(request), may_read=access.may_watch, lease=lease)
 
 
 @hooks.dashboard_panels.provider(95)

@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -91,9 +92,11 @@ class Lease:
 
     def acquire(self, retry_seconds: int) -> None:
         """Count the operation. Raises LimitReached."""
+        _forget_orphans()
         full = _local.add(self._local_keys(), self._token) or self._add_shared()
         if full:
-            _local.remove(self._local_keys(), self._token)
+            self._is_released = True
+            _local.remove(list(self._local_keys()), self._token)
             raise LimitReached(self._operation, full, retry_seconds)
         _renewer.add(self)
 
@@ -111,17 +114,12 @@ class Lease:
         """End the lease; may be called more than once."""
         self._is_released = True
         _renewer.discard(self)
-        _local.remove(self._local_keys(), self._token)
-        keys = list(self._shared_keys())
-        if not keys:
-            return
-        try:
-            with get_redis_connection("default").pipeline(transaction=False) as pipeline:
-                for key in keys:
-                    pipeline.zrem(key, self._token)
-                pipeline.execute()
-        except RedisError:
-            pass  # It ends by itself.
+        _forget(list(self._local_keys()), list(self._shared_keys()), self._token)
+
+    def __del__(self) -> None:
+        # Only noted: the collection of garbage can interrupt any code, also the code that it would call.
+        if not self._is_released:
+            _orphans.append((list(self._local_keys()), list(self._shared_keys()), self._token))
 
     def __enter__(self) -> "Lease":
         return self
@@ -178,10 +176,10 @@ class _LocalLeases:
                 self._ends.setdefault(key, {})[token] = now + LEASE_SECONDS
         return None
 
-    def remove(self, shares: dict[str, Share], token: str) -> None:
+    def remove(self, keys: Sequence[str], token: str) -> None:
         """Forget the token; a share without any is forgotten too."""
         with self._lock:
-            for key in shares:
+            for key in keys:
                 tokens = self._ends.get(key, {})
                 tokens.pop(token, None)
                 if not tokens:
@@ -226,6 +224,7 @@ class _Renewer:
     def _run(self) -> None:
         while True:
             time.sleep(RENEWAL_SECONDS)
+            _forget_orphans()
             with self._lock:
                 leases = list(self._leases)
                 if not leases:
@@ -236,5 +235,30 @@ class _Renewer:
                 leases.pop().renew()
 
 
+def _forget(local_keys: list[str], shared_keys: list[str], token: str) -> None:
+    _local.remove(local_keys, token)
+    if not shared_keys:
+        return
+    try:
+        with get_redis_connection("default").pipeline(transaction=False) as pipeline:
+            for key in shared_keys:
+                pipeline.zrem(key, token)
+            pipeline.execute()
+    except RedisError:
+        pass  # It ends by itself.
+
+
+def _forget_orphans() -> None:
+    """Forget the leases that nothing references any more, such as those of responses that were never sent."""
+    while _orphans:
+        try:
+            orphan = _orphans.popleft()
+        except IndexError:  # another thread was faster
+            return
+        _forget(*orphan)
+
+
+# Local keys, shared keys and token of each lease that was not released.
+_orphans: deque[tuple[list[str], list[str], str]] = deque()
 _local = _LocalLeases()
 _renewer = _Renewer()

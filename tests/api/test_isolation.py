@@ -371,4 +371,6 @@ def _ask_and_undo(
     with transaction.atomic():
         answer = ask(method, f"/t/{tenant.slug}/{path.format(**ids)}", filled)
         transaction.set_rollback(True)
+    if answer.streaming:
+        answer.close()  # as a client that goes away: an export in progress counts for its tenant
     return answer

@@ -25,7 +25,7 @@ SELECT %s, '2026-11-01 00:00:00+00'::timestamptz + n * interval '1 second', n FR
 
 @pytest.fixture(scope="module")
 def web(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    server = Web(tmp_path_factory.mktemp("web") / "web.log")
+    server = Web(tmp_path_factory.mktemp("web") / "web.log", env={"EXPORTS_PER_KEY": "10", "EXPORTS_PER_TENANT": "10"})
     yield server
     server.process.stop()
 

@@ -15,14 +15,17 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from devices.api.access import stream_access
 from devices.api.serializers import imports as shapes
 from devices.api.serializers.inventory import credentials_data
 from devices.models import DeviceImport
+from devices.services import concurrency_limits
 from devices.services.provisioning import import_application, import_files, import_jobs
 from tenants.api.errors import ErrorSerializer
 from tenants.api.negotiation import JSONParser
 from tenants.api.serializers.base import StrictSerializer
 from tenants.api.views.base import ObjectsView, TenantView
+from tenants.infrastructure.concurrency import Operation
 from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableRow
 from tenants.services.roles import Role
 
@@ -81,7 +84,9 @@ class DeviceExportView(TenantView):
     def get(self, request: Request) -> HttpResponse:
         """Return all devices as CSV or XLSX."""
         file_format = _format(request)
-        return _file(import_files.export_devices(file_format), "devices", file_format)
+        access = stream_access(request)
+        with concurrency_limits.begin(Operation.EXPORT, key_id=access.key_id, user_id=access.user_id):
+            return _file(import_files.export_devices(file_format), "devices", file_format)
 
 
 class ImportTemplateView(TenantView):

@@ -11,6 +11,7 @@ from rest_framework.request import Request
 
 from devices.api.access import stream_access
 from devices.api.views.base import AuditedView
+from devices.services import concurrency_limits
 from telemetry.api import parameters
 from telemetry.api.series_selection import select_series, time_range
 from telemetry.services.export import readings
@@ -19,6 +20,7 @@ from telemetry.services.queries import completeness
 from tenants.api.errors import ErrorSerializer
 from tenants.api.negotiation import JSONErrorsNegotiation
 from tenants.api.views.base import ParametersView
+from tenants.infrastructure.concurrency import Operation
 from tenants.infrastructure.database import current_schema
 from tenants.services.roles import Role
 
@@ -40,7 +42,8 @@ class TenantExportView(AuditedView):
         If the export fails, the transfer is aborted; the incomplete ZIP has no directory, and no program opens it.
         """
         access = stream_access(request, Role.ADMIN)
-        return download(request._request, acting_user=self.acting_user, may_read=access.may_watch)
+        lease = concurrency_limits.begin(Operation.EXPORT, key_id=access.key_id, user_id=access.user_id)
+        return download(request._request, acting_user=self.acting_user, may_read=access.may_watch, lease=lease)
 
 
 class ReadingsExportView(ParametersView):
@@ -59,6 +62,7 @@ class ReadingsExportView(ParametersView):
             (200, "text/csv"): OpenApiTypes.STR,
             (200, "application/x-ndjson"): OpenApiTypes.STR,
             404: ErrorSerializer,
+            429: ErrorSerializer,
         },
     )
     def get(self, request: Request) -> StreamingHttpResponse:
@@ -66,9 +70,12 @@ class ReadingsExportView(ParametersView):
 
         If the export fails, the transfer is aborted; a transfer that ends normally is complete. The last line of
         NDJSON contains `complete`. The header `Gwanje-Warnings` lists the readings that are known to be missing.
+
+        429: too many exports of this key, person or tenant are in progress.
         """
-        wanted = self.valid_parameters()
+        wanted, access = self.valid_parameters(), stream_access(request)
         requested, chosen = time_range(wanted), select_series(wanted)
+        lease = concurrency_limits.begin(Operation.EXPORT, key_id=access.key_id, user_id=access.user_id)
         warnings = completeness.partial_reasons(
             [device.pk for device in chosen.devices],
             wanted.get("from"),
@@ -86,9 +93,9 @@ class ReadingsExportView(ParametersView):
         )
         is_async = isinstance(request._request, ASGIRequest)
         content: Any = (
-            readings.stream_readings(job, stream_access(request).may_watch)
+            concurrency_limits.release_after(lease, readings.stream_readings(job, access.may_watch))
             if is_async
-            else readings.readings_chunks(job)
+            else concurrency_limits.release_after_sync(lease, readings.readings_chunks(job))
         )
         kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
         answer = StreamingHttpResponse(content, content_type=kind)

@@ -7,7 +7,7 @@ with `ExportAborted`, so that the server aborts the connection: a partial file m
 
 import logging
 import time as clock
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -106,7 +106,7 @@ class ReadingsExport:
         return _line({"complete": not warnings, "readings": self._count, "warnings": warnings})
 
 
-async def stream_readings(wanted: ReadingsExportRequest, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def stream_readings(wanted: ReadingsExportRequest, may_read: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
     """Yield the export for an asynchronous server; between two chunks it holds no connection. Raises ExportAborted."""
     export = ReadingsExport(wanted)
     await sync_to_async(connections.close_all)()  # the one that the request's checks used

@@ -8,7 +8,7 @@ pieces it holds neither a connection nor a tenant's schema.
 import hashlib
 import logging
 import time as clock
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from zipfile import ZIP_DEFLATED
@@ -84,7 +84,7 @@ class TenantArchive:
         yield orjson.dumps(document, option=orjson.OPT_UTC_Z | orjson.OPT_INDENT_2) + b"\n"
 
 
-async def stream_archive(tenant: Tenant, may_read: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def stream_archive(tenant: Tenant, may_read: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
     """Yield the ZIP for an asynchronous server. Raises ExportAborted when it cannot be finished."""
     chunks = TenantArchive(tenant).chunks()
     await sync_to_async(connections.close_all)()  # the one that the request's checks used

@@ -7,7 +7,8 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
 from django.utils import timezone
 
-from devices.services import audit
+from devices.services import audit, concurrency_limits
+from tenants.infrastructure.concurrency import Lease
 from tenants.infrastructure.database import current_schema
 from tenants.models import Tenant
 
@@ -20,8 +21,10 @@ def record_export(acting_user: audit.Actor) -> None:
     audit.record(acting_user, "export everything", tenant)
 
 
-def download(request: HttpRequest, *, acting_user: audit.Actor, may_read: Callable[[], bool]) -> StreamingHttpResponse:
-    """Record the export and return the archive of the request's tenant as a streamed ZIP.
+def download(
+    request: HttpRequest, *, acting_user: audit.Actor, may_read: Callable[[], bool], lease: Lease
+) -> StreamingHttpResponse:
+    """Record the export and return the archive of the request's tenant as a streamed ZIP; its end releases the lease.
 
     An asynchronous server calls `may_read` repeatedly, and aborts the transfer when it returns False.
     """
@@ -29,7 +32,9 @@ def download(request: HttpRequest, *, acting_user: audit.Actor, may_read: Callab
     tenant: Any = request.tenant  # type: ignore[attr-defined]
     is_async = isinstance(request, ASGIRequest)
     content: Any = (
-        tenant_archive.stream_archive(tenant, may_read) if is_async else tenant_archive.archive_chunks(tenant)
+        concurrency_limits.release_after(lease, tenant_archive.stream_archive(tenant, may_read))
+        if is_async
+        else concurrency_limits.release_after_sync(lease, tenant_archive.archive_chunks(tenant))
     )
     name = f"{tenant.slug}-{timezone.now():%Y%m%dT%H%M%SZ}.zip"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
