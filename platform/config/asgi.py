@@ -1,6 +1,8 @@
 """ASGI entry point: `uvicorn config.asgi:application` with `platform/` and the project's root on the path."""
 
+import json
 import os
+import re
 
 from django.core.asgi import get_asgi_application
 
@@ -8,6 +10,57 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 # Processes with a public port get the narrowest role in Vault.
 os.environ.setdefault("VAULT_ROLE", "web")
 
-from tenants.security_headers import asgi_with_headers
+django_application = get_asgi_application()
 
-application = asgi_with_headers(get_asgi_application())
+from django.conf import settings  # noqa: E402 (what follows needs the settings)
+
+from tenants.api.errors import body  # noqa: E402
+from tenants.infrastructure.client_address import address_group, client_address  # noqa: E402
+from tenants.infrastructure.request_bodies import BodyLimits, BoundedBodies, Scope  # noqa: E402
+from tenants.security_headers import asgi_with_headers  # noqa: E402
+
+# The pages and endpoints that take a file.
+UPLOAD_PATHS = re.compile(
+    r"/(api/v1/devices/import/|admin/devices/deviceimport/add/|admin/tenants/preregistereddevice/import-table/?)$"
+)
+# A form adds its other fields and the borders between them.
+_FORM_BYTES = 64 * 1024
+_CODES = {408: "timeout", 413: "too_large", 429: "throttled", 503: "unavailable"}
+
+
+def _is_upload(path: str) -> bool:
+    return UPLOAD_PATHS.search(path) is not None
+
+
+def _has_credentials(scope: Scope) -> bool:
+    """Return whether the request shows a key or a session; whether they are valid is checked later."""
+    cookie = f"{settings.SESSION_COOKIE_NAME}=".encode()
+    return any(name == b"authorization" or (name == b"cookie" and cookie in value) for name, value in scope["headers"])
+
+
+def _address_of(scope: Scope) -> str:
+    peer = scope["client"][0] if scope.get("client") else ""
+    forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    return address_group(client_address(peer, ",".join(forwarded), settings.TRUSTED_PROXIES))
+
+
+def _refusal_body(path: str, status: int, text: str) -> tuple[str, bytes]:
+    if "/api/" in path:
+        return "application/json", json.dumps(body(status, _CODES[status], text)).encode()
+    return "text/plain; charset=utf-8", text.encode()
+
+
+_bounded = BoundedBodies(
+    django_application,
+    BodyLimits(
+        form_bytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE + _FORM_BYTES,
+        upload_bytes=settings.IMPORT_MAX_BYTES + _FORM_BYTES,
+        large_per_address=settings.LARGE_REQUESTS_PER_ADDRESS,
+        large_at_once=settings.LARGE_REQUESTS_AT_ONCE,
+    ),
+    is_upload=_is_upload,
+    has_credentials=_has_credentials,
+    address_of=_address_of,
+    refusal_body=_refusal_body,
+)
+application = asgi_with_headers(_bounded)

@@ -331,6 +331,10 @@ QUERY_WAIT_SECONDS: float = env.float("QUERY_WAIT_SECONDS", default=5.0)
 # Uploaded tables: maximum bytes and rows; up to so many rows are imported in the request, more by a worker.
 IMPORT_MAX_BYTES: int = env.int("IMPORT_MAX_BYTES", default=5 * 1024 * 1024)
 IMPORT_MAX_ROWS: int = env.int("IMPORT_MAX_ROWS", default=20000)
+# Bodies of more than 64 KB that a web process receives or works on at a time, of one address and together.
+LARGE_REQUESTS_PER_ADDRESS: int = env.int("LARGE_REQUESTS_PER_ADDRESS", default=4)
+LARGE_REQUESTS_AT_ONCE: int = env.int("LARGE_REQUESTS_AT_ONCE", default=16)
+DATA_UPLOAD_MAX_NUMBER_FILES = 5
 # An XLSX file is read in a process of its own with these limits: memory in MB, processor time in seconds.
 IMPORT_PARSE_MEGABYTES: int = env.int("IMPORT_PARSE_MEGABYTES", default=256)
 IMPORT_PARSE_SECONDS: int = env.int("IMPORT_PARSE_SECONDS", default=10)

@@ -8,7 +8,13 @@ import logging
 import sys
 
 from django.conf import settings
-from django.core.exceptions import NON_FIELD_ERRORS, ObjectDoesNotExist, RequestDataTooBig
+from django.core.exceptions import (
+    NON_FIELD_ERRORS,
+    ObjectDoesNotExist,
+    RequestDataTooBig,
+    TooManyFieldsSent,
+    TooManyFilesSent,
+)
 from django.core.exceptions import ValidationError as ModelError
 from django.db import DataError, IntegrityError
 from django.db.models import ProtectedError
@@ -84,6 +90,11 @@ class ApiErrorHandler(ExceptionHandler):
             return TooLarge(
                 _("The request must not be larger than %(limit)d bytes. Send it in parts.")
                 % {"limit": settings.DATA_UPLOAD_MAX_MEMORY_SIZE}
+            )
+        if isinstance(exc, TooManyFieldsSent | TooManyFilesSent):
+            values = {"fields": settings.DATA_UPLOAD_MAX_NUMBER_FIELDS, "files": settings.DATA_UPLOAD_MAX_NUMBER_FILES}
+            return exceptions.ParseError(
+                _("A form must not have more than %(fields)d fields and %(files)d files.") % values
             )
         if isinstance(exc, IntegrityError):
             return Conflict()

@@ -86,6 +86,10 @@ class Arena:
         web = self.start(
             "uvicorn",
             "config.asgi:application",
+            "--http",
+            "config.http_protocol:BoundedHttpProtocol",
+            "--ws",
+            "none",
             "--host",
             "127.0.0.1",
             "--port",
