@@ -17,6 +17,7 @@ from psycopg import sql
 
 from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.database import conninfo
+from tenants.infrastructure.sql_errors import ErrorKind, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -158,8 +159,8 @@ def _read_chunk(
     """
     try:
         return _query(own, schemas, comparison, day).items()
-    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-        if own.closed:
+    except psycopg.Error as error:
+        if own.closed or kind_of(error) is ErrorKind.SERVER:
             raise
         if len(schemas) == 1:
             logger.info("The counters of %s cannot be read now: %s", schemas[0], error)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import django.db
 from django.db import connection
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
@@ -15,8 +16,13 @@ from redis.exceptions import RedisError
 
 from telemetry.models.quarantine import DEFERRED
 from tenants.infrastructure.chunks import chunks
+from tenants.infrastructure.database import current_schema
+from tenants.infrastructure.retry import first_line
+from tenants.infrastructure.sql_errors import DATABASE_ERRORS, ErrorKind, kind_of
 from tenants.infrastructure.tasks import enqueue
+from tenants.infrastructure.tenant_failures import clear_failures, record_failures
 from tenants.models import Tenant
+from tenants.services.tenant_rounds import SHOWN_SECONDS, bounded_lock_waits, note_round
 
 from .latest import values
 from .quarantine import replays
@@ -121,53 +127,61 @@ def resume_replays() -> int:
 
 def roll_up_tenant() -> Any:
     """Roll up the current tenant's readings."""
-    return _run_or_skip(aggregation.roll_up)
+    return _run_or_skip("roll_up", aggregation.roll_up)
 
 
 def refill_latest_tenant() -> Any:
     """Refill the current tenant's newest values in Redis."""
-    return _run_or_skip(values.refill)
+    return _run_or_skip("refill_latest", values.refill)
 
 
 def persist_latest_tenant() -> Any:
     """Write the current tenant's newest values from Redis to the table."""
-    return _run_or_skip(values.persist)
+    return _run_or_skip("persist_latest", values.persist)
 
 
 def pack_readings_tenant() -> Any:
     """Pack due days of the current tenant."""
-    return _run_or_skip(packing.pack)
+    return _run_or_skip("pack_readings", packing.pack)
 
 
 def apply_retention_tenant() -> Any:
     """Apply the current tenant's retention."""
-    return _run_or_skip(telemetry.apply_retention)
+    return _run_or_skip("apply_retention", telemetry.apply_retention)
 
 
-def merge_limit_counts_tenant() -> int:
+def merge_limit_counts_tenant() -> Any:
     """Merge the current tenant's old limit counts of devices."""
-    return bookkeeping.merge_limit_counts()
+    return _run_or_skip("merge_limit_counts", bookkeeping.merge_limit_counts)
 
 
 def apply_quarantine_retention_tenant() -> Any:
     """Apply retention to the current tenant's quarantine."""
-    return quarantine.apply_retention()
+    return _run_or_skip("apply_quarantine_retention", quarantine.apply_retention)
 
 
 def resume_replays_tenant() -> Any:
     """Queue the replays of the current tenant that have no worker."""
-    return replays.resume()
+    return _run_or_skip("resume_replays", replays.resume)
 
 
-def _run_or_skip(work: Callable[[], Any]) -> Any:
+def _run_or_skip(name: str, work: Callable[[], Any]) -> Any:
+    """Do the work of the current tenant; a failure is recorded under the name, and raised for the list of tasks."""
+    schema = current_schema()
     try:
-        return work()
+        result = work()
+    except DATABASE_ERRORS as error:
+        if kind_of(error) is not ErrorKind.SERVER:
+            record_failures(name, {schema: error}, SHOWN_SECONDS)
+        raise
     except WorkLockBusy as error:
         logger.info("The work lock is taken (%s): the next run tries again", error)
         return "busy"
     except RedisError as error:
         logger.warning("Redis is unavailable (%s): the next run tries again", error)
         return "Redis is unavailable"
+    clear_failures(name, [schema])
+    return result
 
 
 def _schemas() -> list[str]:
@@ -176,8 +190,26 @@ def _schemas() -> list[str]:
 
 def _queue(task: str, condition: str, parameters: Sequence[Any]) -> int:
     """Queue the task for the tenants whose schema meets the condition."""
-    queries = (_where(chunk, condition, parameters) for chunk in chunks(_schemas(), _TENANTS_PER_QUERY))
-    return _enqueue(task, [schema for schemas in queries for schema in schemas])
+    failures: dict[str, str] = {}
+    with bounded_lock_waits():
+        queries = (_due(chunk, condition, parameters, failures) for chunk in chunks(_schemas(), _TENANTS_PER_QUERY))
+        due = [schema for schemas in queries for schema in schemas]
+    # A task that succeeds removes the failures of its own tenant.
+    note_round(task.removesuffix("_tenant"), (), failures)
+    return _enqueue(task, due)
+
+
+def _due(schemas: list[str], condition: str, parameters: Sequence[Any], failures: dict[str, str]) -> list[str]:
+    """Return the schemas that meet the condition: of all in one query or, where that fails, of each by itself."""
+    try:
+        return _where(schemas, condition, parameters)
+    except django.db.Error as error:
+        if kind_of(error) is ErrorKind.SERVER:
+            raise
+        if len(schemas) == 1:
+            failures[schemas[0]] = first_line(error)
+            return []
+    return [due for schema in schemas for due in _due([schema], condition, parameters, failures)]
 
 
 def _where(schemas: list[str], condition: str, parameters: Sequence[Any]) -> list[str]:

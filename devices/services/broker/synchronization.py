@@ -11,7 +11,9 @@ from devices.models import ApiKey, Device
 from devices.models.access import API_KEY_PREFIX
 from devices.services.vault.secret_store import SecretMissing, provisioner
 from tenants.infrastructure.chunks import chunks
-from tenants.models import AppRoute, Tenant
+from tenants.infrastructure.database import current_schema
+from tenants.models import AppRoute, DeviceRoute, Tenant
+from tenants.services.tenant_rounds import visit_each
 
 from . import accounts, passwords, retained_states
 
@@ -21,6 +23,8 @@ logger = logging.getLogger(__name__)
 _PROVISIONED = (Tenant.State.ACTIVE, Tenant.State.SUSPENDED)
 # Secrets are read in small batches, so that an interruption loses little work.
 _BATCH = 200
+# The name of this work where it fails for a tenant.
+_WORK = "broker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,22 @@ class _RegisteredDevice:
     allowed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """The registered devices. `unreadable` are those of tenants that are locked or faulty: they stay as they are."""
+
+    devices: dict[UUID, _RegisteredDevice]
+    unreadable: set[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class _ValidKeys:
+    """The prefixes of valid keys with their tenants' states; `unreadable` as in `_Registered`."""
+
+    states: dict[str, str]
+    unreadable: set[str]
+
+
 def sync_broker(*, states: bool = False) -> SyncResult:
     """Create missing accounts of devices, remove those of removed devices and API keys, and repair other differences.
 
@@ -63,10 +83,11 @@ def sync_broker(*, states: bool = False) -> SyncResult:
     apps = _sync_apps({name: state for name, state in names.items() if name.startswith(API_KEY_PREFIX)})
     present = {uuid: allowed for name, allowed in names.items() if (uuid := _as_uuid(name))}
     registered = _registered()
-    granted, without_secret = _grant([pair for pair in registered.items() if pair[0] not in present])
-    gone = present.keys() - registered.keys()
+    present = {uuid: allowed for uuid, allowed in present.items() if uuid not in registered.unreadable}
+    granted, without_secret = _grant([pair for pair in registered.devices.items() if pair[0] not in present])
+    gone = present.keys() - registered.devices.keys()
     accounts.revoke_devices(gone)
-    switched = _switch(present, registered)
+    switched = _switch(present, registered.devices)
     return SyncResult(granted, len(gone), without_secret, apps, switched, hashed, cleared, closed)
 
 
@@ -75,8 +96,10 @@ def _close_sessions() -> int:
     names = {name for name in accounts.sessions() if _as_uuid(name) or name.startswith(API_KEY_PREFIX)}
     if not names:
         return 0
-    allowed = {str(uuid) for uuid, owned in _registered().items() if owned.allowed}
-    allowed |= {prefix for prefix, state in _valid_keys().items() if state == Tenant.State.ACTIVE}
+    registered, keys = _registered(), _valid_keys()
+    allowed = {str(uuid) for uuid, owned in registered.devices.items() if owned.allowed}
+    allowed |= {str(uuid) for uuid in registered.unreadable}
+    allowed |= {prefix for prefix, state in keys.states.items() if state == Tenant.State.ACTIVE} | keys.unreadable
     accounts.ban(names - allowed)
     return len(names - allowed)
 
@@ -107,7 +130,9 @@ def _sync_apps(present: dict[str, bool]) -> int:
 
     Return how many accounts were changed.
     """
-    valid = {prefix: state for prefix, state in _valid_keys().items() if prefix in present}
+    keys = _valid_keys()
+    present = {prefix: state for prefix, state in present.items() if prefix not in keys.unreadable}
+    valid = {prefix: state for prefix, state in keys.states.items() if prefix in present}
     gone = present.keys() - valid.keys()
     accounts.revoke_apps(gone)
     changed = len(gone)
@@ -122,27 +147,32 @@ def _sync_apps(present: dict[str, bool]) -> int:
     return changed
 
 
-def _valid_keys() -> dict[str, str]:
-    """Return the prefixes of every tenant's valid keys, with the tenant's state."""
-    valid: dict[str, str] = {}
-    for tenant in _tenants():
-        with schema_context(tenant.schema_name):
-            rows = ApiKey.objects.filter(revoked_at=None)
-            valid |= {key.prefix: tenant.state for key in rows if key.is_valid()}
-    return valid
+def _valid_keys() -> _ValidKeys:
+    """Return every tenant's valid keys."""
+    tenants = {tenant.schema_name: tenant.state for tenant in _tenants()}
+    done = visit_each(
+        _WORK, tenants, lambda: [k.prefix for k in ApiKey.objects.filter(revoked_at=None) if k.is_valid()]
+    )
+    with schema_context("public"):
+        routes = AppRoute.objects.filter(tenant__schema_name__in=done.failures)
+        unreadable = set(routes.values_list("prefix", flat=True)) if done.failures else set()
+    states = {prefix: tenants[schema] for schema, prefixes in done.results.items() for prefix in prefixes}
+    return _ValidKeys(states, unreadable)
 
 
-def _registered() -> dict[UUID, _RegisteredDevice]:
+def _registered() -> _Registered:
     """Return every tenant's devices."""
-    registered: dict[UUID, _RegisteredDevice] = {}
-    for tenant in _tenants():
-        open_to_devices = tenant.state == Tenant.State.ACTIVE
-        with schema_context(tenant.schema_name):
-            rows = Device.objects.values_list("uuid", "active")
-            registered |= {
-                uuid: _RegisteredDevice(tenant.schema_name, active and open_to_devices) for uuid, active in rows
-            }
-    return registered
+    tenants = {tenant.schema_name: tenant.state == Tenant.State.ACTIVE for tenant in _tenants()}
+    done = visit_each(_WORK, tenants, lambda: list(Device.objects.values_list("uuid", "active")))
+    with schema_context("public"):
+        routes = DeviceRoute.objects.filter(tenant__schema_name__in=done.failures)
+        unreadable = set(routes.values_list("device_uuid", flat=True)) if done.failures else set()
+    devices = {
+        uuid: _RegisteredDevice(schema, active and tenants[schema])
+        for schema, rows in done.results.items()
+        for uuid, active in rows
+    }
+    return _Registered(devices, unreadable)
 
 
 def _complete_passwords() -> tuple[int, int]:
@@ -150,35 +180,42 @@ def _complete_passwords() -> tuple[int, int]:
 
     Return for how many devices, and how many have no secret in Vault.
     """
-    made = unknown = 0
-    for tenant in _tenants():
-        with schema_context(tenant.schema_name):
-            for chunk in chunks(passwords.devices_without_hash(), _BATCH):
-                known = {pk: password for pk, uuid in chunk if (password := _password(tenant.schema_name, uuid))}
-                passwords.store_hashes(known)
-                made += len(known)
-                unknown += len(chunk) - len(known)
-    return made, unknown
+
+    def complete() -> tuple[int, int]:
+        made = unknown = 0
+        for chunk in chunks(passwords.devices_without_hash(), _BATCH):
+            known = {pk: password for pk, uuid in chunk if (password := _password(current_schema(), uuid))}
+            passwords.store_hashes(known)
+            made += len(known)
+            unknown += len(chunk) - len(known)
+        return made, unknown
+
+    counts = visit_each(_WORK, [tenant.schema_name for tenant in _tenants()], complete).results.values()
+    return sum(made for made, _ in counts), sum(unknown for _, unknown in counts)
 
 
 def _complete_app_routes() -> None:
     """Store the missing tenants of API keys, after an upgrade or a restore of one tenant."""
-    for tenant in _tenants():
-        with schema_context(tenant.schema_name):
-            prefixes = list(ApiKey.objects.filter(revoked_at=None).values_list("prefix", flat=True))
+    tenants = {tenant.schema_name: tenant for tenant in _tenants()}
+
+    def unrevoked() -> list[str]:
+        return list(ApiKey.objects.filter(revoked_at=None).values_list("prefix", flat=True))
+
+    for schema, prefixes in visit_each(_WORK, tenants, unrevoked).results.items():
         with schema_context("public"):
-            rows = [AppRoute(prefix=prefix, tenant=tenant) for prefix in prefixes]
+            rows = [AppRoute(prefix=prefix, tenant=tenants[schema]) for prefix in prefixes]
             AppRoute.objects.bulk_create(rows, ignore_conflicts=True)
 
 
 def _clear_orphaned_states() -> int:
     kept = retained_states.list_retained()
-    registered: set[tuple[str, UUID]] = set()
-    for tenant in _tenants():
-        with schema_context(tenant.schema_name):
-            registered |= {(tenant.slug, uuid) for uuid in Device.objects.values_list("uuid", flat=True)}
-    retained_states.clear_retained(kept - registered)
-    return len(kept - registered)
+    slugs = {tenant.schema_name: tenant.slug for tenant in _tenants()}
+    done = visit_each(_WORK, slugs, lambda: set(Device.objects.values_list("uuid", flat=True)))
+    unreadable = {slugs[schema] for schema in done.failures}
+    registered = {(slugs[schema], uuid) for schema, uuids in done.results.items() for uuid in uuids}
+    orphaned = {(slug, uuid) for slug, uuid in kept - registered if slug not in unreadable}
+    retained_states.clear_retained(orphaned)
+    return len(orphaned)
 
 
 def _tenants() -> list[Tenant]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import orjson
+from django.conf import settings
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
@@ -21,8 +22,9 @@ from devices.services.presence.state_machine import ROUNDING, PresenceState, Sig
 from devices.services.presence.state_store import apply_signals, states_of
 from devices.services.presence.timeouts import timeouts_of
 from tenants.infrastructure.chunks import chunks
-from tenants.infrastructure.database import leave_schema
+from tenants.infrastructure.database import current_schema, leave_schema
 from tenants.models import Tenant
+from tenants.services.tenant_rounds import visit_each
 
 from . import activity
 from . import redis_scripts as scripts
@@ -30,6 +32,8 @@ from . import redis_scripts as scripts
 logger = logging.getLogger(__name__)
 
 _CHUNK = 5000
+# Wills of a tenant that is locked or faulty are decided so much later.
+_FAILED_SECONDS = 10.0
 
 
 class LeasedDeadline(NamedTuple):
@@ -57,6 +61,8 @@ class SilenceResult:
 
     states: dict[str, tuple[int, PresenceState]] = field(default_factory=dict)  # device id, state
     timed_out: int = 0
+    # Schemas that are locked or faulty: the leases of their devices are kept until they end, and taken again.
+    failed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +126,9 @@ def apply_silence(expired: LeasedDeadlines) -> SilenceResult:
     for taken in expired.members.values():
         by_schema.setdefault(taken.schema, []).append(taken)
     states: dict[str, tuple[int, PresenceState]] = {}
-    timed_out = 0
-    for schema in _existing_schemas(by_schema):
+
+    def apply() -> int:
+        schema = current_schema()
         ids = _ids_of(schema, [taken.uuid for taken in by_schema[schema]])
         signals = [
             (ids[taken.uuid], Signal("silence", datetime.fromtimestamp(taken.seen, UTC)))
@@ -129,13 +136,15 @@ def apply_silence(expired: LeasedDeadlines) -> SilenceResult:
             if taken.uuid in ids and not taken.active_again
         ]
         applied = apply_signals(schema, signals, datetime.fromtimestamp(expired.now, UTC))
-        timed_out += len(applied.changes)
         known = states_of(
             schema, [ids[taken.uuid] for taken in by_schema[schema] if taken.uuid in ids and taken.active_again]
         )
         known |= applied.states
-        states |= {f"{schema}:{uuid}": (key, known[key]) for uuid, key in ids.items() if key in known}
-    return SilenceResult(states, timed_out)
+        states.update({f"{schema}:{uuid}": (key, known[key]) for uuid, key in ids.items() if key in known})
+        return len(applied.changes)
+
+    done = visit_each("presence", _existing_schemas(by_schema), apply)
+    return SilenceResult(states, sum(done.results.values()), frozenset(done.failures))
 
 
 def release_leases(expired: LeasedDeadlines, result: SilenceResult) -> None:
@@ -145,7 +154,8 @@ def release_leases(expired: LeasedDeadlines, result: SilenceResult) -> None:
     Such activity may have found a deadline that a redelivered older event had restored; then the listener has not
     updated PostgreSQL. The script that releases the lease therefore compares the time of the last activity.
     """
-    states, left = dict(result.states), list(expired.members)
+    states = dict(result.states)
+    left = [member for member, taken in expired.members.items() if taken.schema not in result.failed]
     while active_again := _release_leases(expired, left, states):
         by_schema: dict[str, list[tuple[int, Signal]]] = {}
         for member, at in active_again.items():
@@ -168,16 +178,25 @@ def decide_pending_wills(limit: int) -> int:
     by_schema: dict[str, list[activity.DeviceSignal]] = {}
     for member, decide_at in waiting:
         schema, text, device_id, will_at = member.decode().split(":")
-        uuid, grace = UUID(text), decide_at - float(will_at)
+        # A will that was postponed has the same grace.
+        uuid, grace = UUID(text), min(decide_at - float(will_at), settings.PRESENCE_WILL_GRACE_SECONDS)
         seen = activity.last_seen([uuid]).get(uuid)
         if seen is None or seen <= float(will_at) - grace:
             signal = Signal("will", datetime.fromtimestamp(float(will_at), UTC))
             by_schema.setdefault(schema, []).append((int(device_id), uuid, signal))
-    for schema in _existing_schemas(by_schema):
-        activity.apply_device_signals(schema, by_schema[schema], datetime.fromtimestamp(at, UTC))
-    if waiting:
-        redis.zrem(scripts.PENDING_WILLS, *(member for member, _ in waiting))
-    return len(waiting)
+    now = datetime.fromtimestamp(at, UTC)
+    done = visit_each(
+        "wills",
+        _existing_schemas(by_schema),
+        lambda: activity.apply_device_signals(current_schema(), by_schema[current_schema()], now),
+    )
+    decided = [member for member, _ in waiting if member.decode().split(":", 1)[0] not in done.failures]
+    if decided:
+        redis.zrem(scripts.PENDING_WILLS, *decided)
+    if postponed := {member for member, _ in waiting}.difference(decided):
+        # Behind those that are due, whose tenants are neither locked nor faulty.
+        redis.zadd(scripts.PENDING_WILLS, dict.fromkeys(postponed, at + _FAILED_SECONDS))
+    return len(decided)
 
 
 def restart_timeouts() -> int:
@@ -197,14 +216,17 @@ def reconcile() -> int:
     A device that still reports has its deadline from its next message; a silent one times out by the new deadline.
     """
     leave_schema()
-    missing = 0
-    for schema in Tenant.objects.filter(state=Tenant.State.ACTIVE).values_list("schema_name", flat=True):
-        with schema_context(schema):
-            online = Device.objects.filter(active=True, presence__status=DeviceStatus.Status.ONLINE)
-            timeouts = timeouts_of(online)
-            seen = dict(online.values_list("uuid", "presence__last_seen_at"))
-        missing += _add_deadlines(schema, timeouts)
+
+    def restore() -> int:
+        online = Device.objects.filter(active=True, presence__status=DeviceStatus.Status.ONLINE)
+        timeouts = timeouts_of(online)
+        seen = dict(online.values_list("uuid", "presence__last_seen_at"))
+        added = _add_deadlines(current_schema(), timeouts)
         _restore_last_seen(seen)
+        return added
+
+    active = Tenant.objects.filter(state=Tenant.State.ACTIVE).values_list("schema_name", flat=True)
+    missing = sum(visit_each("reconcile", list(active), restore).results.values())
     get_redis_connection("default").set(scripts.MARKER, 1)
     if missing:
         logger.warning("%d devices that are ONLINE had no deadline in Redis and got one", missing)

@@ -99,7 +99,7 @@ def step(import_id: int, *, queue: bool = True) -> str:
 
 def resume_all() -> int:
     """Queue a step of each import without a worker, in every active tenant; return how many."""
-    return sum_over_active(lambda: resumable_jobs.enqueue_idle(DeviceImport, STEP))
+    return sum_over_active("imports", lambda: resumable_jobs.enqueue_idle(DeviceImport, STEP))
 
 
 def hand_over(kept: DeviceImport, *, acting_user: audit.Actor = None) -> list[tuple[Device, IssuedCredentials]]:

@@ -36,7 +36,7 @@ _AT_ONCE = 100
 
 def step_all() -> int:
     """Queue a step of each campaign that is under way, in every active tenant; return how many."""
-    return sum_over_active(_enqueue_steps)
+    return sum_over_active("rotations", _enqueue_steps)
 
 
 def step(campaign_id: int) -> str:

@@ -26,6 +26,8 @@ from telemetry.services.limits import backoff_notices
 from tenants.infrastructure import metrics
 from tenants.infrastructure.database import conninfo
 from tenants.infrastructure.retry import DATABASE_LOST, Backoff, first_line
+from tenants.infrastructure.sql_errors import ErrorKind, kind_of
+from tenants.infrastructure.tenant_failures import record_failures
 from tenants.models import DeviceRoute, Tenant
 
 from .backoff_commands import BackoffCommands
@@ -134,8 +136,8 @@ class Notifier:
         for schema in self._slugs:
             try:
                 found = _pending_tasks(schema)
-            except django.db.ProgrammingError as error:
-                logger.warning("%s cannot be read: %s", schema, error)
+            except django.db.Error as error:
+                self._note_failure(schema, error)
                 continue
             for work in found:
                 self._due_tasks.setdefault((work, schema), 0.0)
@@ -161,15 +163,27 @@ class Notifier:
         except NotifierBusy:
             self._due_tasks[work, schema] = time.monotonic() + _BUSY_SECONDS
             return 0
-        except (*DATABASE_LOST, BrokerUnavailable):
+        except (*DATABASE_LOST, BrokerUnavailable) as error:
             self._request_states(schema, published)
-            raise
-        except Exception:  # an error of one tenant must not stop the others; the next search tries again
+            if isinstance(error, BrokerUnavailable):
+                raise
+            self._note_failure(schema, error)
+            self._due_tasks[work, schema] = time.monotonic() + _BUSY_SECONDS
+            return 0
+        except Exception as error:  # an error of one tenant must not stop the others; the next search tries again
             logger.exception("%s: cannot do its %s", schema, work.name)
+            record_failures("notifications", {schema: error}, 2 * self._look_seconds)
             done = 0
         if done < outbox.BATCH:
             del self._due_tasks[work, schema]
         return done if work is NotifierTask.CHANGES else 0
+
+    def _note_failure(self, schema: str, error: Exception) -> None:
+        """Record an error of one tenant: its changes wait in its outbox. Raises the error of a lost database."""
+        if kind_of(error) is ErrorKind.SERVER:
+            raise error
+        logger.warning("%s: its changes wait: %s", schema, first_line(error))
+        record_failures("notifications", {schema: error}, 2 * self._look_seconds)
 
     def _is_active(self, schema: str) -> bool:
         """Return whether the tenant is active; the outbox of a suspended one is processed when it is resumed."""
