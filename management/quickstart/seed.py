@@ -15,6 +15,7 @@ from devices.services.api_keys import issue_api_key
 from devices.services.provisioning.registration import register_device
 from devices.services.vault.secret_store import provisioner
 from tenants.infrastructure.database import current_schema
+from tenants.infrastructure.secret_values import reveal
 from tenants.models import Tenant, User
 from tenants.services.lifecycle import create_tenant
 
@@ -105,7 +106,7 @@ def _bridge() -> dict[str, str] | None:
     """Return the account that may publish for every device: for load, and for a bridge from the old broker."""
     if not settings.MQTT_BRIDGE_URL:
         return None
-    url = urlsplit(settings.MQTT_BRIDGE_URL)
+    url = urlsplit(reveal(settings.MQTT_BRIDGE_URL))
     return {"username": unquote(url.username or ""), "password": unquote(url.password or "")}
 
 

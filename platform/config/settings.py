@@ -1,12 +1,12 @@
 """Settings of every process. One file; what differs between machines comes from the environment."""
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from django.templatetags.static import static
 from django.utils.translation import gettext_lazy as _
 
 from tenants.infrastructure.client_address import parse_networks
+from tenants.infrastructure.secret_values import SecretText, SecretUrl
 
 from . import environment
 
@@ -16,7 +16,7 @@ BASE_DIR: Path = environment.BASE_DIR
 VAR_DIR: Path = environment.var_dir()
 
 DEBUG: bool = env.bool("DEBUG", default=False)
-SECRET_KEY: str = environment.required(env, "SECRET_KEY", "give it a long random string.")
+SECRET_KEY: str = SecretText(environment.required(env, "SECRET_KEY", "give it a long random string."))
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]", ".localhost"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
@@ -101,6 +101,7 @@ WSGI_APPLICATION = "config.wsgi.application"
 
 environment.required(env, "DATABASE_URL", "for example postgres://user:password@host:5432/gwanje.")
 _database = env.db_url("DATABASE_URL", engine="django_tenants.postgresql_backend")
+_database["PASSWORD"] = SecretText(_database.get("PASSWORD") or "")
 _database["OPTIONS"] = {**_database.get("OPTIONS", {}), "connect_timeout": 5}
 # Of the web server's pool: the most connections, the share of them that the requests of one tenant may use at a time,
 # and the seconds that a statement may wait for a lock, and may take.
@@ -135,11 +136,11 @@ DATABASES = {"default": _database}
 
 # --- Redis --------------------------------------------------------------------------------------------------
 
-REDIS_URL: str = environment.required(env, "REDIS_URL", "for example redis://host:6379/0.")
+REDIS_URL = SecretUrl(environment.required(env, "REDIS_URL", "for example redis://host:6379/0."))
 CACHES = {
     "default": {
         "BACKEND": "django_redis.cache.RedisCache",
-        "LOCATION": REDIS_URL,
+        "LOCATION": SecretText(REDIS_URL.reveal()),
         "KEY_FUNCTION": "django_tenants.cache.make_key",
         "REVERSE_KEY_FUNCTION": "django_tenants.cache.reverse_key",
         "OPTIONS": {
@@ -178,18 +179,18 @@ FETCH_REPEAT_SECONDS: int = env.int("FETCH_REPEAT_SECONDS", default=900)
 
 # --- MQTT ---------------------------------------------------------------------------------------------------
 
-MQTT_URL: str = env.str("MQTT_URL", default="")
-MQTT_ADMIN_URL: str = env.str("MQTT_ADMIN_URL", default="")
+MQTT_URL = SecretUrl(env.str("MQTT_URL", default=""))
+MQTT_ADMIN_URL = SecretUrl(env.str("MQTT_ADMIN_URL", default=""))
 # EMQX's management API with its key and secret: http://key:secret@host:18083. Sessions are ended through it.
-EMQX_API_URL: str = env.str("EMQX_API_URL", default="")
+EMQX_API_URL = SecretUrl(env.str("EMQX_API_URL", default=""))
 # Keys with which EMQX authenticates to the platform; several during their rotation.
-BROKER_KEYS: list[str] = env.list("BROKER_KEYS", default=[])
+BROKER_KEYS: list[str] = [SecretText(key) for key in env.list("BROKER_KEYS", default=[])]
 BROKER_FAILURES_PER_MINUTE: int = env.int("BROKER_FAILURES_PER_MINUTE", default=60)
-MQTT_BRIDGE_URL: str = env.str("MQTT_BRIDGE_URL", default="")
+MQTT_BRIDGE_URL = SecretUrl(env.str("MQTT_BRIDGE_URL", default=""))
 # The address of the broker in devices' configuration; by default that of the platform's own connection.
-MQTT_HOST: str = env.str("MQTT_HOST", default=urlsplit(MQTT_URL).hostname or "localhost")
-_default_port = 8883 if MQTT_URL.startswith("mqtts:") else 1883
-MQTT_PORT: int = env.int("MQTT_PORT", default=urlsplit(MQTT_URL).port or _default_port)
+MQTT_HOST: str = env.str("MQTT_HOST", default=MQTT_URL.parts.hostname or "localhost")
+_default_port = 8883 if MQTT_URL.parts.scheme == "mqtts" else 1883
+MQTT_PORT: int = env.int("MQTT_PORT", default=MQTT_URL.parts.port or _default_port)
 # The authorities of the broker's certificate, where they are not the system's.
 MQTT_CA_FILE: str = env.str("MQTT_CA_FILE", default="")
 MQTT_CLIENT_ID: str = env.str("MQTT_CLIENT_ID", default="gwanje-listener")
@@ -307,7 +308,7 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
 # Bearer token of /metrics, which contains tenants' names; without one only requests of this machine are allowed.
-METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
+METRICS_TOKEN: str = SecretText(env.str("METRICS_TOKEN", default=""))
 # For each tenant, of sessions and keys together; 0: unlimited.
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
 # Operations at a time: of each API key or person, of a tenant, and of one web process; 0: unlimited.

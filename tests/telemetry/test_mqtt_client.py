@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 import pytest
@@ -214,7 +213,7 @@ class OldBroker(threading.Thread):
 def test_a_broker_without_mqtt_5_is_spoken_to_in_3_1_1(
     make_session: Callable[..., Any], register: Callable[..., Registered], settings: Any
 ) -> None:
-    url = urlsplit(settings.MQTT_URL)
+    url = settings.MQTT_URL.parts
     old = OldBroker(url.port or 1883)
     old.start()
     settings.MQTT_URL = settings.MQTT_URL.replace(f":{url.port}", f":{old.port}")

@@ -15,6 +15,7 @@ from django.conf import settings
 
 from devices.services.broker.errors import BrokerRefused, BrokerUnavailable
 from tenants.infrastructure.chunks import chunks
+from tenants.infrastructure.secret_values import reveal
 
 BAN_SECONDS = 30
 _TIMEOUT = (2.0, 5.0)
@@ -72,7 +73,7 @@ def _kick(session: requests.Session, names: Sequence[str]) -> None:
 
 
 def _session() -> requests.Session:
-    url = urlsplit(settings.EMQX_API_URL)
+    url = urlsplit(reveal(settings.EMQX_API_URL))
     session = requests.Session()
     session.trust_env = False  # the broker is not behind this machine's proxy, nor is its key in a .netrc
     session.auth = (unquote(url.username or ""), unquote(url.password or ""))
@@ -82,7 +83,7 @@ def _session() -> requests.Session:
 def _request(
     session: requests.Session, method: str, path: str, expected: tuple[int, ...], body: Any = None
 ) -> requests.Response:
-    url = urlsplit(settings.EMQX_API_URL)
+    url = urlsplit(reveal(settings.EMQX_API_URL))
     base = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path.rstrip("/"), "", ""))
     try:
         answer = session.request(method, f"{base}/api/v5{path}", json=body, timeout=_TIMEOUT, allow_redirects=False)

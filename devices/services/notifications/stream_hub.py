@@ -26,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from tenants.infrastructure.retry import DATABASE_LOST
+from tenants.infrastructure.secret_values import reveal
 
 from . import status_feed
 from .status_feed import StatusEvent
@@ -218,7 +219,7 @@ class StreamHub:
         """Receive messages until the connection is lost. Raises RedisError and OSError."""
         # Without retries: an automatic reconnection would hide lost messages.
         pool = ConnectionPool.from_url(
-            settings.REDIS_URL, protocol=2, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)
+            reveal(settings.REDIS_URL), protocol=2, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)
         )
         connection = pool.make_connection()
         beat = asyncio.create_task(self._beat(connection))
