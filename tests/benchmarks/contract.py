@@ -61,7 +61,7 @@ def validate(
     topic: Topic, message: dict[str, Any], spec: DeviceSpec, now: datetime
 ) -> tuple[datetime, bool, NormalizedValues]:
     """Return the results of steps 4 and 5, with the check of routing that belongs to step 2."""
-    validation.check_routing(topic, spec)
+    validation.check_routing(spec)
     moment, late = contract.check_time(message, now, _CLOCK)
     contract.check_board(message, spec)
     return moment, late, normalization.normalize(message, contract.check_component(topic, message, spec))

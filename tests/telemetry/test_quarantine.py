@@ -696,8 +696,8 @@ def test_a_source_has_one_room_for_all_reasons(own: Any, register: Any, send: Se
     settings.QUARANTINE_MEGABYTES = 1
     device = register(tenant=own)
     forms = [
-        "telemetry/x/{}/a/b",
-        "telemetry/x/{}/a",
+        f"telemetry/{own.slug}/{{}}/a/b",
+        f"telemetry/{own.slug}/{{}}/a",
         f"telemetry/{own.slug}/{{}}/toaster",
         f"telemetry/{own.slug}/{{}}/",
     ]

@@ -26,7 +26,7 @@ from telemetry.services.pipeline.results import (
     Topic,
     ValidatedMessage,
 )
-from telemetry.services.pipeline.validation import validate
+from telemetry.services.pipeline.validation import names_other_tenant, validate
 from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
 
 from . import broker_events
@@ -34,6 +34,7 @@ from .batches import LockedMessage, PreparedBatch
 
 logger = logging.getLogger(__name__)
 
+_NO_PAYLOAD = "The payload is not stored, because the topic names another tenant."
 _TOPIC_CACHE_BYTES = 8 * 2**20
 # The publisher did nothing wrong, and the message is promised to be replayed.
 _NOT_CHARGED = frozenset({"key_unavailable", "quota_exceeded"})
@@ -142,7 +143,8 @@ class BatchPreparer:
 
     def schema_of(self, item: MessageResult) -> str | None:
         """Return the schema of the message's device, never of a tenant that only its topic names; None: unrouted."""
-        return item.spec.tenant.schema if item.spec is not None else None
+        owner = item.owner if isinstance(item, RefusedItem) else item.spec
+        return owner.tenant.schema if owner is not None else None
 
     def flush(self) -> None:
         """Write limits and key uses to their stores; due about twice a second."""
@@ -181,15 +183,18 @@ class BatchPreparer:
                 current = self._router.reload(topic.uuid)
                 if current is not None and current.spec is not None and current.spec.keys != spec.keys:
                     return self._validate_one(incoming, topic, current, upgraded_devices)
-            return RefusedItem(incoming, spec, refusal)
+            return _refused(incoming, topic, spec, refusal)
         except KeyUnavailable as error:
-            if spec is not None:
-                self._on_deferred(spec.tenant.schema)
-            return RefusedItem(incoming, spec, Refusal("key_unavailable", f"Deferred until Vault answers: {error}."))
+            refused = _refused(
+                incoming, topic, spec, Refusal("key_unavailable", f"Deferred until Vault answers: {error}.")
+            )
+            if refused.owner is not None:
+                self._on_deferred(refused.owner.tenant.schema)
+            return refused
         except Exception as error:  # one unreadable message must not stop all others
             logger.exception("A message on %s could not be validated", incoming.topic)
             detail = f"The message cannot be read: {type(error).__name__}: {error}."
-            return RefusedItem(incoming, spec, Refusal("malformed", detail))
+            return _refused(incoming, topic, spec, Refusal("malformed", detail))
         assert spec is not None  # noqa: S101 (for the type checker: without one it was refused)
         if message.signature == 2 and spec.min_signature_version < 2:
             upgraded_devices.add(spec.number)
@@ -223,11 +228,31 @@ def _parse_topic(incoming: Incoming) -> Topic | Refusal:
         return refusal
 
 
+def _refused(incoming: Incoming, topic: Topic, spec: DeviceSpec | None, refusal: Refusal) -> RefusedItem:
+    """Return the refused message, for staff where the topic names another tenant than the device's.
+
+    Its payload may be that tenant's: only a signature, which is verified before `wrong_tenant`, proves that it is not.
+    """
+    is_unverified = spec is not None and bool(topic.segment) and refusal.reason != "wrong_tenant"
+    for_staff = is_unverified and spec is not None and names_other_tenant(topic.segment, spec)
+    return RefusedItem(incoming, spec, refusal, for_staff)
+
+
 def _malformed(incoming: Incoming, refusal: Refusal, route: Route | None) -> RefusedItem | LockedMessage:
-    """Return a message on a malformed topic as one of the device that published it, where that one is registered."""
-    if route is not None and route.spec is None and route.locked_schema:
-        return LockedMessage(incoming, route.locked_schema)
-    return RefusedItem(incoming, route.spec if route is not None else None, refusal)
+    """Return a message on a malformed topic as one of the device that published it, where that one is registered.
+
+    It is not verified, so it keeps no payload if the topic names another tenant.
+    """
+    if route is None:
+        return RefusedItem(incoming, None, refusal)
+    if route.spec is None:
+        is_locked = bool(route.locked_schema)
+        return LockedMessage(incoming, route.locked_schema) if is_locked else RefusedItem(incoming, None, refusal)
+    segment = form.segment_of(incoming.topic)
+    if segment and names_other_tenant(segment, route.spec):
+        incoming = replace(incoming, payload=b"")
+        refusal = Refusal(refusal.reason, f"{refusal.detail} {_NO_PAYLOAD}")
+    return RefusedItem(incoming, route.spec, refusal)
 
 
 def _limited(accepted: Sequence[AcceptedItem], exceeded: dict[int, ExceededLimit]) -> Iterator[MessageResult]:

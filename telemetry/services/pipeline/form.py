@@ -45,6 +45,12 @@ def publisher_of(topic: str) -> UUID | None:
     return None
 
 
+def segment_of(topic: str) -> str:
+    """Return the second level of a telemetry topic, even of a malformed one; empty for any other topic."""
+    parts = topic.split("/", 2)
+    return parts[1] if len(parts) > 1 and parts[0] == "telemetry" else ""
+
+
 def check_size(payload: bytes, maximum: int, limits: LimitSpec | None = None) -> None:
     """Raise Refusal (`too_large`) for a payload above `maximum` bytes, or above the tenant's own limit."""
     size = len(payload)

@@ -112,11 +112,20 @@ class AcceptedItem:
 
 @dataclass(slots=True)
 class RefusedItem:
-    """A message that is quarantined, and the device that it names (None: not registered)."""
+    """A message that is quarantined, and the device that it names (None: not registered).
+
+    `for_staff`: the device's tenant must not see it.
+    """
 
     incoming: Incoming
     spec: DeviceSpec | None
     result: Refusal
+    for_staff: bool = False
+
+    @property
+    def owner(self) -> DeviceSpec | None:
+        """The device whose tenant has the message in its quarantine; None: staff have it."""
+        return None if self.for_staff else self.spec
 
 
 @dataclass(slots=True)

@@ -27,11 +27,13 @@ def validate(
     clock: contract.ClockTolerance,
 ) -> ValidatedMessage:
     """Return the message after all checks. Raises Refusal, or any error of `keys` when a key is unavailable."""
-    check_routing(topic, spec)
+    check_routing(spec)
     kind = topic.kind
     if kind is _WILL:
         return _validate_will(topic, text_topic, payload, received_at)
     message, content, version, key_version = signature.verify(payload, spec, keys, received_at)
+    # Not before the signature: it proves that the device is the tenant's, which must not see another one's payloads.
+    check_segment(topic, spec)
     counter = contract.check_binding(topic, message) if version == 2 else None
     moment, late = contract.check_time(message, received_at, clock)
     component, values = "", _NO_VALUES
@@ -97,9 +99,8 @@ def validate_legacy(
     )
 
 
-def check_routing(topic: Topic, spec: DeviceSpec) -> None:
-    """Raise Refusal for another tenant's topic or an inactive device; no key is needed for it."""
-    check_segment(topic, spec)
+def check_routing(spec: DeviceSpec) -> None:
+    """Raise Refusal for an inactive device or tenant; no key is needed for it."""
     if not spec.tenant.active:
         raise Refusal(
             "inactive_device",
@@ -111,12 +112,17 @@ def check_routing(topic: Topic, spec: DeviceSpec) -> None:
 
 def check_segment(topic: Topic, spec: DeviceSpec) -> None:
     """Raise Refusal (`wrong_tenant`) for a topic with another tenant's segment than the device's."""
-    if topic.segment and topic.segment not in spec.tenant.segments:
+    if topic.segment and names_other_tenant(topic.segment, spec):
         raise Refusal(
             "wrong_tenant",
             f"The device does not belong to the tenant {quote(topic.segment)}; it must publish on "
             f"telemetry/{spec.tenant.slug}/{spec.uuid}/…, or the segment must be registered as a topic alias.",
         )
+
+
+def names_other_tenant(segment: str, spec: DeviceSpec) -> bool:
+    """Return whether the segment of a telemetry topic is neither the slug nor an alias of the device's tenant."""
+    return segment not in spec.tenant.segments
 
 
 def fingerprint(*parts: bytes) -> bytes:

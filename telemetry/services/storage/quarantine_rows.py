@@ -70,7 +70,7 @@ def _rows(refused: Sequence[RefusedItem]) -> list[QuarantineRow]:
         if (row := rows.get(name)) is not None:
             rows[name] = row._replace(last_at=at, times=row.times + 1)
             continue
-        device_id = item.spec.device_id if item.spec else None
+        device_id = item.owner.device_id if item.owner else None
         detail = item.result.detail.replace("\x00", "\\0")
         rows[name] = QuarantineRow(name, item.result.reason, detail, topic, item.incoming.payload, at, at, 1, device_id)
     return list(rows.values())
