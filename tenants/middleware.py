@@ -86,7 +86,7 @@ def share_connections(get_response: Callable[[HttpRequest], Any]) -> Callable[[H
         schema, began = current_schema(), time.monotonic()
         with shares.slot(schema, before_waiting=connection.close) as has_slot:
             if not has_slot:
-                return _too_many(request)
+                return _over_share(request)
             response = get_response(request)
         if response.status_code == 503 and time.monotonic() - began >= settings.DATABASE_LOCK_SECONDS:
             shares.strain(schema)
@@ -95,7 +95,7 @@ def share_connections(get_response: Callable[[HttpRequest], Any]) -> Callable[[H
     return answer
 
 
-def _too_many(request: HttpRequest) -> HttpResponse:
+def _over_share(request: HttpRequest) -> HttpResponse:
     with translation.override(translation.get_language_from_request(request)):
         text = gettext("Too many requests of this tenant are in progress. Try again in a few seconds.")
     answer = _text_answer(request, 503, text)

@@ -29,7 +29,7 @@ def test_a_tenant_has_its_slots_and_the_others_theirs() -> None:
             assert others == [True, True]
     with taken(shares, "t_one", 2) as granted:
         assert granted == [True, True]
-    assert not shares._shares, "what nobody uses is forgotten"
+    assert not shares._shares, "unused shares are kept"
 
 
 def test_a_waiting_request_takes_the_slot_that_becomes_free() -> None:

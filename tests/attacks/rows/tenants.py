@@ -17,7 +17,7 @@ from tests.attacks.attack import Measurement, attack, brake
 from tests.attacks.probes import DeviceProbe
 
 _REQUESTS = 16
-# Times below are not compared with each other: a request of 5 ms that takes 10 is no harm.
+# Times below are not compared with each other: a request of 5 ms that takes 10 does no harm.
 _LEAST_SECONDS = 0.1
 
 
