@@ -1,20 +1,27 @@
-"""The first page, at the public address."""
+"""The first page, at the public address, and the page of a user's own account."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlencode
 
-from django.contrib.auth.forms import AuthenticationForm
-from django.contrib.auth.views import LoginView
-from django.http import HttpResponse
-from django.urls import reverse
+from django.contrib import messages
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
+from django.contrib.auth.views import LoginView, PasswordChangeView
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect
+from django.urls import reverse, reverse_lazy
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
+from django.views.generic import TemplateView
 from django_tenants.utils import get_public_schema_name
 
-from .admin.sign_in import SignInForm, answer_of
+from .admin.sign_in import OwnPasswordChangeForm, SignInForm, answer_of, answer_of_form
 from .admin.site import is_staff
-from .models import Membership, Tenant, User
+from .models import Membership, SignIn, Tenant, User
+from .services import user_sessions
 
 _MOST_SHOWN = 200
+_MOST_SIGN_INS = 20
 
 
 class LandingSignInForm(SignInForm, AuthenticationForm):
@@ -45,6 +52,68 @@ class LandingPage(LoginView):
         if isinstance(user, User):
             context |= {"entries": _entries(user), "may_console": is_staff(user)}
         return context
+
+
+class OwnAccount:
+    """Mixin of the pages of a signed-in user; others are sent to the form to sign in."""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Answer a signed-in user."""
+        if not isinstance(request.user, User):
+            form = reverse("home") if getattr(request, "tenant", None) is None else reverse("admin:login")
+            return redirect(f"{form}?{urlencode({'next': request.get_full_path()})}")
+        return super().dispatch(request, *args, **kwargs)  # type: ignore[misc]
+
+
+class AccountPage(OwnAccount, TemplateView):
+    """A user's sessions, which can be ended one by one or all, and the history of sign-ins."""
+
+    template_name = "tenants/account.html"
+    http_method_names = ("get", "head", "post")
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the context with sessions and history."""
+        user = cast("User", self.request.user)
+        return super().get_context_data(**kwargs) | {
+            "sessions": user_sessions.sessions_of(user, self.request.session.session_key),
+            "sign_ins": SignIn.objects.filter(user=user)[:_MOST_SIGN_INS],
+        }
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        """End the session that the button names, or all."""
+        user = cast("User", request.user)
+        if "everywhere" in request.POST:
+            user_sessions.end_all(user)
+            request.session.flush()
+            return redirect("home")
+        if user_sessions.end_session(user, request.POST.get("session", "")):
+            messages.success(request, gettext("The session was ended."))
+        else:
+            messages.info(request, gettext("This session had already ended."))
+        return redirect("account")
+
+
+class AccountPasswordPage(OwnAccount, PasswordChangeView):
+    """The change of a user's own password, which ends the other sessions."""
+
+    form_class = OwnPasswordChangeForm
+    template_name = "tenants/account_password.html"
+    success_url = reverse_lazy("account")
+
+    def get_form_kwargs(self) -> dict[str, Any]:
+        """Return the arguments of the form."""
+        return super().get_form_kwargs() | {"request": self.request}
+
+    def form_valid(self, form: PasswordChangeForm) -> HttpResponseRedirect:
+        """Change the password."""
+        response = cast("HttpResponseRedirect", super().form_valid(form))
+        user_sessions.end_all(cast("User", self.request.user), except_key=self.request.session.session_key)
+        messages.success(self.request, gettext("The password was changed, and all other sessions were ended."))
+        return response
+
+    def form_invalid(self, form: PasswordChangeForm) -> HttpResponse:
+        """Show the form with its errors, with the status of a rejected attempt."""
+        return answer_of_form(super().form_invalid(form), form)
 
 
 def _entries(user: User) -> list[dict[str, Any]]:

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from django.contrib.auth import SESSION_KEY
-from django.contrib.sessions.backends.db import SessionStore
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
+from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext as _
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
@@ -17,6 +17,7 @@ from devices.models import ApiKey
 from tenants.api.permissions import MemberPermission
 from tenants.models import Tenant, User
 from tenants.services.roles import Role, reaches, role_of
+from tenants.services.session_store import SessionStore
 
 if TYPE_CHECKING:
     # REST framework loads this module from its settings, before its views are there.
@@ -111,10 +112,13 @@ class StreamAccess:
             key = ApiKey.objects.filter(pk=self.key_id).first()
             return key is not None and key.is_valid()
         user = User.objects.filter(pk=self.user_id).first()
-        return user is not None and self._is_logged_in() and reaches(role_of(user, tenant), self.least)
+        return user is not None and self._is_logged_in(user) and reaches(role_of(user, tenant), self.least)
 
-    def _is_logged_in(self) -> bool:
-        return str(SessionStore(self.session).get(SESSION_KEY)) == str(self.user_id)
+    def _is_logged_in(self, user: User) -> bool:
+        session = SessionStore(self.session)
+        # The hash is another one after a change of the password.
+        unchanged = constant_time_compare(session.get(HASH_SESSION_KEY, ""), user.get_session_auth_hash())
+        return unchanged and str(session.get(SESSION_KEY)) == str(self.user_id)
 
 
 def stream_access(request: Request, least: Role = Role.VIEWER) -> StreamAccess:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from django.templatetags.static import static
+from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
 from tenants.infrastructure.client_address import parse_networks
@@ -257,6 +258,7 @@ SERVESTATIC_ALLOW_ALL_ORIGINS = False
 PUBLIC_URL: str = env.str("PUBLIC_URL", default=f"http://localhost:{env.int('HTTP_PORT', default=8000)}")
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
+SESSION_ENGINE = "tenants.services.session_store"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 # Behind TLS; the development server on localhost speaks plain HTTP.
@@ -409,6 +411,7 @@ UNFOLD = {
     "SITE_SYMBOL": "sensors",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("gwanje/icon.svg")}],
     "SHOW_LANGUAGES": True,
+    "ACCOUNT": {"navigation": [{"title": _("Sessions"), "link": lambda _request: reverse("account")}]},
     "STYLES": [lambda _request: static("gwanje/colors.css"), lambda _request: static("gwanje/admin.css")],
     "SCRIPTS": [lambda _request: static("gwanje/htmx.js")],
 }

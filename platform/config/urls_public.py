@@ -8,7 +8,7 @@ from tenants.admin import console
 from tenants.api.views.base import UnknownAddressView
 from tenants.api.views.schema import DocsView, SchemaView
 from tenants.api.views.tenants import TenantViewSet
-from tenants.views import LandingPage
+from tenants.views import AccountPage, AccountPasswordPage, LandingPage
 
 handler400 = "tenants.api.errors.bad_request"
 handler500 = "tenants.api.errors.server_error"
@@ -17,6 +17,8 @@ urlpatterns: list = [
     path("", LandingPage.as_view(), name="home"),
     path("logout/", LogoutView.as_view(next_page="home"), name="logout"),
     path("admin/", console.urls),
+    path("account/", AccountPage.as_view(), name="account"),
+    path("account/password/", AccountPasswordPage.as_view(), name="account-password"),
     path("i18n/", include("django.conf.urls.i18n")),
     path("api/v1/tenants/", TenantViewSet.as_view({"get": "list", "post": "create"}), name="tenant-list"),
     path("api/v1/provisioning/credentials/", CredentialsView.as_view(), name="provisioning-credentials"),

@@ -3,8 +3,10 @@
 from typing import Any, ClassVar
 
 from django import forms
+from django.contrib.auth.forms import PasswordChangeForm
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
@@ -12,7 +14,7 @@ from django.utils.translation import ngettext
 
 from tenants.infrastructure.password_hashing import HashingBusy
 from tenants.models import User
-from tenants.services import sign_in
+from tenants.services import sign_in, user_sessions
 from tenants.services.sign_in_throttle import TooManyAttempts
 
 
@@ -53,6 +55,31 @@ class ThrottledSignIn:
         """Show the form, or sign in."""
         return answer_of(request, super().login(request, extra_context))  # type: ignore[misc]
 
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Redirect to the page of the user's own account."""
+        return redirect("account-password")
+
+
+class OwnPasswordChangeForm(PasswordChangeForm):
+    """A new password, after the old one: it is checked with the limits of a sign-in."""
+
+    rejection: TooManyAttempts | HashingBusy | None = None
+
+    def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
+        self.request = request
+        super().__init__(*args, **kwargs)
+
+    def clean_old_password(self) -> str:
+        """Return the old password. Raises ValidationError."""
+        password = self.cleaned_data["old_password"]
+        try:
+            if sign_in.check_own_password(self.request, self.user, password):
+                return password
+        except (TooManyAttempts, HashingBusy) as error:
+            self.rejection = error
+            raise ValidationError(rejection_text(error), code="throttled") from error
+        raise ValidationError(self.error_messages["password_incorrect"], code="password_incorrect")
+
 
 def rejection_text(error: TooManyAttempts | HashingBusy) -> str:
     """Return the reason of a rejected attempt, and when to try again."""
@@ -69,10 +96,16 @@ def rejection_text(error: TooManyAttempts | HashingBusy) -> str:
 def answer_of(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     """Return the answer to a sign-in form: with a cookie after a success, with 429 or 503 after a rejection."""
     form = (getattr(response, "context_data", None) or {}).get("form")
+    if request.method == "POST" and form is None and isinstance(request.user, User):
+        user_sessions.note_sign_in(request)
+        sign_in.remember_browser(request, response, request.user)
+    return answer_of_form(response, form)
+
+
+def answer_of_form(response: HttpResponse, form: Any) -> HttpResponse:
+    """Return the page of a form with a password, with 429 or 503 where its attempt was rejected."""
     rejection = getattr(form, "rejection", None)
     if rejection is not None:
         response.status_code = rejection.status
         response["Retry-After"] = str(rejection.wait)
-    elif request.method == "POST" and form is None and isinstance(request.user, User):
-        sign_in.remember_browser(request, response, request.user)
     return response

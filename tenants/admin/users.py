@@ -3,17 +3,19 @@
 from typing import Any, ClassVar
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group as PermissionGroup
 from django.db.models import Model
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from tenants.infrastructure import hooks
 from tenants.models import Membership, User
+from tenants.services import user_sessions
 
 from .site import console
 
@@ -74,6 +76,21 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Return whether the user can delete the object."""
         return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Save the user; one who is no longer active loses all sessions."""
+        super().save_model(request, obj, form, change)
+        if change and not obj.is_active:
+            user_sessions.end_all(obj)
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002
+        """Set a user's password; a changed one ends the user's sessions."""
+        response = super().user_change_password(request, id, form_url)
+        user = self.get_object(request, unquote(id))
+        if request.method == "POST" and isinstance(response, HttpResponseRedirect) and isinstance(user, User):
+            own = request.session.session_key if user == request.user else None
+            user_sessions.end_all(user, except_key=own)
+        return response
 
     def _may_touch(self, request: HttpRequest, obj: Model | None) -> bool:
         # A user who can set a superuser's password can become one.

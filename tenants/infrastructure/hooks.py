@@ -62,6 +62,7 @@ new_tenant: Hook[Callable[[], None]] = Hook("new_tenant", "fills the schema of a
 tenant_changed: Hook[Callable[[str], None]] = Hook(
     "tenant_changed", "receives the schema of a tenant whose state or limits changed, after the commit"
 )
+session_ended: Hook[Callable[[str], None]] = Hook("session_ended", "receives the key of a session that was deleted")
 metric_collectors: Hook[Callable[[], "Iterable[Metric]"]] = Hook(
     "metric_collectors", "returns more metrics for /metrics; must not raise"
 )

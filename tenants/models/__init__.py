@@ -4,6 +4,7 @@ from .enrollment import PreregisteredDevice
 from .messages import OverflowMessage, SuppressedUnroutedMessages, UnroutedMessage
 from .plans import Plan, TenantLimits
 from .routes import AppRoute, DeviceRoute
+from .sessions import UserSession
 from .sign_ins import SignIn
 from .tenants import SLUG_PATTERN, Domain, Membership, Tenant, TenantAlias, User, validate_slug
 
@@ -23,5 +24,6 @@ __all__ = [
     "TenantLimits",
     "UnroutedMessage",
     "User",
+    "UserSession",
     "validate_slug",
 ]

@@ -503,14 +503,14 @@ def test_the_stream_ends_with_the_key(hurried: None, key: Callable[..., Any], te
 @pytest.fixture
 def member(live_db: None, tenant_a: Any) -> Iterator[Any]:
     """A member of tenant A who is logged in: (user, watcher)."""
-    from django.contrib.auth import SESSION_KEY
-    from django.contrib.sessions.backends.db import SessionStore
+    from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 
     from devices.api.access import StreamAccess
+    from tenants.services.session_store import SessionStore
     from tests.factories import make_user
 
     user, session = make_user(f"watcher-{os.urandom(4).hex()}", tenant_a, "viewer"), SessionStore()
-    session[SESSION_KEY] = str(user.pk)
+    session[SESSION_KEY], session[HASH_SESSION_KEY] = str(user.pk), user.get_session_auth_hash()
     session.save()
     yield user, session, StreamAccess(tenant_a.pk, user_id=user.pk, session=session.session_key or "")
     user.delete()

@@ -18,6 +18,7 @@ PROVIDERS = {
     "unrouted_replay": ["telemetry"],
     "console_panels": ["telemetry"],
     "console_navigation": ["tenants", "auth", "tenants", "django_q"],
+    "session_ended": ["devices"],
     "newest_readings": ["telemetry"],
     "dashboard_panels": ["devices", "telemetry", "telemetry", "telemetry", "devices", "telemetry"],
     "panels_above_device": ["devices", "devices", "devices", "devices", "telemetry", "telemetry"],
