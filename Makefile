@@ -6,8 +6,8 @@ MQTT_PORT ?= 1883
 VAR ?= var
 ARGS ?=
 UV_VERSION := 0.13.9
-# Each worker has servers of its own; WORKERS= runs the tests one after the other.
-WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
+# Each worker has servers of its own; WORKERS= runs the tests one after the other. How many: tests/servers.py.
+WORKERS ?= -n auto --dist loadfile --no-loadscope-reorder
 
 PYTHON_NAMES := python3 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for name in $(PYTHON_NAMES); do \
@@ -32,7 +32,8 @@ test: .venv/test.stamp
 
 # Units and the API, without tests that commit, are slow, or need a browser: for the time between two edits.
 test-fast: .venv/test.stamp
-	$(VENV_PYTHON) -m pytest -m "not live and not slow" --ignore tests/management --ignore tests/pages --ignore tests/fuzz $(ARGS)
+	$(VENV_PYTHON) -m pytest $(WORKERS) -m "not live and not slow" \
+		--ignore tests/management --ignore tests/pages --ignore tests/fuzz $(ARGS)
 
 # One benchmark, on servers of its own: make bench PART=ingest ARGS="--json --only one,two"
 PART ?= contract
