@@ -128,7 +128,7 @@ class TenantMiddleware(TenantMainMiddleware):
             hostname = self.hostname_from_request(request).lower()
         except DisallowedHost:
             return self._answer(request, 404, "This host name is not served here.")
-        match = _PREFIX.match(request.path_info)
+        match = _PREFIX.match(request.path_info) if settings.TENANT_PATHS else None
         tenant = self._by_slug(match["slug"]) if match else self._by_host(hostname)
         if tenant is None:
             return self._refuse(request, 404, match["slug"]) if match else None

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
 from django.contrib.auth.views import LoginView, PasswordChangeView
@@ -17,7 +18,7 @@ from django_tenants.utils import get_public_schema_name
 
 from .admin.sign_in import OwnPasswordChangeForm, SignInForm, answer_of, answer_of_form
 from .admin.site import is_staff
-from .models import Membership, SignIn, Tenant, User
+from .models import Domain, Membership, SignIn, Tenant, User
 from .services import user_sessions
 
 _MOST_SHOWN = 200
@@ -50,7 +51,7 @@ class LandingPage(LoginView):
         context = super().get_context_data(**kwargs)
         user = self.request.user
         if isinstance(user, User):
-            context |= {"entries": _entries(user), "may_console": is_staff(user)}
+            context |= {"entries": _entries(self.request, user), "may_console": is_staff(user)}
         return context
 
 
@@ -116,15 +117,26 @@ class AccountPasswordPage(OwnAccount, PasswordChangeView):
         return answer_of_form(super().form_invalid(form), form)
 
 
-def _entries(user: User) -> list[dict[str, Any]]:
-    """Return name, URL and role of each tenant of the user."""
-    home = reverse("home")
-    return [{"name": name, "url": f"{home}t/{slug}/", "role": role} for name, slug, role in _tenants_of(user)]
+def _entries(request: HttpRequest, user: User) -> list[dict[str, Any]]:
+    """Return name, URL and role of each tenant of the user; the URL is empty where a tenant has no address."""
+    roles = dict(_tenants_of(user))
+    hosts = dict(Domain.objects.filter(tenant__in=roles, is_primary=True).values_list("tenant_id", "domain"))
+    return [
+        {"name": tenant.name, "url": _address_of(request, tenant, hosts.get(tenant.pk, "")), "role": role}
+        for tenant, role in roles.items()
+    ]
 
 
-def _tenants_of(user: User) -> Iterable[tuple[str, str, Any]]:
+def _address_of(request: HttpRequest, tenant: Tenant, host: str) -> str:
+    if settings.TENANT_PATHS:
+        return f"{reverse('home')}t/{tenant.slug}/"
+    _name, colon, port = request.get_host().rpartition(":")
+    return f"{request.scheme}://{host}{colon}{port if colon else ''}/" if host else ""
+
+
+def _tenants_of(user: User) -> Iterable[tuple[Tenant, Any]]:
     active = Tenant.objects.filter(state=Tenant.State.ACTIVE).exclude(schema_name=get_public_schema_name())
     if user.is_superuser:
-        return [(tenant.name, tenant.slug, _("staff")) for tenant in active[:_MOST_SHOWN]]
+        return [(tenant, _("staff")) for tenant in active[:_MOST_SHOWN]]
     rows = Membership.objects.filter(user=user, tenant__in=active).select_related("tenant").order_by("tenant__name")
-    return [(row.tenant.name, row.tenant.slug, row.get_role_display()) for row in rows[:_MOST_SHOWN]]
+    return [(row.tenant, row.get_role_display()) for row in rows[:_MOST_SHOWN]]

@@ -256,6 +256,8 @@ SERVESTATIC_AUTOREFRESH = DEBUG
 SERVESTATIC_ALLOW_ALL_ORIGINS = False
 
 PUBLIC_URL: str = env.str("PUBLIC_URL", default=f"http://localhost:{env.int('HTTP_PORT', default=8000)}")
+# Serve tenants under /t/{slug}/ too. They then share one origin with each other; behind TLS each has a host name.
+TENANT_PATHS: bool = env.bool("TENANT_PATHS", default=not PUBLIC_URL.startswith("https://"))
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 SESSION_ENGINE = "tenants.services.session_store"

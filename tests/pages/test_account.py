@@ -11,7 +11,7 @@ from django.utils import timezone
 from django_redis import get_redis_connection
 
 from devices.api.access import StreamAccess
-from tenants.models import User, UserSession
+from tenants.models import Domain, User, UserSession
 from tenants.services import user_sessions
 from tests.factories import make_user
 
@@ -152,3 +152,19 @@ def test_others_are_sent_to_the_form(db: None, tenant_a: Any, path: str) -> None
     answer = Client().get(path)
     assert answer.status_code == 302
     assert answer["Location"] == f"{'/t/alpha/admin/login/' if '/t/' in path else '/'}?next={path.replace('/', '%2F')}"
+
+
+def test_the_first_page_links_to_the_tenants_in_the_mode_of_the_installation(
+    user: User, tenant_a: Any, settings: Any
+) -> None:
+    def links() -> list[tuple[str, str]]:
+        return [(entry["name"], entry["url"]) for entry in here.get("/").context["entries"]]
+
+    here = signed_in("/")
+    assert links() == [("Alpha", "/t/alpha/")]
+    settings.TENANT_PATHS = False
+    assert links() == [("Alpha", "")]
+    assert "no host name" in here.get("/").content.decode()
+    Domain.objects.create(domain="alpha.example.com", tenant=tenant_a, is_primary=True)
+    assert links() == [("Alpha", "http://alpha.example.com/")]
+    assert here.get("/t/alpha/").status_code == here.get("/t/absent/").status_code == 404

@@ -81,3 +81,12 @@ def test_a_forwarded_host_is_not_believed(enter_request: Any) -> None:
 def test_a_host_that_is_not_allowed(enter_request: Any) -> None:
     _, refusal = enter_request("/", "evil.example.org")
     assert refusal.status_code == 404
+
+
+def test_in_the_mode_of_host_names_no_path_leads_to_a_tenant(enter_request: Any, settings: Any) -> None:
+    settings.TENANT_PATHS = False
+    for path in ("/t/alpha/admin/", "/t/unknown/admin/"):
+        request, refusal = enter_request(path)
+        assert (request.tenant, refusal, request.path_info) == (None, None, path)
+    request, _ = enter_request("/t/beta-farm/admin/", "alpha.localhost")
+    assert (request.tenant.slug, request.path_info) == ("alpha", "/t/beta-farm/admin/")
