@@ -9,10 +9,13 @@ class DevicesConfig(AppConfig):
     def ready(self) -> None:
         """Register the providers of the tenants' hooks."""
         from devices import change_feeds
+        from devices.models import ApiKey, Component, ComponentType, Device, HardwareModel, MaintenanceWindow, Metric
         from devices.services.metadata.unit_catalogue import install_units
         from devices.services.notifications import stream_hub
         from tenants.infrastructure import hooks
 
         hooks.new_tenant.register(install_units)
         hooks.session_ended.register(lambda key: stream_hub.end_streams(session=key))
+        for model in (ApiKey, Component, ComponentType, Device, HardwareModel, MaintenanceWindow, Metric):
+            hooks.counted_models.register(model)
         hooks.tenant_changed.register(change_feeds.publish_spec_change)

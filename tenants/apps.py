@@ -9,8 +9,11 @@ class TenantsConfig(AppConfig):
     verbose_name = _("Tenants")
 
     def ready(self) -> None:
-        """Make the former dotted paths of tasks importable, and register the metrics of failing tenants."""
-        from tenants.services import failing_tenants
+        """Make the former dotted paths of tasks importable, and register metrics and quotas."""
+        from tenants.models import Membership
+        from tenants.services import failing_tenants, quotas
 
         renamed_paths.install()
         hooks.metric_collectors.register(failing_tenants.collect)
+        hooks.quota_check.register(quotas.check)
+        hooks.counted_models.register(Membership)

@@ -17,7 +17,7 @@ from unfold.admin import ModelAdmin, StackedInline, TabularInline
 from devices.models import AuditEntry
 from devices.models.base import SpecInput, announce_change
 from devices.services import audit
-from tenants.admin.base import LongList, render_page
+from tenants.admin.base import LongList, QuotaErrors, render_page
 from tenants.services.roles import Role
 
 from .roles import may, person
@@ -57,7 +57,7 @@ class TenantStackedInline(RolePermissions, StackedInline):
     """An inline with a form for each row."""
 
 
-class TenantModelAdmin(RolePermissions, LongList, ModelAdmin):
+class TenantModelAdmin(QuotaErrors, RolePermissions, LongList, ModelAdmin):
     """The admin of a model in the tenant's schema.
 
     Django's own log is in the public schema, where the object ids of all tenants would mix. Changes are recorded in the

@@ -6,9 +6,12 @@ import secrets
 from typing import ClassVar
 
 from django.db import models
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+
+from tenants.models.base import CountedModel
 
 from .inventory import Device
 
@@ -20,8 +23,10 @@ API_KEY_PREFIX_LENGTH = len(API_KEY_PREFIX) + 10
 _TOUCH_AFTER = datetime.timedelta(minutes=1)
 
 
-class ApiKey(models.Model):
+class ApiKey(CountedModel):
     """An API key. Only its SHA-256 is stored, in the tenant's schema, so that it is valid in this tenant only."""
+
+    quota = "max_api_keys"
 
     class Scope(models.TextChoices):
         READ = "read", _("read")
@@ -51,6 +56,11 @@ class ApiKey(models.Model):
     def is_authenticated(self) -> bool:
         """Return True, as Django REST framework expects of a request's user."""
         return True
+
+    @classmethod
+    def counted(cls, schema: str) -> QuerySet["ApiKey"]:
+        """Return the valid keys: a revoked or expired one makes room."""
+        return cls.objects.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()), revoked_at=None)
 
     def is_valid(self) -> bool:
         """Return whether the key is neither revoked nor expired."""

@@ -9,13 +9,16 @@ from django.db import models, transaction
 from django.utils.translation import gettext_lazy as _
 
 from devices.domain import pins
+from tenants.models.base import CountedModel
 
 from .base import SpecInput, validate_key
 from .metadata import ComponentType, HardwareModel
 
 
-class Device(SpecInput):
+class Device(CountedModel, SpecInput):
     """A device in the field. Registered and removed by `devices.services.provisioning.registration` only."""
+
+    quota = "max_devices"
 
     class Signature(models.IntegerChoices):
         V1 = 1, _("version 1 or 2")
@@ -60,8 +63,10 @@ class Device(SpecInput):
         return self.name
 
 
-class Component(SpecInput):
+class Component(CountedModel, SpecInput):
     """A sensor or actuator of a device; its key is part of the topic."""
+
+    quota = "max_components"
 
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="components", verbose_name=_("device"))
     component_type = models.ForeignKey(

@@ -8,6 +8,7 @@ from django.db import models, transaction
 from django.utils.translation import gettext_lazy as _
 
 from devices.domain import paths, specs, units
+from tenants.models.base import CountedModel
 
 from .base import SpecInput, validate_key
 
@@ -57,8 +58,10 @@ class Unit(SpecInput):
         return list(Metric.objects.filter(uses).select_related("component_type", "unit", "sent_unit"))
 
 
-class HardwareModel(SpecInput):
+class HardwareModel(CountedModel, SpecInput):
     """A board and its revision, with the component types that it may have."""
+
+    quota = "max_hardware_models"
 
     name = models.CharField(_("name"), max_length=80)
     version = models.CharField(
@@ -95,8 +98,10 @@ class HardwareModel(SpecInput):
         return f"{self.name} {self.version}"
 
 
-class ComponentType(SpecInput):
+class ComponentType(CountedModel, SpecInput):
     """A type of sensor or actuator, for example dht22, with the metrics of its messages."""
+
+    quota = "max_component_types"
 
     class Unmapped(models.TextChoices):
         """The treatment of unmapped values."""
@@ -134,8 +139,10 @@ class ComponentType(SpecInput):
         return self.key
 
 
-class Metric(SpecInput):
+class Metric(CountedModel, SpecInput):
     """A value in a component's message: its path, its type, and its stored unit."""
+
+    quota = "max_metrics"
 
     class ValueType(models.TextChoices):
         NUMBER = "number", _("number")

@@ -9,6 +9,8 @@ from django.db.models import F, Q
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
+from tenants.models.base import CountedModel
+
 from .base import SpecInput
 from .inventory import Device
 
@@ -163,8 +165,10 @@ class IgnoredWill(models.Model):
         return self.reason
 
 
-class MaintenanceWindow(models.Model):
+class MaintenanceWindow(CountedModel):
     """A period in which the device's status changes are recorded but not published."""
+
+    quota = "max_maintenance_windows"
 
     device = models.ForeignKey(
         Device, on_delete=models.CASCADE, related_name="maintenance_windows", verbose_name=_("device")

@@ -222,6 +222,17 @@ TENANT_LIMITS: dict[str, float] = {
     "device_refusal_rate": env.float("LIMIT_DEVICE_REFUSAL_RATE", default=20.0),
     "daily_quota": env.int("LIMIT_DAILY_QUOTA", default=0),
 }
+# Quotas of tenants without a plan and own quotas; 0: no limit. Objects above a new quota stay.
+TENANT_QUOTAS: dict[str, int] = {
+    "max_devices": env.int("QUOTA_DEVICES", default=100_000),
+    "max_components": env.int("QUOTA_COMPONENTS", default=500_000),
+    "max_hardware_models": env.int("QUOTA_HARDWARE_MODELS", default=1000),
+    "max_component_types": env.int("QUOTA_COMPONENT_TYPES", default=1000),
+    "max_metrics": env.int("QUOTA_METRICS", default=10_000),
+    "max_maintenance_windows": env.int("QUOTA_MAINTENANCE_WINDOWS", default=10_000),
+    "max_api_keys": env.int("QUOTA_API_KEYS", default=200),
+    "max_memberships": env.int("QUOTA_MEMBERSHIPS", default=500),
+}
 LIMIT_BURST_SECONDS: float = env.float("LIMIT_BURST_SECONDS", default=10.0)
 LIMIT_BACKOFF_SECONDS: float = env.float("LIMIT_BACKOFF_SECONDS", default=30.0)
 

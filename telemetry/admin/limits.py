@@ -55,9 +55,9 @@ class LimitHitAdmin(ReadOnly, TenantModelAdmin):
 
 @hooks.dashboard_panels.provider(15)
 def limits(request: HttpRequest) -> SafeString:
-    """Render the limits if any is set, or has refused a message today."""
+    """Render the limits if any is set, is nearly used up, or has refused a message today."""
     context = limits_context()
-    if not any(row["is_set"] or row["limit"].refused_today for row in context["limits"]):
+    if not any(row["is_set"] or row["is_near"] or row["limit"].refused_today for row in context["limits"]):
         return SafeString()
     context["more_url"] = reverse("admin:telemetry_limithit_changelist")
     return render_to_string("telemetry/admin/limits.html", context, request)
@@ -65,7 +65,8 @@ def limits(request: HttpRequest) -> SafeString:
 
 def limits_context() -> dict[str, Any]:
     """Return the template context of the table of limits."""
-    return {"limits": [_row(limit) for limit in limits_now()]}
+    rows = [_row(limit) for limit in limits_now()]
+    return {"limits": rows, "near": [row["limit"] for row in rows if row["is_near"]]}
 
 
 def _row(limit: LimitUse) -> dict[str, Any]:
@@ -75,5 +76,5 @@ def _row(limit: LimitUse) -> dict[str, Any]:
         "is_set": limit.value is not None and limit.source != "default",
         "source": _SOURCES[limit.source] if limit.value is not None else "",
         "percent": None if share is None else round(100 * min(1.0, share)),
-        "is_near": share is not None and share >= 0.8,
+        "is_near": limit.is_near,
     }

@@ -3,16 +3,19 @@
 from typing import Any
 
 from django import forms
+from django.contrib import messages
 from django.contrib.admin import ModelAdmin as DjangoModelAdmin
 from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseRedirect
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.utils.functional import Promise, cached_property
 from django.utils.safestring import SafeString
 from unfold.views import ChangeList
+
+from tenants.services.quotas import QuotaExceeded
 
 Text = str | Promise
 
@@ -64,6 +67,18 @@ class ReadOnly:
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Return False: the rows are read-only."""
         return False
+
+
+class QuotaErrors:
+    """An admin whose forms show a quota that does not allow another object, and save nothing then."""
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return the form, with the error where a quota was exceeded."""
+        try:
+            return super().changeform_view(request, *args, **kwargs)  # type: ignore[misc]
+        except QuotaExceeded as error:
+            messages.error(request, error.message)
+            return HttpResponseRedirect(request.get_full_path())
 
 
 def coloured(text: Text, colour: str) -> SafeString:

@@ -23,6 +23,12 @@ _VALUES = [
     ),
     (_("Each message"), ["max_payload"]),
 ]
+_QUOTAS = [
+    ("max_devices", "max_components"),
+    ("max_hardware_models", "max_component_types", "max_metrics"),
+    ("max_maintenance_windows", "max_api_keys", "max_memberships"),
+]
+_VALUES += [(_("Quotas"), _QUOTAS)]
 _FIELDSETS = [(title, {"fields": fields}) for title, fields in _VALUES]
 
 

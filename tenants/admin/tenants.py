@@ -22,7 +22,7 @@ from tenants.infrastructure import hooks
 from tenants.models import Domain, Membership, Plan, Tenant, TenantAlias, TenantLimits
 from tenants.services import lifecycle, limits
 
-from .base import add_errors, coloured, form_page
+from .base import QuotaErrors, add_errors, coloured, form_page
 from .overview import STATE_COLOURS
 from .plans import TenantLimitsInline
 from .site import console
@@ -58,7 +58,7 @@ class MembershipInline(TabularInline):
 
 
 @admin.register(Tenant, site=console)
-class TenantAdmin(ModelAdmin):
+class TenantAdmin(QuotaErrors, ModelAdmin):
     """Tenants. `tenants.services.lifecycle.create_tenant` creates them; a complete one cannot be deleted here."""
 
     list_display: ClassVar = ["name", "slug", "state_label", "state_detail", "address", "created_at"]

@@ -17,6 +17,7 @@ from tenants.infrastructure import hooks
 from tenants.models import Membership, User
 from tenants.services import user_sessions
 
+from .base import QuotaErrors
 from .site import console
 
 
@@ -41,7 +42,7 @@ class UserMembershipInline(TabularInline):
 
 
 @admin.register(User, site=console)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):
+class UserAdmin(QuotaErrors, DjangoUserAdmin, ModelAdmin):
     """User accounts. Only superusers change who is staff and the permissions on the console."""
 
     form = ChangeUserForm

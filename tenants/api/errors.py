@@ -32,6 +32,7 @@ from tenants.infrastructure.concurrency import LimitReached
 from tenants.infrastructure.retry import DATABASE_LOST
 from tenants.infrastructure.spreadsheets import TooManyFiles
 from tenants.services.concurrency import limit_reached_text
+from tenants.services.quotas import QuotaExceeded
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,8 @@ class ApiErrorHandler(ExceptionHandler):
         """Convert exceptions of services into exceptions of the API."""
         if isinstance(exc, TooManyFiles):
             return Unavailable(" ".join(exc.messages))
+        if isinstance(exc, QuotaExceeded):
+            return Conflict(exc.message, "quota_exceeded")
         if isinstance(exc, ModelError):
             return exceptions.ValidationError(model_error_detail(exc))
         if isinstance(exc, LimitReached):

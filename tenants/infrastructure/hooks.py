@@ -75,3 +75,8 @@ console_panels: Hook[Callable[[HttpRequest], SafeString]] = Hook(
     "console_panels", "renders a panel of the console's first page"
 )
 console_navigation: Hook[NavigationGroup] = Hook("console_navigation", "a group of the console's sidebar")
+quota_check: Hook[Callable[[str, str, int], None]] = Hook(
+    "quota_check",
+    "raises QuotaExceeded where the tenant with this schema may not have so many more objects of the quota's name",
+)
+counted_models: Hook[type[Model]] = Hook("counted_models", "a model whose rows count towards a tenant's quota")

@@ -18,6 +18,11 @@ def _burst(name: Any) -> models.PositiveIntegerField:
     return models.PositiveIntegerField(name, null=True, blank=True, validators=[MinValueValidator(1)], help_text=words)
 
 
+def _quota(name: Any) -> models.PositiveIntegerField:
+    words = _("Empty: the value of the plan, or else of the platform. 0: no limit.")
+    return models.PositiveIntegerField(name, null=True, blank=True, help_text=words)
+
+
 class LimitValues(models.Model):
     """Values of limits. Empty: the next of tenant, plan and settings applies; 0: unlimited."""
 
@@ -44,6 +49,15 @@ class LimitValues(models.Model):
         blank=True,
         help_text=_("Bytes. Empty: the value of the plan. 0: the limit of the platform, which always applies."),
     )
+
+    max_devices = _quota(_("devices"))
+    max_components = _quota(_("components"))
+    max_hardware_models = _quota(_("hardware models"))
+    max_component_types = _quota(_("component types"))
+    max_metrics = _quota(_("metrics"))
+    max_maintenance_windows = _quota(_("maintenance windows"))
+    max_api_keys = _quota(_("API keys"))
+    max_memberships = _quota(_("memberships"))
 
     class Meta:
         abstract = True

@@ -5,8 +5,11 @@ from typing import ClassVar
 from django.contrib.auth.models import AbstractUser
 from django.core.validators import RegexValidator
 from django.db import models
+from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django_tenants.models import DomainMixin, TenantMixin
+
+from .base import CountedModel
 
 # The slug is part of URLs, topics, Vault paths and, with _ for -, of the schema's name: few characters are allowed.
 SLUG_PATTERN = r"^[a-z](?:[a-z0-9-]{0,46}[a-z0-9])?$"
@@ -83,8 +86,10 @@ class TenantAlias(models.Model):
         return self.address
 
 
-class Membership(models.Model):
+class Membership(CountedModel):
     """A user's role in a tenant. Only `tenants.services.roles.role_of` reads it."""
+
+    quota = "max_memberships"
 
     class Role(models.TextChoices):
         VIEWER = "viewer", _("viewer: sees everything, changes nothing")
@@ -105,3 +110,11 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} · {self.tenant} · {self.role}"
+
+    def quota_schema(self) -> str:
+        return self.tenant.schema_name
+
+    @classmethod
+    def counted(cls, schema: str) -> QuerySet["Membership"]:
+        """Return the tenant's memberships."""
+        return cls.objects.filter(tenant__schema_name=schema)

@@ -26,6 +26,8 @@ PROVIDERS = {
     "device_pages": ["devices", "telemetry"],
     "metric_mapping_page": ["telemetry"],
     "tenant_navigation": ["devices", "devices", "telemetry", "devices"],
+    "quota_check": ["tenants"],
+    "counted_models": ["tenants", *["devices"] * 7],
 }
 
 

@@ -1,7 +1,7 @@
 """Application of a table's rows, as a dry run or with changes, in the current schema."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid5
@@ -12,6 +12,8 @@ from import_export.results import RowResult
 from devices.services import audit
 from devices.services.provisioning.registration import IssuedCredentials
 from tenants.infrastructure.spreadsheets import TableRow
+from tenants.services import quotas
+from tenants.services.quotas import QuotaName
 
 from .import_resource import DeviceResource
 
@@ -62,8 +64,21 @@ class ImportResult:
 
 
 def dry_run(rows: Sequence[TableRow]) -> ImportResult:
-    """Return the outcomes of the rows without changes."""
-    return ImportResult(list(_import_rows(rows, _loaded(rows), dry_run=True)))
+    """Return the outcomes of the rows without changes; devices beyond the tenant's quota are errors."""
+    return ImportResult(list(_within_quota(_import_rows(rows, _loaded(rows), dry_run=True))))
+
+
+def _within_quota(rows: Iterable[ImportedRow]) -> Iterator[ImportedRow]:
+    devices = quotas.use_of(QuotaName.DEVICES)
+    left = devices.room
+    for row in rows:
+        if row.outcome == NEW and left is not None and devices.quota is not None:
+            if left == 0:
+                problem = CellError("", quotas.exceeded_text(devices.quota, devices.quota.value))
+                yield ImportedRow(row.row, ERROR, name=row.name, problems=(problem,))
+                continue
+            left -= 1
+        yield row
 
 
 def apply_rows(rows: Sequence[TableRow], namespace: UUID, *, acting_user: audit.Actor) -> ImportResult:

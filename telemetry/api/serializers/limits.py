@@ -7,20 +7,24 @@ from rest_framework import serializers
 from telemetry.models import LimitHit
 from tenants.api.serializers.base import Timestamp
 from tenants.services.limits import LimitName
+from tenants.services.quotas import QuotaName
 
 
 class LimitSerializer(serializers.Serializer):
-    """A limit of the tenant, how much of it is used, and how many messages it refused today (UTC)."""
+    """A limit or quota of the tenant, its use, and how many messages it refused today (UTC)."""
 
-    name = serializers.ChoiceField(choices=[(name.value, name.value) for name in LimitName])
+    name = serializers.ChoiceField(choices=[(name.value, name.value) for name in (*LimitName, *QuotaName)])
     value = serializers.FloatField(allow_null=True, help_text="Null: no limit.")
     burst = serializers.FloatField(allow_null=True, help_text="Of a rate: messages at once, after a silence.")
     source = serializers.ChoiceField(  # type: ignore[assignment]  # a member, not the field's own source
         choices=["tenant", "plan", "default"], help_text="Source of the limit."
     )
     used = serializers.FloatField(
-        allow_null=True, help_text="Of the tenant's rates: messages a second, lately. Of the quota: messages today."
+        allow_null=True,
+        help_text="Of the tenant's rates: messages a second, lately. Of the daily quota: messages today. Of a quota of "
+        "objects: their number.",
     )
+    is_near = serializers.BooleanField(help_text="Whether at least 80 % of the limit are used.")
     refused_today = serializers.IntegerField()
     resets_at = Timestamp(allow_null=True, help_text="Time at which the quota is reset.")
 
