@@ -5,7 +5,7 @@ import os
 import secrets
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 
 def write_file(path: Path, text: str, mode: int = 0o600) -> None:
@@ -30,6 +30,19 @@ def private_directory(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
     return path
+
+
+def make_private(directory: Path) -> None:
+    """Create the directory; let only its owner enter it and read its files, also those of a former version."""
+    private_directory(directory).chmod(0o700)
+    for path in directory.iterdir():
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o600)
+
+
+def open_private(path: Path, mode: str) -> IO[bytes]:
+    """Open a binary file for writing; a new one can be read by its owner only."""
+    return cast("IO[bytes]", open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600)))
 
 
 def tail(path: Path, *, offset: int = 0, lines: int = 12) -> str:

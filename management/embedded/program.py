@@ -26,6 +26,8 @@ class Program:
     autorestart: bool = True
     priority: int = 500
     group: bool = False
+    # Standard output, where it is not part of the log.
+    output: Path | None = None
 
     def section(self) -> str:
         """Return the program's section of supervisord.conf; it starts on request only. Raises ValueError."""
@@ -39,17 +41,22 @@ class Program:
             "stopwaitsecs": str(self.stopwaitsecs),
             "killasgroup": str(self.group).lower(),
             "priority": str(self.priority),
-            "redirect_stderr": "true",
-            "stdout_logfile": str(self.log),
-            "stdout_logfile_maxbytes": str(_LOG_BYTES),
-            "stdout_logfile_backups": "1",
+            "redirect_stderr": str(self.output is None).lower(),
+            **_rotated("stdout", self.output or self.log),
         }
+        if self.output is not None:
+            values |= _rotated("stderr", self.log)
         if self.env:
             values["environment"] = ",".join(f"{key}={_quoted(value)}" for key, value in self.env.items())
         if self.directory:
             values["directory"] = str(self.directory)
         lines = [f"{key}={_ini(value)}" for key, value in values.items()]
         return "\n".join([f"[program:{self.name}]", *lines, ""])
+
+
+def _rotated(stream: str, log: Path) -> dict[str, str]:
+    options = {"": str(log), "_maxbytes": str(_LOG_BYTES), "_backups": "1"}
+    return {f"{stream}_logfile{name}": value for name, value in options.items()}
 
 
 def _quoted(value: str) -> str:

@@ -13,7 +13,7 @@ from typing import Self
 
 from . import ports
 from .errors import EmbeddedError, ServerFailed, SupervisorGone
-from .files import Secrets, private_directory, tail, write_file
+from .files import Secrets, make_private, private_directory, tail, write_file
 from .locks import Locks
 from .mosquitto import MosquittoServer
 from .openbao import OpenBaoServer
@@ -75,8 +75,10 @@ class EmbeddedStack:
             raise
 
     def _start(self) -> dict[str, str]:
-        for directory in (self.var, self.var / "log"):
-            directory.mkdir(parents=True, exist_ok=True)
+        private_directory(self.var)
+        # An existing one may have to be entered by PostgreSQL's account, but nothing in it is listed for others.
+        self.var.chmod(self.var.stat().st_mode & ~0o066)
+        make_private(self.var / "log")
         run = private_directory(self.var / "run")
         self._locks = Locks(run)
         lock = self._locks.take(self._progress)

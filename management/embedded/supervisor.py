@@ -18,7 +18,7 @@ from typing import Any
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from .errors import ServerFailed, SupervisorGone
-from .files import private_directory, tail, write_file
+from .files import open_private, private_directory, tail, write_file
 from .program import Program
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Supervisor:
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(_CHILD), str(os.getpid()), "-c", str(self._directory / "supervisord.conf")],
             stdin=subprocess.DEVNULL,
-            stdout=(self._logs / "supervisord.out").open("wb"),
+            stdout=open_private(self._logs / "supervisord.out", "wb"),
             stderr=subprocess.STDOUT,
             env={key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)},
             pass_fds=[self._lock],

@@ -29,6 +29,7 @@ def _allow_many_files() -> None:
 if __name__ == "__main__":
     _end_with(int(sys.argv[1]))
     _allow_many_files()
+    os.umask(0o077)  # logs may contain names and addresses of a tenant's devices
     from supervisor.supervisord import main
 
     main(sys.argv[2:])

@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from management.embedded.files import tail
+from management.embedded.files import open_private, tail
 from management.embedded.server import BASE_DIR
 
 from .programs import manage
@@ -31,7 +31,7 @@ def prepare(env: Mapping[str, str], logs: Path, progress: Callable[[str], None])
     for what, arguments in STEPS:
         progress(what)
         offset = log.stat().st_size if log.exists() else 0
-        with log.open("ab") as file:
+        with open_private(log, "ab") as file:
             done = subprocess.run(manage(*arguments), cwd=BASE_DIR, env=dict(env), stdout=file, stderr=file)
         if done.returncode and arguments == _MIGRATE_TENANTS:
             # The others are served: the failed ones are blocked, and named in the console.

@@ -1,5 +1,6 @@
 """Settings of every process. One file; what differs between machines comes from the environment."""
 
+import sys
 from pathlib import Path
 
 from django.templatetags.static import static
@@ -19,6 +20,8 @@ VAR_DIR: Path = environment.var_dir()
 DEBUG: bool = env.bool("DEBUG", default=False)
 SECRET_KEY: str = SecretText(environment.required(env, "SECRET_KEY", "give it a long random string."))
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]", ".localhost"])
+if DEBUG:
+    environment.require_loopback(ALLOWED_HOSTS, sys.argv)
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
 # --- Applications and tenancy -------------------------------------------------------------------------------
