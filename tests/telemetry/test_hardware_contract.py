@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.core.exceptions import ValidationError
@@ -304,6 +305,72 @@ def test_reading_many_devices_takes_as_many_queries_as_reading_one(register: Any
             assert len(load_specs(asked)) == len(asked)
         counts.append(len(queries))
     assert counts[0] == counts[1]
+
+
+def test_reading_many_tenants_takes_as_many_queries_as_reading_one(register: Any, tenant_b: Any) -> None:
+    from devices.services.specs.loader import load_specs
+
+    uuids = [register().device.uuid, register(tenant=tenant_b).device.uuid]
+    counts = []
+    for asked in (uuids[:1], uuids):
+        with CaptureQueriesContext(connection) as queries:
+            loaded = load_specs(asked)
+        assert {spec.uuid for spec in loaded.values()} == set(asked)
+        counts.append(sum(not query["sql"].startswith("SET search_path") for query in queries))
+    assert counts == [11, 11]
+    assert {spec.tenant.schema for spec in loaded.values()} == {"t_alpha", tenant_b.schema_name}
+
+
+def test_a_change_concerns_the_devices_of_its_tenant(register: Any, tenant_b: Any) -> None:
+    from telemetry.services.lookups.routing import Router
+
+    router, absent = Router(ttl=30), uuid4()
+    own, other = [register().device.uuid for _ in range(2)], register(tenant=tenant_b).device.uuid
+    kept = router.routes([*own, other, absent])[2]
+    router.forget("t_alpha")
+    assert router._cached == {other.int: kept}, "and unregistered devices, which may be registered now"
+    assert router.routes([*own, other])[2] is kept
+    router.forget("t_alpha")
+    router.forget(tenant_b.schema_name)
+    assert router._cached == {}
+
+
+def test_a_device_that_moved_is_forgotten_with_its_new_tenant(register: Any, tenant_b: Any) -> None:
+    from dataclasses import replace
+
+    from telemetry.services.lookups.routing import Router
+
+    router, uuid = Router(ttl=30), register().device.uuid
+    (route,) = router.routes([uuid])
+    assert route.spec is not None
+    former = replace(route.spec.tenant, schema=tenant_b.schema_name)
+    route.spec = replace(route.spec, tenant=former)
+    router._numbers = {former.schema: [uuid.int]}
+    router._load([uuid], 0.0)
+    router.forget("t_alpha")
+    assert router._cached == {}
+
+
+def test_all_devices_of_a_tenant_are_read_again_together(register: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from telemetry.services.lookups import routing
+
+    router, uuids = routing.Router(ttl=-1), [register().device.uuid for _ in range(4)]
+    router.routes(uuids)
+    read: list[int] = []
+    load = routing.load_specs
+
+    def counted(wanted: Any, *rest: Any) -> Any:
+        read.append(len(wanted))
+        return load(wanted, *rest)
+
+    monkeypatch.setattr(routing, "load_specs", counted)
+    router._refresh_at = 0.0
+    router.routes(uuids[:1])
+    assert read == [4], "each reading of a tenant reads its types and metrics"
+    monkeypatch.setattr(routing, "_REFRESH_DEVICES", 2)
+    router._refresh_at = 0.0
+    router.routes(uuids[:1])
+    assert read == [4, 1], "of a large tenant those that are needed"
 
 
 def test_an_aged_specification_is_read_again(register: Any) -> None:

@@ -1,7 +1,7 @@
 """Loading of device specifications from the tenants' schemas."""
 
-from collections.abc import Collection, Hashable, Iterable
-from datetime import datetime
+import json
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 from uuid import UUID
@@ -12,26 +12,23 @@ from django_tenants.utils import schema_context
 from devices.domain import paths
 from devices.domain.metric_spec import MetricSpec
 from devices.domain.specs import ComponentSpec, DeviceSpec, KeySpec, LimitSpec, RateSpec, TenantSpec
-from devices.models import (
-    Component,
-    ComponentType,
-    Device,
-    DeviceCredential,
-    HardwareModel,
-    Metric,
-    PresenceSettings,
-)
+from devices.models import Metric, PresenceSettings
 from devices.services.presence.timeouts import timeout_of
+from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.retry import first_line, is_lock_conflict
 from tenants.infrastructure.sql_errors import is_of_tenant
 from tenants.models import DeviceRoute, Tenant
 from tenants.services.limits import Limit, LimitName, limits_of
+
+from .rows import ComponentRow, MetricRow, ModelRow, TenantRows, read_rows
 
 # By schema, so that all devices of a tenant share one object and a change is recognized by identity.
 _limits: dict[str, LimitSpec] = {}
 
 # How many different objects are cached, to be shared by equal devices.
 _ALIKE = 8192
+# Each takes locks on its tables and their indexes, and some time to plan.
+_TENANTS_PER_STATEMENT = 50
 
 Shared = TypeVar("Shared", bound=Hashable)
 
@@ -58,22 +55,34 @@ class BlockedTenant(NamedTuple):
 def load_specs(uuids: Collection[UUID], blocked: dict[UUID, BlockedTenant] | None = None) -> dict[UUID, DeviceSpec]:
     """Return the specifications of the registered devices, of any tenant.
 
-    One query for the routes, and a handful per tenant. Leaves the connection in the public schema. If `blocked` is
-    given, devices of a tenant whose tables are locked or faulty are added to it.
+    Three queries for the routes, and eight for every 50 tenants. Leaves the connection in the public schema. If
+    `blocked` is given, devices of a tenant whose tables are locked or faulty are added to it.
     """
-    specs: dict[UUID, DeviceSpec] = {}
     with schema_context("public"):
         tenants = _tenants_of(uuids)
-    for tenant, owned in tenants:
-        try:
-            with schema_context(tenant.schema):
-                specs |= _load_of_tenant(tenant, owned)
-        except DatabaseError as error:
-            if blocked is None or not is_of_tenant(error):
-                raise
+        specs: dict[UUID, DeviceSpec] = {}
+        for chunk in chunks(tenants, _TENANTS_PER_STATEMENT):
+            specs |= _load(chunk, blocked)
+    return specs
+
+
+def _load(
+    tenants: Sequence[tuple[TenantSpec, list[UUID]]], blocked: dict[UUID, BlockedTenant] | None
+) -> dict[UUID, DeviceSpec]:
+    """Load the devices of the tenants together or, where that fails, of each tenant by itself."""
+    try:
+        rows = read_rows({tenant.schema: owned for tenant, owned in tenants})
+    except DatabaseError as error:
+        if blocked is None or not is_of_tenant(error):
+            raise
+        if len(tenants) == 1:
+            ((tenant, owned),) = tenants
             fault = "" if is_lock_conflict(error) else first_line(error)
             blocked |= dict.fromkeys(owned, BlockedTenant(tenant.schema, fault))
-    return specs
+            return {}
+    else:
+        return {uuid: spec for tenant, _ in tenants for uuid, spec in _specs_of(tenant, rows[tenant.schema]).items()}
+    return {uuid: spec for one in tenants for uuid, spec in _load([one], blocked).items()}
 
 
 def _tenants_of(uuids: Collection[UUID]) -> list[tuple[TenantSpec, list[UUID]]]:
@@ -122,29 +131,22 @@ def _rate_spec(limit: Limit | None) -> RateSpec | None:
     return RateSpec(limit.value, limit.burst or 1.0) if limit else None
 
 
-def _load_of_tenant(tenant: TenantSpec, uuids: list[UUID]) -> dict[UUID, DeviceSpec]:
-    """Load plain rows, not models: a listener reads as many as a fleet has devices, and again as they age."""
-    rows = Device.objects.filter(uuid__in=uuids).values_list(
-        "id", "uuid", "active", "cpu_serial", "min_signature_version", "timeout_seconds", "hardware_model_id"
-    )
-    devices = [_DeviceRow(*row) for row in rows.order_by()]
-    ids = [device.id for device in devices]
-    components, keys = _components_of(ids), _keys_of(ids)
-    types, models = _Types(), _models_of({device.model for device in devices if device.model is not None})
-    least = PresenceSettings.current().timeout_seconds
+def _specs_of(tenant: TenantSpec, rows: TenantRows) -> dict[UUID, DeviceSpec]:
+    types = _Types(rows)
+    least = rows.timeout_seconds if rows.timeout_seconds is not None else PresenceSettings().timeout_seconds
     specs: dict[UUID, DeviceSpec] = {}
-    for device in devices:
-        model = models.get(device.model, _NO_MODEL)
+    for device in rows.devices:
+        model = _NO_MODEL if device.model is None else rows.models.get(device.model, _NO_MODEL)
         # A type may have been removed with its components since the components were read.
-        own = tuple(row for row in components.get(device.id, ()) if row.component_type in types.by_id)
-        mine = keys.get(device.id, ())
+        own = tuple(_shared(row) for row in rows.components.get(device.id, ()) if row.component_type in types.by_id)
+        mine = rows.keys.get(device.id, ())
         specs[device.uuid] = DeviceSpec(
             tenant=tenant,
             device_id=device.id,
             number=device.uuid.int,
             active=device.active,
             cpu_serial=device.cpu_serial,
-            hardware_version=model.version,
+            hardware_version=_shared(model.version),
             min_signature_version=device.min_signature_version,
             components=types.components_of(own, model.allowed),
             type_keys=types.keys,
@@ -157,108 +159,35 @@ def _load_of_tenant(tenant: TenantSpec, uuids: list[UUID]) -> dict[UUID, DeviceS
     return specs
 
 
-class _DeviceRow(NamedTuple):
-    id: int
-    uuid: UUID
-    active: bool
-    cpu_serial: str
-    min_signature_version: int
-    timeout_seconds: int | None
-    model: int | None
-
-
-class _ComponentRow(NamedTuple):
-    """A component without its device, so that equal devices have equal ones."""
-
-    key: str
-    component_type: int
-    attached: bool
-    expected_interval: int | None
-
-
-class _TypeRow(NamedTuple):
-    key: str
-    unmapped: str
-    expected_interval: int
-
-
-class _KeyRow(NamedTuple):
-    version: int
-    not_after: datetime | None
-    in_use_since: datetime | None
-
-
-class _Model(NamedTuple):
-    """A hardware model; `allowed` are the ids of the allowed component types, None: all."""
-
-    version: str
-    timeout_seconds: int | None
-    allowed: frozenset[int] | None
-
-
-_NO_MODEL = _Model("", None, None)
-
-
-def _components_of(device_ids: list[int]) -> dict[int, list[_ComponentRow]]:
-    rows = Component.objects.filter(device_id__in=device_ids).order_by("device_id", "key")
-    found: dict[int, list[_ComponentRow]] = {}
-    for row in rows.values_list("device_id", "key", "component_type_id", "attached", "expected_interval"):
-        found.setdefault(row[0], []).append(_shared(_ComponentRow(*row[1:])))
-    return found
-
-
-def _keys_of(device_ids: list[int]) -> dict[int, list[_KeyRow]]:
-    """Return the keys that are not revoked, newest first."""
-    rows = DeviceCredential.objects.filter(device_id__in=device_ids, revoked_at=None).order_by("-version")
-    found: dict[int, list[_KeyRow]] = {}
-    for row in rows.values_list("device_id", "version", "not_after", "in_use_since"):
-        found.setdefault(row[0], []).append(_KeyRow(*row[1:]))
-    return found
-
-
-def _models_of(ids: set[int]) -> dict[int | None, _Model]:
-    if not ids:
-        return {}
-    allowed: dict[int, set[int]] = {}
-    links = HardwareModel.allowed_component_types.through.objects.filter(hardwaremodel_id__in=ids)
-    for model_id, type_id in links.values_list("hardwaremodel_id", "componenttype_id"):
-        allowed.setdefault(model_id, set()).add(type_id)
-    rows = HardwareModel.objects.filter(id__in=ids).order_by().values_list("id", "version", "timeout_seconds")
-    return {
-        pk: _Model(_shared(version), timeout, frozenset(allowed[pk]) if pk in allowed else None)
-        for pk, version, timeout in rows
-    }
+_NO_MODEL = ModelRow("", None, None)
 
 
 class _Types:
     """The tenant's present component types; devices with the same components get the same object."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: TenantRows) -> None:
         metrics: dict[int, list[MetricSpec]] = {}
-        for metric in Metric.objects.select_related("unit"):
-            metrics.setdefault(metric.component_type_id, []).append(_shared(metric_spec(metric)))
+        for row in rows.metrics:
+            metrics.setdefault(row.component_type, []).append(_metric_of(row))
         self._metrics = {pk: tuple(listed) for pk, listed in metrics.items()}
-        self._made: dict[tuple[tuple[_ComponentRow, ...], frozenset[int] | None], dict[str, ComponentSpec]] = {}
-        rows = ComponentType.objects.order_by().values_list("id", "key", "unmapped", "expected_interval")
-        self.by_id = {row[0]: _TypeRow(*row[1:]) for row in rows}
+        self._made: dict[tuple[tuple[ComponentRow, ...], frozenset[int] | None], dict[str, ComponentSpec]] = {}
+        self.by_id = rows.types
         self.keys = _shared(frozenset(row.key for row in self.by_id.values()))
 
-    def components_of(
-        self, rows: tuple[_ComponentRow, ...], allowed: frozenset[int] | None
-    ) -> dict[str, ComponentSpec]:
+    def components_of(self, rows: tuple[ComponentRow, ...], allowed: frozenset[int] | None) -> dict[str, ComponentSpec]:
         """Return a device's components by key; `allowed` are the ids of the allowed types."""
         alike = rows, allowed
         if alike not in self._made:
             self._made[alike] = _by_key(tuple(_shared(self._component(row, allowed)) for row in rows))
         return self._made[alike]
 
-    def intervals_of(self, rows: Iterable[_ComponentRow]) -> list[int]:
+    def intervals_of(self, rows: Iterable[ComponentRow]) -> list[int]:
         """Return the expected intervals of the attached components in seconds."""
         return [
             row.expected_interval or self.by_id[row.component_type].expected_interval for row in rows if row.attached
         ]
 
-    def _component(self, row: _ComponentRow, allowed: frozenset[int] | None) -> ComponentSpec:
+    def _component(self, row: ComponentRow, allowed: frozenset[int] | None) -> ComponentSpec:
         its_type = self.by_id[row.component_type]
         return ComponentSpec(
             key=row.key,
@@ -270,13 +199,23 @@ class _Types:
         )
 
 
+@lru_cache(maxsize=_ALIKE)
+def _metric_of(row: MetricRow) -> MetricSpec:
+    """Return the frozen specification of a metric's row; equal rows share one, which is costly to make."""
+    return _metric_spec(row, row.symbol or "", json.loads(row.conversions))
+
+
 def metric_spec(metric: Metric) -> MetricSpec:
     """Return the frozen specification of the metric."""
+    return _metric_spec(metric, metric.unit.symbol if metric.unit else "", metric.conversions)
+
+
+def _metric_spec(metric: Metric | MetricRow, symbol: str, conversions: Mapping[str, Sequence[float]]) -> MetricSpec:
     return MetricSpec(
         key=metric.key,
         path=paths.parse(metric.path),
         value_type=metric.value_type,
-        unit=metric.unit.symbol if metric.unit else "",
+        unit=symbol,
         factor=metric.factor,
         offset=metric.offset,
         minimum=metric.minimum,
@@ -284,5 +223,5 @@ def metric_spec(metric: Metric) -> MetricSpec:
         true_value=metric.true_value,
         false_value=metric.false_value,
         unit_path=paths.parse(metric.unit_path) if metric.unit_path else (),
-        conversions=tuple((name, factor, offset) for name, (factor, offset) in metric.conversions.items()),
+        conversions=tuple((name, factor, offset) for name, (factor, offset) in conversions.items()),
     )

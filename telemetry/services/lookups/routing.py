@@ -7,7 +7,7 @@ has an end.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -58,15 +58,18 @@ class Router:
         self._seen: dict[str, int] = {}
         self._newest = 0
         self._upgraded_at = 0
-        # Devices whose specification is older than `ttl`, by the specification's own number.
-        self._aged: set[int] = set()
+        # The devices in the cache by their tenant's schema: a change concerns one tenant, of a thousand or a million
+        # devices. A list, which is small; what has left the cache or the tenant is skipped.
+        self._numbers: dict[str, list[int]] = {}
+        # Devices whose specification is older than `ttl`, by schema.
+        self._aged: dict[str, set[int]] = {}
         self._refresh_at = 0.0
         self._invalidation_lost = False
         # Devices that were read again lately because of a message.
         self._reloaded: set[UUID] = set()
         self._reloads_reset_at = 0.0
-        # The number of unregistered devices in the cache: each costs memory.
-        self._unknown = 0
+        # The devices in the cache without a specification: each costs memory. Some may have been registered since.
+        self._unregistered: set[int] = set()
         # The error of each tenant, by schema, whose specifications cannot be read because its schema is faulty.
         self.faults: dict[str, str] = {}
 
@@ -88,7 +91,7 @@ class Router:
             if route is None or (route.until < now and (route.spec is None or route.locked_schema)):
                 missing.add(uuid)
             elif route.until < aged and route.spec is not None:
-                self._aged.add(route.spec.number)
+                self._aged.setdefault(route.spec.tenant.schema, set()).add(route.spec.number)
         if missing:
             self._load(missing, now)
         self._refresh(now)
@@ -98,8 +101,24 @@ class Router:
         """Read aged specifications again, many at once; changed ones were already dropped by their announcement."""
         if self._aged and now >= self._refresh_at:
             self._refresh_at = now + _REFRESH_SECONDS
-            aged = [UUID(int=self._aged.pop()) for _ in range(min(len(self._aged), _REFRESH_DEVICES))]
-            self._load(aged, now)
+            numbers: set[int] = set()
+            while self._aged and len(numbers) < _REFRESH_DEVICES:
+                schema, aged = self._aged.popitem()
+                numbers |= aged
+                numbers.update(self._ageing(schema, now, _REFRESH_DEVICES - len(numbers)))
+            self._load([UUID(int=number) for number in numbers], now)
+
+    def _ageing(self, schema: str, now: float, limit: int) -> Iterator[int]:
+        """Yield the tenant's devices that will soon be aged, if it has at most `limit`: each reading of a tenant reads
+        its types and metrics, so all of its devices are read together.
+        """
+        numbers = self._numbers.get(schema, [])
+        if len(numbers) <= limit:
+            ageing = now - _INVALIDATED_TTL_FACTOR * self._ttl / 2
+            for number in numbers:
+                route = self._cached.get(number)
+                if route is not None and route.spec is not None and route.until < ageing:
+                    yield number
 
     def _load(self, uuids: Collection[UUID], now: float) -> None:
         blocked: dict[UUID, BlockedTenant] = {}
@@ -113,21 +132,31 @@ class Router:
                 # The former specification stays valid a little longer.
                 until = now + (_FAULTY_SECONDS if tenant.fault else _LOCKED_SECONDS)
                 self._cached[uuid.int] = Route(before.spec if before else None, until, tenant.schema)
+                if before is None or before.spec is None:
+                    self._unregistered.add(uuid.int)
             elif spec is None:
                 self._cached[uuid.int] = Route(None, unknown_until)
-                self._unknown += 1
+                self._unregistered.add(uuid.int)
             elif before is not None and before.spec == spec:
                 # The same objects stay: new ones among the temporary objects would fragment the memory.
                 before.until, before.locked_schema = known_until, ""
             elif before is not None and before.spec is not None:
+                if before.spec.tenant.schema != spec.tenant.schema:
+                    self._numbers.setdefault(spec.tenant.schema, []).append(spec.number)
                 before.spec, before.until, before.locked_schema = _with_same_parts(spec, before.spec), known_until, ""
             else:
                 # The specification's own number object, so that the message's can be freed.
                 self._cached[spec.number] = Route(spec, known_until)
-        if self._unknown > _MAX_UNKNOWN:
-            self._unknown = 0
-            wanted = {uuid.int for uuid in uuids}
-            self._cached = {n: route for n, route in self._cached.items() if route.spec is not None or n in wanted}
+                self._numbers.setdefault(spec.tenant.schema, []).append(spec.number)
+        if len(self._unregistered) > _MAX_UNKNOWN:
+            self._drop_unregistered({uuid.int for uuid in uuids})
+
+    def _drop_unregistered(self, kept: set[int]) -> None:
+        for number in self._unregistered - kept:
+            route = self._cached.get(number)
+            if route is not None and route.spec is None:
+                del self._cached[number]
+        self._unregistered &= kept
 
     def _note_faults(self, loaded: Iterable[DeviceSpec], blocked: Iterable[BlockedTenant]) -> None:
         if self.faults:
@@ -161,11 +190,16 @@ class Router:
 
     def forget(self, schema: str | None = None) -> None:
         """Remove a tenant's specifications and all unregistered devices, or everything."""
-        self._cached = {
-            number: cached
-            for number, cached in self._cached.items()
-            if schema is not None and cached.spec is not None and cached.spec.tenant.schema != schema
-        }
+        if schema is None:
+            self._cached.clear()
+            self._numbers.clear()
+            self._unregistered.clear()
+            return
+        for number in (*self._numbers.pop(schema, ()), *self._unregistered):
+            route = self._cached.get(number)
+            if route is not None and (route.spec is None or route.spec.tenant.schema == schema):
+                del self._cached[number]
+        self._unregistered.clear()
 
     def _drop_changed(self) -> None:
         now = time.monotonic()
