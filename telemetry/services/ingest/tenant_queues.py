@@ -5,6 +5,7 @@ that a publisher with many messages, or large ones, waits behind its own. Each d
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 
 from telemetry.services.pipeline.results import Incoming
 
@@ -37,17 +38,32 @@ class _TenantQueue:
             queue = self._devices[device] = deque()
         queue.append(message)
 
-    def first(self) -> Incoming:
-        return next(iter(self._devices.values()))[0]
+    def take(self, batch: list[Incoming], size: int, left: int) -> tuple[int, bool]:
+        """Move messages within the deficit to the batch, a device's after another's; return their cost, and whether
+        the next message is beyond the deficit.
+        """
+        devices, deficit, used = self._devices, self.deficit, 0
+        while devices and len(batch) < size and used < left:
+            device, queue = next(iter(devices.items()))
+            message = queue[0]
+            cost = MESSAGE_COST + len(message.payload) + len(message.topic)
+            if used + cost > deficit:
+                self.deficit = deficit - used
+                return used, True
+            batch.append(message)
+            used += cost
+            if len(queue) == 1:
+                del devices[device]
+            else:
+                queue.popleft()
+                devices.move_to_end(device)
+        self.deficit = deficit - used
+        return used, False
 
-    def remove_first(self) -> Incoming:
-        device, queue = next(iter(self._devices.items()))
-        message = queue.popleft()
-        if queue:
-            self._devices.move_to_end(device)
-        else:
-            del self._devices[device]
-        return message
+    def remove_all(self) -> Iterator[Incoming]:
+        for queue in self._devices.values():
+            yield from queue
+        self._devices.clear()
 
 
 class TenantQueues:
@@ -86,10 +102,7 @@ class TenantQueues:
 
     def remove_all(self) -> list[Incoming]:
         """Remove and return all messages, those of each device in their order."""
-        messages = []
-        for queue in self._queues.values():
-            while queue:
-                messages.append(queue.remove_first())
+        messages = [message for queue in self._queues.values() for message in queue.remove_all()]
         self.clear()
         return messages
 
@@ -100,19 +113,15 @@ class TenantQueues:
 
     def _take_turn(self, schema: str, batch: list[Incoming], size: int, left: int) -> int:
         """Move the tenant's part of a round to the batch; return its cost."""
-        queue, used = self._queues[schema], 0
-        deficit = queue.deficit + queue.quantum
-        while queue and len(batch) < size and used < left and (cost := _cost(queue.first())) <= deficit:
-            batch.append(queue.remove_first())
-            deficit -= cost
-            used += cost
+        queue = self._queues[schema]
+        queue.deficit += queue.quantum
+        used, is_beyond = queue.take(batch, size, left)
         if not queue:
             del self._queues[schema]
-        elif _cost(queue.first()) <= deficit:  # the batch is full: its turn goes on in the next one
-            queue.deficit = deficit - queue.quantum
-        else:
-            queue.deficit = deficit
+        elif is_beyond:
             self._queues.move_to_end(schema)
+        else:  # the batch is full: its turn goes on in the next one
+            queue.deficit -= queue.quantum
         return used
 
 
