@@ -19,3 +19,17 @@ class DevicesConfig(AppConfig):
         for model in (ApiKey, Component, ComponentType, Device, HardwareModel, MaintenanceWindow, Metric):
             hooks.counted_models.register(model)
         hooks.tenant_changed.register(change_feeds.publish_spec_change)
+        hooks.tenant_state_changed.register(_apply_tenant_state)
+
+
+def _apply_tenant_state(schema: str) -> None:
+    """End the event streams of a suspended tenant, and queue the change of its accounts at the broker."""
+    from django_tenants.utils import schema_context
+
+    # Imported here: a listener needs neither, and keeps its memory small.
+    from devices.services.notifications.stream_hub import end_streams
+    from tenants.infrastructure import tasks
+
+    end_streams(schema)
+    with schema_context(schema):
+        tasks.enqueue("devices.services.broker.synchronization.sync_tenant")

@@ -1,10 +1,13 @@
 """Access to a tenant's API: authentication by API key, and permissions of members and keys."""
 
+import math
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
+from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext as _
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -99,6 +102,11 @@ class StreamAccess:
     user_id: int = 0
     session: str = ""
     least: Role = Role.VIEWER  # that a person must have
+    expires_at: datetime | None = None  # the key's end
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the key expires; infinite without an end."""
+        return math.inf if self.expires_at is None else (self.expires_at - timezone.now()).total_seconds()
 
     def may_watch(self) -> bool:
         """Return whether the tenant is active and the key still valid, or the user logged in and with the role.
@@ -124,7 +132,7 @@ class StreamAccess:
 def stream_access(request: Request, least: Role = Role.VIEWER) -> StreamAccess:
     """Return the access of an authorized request."""
     if isinstance(request.auth, ApiKey):
-        return StreamAccess(request._request.tenant.pk, key_id=request.auth.pk)  # type: ignore[attr-defined]
+        return StreamAccess(request._request.tenant.pk, key_id=request.auth.pk, expires_at=request.auth.expires_at)  # type: ignore[attr-defined]
     return session_stream_access(request._request, least)
 
 

@@ -14,12 +14,16 @@ from django.utils import timezone
 from devices.models import ApiKey
 from devices.models.access import API_KEY_PREFIX, API_KEY_PREFIX_LENGTH
 from devices.services.broker import accounts
+from devices.services.notifications.stream_hub import end_streams
+from tenants.infrastructure import tasks
 from tenants.infrastructure.database import current_schema
 from tenants.models import AppRoute, Tenant
 
 from . import audit
 
 logger = logging.getLogger(__name__)
+
+_EXPIRY = "devices.services.api_keys.close_expired"
 
 
 def issue_api_key(
@@ -45,6 +49,8 @@ def issue_api_key(
         tenant = Tenant.objects.get(schema_name=current_schema())
         AppRoute.objects.create(prefix=key.prefix, tenant=tenant)
         transaction.on_commit(lambda: _grant(tenant.slug, key.prefix, text))
+        if expires_at is not None:
+            tasks.schedule(expires_at, _EXPIRY, key.pk)
     return key, text
 
 
@@ -55,8 +61,19 @@ def revoke_api_key(key: ApiKey, *, acting_user: audit.Actor = None) -> bool:
         if won:
             AppRoute.objects.filter(prefix=key.prefix).delete()
             audit.record(acting_user, "revoke", key)
+            end_streams(current_schema(), key_id=key.pk)
             transaction.on_commit(lambda: _revoke(key.prefix))
     return bool(won)
+
+
+def close_expired(pk: int) -> str:
+    """Close the connections of an expired key at the broker, in a worker. Raises BrokerUnavailable."""
+    key = ApiKey.objects.filter(pk=pk).first()
+    if key is None or key.is_valid():
+        return "It has not expired"
+    end_streams(current_schema(), key_id=key.pk)
+    accounts.revoke_apps([key.prefix])
+    return "Closed"
 
 
 def _grant(slug: str, prefix: str, text: str) -> None:

@@ -63,6 +63,9 @@ tenant_changed: Hook[Callable[[str], None]] = Hook(
     "tenant_changed", "receives the schema of a tenant whose state or limits changed, after the commit"
 )
 session_ended: Hook[Callable[[str], None]] = Hook("session_ended", "receives the key of a session that was deleted")
+tenant_state_changed: Hook[Callable[[str], None]] = Hook(
+    "tenant_state_changed", "receives the schema of a tenant that is suspended or resumed, in the transaction"
+)
 metric_collectors: Hook[Callable[[], "Iterable[Metric]"]] = Hook(
     "metric_collectors", "returns more metrics for /metrics; must not raise"
 )

@@ -5,6 +5,7 @@ A worker's connection outlives its tasks: a schema that a task sets itself would
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from django.utils.module_loading import import_string
@@ -52,6 +53,22 @@ def enqueue(function: str, *args: Any, **kwargs: Any) -> str:
 
     return str(
         async_task("tenants.infrastructure.tasks.run", current_schema(), function, args, kwargs, task_name=function)
+    )
+
+
+def schedule(at: datetime, function: str, *args: Any) -> None:
+    """Run a function by its dotted path once, at that time or up to a minute later, for the current schema."""
+    from django_q.models import Schedule
+    from django_q.tasks import schedule as add
+
+    add(
+        "tenants.infrastructure.tasks.run",
+        current_schema(),
+        function,
+        args,
+        {},
+        schedule_type=Schedule.ONCE,
+        next_run=at,
     )
 
 

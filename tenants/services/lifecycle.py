@@ -68,6 +68,8 @@ def _change_state(tenant: Tenant, old: Tenant.State, new: Tenant.State, detail: 
         changed = Tenant.objects.filter(pk=tenant.pk, state=old).update(state=new, state_detail=detail)
         if changed:
             publish_changes([tenant.schema_name])
+            for receive in hooks.tenant_state_changed:
+                receive(tenant.schema_name)
     return bool(changed)
 
 

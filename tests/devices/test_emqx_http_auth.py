@@ -196,6 +196,18 @@ def test_a_device_that_is_switched_off_or_removed_is_refused_at_once(broker: Bro
     assert not broker.lets_in(own.uuid, own.mqtt_password)
 
 
+def test_a_device_without_a_valid_key_is_refused_at_once(broker: Broker, own: Registered) -> None:
+    from devices.services.provisioning.registration import revoke_key, rotate_key
+
+    with schema_context(own.tenant.schema_name):
+        revoke_key(own.device.credentials.get())
+        assert not broker.lets_in(own.uuid, own.mqtt_password)
+        rotate_key(own.device, overlap=timedelta(0))
+        assert broker.lets_in(own.uuid, own.mqtt_password)
+        own.device.credentials.update(not_after=timezone.now())
+    assert not broker.lets_in(own.uuid, own.mqtt_password), "all keys have ended"
+
+
 def test_a_suspended_tenants_devices_and_apps_are_refused(
     broker: Broker,
     register: Any,

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 from django_tenants.utils import schema_context
 
 from management.embedded.stack import EmbeddedStack
@@ -389,6 +392,10 @@ class Person:
     key_id: int = 0
     user_id: int = 0
     session: str = ""
+    expires_at: datetime | None = None
+
+    def seconds_left(self) -> float:
+        return math.inf if self.expires_at is None else (self.expires_at - datetime.now(UTC)).total_seconds()
 
 
 def follow(tenant: Any, watcher: Any, seconds: float, after: int | None = None) -> tuple[str, bool]:
@@ -533,6 +540,47 @@ def test_the_stream_ends_with_the_membership_or_the_session(member: Any, tenant_
         user.save()
     with schema_context(tenant_a.schema_name):
         assert not watcher.may_watch()
+
+
+def test_the_stream_ends_when_its_key_expires(key: Callable[..., Any], tenant_a: Any) -> None:
+    """Long before its next check, and without an announcement."""
+    from devices.api.access import StreamAccess
+    from devices.models import ApiKey
+    from devices.services.notifications import event_stream
+
+    own, end = key(tenant_a)[0], datetime.now(UTC) + timedelta(seconds=2)
+    with schema_context(tenant_a.schema_name):
+        ApiKey.objects.filter(pk=own.pk).update(expires_at=end)
+    began = datetime.now(UTC)
+    assert event_stream.CHECK_SECONDS == 30
+    assert follow(tenant_a, StreamAccess(tenant_a.pk, key_id=own.pk, expires_at=end), 20)[1]
+    assert datetime.now(UTC) - began < timedelta(seconds=20)
+
+
+@pytest.mark.parametrize("how", ["revoked key", "suspended tenant"])
+def test_the_stream_ends_when_it_is_announced(key: Callable[..., Any], tenant_b: Any, how: str) -> None:
+    """Long before its next check."""
+    from devices.api.access import StreamAccess
+    from devices.services.api_keys import revoke_api_key
+    from tenants.services.lifecycle import resume_tenant, suspend_tenant
+
+    own = key(tenant_b)[0]
+
+    def revoke() -> None:
+        if how == "suspended tenant":
+            suspend_tenant(tenant_b, reason="test")
+        else:
+            with schema_context(tenant_b.schema_name):
+                revoke_api_key(own)
+        connection.close()
+
+    later = threading.Timer(1.0, revoke)
+    later.start()
+    try:
+        assert follow(tenant_b, StreamAccess(tenant_b.pk, key_id=own.pk), 20)[1]
+    finally:
+        later.join()
+        resume_tenant(tenant_b)
 
 
 def test_the_stream_ends_with_the_tenants_service(key: Callable[..., Any], tenant_b: Any) -> None:

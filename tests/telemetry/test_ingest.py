@@ -542,6 +542,21 @@ def test_birth_and_will(register: Any, send: Send) -> None:
     assert status(device)[0] == "ONLINE"
 
 
+@pytest.mark.parametrize("how", ["revoked", "ended"])
+def test_the_will_of_a_device_without_a_valid_key_is_quarantined(register: Any, send: Send, how: str) -> None:
+    device = register()
+    send((topic(device), v1(device, VALUE)))
+    with schema_context(device.tenant.schema_name):
+        now = datetime.now(UTC)
+        (key,) = device.device.credentials.all()
+        key.revoked_at, key.not_after = (now, None) if how == "revoked" else (None, now)
+        key.save()
+    send((f"device/lwt/{device.uuid}", json.dumps({"device_uuid": device.uuid}).encode()))
+    assert status(device)[0] == "ONLINE"
+    assert refused(device) == [("bad_signature", 1)]
+    assert len(messages(device)) == 1, "nothing of it is in the permanent record"
+
+
 def test_silence_becomes_a_timeout_and_the_next_message_ends_it(register: Any, send: Send) -> None:
     import time
 

@@ -13,6 +13,7 @@ from tests.documents import read, table
 PROVIDERS = {
     "new_tenant": ["devices", "telemetry"],
     "tenant_changed": ["devices"],
+    "tenant_state_changed": ["devices"],
     "metric_collectors": ["tenants", "telemetry"],
     "device_release": ["devices"],
     "unrouted_replay": ["telemetry"],

@@ -21,7 +21,7 @@ from devices.models.access import API_KEY_PREFIX
 from devices.services.broker.topic_rules import Role
 from tenants.models import AppRoute, DeviceRoute, Tenant
 
-from . import passwords
+from . import admission, passwords
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _accounts(tenant: Tenant, names: list[str]) -> dict[str, "_Account | AuthUna
 
 
 def _devices(names: list[str]) -> dict[str, "_Account | AuthUnavailable"]:
-    rows = BrokerPassword.objects.filter(device__uuid__in=names, device__active=True)
+    rows = BrokerPassword.objects.filter(device__uuid__in=names, device__in=admission.admissible())
     return {
         str(uuid): _Account(bytes(digest), {"role": str(Role.DEVICE), "name": str(uuid)}, bytes(salt), rounds)
         for uuid, salt, digest, rounds in rows.values_list("device__uuid", "salt", "digest", "rounds")

@@ -61,11 +61,14 @@ def grant_app(slug: str, name: str, password: str) -> None:
 
 
 def remove(names: Iterable[str]) -> None:
-    """Remove the accounts; the broker closes live sessions at once."""
+    """Remove the accounts with their sessions and queues; the broker closes live sessions at once."""
+    names = list(names)
     commands: list[Command] = []
     for name in names:
         commands += [{"command": "disableClient", "username": name}, {"command": "deleteClient", "username": name}]
     run(commands, (_UNKNOWN,))
+    for name in names:
+        _discard_session(name)
 
 
 def allow(names: Iterable[str], allowed: bool) -> None:
@@ -118,6 +121,26 @@ def _refuse_errors(answers: Iterable[Command], tolerated: tuple[str, ...]) -> No
     for answer in answers:
         if "error" in answer and answer["error"] not in tolerated:
             raise BrokerRefused(f"The broker refused {answer['command']}: {answer['error']}")
+
+
+def _discard_session(name: str) -> None:
+    """Remove the persistent session of a client id, with its queue: the broker keeps it without an account.
+
+    The administrator takes it over and leaves no session. Where its account has a client id of its own, the session
+    stays until the broker expires it.
+    """
+    address, answered = address_of(settings.MQTT_ADMIN_URL, "MQTT_ADMIN_URL"), list[bool]()
+    client = make_client(settings.MQTT_ADMIN_URL, name, clean_session=True, reconnect_on_failure=False)
+    client.on_connect = lambda *_: answered.append(True)
+    deadline = time.monotonic() + _WAIT_SECONDS
+    try:
+        client.connect(address.host, address.port, keepalive=10)
+        while not answered and client.loop(0.1) == mqtt.MQTT_ERR_SUCCESS and time.monotonic() < deadline:
+            pass
+    except OSError as error:
+        raise BrokerUnavailable(f"The broker at {address} does not discard the session of {name}.") from error
+    client.disconnect()
+    client.loop(0)
 
 
 def _new_account(name: str, password: str, role: str) -> Command:

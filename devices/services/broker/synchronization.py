@@ -15,7 +15,7 @@ from tenants.infrastructure.database import current_schema
 from tenants.models import AppRoute, DeviceRoute, Tenant
 from tenants.services.tenant_rounds import visit_each
 
-from . import accounts, passwords, retained_states
+from . import accounts, admission, passwords, retained_states
 
 logger = logging.getLogger(__name__)
 
@@ -135,24 +135,55 @@ def _sync_apps(present: dict[str, bool]) -> int:
     valid = {prefix: state for prefix, state in keys.states.items() if prefix in present}
     gone = present.keys() - valid.keys()
     accounts.revoke_apps(gone)
-    changed = len(gone)
+    return len(gone) + _switch_apps(present, valid)
+
+
+def _switch_apps(present: dict[str, bool], valid: dict[str, str]) -> int:
+    """Enable and disable present accounts of apps by their tenant's state. Return how many."""
+    changed = 0
     for allowed in (True, False):
         wrong = [
             prefix
             for prefix, state in valid.items()
-            if (state == Tenant.State.ACTIVE) is allowed and present[prefix] is not allowed
+            if (state == Tenant.State.ACTIVE) is allowed and present.get(prefix) is (not allowed)
         ]
         accounts.allow_apps(wrong, allowed)
         changed += len(wrong)
     return changed
 
 
+def sync_tenant() -> int:
+    """Enable or disable the accounts of the current tenant's devices and apps by its state, and close their sessions.
+
+    Return how many were changed. Called when a tenant was suspended or resumed. Raises BrokerUnavailable.
+    """
+    tenant = Tenant.objects.get(schema_name=current_schema())
+    is_open = tenant.state == Tenant.State.ACTIVE
+    devices = {uuid: _RegisteredDevice(tenant.schema_name, ok and is_open) for uuid, ok in _device_rows()}
+    keys = dict.fromkeys(_valid_prefixes(), str(tenant.state))
+    names = accounts.accounts()
+    present = {uuid: allowed for name, allowed in names.items() if (uuid := _as_uuid(name)) in devices}
+    changed = _switch(present, devices) + _switch_apps({n: ok for n, ok in names.items() if n in keys}, keys)
+    blocked = {str(uuid) for uuid, owned in devices.items() if not owned.allowed}
+    accounts.ban(accounts.sessions() & (blocked if is_open else blocked | keys.keys()))
+    return changed
+
+
+def _valid_prefixes() -> list[str]:
+    """Return the prefixes of the current tenant's valid keys."""
+    return [key.prefix for key in ApiKey.objects.filter(revoked_at=None) if key.is_valid()]
+
+
+def _device_rows() -> list[tuple[UUID, bool]]:
+    """Return the current tenant's devices with whether they are admissible."""
+    admissible = set(admission.admissible().values_list("pk", flat=True))
+    return [(uuid, pk in admissible) for pk, uuid in Device.objects.values_list("pk", "uuid")]
+
+
 def _valid_keys() -> _ValidKeys:
     """Return every tenant's valid keys."""
     tenants = {tenant.schema_name: tenant.state for tenant in _tenants()}
-    done = visit_each(
-        _WORK, tenants, lambda: [k.prefix for k in ApiKey.objects.filter(revoked_at=None) if k.is_valid()]
-    )
+    done = visit_each(_WORK, tenants, _valid_prefixes)
     with schema_context("public"):
         routes = AppRoute.objects.filter(tenant__schema_name__in=done.failures)
         unreadable = set(routes.values_list("prefix", flat=True)) if done.failures else set()
@@ -163,14 +194,14 @@ def _valid_keys() -> _ValidKeys:
 def _registered() -> _Registered:
     """Return every tenant's devices."""
     tenants = {tenant.schema_name: tenant.state == Tenant.State.ACTIVE for tenant in _tenants()}
-    done = visit_each(_WORK, tenants, lambda: list(Device.objects.values_list("uuid", "active")))
+    done = visit_each(_WORK, tenants, _device_rows)
     with schema_context("public"):
         routes = DeviceRoute.objects.filter(tenant__schema_name__in=done.failures)
         unreadable = set(routes.values_list("device_uuid", flat=True)) if done.failures else set()
     devices = {
-        uuid: _RegisteredDevice(schema, active and tenants[schema])
+        uuid: _RegisteredDevice(schema, admissible and tenants[schema])
         for schema, rows in done.results.items()
-        for uuid, active in rows
+        for uuid, admissible in rows
     }
     return _Registered(devices, unreadable)
 

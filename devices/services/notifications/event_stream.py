@@ -72,7 +72,9 @@ async def _follow(center: StreamHub, subscriber: Subscriber, device: UUID | None
                 yield frame(event)
             subscriber.last = max(subscriber.last, page.upto)
             subscriber.must_read = subscriber.must_read or not page.is_last
-        pause = min(sent_at + KEEP_ALIVE_SECONDS, checked_at + CHECK_SECONDS) - time.monotonic()
+        left = subscriber.watcher.seconds_left()
+        subscriber.must_check = subscriber.must_check or left <= 0
+        pause = min(min(sent_at + KEEP_ALIVE_SECONDS, checked_at + CHECK_SECONDS) - time.monotonic(), left)
         live_event = await subscriber.wait(max(0.0, pause))
         if live_event is not None and live_event.position == subscriber.last + 1:
             subscriber.last = live_event.position

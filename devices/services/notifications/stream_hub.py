@@ -68,6 +68,9 @@ class Watcher(Protocol):
     def session(self) -> str:
         """The key of the person's session."""
 
+    def seconds_left(self) -> float:
+        """Return the time after which the permission must be checked; infinite for one without an end."""
+
     def may_watch(self) -> bool:
         """Query, in the tenant's schema, whether the permission still holds."""
 

@@ -27,7 +27,7 @@ from devices.models import (
     RotationMember,
 )
 from devices.services import audit
-from devices.services.broker import accounts, passwords, retained_states
+from devices.services.broker import accounts, admission, passwords, retained_states
 from devices.services.presence import activity
 from devices.services.vault.key_versions import new_secret, next_key
 from devices.services.vault.secret_store import provisioner
@@ -127,6 +127,7 @@ def rotate_key(
     """Issue the device's next key; earlier keys stay valid for `overlap`. A campaign then skips the device."""
     with transaction.atomic():
         Device.objects.select_for_update().get(pk=device.pk)
+        _admit_if_blocked(device)
         device.credentials.filter(not_after=None, revoked_at=None).update(not_after=timezone.now() + overlap)
         key = next_key(current_schema(), device.uuid, _newest_row(device))
         DeviceCredential(device=device, version=key.version).save()
@@ -147,6 +148,7 @@ def adopt_secret(device: Device, secret: str, *, acting_user: audit.Actor = None
     schema = current_schema()
     with transaction.atomic():
         Device.objects.select_for_update().get(pk=device.pk)
+        _admit_if_blocked(device)
         known, kept = _newest_row(device), provisioner().read(schema, device.uuid)
         if kept.secret != secret:
             version = provisioner().write(
@@ -170,18 +172,23 @@ def replace_credentials(device: Device, *, acting_user: audit.Actor = None) -> I
         issued = _first_key(device, None, None)
         passwords.store_hashes({device.pk: issued.mqtt_password})
         audit.record(acting_user, "rotate key", device, f"key {issued.key_version}, the ones before are revoked")
-        transaction.on_commit(lambda: _disconnect(device.uuid))
+        # After the grant, which unblocks any device.
+        schema = current_schema()
+        transaction.on_commit(lambda: admission.close_sessions(schema, [device.uuid]))
     return issued
 
 
 def revoke_key(credential: DeviceCredential, *, acting_user: audit.Actor = None) -> None:
-    """Reject the key from now on, regardless of Vault and caches, and close the device's session at the broker."""
-    uuid = credential.device.uuid
+    """Reject the key from now on, regardless of Vault and caches, and close the device's session at the broker.
+
+    A device whose last valid key it was cannot connect until it has another one.
+    """
+    schema, uuid = current_schema(), credential.device.uuid
     with transaction.atomic():
         credential.revoked_at = timezone.now()
         credential.save(update_fields=["revoked_at"])
         audit.record(acting_user, "revoke key", credential.device, f"key {credential.version}")
-        transaction.on_commit(lambda: _disconnect(uuid))
+        transaction.on_commit(lambda: admission.close_sessions(schema, [uuid]))
 
 
 def allow_version_1(device: Device, *, acting_user: audit.Actor = None) -> None:
@@ -254,12 +261,11 @@ def check_secret(secret: str) -> None:
         )
 
 
-def _disconnect(uuid: UUID) -> None:
-    try:
-        accounts.disconnect([uuid])
-    except accounts.BrokerUnavailable as error:
-        # Its messages are rejected in any case.
-        logger.warning("The session of %s at the broker is not closed: %s", uuid, error)
+def _admit_if_blocked(device: Device) -> None:
+    """Unblock a device without a valid key at the broker, after the commit that gives it one."""
+    schema, uuid = current_schema(), device.uuid
+    if not admission.valid_keys().filter(device=device).exists():
+        transaction.on_commit(lambda: admission.admit(schema, [uuid]))
 
 
 def _grant(uuid: UUID, mqtt_password: str) -> None:

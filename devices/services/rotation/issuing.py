@@ -12,6 +12,7 @@ from django.db.models import Max
 from devices.models import AuditEntry, Device, DeviceCredential, RotationCampaign, RotationMember
 from devices.models.base import announce_change
 from devices.services import audit
+from devices.services.broker import admission
 from devices.services.vault.key_versions import next_key
 from devices.services.vault.secret_store import SecretMissing
 from tenants.infrastructure.database import current_schema
@@ -72,6 +73,19 @@ def _keep(members: Iterable[tuple[RotationMember, int]], campaign: RotationCampa
     )
     if issued:
         announce_change()
+        _admit_blocked(issued)
+
+
+def _admit_blocked(issued: Iterable[RotationMember]) -> None:
+    """Unblock devices at the broker that have no valid key but the new one, after the commit."""
+    schema, members = current_schema(), {member.device_id: member for member in issued}
+    older = (
+        admission.valid_keys().filter(device__in=members).exclude(pk__in=[m.credential_id for m in members.values()])
+    )
+    blocked = members.keys() - set(older.values_list("device_id", flat=True))
+    if blocked:
+        uuids = [members[device].device.uuid for device in blocked]
+        transaction.on_commit(lambda: admission.admit(schema, uuids))
 
 
 def _end_at(devices: list[int], new: list[int], deadline: datetime) -> None:

@@ -30,6 +30,7 @@ def validate(
     check_routing(spec)
     kind = topic.kind
     if kind is _WILL:
+        check_valid_key(spec, received_at)
         return _validate_will(topic, text_topic, payload, received_at)
     message, content, version, key_version = signature.verify(payload, spec, keys, received_at)
     # Not before the signature: it proves that the device is the tenant's, which must not see another one's payloads.
@@ -108,6 +109,12 @@ def check_routing(spec: DeviceSpec) -> None:
         )
     if not spec.active:
         raise Refusal("inactive_device", "The device is deactivated; activate it on its page to accept its messages.")
+
+
+def check_valid_key(spec: DeviceSpec, at: datetime) -> None:
+    """Raise Refusal for a device that has no valid key, for a will: it is not signed, and no birth can precede it."""
+    if not any(key.not_after is None or at < key.not_after for key in spec.keys):
+        raise Refusal("bad_signature", "The device has no valid key; issue one to accept its messages and its will.")
 
 
 def check_segment(topic: Topic, spec: DeviceSpec) -> None:
