@@ -1,8 +1,8 @@
-"""Retained state messages at the broker, of devices that no longer exist."""
+"""Retained messages to remove from the broker: states of removed devices, and messages of devices and apps."""
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Sized
 from uuid import UUID, uuid4
 
 import paho.mqtt.client as mqtt
@@ -16,6 +16,11 @@ STATE_TOPIC = "client/state/{slug}/{uuid}"
 _WAIT_SECONDS = 5.0
 _UNDER_WAY = 500
 _QUIET_SECONDS = 1.0
+# Only states are retained. Listeners and notifiers clear all other topics as they receive them; responses to commands
+# have no receiver most of the time, and telemetry may be left from a time without a listener.
+_RESPONSES = ("command/+/+/response", "client/request_state/#")
+_TELEMETRY = ("telemetry/#", "device/#")
+_MOST_STRAYS = 100_000
 
 
 def clear_retained(devices: Iterable[tuple[str, UUID]]) -> None:
@@ -33,6 +38,19 @@ def list_retained() -> set[tuple[str, UUID]]:
         return set()
     with _Connection() as connection:
         return connection.retained()
+
+
+def clear_strays(*, telemetry: bool) -> int:
+    """Remove retained messages of devices and apps, and return their number, at most 100,000. Raises BrokerUnavailable.
+
+    With `telemetry` also telemetry, births and wills, for which it receives the live ones of a second or two.
+    """
+    if not settings.MQTT_URL:
+        return 0
+    with _Connection() as connection:
+        topics = connection.strays(_RESPONSES + (_TELEMETRY if telemetry else ()))
+        connection.clear(topics)
+    return len(topics)
 
 
 class _Connection:
@@ -81,11 +99,29 @@ class _Connection:
         """Return the devices with a retained state, once the broker has sent none for a second."""
         self._client.on_message = self._note
         self._client.subscribe(STATE_TOPIC.format(slug="+", uuid="+"), qos=1)
-        count = -1
-        while count != len(self._found):
-            count = len(self._found)
-            time.sleep(_QUIET_SECONDS)
+        self._await_quiet(self._found)
         return set(self._found)
+
+    def strays(self, filters: Sequence[str]) -> set[str]:
+        """Return the topics with a retained message, once the broker has sent none for a second."""
+        found: set[str] = set()
+
+        def note(_client: object, _userdata: object, message: mqtt.MQTTMessage) -> None:
+            # In MQTT 3.1.1 the flag is that of an old message, never of a live one.
+            if message.retain and len(found) < _MOST_STRAYS:
+                found.add(message._topic.decode("utf-8", "replace"))
+
+        self._client.on_message = note
+        self._client.subscribe([(each, 0) for each in filters])
+        self._await_quiet(found)
+        self._client.unsubscribe(list(filters))
+        return found
+
+    def _await_quiet(self, found: Sized) -> None:
+        count = -1
+        while count != len(found):
+            count = len(found)
+            time.sleep(_QUIET_SECONDS)
 
     def _note(self, _client: object, _userdata: object, message: mqtt.MQTTMessage) -> None:
         parts = message.topic.split("/")

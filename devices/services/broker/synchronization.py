@@ -30,7 +30,8 @@ _WORK = "broker"
 @dataclass(frozen=True, slots=True)
 class SyncResult:
     """Counts of a synchronization: device accounts created and removed, devices without a secret in Vault, app accounts
-    changed, device accounts enabled or disabled, passwords hashed, retained states cleared, EMQX sessions closed.
+    changed, device accounts enabled or disabled, passwords hashed, retained states cleared, EMQX sessions closed, other
+    retained messages cleared.
     """
 
     granted: int
@@ -41,6 +42,7 @@ class SyncResult:
     passwords: int = 0
     states: int = 0
     closed: int = 0
+    strays: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,15 @@ def sync_broker(*, states: bool = False) -> SyncResult:
     """Create missing accounts of devices, remove those of removed devices and API keys, and repair other differences.
 
     The account of an API key cannot be created here: its text was shown once and is not stored. With `states`, retained
-    states of removed devices are cleared too.
+    states of removed devices are cleared too, and retained telemetry.
     """
     hashed, unknown = _complete_passwords()
     _complete_app_routes()
     cleared = _clear_orphaned_states() if states else 0
+    strays = retained_states.clear_strays(telemetry=states)
     closed = _close_sessions()
     if not accounts.is_managed():
-        return SyncResult(0, 0, unknown, passwords=hashed, states=cleared, closed=closed)
+        return SyncResult(0, 0, unknown, passwords=hashed, states=cleared, closed=closed, strays=strays)
     names = accounts.accounts()
     apps = _sync_apps({name: state for name, state in names.items() if name.startswith(API_KEY_PREFIX)})
     present = {uuid: allowed for name, allowed in names.items() if (uuid := _as_uuid(name))}
@@ -88,7 +91,7 @@ def sync_broker(*, states: bool = False) -> SyncResult:
     gone = present.keys() - registered.devices.keys()
     accounts.revoke_devices(gone)
     switched = _switch(present, registered.devices)
-    return SyncResult(granted, len(gone), without_secret, apps, switched, hashed, cleared, closed)
+    return SyncResult(granted, len(gone), without_secret, apps, switched, hashed, cleared, closed, strays)
 
 
 def _close_sessions() -> int:

@@ -48,7 +48,16 @@ RULES = {
     ),
     Role.APP: Rules(publish=("client/request_state/{slug}/+",), subscribe=("client/state/{slug}/#",)),
     Role.PLATFORM: Rules(
-        publish=("client/state/#", "command/+/+/request", "broker/probe/#"),
+        # What it subscribes to, it may publish to as well: an empty message removes a retained one.
+        publish=(
+            "client/state/#",
+            "command/+/+/request",
+            "broker/probe/#",
+            "telemetry/#",
+            "device/#",
+            "client/request_state/#",
+            "command/+/+/response",
+        ),
         subscribe=(
             "telemetry/#",
             "device/#",

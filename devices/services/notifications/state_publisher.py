@@ -239,7 +239,9 @@ class StateBroker:
             logger.error("The broker refuses the connection: %s", reason)
             return
         self._reconnect.reset()
-        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        options = SubscribeOptions(
+            qos=1, noLocal=True, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND
+        )
         client.subscribe([(REQUESTS, options)])
         logger.info("Connected to the broker as %s", self._client_id)
 
@@ -254,8 +256,12 @@ class StateBroker:
         if reason.is_failure:
             self._refusals.append(str(reason))
 
-    def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
-        request = parse_request(message._topic.decode("utf-8", "backslashreplace"))
+    def _on_message(self, client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
+        topic = message._topic.decode("utf-8", "backslashreplace")
+        if message.retain and message.payload:
+            # Apps retain nothing at the broker: an empty message removes it.
+            client.publish(topic, b"", qos=0, retain=True)
+        request = parse_request(topic)
         if request is not None:
             self._add_request(*request)
 

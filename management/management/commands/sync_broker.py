@@ -14,7 +14,11 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument("--states", action="store_true", help="also remove the states of devices that are gone")
+        parser.add_argument(
+            "--states",
+            action="store_true",
+            help="also remove retained telemetry and states of removed devices",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command."""
@@ -26,5 +30,6 @@ class Command(BaseCommand):
             f"{changes.granted} accounts made, {changes.revoked} removed, "
             f"{changes.switched} let in or kept out, {changes.without_secret} devices without a secret; "
             f"{changes.apps} accounts of API keys changed; {changes.passwords} passwords made checkable; "
-            f"{changes.states} states of devices that are gone removed; {changes.closed} sessions closed."
+            f"{changes.states} states of devices that are gone removed; {changes.closed} sessions closed; "
+            f"{changes.strays} other retained messages removed."
         )

@@ -34,6 +34,10 @@ _UNSUPPORTED_VERSION = 132
 _TAKEN_OVER = 142
 _SHORT_SECONDS = 5.0
 _MANY_SHORT = 5
+# No old messages, and the publisher's retain flag on live ones.
+_OPTIONS = SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+_CLEAR_SECONDS = 1.0
+_MOST_RETAINED = 1000
 
 
 class BrokerSession:
@@ -76,6 +80,9 @@ class BrokerSession:
         self._short_lived = 0
         # Whether the broker has accepted the connection, or said why not.
         self._is_answered = False
+        # Topics with a message that the broker has retained.
+        self._retained: set[bytes] = set()
+        self._clear_at = 0.0
         self._client = self._make_client()
 
     @property
@@ -99,6 +106,8 @@ class BrokerSession:
         readable, writable, _ = select.select(wanted, writing, [], 0 if reading and sock.pending() else timeout)
         if sock in readable or (reading and sock.pending()):
             self._client.loop_read()
+        if self._retained:
+            self._clear_retained()
         if writable or self._client.want_write():
             self._client.loop_write()
         self._client.loop_misc()
@@ -175,8 +184,7 @@ class BrokerSession:
         if not self._topics:
             pass
         elif self._version == mqtt.MQTTv5:
-            options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-            client.subscribe([(topic, options) for topic in self._topics])
+            client.subscribe([(topic, _OPTIONS) for topic in self._topics])
         else:
             client.subscribe([(topic, 1) for topic in self._topics])
         logger.info(
@@ -225,11 +233,10 @@ class BrokerSession:
     def _on_publishes(self, publishes: list[Publish]) -> None:
         now = datetime.now(UTC)
         epoch = self._epoch
-        # Retained messages are not requested in MQTT 5, and cannot be declined in 3.1.1: a retained will would set its
-        # device OFFLINE at every reconnect.
-        if stale := [publish.mid for publish in publishes if publish.retained]:
-            self._client.acknowledge(stale)
-            publishes = [publish for publish in publishes if not publish.retained]
+        if retained := [publish for publish in publishes if publish.retained]:
+            dropped = {publish.mid for publish in retained if self._is_stale(publish.topic, publish.payload)}
+            self._client.acknowledge(list(dropped))
+            publishes = [publish for publish in publishes if publish.mid not in dropped]
         self._on_messages(
             [
                 Incoming(topic.decode("utf-8", "backslashreplace"), payload, now, mid, 1, epoch)
@@ -241,7 +248,34 @@ class BrokerSession:
 
     def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         """Receive a message of QoS 0 or 2."""
-        if not message.retain:
+        if not (message.retain and self._is_stale(message._topic, bytes(message.payload))):
             # Not message.topic: it raises on bytes that are not UTF-8.
             topic = message._topic.decode("utf-8", "backslashreplace")
             self._on_messages([Incoming(topic, bytes(message.payload), datetime.now(UTC), message.mid, 0, self._epoch)])
+
+    # --- retained messages ------------------------------------------------------------------------------------
+
+    def _is_stale(self, topic: bytes, payload: bytes) -> bool:
+        """Return whether a message with the retain flag must be dropped; note one that the broker has retained.
+
+        MQTT 5 sends no old messages, so that the flag is the publisher's: the message is processed like any other, and
+        the broker must not keep it. An empty one removes what is retained. In 3.1.1 the flag means an old message,
+        which cannot be declined: a retained will would set its device OFFLINE at every reconnect.
+        """
+        if self._version != mqtt.MQTTv5:
+            return True
+        if not payload:
+            return True
+        self._retained.add(topic)
+        return False
+
+    def _clear_retained(self) -> None:
+        """Remove the messages that devices have retained at the broker, each topic once a second."""
+        now = time.monotonic()
+        if not self._client.is_connected() or (now < self._clear_at and len(self._retained) < _MOST_RETAINED):
+            return
+        self._clear_at = now + _CLEAR_SECONDS
+        topics, self._retained = self._retained, set()
+        for topic in topics:
+            self._client.publish(topic.decode("utf-8", "replace"), b"", qos=0, retain=True)
+        metrics.record({}, {"retained_cleared_total": len(topics)})
