@@ -104,4 +104,4 @@ def test_internal_messages_are_not_braked_with_unknown_publishers() -> None:
     messages = [Incoming(name, b"x", datetime.now(UTC), number, 1, 1) for number, name in enumerate(names)]
     braked = Admission(Router(ttl=60), refusals).sort(messages, queues)
     assert [message.topic for message in queues.take(10)] == names[1:3]
-    assert [message.topic for message in braked.unrouted] == ["nonsense", "nonsense"]
+    assert [message.topic for message in braked] == ["nonsense", "nonsense"]

@@ -1,56 +1,106 @@
-"""Messages that were read, into their tenants' queues, except those of braked publishers."""
+"""Messages that were read, into their tenants' queues, except those of braked publishers, which are only counted."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
-from telemetry.services.limits.refusals import NOBODY, Publisher, RefusalLimiter
+from telemetry.services.limits.refusals import NOBODY, ExceededRate, Publisher, RefusalLimiter
 from telemetry.services.lookups.routing import Route, Router
 from telemetry.services.pipeline import form
 from telemetry.services.pipeline.results import Incoming, LimitedItem
+from tenants.services.limits import LimitName
 
 from .broker_events import INTERNAL_PREFIX
 from .tenant_queues import TenantQueues
 
-
-@dataclass(slots=True)
-class BrakedMessages:
-    """The messages of braked publishers: `limited` of registered devices, and `unrouted` of all others."""
-
-    limited: list[LimitedItem] = field(default_factory=list)
-    unrouted: list[Incoming] = field(default_factory=list)
+# Counts without other messages to store are stored this often: a commit for each read would be slower than reading.
+_STORE_SECONDS = 0.2
 
 
 class Admission:
-    """Sorts messages by their topic's device alone: nothing of them is parsed. Not shared between threads."""
+    """Sorts messages by their topic's device alone: nothing else of them is parsed. Not shared between threads.
+
+    `unrouted` is the number of braked messages of unregistered devices, and `counted` that of other counts to store.
+    """
 
     def __init__(self, router: Router, refusals: RefusalLimiter) -> None:
         self._router = router
         self._refusals = refusals
+        self._limited: dict[tuple[int, ExceededRate], LimitedItem] = {}
+        self._store_at = 0.0
+        self.unrouted = 0
+        self.counted = 0
 
-    def sort(self, messages: Sequence[Incoming], queues: TenantQueues) -> BrakedMessages:
+    def sort(self, messages: Sequence[Incoming], queues: TenantQueues) -> list[Incoming]:
         """Append the messages to their tenants' queues, in their order, and return those of braked publishers.
 
-        Unknown devices are looked up together. Raises the error of a lost database; nothing is appended then.
+        These are counted, and must be acknowledged. Unknown devices are looked up together. Raises the error of a lost
+        database; nothing is appended or counted then.
         """
-        uuids = [form.publisher_of(message.topic) for message in messages]
-        routes = iter(self._router.routes([uuid for uuid in uuids if uuid is not None]))
-        braked = BrakedMessages()
-        for message, uuid in zip(messages, uuids, strict=True):
-            self._sort_one(message, None if uuid is None else next(routes), queues, braked)
+        texts = [form.publisher_text(message.topic) for message in messages]
+        routes = self._routes_of(set(texts))
+        braked: list[Incoming] = []
+        counts: Counter[str] = Counter()
+        exceeded: dict[str, ExceededRate] = {}
+        for message, text in zip(messages, texts, strict=True):
+            # A publisher over its rate stays so until the next call: its messages cost little more than reading them.
+            if not text and message.topic.startswith(INTERNAL_PREFIX):
+                queues.add(INTERNAL_PREFIX, 0, message)
+                continue
+            if text not in exceeded:
+                publisher = publisher_of(routes.get(text))
+                limit = self._refusals.exceeded(publisher) if self._refusals.is_braking else None
+                if limit is None:
+                    queues.add(publisher.schema, publisher.number, message)
+                    continue
+                exceeded[text] = limit
+            counts[text] += 1
+            braked.append(message)
+        for text, count in counts.items():
+            self._count(routes.get(text), exceeded[text], count)
         return braked
 
-    def _sort_one(self, message: Incoming, route: Route | None, queues: TenantQueues, braked: BrakedMessages) -> None:
-        if route is None and message.topic.startswith(INTERNAL_PREFIX):
-            queues.add(INTERNAL_PREFIX, 0, message)
+    @property
+    def is_store_due(self) -> bool:
+        """Whether counts wait to be stored, and should no longer."""
+        return self.counted > 0 and time.monotonic() >= self._store_at
+
+    def store_soon(self) -> None:
+        """Have the counts stored with the next batch."""
+        self._store_at = 0.0
+
+    def take_limited(self) -> list[LimitedItem]:
+        """Remove and return the counts, to be stored. They come back by `put_back` where they could not be."""
+        self._store_at = time.monotonic() + _STORE_SECONDS
+        items, self._limited, self.counted = list(self._limited.values()), {}, 0
+        return items
+
+    def put_back(self, items: Iterable[LimitedItem]) -> None:
+        """Add counts that could not be stored."""
+        for item in items:
+            exceeded = ExceededRate(LimitName(item.limit), item.device_id)
+            known = self._limited.setdefault((item.spec.number, exceeded), item)
+            if known is not item:
+                known.count += item.count
+            self.counted += item.count
+
+    def _routes_of(self, texts: Iterable[str]) -> dict[str, Route]:
+        uuids = {text: uuid for text in texts if (uuid := form.canonical_uuid(text)) is not None}
+        return dict(zip(uuids, self._router.routes(list(uuids.values())), strict=True))
+
+    def _count(self, route: Route | None, exceeded: ExceededRate, count: int) -> None:
+        if route is None or route.spec is None:
+            self.unrouted += count
             return
-        publisher = publisher_of(route)
-        if self._refusals.is_braking and (exceeded := self._refusals.exceeded(publisher)) is not None:
-            if route is None or route.spec is None:
-                braked.unrouted.append(message)
-            else:
-                braked.limited.append(LimitedItem(message, route.spec, None, exceeded.limit, exceeded.device_id))
-        else:
-            queues.add(publisher.schema, publisher.number, message)
+        item = self._limited.get((route.spec.number, exceeded))
+        if item is None:
+            # Its message only stands for the others, which are acknowledged already.
+            sample = Incoming("", b"", datetime.now(UTC), qos=0)
+            item = LimitedItem(sample, route.spec, None, exceeded.limit, exceeded.device_id, 0)
+            self._limited[route.spec.number, exceeded] = item
+        item.count += count
+        self.counted += count
 
 
 def publisher_of(route: Route | None) -> Publisher:

@@ -101,18 +101,20 @@ class BatchPipeline:
         self.advance(batch)
         return self.advance(())
 
-    def advance(self, batch: Sequence[Incoming], limited: Sequence[LimitedItem] = ()) -> BatchResult:
+    def advance(self, batch: Sequence[Incoming], *, counting: bool = False) -> BatchResult:
         """Prepare and send a batch, and return the result of the batch in flight, which the call before sent.
 
-        `limited` are messages of braked devices, which are counted in the same transaction. Without a batch, the one in
-        flight is finished. Raises the error of a lost database; nothing of either batch may be acknowledged then:
-        `abandon`, and try both again.
+        `counting`: the counts of braked devices' messages are stored in the same transaction. Without a batch and
+        counts, the one in flight is finished. Raises the error of a lost database; nothing of either batch may be
+        acknowledged then: `abandon`, and try both again.
         """
-        following = self._prepare(batch, limited) if batch or limited else None
+        following = self._prepare(batch, counting=counting) if batch or counting else None
         finished, self._in_flight = self._in_flight, None
         try:
             results = self._batch_writer.receive(finished) if finished else []
         except BaseException:
+            for unstored in (finished, following):
+                self.admission.put_back(unstored.counts if unstored else ())
             if following:
                 self._batch_writer.release_limits(following)
             raise
@@ -130,6 +132,7 @@ class BatchPipeline:
         if batch:
             self._latest.mark_incomplete()
             self._batch_writer.release_limits(batch)
+            self.admission.put_back(batch.counts)
         self.writer.close()
 
     @property
@@ -188,13 +191,23 @@ class BatchPipeline:
         self.keyring.close()
         self.writer.close()
 
-    def _prepare(self, messages: Sequence[Incoming], limited: Sequence[LimitedItem]) -> PreparedBatch:
+    def _prepare(self, messages: Sequence[Incoming], *, counting: bool) -> PreparedBatch:
         """Do everything for a batch that can be done while another is in flight."""
         batch = self.preparer.prepare(messages, self._in_flight.upgraded_devices if self._in_flight else ())
-        for item in limited:
-            batch.groups.setdefault(item.spec.tenant.schema, []).append(item)
+        if counting:
+            self._add_counts(batch)
         batch.packed = self.writer.pack(batch.groups)
         return batch
+
+    def _add_counts(self, batch: PreparedBatch) -> None:
+        """Add the counts of braked messages, except of blocked tenants, which keep until these are free."""
+        blocked = self._blocked.schemas
+        for item in self.admission.take_limited():
+            if item.spec.tenant.schema in blocked:
+                self.admission.put_back([item])
+            else:
+                batch.counts.append(item)
+                batch.groups.setdefault(item.spec.tenant.schema, []).append(item)
 
     def _restore(self, schema: str, total: BatchResult) -> bool:
         """Store some of the tenant's overflow, and return whether that was the last of it.
@@ -250,7 +263,7 @@ class BatchPipeline:
             total.stored += len(result.stored)
             total.duplicates += len(result.duplicates)
             total.quarantined += len(result.quarantined)
-            total.limited += len(result.limited)
+            total.limited += sum(item.count for item in result.limited)
             total.to_acknowledge += [item.incoming for item in result.items]
 
 

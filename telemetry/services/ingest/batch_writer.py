@@ -4,13 +4,21 @@ A tenant whose tables are locked or faulty is blocked: its messages wait, and th
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeGuard
 
 import psycopg
 
 from telemetry.services.latest.values import LatestRecorder
 from telemetry.services.lookups.routing import Router
-from telemetry.services.pipeline.results import MessageResult, Refusal, RefusedItem, TenantResult
+from telemetry.services.pipeline.results import (
+    Incoming,
+    LimitedItem,
+    MessageResult,
+    Refusal,
+    RefusedItem,
+    TenantResult,
+)
 from telemetry.services.storage.optimistic_writer import AlreadyStored
 from telemetry.services.storage.tenant_writer import TenantWriter
 from tenants.infrastructure.retry import first_line, is_database_lost, is_lock_conflict
@@ -54,7 +62,7 @@ class BatchWriter:
             # Behind the messages that wait already.
             items = batch.groups.pop(schema)
             self._preparer.release_limits(items, replayed=batch.replayed)
-            batch.locked[schema] = [item.incoming for item in items] + batch.locked.get(schema, [])
+            batch.locked[schema] = _messages_of(items) + batch.locked.get(schema, [])
             batch.packed = None
         try:
             if batch.groups:
@@ -126,7 +134,7 @@ class BatchWriter:
     def _block(self, batch: PreparedBatch, schema: str, error: psycopg.Error) -> None:
         items = batch.groups.pop(schema)
         self._preparer.release_limits(items, replayed=batch.replayed)
-        self._blocked.add(schema, [item.incoming for item in items])
+        self._blocked.add(schema, _messages_of(items))
         if is_lock_conflict(error):
             logger.warning("%s is locked: its messages wait", schema)
         else:
@@ -154,6 +162,8 @@ class BatchWriter:
 
     def _store_one(self, item: MessageResult) -> Sequence[TenantResult]:
         """Store one message as it is registered now. Staff get a message that PostgreSQL rejects, with its error."""
+        if _is_count(item):
+            return [self._writer.store(item.spec.tenant.schema, [item])]
         current = self._preparer.validate([item.incoming])[0]
         if isinstance(current, LockedMessage):
             self._blocked.add(current.schema, [item.incoming])
@@ -170,3 +180,12 @@ class BatchWriter:
             refusal = Refusal("malformed", f"PostgreSQL cannot store the message: {error}")
             self._writer.store_unrouted([RefusedItem(item.incoming, None, refusal)])
         return [TenantResult("", [item])]
+
+
+def _is_count(item: MessageResult) -> TypeGuard[LimitedItem]:
+    """Return whether the item only stands for messages that were acknowledged."""
+    return isinstance(item, LimitedItem) and item.result is None
+
+
+def _messages_of(items: Iterable[MessageResult]) -> list[Incoming]:
+    return [item.incoming for item in items if not _is_count(item)]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from telemetry.services.pipeline.results import Incoming, MessageResult, RefusedItem
+from telemetry.services.pipeline.results import Incoming, LimitedItem, MessageResult, RefusedItem
 from telemetry.services.storage.tenant_writer import PackedBatch
 
 
@@ -24,6 +24,7 @@ class PreparedBatch:
     locked: dict[str, list[Incoming]] = field(default_factory=dict)  # by schema, of blocked tenants
     # The devices (their UUIDs' numbers) whose first message of version 2 is in the batch.
     upgraded_devices: set[int] = field(default_factory=set)
+    counts: list[LimitedItem] = field(default_factory=list)  # those in `groups` that stand for braked messages
     replayed: bool = False  # as in `BatchPreparer.apply_limits`
     packed: PackedBatch | None = None
     error: Exception | None = None  # the reason why it could not be sent

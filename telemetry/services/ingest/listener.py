@@ -10,7 +10,7 @@ from django.conf import settings
 
 from devices.services.presence import activity
 from telemetry.services.mqtt.session import BrokerSession
-from telemetry.services.pipeline.results import Incoming, LimitedItem
+from telemetry.services.pipeline.results import Incoming
 from tenants.infrastructure import metrics, tenant_failures
 from tenants.infrastructure.retry import DATABASE_LOST, Backoff, first_line
 
@@ -146,7 +146,9 @@ class Listener:
             if not (self._process_next() or self._in_flight) or not has_unsent:
                 time.sleep(0.05)
                 self._guarded(self._retry_blocked)
-        self._process()
+        self._pipeline.admission.store_soon()
+        for _ in range(2):  # the second one finishes what the first one sent
+            self._process()
         self._guarded(lambda: self._pipeline.tick(last=True))
         self._pipeline.close()
         self._session.close(max(0.0, deadline - time.monotonic()), for_good=self._retiring and not self.waiting)
@@ -184,14 +186,14 @@ class Listener:
     def _process_next(self) -> int:
         """Process the next batch; return as `_process` does."""
         try:
-            batch, limited = self._next_batch()
+            batch = self._next_batch()
         except DATABASE_LOST as error:
             self._on_database_lost(error)
             return 0
-        return self._process(batch, limited)
+        return self._process(batch)
 
-    def _next_batch(self) -> tuple[list[Incoming], list[LimitedItem]]:
-        """Remove and return the next batch, and the messages of braked devices, which are only counted.
+    def _next_batch(self) -> list[Incoming]:
+        """Remove and return the next batch; messages of braked publishers are acknowledged, because they are counted.
 
         All messages where they fit into one batch: then their order is the same for all tenants. Raises the error of a
         lost database.
@@ -199,30 +201,30 @@ class Listener:
         size = self._next_batch_size
         is_small = len(self._received) <= size and self._received_cost <= MAX_BATCH_COST
         if is_small and not self._queues.count and not self._pipeline.refusals.is_braking:
-            return self._take_received(), []
+            return self._take_received()
         braked = self._pipeline.admission.sort(self._received, self._queues)
         self._take_received()
-        if braked.unrouted:
-            self._session.acknowledge(braked.unrouted)
-            self._counters["ingest_unrouted_limited_total"] += len(braked.unrouted)
-        return self._queues.take(size), braked.limited
+        self._session.acknowledge(braked)
+        self.processed += len(braked)
+        self._counters["ingest_messages_total"] += len(braked)
+        return self._queues.take(size)
 
     def _take_received(self) -> list[Incoming]:
         messages, self._received, self._received_cost = self._received, [], 0
         return messages
 
-    def _process(self, batch: Sequence[Incoming] = (), limited: Sequence[LimitedItem] = ()) -> int:
+    def _process(self, batch: Sequence[Incoming] = ()) -> int:
         """Send a batch, and acknowledge the one in flight; return the number of messages of the latter.
 
         0 also when the database is unavailable: then all of them wait as before.
         """
-        following = [*batch, *(item.incoming for item in limited)]
+        admission = self._pipeline.admission
         try:
-            result = self._pipeline.advance(batch, limited)
+            result = self._pipeline.advance(batch, counting=bool(admission.counted) and admission.is_store_due)
         except DATABASE_LOST as error:
-            self._on_database_lost(error, following)
+            self._on_database_lost(error, batch)
             return 0
-        stored, self._in_flight = self._in_flight, following
+        stored, self._in_flight = self._in_flight, list(batch)
         if not stored:
             return 0
         self._database.reset()
@@ -251,6 +253,8 @@ class Listener:
             self._publish_probe(now)
         if self._database.is_pausing:
             return
+        if self._pipeline.admission.counted and self._pipeline.admission.is_store_due:
+            self._process()
         self._guarded(self._retry_blocked)
         self._guarded(self._pipeline.tick)
         if now >= self._record_at and self._session.is_connected:
@@ -293,6 +297,8 @@ class Listener:
         activity.record_listener_heartbeat()
         activity.suspend_timeouts(self._pipeline.blocked_schemas)
         tenant_failures.record_failures("ingest", self._pipeline.blocked_tenants, _BLOCKED_SECONDS)
+        admission = self._pipeline.admission
+        self._counters["ingest_unrouted_limited_total"], admission.unrouted = admission.unrouted, 0
         counters, self._counters = self._counters, dict.fromkeys(self._counters, 0)
         gauges = {
             "ingest_waiting": self._unsent + len(self._in_flight),

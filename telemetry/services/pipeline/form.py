@@ -14,6 +14,8 @@ from .results import Refusal, Topic, TopicKind, quote
 # First bytes of JSON values other than objects, which begin with "{".
 _NO_TOKEN = frozenset({b" ", b"\t", b"\r", b"\n", b"[", b'"', b""})
 _UUID_LENGTH = 36
+# The deepest document that orjson writes.
+MAX_NESTING = 254
 # A colon in a string can also be written so, which changes their number.
 _ESCAPED_COLON = b"\\u003"
 
@@ -39,10 +41,15 @@ def publisher_of(topic: str) -> UUID | None:
 
     The broker's topic rules bind this level to the device, and no other one.
     """
+    return canonical_uuid(publisher_text(topic))
+
+
+def publisher_text(topic: str) -> str:
+    """Return the level of the topic where `publisher_of` reads the UUID, whatever is there; empty: none."""
     match topic.split("/", 4):
         case ["telemetry", _, uuid, *_] | ["device", "lwt", "status", uuid, *_] | ["device", "birth" | "lwt", uuid, *_]:
-            return _canonical_uuid(uuid)
-    return None
+            return uuid
+    return ""
 
 
 def segment_of(topic: str) -> str:
@@ -64,10 +71,7 @@ def check_size(payload: bytes, maximum: int, limits: LimitSpec | None = None) ->
 def parse_object(payload: bytes) -> dict[str, Any]:
     """Return the JSON object in the payload. Raises Refusal (`malformed`) with the place of the error."""
     document = load_object(payload)
-    try:
-        check_keys(payload, orjson.dumps(document).count(b":"))
-    except TypeError:  # nested more deeply than it writes
-        check_keys(payload, -1)
+    check_keys(payload, orjson.dumps(document).count(b":"))
     return document
 
 
@@ -79,7 +83,17 @@ def load_object(payload: bytes) -> dict[str, Any]:
         raise Refusal("malformed", f"The payload must be JSON (UTF-8, without NaN or Infinity): {error}") from error
     if not isinstance(document, dict):
         raise Refusal("malformed", f"The payload must be a JSON object, not a {type(document).__name__}.")
+    if payload.count(b"[") + payload.count(b"{") > MAX_NESTING:
+        _check_nesting(document)
     return document
+
+
+def _check_nesting(document: dict[str, Any]) -> None:
+    try:
+        orjson.dumps(document)
+    except TypeError as error:
+        # Every other function that visits the values takes ten times as long for them.
+        raise Refusal("malformed", f"The payload must not be nested more deeply than {MAX_NESTING} levels.") from error
 
 
 def check_keys(payload: bytes, colons: int) -> None:
@@ -112,13 +126,13 @@ def _unique_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_uuid(text: str, topic: str) -> UUID:
-    uuid = _canonical_uuid(text)
+    uuid = canonical_uuid(text)
     if uuid is None:
         raise Refusal("malformed", f"{quote(text)} in the topic {quote(topic, 200)} is not a valid device UUID.")
     return uuid
 
 
-def _canonical_uuid(text: str) -> UUID | None:
+def canonical_uuid(text: str) -> UUID | None:
     """Return the UUID of a text in the one form that topics have, in either case; None for any other text."""
     if len(text) != _UUID_LENGTH:
         return None

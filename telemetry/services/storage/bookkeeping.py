@@ -68,7 +68,8 @@ def add_totals(connection: psycopg.Connection, result: TenantResult) -> None:
 
     The day's row is locked until the end of the transaction: call this last, and for tenants in one order.
     """
-    counts = [len(result.stored), len(result.duplicates), len(result.quarantined), len(result.limited)]
+    counts = [len(result.stored), len(result.duplicates), len(result.quarantined)]
+    counts.append(sum(item.count for item in result.limited))
     if refused := _count_by_limit(result):
         add_limit_counts(connection, result.schema, refused)
     run(connection, _ADD_TOTALS(result.schema), [sum(counts), *counts])
@@ -76,7 +77,9 @@ def add_totals(connection: psycopg.Connection, result: TenantResult) -> None:
 
 def _count_by_limit(result: TenantResult) -> Counter[tuple[str, int | None]]:
     """Return the number of refused messages by (limit, device id where the limit is the device's own)."""
-    counts = Counter((item.limit, item.device_id) for item in result.limited)
+    counts: Counter[tuple[str, int | None]] = Counter()
+    for item in result.limited:
+        counts[item.limit, item.device_id] += item.count
     counts.update((item.result.limit, None) for item in result.quarantined if item.result.limit)
     return counts
 
