@@ -25,6 +25,7 @@ from devices.models.rotation import RotationCampaign, RotationMember
 from management.embedded.dynsec import topic_patterns
 from telemetry.api.serializers.readings import LatestSerializer
 from telemetry.models import Reason
+from tenants.infrastructure.metrics import HELP_TEXTS
 from tenants.middleware import _PROBES
 from tenants.models import Membership
 from tests.documents import FENCED, anchors, fenced, links, read, spans, table
@@ -379,3 +380,9 @@ def test_the_question_about_gaps_is_answered(db: None, tenant_a: Any, enter: Any
         cursor.execute(f"SELECT device_id, boot, missing::text FROM ({gaps}) AS gaps")  # noqa: S608
         rows = [row[1:] for row in cursor.fetchall() if row[0] == device.pk]
     assert rows == [(7, "{[3,5)}")]
+
+
+def test_metrics_of_processes_are_documented_with_their_help_texts() -> None:
+    rows = table(read("docs/operations.md"), "name | labels | what")
+    documented = {name.removeprefix("gwanje_") for name, (labels, *_) in rows.items() if "`tenant`" not in labels}
+    assert documented - {"redis_up"} == HELP_TEXTS.keys()

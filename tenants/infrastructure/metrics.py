@@ -23,6 +23,26 @@ _PROCESSES = "gwanje:metrics:processes"
 _PROCESS_SECONDS = 60
 PREFIX = "gwanje_"
 
+# The metrics that processes record, with the HELP line of each.
+HELP_TEXTS = {
+    "broker_refusals_total": "Connections of listeners that the broker ended before or soon after it accepted them.",
+    "checker_behind_seconds": "Seconds since the oldest deadline passed.",
+    "checker_deadlines_passed_total": "Expired deadlines that checkers took.",
+    "checker_last_pass_timestamp_seconds": "Unix time of the last run of a checker.",
+    "checker_timeouts_total": "Expired deadlines that were timeouts.",
+    "ingest_batches_total": "Batches that listeners finished.",
+    "ingest_broker_lag_seconds": "The longest time that a message waited at the broker in the last second.",
+    "ingest_lag_seconds": "The greatest age of the oldest message of a batch in the last second.",
+    "ingest_locked": "Messages in the memory of a listener whose tenant is blocked.",
+    "ingest_messages_total": "Messages that listeners finished.",
+    "ingest_restored_total": "Messages of the overflow table that were stored.",
+    "ingest_spilled_total": "Messages that were moved to the overflow table, because their tenant was blocked.",
+    "ingest_unrouted_limited_total": "Messages of unregistered publishers beyond their common rate, not stored.",
+    "ingest_waiting": "Messages that a listener has read and not stored.",
+    "listener_takeovers_total": "Listeners that disconnected each other at the broker: two use one client id.",
+    "state_requests_dropped_total": "Requests of apps for states that were dropped, because too many waited.",
+}
+
 
 def record(gauges: Mapping[str, float], counters: Mapping[str, int] | None = None, *, process: str = "") -> None:
     """Set the gauges and add to the counters (named `…_total`). An unavailable Redis is logged, not raised.
@@ -82,11 +102,12 @@ def _recorded() -> list[Metric]:
     for name, value in sorted(own.items()):
         metric = PREFIX + name.decode()
         family = CounterMetricFamily if metric.endswith("_total") else GaugeMetricFamily
-        found.append(family(metric, "", float(value)))
+        found.append(family(metric, HELP_TEXTS.get(name.decode(), ""), float(value)))
     families: dict[str, GaugeMetricFamily] = {}
     for process, gauges in zip(processes, theirs, strict=True):
         for name, value in sorted(gauges.items()):
             metric = PREFIX + name.decode()
-            made = families.setdefault(metric, GaugeMetricFamily(metric, "", labels=["process"]))
+            described = HELP_TEXTS.get(name.decode(), "")
+            made = families.setdefault(metric, GaugeMetricFamily(metric, described, labels=["process"]))
             made.add_metric([process], float(value))
     return [*found, *families.values()]

@@ -158,6 +158,8 @@ def test_the_probes_say_what_answers_and_name_no_address(db: None, tenant_a: Any
 def test_figures_are_in_prometheus_form(db: None) -> None:
     from tenants.infrastructure import metrics
 
+    metrics.record({"checker_behind_seconds": 0}, {"ingest_batches_total": 1})
+    metrics.record({"ingest_waiting": 0}, process="a listener")
     for process in ("one", "two"):
         metrics.record({"test_behind_seconds": 1.5}, {"test_things_total": 2})
         metrics.record({"test_waiting": 3}, process=f"a {process}")
@@ -169,6 +171,8 @@ def test_figures_are_in_prometheus_form(db: None) -> None:
     assert "gwanje_test_things_total 4.0" in lines
     assert 'gwanje_test_waiting{process="a two"} 3.0' in lines
     assert "gwanje_redis_up 1.0" in lines
+    for name in ("checker_behind_seconds", "ingest_batches_total", "ingest_waiting"):
+        assert f"# HELP gwanje_{name} {metrics.HELP_TEXTS[name]}" in lines
 
 
 def test_figures_that_redis_has_are_missed_without_it(db: None, settings: Any) -> None:
