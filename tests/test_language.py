@@ -33,6 +33,7 @@ CONSTRUCTIONS: dict[str, str] = {
     r"\bsigns? of life\b": "'activity'",
     r"\b(?:judge[sd]?|judging|verdicts?)\b": "'validate', 'evaluate'; 'result'",
     r"\bparked\b": "'deferred'",
+    r"\btime-outs?\b": "'timeout'",
     r"\b(?:put|puts|putting) aside\b|\btaken back\b": "'overflow', 'restored'",
     r"\b(?:taught by|teaching by) example\b": "'metric mapping'",
     r"(?<!\s)(?<!there)\s+(?:is|are) no (?!longer\b|more\b|less\b)\w+": "a rule: 'must', 'cannot', 'is not a valid …'",

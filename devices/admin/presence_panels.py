@@ -29,7 +29,7 @@ _HISTORY_SHOWN = 8
 
 @hooks.panels_above_device.provider(0)
 def head(request: HttpRequest, device: Device) -> SafeString:
-    """Return the panel of the status: cause, begin, last activity, time-out."""
+    """Return the panel of the status: cause, begin, last activity, timeout."""
     known = _overview(device)
     context = {
         "device": device,

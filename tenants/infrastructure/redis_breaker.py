@@ -1,7 +1,7 @@
 """A circuit breaker in the pool of Redis connections: a process does not use a Redis that does not answer.
 
 Each command to Redis has a time limit, and each caller can continue without it. But limits add up: a listener that
-sends six commands a second to a frozen Redis does nothing but wait. The first time-out or lost connection opens the
+sends six commands a second to a frozen Redis does nothing but wait. The first timeout or lost connection opens the
 breaker: every command fails at once, as if Redis were down, and one thread probes Redis until it answers.
 """
 

@@ -164,7 +164,7 @@ def test_who_is_not_the_device_is_refused_and_disturbs_nobody(
 def test_a_keep_alive_that_would_hide_a_loss_is_shortened(
     devices: dict[str, Registered], asked: int, given: int | None
 ) -> None:
-    """Over MQTT 5, where the broker has a say in it; a 3.1.1 device's silence is left to its time-out."""
+    """Over MQTT 5, where the broker has a say in it; a 3.1.1 device's silence is left to its timeout."""
     own = devices["own"]
     answered: list[Any] = []
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=own.uuid, protocol=mqtt.MQTTv5)

@@ -87,7 +87,7 @@ class Fleet:
             )
 
     def wait_out(self, *devices: Any) -> None:
-        """The devices' time-outs pass."""
+        """The devices' timeouts pass."""
         redis = get_redis_connection("default")
         activity.record_listener_heartbeat()
         redis.hset(scripts.LISTENING, "since", 1)
@@ -118,7 +118,7 @@ def test_the_clock_is_set(fleet: Fleet, step: float) -> None:
     health_checker.check()
     assert fleet.statuses(talking) == ["ONLINE"]
     assert fleet.statuses(silent) == ["ONLINE"], "its silence is not known yet"
-    # Whatever the step: no deadline is further away than a time-out from now.
+    # Whatever the step: no deadline is further away than a timeout from now.
     redis = get_redis_connection("default")
     for device in (talking, silent):
         deadline = redis.zscore(scripts.DEADLINE, f"{fleet.schema}:{device.uuid}")
@@ -159,7 +159,7 @@ def test_redis_is_restarted(fleet: Fleet, stack: Any) -> None:
 
 
 def test_nobody_listens(fleet: Fleet) -> None:
-    """Without a listener no silence is evidence; with one again, every device gets the whole time-out."""
+    """Without a listener no silence is evidence; with one again, every device gets the whole timeout."""
     [device] = fleet.add()
     fleet.hear(device)
     redis = get_redis_connection("default")

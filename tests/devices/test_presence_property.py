@@ -2,7 +2,7 @@
 
 Listeners hear signs and process them later, in batches; a checker takes expired deadlines, and settles them or
 dies in between any two of its steps. The example's time runs apart from the servers': its signs lie in the past, and
-their time-outs are lengthened by as much.
+their timeouts are lengthened by as much.
 """
 
 import secrets

@@ -85,13 +85,13 @@ TABLE: list[tuple[str, list[Signal], list[tuple[str, str, str]], list[str]]] = [
         [],
     ),
     (
-        "the last sign comes again after the time-out",
+        "the last sign comes again after the timeout",
         [telemetry(1), silence(1), telemetry(1)],
         [ON_TELEMETRY, SILENT],
         [],
     ),
     (
-        "its connection dies after the time-out",
+        "its connection dies after the timeout",
         [birth(1, "a"), silence(1), will(99, "a")],
         [ON_BIRTH, SILENT, ("TIMEOUT", "OFFLINE", "will")],
         [],

@@ -152,7 +152,7 @@ def test_a_frozen_vault_costs_one_wait_however_many_ask(
     stack.signal("openbao", signal.SIGSTOP)
 
     def waits_in_three_seconds() -> int:
-        """How many questions took about as long as the time-out."""
+        """How many questions took about as long as the timeout."""
         waits, until = 0, time.monotonic() + 3
         while time.monotonic() < until:
             asked = [lambda: keyring.prefetch([spec(known, 1), *(spec(uuid, 1) for uuid in uuids)])]

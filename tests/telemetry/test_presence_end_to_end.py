@@ -33,7 +33,7 @@ def platform(start: Callable[..., Process], live_db: None) -> Iterator[None]:
 
 @pytest.fixture
 def device(register: Callable[..., Registered]) -> Registered:
-    """Its time-out is three seconds."""
+    """Its timeout is three seconds."""
     from devices.models import Device
 
     registered = register()
@@ -145,7 +145,7 @@ def test_redis_is_emptied_while_devices_report(platform: None, register: Callabl
 def test_nobody_listens_so_silence_says_nothing(
     start: Callable[..., Process], device: Registered, platform: None, stack: EmbeddedStack
 ) -> None:
-    """The database is unavailable for longer than the time-out while the device goes on reporting."""
+    """The database is unavailable for longer than the timeout while the device goes on reporting."""
     with Connection(device, "s1") as connection:
         reaches(device, "ONLINE", 5)
         stack.stop_server("postgres")

@@ -91,7 +91,7 @@ class DeviceViewSet(
                 super().perform_update(serializer)
             if active is not None:
                 activation.set_active(self.get_object(), active, acting_user=self.acting_user)
-        serializer.instance = self.get_object()  # with the state and the time-out that follow from the change
+        serializer.instance = self.get_object()  # with the state and the timeout that follow from the change
 
     @extend_schema(responses={204: None, 409: ErrorSerializer})
     def destroy(self, request: Request, uuid: Any) -> Response:

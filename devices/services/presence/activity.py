@@ -1,6 +1,6 @@
 """Step 8, presence: events of a listener's batches, written to Redis and, where a state changes, to PostgreSQL.
 
-Redis has when each device was last seen and its deadline, at which silence becomes a time-out; PostgreSQL has the
+Redis has when each device was last seen and its deadline, at which silence becomes a timeout; PostgreSQL has the
 state. A device without a deadline in Redis (it never reported, it timed out, or Redis lost it) has its state set in
 PostgreSQL by its next event; all other events cost PostgreSQL nothing.
 """
@@ -108,7 +108,7 @@ class PresenceRecorder:
         blocked, absent = self._apply([*transitions, *unconfirmed])
         for schema, device_id, _ in waiting:
             self._confirm(schema, device_id)
-        # An old event that is redelivered after the will, or after the time-out, does not make its device ONLINE.
+        # An old event that is redelivered after the will, or after the timeout, does not make its device ONLINE.
         for schema, device_id in absent | {
             (event.schema, event.device_id) for event in transitions if event.kind == "will"
         }:
@@ -301,7 +301,7 @@ def record_listener_heartbeat() -> None:
 
 
 def suspend_timeouts(schemas: Iterable[str]) -> None:
-    """Suspend the time-outs of the tenants' devices for some seconds, since their messages wait for locked tables.
+    """Suspend the timeouts of the tenants' devices for some seconds, since their messages wait for locked tables.
 
     An unavailable Redis is logged, as in `record_listener_heartbeat`.
     """

@@ -82,7 +82,7 @@ def check(limit: int = 2000) -> CheckResult:
         reconcile()
     expired = lease_expired(limit)
     if expired.obstacle == "clock_skew":
-        logger.warning("The clock was set back: %d devices get their whole time-out from now on", restart_timeouts())
+        logger.warning("The clock was set back: %d devices get their whole timeout from now on", restart_timeouts())
     return CheckResult(
         expired=len(expired.members),
         timed_out=apply_timeouts(expired),
@@ -200,7 +200,7 @@ def decide_pending_wills(limit: int) -> int:
 
 
 def restart_timeouts() -> int:
-    """Restart every device's time-out from now. Return the number of devices."""
+    """Restart every device's timeout from now. Return the number of devices."""
     redis = get_redis_connection("default")
     keys = (scripts.LISTENING, scripts.DEADLINE, scripts.LAST_SEEN, scripts.TIMEOUT)
     total = int(redis.zcard(scripts.DEADLINE))

@@ -1,4 +1,4 @@
-"""Presence of devices as it is shown: state, evidence, time-out and freshness."""
+"""Presence of devices as it is shown: state, evidence, timeout and freshness."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field

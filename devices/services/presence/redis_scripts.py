@@ -2,17 +2,17 @@
 
 All times are of Redis' own clock, in seconds since 1970 with microseconds, so that listeners and checkers on several
 machines compare the same clock. Silence counts only while a listener runs: a device without a listener for part of its
-time-out gets that part again.
+timeout gets that part again.
 """
 
 LAST_SEEN = "device_last_seen"  # sorted set: device UUID → when it was last seen
-DEADLINE = "device_deadline"  # sorted set: schema:UUID → when its silence becomes a time-out
-TIMEOUT = "device_timeout"  # hash: schema:UUID → its time-out in seconds
+DEADLINE = "device_deadline"  # sorted set: schema:UUID → when its silence becomes a timeout
+TIMEOUT = "device_timeout"  # hash: schema:UUID → its timeout in seconds
 EXPIRING = "device_expiring"  # sorted set: schema:UUID → end of a checker's lease of the expired deadline
 PENDING_WILLS = "device_waiting_wills"  # sorted set: schema:UUID:device id:time of a will → when it is applied
 LISTENING = "device_listening"  # hash of heartbeats: last, since (without a gap), stepped (the clock was set back)
 SUSPENDED_TIMEOUTS = (
-    "device_unheard"  # hash: schema whose messages wait for locked tables → until when its time-outs are suspended
+    "device_unheard"  # hash: schema whose messages wait for locked tables → until when its timeouts are suspended
 )
 MARKER = "device_presence"  # missing after Redis was emptied
 
@@ -43,7 +43,7 @@ redis.call('HSET', KEYS[1], 'last', text(now))
 """
 )
 
-# KEYS: suspended time-outs. ARGV: schemas.
+# KEYS: suspended timeouts. ARGV: schemas.
 SUSPEND_TIMEOUTS = (
     _CLOCK
     + f"""
@@ -51,8 +51,8 @@ for _, schema in ipairs(ARGV) do redis.call('HSET', KEYS[1], schema, text(now + 
 """
 )
 
-# KEYS: listening, last seen, deadline, time-out. ARGV: a JSON list (one argument is packed faster than thousands): the
-# time of sending, then for each device its UUID, schema:UUID, time of the event, time-out (s). Both times are of Redis'
+# KEYS: listening, last seen, deadline, timeout. ARGV: a JSON list (one argument is packed faster than thousands): the
+# time of sending, then for each device its UUID, schema:UUID, time of the event, timeout (s). Both times are of Redis'
 # clock as the listener knows it; where it cannot be right, because a clock was set, they are moved. Returns the time,
 # and for each device whether its deadline is new. An older event moves nothing back, unless the stored time lies in the
 # future, because the clock was set back.
@@ -78,7 +78,7 @@ return answer
 """
 )
 
-# KEYS: listening, deadline, expiring, last seen, time-out, suspended time-outs. ARGV: how many members at most.
+# KEYS: listening, deadline, expiring, last seen, timeout, suspended timeouts. ARGV: how many members at most.
 # Returns the time, what prevents a decision ('no_listener', 'clock_skew', or ''), how long ago the oldest deadline
 # passed, and for each leased device its member, when it was last seen, and 'heard' if it has a deadline again: it
 # reported during the lease of a checker that died, perhaps after its silence was applied.
@@ -156,8 +156,8 @@ return answer
 """
 )
 
-# Restarts every device's time-out after the clock was set back. KEYS: listening, deadline, last seen,
-# time-out. ARGV: the first and the last rank.
+# Restarts every device's timeout after the clock was set back. KEYS: listening, deadline, last seen,
+# timeout. ARGV: the first and the last rank.
 RESTART_TIMEOUTS = (
     _CLOCK
     + """
@@ -189,7 +189,7 @@ return count
 """
 )
 
-# KEYS: deadline, time-out. ARGV: for each device schema:UUID and its time-out. Adds missing deadlines; returns their
+# KEYS: deadline, timeout. ARGV: for each device schema:UUID and its timeout. Adds missing deadlines; returns their
 # number.
 ADD_DEADLINES = (
     _CLOCK

@@ -130,7 +130,7 @@ def _will(state: PresenceState, will: Signal) -> StepResult:
 
 def _silence(state: PresenceState, silence: Signal, now: datetime) -> StepResult:
     if state.status == "TIMEOUT":
-        # Active since its time-out, and silent again: only the time of its activity is new.
+        # Active since its timeout, and silent again: only the time of its activity is new.
         return StepResult(replace(state, last_seen_at=_latest(state.last_seen_at, silence.at)))
     if state.status != "ONLINE":
         return StepResult(state)

@@ -1,4 +1,4 @@
-"""Time-outs: of the device, else of its hardware model, else from its reporting interval and the tenant's minimum.
+"""Timeouts: of the device, else of its hardware model, else from its reporting interval and the tenant's minimum.
 
 The last is the larger of the tenant's `timeout_seconds` and one and a half expected intervals, and at least two
 missed reports; the device's expected interval is the shortest of its attached components.

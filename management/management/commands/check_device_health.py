@@ -53,9 +53,9 @@ class Command(BaseCommand):
         if done.obstacle != self._obstacle:
             self._obstacle = done.obstacle
             if done.obstacle == "no_listener":
-                logger.warning("No listener is running: time-outs are suspended until one runs")
+                logger.warning("No listener is running: timeouts are suspended until one runs")
             else:
-                logger.info("Time-outs are no longer suspended")
+                logger.info("Timeouts are no longer suspended")
         metrics.record(
             {"checker_last_pass_timestamp_seconds": time.time(), "checker_behind_seconds": done.overdue_seconds},
             {"checker_deadlines_passed_total": done.expired, "checker_timeouts_total": done.timed_out},

@@ -1,4 +1,4 @@
-"""The broker's events about its own connections: they shorten the wait for a time-out, and are never evidence.
+"""The broker's events about its own connections: they shorten the wait for a timeout, and are never evidence.
 
 A disconnection after the device's last activity moves its deadline nearer; the checker then times the device out by
 the usual rules, and any activity moves the deadline away again. A takeover or a discarded session only shows another
