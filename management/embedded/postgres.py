@@ -20,6 +20,8 @@ from .supervisor import ends_with_parent
 
 ROLE = DATABASE = "gwanje"
 _SUPERUSER = "postgres"
+# A dump locks every table of every tenant at once: with 200 connections there is room for 100,000.
+_LOCKS_PER_TRANSACTION = 512
 _INCLUDE = "\ninclude = 'gwanje.conf'  # rewritten at every start\n"
 
 
@@ -91,6 +93,7 @@ class PostgresServer(Server):
 port = {self.port}
 unix_socket_directories = ''
 max_connections = 200
+max_locks_per_transaction = {_LOCKS_PER_TRANSACTION}
 shared_buffers = 256MB
 max_wal_size = 4GB
 checkpoint_timeout = 15min
