@@ -1,23 +1,27 @@
 """Access to a tenant's API: authentication by API key, and permissions of members and keys."""
 
+import logging
 import math
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext as _
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
-from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.exceptions import AuthenticationFailed, Throttled
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 
 from devices.models import ApiKey
 from tenants.api.permissions import MemberPermission
+from tenants.infrastructure.database import current_schema
+from tenants.infrastructure.throttling import SecretThrottle
 from tenants.models import Tenant, User
 from tenants.services.roles import Role, reaches, role_of
 from tenants.services.session_store import SessionStore
@@ -26,7 +30,11 @@ if TYPE_CHECKING:
     # REST framework loads this module from its settings, before its views are there.
     from rest_framework.views import APIView
 
+logger = logging.getLogger(__name__)
+
 _KEY = re.compile(rb"^[A-Za-z0-9_-]{1,200}$")
+key_throttle = SecretThrottle(settings.API_KEY_FAILURES_PER_MINUTE)
+_BLOCKED_SECONDS = 60
 
 
 class ApiKeyAuthentication(BaseAuthentication):
@@ -41,7 +49,7 @@ class ApiKeyAuthentication(BaseAuthentication):
         text = text.strip()
         if not _KEY.match(text):
             raise AuthenticationFailed(_("The header must hold the key exactly as issued: Authorization: Bearer gwj_…"))
-        key = ApiKey.find(text.decode("ascii"))
+        key = _find(request, text.decode("ascii"))
         if key is None:
             raise AuthenticationFailed(
                 _(
@@ -54,6 +62,17 @@ class ApiKeyAuthentication(BaseAuthentication):
     def authenticate_header(self, request: Request) -> str:
         """Return the scheme for the WWW-Authenticate header."""
         return f'{self.keyword} realm="api"'
+
+
+def _find(request: Request, text: str) -> ApiKey | None:
+    """Return the tenant's valid key. Raises Throttled, without a query, for an address with many invalid keys."""
+    address, secret = request.META.get("REMOTE_ADDR", ""), f"{current_schema()} {text}"
+    if key_throttle.blocks(address, secret):
+        raise Throttled(_BLOCKED_SECONDS, _("Too many invalid API keys from this address. Try again later."))
+    key = ApiKey.find(text)
+    if key_throttle.record(address, secret, key is not None):
+        logger.warning("Too many invalid API keys from %s: unknown ones are rejected for a minute", address)
+    return key
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):

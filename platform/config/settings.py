@@ -327,6 +327,8 @@ REST_FRAMEWORK = {
 }
 # Bearer token of /metrics, which contains tenants' names; without one only requests of this machine are allowed.
 METRICS_TOKEN: str = SecretText(env.str("METRICS_TOKEN", default=""))
+# Invalid API keys of one address at one process; beyond it only keys that were valid lately are queried. 0: unlimited.
+API_KEY_FAILURES_PER_MINUTE: int = env.int("API_KEY_FAILURES_PER_MINUTE", default=100)
 # For each tenant, of sessions and keys together; 0: unlimited.
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
 # Operations at a time: of each API key or person, of a tenant, and of one web process; 0: unlimited.

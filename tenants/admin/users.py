@@ -7,9 +7,10 @@ from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group as PermissionGroup
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
@@ -60,6 +61,15 @@ class UserAdmin(QuotaErrors, DjangoUserAdmin, ModelAdmin):
         (_("Dates"), {"fields": [("last_login", "date_joined")]}),
     ]
     readonly_fields = ("last_login", "date_joined")
+    actions = ("sign_out_everywhere",)
+
+    @admin.action(description=_("Sign out everywhere"), permissions=["change"])
+    def sign_out_everywhere(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        """End all sessions of the selected users, except for users whom the request cannot change."""
+        users = [user for user in queryset if self._may_touch(request, user)]
+        ended = sum(user_sessions.end_all(user) for user in users)
+        text = ngettext("%(number)d session was ended.", "%(number)d sessions were ended.", ended)
+        self.message_user(request, text % {"number": ended})
 
     def get_inlines(self, request: HttpRequest, obj: Model | None) -> list[Any]:
         """Return the inlines; none before the user is saved."""

@@ -1,6 +1,8 @@
 """Counters of events in windows of time, in Redis and in the process, and the throttles of requests."""
 
+import hashlib
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -13,6 +15,7 @@ from redis.exceptions import RedisError
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
+from .client_address import address_group
 from .database import current_schema
 
 if TYPE_CHECKING:
@@ -112,6 +115,44 @@ class LocalCounter:
         now = self._clock()
         began, count = self._windows.get(key, (now, 0))
         return (began, count) if now - began < self._seconds else (now, 0)
+
+
+class SecretThrottle:
+    """Counts of invalid secrets by address, in this process; secrets that were valid lately are never blocked.
+
+    For secrets that cannot be guessed: it saves the query. Thread-safe.
+    """
+
+    def __init__(self, failures_per_minute: int) -> None:
+        self._limit = failures_per_minute
+        self._failures = LocalCounter(_MINUTE, _MAX_LOCAL_KEYS)
+        self._admitted: OrderedDict[bytes, None] = OrderedDict()
+        self._key = os.urandom(32)
+        self._lock = threading.Lock()
+
+    def blocks(self, address: str, secret: str) -> bool:
+        """Return whether the secret is rejected without a query; False without a limit (0)."""
+        with self._lock:
+            if not self._limit or not len(self._failures):
+                return False
+            failures = self._failures.read(address_group(address)).events
+            return failures >= self._limit and self._fingerprint(secret) not in self._admitted
+
+    def record(self, address: str, secret: str, valid: bool) -> bool:
+        """Record a result. Return True when the address has just reached the limit."""
+        fingerprint = self._fingerprint(secret)
+        with self._lock:
+            self._admitted.pop(fingerprint, None)
+            if not valid:
+                return self._failures.add(address_group(address)).events == self._limit
+            self._admitted[fingerprint] = None
+            if len(self._admitted) > _MAX_LOCAL_KEYS:
+                self._admitted.popitem(last=False)
+            return False
+
+    def _fingerprint(self, secret: str) -> bytes:
+        """Return a hash with a random key of this process."""
+        return hashlib.blake2b(secret.encode(), key=self._key, digest_size=16).digest()
 
 
 class WindowThrottle(BaseThrottle):

@@ -6,15 +6,18 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from devices.api import access
+from tenants.infrastructure.throttling import SecretThrottle
 from tests.factories import issue_key, make_device, make_user
 
 from .client import Api
 
 
 @pytest.fixture(autouse=True)
-def no_limit(settings: Any, one_window: None) -> None:
+def no_limit(settings: Any, one_window: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests of a minute are more than a tenant may ask in one; what limits has tests of its own."""
     settings.API_REQUESTS_PER_MINUTE = 0
+    monkeypatch.setattr(access, "key_throttle", SecretThrottle(0))
 
 
 @pytest.fixture

@@ -4,10 +4,14 @@ import datetime
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
+from devices.api import access
 from devices.models import ApiKey, AuditEntry
+from tenants.infrastructure.throttling import SecretThrottle
 from tests.factories import issue_key
 
 from .client import Api, problems
@@ -101,3 +105,20 @@ def test_a_key_with_the_right_beginning_and_a_wrong_end_is_refused(db: None, ten
     key = issue_key(tenant_a)
     other = key[:-1] + ("A" if key[-1] != "A" else "B")
     assert Api(tenant_a.slug, key=other).get("devices/").status_code == 401
+
+
+def test_an_address_with_many_invalid_keys_is_answered_without_a_query(
+    api: Api, tenant_a: Any, tenant_b: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "key_throttle", SecretThrottle(5))
+    assert api.get("devices/").status_code == 200
+    invalid = Api(tenant_b.slug, key="gwj_invalid")
+    assert [invalid.get("devices/").status_code for _ in range(8)] == [401] * 5 + [429] * 3
+    with CaptureQueriesContext(connection) as queries:
+        refused = invalid.get("devices/")
+    assert refused["Retry-After"] == "60"
+    assert "Too many invalid API keys" in problems(refused)[None]
+    assert not any("apikey" in query["sql"] for query in queries)
+    assert api.get("devices/").status_code == 200  # a neighbour's key that was valid before
+    elsewhere = invalid._client.get(f"{invalid.root}devices/", REMOTE_ADDR="198.51.100.7")
+    assert elsewhere.status_code == 401

@@ -136,6 +136,21 @@ def test_staff_who_change_a_password_or_deactivate_end_the_sessions(user: User, 
     assert not may_enter(client)
 
 
+def test_staff_end_the_sessions_of_users_whom_they_can_change(user: User) -> None:
+    from django.contrib.auth.models import Permission
+
+    client = signed_in()
+    support = make_user("support", is_staff=True)
+    support.user_permissions.set(Permission.objects.filter(codename__in=["change_user", "view_user"]))
+    staff = Pages("/admin/tenants/user/", support)
+    boss = Pages("/admin/", make_user("boss", is_staff=True, is_superuser=True))
+    chosen = list(User.objects.filter(username__in=["member", "boss"]).values_list("pk", flat=True))
+    page = staff.post("", {"action": "sign_out_everywhere", "_selected_action": chosen}, follow=True)
+    assert "1 session was ended." in page.content.decode()
+    assert not may_enter(client)
+    assert boss.get("").status_code == 200
+
+
 def test_a_session_in_use_notes_the_time_once_in_five_minutes(user: User) -> None:
     client = signed_in()
     rows = UserSession.objects.filter(user=user)

@@ -17,6 +17,7 @@ from devices.api.serializers.provisioning import ClaimSerializer, FetchedSeriali
 from devices.services.provisioning import claims, credential_bootstrap
 from tenants.api.errors import Conflict, ErrorSerializer
 from tenants.api.views.base import StrictView
+from tenants.infrastructure.client_address import address_group
 from tenants.infrastructure.throttling import WindowThrottle
 from tenants.services.roles import Role
 
@@ -84,7 +85,7 @@ class CredentialRequestThrottle(WindowThrottle):
 
     def key(self, request: Request) -> str:
         """Return the counter's key for the client's address."""
-        return f"fetch:{request.META.get('REMOTE_ADDR', '')}"
+        return f"fetch:{address_group(request.META.get('REMOTE_ADDR', ''))}"
 
 
 class CredentialsView(StrictView):
