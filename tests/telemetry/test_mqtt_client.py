@@ -40,19 +40,21 @@ def remaining(length: int) -> bytes:
 
 
 def packet(message: Publish, properties: bytes | None) -> bytes:
-    """A QoS 1 PUBLISH, written here from the standard."""
-    body = struct.pack(">H", len(message.topic)) + message.topic + struct.pack(">H", message.mid)
+    """A PUBLISH of QoS 1, or of QoS 0 without a message id, written here from the standard."""
+    body = struct.pack(">H", len(message.topic)) + message.topic
+    if message.mid:
+        body += struct.pack(">H", message.mid)
     if properties is not None:
         body += remaining(len(properties)) + properties
     body += message.payload
-    return bytes([0x32 | message.retained]) + remaining(len(body)) + body
+    return bytes([(0x32 if message.mid else 0x30) | message.retained]) + remaining(len(body)) + body
 
 
 publishes = st.builds(
     Publish,
     topic=st.binary(min_size=1, max_size=300),
     payload=st.binary(max_size=400) | st.integers(0, 20_000).map(bytes),
-    mid=st.integers(1, 65_535),
+    mid=st.just(0) | st.integers(1, 65_535),
     retained=st.booleans(),
 )
 # A user property, repeated until its length takes two bytes.

@@ -1,7 +1,7 @@
-"""A fast client on paho's: for receiving QoS 1 messages and acknowledging them, where a listener spends its time.
+"""A fast client on paho's: for receiving messages and acknowledging them, where a listener spends its time.
 
 paho reads a packet in several calls of `recv` and handles it in many Python calls. This client reads all available
-bytes, and decodes every whole QoS 1 PUBLISH of them in one loop; paho handles every other packet, connecting, TLS,
+bytes, and decodes every whole PUBLISH of QoS 0 and 1 in one loop; paho handles every other packet, connecting, TLS,
 keep-alive and subscribing. It uses paho's internals (`_create_socket`, `_packet_read`, `_packet_queue`,
 `_loop_rc_handle`, the times of the keep-alive): the version is pinned, and the tests compare received messages with
 sent ones, packet by packet.
@@ -20,13 +20,13 @@ _READ_BYTES = 256 * 1024
 _DISCONNECT = b"\xe0\x00"  # without a reason, in both versions of MQTT
 # Reason 0, five bytes of properties: the session expires after 0 seconds.
 _DISCONNECT_FOR_GOOD = b"\xe0\x07\x00\x05\x11" + bytes(4)
-# Type PUBLISH and QoS 1, whatever DUP and RETAIN say.
-_QOS1_MASK, _QOS1 = 0b1111_0110, 0b0011_0010
+# Type PUBLISH and the QoS, whatever DUP and RETAIN say.
+_PUBLISH_MASK, _QOS1, _QOS0 = 0b1111_0110, 0b0011_0010, 0b0011_0000
 _PUBACK = 0x4002  # with two bytes to follow: reason 0, no properties, in both versions of MQTT
 
 
 class Publish(NamedTuple):
-    """A message as the broker sent it. The topic is not necessarily UTF-8."""
+    """A message as the broker sent it. The topic is not necessarily UTF-8, and `mid` is 0 in QoS 0."""
 
     topic: bytes
     payload: bytes
@@ -90,7 +90,7 @@ class _BufferedSocket:
 
 
 class BufferedClient(mqtt.Client):
-    """A client that receives QoS 1 messages in lists: `on_publishes` is called with the messages of one read."""
+    """A client that receives messages of QoS 0 and 1 in lists: `on_publishes` is called with those of one read."""
 
     on_publishes: Callable[[list[Publish]], None]
     _received_at = 0.0
@@ -170,7 +170,7 @@ class BufferedClient(mqtt.Client):
 
 
 def _decode(data: bytes, at: int, has_properties: bool) -> tuple[list[Publish], int, bool]:
-    """Return (the QoS 1 messages from `at` on, their end, whether a whole packet of another kind follows)."""
+    """Return (the messages of QoS 0 and 1 from `at` on, their end, whether a whole packet of another kind follows)."""
     publishes: list[Publish] = []
     append = publishes.append
     end = len(data)
@@ -182,12 +182,15 @@ def _decode(data: bytes, at: int, has_properties: bool) -> tuple[list[Publish], 
         if stop > end or start < 0:
             # Not whole; or its length is invalid, and paho rejects it.
             return publishes, at, start < 0
-        if data[at] & _QOS1_MASK != _QOS1:
+        kind = data[at] & _PUBLISH_MASK
+        if kind != _QOS1 and kind != _QOS0:
             return publishes, at, True
         body = start + 2 + (data[start] << 8 | data[start + 1])
         topic = data[start + 2 : body]
-        mid = data[body] << 8 | data[body + 1]
-        body += 2
+        mid = 0
+        if kind == _QOS1:
+            mid = data[body] << 8 | data[body + 1]
+            body += 2
         if has_properties:
             if size := data[body]:
                 size, body = (size, body + 1) if size < 128 else _length(data, body)

@@ -234,20 +234,21 @@ class BrokerSession:
         now = datetime.now(UTC)
         epoch = self._epoch
         if retained := [publish for publish in publishes if publish.retained]:
-            dropped = {publish.mid for publish in retained if self._is_stale(publish.topic, publish.payload)}
-            self._client.acknowledge(list(dropped))
-            publishes = [publish for publish in publishes if publish.mid not in dropped]
+            stale = [publish for publish in retained if self._is_stale(publish.topic, publish.payload)]
+            self._client.acknowledge([publish.mid for publish in stale if publish.mid])
+            dropped = set(map(id, stale))
+            publishes = [publish for publish in publishes if id(publish) not in dropped]
         self._on_messages(
             [
-                Incoming(topic.decode("utf-8", "backslashreplace"), payload, now, mid, 1, epoch)
+                Incoming(topic.decode("utf-8", "backslashreplace"), payload, now, mid, 1 if mid else 0, epoch)
                 for topic, payload, mid, _ in publishes
             ]
         )
         if not self._manual_ack:
-            self._client.acknowledge([publish.mid for publish in publishes])
+            self._client.acknowledge([publish.mid for publish in publishes if publish.mid])
 
     def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
-        """Receive a message of QoS 0 or 2."""
+        """Receive a message of QoS 2."""
         if not (message.retain and self._is_stale(message._topic, bytes(message.payload))):
             # Not message.topic: it raises on bytes that are not UTF-8.
             topic = message._topic.decode("utf-8", "backslashreplace")
