@@ -21,6 +21,7 @@ from psycopg import sql
 from psycopg.pq import PipelineStatus
 
 from . import tasks
+from .database import current_schema
 from .retry import Backoff
 
 # The states that the engine sets and reads; a model's choices may have others before them.
@@ -189,6 +190,17 @@ def _field(job: ResumableJob, name: str) -> Any:
 def under_way(model: type[Queued]) -> QuerySet[Queued]:
     """Return the jobs of the current schema that wait or run."""
     return model._default_manager.filter(state__in=UNDER_WAY)
+
+
+def has_room(model: type[QueuedJob], most: int) -> bool:
+    """Return whether fewer than `most` jobs of the current schema wait or run.
+
+    Must be called in the transaction that begins another one: until its end no other request can begin any.
+    """
+    with django.db.connection.cursor() as cursor:
+        key = f"{model._meta.db_table}:{current_schema()}"
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('gwanje_jobs'), hashtext(%s))", [key])
+    return under_way(model).count() < most
 
 
 def claim(model: type[Queued], job_id: int) -> Queued | None:

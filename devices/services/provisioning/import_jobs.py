@@ -72,12 +72,12 @@ def begin(
     found = import_application.dry_run(rows)
     if found.refused() and not skip_errors:
         raise HasErrors(found)
-    if resumable_jobs.under_way(DeviceImport).count() >= MOST_AT_ONCE:
-        raise ValidationError(
-            _("%(most)d imports are under way already: wait for one to end.") % {"most": MOST_AT_ONCE}
-        )
     at_once = len(rows) <= settings.IMPORT_AT_ONCE
     with accounts.batch_grants(), transaction.atomic():
+        if not resumable_jobs.has_room(DeviceImport, MOST_AT_ONCE):
+            raise ValidationError(
+                _("%(most)d imports are under way already: wait for one to end.") % {"most": MOST_AT_ONCE}
+            )
         changed = {"skip_errors": skip_errors, "state": State.RUNNING if at_once else State.WAITING}
         if not DeviceImport.objects.filter(pk=kept.pk, state=State.CHECKED).update(**changed):
             raise ValidationError(_("The import was begun already."))

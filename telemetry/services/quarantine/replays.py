@@ -103,12 +103,12 @@ def begin(selection: ReplaySelection, *, acting_user: audit.Actor = None, queue:
                 % {"most": MOST_CHOSEN}
             }
         )
-    if resumable_jobs.under_way(Replay).count() >= MOST_AT_ONCE:
-        raise ValidationError(
-            _("At most %(most)d replays can run at a time; wait until one ends, or cancel one.")
-            % {"most": MOST_AT_ONCE}
-        )
     with transaction.atomic():
+        if not resumable_jobs.has_room(Replay, MOST_AT_ONCE):
+            raise ValidationError(
+                _("At most %(most)d replays can run at a time; wait until one ends, or cancel one.")
+                % {"most": MOST_AT_ONCE}
+            )
         rows = selection.rows()
         replay = Replay.objects.create(
             reason=selection.reason,
