@@ -18,9 +18,9 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from devices import hooks
 from devices.models import Device
-from devices.services.provisioning import claims
+from devices.services.provisioning import claims, disputes
 from tenants.admin.base import add_errors, form_page
-from tenants.infrastructure.hooks import device_release
+from tenants.infrastructure.hooks import device_release, uuid_confirmation, uuid_release
 from tenants.services.roles import Role
 
 from .keys import NOT_AVAILABLE, DeviceActions, errors_as_messages, unavailable_text
@@ -179,3 +179,5 @@ def _render(request: HttpRequest, device: Device, template: str) -> SafeString:
 
 
 device_release.register(claims.release_by_staff)
+uuid_confirmation.register(disputes.confirm_by_staff)
+uuid_release.register(disputes.release_by_staff)

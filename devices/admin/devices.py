@@ -63,11 +63,12 @@ class DeviceAdmin(ClaimActions):
     fields: ClassVar = [
         ("name", "hardware_model"),
         ("uuid", "cpu_serial"),
+        "ownership",
         ("active", "min_signature_version"),
         ("timeout_seconds", "created_at"),
     ]
     # `active` and the accepted signatures are changed by actions, which say what they do.
-    readonly_fields: ClassVar = ["uuid", "active", "min_signature_version", "created_at"]
+    readonly_fields: ClassVar = ["uuid", "ownership", "active", "min_signature_version", "created_at"]
     inlines: ClassVar = [ComponentInline, MaintenanceWindowInline]
     change_form_outer_before_template = "devices/admin/panels_above.html"
     change_form_outer_after_template = "devices/admin/panels_below.html"

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from django import forms
 from django.conf import settings
+from django.core import signing
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
@@ -20,6 +21,8 @@ from devices.services.provisioning.registration import IssuedCredentials
 from tenants.models import DeviceRoute
 
 _ROWS = 3
+_SALT = "generated UUID of a device"
+_GENERATED_SECONDS = 86_400
 _MOST_ROWS = 50
 
 
@@ -30,7 +33,6 @@ class RegisterDeviceForm(forms.Form):
     uuid = forms.UUIDField(
         label=_("UUID"),
         required=False,
-        initial=uuid4,
         help_text=_("Generated; replace it if the device already has a UUID."),
         widget=UnfoldAdminUUIDInputWidget,
     )
@@ -49,11 +51,34 @@ class RegisterDeviceForm(forms.Form):
         widget=UnfoldAdminSelectWidget,
     )
 
+    # Signed, so that a generated UUID is owned at once, and one that a person enters only once it is proven.
+    generated = forms.CharField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        uuid = str(uuid4())
+        self.initial.update(uuid=uuid, generated=signing.dumps(uuid, salt=_SALT))
+
     def clean_uuid(self) -> UUID | None:
         uuid = self.cleaned_data["uuid"]
         if uuid is not None and DeviceRoute.objects.filter(device_uuid=uuid).exists():
             raise ValidationError(_("This UUID is already registered."))
         return uuid
+
+    def clean(self) -> dict[str, Any]:
+        """Replace the signed UUID by whether the platform generated the given one."""
+        values: dict[str, Any] = super().clean() or {}
+        generated = values.pop("generated", "")
+        values["is_uuid_confirmed"] = values.get("uuid") is None or str(values["uuid"]) == _signed_uuid(generated)
+        return values
+
+
+def _signed_uuid(text: str) -> str:
+    """Return the UUID that the platform generated and signed within a day; empty for any other text."""
+    try:
+        return str(signing.loads(text, salt=_SALT, max_age=_GENERATED_SECONDS))
+    except signing.BadSignature:
+        return ""
 
 
 class ComponentRow(forms.Form):

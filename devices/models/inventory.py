@@ -24,7 +24,17 @@ class Device(CountedModel, SpecInput):
         V1 = 1, _("version 1 or 2")
         V2 = 2, _("version 2 only")
 
+    class Ownership(models.TextChoices):
+        """Of its UUID; routes alone decide whose messages are whose."""
+
+        OWNED = "owned", _("owned")
+        UNPROVEN = "unproven", _("unproven: no valid message yet")
+        DISPUTED = "disputed", _("disputed: another tenant has proven it")
+
     uuid = models.UUIDField(_("UUID"), unique=True, default=uuid.uuid4)
+    ownership = models.CharField(
+        _("ownership of the UUID"), max_length=8, choices=Ownership.choices, default=Ownership.OWNED, editable=False
+    )
     name = models.CharField(_("name"), max_length=120)
     cpu_serial = models.CharField(
         _("CPU serial"), max_length=64, blank=True, help_text=_("If set, every message must contain it.")

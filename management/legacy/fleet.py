@@ -88,10 +88,13 @@ def _register(context: Context, uuid: UUID, row: Row, known: People) -> Device:
         raise ValidationError(f"There is no secret of {whose}; add a line to the file of --secrets, or use --new-keys.")
     name, serial, model = _name(uuid, row, known), row["cpu_serial"] or "", _model(context, row)
     if context.is_rehearsal:
-        return registration.make_rows(name=name, uuid=uuid, cpu_serial=serial, hardware_model=model)
+        return registration.make_rows(
+            name=name, uuid=uuid, cpu_serial=serial, hardware_model=model, is_uuid_confirmed=True
+        )
     device, _ = registration.register_device(
         name=name,
         uuid=uuid,
+        is_uuid_confirmed=True,
         cpu_serial=serial,
         hardware_model=model,
         secret=secrets.secret if secrets else None,

@@ -73,6 +73,13 @@ device_release: Hook[Callable[[str, int, str], object]] = Hook(
     "device_release",
     "releases the device with this UUID for the user with this id and label; runs in its tenant's schema",
 )
+uuid_confirmation: Hook[Callable[[str, str, int, str], object]] = Hook(
+    "uuid_confirmation",
+    "gives the route of this UUID to the tenant with this schema, for the user with this id and label",
+)
+uuid_release: Hook[Callable[[str, int, str], object]] = Hook(
+    "uuid_release", "removes the route of this UUID, for the user with this id and label"
+)
 unrouted_replay: Hook[Callable[[], object]] = Hook("unrouted_replay", "queues the replay of unrouted messages")
 console_panels: Hook[Callable[[HttpRequest], SafeString]] = Hook(
     "console_panels", "renders a panel of the console's first page"

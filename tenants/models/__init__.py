@@ -3,7 +3,7 @@
 from .enrollment import PreregisteredDevice
 from .messages import OverflowMessage, SuppressedUnroutedMessages, UnroutedMessage
 from .plans import Plan, TenantLimits
-from .routes import AppRoute, DeviceRoute
+from .routes import AppRoute, DeviceRoute, RouteCandidate
 from .sessions import UserSession
 from .sign_ins import SignIn
 from .tenants import SLUG_PATTERN, Domain, Membership, Tenant, TenantAlias, User, validate_slug
@@ -17,6 +17,7 @@ __all__ = [
     "OverflowMessage",
     "Plan",
     "PreregisteredDevice",
+    "RouteCandidate",
     "SignIn",
     "SuppressedUnroutedMessages",
     "Tenant",

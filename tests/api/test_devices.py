@@ -15,7 +15,7 @@ from django_tenants.utils import schema_context
 from devices.models import AuditEntry, Component, Device, DeviceStatus, HardwareModel
 from devices.services.vault.secret_store import provisioner, reset_provisioner
 from tenants.models import DeviceRoute
-from tests.factories import add_message, add_readings, add_series, make_device
+from tests.factories import add_message, add_readings, add_series, issue_key, make_device
 
 from .client import T0, Api, problems
 
@@ -104,6 +104,22 @@ def test_a_uuid_is_registered_once_over_all_tenants(api: Api, tenant_b: Any) -> 
     assert answer.status_code == 400
     assert "already registered" in problems(answer)["uuid"]
     assert tenant_b.slug not in answer.content.decode()
+
+
+def test_a_chosen_uuid_is_unproven_and_another_tenant_can_register_it(
+    api: Api, tenant_a: Any, tenant_b: Any, settings: Any
+) -> None:
+    settings.MQTT_ADMIN_URL = ""
+    uuid, other = str(uuid4()), Api(tenant_b.slug, key=issue_key(tenant_b))
+    for each in (api, other):
+        answer = each.post("devices/", {"name": "chosen", "uuid": uuid})
+        assert (answer.status_code, answer.json()["ownership"]) == (201, "unproven")
+        assert each.get(f"devices/{uuid}/").json()["ownership"] == "unproven"
+    assert not DeviceRoute.objects.filter(device_uuid=uuid).exists()
+    assert api.post("devices/", {"name": "generated"}).json()["ownership"] == "owned"
+    assert api.patch(f"devices/{uuid}/", {"ownership": "owned"}).status_code == 400
+    assert api.delete(f"devices/{uuid}/").status_code == 204
+    assert other.get(f"devices/{uuid}/").json()["ownership"] == "unproven"
 
 
 def test_a_device_is_changed(api: Api, greenhouse: Any) -> None:

@@ -1,10 +1,11 @@
 """Devices in the tenant's admin: registered, changed, removed, and what is shown of them."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.admin.utils import quote as admin_quote
@@ -37,6 +38,23 @@ def test_a_uuid_that_another_tenant_has_is_refused_without_naming_it(pages: Page
     page = pages.post("devices/device/add/", registration(uuid=taken)).content.decode()
     assert "This UUID is already registered." in page
     assert "beta" not in page.lower()
+
+
+def test_a_generated_uuid_is_owned_and_an_entered_one_is_unproven(
+    pages: Pages, tenant_a: Tenant, settings: Any
+) -> None:
+    settings.MQTT_ADMIN_URL = ""
+    page = pages.get("devices/device/add/").content.decode()
+    (generated,) = re.findall(r'name="generated" value="([^"]+)"', page)
+    (uuid,) = re.findall(r'name="uuid" value="([^"]+)"', page)
+    chosen = str(uuid4())
+    for name, each in (("first", uuid), ("second", chosen)):
+        assert pages.post("devices/device/add/", registration(name, each) | {"generated": generated}).status_code == 200
+    assert pages.post("devices/device/add/", registration("third", uuid4())).status_code == 200
+    with schema_context(tenant_a.schema_name):
+        owned = dict(Device.objects.values_list("name", "ownership"))
+    assert (owned["first"], owned["second"], owned["third"]) == ("owned", "unproven", "unproven")
+    assert set(DeviceRoute.objects.filter(pk__in=[uuid, chosen]).values_list("pk", flat=True)) == {UUID(uuid)}
 
 
 def test_nothing_is_registered_while_vault_is_away(pages: Pages, settings: Any) -> None:

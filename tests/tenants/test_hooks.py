@@ -16,6 +16,8 @@ PROVIDERS = {
     "tenant_state_changed": ["devices"],
     "metric_collectors": ["tenants", "telemetry"],
     "device_release": ["devices"],
+    "uuid_confirmation": ["devices"],
+    "uuid_release": ["devices"],
     "unrouted_replay": ["telemetry"],
     "console_panels": ["telemetry"],
     "console_navigation": ["tenants", "auth", "tenants", "django_q"],

@@ -77,6 +77,7 @@ class DeviceSerializer(StrictModelSerializer[Device]):
             "cpu_serial",
             "hardware_model",
             "active",
+            "ownership",
             "timeout_seconds",
             "created_at",
             "status",
@@ -91,7 +92,7 @@ class DeviceSerializer(StrictModelSerializer[Device]):
             "components",
             "keys",
         ]
-        read_only_fields: ClassVar = ["uuid"]
+        read_only_fields: ClassVar = ["uuid", "ownership"]
 
     @extend_schema_field(serializers.CharField(allow_null=True))
     def get_status_description(self, device: Device) -> str | None:

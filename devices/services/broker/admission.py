@@ -15,6 +15,7 @@ from devices.models import Device, DeviceCredential
 from tenants.models import Tenant
 
 from . import accounts
+from .account_ownership import held_by_others
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ def close_sessions(schema: str, uuids: Iterable[UUID]) -> None:
 
 
 def _apply(schema: str, uuids: list[UUID], *, closes: bool) -> None:
+    with schema_context(schema):
+        foreign = held_by_others()
+    uuids = [uuid for uuid in uuids if uuid not in foreign]
     allowed = _allowed(schema, uuids)
     try:
         accounts.allow_devices([uuid for uuid in uuids if uuid not in allowed], False)

@@ -19,7 +19,7 @@ from django_tenants.utils import schema_context
 from devices.models import ApiKey, BrokerPassword
 from devices.models.access import API_KEY_PREFIX
 from devices.services.broker.topic_rules import Role
-from tenants.models import AppRoute, DeviceRoute, Tenant
+from tenants.models import AppRoute, DeviceRoute, RouteCandidate, Tenant
 
 from . import admission, passwords
 
@@ -125,6 +125,7 @@ def _owners(names: Iterable[str]) -> list[tuple[Tenant, list[str]]]:
         (str(uuid), tenant)
         for uuid, tenant in DeviceRoute.objects.filter(device_uuid__in=devices).values_list("device_uuid", "tenant")
     ]
+    routes += _first_candidates([name for name in devices if name not in dict(routes)])
     if apps:
         routes += AppRoute.objects.filter(prefix__in=apps).values_list("prefix", "tenant")
     names_of: dict[int, list[str]] = {}
@@ -132,6 +133,14 @@ def _owners(names: Iterable[str]) -> list[tuple[Tenant, list[str]]]:
         names_of.setdefault(tenant_id, []).append(name)
     tenants = Tenant.objects.filter(pk__in=names_of, state=Tenant.State.ACTIVE)
     return [(tenant, names_of[tenant.pk]) for tenant in tenants]
+
+
+def _first_candidates(devices: list[str]) -> list[tuple[str, int]]:
+    """Return the tenants that registered unproven UUIDs first: their devices may connect, to prove them."""
+    if not devices:
+        return []
+    rows = RouteCandidate.objects.filter(device_uuid__in=devices).order_by("-id").values_list("device_uuid", "tenant")
+    return list({str(uuid): tenant for uuid, tenant in rows}.items())
 
 
 def _accounts(tenant: Tenant, names: list[str]) -> dict[str, "_Account | AuthUnavailable"]:

@@ -12,10 +12,10 @@ from devices.models.access import API_KEY_PREFIX
 from devices.services.vault.secret_store import SecretMissing, provisioner
 from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.database import current_schema
-from tenants.models import AppRoute, DeviceRoute, Tenant
+from tenants.models import AppRoute, DeviceRoute, RouteCandidate, Tenant
 from tenants.services.tenant_rounds import visit_each
 
-from . import accounts, admission, passwords, retained_states
+from . import account_ownership, accounts, admission, passwords, retained_states
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,7 @@ def sync_broker(*, states: bool = False) -> SyncResult:
     granted, without_secret = _grant([pair for pair in registered.devices.items() if pair[0] not in present])
     gone = present.keys() - registered.devices.keys()
     accounts.revoke_devices(gone)
+    _hand_over_disputed(registered.devices)
     switched = _switch(present, registered.devices)
     return SyncResult(granted, len(gone), without_secret, apps, switched, hashed, cleared, closed, strays)
 
@@ -116,6 +117,17 @@ def _grant(lacking: Sequence[tuple[UUID, _RegisteredDevice]]) -> tuple[int, int]
         accounts.grant_devices(found, renew=False)
         granted += len(found)
     return granted, len(wanted) - granted
+
+
+def _hand_over_disputed(registered: dict[UUID, _RegisteredDevice]) -> None:
+    """Give the accounts of disputed UUIDs to their owners: another tenant registered them first and got the account."""
+    with schema_context("public"):
+        disputed = RouteCandidate.objects.values_list("device_uuid", flat=True)
+        routes = DeviceRoute.objects.filter(device_uuid__in=disputed).values_list("device_uuid", flat=True)
+        owned = [(uuid, registered[uuid].schema) for uuid in routes if uuid in registered]
+    for uuid, schema in owned:
+        if password := _password(schema, uuid):
+            accounts.grant_devices([(uuid, password)])
 
 
 def _switch(present: dict[UUID, bool], registered: dict[UUID, _RegisteredDevice]) -> int:
@@ -180,7 +192,9 @@ def _valid_prefixes() -> list[str]:
 def _device_rows() -> list[tuple[UUID, bool]]:
     """Return the current tenant's devices with whether they are admissible."""
     admissible = set(admission.admissible().values_list("pk", flat=True))
-    return [(uuid, pk in admissible) for pk, uuid in Device.objects.values_list("pk", "uuid")]
+    foreign = account_ownership.held_by_others()
+    rows = Device.objects.values_list("pk", "uuid")
+    return [(uuid, pk in admissible) for pk, uuid in rows if uuid not in foreign]
 
 
 def _valid_keys() -> _ValidKeys:

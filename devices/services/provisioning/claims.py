@@ -177,6 +177,7 @@ def _register(preregistered: PreregisteredDevice, tenant: Tenant, name: str, act
     device, _issued = registration.register_device(
         name=name or preregistered.name or preregistered.serial,
         uuid=preregistered.next_uuid,
+        is_uuid_confirmed=True,
         cpu_serial=preregistered.cpu_serial,
         hardware_model=model,
         components=components,

@@ -224,6 +224,7 @@ class DeviceResource(resources.ModelResource):
         device, issued = registration.register_device(
             name=wanted.name,
             uuid=wanted.uuid or new_uuid or uuid4(),
+            is_uuid_confirmed=wanted.uuid is None,
             cpu_serial=wanted.cpu_serial,
             hardware_model=wanted.hardware_model,
             timeout_seconds=wanted.timeout_seconds,

@@ -27,14 +27,16 @@ from devices.models import (
     RotationMember,
 )
 from devices.services import audit
-from devices.services.broker import accounts, admission, passwords, retained_states
+from devices.services.broker import account_ownership, accounts, admission, passwords, retained_states
 from devices.services.presence import activity
 from devices.services.vault.key_versions import new_secret, next_key
 from devices.services.vault.secret_store import provisioner
 from tenants.infrastructure import tasks
 from tenants.infrastructure.database import current_schema
-from tenants.models import DeviceRoute, Tenant
+from tenants.models import Tenant
 from tenants.services.enrollment import make_claimable
+
+from . import ownership
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +68,18 @@ def register_device(
     timeout_seconds: int | None = None,
     secret: str | None = None,
     mqtt_password: str | None = None,
+    is_uuid_confirmed: bool = False,
     acting_user: audit.Actor = None,
 ) -> tuple[Device, IssuedCredentials]:
     """Register a device of the current tenant with its components (key → type) and its first key.
 
     `secret` is for a device with an existing one, for example of an old server: it becomes the first key, marked for
-    rotation, because others may know it. `mqtt_password` likewise, for the broker. Raises ValidationError if the UUID
-    is already registered in any tenant (the message does not say in which), and SecretsUnavailable if Vault is
+    rotation, because others may know it. `mqtt_password` likewise, for the broker. A given `uuid` must be proven by the
+    device's first message, unless the platform generated it or staff give it (`is_uuid_confirmed`). Raises
+    ValidationError if a tenant owns the UUID (the message does not say which), and SecretsUnavailable if Vault is
     unavailable; nothing is registered then.
     """
+    is_uuid_confirmed = is_uuid_confirmed or uuid is None
     uuid = uuid or uuid4()
     for given in (secret, mqtt_password):
         if given is not None:
@@ -87,6 +92,7 @@ def register_device(
             hardware_model=hardware_model,
             components=components,
             timeout_seconds=timeout_seconds,
+            is_uuid_confirmed=is_uuid_confirmed,
         )
         issued = _first_key(device, secret, mqtt_password)
         passwords.store_hashes({device.pk: issued.mqtt_password})
@@ -102,14 +108,15 @@ def make_rows(
     hardware_model: HardwareModel | None = None,
     components: Mapping[str, ComponentType] | None = None,
     timeout_seconds: int | None = None,
+    is_uuid_confirmed: bool = False,
 ) -> Device:
     """Create the PostgreSQL rows of `register_device` without a key, for a rehearsal that is rolled back. Raises as it
     does.
 
     Must be called in a transaction.
     """
-    _claim_route(uuid)
-    device = Device(uuid=uuid, name=name, cpu_serial=cpu_serial, hardware_model=hardware_model)
+    owned = ownership.claim(uuid, is_confirmed=is_uuid_confirmed)
+    device = Device(uuid=uuid, ownership=owned, name=name, cpu_serial=cpu_serial, hardware_model=hardware_model)
     device.timeout_seconds = timeout_seconds
     device.full_clean()
     device.save()
@@ -209,13 +216,15 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
                 % {"device": device}
             )
         audit.record(acting_user, "remove", device, str(uuid))
+        holds_account = account_ownership.holds_account(device.uuid)
         device.delete()
-        DeviceRoute.objects.filter(device_uuid=uuid).delete()
-        make_claimable(uuid)
+        ownership.withdraw(uuid)
+        if holds_account:
+            make_claimable(uuid)
         slug = Tenant.objects.get(schema_name=schema).slug
         # The role `web` cannot remove secrets. The queue is in the database, so the task is queued by the commit.
         tasks.enqueue(_REMOVAL, str(uuid))
-        transaction.on_commit(lambda: _forget(schema, slug, uuid))
+        transaction.on_commit(lambda: _forget(schema, slug, uuid, holds_account=holds_account))
 
 
 def remove_secret(uuid: str) -> str:
@@ -224,28 +233,20 @@ def remove_secret(uuid: str) -> str:
     Raises SecretsUnavailable: the task then fails and can be queued again.
     """
     with transaction.atomic():
-        tenant = Tenant.objects.get(schema_name=current_schema())
-        # The route is claimed meanwhile, so that no device is registered with this UUID and loses its secret.
-        route, is_free = DeviceRoute.objects.get_or_create(device_uuid=UUID(uuid), defaults={"tenant": tenant})
-        if not is_free:
+        # Meanwhile no device is registered with this UUID, which would lose its secret.
+        ownership.lock(UUID(uuid))
+        if Device.objects.filter(uuid=uuid).exists():
             return "It is registered again"
-        provisioner().delete(tenant.schema_name, route.device_uuid)
-        route.delete()
+        provisioner().delete(current_schema(), UUID(uuid))
     return "Removed"
-
-
-def _claim_route(uuid: UUID) -> None:
-    tenant = Tenant.objects.get(schema_name=current_schema())
-    _route, created = DeviceRoute.objects.get_or_create(device_uuid=uuid, defaults={"tenant": tenant})
-    if not created:
-        raise ValidationError({"uuid": _("The device UUID %(uuid)s is already registered.") % {"uuid": uuid}})
 
 
 def _first_key(device: Device, given: str | None, given_password: str | None) -> IssuedCredentials:
     secret, mqtt_password = given or new_secret(), given_password or secrets.token_urlsafe(24)
     version = provisioner().write(current_schema(), device.uuid, secret=secret, mqtt_password=mqtt_password)
     DeviceCredential(device=device, version=version, rotate=given is not None).save()
-    transaction.on_commit(lambda: _grant(device.uuid, mqtt_password))
+    if account_ownership.holds_account(device.uuid):
+        transaction.on_commit(lambda: _grant(device.uuid, mqtt_password))
     return IssuedCredentials(device.uuid, secret, version, mqtt_password)
 
 
@@ -275,10 +276,11 @@ def _grant(uuid: UUID, mqtt_password: str) -> None:
         logger.warning("Device %s has no account at the broker yet (%s); run sync_broker", uuid, error)
 
 
-def _forget(schema: str, slug: str, uuid: UUID) -> None:
+def _forget(schema: str, slug: str, uuid: UUID, *, holds_account: bool) -> None:
     """Remove account, retained state and deadline of a removed device, after the commit."""
     try:
-        accounts.revoke_devices([uuid])
+        if holds_account:
+            accounts.revoke_devices([uuid])
     except accounts.BrokerUnavailable as error:
         logger.warning("The broker still has an account or a session of %s (%s); run sync_broker", uuid, error)
     try:

@@ -17,7 +17,7 @@ from devices.services.presence.timeouts import timeout_of
 from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.retry import first_line, is_lock_conflict
 from tenants.infrastructure.sql_errors import is_of_tenant
-from tenants.models import DeviceRoute, Tenant
+from tenants.models import DeviceRoute, RouteCandidate, Tenant
 from tenants.services.limits import Limit, LimitName, limits_of
 
 from .rows import ComponentRow, MetricRow, ModelRow, TenantRows, read_rows
@@ -85,10 +85,33 @@ def _load(
     return {uuid: spec for one in tenants for uuid, spec in _load([one], blocked).items()}
 
 
+def load_candidates(uuids: Collection[UUID]) -> dict[UUID, tuple[DeviceSpec, ...]]:
+    """Return the specifications of unproven registrations, in the order of their registration.
+
+    One query where there are none. Those of a tenant whose tables are locked or faulty are left out.
+    """
+    with schema_context("public"):
+        rows = list(
+            RouteCandidate.objects.filter(device_uuid__in=uuids)
+            .order_by("id")
+            .values_list("tenant_id", "device_uuid", "tenant__schema_name")
+        )
+        tenants = _by_tenant((tenant_id, uuid) for tenant_id, uuid, _ in rows) if rows else []
+        loaded = {tenant.schema: _load([(tenant, owned)], {}) for tenant, owned in tenants}
+    found: dict[UUID, tuple[DeviceSpec, ...]] = {}
+    for _, uuid, schema in rows:
+        if (spec := loaded[schema].get(uuid)) is not None:
+            found[uuid] = (*found.get(uuid, ()), spec)
+    return found
+
+
 def _tenants_of(uuids: Collection[UUID]) -> list[tuple[TenantSpec, list[UUID]]]:
-    routes = DeviceRoute.objects.filter(device_uuid__in=uuids).values_list("tenant_id", "device_uuid")
+    return _by_tenant(DeviceRoute.objects.filter(device_uuid__in=uuids).values_list("tenant_id", "device_uuid"))
+
+
+def _by_tenant(rows: Iterable[tuple[int, UUID]]) -> list[tuple[TenantSpec, list[UUID]]]:
     owned: dict[int, list[UUID]] = {}
-    for tenant_id, uuid in routes:
+    for tenant_id, uuid in rows:
         owned.setdefault(tenant_id, []).append(uuid)
     tenants = Tenant.objects.filter(pk__in=owned).select_related("limits__plan").prefetch_related("aliases")
     return [(tenant_spec(tenant), owned[tenant.pk]) for tenant in tenants]

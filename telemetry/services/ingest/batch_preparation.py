@@ -9,6 +9,7 @@ from functools import partial
 from django.conf import settings
 
 from devices.domain.specs import DeviceSpec
+from devices.services.provisioning import ownership
 from devices.services.rotation.key_usage import KeyUsageRecorder
 from telemetry.services.limits.limiter import ExceededLimit, Limiter
 from telemetry.services.limits.refusals import NOBODY, Publisher, RefusalLimiter
@@ -24,9 +25,11 @@ from telemetry.services.pipeline.results import (
     Refusal,
     RefusedItem,
     Topic,
+    TopicKind,
     ValidatedMessage,
 )
-from telemetry.services.pipeline.validation import names_other_tenant, validate
+from telemetry.services.pipeline.signature import verify
+from telemetry.services.pipeline.validation import check_routing, names_other_tenant, validate
 from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
 
 from . import broker_events
@@ -174,6 +177,8 @@ class BatchPreparer:
         spec = route.spec
         if spec is None and route.locked_schema:
             return LockedMessage(incoming, route.locked_schema)
+        if spec is None and (candidates := self._router.candidates_of(topic.uuid)):
+            return self._validate_unproven(incoming, topic, candidates, upgraded_devices)
         if upgraded_devices and spec is not None and spec.number in upgraded_devices:
             spec = replace(spec, min_signature_version=2)
         try:
@@ -204,6 +209,23 @@ class BatchPreparer:
             self._topics.put(incoming.topic, topic)
         return AcceptedItem(incoming, spec, message)
 
+    def _validate_unproven(
+        self, incoming: Incoming, topic: Topic, candidates: Sequence[DeviceSpec], upgraded_devices: set[int]
+    ) -> MessageResult | LockedMessage:
+        """Return the result of a message whose UUID no tenant has proven: it proves it if a candidate's key signed it.
+
+        Else it is refused, for the candidate that its topic names, or for staff.
+        """
+        signed = _UnprovenMessage(incoming, topic, self._max_payload, self._keyring)
+        for spec in candidates:
+            if signed.is_signed_for(spec) and ownership.prove(topic.uuid, spec.tenant.schema):
+                return self._validate_one(incoming, topic, self._router.read_again(topic.uuid), upgraded_devices)
+        named = next((spec for spec in candidates if topic.segment and topic.segment in spec.tenant.segments), None)
+        refusal = signed.refusal(is_named=named is not None)
+        if refusal.reason == "key_unavailable" and named is not None:
+            self._on_deferred(named.tenant.schema)
+        return RefusedItem(incoming, named, refusal)
+
     def _validate_payload(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> ValidatedMessage:
         form.check_size(incoming.payload, self._max_payload, None if spec is None else spec.tenant.limits)
         if spec is None:
@@ -214,6 +236,46 @@ class BatchPreparer:
 
 def _publisher_of(spec: DeviceSpec) -> Publisher:
     return Publisher(spec.tenant.schema, spec.number, spec.device_id)
+
+
+class _UnprovenMessage:
+    """A message whose UUID several tenants may have registered, each with a secret of its own."""
+
+    def __init__(self, incoming: Incoming, topic: Topic, max_payload: int, keyring: Keyring) -> None:
+        self._incoming, self._topic, self._max_payload, self._keyring = incoming, topic, max_payload, keyring
+        self._is_key_unavailable = False
+
+    def is_signed_for(self, spec: DeviceSpec) -> bool:
+        """Return whether a key of this tenant's device signed the message, on a topic of the tenant."""
+        incoming, topic = self._incoming, self._topic
+        if topic.kind is TopicKind.WILL or (topic.segment and names_other_tenant(topic.segment, spec)):
+            return False
+        keys = partial(self._keyring.get, spec.tenant.schema, topic.uuid)
+        try:
+            form.check_size(incoming.payload, self._max_payload, spec.tenant.limits)
+            check_routing(spec)
+            verify(incoming.payload, spec, keys, incoming.received_at)
+        except Refusal:
+            return False
+        except KeyUnavailable:
+            self._is_key_unavailable = True
+            return False
+        except Exception:  # one unreadable message must not stop all others
+            logger.exception("A message on %s could not be verified", incoming.topic)
+            return False
+        return True
+
+    def refusal(self, *, is_named: bool) -> Refusal:
+        """Return why the message is refused; `is_named`: the topic names the tenant of a registration."""
+        uuid = self._topic.uuid
+        if self._is_key_unavailable:
+            return Refusal("key_unavailable", f"Deferred until Vault answers: the device {uuid} is not proven yet.")
+        reason = "bad_signature" if is_named else "unknown_device"
+        return Refusal(
+            reason,
+            f"The device {uuid} is registered and not proven yet: its first message must have a valid signature, on "
+            "the topic of its tenant.",
+        )
 
 
 def _topic_size(text: str, topic: Topic) -> int:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from devices import change_feeds
 from devices.domain.specs import DeviceSpec
-from devices.services.specs.loader import BlockedTenant, load_specs
+from devices.services.specs.loader import BlockedTenant, load_candidates, load_specs
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ class Router:
         self._reloads_reset_at = 0.0
         # The devices in the cache without a specification: each costs memory. Some may have been registered since.
         self._unregistered: set[int] = set()
+        # Registrations of UUIDs that no tenant has proven, by the UUID's number; they are unregistered devices too.
+        self._candidates: dict[int, tuple[DeviceSpec, ...]] = {}
         # The error of each tenant, by schema, whose specifications cannot be read because its schema is faulty.
         self.faults: dict[str, str] = {}
 
@@ -124,6 +126,7 @@ class Router:
         blocked: dict[UUID, BlockedTenant] = {}
         loaded = load_specs(uuids, blocked)
         self._note_faults(loaded.values(), blocked.values())
+        self._load_candidates([uuid for uuid in uuids if uuid not in loaded and uuid not in blocked])
         # One float object for all of them: one for each would be as large as a third of the route.
         known_until, unknown_until = now + self._ttl, now + _UNKNOWN_SECONDS
         for uuid in uuids:
@@ -158,6 +161,23 @@ class Router:
                 del self._cached[number]
         self._unregistered &= kept
 
+    def _load_candidates(self, unregistered: Sequence[UUID]) -> None:
+        for uuid in unregistered:
+            self._candidates.pop(uuid.int, None)
+        if unregistered:
+            found = load_candidates(unregistered)
+            self._candidates |= {uuid.int: candidates for uuid, candidates in found.items()}
+
+    def candidates_of(self, uuid: UUID) -> tuple[DeviceSpec, ...]:
+        """Return the unproven registrations of a UUID without a route, as they were when its route was last read."""
+        return self._candidates.get(uuid.int, ())
+
+    def read_again(self, uuid: UUID) -> Route:
+        """Return the device's route as it is in PostgreSQL now."""
+        self._candidates.pop(uuid.int, None)
+        self._load([uuid], time.monotonic())
+        return self._cached[uuid.int]
+
     def _note_faults(self, loaded: Iterable[DeviceSpec], blocked: Iterable[BlockedTenant]) -> None:
         if self.faults:
             for schema in {spec.tenant.schema for spec in loaded}:
@@ -190,6 +210,7 @@ class Router:
 
     def forget(self, schema: str | None = None) -> None:
         """Remove a tenant's specifications and all unregistered devices, or everything."""
+        self._candidates.clear()
         if schema is None:
             self._cached.clear()
             self._numbers.clear()
