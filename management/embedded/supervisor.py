@@ -17,6 +17,8 @@ from typing import Any
 
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
+from tenants.infrastructure.secret_values import without_secrets
+
 from .errors import ServerFailed, SupervisorGone
 from .files import open_private, private_directory, tail, write_file
 from .program import Program
@@ -71,7 +73,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=open_private(self._logs / "supervisord.out", "wb"),
             stderr=subprocess.STDOUT,
-            env={key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)},
+            env={key: value for key, value in without_secrets(os.environ).items() if not key.startswith(FOREIGN)},
             pass_fds=[self._lock],
             start_new_session=True,  # this process handles Ctrl-C in the terminal
         )

@@ -5,9 +5,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from config.environment import write_secrets
 from management.embedded.program import Program
 from management.embedded.server import BASE_DIR
 from management.embedded.supervisor import FOREIGN
+from tenants.infrastructure.secret_values import without_secrets
 
 # The variables of external servers, and the embedded server that each replaces.
 SERVER_VARIABLES = {
@@ -18,6 +20,10 @@ SERVER_VARIABLES = {
 }
 # Variables of the user that override those of the embedded servers.
 _KEPT = ("SECRET_KEY", "MQTT_HOST")
+_WEB = (
+    "-m uvicorn config.asgi:application --http config.http_protocol:BoundedHttpProtocol --ws none"
+    " --no-proxy-headers --no-server-header --host 127.0.0.1"
+)
 
 
 def servers_to_embed() -> frozenset[str]:
@@ -47,22 +53,7 @@ def manage(*arguments: str) -> list[str]:
 
 def programs(env: Mapping[str, str], logs: Path, http_port: int, *, simulator: bool) -> list[Program]:
     """Return the processes of the platform in the order of their start."""
-    web = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "config.asgi:application",
-        "--http",
-        "config.http_protocol:BoundedHttpProtocol",
-        "--ws",
-        "none",
-        "--no-proxy-headers",
-        "--no-server-header",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(http_port),
-    ]
+    web = [sys.executable, *_WEB.split(), "--port", str(http_port)]
     commands = {
         # Event streams do not end by themselves.
         "web": [*web, "--timeout-graceful-shutdown", "3"],
@@ -73,14 +64,18 @@ def programs(env: Mapping[str, str], logs: Path, http_port: int, *, simulator: b
     }
     if simulator:
         commands["simulator"] = manage("simulate_devices")
-    own = {name: value for name, value in env.items() if os.environ.get(name) != value or name.startswith(FOREIGN)}
+    own = {
+        name: value
+        for name, value in without_secrets(env).items()
+        if os.environ.get(name) != value or name.startswith(FOREIGN)
+    }
     return [
         Program(
             name,
             command,
             logs / f"{name}.log",
             # Only the web server may use a connection pool: a pool does not survive the worker's fork.
-            env={**own, "DATABASE_POOL": "1" if name == "web" else "0"},
+            env={**own, **write_secrets(name, env), "DATABASE_POOL": "1" if name == "web" else "0"},
             directory=BASE_DIR,
             stopwaitsecs=15,
             priority=100,

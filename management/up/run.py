@@ -12,9 +12,11 @@ from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
+from config.environment import write_secrets
 from management.embedded.errors import ServerFailed, SupervisorGone
 from management.embedded.files import tail
 from management.embedded.stack import EmbeddedStack
+from tenants.infrastructure.secret_values import without_secrets
 
 from .programs import environment, programs, servers_to_embed
 from .setup import prepare
@@ -56,7 +58,7 @@ class Up:
         self._say("Starting the servers")
         embedded = self._stack.start()
         env = environment(embedded, self._var, self._http_port)
-        prepare(env, self._logs, self._say)
+        prepare({**without_secrets(env), **write_secrets("setup", env)}, self._logs, self._say)
         processes = programs(env, self._logs, self._http_port, simulator=self._simulator)
         self._say(f"Starting {', '.join(process.name for process in processes)}")
         self._stack.add_programs(processes)

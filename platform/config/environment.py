@@ -1,12 +1,15 @@
 """The source of settings: the environment, completed from the file that the embedded servers write."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from typing import cast
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+
+from tenants.infrastructure.secret_values import NEEDED_SECRETS, SECRET_VARIABLES, as_file
 
 _BIND_OPTIONS = ("--host", "--bind", "-b")
 _BIND_VARIABLES = ("UVICORN_HOST",)
@@ -15,15 +18,34 @@ BASE_DIR = Path(__file__).resolve().parents[2]
 
 
 def load() -> environ.Env:
-    """Return the process environment, completed from `var/embedded.env` where that file exists.
+    """Return the process environment, completed from the file `GWANJE_ENV_FILE` or `var/embedded.env`.
 
-    A variable of the environment has priority, so that single servers can be replaced by external ones.
+    A variable of the environment has priority, so that single servers can be replaced by external ones. What the file
+    contains does not become part of the environment, which other processes can read and children inherit. Raises
+    ImproperlyConfigured where `GWANJE_ENV_FILE` names a file that cannot be read.
     """
-    env = environ.Env()
-    embedded = var_dir() / "embedded.env"
-    if embedded.is_file():
-        env.read_env(str(embedded), overwrite=False)
-    return env
+    named = os.environ.get("GWANJE_ENV_FILE", "")
+    file = Path(named or var_dir() / "embedded.env")
+    if named and not os.access(file, os.R_OK):
+        raise ImproperlyConfigured(f"GWANJE_ENV_FILE must be a file that this process can read, not {named}.")
+    env = type("Variables", (environ.Env,), {"ENVIRON": dict(os.environ)})()
+    if file.is_file():
+        env.read_env(str(file), overwrite=False)
+    return cast("environ.Env", env)
+
+
+def write_secrets(program: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Write the secrets that the program needs to a file of its own; return the variable that names the file.
+
+    The set-up, and every program that is not known, gets all of them.
+    """
+    directory = Path(variables["GWANJE_VAR"]) / "run" / "env"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file, new = directory / f"{program}.env", directory / f".{program}.new"
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+        opened.write(as_file(variables, NEEDED_SECRETS.get(program, SECRET_VARIABLES)))
+    new.replace(file)
+    return {"GWANJE_ENV_FILE": str(file)}
 
 
 def var_dir() -> Path:

@@ -1,9 +1,25 @@
-"""Secret values of settings, whose text representation hides them: in logs, in tracebacks, and in lists of settings."""
+"""Secret values of settings, whose text representation hides them, and the processes that need each of them."""
 
+from collections.abc import Iterable, Mapping
 from typing import Self
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 _HIDDEN = "********"
+_EVERY = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
+_BROKER_ADMINISTRATION = ("MQTT_ADMIN_URL", "EMQX_API_URL")
+# The secrets that each process of the platform needs; the set-up needs all.
+NEEDED_SECRETS: Mapping[str, tuple[str, ...]] = {
+    "web": (*_EVERY, "MQTT_URL", *_BROKER_ADMINISTRATION, "METRICS_TOKEN"),
+    "listener": (*_EVERY, "MQTT_URL"),
+    "checker": _EVERY,
+    "notifier": (*_EVERY, "MQTT_URL"),
+    "worker": (*_EVERY, "MQTT_URL", *_BROKER_ADMINISTRATION),
+    "simulator": _EVERY,
+}
+# Variables of the environment that contain secrets.
+SECRET_VARIABLES = frozenset(
+    {*(name for names in NEEDED_SECRETS.values() for name in names), "MQTT_BRIDGE_URL", "BROKER_KEYS"}
+)
 
 
 class SecretText(str):
@@ -67,3 +83,13 @@ class SecretUrl:
 def reveal(value: "SecretUrl | str") -> str:
     """Return the text of a secret URL, or of one that is not secret."""
     return value.reveal() if isinstance(value, SecretUrl) else str(value)
+
+
+def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of an environment that contain no secrets."""
+    return {name: value for name, value in variables.items() if name not in SECRET_VARIABLES}
+
+
+def as_file(variables: Mapping[str, str], names: Iterable[str]) -> str:
+    """Return the text of a file for `GWANJE_ENV_FILE` with those of the variables that are set."""
+    return "".join(f"{name}={variables[name]}\n" for name in sorted(names) if variables.get(name))

@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from management.up import programs, setup
 from management.up.watch import Watch
+from tenants.infrastructure.secret_values import NEEDED_SECRETS
 from tests.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +47,7 @@ class Run:
     def said(self) -> str:
         return self.output.read_text()
 
-    def wait_for(self, text: str, seconds: float = 120) -> None:
+    def wait_for(self, text: str, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while text not in self.said:
             assert self.process.poll() is None, self.said
@@ -129,6 +131,45 @@ def test_a_taken_port_is_refused_in_one_sentence(up: Run, tmp_path: Path) -> Non
     )
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the ids of the running processes below a process."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def test_no_process_and_no_log_shows_a_secret(up: Run) -> None:
+    secrets = set(json.loads((up.var / "secrets.json").read_text()).values()) - {""}
+    assert len(secrets) >= 7
+    processes = descendants(up.process.pid)
+    assert len(processes) > 10
+    shown = {}
+    for process in processes:
+        for kind in ("environ", "cmdline"):
+            with suppress(OSError):
+                text = Path(f"/proc/{process}/{kind}").read_text(errors="replace")
+                shown[f"{kind} of {process}: {text[:60]}"] = any(secret in text for secret in secrets)
+    for file in [*(up.var / "log").iterdir(), *(up.var / "run" / "programs").iterdir()]:
+        text = file.read_text(errors="replace")
+        shown[str(file)] = any(secret in text for secret in secrets)
+    assert len(shown) > 30
+    assert [where for where, is_shown in shown.items() if is_shown] == []
+
+
+def test_each_process_gets_the_secrets_that_it_needs(up: Run) -> None:
+    files = {file.stem: file for file in (up.var / "run" / "env").iterdir()}
+    assert files.keys() == {"setup", *NEEDED_SECRETS}
+    given = {name: {line.partition("=")[0] for line in file.read_text().splitlines()} for name, file in files.items()}
+    assert "MQTT_BRIDGE_URL" in given["setup"]
+    assert {name for name, names in given.items() if "MQTT_ADMIN_URL" in names} == {"setup", "web", "worker"}
+    assert {name for name, names in given.items() if "MQTT_BRIDGE_URL" in names} == {"setup"}
+    assert given["checker"] == {"SECRET_KEY", "DATABASE_URL", "REDIS_URL"}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files.values()} == {0o600}
+
+
 def test_a_process_that_ends_is_reported_and_started_again(up: Run) -> None:
     before = up.pid("checker")
     os.kill(before, signal.SIGKILL)
@@ -148,7 +189,7 @@ def test_ctrl_c_stops_everything_and_it_starts_again_on_the_same_data(up: Run) -
 
     known = json.loads((up.var / "quickstart.json").read_text())["tenants"]
     again = Run(up.var, "--no-simulator")
-    again.wait_for("Ctrl-C stops everything", 60)
+    again.wait_for("Ctrl-C stops everything")
     assert "simulator" not in again.said
     assert json.loads((up.var / "quickstart.json").read_text())["tenants"][0]["devices"] == known[0]["devices"]
     again.process.send_signal(signal.SIGTERM)
