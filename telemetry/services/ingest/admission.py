@@ -43,14 +43,19 @@ class Admission:
         braked: list[Incoming] = []
         counts: Counter[str] = Counter()
         exceeded: dict[str, ExceededRate] = {}
+        is_braking = self._refusals.is_braking
         for message, text in zip(messages, texts, strict=True):
             # A publisher over its rate stays so until the next call: its messages cost little more than reading them.
             if not text and message.topic.startswith(INTERNAL_PREFIX):
                 queues.add(INTERNAL_PREFIX, 0, message)
                 continue
             if text not in exceeded:
-                publisher = publisher_of(routes.get(text))
-                limit = self._refusals.exceeded(publisher) if self._refusals.is_braking else None
+                route = routes.get(text)
+                if not is_braking and route is not None and (spec := route.spec) is not None:
+                    queues.add(spec.tenant.schema, spec.number, message)
+                    continue
+                publisher = publisher_of(route)
+                limit = self._refusals.exceeded(publisher) if is_braking else None
                 if limit is None:
                     queues.add(publisher.schema, publisher.number, message)
                     continue

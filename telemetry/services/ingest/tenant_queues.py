@@ -88,7 +88,7 @@ class TenantQueues:
             queue = self._queues[schema] = _TenantQueue(_QUANTUM if schema != UNKNOWN else _UNKNOWN_QUANTUM)
         queue.add(device, message)
         self.count += 1
-        self.cost += _cost(message)
+        self.cost += MESSAGE_COST + len(message.payload) + len(message.topic)
 
     def take(self, size: int, max_cost: int = MAX_BATCH_COST) -> list[Incoming]:
         """Remove and return up to `size` messages in rounds by tenant, about `max_cost` at most, and at least one."""
@@ -123,7 +123,3 @@ class TenantQueues:
         else:  # the batch is full: its turn goes on in the next one
             queue.deficit -= queue.quantum
         return used
-
-
-def _cost(message: Incoming) -> int:
-    return MESSAGE_COST + len(message.payload) + len(message.topic)
