@@ -83,7 +83,7 @@ def recorded(listener: Any, register: Callable[..., Registered]) -> list[CallRec
     with RawClient(device.uuid, device.mqtt_password) as client:
         for seq in range(1, _MESSAGES + 1):
             if seq == _MESSAGES:  # so that form runs: the parts of an accepted message's topic are cached
-                pipeline.preparer._topics.clear()
+                pipeline.preparer.topics.clear()
             client.publish_acknowledged(topic(device), v2(device, {"temp": 21.5}, seq=seq))
             with CallRecorder() as recorder:
                 process(listener)

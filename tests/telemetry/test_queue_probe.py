@@ -16,6 +16,7 @@ from telemetry.services.ingest.tenant_queues import TenantQueues
 from telemetry.services.limits.refusals import NOBODY, RefusalLimiter
 from telemetry.services.lookups.routing import Router
 from telemetry.services.pipeline.results import Incoming
+from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
 from tenants.services.limits import LimitName
 from tests.mqtt import RawClient
 from tests.processes import Process, wait_until
@@ -102,6 +103,6 @@ def test_internal_messages_are_not_braked_with_unknown_publishers() -> None:
     assert refusals.is_braking
     names = ["nonsense", "broker/probe/one", "broker/event/two", "nonsense"]
     messages = [Incoming(name, b"x", datetime.now(UTC), number, 1, 1) for number, name in enumerate(names)]
-    braked = Admission(Router(ttl=60), refusals).sort(messages, queues)
+    braked = Admission(Router(ttl=60), refusals, ByteBoundedCache(1000, lambda *_: 1)).sort(messages, queues)
     assert [message.topic for message in queues.take(10)] == names[1:3]
     assert [message.topic for message in braked] == ["nonsense", "nonsense"]

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from devices.domain.specs import DeviceSpec
 from telemetry.services.limits.refusals import NOBODY, ExceededRate, Publisher, RefusalLimiter
 from telemetry.services.lookups.routing import Route, Router
 from telemetry.services.pipeline import form
-from telemetry.services.pipeline.results import Incoming, LimitedItem
+from telemetry.services.pipeline.results import Incoming, LimitedItem, Topic
+from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
 from tenants.services.limits import LimitName
 
 from .broker_events import INTERNAL_PREFIX
@@ -24,8 +26,10 @@ class Admission:
     `unrouted` is the number of braked messages of unregistered devices, and `counted` that of other counts to store.
     """
 
-    def __init__(self, router: Router, refusals: RefusalLimiter) -> None:
+    def __init__(self, router: Router, refusals: RefusalLimiter, topics: ByteBoundedCache[str, Topic]) -> None:
+        """`topics` are those of accepted messages."""
         self._router = router
+        self._topics = topics
         self._refusals = refusals
         self._limited: dict[tuple[int, ExceededRate], LimitedItem] = {}
         self._store_at = 0.0
@@ -38,13 +42,17 @@ class Admission:
         These are counted, and must be acknowledged. Unknown devices are looked up together. Raises the error of a lost
         database; nothing is appended or counted then.
         """
-        texts = [form.publisher_text(message.topic) for message in messages]
+        known = [] if self._refusals.is_braking else self._known_specs(messages)
+        others = messages[len(known) :]
+        texts = [form.publisher_text(message.topic) for message in others]
         routes = self._routes_of(set(texts))
+        for message, device in zip(messages, known, strict=False):
+            queues.add(device.tenant.schema, device.number, message)
         braked: list[Incoming] = []
         counts: Counter[str] = Counter()
         exceeded: dict[str, ExceededRate] = {}
         is_braking = self._refusals.is_braking
-        for message, text in zip(messages, texts, strict=True):
+        for message, text in zip(others, texts, strict=True):
             # A publisher over its rate stays so until the next call: its messages cost little more than reading them.
             if not text and message.topic.startswith(INTERNAL_PREFIX):
                 queues.add(INTERNAL_PREFIX, 0, message)
@@ -65,6 +73,20 @@ class Admission:
         for text, count in counts.items():
             self._count(routes.get(text), exceeded[text], count)
         return braked
+
+    def _known_specs(self, messages: Sequence[Incoming]) -> list[DeviceSpec]:
+        """Return the devices of the first messages, up to one whose topic is not that of an accepted message.
+
+        Most messages of a burst are such: neither their topic nor their device needs to be looked at.
+        """
+        topic_of, route_of, specs = self._topics.get, self._router.known, []
+        for message in messages:
+            topic = topic_of(message.topic)
+            route = None if topic is None else route_of(topic.uuid.int)
+            if route is None or (spec := route.spec) is None:
+                break
+            specs.append(spec)
+        return specs
 
     @property
     def is_store_due(self) -> bool:

@@ -60,10 +60,10 @@ class BatchPipeline:
         # The schemas of tenants with messages that this process deferred because a key was unavailable.
         self.deferred_schemas: set[str] = set()
         self.refusals = RefusalLimiter()
-        self.admission = Admission(router, self.refusals)
         self.preparer = BatchPreparer(
             router, keyring, limiter, self.refusals, lambda schema: self.deferred_schemas.add(schema)
         )
+        self.admission = Admission(router, self.refusals, self.preparer.topics)
         self._blocked = BlockedTenantBuffer()
         on_fault = self._blocked.add_fault
         self._batch_writer = BatchWriter(writer, self.preparer, router, latest, self._blocked, on_fault)

@@ -62,7 +62,7 @@ class BatchPreparer:
         self._on_deferred = on_deferred
         self._key_usage = KeyUsageRecorder()
         # A device publishes on the same few topics for its whole life: those of accepted messages are not parsed again.
-        self._topics: ByteBoundedCache[str, Topic] = ByteBoundedCache(_TOPIC_CACHE_BYTES, _topic_size)
+        self.topics: ByteBoundedCache[str, Topic] = ByteBoundedCache(_TOPIC_CACHE_BYTES, _topic_size)
         self._max_payload = settings.INGEST_MAX_PAYLOAD
         self._clock = ClockTolerance(
             live=timedelta(seconds=settings.INGEST_LIVE_SECONDS),
@@ -106,7 +106,7 @@ class BatchPreparer:
         validated again with the same minimum version.
         """
         upgraded_devices = set() if upgraded_devices is None else upgraded_devices
-        known = self._topics.get
+        known = self.topics.get
         topics = [known(incoming.topic) or _parse_topic(incoming) for incoming in messages]
         publishers = [
             topic.uuid if isinstance(topic, Topic) else form.publisher_of(incoming.topic)
@@ -205,8 +205,8 @@ class BatchPreparer:
             upgraded_devices.add(spec.number)
         if message.key_version != spec.key_in_use and message.signature:
             self._key_usage.record(spec, message.key_version, incoming.received_at)
-        if self._topics.get(incoming.topic) is None:
-            self._topics.put(incoming.topic, topic)
+        if self.topics.get(incoming.topic) is None:
+            self.topics.put(incoming.topic, topic)
         return AcceptedItem(incoming, spec, message)
 
     def _validate_unproven(

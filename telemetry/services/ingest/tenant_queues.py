@@ -23,26 +23,20 @@ MAX_BATCH_COST = 1_500_000
 class _TenantQueue:
     """A tenant's messages by device, in the order of the devices' turns."""
 
-    __slots__ = ("_devices", "deficit", "quantum")
+    __slots__ = ("deficit", "devices", "quantum")
 
     def __init__(self, quantum: int) -> None:
         self.quantum, self.deficit = quantum, 0
-        self._devices: OrderedDict[int, deque[Incoming]] = OrderedDict()
+        self.devices: OrderedDict[int, deque[Incoming]] = OrderedDict()
 
     def __bool__(self) -> bool:
-        return bool(self._devices)
-
-    def add(self, device: int, message: Incoming) -> None:
-        queue = self._devices.get(device)
-        if queue is None:
-            queue = self._devices[device] = deque()
-        queue.append(message)
+        return bool(self.devices)
 
     def take(self, batch: list[Incoming], size: int, left: int) -> tuple[int, bool]:
         """Move messages within the deficit to the batch, a device's after another's; return their cost, and whether
         the next message is beyond the deficit.
         """
-        devices, deficit, used = self._devices, self.deficit, 0
+        devices, deficit, used = self.devices, self.deficit, 0
         while devices and len(batch) < size and used < left:
             device, queue = next(iter(devices.items()))
             message = queue[0]
@@ -61,9 +55,9 @@ class _TenantQueue:
         return used, False
 
     def remove_all(self) -> Iterator[Incoming]:
-        for queue in self._devices.values():
+        for queue in self.devices.values():
             yield from queue
-        self._devices.clear()
+        self.devices.clear()
 
 
 class TenantQueues:
@@ -86,7 +80,11 @@ class TenantQueues:
         queue = self._queues.get(schema)
         if queue is None:
             queue = self._queues[schema] = _TenantQueue(_QUANTUM if schema != UNKNOWN else _UNKNOWN_QUANTUM)
-        queue.add(device, message)
+        waiting = queue.devices.get(device)
+        if waiting is None:
+            queue.devices[device] = deque((message,))
+        else:
+            waiting.append(message)
         self.count += 1
         self.cost += MESSAGE_COST + len(message.payload) + len(message.topic)
 

@@ -54,6 +54,8 @@ class Router:
         self._on_renamed_series = on_renamed_series
         # By the UUID's number, which is smaller than the UUID, and compared without a call.
         self._cached: dict[int, Route] = {}
+        # The route of a device in the cache, by its UUID's number, however old it is.
+        self.known: Callable[[int], Route | None] = self._cached.get
         self._poll_at = 0.0
         self._seen: dict[str, int] = {}
         self._newest = 0
