@@ -3,8 +3,12 @@
 import gettext
 import importlib.util
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from django.contrib.humanize.templatetags.humanize import naturaltime
+from django.utils import timezone, translation
 
 from devices.models.access import ACTIONS
 from tests.translation_catalogue import ROOT, Entry, of_python, of_template, read_po, wanted
@@ -41,7 +45,7 @@ def test_every_entry_is_translated() -> None:
 
 def test_placeholders_are_the_same() -> None:
     def wrong(entry: Entry) -> bool:
-        return any(_placeholders(form) != _placeholders(entry.text) for form in entry.forms)
+        return any(_placeholders(form) != _placeholders(entry.plural or entry.text) for form in entry.forms)
 
     assert not [(entry.text, entry.forms) for entry in ENTRIES if wrong(entry)]
 
@@ -62,6 +66,13 @@ def test_what_is_compiled_is_what_is_written() -> None:
             assert compiled.gettext(entry.text) == entry.forms[0], "make messages compiles it"
     held: dict[Any, str] = compiled._catalog  # type: ignore[attr-defined]
     assert len([key for key in held if key]) == len(ENTRIES), "make messages compiles it"
+
+
+def test_a_korean_time_has_no_space_between_number_and_unit() -> None:
+    now = timezone.now()
+    with translation.override("ko"):
+        for seconds, shown in ((2, "2초"), (60, "1분"), (150, "2분"), (3600 * 3, "3시간")):
+            assert naturaltime(now - timedelta(seconds=seconds)) == f"{shown} 전"
 
 
 def test_texts_of_libraries_are_still_theirs() -> None:

@@ -23,6 +23,13 @@ DJANGO = (
     _("Select %s to view"),
     _("View %s"),
     _("users"),
+    # It separates the number from its unit: "2 초 전". These contain no-break spaces, as the library's texts do.
+    ngettext_lazy("a second ago", "%(count)s seconds ago", "count"),
+    ngettext_lazy("a minute ago", "%(count)s minutes ago", "count"),
+    ngettext_lazy("an hour ago", "%(count)s hours ago", "count"),
+    ngettext_lazy("a second from now", "%(count)s seconds from now", "count"),
+    ngettext_lazy("a minute from now", "%(count)s minutes from now", "count"),
+    ngettext_lazy("an hour from now", "%(count)s hours from now", "count"),
 )
 
 UNFOLD = (

@@ -70,7 +70,7 @@ class TenantAdmin(QuotaErrors, ModelAdmin):
         "slug",
         "address",
         "quarantine",
-        "schema_name",
+        "schema",
         "state_label",
         "state_detail",
         "created_at",
@@ -90,6 +90,11 @@ class TenantAdmin(QuotaErrors, ModelAdmin):
     def has_create_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user can add objects; used by actions."""
         return self.has_add_permission(request)
+
+    @display(description=_("schema"))
+    def schema(self, tenant: Tenant) -> str:
+        """Return the name of the tenant's schema; the library's label of the field has no translation."""
+        return tenant.schema_name
 
     @display(description=_("state"), ordering="state")
     def state_label(self, tenant: Tenant) -> SafeString:
