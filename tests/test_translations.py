@@ -108,8 +108,10 @@ def test_the_reader_of_sources_finds_what_there_is() -> None:
         """{% translate "it's" %}{% translate 'b' as c %}{% translate "d" context "e" %}"""
         "{% blocktranslate with x=y.z trimmed %}\n  one\n  {{ x }}\n{% endblocktranslate %}"
         "{% blocktranslate count n=m %}{{ n }} f{% plural %}{{ n }} fs{% endblocktranslate %}"
+        """{{ x|default:_("g (h)") }}"""
     )
     assert list(of_template(template)) == [
+        ("", "g (h)", ""),
         ("", "it's", ""),
         ("", "b", ""),
         ("e", "d", ""),

@@ -21,6 +21,7 @@ _TRANSLATE = re.compile(r"""\{%\s*trans(?:late)?\s+(?P<quote>["'])(?P<text>.*?)(
 _BLOCK = re.compile(
     r"\{%\s*blocktrans(?P<late>late)?\b(?P<options>[^%]*)%\}(?P<body>.*?)\{%\s*endblocktrans(?:late)?\s*%\}", re.DOTALL
 )
+_ARGUMENT = re.compile(r"""\{[{%][^{}]*?_\((?P<quote>["'])(?P<text>.*?)(?P=quote)\)""")
 _PLURAL = re.compile(r"\{%\s*plural\s*%\}")
 _VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _CONTEXT = re.compile(r"""\bcontext\s+["'](.*?)["']""")
@@ -67,7 +68,9 @@ def of_python(source: str) -> Iterator[Key]:
 
 
 def of_template(source: str) -> Iterator[Key]:
-    """The texts in `translate` and `blocktranslate` tags."""
+    """The texts in `translate` and `blocktranslate` tags, and those that are arguments of filters and other tags."""
+    for match in _ARGUMENT.finditer(source):
+        yield "", match["text"], ""
     for match in _TRANSLATE.finditer(source):
         yield _context(match["rest"]), match["text"], ""
     for match in _BLOCK.finditer(source):
