@@ -41,6 +41,7 @@ HELP_TEXTS = {
     "ingest_waiting": "Messages that a listener has read and not stored.",
     "listener_takeovers_total": "Listeners that disconnected each other at the broker: two use one client id.",
     "quota_refused_total": "Objects that were refused, because the quota of their tenant was reached.",
+    "retained_cleared_total": "Retained messages of devices that listeners deleted at the broker.",
     "state_requests_dropped_total": "Requests of apps for states that were dropped, because too many waited.",
 }
 
