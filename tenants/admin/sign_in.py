@@ -98,6 +98,7 @@ def answer_of(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     form = (getattr(response, "context_data", None) or {}).get("form")
     if request.method == "POST" and form is None and isinstance(request.user, User):
         user_sessions.note_sign_in(request)
+        user_sessions.end_oldest(request.user)
         sign_in.remember_browser(request, response, request.user)
     return answer_of_form(response, form)
 

@@ -16,7 +16,7 @@ from tenants.infrastructure.password_hashing import HashingBusy
 from tenants.models import User
 
 from . import sign_in_history
-from .sign_in_throttle import AttemptSource, TooManyAttempts, account_key, count_attempt, uncount
+from .sign_in_throttle import AttemptSource, TooManyAttempts, account_key, count_attempt, count_success, uncount
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _check(user: User | None, password: str) -> tuple[bool, bool]:
 def _succeed(
     request: HttpRequest | None, source: AttemptSource, user: User, password_to_hash: str | None, place: str
 ) -> None:
-    uncount(source)
+    count_success(source)
     if password_to_hash is not None:
         _replace_hash(user, password_to_hash)
     _log(request, user, user.get_username(), place, "succeeded")

@@ -18,7 +18,11 @@ ADDRESS_ATTEMPTS, ADDRESS_SECONDS = 100, 60
 # Failed attempts on one account from all addresses that are unknown to it.
 ACCOUNT_ATTEMPTS, ACCOUNT_SECONDS = 100, 600
 
+# Successful sign-ins to one account: each costs a hash, and its owner may be the attacker.
+SUCCESSES, SUCCESS_SECONDS = 60, 60
+
 _pair = RedisCounter(PAIR_SECONDS)
+_success = RedisCounter(SUCCESS_SECONDS)
 _address = RedisCounter(ADDRESS_SECONDS)
 _account = RedisCounter(ACCOUNT_SECONDS)
 
@@ -30,7 +34,7 @@ class TooManyAttempts(Exception):
 
     def __init__(self, limit: str, wait: int) -> None:
         super().__init__(limit, wait)
-        self.limit = limit  # address, account or pair
+        self.limit = limit  # address, account, pair or success
         self.wait = max(1, wait)  # seconds
 
 
@@ -54,6 +58,9 @@ def count_attempt(source: AttemptSource) -> None:
     if not source.browser:
         # Read first, so that invented names of a blocked address make no keys.
         _check(source, "address", _address.read(_address_key(source)), ADDRESS_ATTEMPTS)
+    successes = _success.read(_success_key(source))
+    if successes.events >= SUCCESSES:
+        raise TooManyAttempts("success", successes.seconds_left)
     pair = _pair.add(_pair_key(source))
     if pair.events > PAIR_ATTEMPTS:
         raise TooManyAttempts("pair", pair.seconds_left)
@@ -63,11 +70,17 @@ def count_attempt(source: AttemptSource) -> None:
 
 
 def uncount(source: AttemptSource) -> None:
-    """Subtract a counted attempt that succeeded, or that was not checked."""
+    """Subtract a counted attempt that failed for another reason than its password."""
     _pair.add(_pair_key(source), -1)
     if not source.browser:
         _address.add(_address_key(source), -1)
         _account.add(_account_key(source), -1)
+
+
+def count_success(source: AttemptSource) -> None:
+    """Count a success: the attempt is subtracted from the limits of failures."""
+    uncount(source)
+    _success.add(_success_key(source))
 
 
 def _check(source: AttemptSource, limit: str, counted: Window, most: int) -> None:
@@ -85,3 +98,7 @@ def _address_key(source: AttemptSource) -> str:
 
 def _account_key(source: AttemptSource) -> str:
     return f"public:signin:account:{source.account}"
+
+
+def _success_key(source: AttemptSource) -> str:
+    return f"public:signin:success:{source.account}"

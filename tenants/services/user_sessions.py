@@ -13,6 +13,9 @@ from tenants.models import User, UserSession
 from .session_store import ORIGIN, SessionStore
 from .sign_in_history import browser_name
 
+# Sessions of one user; a sign-in ends the oldest beyond.
+MAX_SESSIONS = 50
+
 
 @dataclass(frozen=True, slots=True)
 class ListedSession:
@@ -33,6 +36,13 @@ def note_sign_in(request: HttpRequest) -> None:
         "browser": browser_name(request.headers.get("User-Agent", "")),
         "at": timezone.now().isoformat(),
     }
+
+
+def end_oldest(user: User) -> None:
+    """End the user's sessions beyond the newest `MAX_SESSIONS`."""
+    rows = UserSession.objects.filter(user=user).order_by("-last_used_at")
+    for key in list(rows.values_list("session_key", flat=True)[MAX_SESSIONS:]):
+        SessionStore().delete(key)
 
 
 def sessions_of(user: User, current_key: str | None = None) -> list[ListedSession]:

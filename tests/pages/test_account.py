@@ -183,3 +183,10 @@ def test_the_first_page_links_to_the_tenants_in_the_mode_of_the_installation(
     Domain.objects.create(domain="alpha.example.com", tenant=tenant_a, is_primary=True)
     assert links() == [("Alpha", "http://alpha.example.com/")]
     assert here.get("/t/alpha/").status_code == here.get("/t/absent/").status_code == 404
+
+
+def test_the_oldest_sessions_end_where_there_are_many(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_sessions, "MAX_SESSIONS", 3)
+    clients = [signed_in() for _ in range(5)]
+    assert UserSession.objects.filter(user=user).count() <= 4  # the newest is stored after the others are counted
+    assert [may_enter(client) for client in (clients[0], clients[-1])] == [False, True]
