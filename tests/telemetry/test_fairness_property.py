@@ -258,3 +258,29 @@ def test_without_the_brake_all_of_a_flood_is_validated(
         while loop.listener.waiting:
             loop.turn()
     assert len(validated) == 4 * WINDOW
+
+
+@pytest.mark.slow
+def test_counts_of_braked_messages_survive_a_lost_database(
+    loop: Loop, tenants: list[Any], devices: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener, device = loop.listener, devices.hostile[2]
+    messages = [(topic(device), f"bad {number}".encode()) for number in range(3 * WINDOW)]
+    before = counts(tenants)[device.tenant.slug]
+    loop.read(messages[:WINDOW])
+    drain(loop)
+    listener._pipeline.admission.store_soon()
+    loop.read(messages[WINDOW : 2 * WINDOW])
+    with monkeypatch.context() as patch:
+        patch.setattr(listener._pipeline.writer, "_conninfo", "host=127.0.0.1 port=1")
+        listener._pipeline.writer.connect().close()
+        loop.turn()
+        loop.turn()
+        assert listener._database.is_pausing
+    listener._database.reset()
+    loop.read(messages[2 * WINDOW :])
+    drain(loop)
+    after = counts(tenants)[device.tenant.slug]
+    added = {name: count - before[name] for name, count in after.items()}
+    assert added["received"] == added["quarantined"] + added["rate_limited"] == len(messages)
+    assert added["rate_limited"] >= WINDOW, "many of them were braked"
