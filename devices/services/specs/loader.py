@@ -20,7 +20,7 @@ from tenants.infrastructure.sql_errors import is_of_tenant
 from tenants.models import DeviceRoute, RouteCandidate, Tenant
 from tenants.services.limits import Limit, LimitName, limits_of
 
-from .rows import ComponentRow, MetricRow, ModelRow, TenantRows, read_rows
+from .rows import MetricRow, ModelRow, StoredComponent, TenantRows, read_rows
 
 # By schema, so that all devices of a tenant share one object and a change is recognized by identity.
 _limits: dict[str, LimitSpec] = {}
@@ -193,24 +193,26 @@ class _Types:
         for row in rows.metrics:
             metrics.setdefault(row.component_type, []).append(_metric_of(row))
         self._metrics = {pk: tuple(listed) for pk, listed in metrics.items()}
-        self._made: dict[tuple[tuple[ComponentRow, ...], frozenset[int] | None], dict[str, ComponentSpec]] = {}
+        self._made: dict[tuple[tuple[StoredComponent, ...], frozenset[int] | None], dict[str, ComponentSpec]] = {}
         self.by_id = rows.types
         self.keys = _shared(frozenset(row.key for row in self.by_id.values()))
 
-    def components_of(self, rows: tuple[ComponentRow, ...], allowed: frozenset[int] | None) -> dict[str, ComponentSpec]:
+    def components_of(
+        self, rows: tuple[StoredComponent, ...], allowed: frozenset[int] | None
+    ) -> dict[str, ComponentSpec]:
         """Return a device's components by key; `allowed` are the ids of the allowed types."""
         alike = rows, allowed
         if alike not in self._made:
             self._made[alike] = _by_key(tuple(_shared(self._component(row, allowed)) for row in rows))
         return self._made[alike]
 
-    def intervals_of(self, rows: Iterable[ComponentRow]) -> list[int]:
+    def intervals_of(self, rows: Iterable[StoredComponent]) -> list[int]:
         """Return the expected intervals of the attached components in seconds."""
         return [
             row.expected_interval or self.by_id[row.component_type].expected_interval for row in rows if row.attached
         ]
 
-    def _component(self, row: ComponentRow, allowed: frozenset[int] | None) -> ComponentSpec:
+    def _component(self, row: StoredComponent, allowed: frozenset[int] | None) -> ComponentSpec:
         its_type = self.by_id[row.component_type]
         return ComponentSpec(
             key=row.key,

@@ -33,7 +33,7 @@ class DeviceRow(NamedTuple):
     model: int | None
 
 
-class ComponentRow(NamedTuple):
+class StoredComponent(NamedTuple):
     """A component without its device, so that equal devices have equal ones."""
 
     key: str
@@ -92,7 +92,7 @@ class TenantRows(NamedTuple):
     """
 
     devices: list[DeviceRow]
-    components: dict[int, list[ComponentRow]]
+    components: dict[int, list[StoredComponent]]
     keys: dict[int, list[KeyRow]]
     models: dict[int, ModelRow]
     types: dict[int, TypeRow]
@@ -118,7 +118,7 @@ def read_rows(owned: Mapping[str, Sequence[UUID]]) -> dict[str, TenantRows]:
     return {
         schema: TenantRows(
             [DeviceRow(*row) for row in devices[schema]],
-            _by_device(sorted(components[schema], key=lambda row: row[:2]), ComponentRow),
+            _by_device(sorted(components[schema], key=lambda row: row[:2]), StoredComponent),
             _by_device(sorted(keys[schema], key=lambda row: -row[1]), KeyRow),
             _models(models[schema], links[schema]),
             {row[0]: TypeRow(*row[1:]) for row in types[schema]},
