@@ -10,6 +10,7 @@ class DevicesConfig(AppConfig):
         """Register the providers of the tenants' hooks."""
         from devices import change_feeds
         from devices.models import ApiKey, Component, ComponentType, Device, HardwareModel, MaintenanceWindow, Metric
+        from devices.services.broker.usage import BROKER_USAGE
         from devices.services.metadata.unit_catalogue import install_units
         from devices.services.notifications import stream_hub
         from tenants.infrastructure import hooks
@@ -20,6 +21,7 @@ class DevicesConfig(AppConfig):
             hooks.counted_models.register(model)
         hooks.tenant_changed.register(change_feeds.publish_spec_change)
         hooks.tenant_state_changed.register(_apply_tenant_state)
+        hooks.metric_collectors.register(BROKER_USAGE.collect)
 
 
 def _apply_tenant_state(schema: str) -> None:

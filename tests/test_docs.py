@@ -22,6 +22,7 @@ from django.urls import Resolver404, resolve
 from devices.models import Device
 from devices.models.presence import Cause, Status
 from devices.models.rotation import RotationCampaign, RotationMember
+from devices.services.broker.usage import COUNTERS, GAUGES
 from management.embedded.dynsec import topic_patterns
 from telemetry.api.serializers.readings import LatestSerializer
 from telemetry.models import Reason
@@ -385,4 +386,7 @@ def test_the_question_about_gaps_is_answered(db: None, tenant_a: Any, enter: Any
 def test_metrics_of_processes_are_documented_with_their_help_texts() -> None:
     rows = table(read("docs/operations.md"), "name | labels | what")
     documented = {name.removeprefix("gwanje_") for name, (labels, *_) in rows.items() if "`tenant`" not in labels}
-    assert documented - {"redis_up"} == HELP_TEXTS.keys()
+    of_broker = {"broker_up", *(name for name, _text in GAUGES.values())}
+    of_broker |= {f"{name}_total" for name, _text in COUNTERS.values()}
+    assert of_broker <= documented
+    assert documented - {"redis_up"} - of_broker == HELP_TEXTS.keys()

@@ -65,6 +65,7 @@ RULES = {
             "client/request_state/#",
             "command/+/+/response",
             "broker/event/#",
+            "$SYS/broker/#",
             "broker/probe/#",
         ),
         shared=True,
