@@ -81,7 +81,7 @@ def _signed_uuid(text: str) -> str:
         return ""
 
 
-class ComponentRow(forms.Form):
+class ComponentRowForm(forms.Form):
     """A component: its type, and its key, which defaults to the type's."""
 
     component_type = forms.ModelChoiceField(
@@ -126,7 +126,7 @@ class BaseComponentRows(forms.BaseFormSet):
 
 
 ComponentRows = forms.formset_factory(
-    ComponentRow, formset=BaseComponentRows, extra=_ROWS, max_num=_MOST_ROWS, absolute_max=_MOST_ROWS
+    ComponentRowForm, formset=BaseComponentRows, extra=_ROWS, max_num=_MOST_ROWS, absolute_max=_MOST_ROWS
 )
 
 
