@@ -9,7 +9,8 @@ class TenantsConfig(AppConfig):
     verbose_name = _("Tenants")
 
     def ready(self) -> None:
-        """Make the former dotted paths of tasks importable, and register metrics and quotas."""
+        """Make the former dotted paths of tasks importable, and register checks, metrics and quotas."""
+        from tenants.infrastructure import lock_table  # noqa: F401 (its check registers itself)
         from tenants.models import Membership
         from tenants.services import failing_tenants, quotas
 

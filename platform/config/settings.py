@@ -61,7 +61,7 @@ ROOT_URLCONF = "config.urls"
 DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
 TENANT_LIMIT_SET_CALLS = False
 # Of `migrate_schemas`: a tenant whose migration fails does not stop the others.
-GET_EXECUTOR_FUNCTION = "management.tenant_migrations.executor_named"
+GET_EXECUTOR_FUNCTION = "tenants.services.tenant_migrations.executor_named"
 
 AUTH_USER_MODEL = "tenants.User"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -2,7 +2,7 @@
 
 from django.core.checks import run_checks
 
-from management.lock_table import warnings_for
+from tenants.infrastructure.lock_table import warnings_for
 
 
 def test_the_embedded_server_has_room(db: None) -> None:

@@ -11,7 +11,8 @@ from django_tenants.migration_executors.standard import StandardExecutor
 
 from tenants.infrastructure.database import leave_schema
 from tenants.infrastructure.retry import first_line
-from tenants.services.tenant_rounds import note_round
+
+from .tenant_rounds import note_round
 
 logger = logging.getLogger(__name__)
 
