@@ -18,6 +18,7 @@ UNKNOWN = ""
 _UNKNOWN_QUANTUM = MESSAGE_COST
 # The cost of one batch: more would delay the messages that arrive meanwhile.
 MAX_BATCH_COST = 1_500_000
+_UNBOUNDED = 1 << 60
 
 
 class _TenantQueue:
@@ -93,7 +94,8 @@ class TenantQueues:
         batch: list[Incoming] = []
         left = max_cost
         while self._queues and len(batch) < size and left > 0:
-            left -= self._take_turn(next(iter(self._queues)), batch, size, left)
+            take = self._take_alone if len(self._queues) == 1 else self._take_turn
+            left -= take(next(iter(self._queues)), batch, size, left)
         self.count -= len(batch)
         self.cost -= max_cost - left
         return batch
@@ -108,6 +110,16 @@ class TenantQueues:
         """Drop all messages."""
         self._queues.clear()
         self.count = self.cost = 0
+
+    def _take_alone(self, schema: str, batch: list[Incoming], size: int, left: int) -> int:
+        """Move the rest of the batch from the only tenant that waits; return its cost."""
+        queue = self._queues[schema]
+        queue.deficit = _UNBOUNDED
+        used, _ = queue.take(batch, size, left)
+        queue.deficit = 0
+        if not queue:
+            del self._queues[schema]
+        return used
 
     def _take_turn(self, schema: str, batch: list[Incoming], size: int, left: int) -> int:
         """Move the tenant's part of a round to the batch; return its cost."""

@@ -113,7 +113,8 @@ def _exact_text(payload: bytes) -> bytes:
 
 def _verify_v2(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime) -> SignedMessage:
     try:
-        kid = key_id(payload)
+        parts = _parts(payload)
+        kid = _kid_of(parts[0])
         key = _find_key(spec, kid)
         if key is None:
             raise Refusal("bad_signature", f"The device has no key {quote(kid)}, or the key was revoked.")
@@ -122,7 +123,7 @@ def _verify_v2(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime)
         secret = keys(key.version)
         if secret is None:
             raise Refusal("bad_signature", f"Key {key.version} of the device no longer exists.")
-        content = verified_payload(payload, secret)
+        content = _verified(payload, parts, kid, secret)
     except BadToken as error:
         raise Refusal("bad_signature", f"Version 2: {error}.") from error
     return SignedMessage(form.parse_object(content), content, 2, key.version)
@@ -175,8 +176,13 @@ def is_hmac_of(signature: str, text: bytes, secret: bytes) -> bool:
 
 def verified_payload(token: bytes, key: bytes) -> bytes:
     """Return the signed bytes after verifying header and signature. Raises BadToken."""
-    header, payload, signature = _parts(token)
-    kid = _find_kid(header)
+    parts = _parts(token)
+    return _verified(token, parts, _find_kid(parts[0]), key)
+
+
+def _verified(token: bytes, parts: tuple[bytes, bytes, bytes], kid: str | None, key: bytes) -> bytes:
+    """Return the signed bytes of a token with these parts, whose header is valid. Raises BadToken."""
+    header, payload, signature = parts
     digest = hmac.digest(key, token[: -len(signature) - 1], "sha256")
     # 32 bytes are 43 letters and a filler.
     if not hmac.compare_digest(binascii.b2a_base64(digest, newline=False)[:43].translate(_TO_URL), signature):
@@ -194,7 +200,11 @@ def unverified_payload(token: bytes) -> bytes:
 
 def key_id(token: bytes) -> str:
     """Return the `kid` of a token that is not verified yet, only to choose the key. Raises BadToken."""
-    kid = _find_kid(_parts(token)[0])
+    return _kid_of(_parts(token)[0])
+
+
+def _kid_of(header: bytes) -> str:
+    kid = _find_kid(header)
     if kid is None:
         raise BadToken("the header must have kid, the key's version")
     return kid
