@@ -38,6 +38,7 @@ hypothesis.settings.load_profile("any machine")
 _LONGEST = (
     "api/test_isolation.py",
     "api/test_arbitrary_requests.py",
+    "attacks/test_attacks.py",
     "telemetry/test_fault_matrix.py",
     "management/test_import_legacy_errors.py",
     "management/test_up.py",

@@ -168,7 +168,7 @@ def test_ratios_compare_within_a_round() -> None:
 def test_what_cannot_be_measured_is_refused_in_words() -> None:
     given = dict.fromkeys(("rounds", "devices", "messages", "old_messages", "node_red_messages", "version_2"), 1)
     given |= dict.fromkeys(("tenants", "latency_seconds", "known_devices", "minutes", "soak_rate"), 1)
-    with pytest.raises(CommandError, match="no part three; there are one, two"):
+    with pytest.raises(CommandError, match="no part three; there are one, one_tls, two"):
         _options({**given, "only": "one,three", "rates": "1000", "node_red": ""})
     with pytest.raises(CommandError, match="--rates takes whole numbers"):
         _options({**given, "only": "one", "rates": "fast", "node_red": ""})

@@ -12,6 +12,8 @@ import pytest
 from django.db import connection
 from django_tenants.utils import schema_context
 
+from management.embedded.stack import EmbeddedStack
+from tests.database_outage import cut_off
 from tests.devices.test_event_stream import POOL_SIZE, Web
 from tests.factories import add_series, make_device
 from tests.processes import wait_until
@@ -108,17 +110,14 @@ def test_who_reads_slowly_holds_no_connection_and_no_memory(web: Web, export: Ca
 
 
 @pytest.mark.parametrize("form", ["ndjson", "csv"])
-def test_what_cannot_be_finished_is_broken_off(web: Web, export: Callable[..., Any], key: Any, form: str) -> None:
-    """The database cuts the server's connections while an export is read."""
+def test_what_cannot_be_finished_is_broken_off(
+    web: Web, export: Callable[..., Any], key: Any, form: str, stack: EmbeddedStack
+) -> None:
+    """The database cannot be reached from the middle of an export on."""
     wait_until(lambda: web.get("/t/alpha/api/v1/", Authorization=f"Bearer {key[1]}") == 200)
     answer = export(form)
     head = answer.read(100_000)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s", [web.name]
-        )
-        assert cursor.fetchone()[0]
-    with pytest.raises(http.client.IncompleteRead) as broken:
+    with cut_off(stack, web.name), pytest.raises(http.client.IncompleteRead) as broken:
         answer.read()
     got = head + broken.value.partial
     assert got.count(b"\n") < ROWS

@@ -102,13 +102,17 @@ SET_UP = ("replayed", "quota_exceeded", "key_unavailable")
 
 
 def kept(device: Registered) -> list[tuple[str, int]]:
-    """(reason, times) of what the tenant's quarantine has from the device."""
+    """(reason, times) of the device's messages in its tenant's quarantine, and among those of no tenant."""
     from telemetry.models import Quarantined
+    from tenants.models import UnroutedMessage
 
+    found: list[tuple[str, int]] = []
     with schema_context(device.tenant.schema_name):
-        rows = Quarantined.objects.filter(topic__contains=device.uuid)
-        assert all(row.detail for row in rows)
-        return list(rows.values_list("reason", "count"))
+        for model in (Quarantined, UnroutedMessage):
+            rows = model.objects.filter(topic__contains=device.uuid)
+            assert all(row.detail for row in rows)
+            found += rows.values_list("reason", "count")
+    return found
 
 
 def readings(device: Registered) -> int:

@@ -15,7 +15,9 @@ from asgiref.sync import async_to_sync
 from django.db import connection
 from django_tenants.utils import schema_context
 
+from management.embedded.stack import EmbeddedStack
 from tests.api.client import T0
+from tests.database_outage import cut_off
 from tests.devices.test_event_stream import Web
 from tests.factories import add_message, issue_key, make_device
 from tests.processes import wait_until
@@ -76,18 +78,13 @@ def test_who_reads_slowly_holds_no_connection_and_gets_all_of_it(
     assert len(content) > MESSAGES * BYTES
 
 
-def test_what_cannot_be_finished_is_broken_off(web: Web, filled: Any, tenant_a: Any) -> None:
-    """The database cuts the server's connections while it is read."""
+def test_what_cannot_be_finished_is_broken_off(web: Web, filled: Any, tenant_a: Any, stack: EmbeddedStack) -> None:
+    """The database cannot be reached from the middle of the export on."""
     key = issue_key(tenant_a, "admin")
     wait_until(lambda: web.get("/t/alpha/api/v1/", Authorization=f"Bearer {key}") == 200)
     asked, answer = ask(web, key)
     head = answer.read(200_000)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s", [web.name]
-        )
-        assert cursor.fetchone()[0]
-    with pytest.raises(http.client.IncompleteRead) as broken:
+    with cut_off(stack, web.name), pytest.raises(http.client.IncompleteRead) as broken:
         answer.read()
     asked.close()
     with pytest.raises(zipfile.BadZipFile):

@@ -43,6 +43,13 @@ def without_concurrency_limits() -> None:
     }
 
 
+def _is_delivered(stream: Stream, uuid: str) -> bool:
+    """Return whether the stream delivers a change of the device; other devices of the tenant may change before it."""
+    with suppress(OSError, AssertionError):
+        return any(stream.event()["device"] == uuid for _ in range(100))
+    return False
+
+
 @attack("event-streams", "one key opens many event streams", brake="concurrency limits", short=True)
 def event_streams(arena: Arena) -> Measurement:
     """Open streams with one key; a neighbour's stream still delivers a change."""
@@ -61,7 +68,7 @@ def event_streams(arena: Arena) -> Measurement:
         time.sleep(0.5)
         began = time.monotonic()
         _change(arena.neighbours[0])
-        delivered = neighbour.event()["device"] == arena.neighbours[0].uuid
+        delivered = _is_delivered(neighbour, arena.neighbours[0].uuid)
         measurement = Measurement(
             {"attempts": len(streams), "delivered_ms": round(1000 * (time.monotonic() - began), 1)}
         )
