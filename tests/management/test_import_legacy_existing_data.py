@@ -196,6 +196,7 @@ def _waits(tenant: Any) -> bool:
 def test_old_firmware_speaks_to_the_new_server_and_a_rotation_takes_it(
     run: Import, tenant: Any, tmp_path: Path, start: Callable[..., Any]
 ) -> None:
+    from devices.models import DeviceCredential
     from devices.services import api_keys
     from devices.services.rotation.selection import DeviceSelection, select
     from tests.api.client import Api
@@ -222,6 +223,9 @@ def test_old_firmware_speaks_to_the_new_server_and_a_rotation_takes_it(
 
     assert wait_until(newest, 10) == 23.25
     with schema_context(tenant.schema_name):
+        # The listener writes the use of a key a little later; it must not fall between the two records of everything.
+        used = DeviceCredential.objects.filter(device__uuid=device.uuid, in_use_since__isnull=False)
+        wait_until(used.exists, 10, "the use of the key is not written")
         assert {str(d.uuid) for d in select(DeviceSelection(marked=True))} == {d.uuid for d in dump.devices}
     _rotate(tenant, dump)
 
