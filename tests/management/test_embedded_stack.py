@@ -289,8 +289,11 @@ def test_postgres_stops_cleanly_while_clients_are_connected(running: Running) ->
         running.stack.restart("postgres")
         assert time.monotonic() - began < 10
     log = (running.var / "log" / "postgres.log").read_text()
-    assert log.rstrip().endswith("database system is ready to accept connections")
-    assert "received fast shutdown request" in log.rpartition("database system is shut down")[0]
+    # A check that came too early may be refused, and is then the last line.
+    before, _, after = log.rpartition("database system is shut down")
+    assert "received fast shutdown request" in before
+    assert "database system is ready to accept connections" in after
+    assert "was not properly shut down" not in after
 
 
 @pytest.mark.parametrize("name", ["postgres", "valkey"])
