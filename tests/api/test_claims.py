@@ -100,7 +100,7 @@ def test_what_cannot_be_claimed_is_refused_in_the_same_words(api: Api, other: Ap
     free, theirs = board(), board()
     assert claim(other, theirs).status_code == 201
     answers = {
-        "unknown serial": claim(api, free, serial="GB-NOBODY"),
+        "unknown serial": claim(api, free, serial="GB-UNREGISTERED"),
         "wrong code": claim(api, free, code=theirs.claim_code),
         "another tenant's": claim(api, theirs),
         "another tenant's, wrong code": claim(api, theirs, code=free.claim_code),

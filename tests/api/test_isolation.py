@@ -371,7 +371,7 @@ def _ask_and_undo(
     with transaction.atomic():
         answer = ask(method, f"/t/{tenant.slug}/{path.format(**ids)}", filled)
         transaction.set_rollback(True)
-    # As a client that goes away: an export in progress counts for its tenant. `close()` would end the connection too.
+    # Ends an export in progress, which counts for its tenant. `close()` would end the database connection too.
     for close in answer._resource_closers:
         close()
     return answer

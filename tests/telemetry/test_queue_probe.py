@@ -13,7 +13,7 @@ from management.embedded.stack import EmbeddedStack
 from telemetry.services.ingest.admission import Admission
 from telemetry.services.ingest.queue_probe import PROBE_SECONDS, QueueProbe
 from telemetry.services.ingest.tenant_queues import TenantQueues
-from telemetry.services.limits.refusals import NOBODY, RefusalLimiter
+from telemetry.services.limits.refusals import UNREGISTERED, RefusalLimiter
 from telemetry.services.lookups.routing import Router
 from telemetry.services.pipeline.results import Incoming
 from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
@@ -99,7 +99,7 @@ def test_a_listener_that_falls_behind_says_so(
 def test_internal_messages_are_not_braked_with_unknown_publishers() -> None:
     queues, refusals = TenantQueues(), RefusalLimiter({LimitName.TENANT_REFUSAL_RATE: 1.0})
     for _ in range(1000):
-        refusals.charge(NOBODY)
+        refusals.charge(UNREGISTERED)
     assert refusals.is_braking
     names = ["nonsense", "broker/probe/one", "broker/event/two", "nonsense"]
     messages = [Incoming(name, b"x", datetime.now(UTC), number, 1, 1) for number, name in enumerate(names)]

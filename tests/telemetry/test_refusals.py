@@ -3,7 +3,7 @@
 import pytest
 
 from telemetry.services.limits import refusals
-from telemetry.services.limits.refusals import NOBODY, Publisher, RefusalLimiter
+from telemetry.services.limits.refusals import UNREGISTERED, Publisher, RefusalLimiter
 from tenants.services.limits import LimitName
 
 BAD, GOOD, OTHER = Publisher("t_a", 1, 11), Publisher("t_a", 2, 12), Publisher("t_b", 3, 11)
@@ -88,7 +88,7 @@ def test_messages_in_flight_do_not_deepen_the_debt(limiter: RefusalLimiter, cloc
 
 
 def test_unregistered_publishers_share_one_bucket(limiter: RefusalLimiter) -> None:
-    assert 2000 <= offer(limiter, NOBODY, 10_000) <= 2002
+    assert 2000 <= offer(limiter, UNREGISTERED, 10_000) <= 2002
     assert offer(limiter, GOOD, 100) == 100
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from devices.domain.specs import DeviceSpec
-from telemetry.services.limits.refusals import NOBODY, ExceededRate, Publisher, RefusalLimiter
+from telemetry.services.limits.refusals import UNREGISTERED, ExceededRate, Publisher, RefusalLimiter
 from telemetry.services.lookups.routing import Route, Router
 from telemetry.services.pipeline import form
 from telemetry.services.pipeline.results import Incoming, LimitedItem, Topic
@@ -131,9 +131,9 @@ class Admission:
 
 
 def publisher_of(route: Route | None) -> Publisher:
-    """Return the publisher at the end of a route; `NOBODY` where the device is not registered."""
+    """Return the publisher at the end of a route; `UNREGISTERED` where the device is not registered."""
     if route is None:
-        return NOBODY
+        return UNREGISTERED
     if route.spec is None:
-        return Publisher(route.locked_schema, 0, None) if route.locked_schema else NOBODY
+        return Publisher(route.locked_schema, 0, None) if route.locked_schema else UNREGISTERED
     return Publisher(route.spec.tenant.schema, route.spec.number, route.spec.device_id)

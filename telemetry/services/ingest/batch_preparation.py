@@ -12,7 +12,7 @@ from devices.domain.specs import DeviceSpec
 from devices.services.provisioning import ownership
 from devices.services.rotation.key_usage import KeyUsageRecorder
 from telemetry.services.limits.limiter import ExceededLimit, Limiter
-from telemetry.services.limits.refusals import NOBODY, Publisher, RefusalLimiter
+from telemetry.services.limits.refusals import UNREGISTERED, Publisher, RefusalLimiter
 from telemetry.services.lookups.keyring import Keyring, KeyUnavailable
 from telemetry.services.lookups.routing import Route, Router
 from telemetry.services.pipeline import form
@@ -169,7 +169,7 @@ class BatchPreparer:
 
     def _charge(self, item: RefusedItem) -> None:
         if item.result.reason not in _NOT_CHARGED:
-            self._refusals.charge(NOBODY if item.spec is None else _publisher_of(item.spec))
+            self._refusals.charge(UNREGISTERED if item.spec is None else _publisher_of(item.spec))
 
     def _validate_one(
         self, incoming: Incoming, topic: Topic, route: Route, upgraded_devices: set[int]

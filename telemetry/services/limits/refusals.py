@@ -36,7 +36,7 @@ class Publisher(NamedTuple):
     device_id: int | None
 
 
-NOBODY = Publisher(UNKNOWN, 0, None)
+UNREGISTERED = Publisher(UNKNOWN, 0, None)
 
 
 class ExceededRate(NamedTuple):

@@ -18,7 +18,7 @@ from tests.attacks.raw_publisher import Message, RawPublisher, account_of, bridg
 from tests.faults.fleet import Sender
 
 _MESSAGES = 20_000
-# Others' messages may take so many times as long as without the flood; a quiet time below the floor counts as that.
+# The neighbour's p95 under a flood, in multiples of its quiet p95. A quiet p95 below the floor counts as the floor.
 _RATIO = 3.0
 _FLOOR_SECONDS = 0.05
 
