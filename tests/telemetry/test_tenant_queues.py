@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from telemetry.services.ingest.tenant_queues import MESSAGE_COST, UNKNOWN, TenantQueues
+from telemetry.services.ingest.tenant_queues import MESSAGE_COST, TenantQueues
+from telemetry.services.limits.refusals import UNKNOWN
 from telemetry.services.pipeline.results import Incoming
 
 NOW = datetime.now(UTC)

@@ -7,14 +7,14 @@ that a publisher with many messages, or large ones, waits behind its own. Each d
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 
+from telemetry.services.limits.refusals import UNKNOWN
 from telemetry.services.pipeline.results import Incoming
 
 # The cost of a message beside its bytes: to validate and store an average one takes as long as to parse so many bytes.
 MESSAGE_COST = 1000
 # The cost that each tenant may use in one round: a few average messages.
 _QUANTUM = 4 * MESSAGE_COST
-# Unregistered publishers: all of them together have one queue with a smaller part.
-UNKNOWN = ""
+# All unregistered publishers together have one queue with a smaller part.
 _UNKNOWN_QUANTUM = MESSAGE_COST
 # The cost of one batch: more would delay the messages that arrive meanwhile.
 MAX_BATCH_COST = 1_500_000
