@@ -21,7 +21,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test test-fast bench faults attacks upgrade fuzz fuzz-guided lint docs hooks lock messages
+.PHONY: run test test-fast bench faults attacks upgrade fuzz fuzz-guided lint schemas docs hooks lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -74,6 +74,10 @@ lint: .venv/test.stamp
 	.venv/bin/mypy .
 	.venv/bin/lint-imports
 	$(VENV_PYTHON) -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+
+# The statements of all migrations in an empty schema, for new installations and tenants: before a release.
+schemas: .venv/test.stamp
+	$(VENV_PYTHON) -m tests.schemas
 
 # The documentation site, in site/. A link or an anchor that leads nowhere is an error.
 docs: .venv/test.stamp

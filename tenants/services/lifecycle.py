@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def create_tenant(*, slug: str, name: str, domain: str = "", owner: User | None = None) -> Tenant:
     """Create a tenant with its schema and first rows, or resume an incomplete creation.
 
-    `domain` is an optional host name; `owner` becomes the tenant's administrator. Takes about a second.
+    `domain` is an optional host name; `owner` becomes the tenant's administrator. Takes a fraction of a second.
     Raises ValidationError for an invalid slug or that of a complete tenant; any other error sets the tenant
     `failed`, with the error in `state_detail`, and the same call resumes.
     """

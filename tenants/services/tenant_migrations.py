@@ -12,11 +12,14 @@ from django_tenants.migration_executors.standard import StandardExecutor
 from tenants.infrastructure.database import leave_schema
 from tenants.infrastructure.retry import first_line
 
+from .recorded_schemas import fill_empty_schema
 from .tenant_rounds import note_round
 
 logger = logging.getLogger(__name__)
 
 _WORK = "migrations"
+# Options of `migrate_schemas`.
+_NOT_ALL_MIGRATIONS = ("app_label", "fake", "fake_initial", "plan", "check_unapplied", "prune")
 
 
 class TenantMigrations(StandardExecutor):
@@ -26,11 +29,13 @@ class TenantMigrations(StandardExecutor):
         """Migrate the schemas. Raises CommandError at the end where some failed; a single schema's error as it is."""
         schemas = list(tenants or [])
         if self.PUBLIC_SCHEMA_NAME in schemas or len(schemas) == 1:
+            self._fill_where_empty(self.PUBLIC_SCHEMA_NAME if len(schemas) > 1 else schemas[0])
             super().run_migrations(schemas)
             return
         failures: dict[str, str] = {}
         for number, schema in enumerate(schemas):
             try:
+                self._fill_where_empty(schema)
                 run_migrations(self.args, self.options, self.codename, schema, idx=number, count=len(schemas))
             except Exception as error:
                 logger.exception("%s: migrating failed", schema)
@@ -40,6 +45,11 @@ class TenantMigrations(StandardExecutor):
         note_round(_WORK, [schema for schema in schemas if schema not in failures], failures)
         if failures:
             raise CommandError(_table(failures, len(schemas)))
+
+    def _fill_where_empty(self, schema: str) -> None:
+        """Execute the recorded migrations at once, unless the command is to do something else than all of them."""
+        if not any(self.options.get(name) for name in _NOT_ALL_MIGRATIONS) and fill_empty_schema(schema):
+            logger.info("%s: filled by the recorded statements of its migrations", schema)
 
 
 def executor_named(codename: str | None = None) -> Any:
