@@ -44,6 +44,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
     return (yield)
 
 
+# pytest-xdist is loaded later, and the hook of the plugin that is loaded last would be called first.
+@pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return two workers a processor, since tests wait for half of their time; at most one for each file to run."""
     workers = 2 * (os.cpu_count() or 1)
