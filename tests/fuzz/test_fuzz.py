@@ -1,13 +1,11 @@
 """Some malformed and random messages in every run; `python -m tests.fuzz` sends them for a given time."""
 
 import json
-import time
 from contextlib import suppress
 
 import pytest
 
 from telemetry.services.pipeline import validation
-from telemetry.services.pipeline.results import Refusal
 
 from . import inputs, targets
 
@@ -23,7 +21,7 @@ def test_no_input_does_what_is_not_declared(name: str) -> None:
 
 @pytest.mark.parametrize("name", inputs.heavy())
 @pytest.mark.parametrize("version", ["unsigned", "badly signed", "signed 1", "signed 2"])
-def test_64_kib_take_no_longer_than_10_ms(name: str, version: str) -> None:
+def test_64_kib_take_a_few_times_what_parsing_takes(name: str, version: str) -> None:
     raw = inputs.heavy()[name]
     if version == "signed 2":
         raw = inputs.signed_v2(raw)
@@ -33,15 +31,13 @@ def test_64_kib_take_no_longer_than_10_ms(name: str, version: str) -> None:
             if version == "badly signed":
                 document["hmac"] = "A" * 43 + "="
             raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    assert _fastest(raw) <= targets.LONGEST_SECONDS
-
-
-def _fastest(raw: bytes) -> float:
     spec = targets.device()
-    times = []
-    for _ in range(5):
-        began = time.thread_time()
-        with suppress(Refusal):
-            validation.validate(targets.TOPICS[0], "a topic", raw, spec, targets.key, targets.NOW, targets.CLOCK)
-        times.append(time.thread_time() - began)
-    return min(times)
+    targets.check_time(
+        lambda: validation.validate(targets.TOPICS[0], "a topic", raw, spec, targets.key, targets.NOW, targets.CLOCK)
+    )
+
+
+def test_a_run_that_grows_with_the_square_of_its_input_is_too_slow() -> None:
+    names = [f"k{i}" for i in range(4000)]
+    with pytest.raises(targets.TooSlow):
+        targets.check_time(lambda: [names.index(name) for name in names])
