@@ -1,7 +1,7 @@
 """Models of the public schema: tenants, users, memberships, plans, routes, preregistered devices and messages."""
 
 from .enrollment import PreregisteredDevice
-from .messages import OverflowMessage, SuppressedUnroutedMessages, UnroutedMessage
+from .messages import OverflowCount, OverflowMessage, SuppressedUnroutedMessages, UnroutedMessage
 from .plans import Plan, TenantLimits
 from .routes import AppRoute, DeviceRoute, RouteCandidate
 from .sessions import UserSession
@@ -14,6 +14,7 @@ __all__ = [
     "DeviceRoute",
     "Domain",
     "Membership",
+    "OverflowCount",
     "OverflowMessage",
     "Plan",
     "PreregisteredDevice",

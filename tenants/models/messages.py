@@ -1,4 +1,4 @@
-"""Messages in the public schema: unrouted ones, their suppressed repetitions, and the overflow of locked tenants."""
+"""Messages in the public schema: unrouted ones, their suppressed repetitions, and the overflow of blocked tenants."""
 
 from typing import ClassVar
 
@@ -47,6 +47,32 @@ class OverflowMessage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.schema_name}: {self.topic[:80]}"
+
+
+class OverflowCount(models.Model):
+    """The number of messages of a blocked tenant that a limit refused; listeners add it to the tenant's own counts when
+    its tables can be used again.
+
+    `device_id` is the device in the tenant's schema, where the limit is the device's own.
+    """
+
+    schema_name = models.CharField(_("tenant's schema"), max_length=63)
+    limit = models.CharField(_("limit"), max_length=32)
+    device_id = models.BigIntegerField(_("device"), null=True)
+    count = models.BigIntegerField(_("refused"), default=0)
+
+    class Meta:
+        constraints: ClassVar = [
+            # The listener upserts on it.
+            models.UniqueConstraint(
+                fields=["schema_name", "limit", "device_id"], name="overflow_count_once", nulls_distinct=False
+            ),
+        ]
+        verbose_name = _("refused messages of a blocked tenant")
+        verbose_name_plural = _("refused messages of blocked tenants")
+
+    def __str__(self) -> str:
+        return f"{self.schema_name} {self.limit}: {self.count}"
 
 
 class SuppressedUnroutedMessages(models.Model):

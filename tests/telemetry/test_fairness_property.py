@@ -96,11 +96,12 @@ class Loop:
         self.listener._process_next()
 
     def acknowledged(self, messages: list[Any]) -> None:
-        for message in messages:
-            if not message.qos:  # it stands for braked ones
-                continue
-            assert message.mid not in self.waited, "acknowledged twice"
-            self.waited[message.mid] = self.batches - self.read_in[message.mid]
+        self.acknowledged_ids([message.mid for message in messages], 0)
+
+    def acknowledged_ids(self, mids: list[int], _epoch: int) -> None:
+        for mid in mids:
+            assert mid not in self.waited, "acknowledged twice"
+            self.waited[mid] = self.batches - self.read_in[mid]
 
 
 @pytest.fixture
@@ -111,6 +112,7 @@ def loop(live_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
     listener = Listener(build_pipeline(), client_id="test-fairness")
     made = Loop(listener)
     monkeypatch.setattr(listener._session, "acknowledge", made.acknowledged)
+    monkeypatch.setattr(listener._session, "acknowledge_ids", made.acknowledged_ids)
     yield made
     listener._pipeline.close()
 

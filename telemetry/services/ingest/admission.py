@@ -3,44 +3,41 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
 from devices.domain.specs import DeviceSpec
 from telemetry.services.limits.refusals import UNREGISTERED, ExceededRate, Publisher, RefusalLimiter
 from telemetry.services.lookups.routing import Route, Router
 from telemetry.services.pipeline import form
-from telemetry.services.pipeline.results import Incoming, LimitedItem, Topic
+from telemetry.services.pipeline.results import Incoming, Topic
 from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
-from tenants.services.limits import LimitName
 
+from .braked_counts import BrakedCounts
 from .broker_events import INTERNAL_PREFIX
 from .tenant_queues import TenantQueues
 
-# Counts without other messages to store are stored this often: a commit for each read would be slower than reading.
-_STORE_SECONDS = 0.2
+# Counts are stored this often, or when so many messages wait for it: a commit for each read would be slower than
+# reading, and the broker sends only a window of messages ahead of their acknowledgements.
+_STORE_SECONDS = 0.1
+_STORE_MESSAGES = 250
 
 
 class Admission:
-    """Sorts messages by their topic's device alone: nothing else of them is parsed. Not shared between threads.
-
-    `unrouted` is the number of braked messages of unregistered devices, and `counted` that of other counts to store.
-    """
+    """Sorts messages by their topic's device alone: nothing else of them is parsed. Not shared between threads."""
 
     def __init__(self, router: Router, refusals: RefusalLimiter, topics: ByteBoundedCache[str, Topic]) -> None:
         """`topics` are those of accepted messages."""
         self._router = router
         self._topics = topics
         self._refusals = refusals
-        self._limited: dict[tuple[int, ExceededRate], LimitedItem] = {}
+        self._counts = BrakedCounts()
         self._store_at = 0.0
-        self.unrouted = 0
-        self.counted = 0
 
-    def sort(self, messages: Sequence[Incoming], queues: TenantQueues) -> list[Incoming]:
-        """Append the messages to their tenants' queues, in their order, and return those of braked publishers.
+    def sort(self, messages: Sequence[Incoming], queues: TenantQueues) -> int:
+        """Append the messages to their tenants' queues, in their order, and return the number of those of braked
+        publishers, which are counted instead.
 
-        These are counted, and must be acknowledged. Unknown devices are looked up together. Raises the error of a lost
-        database; nothing is appended or counted then.
+        Unknown devices are looked up together. Raises the error of a lost database; nothing is appended or counted
+        then.
         """
         known = [] if self._refusals.is_braking else self._known_specs(messages)
         others = messages[len(known) :]
@@ -71,8 +68,11 @@ class Admission:
             counts[text] += 1
             braked.append(message)
         for text, count in counts.items():
-            self._count(routes.get(text), exceeded[text], count)
-        return braked
+            route = routes.get(text)
+            self._counts.count(None if route is None else route.spec, exceeded[text], count)
+        if braked:
+            self._counts.add_ids(braked)
+        return len(braked)
 
     def _known_specs(self, messages: Sequence[Incoming]) -> list[DeviceSpec]:
         """Return the devices of the first messages, up to one whose topic is not that of an accepted message.
@@ -89,45 +89,38 @@ class Admission:
         return specs
 
     @property
+    def counted(self) -> int:
+        """The number of messages whose counts are to be stored before they are acknowledged."""
+        return self._counts.messages
+
+    @property
     def is_store_due(self) -> bool:
         """Whether counts wait to be stored, and should no longer."""
-        return self.counted > 0 and time.monotonic() >= self._store_at
+        counted = self._counts.messages
+        return counted > 0 and (counted >= _STORE_MESSAGES or time.monotonic() >= self._store_at)
 
     def store_soon(self) -> None:
         """Have the counts stored with the next batch."""
         self._store_at = 0.0
 
-    def take_limited(self) -> list[LimitedItem]:
+    def take_counts(self) -> BrakedCounts:
         """Remove and return the counts, to be stored. They come back by `put_back` where they could not be."""
         self._store_at = time.monotonic() + _STORE_SECONDS
-        items, self._limited, self.counted = list(self._limited.values()), {}, 0
-        return items
+        counts, self._counts = self._counts, BrakedCounts(self._counts.generation)
+        return counts
 
-    def put_back(self, items: Iterable[LimitedItem]) -> None:
-        """Add counts that could not be stored."""
-        for item in items:
-            exceeded = ExceededRate(LimitName(item.limit), item.device_id)
-            known = self._limited.setdefault((item.spec.number, exceeded), item)
-            if known is not item:
-                known.count += item.count
-            self.counted += item.count
+    def put_back(self, counts: BrakedCounts) -> None:
+        """Add counts that could not be stored, except those from before `drop`."""
+        if counts.generation == self._counts.generation:
+            self._counts.add(counts)
+
+    def drop(self) -> None:
+        """Drop the counts that are not stored: the broker sends their messages again."""
+        self._counts = BrakedCounts(self._counts.generation + 1)
 
     def _routes_of(self, texts: Iterable[str]) -> dict[str, Route]:
         uuids = {text: uuid for text in texts if (uuid := form.canonical_uuid(text)) is not None}
         return dict(zip(uuids, self._router.routes(list(uuids.values())), strict=True))
-
-    def _count(self, route: Route | None, exceeded: ExceededRate, count: int) -> None:
-        if route is None or route.spec is None:
-            self.unrouted += count
-            return
-        item = self._limited.get((route.spec.number, exceeded))
-        if item is None:
-            # Its message only stands for the others, which are acknowledged already.
-            sample = Incoming("", b"", datetime.now(UTC), qos=0)
-            item = LimitedItem(sample, route.spec, None, exceeded.limit, exceeded.device_id, 0)
-            self._limited[route.spec.number, exceeded] = item
-        item.count += count
-        self.counted += count
 
 
 def publisher_of(route: Route | None) -> Publisher:

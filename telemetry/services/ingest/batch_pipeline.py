@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+import psycopg
 from django.conf import settings
 
 from devices.services.presence.activity import PresenceEvent, PresenceRecorder
@@ -21,11 +22,13 @@ from telemetry.services.storage import overflow
 from telemetry.services.storage.statements import EPOCH_MICROS
 from telemetry.services.storage.tenant_writer import TenantWriter
 from tenants.infrastructure.database import conninfo
+from tenants.infrastructure.retry import first_line
+from tenants.infrastructure.sql_errors import ErrorKind, is_of_tenant, kind_of
 
 from . import queue_probe
 from .admission import Admission
 from .batch_preparation import BatchPreparer
-from .batch_writer import BatchWriter
+from .batch_writer import BatchWriter, messages_of
 from .batches import BatchResult, PreparedBatch
 from .blocked_tenants import BlockedTenantBuffer
 
@@ -113,8 +116,8 @@ class BatchPipeline:
         try:
             results = self._batch_writer.receive(finished) if finished else []
         except BaseException:
-            for unstored in (finished, following):
-                self.admission.put_back(unstored.counts if unstored else ())
+            for unstored in filter(None, (finished, following)):
+                self.admission.put_back(unstored.counts)
             if following:
                 self._batch_writer.release_limits(following)
             raise
@@ -166,8 +169,9 @@ class BatchPipeline:
             self._blocked.set_overflow(schema, True)
 
     def drop_blocked(self) -> None:
-        """Drop the waiting messages: their connection is lost, and the broker sends them again."""
+        """Drop what waits, messages and counts: their connection is lost, and the broker sends the messages again."""
         self._blocked.clear()
+        self.admission.drop()
 
     def tick(self, *, last: bool = False) -> None:
         """Do the chores that are due between batches, or, the `last` time, all of them. Raises as `advance` does."""
@@ -195,18 +199,18 @@ class BatchPipeline:
         """Do everything for a batch that can be done while another is in flight."""
         batch = self.preparer.prepare(messages, self._in_flight.upgraded_devices if self._in_flight else ())
         if counting:
+            batch.counts = self.admission.take_counts()
             self._add_counts(batch)
         batch.packed = self.writer.pack(batch.groups)
         return batch
 
     def _add_counts(self, batch: PreparedBatch) -> None:
-        """Add the counts of braked messages, except of blocked tenants, which keep until these are free."""
+        """Add the counts of braked messages to the other messages of their tenants, except of blocked ones."""
         blocked = self._blocked.schemas
-        for item in self.admission.take_limited():
+        for item in batch.counts.items:
             if item.spec.tenant.schema in blocked:
-                self.admission.put_back([item])
+                batch.waiting_counts.append(item)
             else:
-                batch.counts.append(item)
                 batch.groups.setdefault(item.spec.tenant.schema, []).append(item)
 
     def _restore(self, schema: str, total: BatchResult) -> bool:
@@ -231,9 +235,23 @@ class BatchPipeline:
                 if len(restored.to_acknowledge) < len(messages):  # still blocked
                     return False
                 self._blocked.mark_unlocked(schema)
-        if len(messages) == size:
+        if len(messages) == size or not self._restore_counts(schema):
             return False
         self._blocked.set_overflow(schema, False)
+        return True
+
+    def _restore_counts(self, schema: str) -> bool:
+        """Move the counts of the tenant's refused messages to its own; return whether that was possible."""
+        try:
+            restored = overflow.restore_counts(self.writer.connect(), schema)
+        except psycopg.Error as error:
+            if not is_of_tenant(error):
+                raise
+            if kind_of(error) is ErrorKind.SCHEMA:
+                self._blocked.add_fault(schema, first_line(error))
+            return False
+        if restored:
+            self._blocked.mark_unlocked(schema)
         return True
 
     def _record(
@@ -241,6 +259,7 @@ class BatchPipeline:
     ) -> None:
         """Record newest values and presence of stored messages; then they may be acknowledged."""
         total.tenants = len(batch.groups)
+        total.counts, total.unrouted_limited = batch.counts, batch.unrouted_limited
         total.unrouted += len(batch.unrouted)
         total.to_acknowledge += batch.internal
         total.probes += [one.payload for one in batch.internal if one.topic.startswith(queue_probe.TOPIC_PREFIX)]
@@ -253,7 +272,7 @@ class BatchPipeline:
         for result in results:
             if result.schema in without_presence:
                 # Stored, but their presence is not: it is recorded later, when they are stored again as duplicates.
-                blocked.add(result.schema, [item.incoming for item in result.items])
+                blocked.add(result.schema, messages_of(result.items))
                 if fault := without_presence[result.schema]:
                     self._blocked.add_fault(result.schema, fault)
                 continue
@@ -264,7 +283,7 @@ class BatchPipeline:
             total.duplicates += len(result.duplicates)
             total.quarantined += len(result.quarantined)
             total.limited += sum(item.count for item in result.limited)
-            total.to_acknowledge += [item.incoming for item in result.items]
+            total.to_acknowledge += messages_of(result.items)
 
 
 def presence_events_of(result: TenantResult) -> list[PresenceEvent]:

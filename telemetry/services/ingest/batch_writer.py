@@ -19,6 +19,7 @@ from telemetry.services.pipeline.results import (
     RefusedItem,
     TenantResult,
 )
+from telemetry.services.storage import overflow
 from telemetry.services.storage.optimistic_writer import AlreadyStored
 from telemetry.services.storage.tenant_writer import TenantWriter
 from tenants.infrastructure.retry import first_line, is_database_lost, is_lock_conflict
@@ -62,7 +63,9 @@ class BatchWriter:
             # Behind the messages that wait already.
             items = batch.groups.pop(schema)
             self._preparer.release_limits(items, replayed=batch.replayed)
-            batch.locked[schema] = _messages_of(items) + batch.locked.get(schema, [])
+            batch.waiting_counts += filter(_is_count, items)
+            if messages := messages_of(items):
+                batch.locked[schema] = messages + batch.locked.get(schema, [])
             batch.packed = None
         try:
             if batch.groups:
@@ -89,8 +92,9 @@ class BatchWriter:
     def _settle(self, batch: PreparedBatch, patience_ms: int | None) -> list[TenantResult]:
         try:
             results = self._receive(batch) if patience_ms is None else self._store_each(batch, patience_ms)
-            if batch.unrouted:
-                self._writer.store_unrouted(batch.unrouted)
+            batch.counts.discard(batch.groups.keys())
+            self._store_unrouted(batch)
+            self._store_waiting_counts(batch)
         except BaseException:
             # Some of it may be stored: its commit was not confirmed, or another tenant's was.
             self._latest.mark_incomplete()
@@ -101,6 +105,20 @@ class BatchWriter:
             if fault := self._router.faults.get(schema):
                 self._on_fault(schema, fault)
         return results
+
+    def _store_unrouted(self, batch: PreparedBatch) -> None:
+        if batch.unrouted or batch.counts.unrouted:
+            self._writer.store_unrouted(batch.unrouted, batch.counts.unrouted)
+            batch.unrouted_limited, batch.counts.unrouted = batch.counts.unrouted, 0
+
+    def _store_waiting_counts(self, batch: PreparedBatch) -> None:
+        """Store the counts of blocked tenants in the public schema: their messages cannot be acknowledged before."""
+        if batch.waiting_counts:
+            overflow.add_counts(self._writer.connect(), batch.waiting_counts)
+            schemas = {item.spec.tenant.schema for item in batch.waiting_counts}
+            batch.counts.discard(schemas)
+            for schema in schemas:
+                self._blocked.set_overflow(schema, True)
 
     def _receive(self, batch: PreparedBatch) -> list[TenantResult]:
         """Return the results of all tenants together, or, where that fails, of each by itself."""
@@ -125,6 +143,7 @@ class BatchWriter:
         for schema, items in list(batch.groups.items()):
             try:
                 results += self._store_tenant(schema, items, patience_ms)
+                batch.counts.discard({schema})
             except psycopg.Error as error:
                 if not is_of_tenant(error):
                     raise
@@ -134,7 +153,9 @@ class BatchWriter:
     def _block(self, batch: PreparedBatch, schema: str, error: psycopg.Error) -> None:
         items = batch.groups.pop(schema)
         self._preparer.release_limits(items, replayed=batch.replayed)
-        self._blocked.add(schema, _messages_of(items))
+        batch.waiting_counts += filter(_is_count, items)
+        if messages := messages_of(items):
+            self._blocked.add(schema, messages)
         if is_lock_conflict(error):
             logger.warning("%s is locked: its messages wait", schema)
         else:
@@ -183,9 +204,10 @@ class BatchWriter:
 
 
 def _is_count(item: MessageResult) -> TypeGuard[LimitedItem]:
-    """Return whether the item only stands for messages that were acknowledged."""
+    """Return whether the item only stands for braked messages."""
     return isinstance(item, LimitedItem) and item.result is None
 
 
-def _messages_of(items: Iterable[MessageResult]) -> list[Incoming]:
+def messages_of(items: Iterable[MessageResult]) -> list[Incoming]:
+    """Return the messages of the items; those that counts stand for are acknowledged with these."""
     return [item.incoming for item in items if not _is_count(item)]

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from telemetry.services.pipeline.results import Incoming, LimitedItem, MessageResult, RefusedItem
 from telemetry.services.storage.tenant_writer import PackedBatch
 
+from .braked_counts import BrakedCounts
+
 
 @dataclass(slots=True)
 class LockedMessage:
@@ -24,7 +26,10 @@ class PreparedBatch:
     locked: dict[str, list[Incoming]] = field(default_factory=dict)  # by schema, of blocked tenants
     # The devices (their UUIDs' numbers) whose first message of version 2 is in the batch.
     upgraded_devices: set[int] = field(default_factory=set)
-    counts: list[LimitedItem] = field(default_factory=list)  # those in `groups` that stand for braked messages
+    # Of braked messages: those of tenants that are not blocked are in `groups` too.
+    counts: BrakedCounts = field(default_factory=BrakedCounts)
+    waiting_counts: list[LimitedItem] = field(default_factory=list)  # of blocked tenants
+    unrouted_limited: int = 0  # braked messages of unregistered publishers whose count is stored
     replayed: bool = False  # as in `BatchPreparer.apply_limits`
     packed: PackedBatch | None = None
     error: Exception | None = None  # the reason why it could not be sent
@@ -32,10 +37,12 @@ class PreparedBatch:
 
 @dataclass(slots=True)
 class BatchResult:
-    """The result of a batch's messages over all tenants; `unrouted` belong to none.
+    """The result of a batch's messages over all tenants; `unrouted` belong to none, and `unrouted_limited` are those of
+    them that were only counted.
 
     `to_acknowledge` are safe; the others wait until their tenant's tables are free. `spilled` and `restored` count
-    messages into and out of the overflow. `probes` are the payloads of the listener's own messages.
+    messages into and out of the overflow. `probes` are the payloads of the listener's own messages. `counts` are those
+    of braked messages, which are safe too.
     """
 
     stored: int = 0
@@ -43,8 +50,10 @@ class BatchResult:
     quarantined: int = 0
     limited: int = 0
     unrouted: int = 0
+    unrouted_limited: int = 0
     tenants: int = 0
     spilled: int = 0
     restored: int = 0
     to_acknowledge: list[Incoming] = field(default_factory=list)
+    counts: BrakedCounts = field(default_factory=BrakedCounts)
     probes: list[bytes] = field(default_factory=list)

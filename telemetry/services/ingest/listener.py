@@ -107,7 +107,8 @@ class Listener:
     @property
     def waiting(self) -> int:
         """The number of messages that were read and are not stored yet."""
-        return self._unsent + len(self._in_flight) + self._pipeline.blocked_messages
+        pipeline = self._pipeline
+        return self._unsent + len(self._in_flight) + pipeline.blocked_messages + pipeline.admission.counted
 
     def run_once(self, timeout: float = 0.01) -> int:
         """Wait for the broker up to `timeout` seconds, read, and process a batch when one is due.
@@ -141,6 +142,7 @@ class Listener:
     def drain(self, seconds: float = 5.0) -> None:
         """Stop reading, process the messages that were read, and disconnect; the broker sends the rest again."""
         deadline = time.monotonic() + seconds
+        self._pipeline.admission.store_soon()
         while self.waiting and time.monotonic() < deadline:
             has_unsent = bool(self._unsent)
             if not (self._process_next() or self._in_flight) or not has_unsent:
@@ -193,7 +195,7 @@ class Listener:
         return self._process(batch)
 
     def _next_batch(self) -> list[Incoming]:
-        """Remove and return the next batch; messages of braked publishers are acknowledged, because they are counted.
+        """Remove and return the next batch; messages of braked publishers are counted instead.
 
         All messages where they fit into one batch: then their order is the same for all tenants. Raises the error of a
         lost database.
@@ -202,11 +204,8 @@ class Listener:
         is_small = len(self._received) <= size and self._received_cost <= MAX_BATCH_COST
         if is_small and not self._queues.count and not self._pipeline.refusals.is_braking:
             return self._take_received()
-        braked = self._pipeline.admission.sort(self._received, self._queues)
+        self._pipeline.admission.sort(self._received, self._queues)
         self._take_received()
-        self._session.acknowledge(braked)
-        self.processed += len(braked)
-        self._counters["ingest_messages_total"] += len(braked)
         return self._queues.take(size)
 
     def _take_received(self) -> list[Incoming]:
@@ -218,19 +217,30 @@ class Listener:
 
         0 also when the database is unavailable: then all of them wait as before.
         """
-        admission = self._pipeline.admission
         try:
-            result = self._pipeline.advance(batch, counting=bool(admission.counted) and admission.is_store_due)
+            result = self._pipeline.advance(batch, counting=self._pipeline.admission.is_store_due)
         except DATABASE_LOST as error:
             self._on_database_lost(error, batch)
             return 0
         stored, self._in_flight = self._in_flight, list(batch)
-        if not stored:
+        if not stored and not result.counts.messages:
             return 0
         self._database.reset()
+        self._acknowledge(result)
+        self._note_counted(result)
+        return self._note_stored(stored, result) + result.counts.messages
+
+    def _note_counted(self, result: BatchResult) -> None:
+        self.processed += result.counts.messages
+        self._counters["ingest_messages_total"] += result.counts.messages
+        self._counters["ingest_unrouted_limited_total"] += result.unrouted_limited
+
+    def _note_stored(self, stored: Sequence[Incoming], result: BatchResult) -> int:
+        """Note a finished batch in the metrics, and choose the size of the next; return the number of its messages."""
+        if not stored:
+            return 0
         wanted = max(_MIN_BATCH_SIZE, _MESSAGES_PER_TENANT * result.tenants)
         self._next_batch_size = min(wanted, settings.INGEST_BATCH_MESSAGES)
-        self._acknowledge(result)
         for payload in result.probes:
             self._probe.receive(payload, time.monotonic())
         of_devices = len(stored) - len(result.probes)
@@ -243,6 +253,7 @@ class Listener:
 
     def _acknowledge(self, result: BatchResult) -> None:
         self._session.acknowledge(result.to_acknowledge)
+        self._session.acknowledge_ids(result.counts.mids, result.counts.epoch)
 
     # --- chores -----------------------------------------------------------------------------------------------
 
@@ -253,8 +264,8 @@ class Listener:
             self._publish_probe(now)
         if self._database.is_pausing:
             return
-        if self._pipeline.admission.counted and self._pipeline.admission.is_store_due:
-            self._process()
+        if self._pipeline.admission.is_store_due and self._due_in() > 0:
+            self._process()  # else they are stored with the batch that is due
         self._guarded(self._retry_blocked)
         self._guarded(self._pipeline.tick)
         if now >= self._record_at and self._session.is_connected:
@@ -297,8 +308,6 @@ class Listener:
         activity.record_listener_heartbeat()
         activity.suspend_timeouts(self._pipeline.blocked_schemas)
         tenant_failures.record_failures("ingest", self._pipeline.blocked_tenants, _BLOCKED_SECONDS)
-        admission = self._pipeline.admission
-        self._counters["ingest_unrouted_limited_total"], admission.unrouted = admission.unrouted, 0
         counters, self._counters = self._counters, dict.fromkeys(self._counters, 0)
         gauges = {
             "ingest_waiting": self._unsent + len(self._in_flight),

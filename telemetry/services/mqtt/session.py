@@ -127,6 +127,11 @@ class BrokerSession:
                 [message.mid for message in messages if (message.epoch == epoch or any_epoch) and message.qos]
             )
 
+    def acknowledge_ids(self, mids: Sequence[int], epoch: int) -> None:
+        """Acknowledge messages by their ids on the connection `epoch`, where that is the present one."""
+        if self._manual_ack and (epoch == self._epoch or not self._by_connection):
+            self._client.acknowledge(mids)
+
     def close(self, seconds: float, *, for_good: bool = False) -> None:
         """Write the queued bytes for at most `seconds`, and disconnect; the session ends only with `for_good`."""
         deadline = time.monotonic() + seconds

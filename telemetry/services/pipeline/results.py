@@ -133,7 +133,7 @@ class LimitedItem:
     """A message that exceeds a rate: it is counted under the limit's name, not stored.
 
     `device_id` is set where the limit is the device's own. `result` is None where the device is braked: its messages
-    are not validated, and the item stands for `count` of them, which were acknowledged.
+    are not validated, and the item stands for `count` of them.
     """
 
     incoming: Incoming

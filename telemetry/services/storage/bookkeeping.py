@@ -75,6 +75,13 @@ def add_totals(connection: psycopg.Connection, result: TenantResult) -> None:
     run(connection, _ADD_TOTALS(result.schema), [sum(counts), *counts])
 
 
+def add_limited(connection: psycopg.Connection, schema: str, counts: Mapping[tuple[str, int | None], int]) -> None:
+    """Add messages that were over limits, by (limit's name, device id or None), to the day's totals and limits."""
+    add_limit_counts(connection, schema, counts)
+    total = sum(counts.values())
+    run(connection, _ADD_TOTALS(schema), [total, 0, 0, 0, total])
+
+
 def _count_by_limit(result: TenantResult) -> Counter[tuple[str, int | None]]:
     """Return the number of refused messages by (limit, device id where the limit is the device's own)."""
     counts: Counter[tuple[str, int | None]] = Counter()

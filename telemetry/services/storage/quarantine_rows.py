@@ -10,7 +10,7 @@ from psycopg import sql
 from telemetry.services.pipeline.results import RefusedItem
 from telemetry.services.pipeline.validation import fingerprint
 
-from . import device_events
+from . import device_events, suppression
 from .suppression import UNROUTED, QuarantineRow, QuarantineSuppressor
 
 _INSERT = (
@@ -41,15 +41,17 @@ def add_quarantined(
 
 
 def add_unrouted(
-    connection: psycopg.Connection, suppressor: QuarantineSuppressor, refused: Sequence[RefusedItem]
+    connection: psycopg.Connection, suppressor: QuarantineSuppressor, refused: Sequence[RefusedItem], limited: int
 ) -> None:
-    """Store messages that belong to no tenant, for staff."""
+    """Store messages that belong to no tenant, for staff, and the number of those that were over a rate."""
     suppressor.load_day(connection, UNROUTED)
     with suppressor.transaction():
         kept, suppressed = suppressor.split(UNROUTED, _rows(refused))
-        with connection.transaction() if suppressed else nullcontext():
+        with connection.transaction() if suppressed or limited else nullcontext():
             _upsert(connection, sql.Identifier("public", "tenants_unroutedmessage"), sql.SQL(""), kept)
             suppressor.write_counts(connection, UNROUTED, suppressed)
+            if limited:
+                suppression.add_limited_unrouted(connection, limited)
 
 
 def _upsert(

@@ -79,6 +79,15 @@ _ADD_UNROUTED_COUNTS = (
 ).encode()
 
 
+# Messages that were not validated, so that only this is known of them.
+LIMITED = "rate_limited"
+_LIMITED_DETAIL = "Messages of unregistered publishers beyond their common rate of refusals."
+_ADD_LIMITED_UNROUTED = (
+    "INSERT INTO public.tenants_unroutedflood AS f (day, reason, source, times, detail, last_received_at)"  # noqa: S608
+    " VALUES ((now() AT TIME ZONE 'UTC')::date, $1, '', $2, $3, now())" + _UPDATE.format(key="day, reason, source")
+).encode()
+
+
 class SuppressionKey(NamedTuple):
     """Common attributes of similar messages. Without device and source: all unregistered sources together."""
 
@@ -224,6 +233,11 @@ class QuarantineSuppressor:
             ]
             insert = _ADD_COUNTS(schema) if schema != UNROUTED else _ADD_UNROUTED_COUNTS
             run(connection, insert, [self._days[schema].day, *arrays])
+
+
+def add_limited_unrouted(connection: psycopg.Connection, count: int) -> None:
+    """Add to the day's number of unrouted messages that were over the rate of unregistered publishers."""
+    run(connection, _ADD_LIMITED_UNROUTED, [LIMITED, count, _LIMITED_DETAIL])
 
 
 def source_of(topic: str) -> str:

@@ -115,9 +115,9 @@ class TenantWriter:
                     after(connection, result)
         return result
 
-    def store_unrouted(self, refused: Sequence[RefusedItem]) -> None:
-        """Keep messages that belong to no tenant, for staff."""
-        quarantine_rows.add_unrouted(self.connect(), self._suppressor, refused)
+    def store_unrouted(self, refused: Sequence[RefusedItem], limited: int = 0) -> None:
+        """Keep messages that belong to no tenant, for staff; `limited`: how many more are only counted."""
+        quarantine_rows.add_unrouted(self.connect(), self._suppressor, refused, limited)
 
     def forget(self, schema: str) -> None:
         """Forget what is known of the tenant's tables, which may have been created anew."""
