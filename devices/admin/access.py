@@ -152,8 +152,8 @@ class AuditEntryAdmin(ReadOnly, TenantModelAdmin):
 
     list_display: ClassVar = ["at", "user_label", "done", "object_type", "object_label", "detail"]
     list_filter: ClassVar = [("action", ActionFilter), "object_type"]
-    search_fields: ClassVar = ["user_label", "object_label", "detail"]
-    fields: ClassVar = ["at", "user_label", "done", "object_type", "object_label", "detail"]
+    search_fields: ClassVar = ["user_label", "object_label", "detail", "=request_id", "=address"]
+    fields: ClassVar = ["at", "user_label", "address", "request_id", "done", "object_type", "object_label", "detail"]
     readonly_fields: ClassVar = fields
 
     @display(description=_("action"), ordering="action")

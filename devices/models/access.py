@@ -152,6 +152,10 @@ class AuditEntry(models.Model):
     at = models.DateTimeField(_("time"), auto_now_add=True)
     user_id = models.BigIntegerField(null=True)
     user_label = models.CharField(_("user"), max_length=150)
+    key_id = models.BigIntegerField(null=True)
+    # Of the request; empty for what the platform and its workers do.
+    request_id = models.CharField(_("request"), max_length=64, blank=True, db_default="")
+    address = models.CharField(_("address"), max_length=45, blank=True, db_default="")
     action = models.CharField(_("action"), max_length=40)
     object_type = models.CharField(_("object type"), max_length=80)
     object_id = models.CharField(max_length=64)

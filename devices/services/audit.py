@@ -5,6 +5,7 @@ from typing import NamedTuple
 from django.db.models import Model
 
 from devices.models import ApiKey, AuditEntry
+from tenants.infrastructure import request_context
 from tenants.models import User
 
 
@@ -25,9 +26,13 @@ def record(actor: Actor, action: str, obj: Model, detail: str = "") -> None:
 
 def entry(actor: Actor, action: str, obj: Model, detail: str = "") -> AuditEntry:
     """Return the entry that `record` writes, for bulk creation."""
+    request = request_context.current.get()
     return AuditEntry(
         user_id=named(actor).user_id,
         user_label=label(actor),
+        key_id=actor.pk if isinstance(actor, ApiKey) else None,
+        request_id=request.request_id,
+        address=request.address[:45],
         action=action,
         object_type=obj._meta.label_lower,
         object_id=str(obj.pk),

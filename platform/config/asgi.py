@@ -17,6 +17,7 @@ from django.conf import settings  # noqa: E402 (what follows needs the settings)
 from tenants.api.errors import body  # noqa: E402
 from tenants.infrastructure.client_address import address_group, client_address  # noqa: E402
 from tenants.infrastructure.request_bodies import BodyLimits, BoundedBodies, Scope  # noqa: E402
+from tenants.request_ids import asgi_with_request_id  # noqa: E402
 from tenants.security_headers import asgi_with_headers  # noqa: E402
 
 # The pages and endpoints that take a file.
@@ -63,4 +64,4 @@ _bounded = BoundedBodies(
     address_of=_address_of,
     refusal_body=_refusal_body,
 )
-application = asgi_with_headers(_bounded)
+application = asgi_with_request_id(asgi_with_headers(_bounded))

@@ -69,6 +69,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 MIDDLEWARE = [
     "tenants.security_headers.set_security_headers",
     "tenants.middleware.trust_proxies",
+    "tenants.request_ids.set_request_id",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "tenants.middleware.TenantMiddleware",
@@ -411,13 +412,18 @@ Q_CLUSTER = {
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"tenant": {"()": "django_tenants.log.TenantContextFilter"}},
+    "filters": {
+        "tenant": {"()": "django_tenants.log.TenantContextFilter"},
+        "request": {"()": "tenants.infrastructure.request_context.RequestIdFilter"},
+    },
     "formatters": {
-        "line": {"format": "%(asctime)s %(levelname)s %(name)s [%(schema_name)s] %(message)s"},
+        "line": {"format": "%(asctime)s %(levelname)s %(name)s [%(schema_name)s] [%(request_id)s] %(message)s"},
     },
     "handlers": {
-        "console": {"class": "logging.StreamHandler", "filters": ["tenant"], "formatter": "line"},
+        "console": {"class": "logging.StreamHandler", "filters": ["tenant", "request"], "formatter": "line"},
     },
+    # The access log of uvicorn, with the id of the request.
+    "loggers": {"uvicorn.access": {"handlers": ["console"], "level": "INFO", "propagate": False}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
 }
 
