@@ -1,4 +1,5 @@
 from .access import ApiKey, AuditEntry, BrokerPassword
+from .idempotency import StoredAnswer
 from .imports import DeviceImport
 from .inventory import Component, Device, DeviceCredential
 from .metadata import ComponentType, HardwareModel, Metric, Unit
@@ -24,5 +25,6 @@ __all__ = [
     "RotationMember",
     "StatusChange",
     "StatusFeed",
+    "StoredAnswer",
     "Unit",
 ]

@@ -1,6 +1,7 @@
 """`X-Request-ID`: on every answer, in the log lines of the request, and in its audit entries."""
 
 import http.client
+import io
 import logging
 import re
 from pathlib import Path
@@ -68,9 +69,9 @@ def test_outside_of_requests_there_is_none(api: Api) -> None:
     assert current.get() == ("", "")
 
 
-def test_the_wsgi_entry_point_sets_it_where_django_answers_without_middleware() -> None:
+def test_the_wsgi_entry_point_sets_it_on_every_answer(db: None) -> None:
     heads: list[Any] = []
-    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/healthz", "wsgi.input": None, "HTTP_X_REQUEST_ID": "a b"}
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/healthz", "wsgi.input": io.BytesIO(), "HTTP_X_REQUEST_ID": "a b"}
     environ |= {"SERVER_NAME": "localhost", "SERVER_PORT": "80"}
     wsgi(environ, lambda status, headers, *_: heads.append(dict(headers)))
     assert _GENERATED.fullmatch(heads[0]["X-Request-ID"])

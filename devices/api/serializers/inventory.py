@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from devices.api.idempotency import NULL_WHEN_REPEATED
 from devices.models import Device, DeviceCredential, DeviceStatus, HardwareModel
 from devices.models.base import validate_key
 from devices.services.presence import descriptions, overview
@@ -146,12 +147,12 @@ class CredentialsSerializer(serializers.Serializer):
     """Credentials of a device. They are shown in this answer only."""
 
     uuid = serializers.UUIDField()
-    secret = serializers.CharField(help_text="Signs the device's messages.")
+    secret = serializers.CharField(allow_null=True, help_text=f"Signs the device's messages; {NULL_WHEN_REPEATED}")
     kid = serializers.IntegerField(help_text="The version of the secret, in the header of version 2 signatures.")
     mqtt_host = serializers.CharField()
     mqtt_port = serializers.IntegerField()
     mqtt_username = serializers.CharField(help_text="Also the client id.")
-    mqtt_password = serializers.CharField()
+    mqtt_password = serializers.CharField(allow_null=True, help_text=NULL_WHEN_REPEATED)
 
 
 class RegisteredDeviceSerializer(DeviceSerializer):

@@ -7,6 +7,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 
+from devices.api.idempotency import NULL_WHEN_REPEATED
 from devices.models import ApiKey
 from tenants.api.serializers.base import StrictSerializer, Timestamp
 
@@ -54,7 +55,7 @@ class IssuedApiKeySerializer(ApiKeySerializer):
     issued while the broker was unavailable has no account there and cannot get one: issue another.
     """
 
-    key = serializers.CharField(read_only=True)
+    key = serializers.CharField(read_only=True, allow_null=True, help_text=NULL_WHEN_REPEATED)
 
     class Meta(ApiKeySerializer.Meta):
         fields: ClassVar = [*ApiKeySerializer.Meta.fields, "key"]

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from devices.api.idempotency import NULL_WHEN_REPEATED
 from devices.models import RotationCampaign, RotationMember
 from devices.services.rotation import campaigns
 from tenants.api.serializers.base import StrictSerializer, Timestamp
@@ -164,5 +165,8 @@ class TokenSerializer(serializers.Serializer):
     device = serializers.UUIDField(source="uuid")
     name = serializers.CharField()
     kid = serializers.IntegerField()
-    token = serializers.CharField(help_text="For `sys/wrapping/unwrap` of Vault, as X-Vault-Token.")
+    token = serializers.CharField(
+        allow_null=True,
+        help_text=f"For `sys/wrapping/unwrap` of Vault, as X-Vault-Token; {NULL_WHEN_REPEATED}",
+    )
     expires_at = serializers.DateTimeField()

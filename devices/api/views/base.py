@@ -1,6 +1,6 @@
 """Base classes of views that change a tenant's objects with an audit row, and the handler of errors."""
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from django.db import transaction
 from django.db.models import Model
@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 
+from devices.api.idempotency import answering_once
 from devices.models import ApiKey
 from devices.services import audit
 from devices.services.broker.errors import BrokerUnavailable
@@ -34,7 +35,18 @@ class DeviceErrorHandler(ApiErrorHandler):
 
 
 class AuditedView(TenantView):
-    """A view whose requests change something."""
+    """A view whose requests change something. A POST with an `Idempotency-Key` is carried out once."""
+
+    accepts_idempotency_key = True
+    # Members of the answers to POST that are never stored, in addition to those of `devices.api.idempotency`.
+    secret_members: ClassVar[frozenset[str]] = frozenset()
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Check the request before its handler runs."""
+        super().initial(request, *args, **kwargs)
+        if request.method == "POST":
+            handler = getattr(self, "post", self.http_method_not_allowed)
+            setattr(self, "post", answering_once(handler, self.secret_members))  # noqa: B010 (REST framework's name)
 
     @property
     def acting_user(self) -> User | ApiKey:

@@ -21,6 +21,7 @@ class ApiKeyViewSet(mixins.ListModelMixin, AuditedView, ObjectsView, viewsets.Ge
 
     role_to_read = role_to_write = Role.ADMIN
     open_to_keys = False
+    secret_members = frozenset({"key"})
     http_method_names = ("get", "head", "post", "delete")
     lookup_value_converter = "int"
     lookup_field = "pk"

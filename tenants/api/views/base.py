@@ -26,6 +26,8 @@ class StrictView(APIView):
     """Rejects unknown query parameters, and keeps responses out of caches."""
 
     how_to_authenticate: ClassVar[str | Promise] = _("Log in first.")
+    # Whether a POST with this header is carried out once; elsewhere it is rejected.
+    accepts_idempotency_key: ClassVar[bool] = False
 
     def known_parameters(self) -> Iterable[str]:
         """Return the query parameters of a GET."""
@@ -40,8 +42,10 @@ class StrictView(APIView):
         super().initial(request, *args, **kwargs)
         if request.method in ("GET", "HEAD"):
             refuse_unknown_parameters(request, self.known_parameters(), self.repeatable_parameters())
-        else:
-            refuse_unknown_parameters(request, ())
+            return
+        refuse_unknown_parameters(request, ())
+        if request.method == "POST" and "Idempotency-Key" in request.headers and not self.accepts_idempotency_key:
+            raise ValidationError({"Idempotency-Key": _t("This address does not accept 'Idempotency-Key'.")})
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Response:
         response = super().finalize_response(request, response, *args, **kwargs)
