@@ -144,6 +144,7 @@ ROWS: list[Row] = [
     ("GET", "api/v1/events/?device={device}", READ, 200, None),
     ("GET", "api/v1/api-keys/", IN_PERSON, 200, None),
     ("POST", "api/v1/api-keys/", IN_PERSON, 201, {"name": "new", "scope": "write"}),
+    ("GET", "api/v1/api-keys/{api_key}/", IN_PERSON, 200, None),
     ("DELETE", "api/v1/api-keys/{api_key}/", IN_PERSON, 204, None),
     ("GET", "api/schema/", PUBLIC, 200, None),
     ("GET", "api/docs/", PUBLIC, 200, None),

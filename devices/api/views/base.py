@@ -16,6 +16,7 @@ from devices.models import ApiKey
 from devices.services import audit
 from devices.services.broker.errors import BrokerUnavailable
 from devices.services.vault.secret_store import SecretsUnavailable
+from tenants.api.entity_tags import TaggedObject
 from tenants.api.errors import ApiErrorHandler, ErrorSerializer, Unavailable
 from tenants.api.views.base import ObjectsView, TenantView
 from tenants.models import User
@@ -54,8 +55,8 @@ class AuditedView(TenantView):
         return cast("User | ApiKey", self.request.user)
 
 
-class AuditedUpdate(mixins.UpdateModelMixin, AuditedView, ObjectsView):
-    """PATCH, with the audit row in the same transaction."""
+class AuditedUpdate(TaggedObject, mixins.UpdateModelMixin, AuditedView, ObjectsView):
+    """PATCH, with the audit row in the same transaction, and the ETag of the object."""
 
     def perform_update(self, serializer: BaseSerializer[Any]) -> None:
         """Change the object by its service."""

@@ -10,13 +10,16 @@ from rest_framework.response import Response
 from devices.api.serializers import keys as serializers
 from devices.models import ApiKey
 from devices.services import api_keys
+from tenants.api.entity_tags import TaggedObject
 from tenants.api.views.base import ObjectsView
 from tenants.services.roles import Role
 
 from .base import AuditedView
 
 
-class ApiKeyViewSet(mixins.ListModelMixin, AuditedView, ObjectsView, viewsets.GenericViewSet):
+class ApiKeyViewSet(
+    TaggedObject, mixins.RetrieveModelMixin, mixins.ListModelMixin, AuditedView, ObjectsView, viewsets.GenericViewSet
+):
     """The tenant's API keys. What was issued is shown once; afterwards only its first characters are known."""
 
     role_to_read = role_to_write = Role.ADMIN
@@ -28,6 +31,10 @@ class ApiKeyViewSet(mixins.ListModelMixin, AuditedView, ObjectsView, viewsets.Ge
     lookup_url_kwarg = "id"
     queryset = ApiKey.objects.order_by("name", "id")
     serializer_class = serializers.ApiKeySerializer
+
+    def edited_members(self) -> frozenset[str]:
+        """Return what a person changes: everything but the last use."""
+        return frozenset(serializers.ApiKeySerializer().fields) - {"last_used_at"}
 
     @extend_schema(request=serializers.NewApiKeySerializer, responses={201: serializers.IssuedApiKeySerializer})
     def create(self, request: Request) -> Response:

@@ -16,6 +16,7 @@ from devices.models import MaintenanceWindow, PresenceSettings
 from devices.services import audit
 from devices.services.presence import status_changes
 from tenants.api import cursors
+from tenants.api.entity_tags import TaggedView
 from tenants.api.errors import ErrorSerializer
 from tenants.api.views.base import CursorPageView, ParametersView
 from tenants.services.roles import Role
@@ -118,8 +119,20 @@ class MaintenanceWindowViewSet(TenantModelViewSet):
     filterset_class = filters.MaintenanceWindowFilter
 
 
-class PresenceSettingsView(AuditedView):
+class PresenceSettingsView(TaggedView, AuditedView):
     """The tenant's rules of presence."""
+
+    def lock_object(self) -> None:
+        """Lock the settings until the end of the transaction; create them if they were never changed."""
+        PresenceSettings.objects.select_for_update().get_or_create(pk=1)
+
+    def object_serializer(self) -> shapes.PresenceSettingsSerializer:
+        """Return the serializer of the settings as they are."""
+        return shapes.PresenceSettingsSerializer(PresenceSettings.current())
+
+    def object_serializer_class(self) -> type[shapes.PresenceSettingsSerializer]:
+        """Return the class of the serializer."""
+        return shapes.PresenceSettingsSerializer
 
     @extend_schema(operation_id="presence_settings", responses=shapes.PresenceSettingsSerializer)
     def get(self, request: Request) -> Response:
