@@ -73,6 +73,10 @@ def test_exactly_repeated_keys_are_refused(members: Members, ascii_only: bool, e
         '{"a": 1, "a": "\\u003a"}',
         '{"a": 1, "a": "\\u003A"}',
         '{"a": "::", "a": ""}',
+        # As many colons as a usual message has of these members.
+        '{"timestamp": "", "a": {"timestamp": "1:2"}, "a": 1}',
+        '{"value": {"a": 1, "a": 2}, "timestamp": ":"}',
+        '{"value": {"a": 1}, "a": 1, "a": {"b": 1}}',
         '{"a": 1, "b": 2, "a": 3}',
     ],
 )

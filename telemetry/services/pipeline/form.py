@@ -21,6 +21,8 @@ _STATUS = ["device", "lwt", "status"]
 MAX_NESTING = 254
 # A colon in a string can also be written so, which changes their number.
 _ESCAPED_COLON = b"\\u003"
+# As a number: `in` takes five times as long to find a byte string of one byte.
+_BACKSLASH = ord("\\")
 
 
 def parse_topic(topic: str) -> Topic:
@@ -75,7 +77,7 @@ def check_size(payload: bytes, maximum: int, limits: LimitSpec | None = None) ->
 def parse_object(payload: bytes) -> dict[str, Any]:
     """Return the JSON object in the payload. Raises Refusal (`malformed`) with the place of the error."""
     document = load_object(payload)
-    check_keys(payload, orjson.dumps(document).count(b":"))
+    check_keys(payload, document)
     return document
 
 
@@ -100,18 +102,30 @@ def _check_nesting(document: dict[str, Any]) -> None:
         raise Refusal("malformed", f"The payload must not be nested more deeply than {MAX_NESTING} levels.") from error
 
 
-def check_keys(payload: bytes, colons: int) -> None:
+def check_keys(payload: bytes, document: dict[str, Any]) -> None:
     """Raise Refusal (`malformed`) for an object with a repeated key: of its values only the last would be evaluated.
 
-    `colons`: their number in a JSON text of the parsed payload, without escaped ones. Each member has a colon, so a
-    repeated key makes them fewer than in the payload; the exact check reads only payloads for which they differ.
+    `document` is the parsed payload. Each member has a colon, so a repeated key makes the document's colons fewer than
+    the payload's; the exact check reads only payloads for which they differ.
     """
-    if payload.count(b":") == colons and (b"\\" not in payload or _ESCAPED_COLON not in payload):
-        return
+    if _BACKSLASH not in payload or _ESCAPED_COLON not in payload:
+        colons = payload.count(b":")
+        if colons == _usual_colons(document) or colons == orjson.dumps(document).count(b":"):
+            return
     try:
         json.loads(payload, object_pairs_hook=_unique_members)
     except RecursionError as error:
         raise Refusal("malformed", "The payload is nested too deeply.") from error
+
+
+def _usual_colons(document: dict[str, Any]) -> int:
+    """Return the number of colons of a usual message, and never more than a JSON text of the document has: those of
+    its members, of the members of `value`, and in the timestamp. A text of any other message takes longer to write.
+    """
+    colons, value, time = len(document), document.get("value"), document.get("timestamp")
+    if value.__class__ is dict:
+        colons += len(value)
+    return colons + time.count(":") if time.__class__ is str else colons
 
 
 def is_token(payload: bytes) -> bool:

@@ -89,8 +89,7 @@ def _verify_v1(
 
 def _signed_v1(message: dict[str, Any], payload: bytes, text: bytes, key: KeySpec) -> SignedMessage:
     """Return the verified message. Raises Refusal for a repeated key, which the signature does not show."""
-    # Of the text, without the time in front of the JSON, and with the colon of the member hmac.
-    form.check_keys(payload, text.count(b":") - str(message.get("timestamp")).count(":") + 1)
+    form.check_keys(payload, message)
     return SignedMessage(message, text, 1, key.version)
 
 
