@@ -54,6 +54,11 @@ def _verify_v2(token: bytes, key: bytes) -> dict[str, Any]:
     return form.parse_object(signature.verified_payload(token, key))
 
 
+@given(st.binary(max_size=200), st.binary(max_size=500))
+def test_the_hmac_is_that_of_the_standard_library(key: bytes, text: bytes) -> None:
+    assert signature.hmac_sha256(key, text) == hmac.digest(key, text, "sha256")
+
+
 def test_no_vector_is_left_out() -> None:
     assert len(V1) + len(V2) == len(VECTORS) == 35
 
