@@ -22,16 +22,28 @@ _UNBOUNDED = 1 << 60
 
 
 class _TenantQueue:
-    """A tenant's messages by device, in the order of the devices' turns."""
+    """A tenant's messages by device, in the order of the devices' turns.
+
+    Most devices have one message, which needs no queue of its own.
+    """
 
     __slots__ = ("deficit", "devices", "quantum")
 
     def __init__(self, quantum: int) -> None:
         self.quantum, self.deficit = quantum, 0
-        self.devices: OrderedDict[int, deque[Incoming]] = OrderedDict()
+        self.devices: OrderedDict[int, Incoming | deque[Incoming]] = OrderedDict()
 
     def __bool__(self) -> bool:
         return bool(self.devices)
+
+    def add(self, device: int, message: Incoming) -> None:
+        waiting = self.devices.get(device)
+        if waiting is None:
+            self.devices[device] = message
+        elif isinstance(waiting, deque):
+            waiting.append(message)
+        else:
+            self.devices[device] = deque((waiting, message))
 
     def take(self, batch: list[Incoming], size: int, left: int) -> tuple[int, bool]:
         """Move messages within the deficit to the batch, a device's after another's; return their cost, and whether
@@ -39,25 +51,29 @@ class _TenantQueue:
         """
         devices, deficit, used = self.devices, self.deficit, 0
         while devices and len(batch) < size and used < left:
-            device, queue = next(iter(devices.items()))
-            message = queue[0]
+            device, waiting = devices.popitem(last=False)
+            message = waiting[0] if isinstance(waiting, deque) else waiting
             cost = MESSAGE_COST + len(message.payload) + len(message.topic)
             if used + cost > deficit:
+                devices[device] = waiting
+                devices.move_to_end(device, last=False)
                 self.deficit = deficit - used
                 return used, True
             batch.append(message)
             used += cost
-            if len(queue) == 1:
-                del devices[device]
-            else:
-                queue.popleft()
-                devices.move_to_end(device)
+            if isinstance(waiting, deque):
+                waiting.popleft()
+                if waiting:
+                    devices[device] = waiting
         self.deficit = deficit - used
         return used, False
 
     def remove_all(self) -> Iterator[Incoming]:
-        for queue in self.devices.values():
-            yield from queue
+        for waiting in self.devices.values():
+            if isinstance(waiting, deque):
+                yield from waiting
+            else:
+                yield waiting
         self.devices.clear()
 
 
@@ -81,11 +97,7 @@ class TenantQueues:
         queue = self._queues.get(schema)
         if queue is None:
             queue = self._queues[schema] = _TenantQueue(_QUANTUM if schema != UNKNOWN else _UNKNOWN_QUANTUM)
-        waiting = queue.devices.get(device)
-        if waiting is None:
-            queue.devices[device] = deque((message,))
-        else:
-            waiting.append(message)
+        queue.add(device, message)
         self.count += 1
         self.cost += MESSAGE_COST + len(message.payload) + len(message.topic)
 
