@@ -35,7 +35,9 @@ def normalize(message: dict[str, Any], component: ComponentSpec) -> NormalizedVa
     objects: list[Any] = []
     has_more = False
     for holder, token, known, members in component.layout.nodes:
-        node = message if holder < 0 else _member(objects[holder], token)
+        node = message if holder < 0 else objects[holder]
+        if holder >= 0:
+            node = node.get(token) if node.__class__ is dict else _member(node, token)
         objects.append(node)
         if node.__class__ is dict:
             if not node.keys() <= known:
@@ -56,7 +58,7 @@ def normalize(message: dict[str, Any], component: ComponentSpec) -> NormalizedVa
             measurements.append(_new(Measurement, (member.key, value, member.unit, member.value_type)))
     if has_more and component.unmapped != IGNORE:
         return NormalizedValues(measurements, *unmapped_values.collect(message, component))
-    return NormalizedValues(measurements)
+    return _new(NormalizedValues, (measurements, _NONE, False))
 
 
 def read_timestamp(value: Any) -> datetime:
