@@ -9,9 +9,10 @@ message is deferred. Revocation does not pass through here: it is in the device'
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -29,6 +30,9 @@ _MISSING_SECONDS = 5.0
 _REFRESHES_PER_SECOND = 20
 _SWEEP_SECONDS = (1.0, 5.0)
 _MAX_PENDING = 50_000
+
+
+_NO_KEYS: dict[int, Any] = {}
 
 
 class KeyUnavailable(Exception):
@@ -83,8 +87,7 @@ class Keyring:
             self._collect()
         if time.monotonic() >= self._sweep_at:
             self._sweep()
-        missing = [name for spec in specs for name in self._uncached_keys(spec)]
-        if missing:
+        if missing := self._uncached_keys(specs):
             self._fetch(missing)
 
     def forget(self) -> None:
@@ -97,12 +100,16 @@ class Keyring:
         """End the threads that read keys."""
         self._reader.close()
 
-    def _uncached_keys(self, spec: DeviceSpec) -> Iterator[KeyName]:
-        schema, number = spec.tenant.schema, spec.number
-        cached = self._keys.get(schema, {})
-        for key in spec.keys:
-            if number not in cached.get(key.version, ()) and (key.not_after is None or key.not_after > timezone.now()):
-                yield schema, spec.uuid, key.version
+    def _uncached_keys(self, specs: Iterable[DeviceSpec]) -> list[KeyName]:
+        missing: list[KeyName] = []
+        for spec in specs:
+            cached = self._keys.get(spec.tenant.schema, _NO_KEYS)
+            for key in spec.keys:
+                if spec.number not in cached.get(key.version, _NO_KEYS) and (
+                    key.not_after is None or key.not_after > timezone.now()
+                ):
+                    missing.append((spec.tenant.schema, spec.uuid, key.version))
+        return missing
 
     def _get_uncached(self, name: KeyName) -> bytes | None:
         if self._missing.get(name, 0.0) > time.monotonic():
