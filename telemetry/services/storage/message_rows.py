@@ -4,7 +4,7 @@ The counters show which messages of a device are repeated, and which are missing
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -17,6 +17,8 @@ from .statements import per_schema, run
 _MESSAGES = "{message} (device_id, time, fingerprint, received_at, topic, payload, signature, key_version, late)"
 _READINGS = "{reading} (series_id, time, value, text)"
 _TABLES = {"message": "telemetry_message", "reading": "telemetry_reading"}
+# A named tuple's own constructor does the same through a function in Python.
+_new = tuple.__new__
 _SEQUENCE = {"sequence": "telemetry_devicesequence"}
 
 # With `message_arrays` and `reading_arrays`.
@@ -91,7 +93,7 @@ def message_arrays(items: Sequence[AcceptedItem]) -> list[statements.Array]:
         statements.int8_array([item.spec.device_id for item in items]),
         statements.time_array([statements.micros(item.result.time) for item in items]),
         statements.uuid_array([item.result.fingerprint for item in items]),
-        statements.time_array([statements.micros(item.incoming.received_at) for item in items]),
+        statements.time_array(_received_micros(items)),
         statements.text_array([item.incoming.topic for item in items]),
         statements.bytes_array([item.incoming.payload for item in items]),
         statements.int2_array([item.result.signature for item in items]),
@@ -100,13 +102,36 @@ def message_arrays(items: Sequence[AcceptedItem]) -> list[statements.Array]:
     ]
 
 
+def _received_micros(items: Iterable[AcceptedItem]) -> list[int]:
+    """Return when each message was received: one object for all messages of one read."""
+    found: list[int] = []
+    moment, micros = None, 0
+    for item in items:
+        if item.incoming.received_at is not moment:
+            moment = item.incoming.received_at
+            micros = statements.micros(moment)
+        found.append(micros)
+    return found
+
+
 def reading_arrays(rows: Sequence[ReadingRow]) -> list[statements.Array]:
     """Return the readings as one array for each column."""
+    values = [row[2] for row in rows]
     return [
         statements.int8_array([row[0] for row in rows]),
         statements.time_array([row[1] for row in rows]),
-        statements.float8_array([None if isinstance(row[2], str) else float(row[2]) for row in rows]),
-        statements.text_array([row[2] if isinstance(row[2], str) else None for row in rows]),
+        *(_mixed_arrays(values) if str in set(map(type, values)) else _number_arrays(values)),
+    ]
+
+
+def _number_arrays(values: Sequence[Any]) -> list[statements.Array]:
+    return [statements.float8_array(values), statements.null_texts(len(values))]
+
+
+def _mixed_arrays(values: Sequence[float | str]) -> list[statements.Array]:
+    return [
+        statements.float8_array([None if isinstance(value, str) else value for value in values]),
+        statements.text_array([value if isinstance(value, str) else None for value in values]),
     ]
 
 
@@ -130,13 +155,15 @@ def counter_of(item: AcceptedItem) -> MessageCounter | None:
 def counters_of(items: Iterable[AcceptedItem]) -> list[MessageCounter]:
     """Return the counters of the messages that have one."""
     return [
-        MessageCounter(item.spec.device_id, *item.result.counter) for item in items if item.result.counter is not None
+        _new(MessageCounter, (item.spec.device_id, *item.result.counter))
+        for item in items
+        if item.result.counter is not None
     ]
 
 
 def counter_arrays(counters: Sequence[MessageCounter]) -> list[statements.Array]:
     """Return the counters as one array for each column."""
-    return [statements.int8_array([counter[column] for counter in counters]) for column in range(3)]
+    return [statements.int8_array(column) for column in zip(*counters, strict=True)] or [statements.int8_array(())] * 3
 
 
 def lock_and_find_seen(

@@ -49,7 +49,7 @@ def pack(accepted: list[AcceptedItem], result: TenantResult, series: SeriesIds) 
     counters = message_rows.counters_of(accepted)
     if len(set(counters)) != len(counters):
         raise AlreadyStored
-    boots = len({(counter.device_id, counter.boot) for counter in counters})
+    boots = len({counter[:2] for counter in counters})
     parameters = [
         *message_rows.message_arrays(accepted),
         *message_rows.reading_arrays(result.readings),

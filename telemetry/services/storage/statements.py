@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.adapt import AdaptersMap, Dumper
 from psycopg.pq import Format
 
+_NULL = b"\xff\xff\xff\xff"
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 # The zero of `micros`, in microseconds since 1970.
 EPOCH_MICROS = 946_684_800_000_000
@@ -155,6 +156,11 @@ def text_array(values: Sequence[str | None]) -> TextArray:
     return TextArray(_variable(25, [None if value is None else value.encode() for value in values]))
 
 
+def null_texts(count: int) -> TextArray:
+    """Return so many NULLs as text[]."""
+    return TextArray(_header(25, count) + _NULL * count)
+
+
 def register_arrays(adapters: AdaptersMap) -> None:
     """Register the array types as parameters of a connection."""
     for kind in Array.__subclasses__():
@@ -185,11 +191,11 @@ def _variable(element: int, values: Iterable[bytes | None]) -> bytes:
     parts = [_header(element, len(listed))]
     for value in listed:
         if value is None:
-            parts.append(b"\xff\xff\xff\xff")
+            parts.append(_NULL)
         else:
             parts += (len(value).to_bytes(4), value)
     return b"".join(parts)
 
 
 def _float_or_null(value: float | None) -> bytes:
-    return b"\xff\xff\xff\xff" if value is None else struct.pack(">id", 8, value)
+    return _NULL if value is None else struct.pack(">id", 8, value)
