@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
-DeviceKey = tuple[str, int, UUID]  # schema, id, UUID
+DeviceKey = tuple[str, int]  # schema, id
+EventKind = Literal["birth", "telemetry", "will"]
 DeviceSignal = tuple[int, UUID, Signal]  # device id, UUID, signal
 
 
@@ -40,7 +41,7 @@ class PresenceEvent:
     `at` is when the server received it; `session_at` is a birth's own time; `timeout` in seconds.
     """
 
-    kind: Literal["birth", "telemetry", "will"]
+    kind: EventKind
     schema: str
     device_id: int
     uuid: UUID
@@ -51,8 +52,8 @@ class PresenceEvent:
 
     @property
     def device(self) -> DeviceKey:
-        """Return the key of the device: schema, id, UUID."""
-        return self.schema, self.device_id, self.uuid
+        """Return the key of the device: schema and id, because a UUID is hashed by a function in Python."""
+        return self.schema, self.device_id
 
 
 class PresenceRecorder:
@@ -78,8 +79,8 @@ class PresenceRecorder:
         """
         is_urgent = False
         for event in events:
-            device = event.device
             if event.kind != "will":
+                device = event.device
                 known = self._unsent.get(device)
                 if known is None or known.at <= event.at:
                     self._unsent[device] = event
@@ -106,7 +107,7 @@ class PresenceRecorder:
             if event.kind == "telemetry" and (device in new or not self._is_confirmed(event))
         ]
         blocked, absent = self._apply([*transitions, *unconfirmed])
-        for schema, device_id, _ in waiting:
+        for schema, device_id in waiting:
             self._confirm(schema, device_id)
         # An old event that is redelivered after the will, or after the timeout, does not make its device ONLINE.
         for schema, device_id in absent | {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import psycopg
 from django.conf import settings
 
-from devices.services.presence.activity import PresenceEvent, PresenceRecorder
+from devices.services.presence.activity import EventKind, PresenceEvent, PresenceRecorder
 from devices.services.vault.secret_store import SecretStore
 from telemetry.services.latest.values import LatestRecorder
 from telemetry.services.limits.limiter import Limiter
@@ -42,7 +42,7 @@ _FLUSH_SECONDS = 0.5
 # with the active devices, not with their messages, and the listener waits for it.
 _PUBLISH_SECONDS = 1.0
 _TELEMETRY = TopicKind.TELEMETRY  # Python 3.11 looks up a member of an enumeration in several steps
-_EVENT_KINDS = {TopicKind.TELEMETRY: "telemetry", TopicKind.BIRTH: "birth", TopicKind.WILL: "will"}
+_EVENT_KINDS: dict[TopicKind, EventKind] = {TopicKind.BIRTH: "birth", TopicKind.WILL: "will"}
 
 
 class BatchPipeline:
@@ -299,19 +299,19 @@ def presence_events_of(result: TenantResult) -> list[PresenceEvent]:
             if message is None or message.late:
                 continue
             if message.topic.kind is not _TELEMETRY:
-                events.append(_presence_event(item))
+                events.append(_presence_event(item, _EVENT_KINDS[message.topic.kind]))
                 continue
             known = newest.get(item.spec.device_id)
             if known is None or known.incoming.received_at <= item.incoming.received_at:
                 newest[item.spec.device_id] = item
-    return events + [_presence_event(item) for item in newest.values()]
+    return events + [_presence_event(item, "telemetry") for item in newest.values()]
 
 
-def _presence_event(item: AcceptedItem | LimitedItem) -> PresenceEvent:
+def _presence_event(item: AcceptedItem | LimitedItem, kind: EventKind) -> PresenceEvent:
     message, spec = item.result, item.spec
     assert message is not None  # noqa: S101 (only verified messages are activity)
     return PresenceEvent(
-        _EVENT_KINDS[message.topic.kind],  # type: ignore[arg-type]  # the literals of PresenceEvent.kind
+        kind,
         spec.tenant.schema,
         spec.device_id,
         message.topic.uuid,
