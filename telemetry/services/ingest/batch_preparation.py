@@ -1,10 +1,13 @@
 """Steps 1 to 6 for a batch: messages validated, grouped by tenant, and within the limits. Nothing is stored."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import cast
+from uuid import UUID
 
 from django.conf import settings
 
@@ -82,15 +85,7 @@ class BatchPreparer:
         if batch.internal:
             broker_events.apply(batch.internal, self._router.resolve)
             messages = [incoming for incoming in messages if not incoming.topic.startswith(prefix)]
-        groups: dict[str, list[MessageResult]] = {}
-        for item in self.validate(messages, batch.upgraded_devices):
-            schema = item.schema if isinstance(item, LockedMessage) else self.schema_of(item)
-            if schema is None:
-                batch.unrouted.append(item)  # type: ignore[arg-type]  # an accepted message has a tenant
-            elif isinstance(item, LockedMessage) or schema in batch.locked:
-                batch.locked.setdefault(schema, []).append(item.incoming)
-            else:
-                groups.setdefault(schema, []).append(item)
+        groups = self._by_schema(self.validate(messages, batch.upgraded_devices), batch)
         batch.groups = {schema: self.apply_limits(items, replayed=replayed) for schema, items in groups.items()}
         if not replayed:
             self._charge_refusals(batch)
@@ -107,14 +102,14 @@ class BatchPreparer:
         """
         upgraded_devices = set() if upgraded_devices is None else upgraded_devices
         known = self.topics.get
+        if all(found := [known(incoming.topic) for incoming in messages]):
+            return self._validate_known(messages, cast(list[Topic], found), upgraded_devices)
         topics = [known(incoming.topic) or _parse_topic(incoming) for incoming in messages]
         publishers = [
             topic.uuid if isinstance(topic, Topic) else form.publisher_of(incoming.topic)
             for incoming, topic in zip(messages, topics, strict=True)
         ]
-        found = self._router.routes([uuid for uuid in publishers if uuid is not None])
-        self._keyring.prefetch({id(route): route.spec for route in found if route.spec is not None}.values())
-        routes = iter(found)
+        routes = iter(self._routes([uuid for uuid in publishers if uuid is not None]))
         results: list[MessageResult | LockedMessage] = []
         for incoming, topic, uuid in zip(messages, topics, publishers, strict=True):
             route = next(routes) if uuid is not None else None
@@ -123,6 +118,22 @@ class BatchPreparer:
             elif isinstance(topic, Refusal):
                 results.append(_malformed(incoming, topic, route))
         return results
+
+    def _validate_known(
+        self, messages: Sequence[Incoming], topics: Sequence[Topic], upgraded_devices: set[int]
+    ) -> list[MessageResult | LockedMessage]:
+        """Validate messages on topics of accepted ones, the usual batch: none of them needs to be parsed."""
+        routes = self._routes([topic.uuid for topic in topics])
+        return [
+            self._validate_one(incoming, topic, route, upgraded_devices)
+            for incoming, topic, route in zip(messages, topics, routes, strict=True)
+        ]
+
+    def _routes(self, uuids: Sequence[UUID]) -> list[Route]:
+        """Return the devices' routes, in their order, and read the keys of these devices that are not cached."""
+        routes = self._router.routes(uuids)
+        self._keyring.prefetch({id(route): route.spec for route in routes if route.spec is not None}.values())
+        return routes
 
     def apply_limits(self, items: Sequence[MessageResult], *, replayed: bool) -> list[MessageResult]:
         """Return the items, in their order, with those that exceed their tenant's limits refused or limited.
@@ -148,6 +159,24 @@ class BatchPreparer:
         """Return the schema of the message's device, never of a tenant that only its topic names; None: unrouted."""
         owner = item.owner if isinstance(item, RefusedItem) else item.spec
         return owner.tenant.schema if owner is not None else None
+
+    def _by_schema(
+        self, items: Iterable[MessageResult | LockedMessage], batch: PreparedBatch
+    ) -> dict[str, list[MessageResult]]:
+        """Return the items by schema, without those that belong to no tenant or a blocked one: the batch gets these."""
+        groups: defaultdict[str, list[MessageResult]] = defaultdict(list)
+        for item in items:
+            if isinstance(item, AcceptedItem) and not batch.locked:  # the usual case
+                groups[item.spec.tenant.schema].append(item)
+                continue
+            schema = item.schema if isinstance(item, LockedMessage) else self.schema_of(item)
+            if schema is None:
+                batch.unrouted.append(item)  # type: ignore[arg-type]  # an accepted message has a tenant
+            elif isinstance(item, LockedMessage) or schema in batch.locked:
+                batch.locked.setdefault(schema, []).append(item.incoming)
+            else:
+                groups[schema].append(item)
+        return groups
 
     def flush(self) -> None:
         """Write limits and key uses to their stores; due about twice a second."""
