@@ -100,15 +100,40 @@ class ExportParameters(SeriesRangeParameters):
     format = serializers.ChoiceField(choices=("csv", "ndjson"), default="csv")
 
 
-class FleetLatestParameters(CursorParameters):
+class ChangesParameters(CursorParameters):
+    """A page of changes: after `cursor`, or from the beginning or the end."""
+
+    start = serializers.ChoiceField(
+        choices=("oldest", "newest"),
+        default="oldest",
+        help_text="Where to begin without a cursor: with the oldest change that is kept, or behind the newest.",
+    )
+
+
+class DeviceListParameters(serializers.Serializer):
     device = serializers.ListField(
         child=serializers.UUIDField(),
         required=False,
         max_length=MAX_DEVICES,
         help_text="A device's UUID; may be given several times. All unless given.",
     )
+
+
+class MetricFilterParameters(DeviceListParameters):
     component = serializers.CharField(required=False, help_text="A component's key, for example dht22.")
     metric = serializers.CharField(required=False, help_text="A metric's key, for example temperature.")
     hardware_model = serializers.IntegerField(
         required=False, min_value=1, max_value=2**63 - 1, help_text="A hardware model's id."
     )
+
+
+class FleetLatestParameters(MetricFilterParameters, CursorParameters):
+    pass
+
+
+class ReadingChangesParameters(MetricFilterParameters, ChangesParameters):
+    limit = limit_field(MAX_LIMIT)
+
+
+class MessageChangesParameters(DeviceListParameters, ChangesParameters):
+    pass

@@ -4,6 +4,7 @@ from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from .views.aggregates import AggregatesView
+from .views.changes import MessageChangesView, QuarantineChangesView, ReadingChangesView, StatusChangesView
 from .views.charts import ChartView
 from .views.exports import ReadingsExportView, TenantExportView
 from .views.latest import FleetLatestView, LatestView
@@ -28,7 +29,11 @@ urlpatterns = [
     path("readings/aggregates/", AggregatesView.as_view(), name="reading-aggregates"),
     path("readings/chart/", ChartView.as_view(), name="reading-chart"),
     path("readings/export/", ReadingsExportView.as_view(), name="reading-export"),
+    path("readings/changes/", ReadingChangesView.as_view(), name="reading-changes"),
     path("messages/", MessagesView.as_view(), name="message-list"),
+    path("messages/changes/", MessageChangesView.as_view(), name="message-changes"),
+    path("status-changes/", StatusChangesView.as_view(), name="status-change-list"),
+    path("quarantine/changes/", QuarantineChangesView.as_view(), name="quarantine-changes"),
     path("quarantine/", QuarantineView.as_view(), name="quarantine-list"),
     path("limits/", LimitsView.as_view(), name="limit-list"),
     path(

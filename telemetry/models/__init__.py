@@ -1,5 +1,6 @@
 """Models of a tenant's telemetry: messages, readings, quarantine, rollups, newest values, limits, retention."""
 
+from .changes import ChangeBatch, ChangeGeneration
 from .legacy_imports import LegacyImport
 from .limits import LimitHit
 from .messages import DeviceSequence, IngestTotals, Int8MultiRangeField, Message, Reading, Series
@@ -8,6 +9,8 @@ from .retention import RetentionSettings
 from .rollups import LateHour, Latest, PackedDay, ReadingDay, ReadingHour, RepackDay, RollupState
 
 __all__ = [
+    "ChangeBatch",
+    "ChangeGeneration",
     "DeviceSequence",
     "IngestTotals",
     "Int8MultiRangeField",

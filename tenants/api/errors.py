@@ -47,6 +47,13 @@ class Conflict(APIException):
     )
 
 
+class Gone(APIException):
+    """What the request refers to is not there any more; `code` says why."""
+
+    status_code = 410
+    default_code = "gone"
+
+
 class TooLarge(APIException):
     """The request's body is larger than the platform reads."""
 

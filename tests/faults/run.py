@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 # Importing them adds their rows.
-from . import brokers, caches, clocks, databases, fleets, keys, listeners, messages, stale  # noqa: F401
+from . import brokers, caches, clocks, databases, fleets, keys, listeners, messages, mirrors, stale  # noqa: F401
 from .bounds import most_seconds
 from .invariants import LedgerComparison
 from .rows import ROWS, Row, Skipped

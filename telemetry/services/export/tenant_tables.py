@@ -84,6 +84,8 @@ TABLES: tuple[ExportedTable, ...] = (
 EXCLUDED: dict[type[Model], str] = {
     telemetry.Reading: f"Its rows are in {READINGS}.ndjson, with the names and units of their series.",
     telemetry.PackedDay: f"Packed readings; they are in {READINGS}.ndjson, unpacked.",
+    telemetry.ChangeBatch: "The order in which messages and readings were stored; they are in their own files.",
+    telemetry.ChangeGeneration: "Where the order of storing begins; nothing that was measured.",
     telemetry.Latest: "A copy of the newest reading of each series.",
     telemetry.RollupState: "How far the platform's background work has come; nothing that was measured.",
     telemetry.LateHour: "Which hours the platform sums up anew; nothing that was measured.",

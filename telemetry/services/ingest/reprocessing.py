@@ -20,6 +20,7 @@ from telemetry.models import Reason
 from telemetry.models.quarantine import NEVER_REPLAYED
 from telemetry.services.pipeline.results import Incoming, MessageResult, Refusal, RefusedItem, TenantResult
 from telemetry.services.pipeline.validation import fingerprint
+from telemetry.services.storage.quarantine_changes import note_changes
 from telemetry.services.storage.statements import per_schema, run
 from tenants.infrastructure.sql_errors import ErrorKind, kind_of
 
@@ -41,7 +42,7 @@ _SET_REASON = per_schema(
     " last_received_at, times FROM old"
     " ON CONFLICT (fingerprint) DO UPDATE SET times = q.times + EXCLUDED.times, detail = EXCLUDED.detail,"
     " first_received_at = least(q.first_received_at, EXCLUDED.first_received_at),"
-    " last_received_at = greatest(q.last_received_at, EXCLUDED.last_received_at)",
+    " last_received_at = greatest(q.last_received_at, EXCLUDED.last_received_at) RETURNING id",
     **_TABLES,
 )
 
@@ -267,8 +268,11 @@ def _settle_together(
         if len(present) < len(rows):
             raise _RowsGone(present)
         run(connection, settlement.table.remove(schema), [[row.pk for row, _ in settlement.moved]])
+        changed = [row.pk for row, _ in settlement.moved]
         for row, item in settlement.kept:
-            _refuse_again(connection, schema, row, item)
+            changed += _refuse_again(connection, schema, row, item)
+        if settlement.table is QUARANTINE:
+            note_changes(connection, schema, set(changed))
 
     def count(connection: psycopg.Connection, stored: TenantResult) -> None:
         result.stored, result.duplicates = len(stored.stored), len(stored.duplicates)
@@ -285,14 +289,16 @@ def _settle_together(
     return result
 
 
-def _refuse_again(connection: psycopg.Connection, schema: str, row: RefusedRow, item: RefusedItem) -> None:
+def _refuse_again(connection: psycopg.Connection, schema: str, row: RefusedRow, item: RefusedItem) -> list[int]:
+    """Store the reason of now; return the ids of the rows that it changed, added or removed."""
     reason, detail = item.result.reason, item.result.detail.replace("\x00", "\\0")
     # Without a key it keeps its reason: messages with the reason key_unavailable are replayed automatically.
     if reason in (row.reason, Reason.KEY_UNAVAILABLE):
         run(connection, _SET_DETAIL(schema), [row.pk, detail])
-        return
+        return [row.pk]
     name = UUID(bytes=fingerprint(reason.encode(), row.topic.encode(), row.payload))
-    run(connection, _SET_REASON(schema), [row.pk, name, reason, detail, item.spec.device_id if item.spec else None])
+    values = [row.pk, name, reason, detail, item.spec.device_id if item.spec else None]
+    return [row.pk, *(pk for (pk,) in run(connection, _SET_REASON(schema), values))]
 
 
 def add_counts(counts: dict[str, int], more: dict[str, int]) -> dict[str, int]:

@@ -55,6 +55,9 @@ class ReadingPosition:
     key: float | str
 
 
+# The most of a quarantined message's payload that is read.
+PAYLOAD_BYTES = 64 * 1024
+
 # The predicate on text is that of the partial indexes: without it they are not used.
 _TEXTS = """(SELECT time, {series} AS series, NULL::float8 AS value, text, md5(text) AS hash FROM telemetry_reading
 WHERE series_id = {series} AND text IS NOT NULL {bounds} ORDER BY time, md5(text) LIMIT %(limit)s)"""
@@ -79,7 +82,7 @@ def latest_values_of(device_ids: Sequence[int]) -> dict[int, list[LatestValue]]:
     found: dict[int, list[LatestValue]] = {}
     for (device, component, metric), pk in sorted(by_metric.items()):
         kind, value = series[pk].value_type, newest[pk].value
-        read = _value(None, value, kind) if isinstance(value, str) else _value(value, None, kind)
+        read = reading_value(None, value, kind) if isinstance(value, str) else reading_value(value, None, kind)
         latest = LatestValue(component, metric, read, series[pk].unit, kind, newest[pk].time)
         found.setdefault(device, []).append(latest)
     return found
@@ -137,17 +140,14 @@ def quarantined(
     stop: datetime.datetime | None = None,
     after: tuple[datetime.datetime, int] | None = None,
     limit: int,
-    payload_bytes: int = 64 * 1024,
+    payload_bytes: int = PAYLOAD_BYTES,
 ) -> list[Quarantined]:
     """Return at most `limit` refused messages, last received first, with start ≤ last received < stop.
 
     A payload can be as large as the broker allows, so only the first `payload_bytes` are read, as `payload_head`;
     `payload_size` is its size in bytes. `payload` itself is deferred.
     """
-    head = Func("payload", 1, payload_bytes, function="substring", output_field=BinaryField())
-    size = Func("payload", function="octet_length", output_field=IntegerField())
-    rows = Quarantined.objects.select_related("device").defer("payload")
-    rows = rows.annotate(payload_head=head, payload_size=size)
+    rows = quarantined_rows(payload_bytes)
     if device is not None:
         rows = rows.filter(device=device)
     if reason:
@@ -155,6 +155,14 @@ def quarantined(
     if topic:
         rows = rows.filter(topic__icontains=topic)
     return _page(_in_range(rows, "last_received_at", start, stop), ("last_received_at", "id"), after, limit)
+
+
+def quarantined_rows(payload_bytes: int = PAYLOAD_BYTES) -> QuerySet[Quarantined]:
+    """Return the quarantine with `payload_head` and `payload_size` instead of `payload`."""
+    head = Func("payload", 1, payload_bytes, function="substring", output_field=BinaryField())
+    size = Func("payload", function="octet_length", output_field=IntegerField())
+    rows = Quarantined.objects.select_related("device").defer("payload")
+    return rows.annotate(payload_head=head, payload_size=size)
 
 
 def _series_sql(
@@ -213,10 +221,10 @@ def _position_parameters(after: ReadingPosition | None) -> dict[str, Any]:
 
 def _row(time: datetime.datetime, one: Series, value: float | None, text: str | None, hash_: str | None) -> ReadingRow:
     key = hash_ if hash_ is not None else float(value or 0.0)
-    return ReadingRow(time, one.pk, key, _value(value, text, one.value_type), one.unit)
+    return ReadingRow(time, one.pk, key, reading_value(value, text, one.value_type), one.unit)
 
 
-def _value(value: float | None, text: str | None, kind: str) -> ReadingValue:
+def reading_value(value: float | None, text: str | None, kind: str) -> ReadingValue:
     if text is not None:
         return text
     return bool(value) if kind == Boolean else float(value or 0.0)

@@ -8,12 +8,14 @@ are never deleted; messages over a quota are deleted last.
 import time as clock
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django_tenants.utils import schema_context
 
 from telemetry.models.quarantine import DEFERRED, DELETED_LAST
+from telemetry.services.storage.quarantine_changes import note_removed
 from telemetry.services.storage.suppression import ROW_BYTES, TOPIC_SOURCE
 from tenants.infrastructure.chunks import chunks
 
@@ -27,7 +29,7 @@ _MOST_EXCESS = 200_000
 _SIZE = f"pg_column_size(payload) + pg_column_size(topic) + pg_column_size(detail) + {ROW_BYTES}"
 _DELETE_OLD = (
     "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE last_received_at < %s"
-    " AND reason <> ALL(%s) ORDER BY last_received_at LIMIT %s)"
+    " AND reason <> ALL(%s) ORDER BY last_received_at LIMIT %s) RETURNING id"
 )
 # `depth` are the bytes of a row's source from its newest row to this one: the deepest rows first are the oldest of the
 # largest sources, each down to the level of the next.
@@ -38,7 +40,7 @@ _EXCESS = (
     " summed AS (SELECT id, size, sum(size) OVER (ORDER BY depth DESC, id) - size AS before FROM deep)"
     " SELECT id, size FROM summed WHERE before < %s ORDER BY before LIMIT %s"
 )
-_DELETE = "DELETE FROM {table} WHERE id = ANY(%s)"
+_DELETE = "DELETE FROM {table} WHERE id = ANY(%s) RETURNING id"
 _DELETE_ORDER = (
     ("reason <> ALL(%s)", sorted(DEFERRED | DELETED_LAST)),
     ("reason = ANY(%s)", sorted(DELETED_LAST)),
@@ -101,12 +103,21 @@ def _apply(tables: _Tables, now: datetime, seconds: float) -> dict[str, int]:
 def _delete_old(table: str, before: datetime, deadline: float) -> int:
     deleted = 0
     while clock.monotonic() < deadline:
-        with connection.cursor() as cursor:
-            cursor.execute(_DELETE_OLD.format(table=table), [before, sorted(DEFERRED), _ROWS])
-            deleted += cursor.rowcount
-            if cursor.rowcount < _ROWS:
-                break
+        count = _run_delete(table, _DELETE_OLD, [before, sorted(DEFERRED), _ROWS])
+        deleted += count
+        if count < _ROWS:
+            break
     return deleted
+
+
+def _run_delete(table: str, statement: str, parameters: list[Any]) -> int:
+    """Delete rows, and name those of a tenant in its changes; return their number."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(statement.format(table=table), parameters)
+        removed = [pk for (pk,) in cursor.fetchall()]
+        if table == _TENANT.messages:
+            note_removed(removed)
+    return len(removed)
 
 
 def _delete_excess(tables: _Tables, most: int, deadline: float) -> int:
@@ -123,8 +134,7 @@ def _delete_excess(tables: _Tables, most: int, deadline: float) -> int:
         for chunk in chunks(_excess(tables, which, reasons, over), _ROWS):
             if clock.monotonic() >= deadline:
                 return deleted
-            with connection.cursor() as cursor:
-                cursor.execute(_DELETE.format(table=table), [[pk for pk, _ in chunk]])
+            _run_delete(table, _DELETE, [[pk for pk, _ in chunk]])
             deleted += len(chunk)
             over -= sum(size for _, size in chunk)
     return deleted

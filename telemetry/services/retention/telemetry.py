@@ -22,6 +22,16 @@ _ROWS = 10_000
 _AHEAD = timedelta(days=3)
 _MAX_RANGES = 1000
 
+# The last change of each generation that is about to be removed: earlier cursors are refused from then on.
+_MARK_REMOVED = """
+UPDATE telemetry_changegeneration AS g SET removed_transaction = r.transaction, removed_part = r.part
+FROM telemetry_changegeneration AS e CROSS JOIN LATERAL (
+    SELECT transaction, part FROM {table} WHERE generation = e.id AND stored_at < %s
+    ORDER BY transaction DESC, part DESC LIMIT 1
+) AS r
+WHERE g.id = e.id
+    AND (g.removed_transaction IS NULL OR (g.removed_transaction, g.removed_part) < (r.transaction, r.part))
+"""
 _DELETE = "DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {column} < %s LIMIT %s))"
 # Fills the gaps up to the first range that is kept; their sequence numbers then count as seen.
 _COMPACT_SEQUENCES = """
@@ -43,7 +53,9 @@ def apply_retention(*, now: datetime | None = None, seconds: float = 120.0) -> d
     done = {"dropped": 0, "deleted": 0, "compacted": compact_sequences()}
     _create_next_month(now)
     if wanted.messages_months is not None:
-        _drop_before(partitions.MESSAGES, "time", partitions.month_before(now, wanted.messages_months), done, deadline)
+        month = partitions.month_before(now, wanted.messages_months)
+        _drop_before(partitions.MESSAGES, "time", month, done, deadline)
+        _drop_changes(month, done, deadline)
     if wanted.readings_months is not None:
         _drop_readings(partitions.month_before(now, wanted.readings_months), now, done, deadline)
     if wanted.rollups_months is not None:
@@ -79,6 +91,14 @@ def _drop_readings(first: partitions.Month, now: datetime, done: dict[str, int],
         logger.warning("Redis is unavailable (%s): newest values before %s stay until the next run", error, cutoff)
 
 
+def _drop_changes(first: partitions.Month, done: dict[str, int], deadline: float) -> None:
+    """Drop older changes; first note where they ended, so that a reader behind that gets an error."""
+    cutoff = partitions.month_bounds(first)[0]
+    with locked_step() as (cursor, _):
+        cursor.execute(_MARK_REMOVED.format(table=partitions.CHANGES), [cutoff])
+    _drop_before(partitions.CHANGES, "stored_at", first, done, deadline)
+
+
 def _drop_before(table: str, column: str, first: partitions.Month, done: dict[str, int], deadline: float) -> None:
     for month, name in partitions.month_partitions(connection.connection, current_schema(), table).items():
         if month < first:
@@ -110,5 +130,5 @@ def _create_next_month(now: datetime) -> None:
     month = following.year, following.month
     if month != (now.year, now.month):
         connection.ensure_connection()
-        tables = (*partitions.INGEST_TABLES, partitions.HOURS)
+        tables = (*partitions.INGEST_TABLES, partitions.HOURS, partitions.CHANGES)
         partitions.create_partitions(connection.connection, current_schema(), month, tables, lock_timeout="500ms")

@@ -1,5 +1,5 @@
-"""Monthly partitions, one level deep: ingest creates those of messages and readings with the first row of a month, and
-the worker those of rollups and packed days.
+"""Monthly partitions, one level deep: ingest creates those of messages, readings and changes with the first row of a
+month, and the worker those of rollups and packed days.
 
 Rows older than `KEPT_MONTHS`, or than the tenant's retention, go to the default partition: a device whose clock
 is in 1970 creates no partition, and a dropped partition is not created again.
@@ -16,13 +16,15 @@ logger = logging.getLogger(__name__)
 
 MESSAGES, READINGS = "telemetry_message", "telemetry_reading"
 PACKED, HOURS = "telemetry_packedday", "telemetry_readinghour"
-# The tables that ingest writes, and the retention setting of each table.
+CHANGES = "telemetry_changebatch"
+# The tables that ingest writes by the time of the device, and the retention setting of each table.
 INGEST_TABLES = (MESSAGES, READINGS)
 RETENTION = {
     MESSAGES: "messages_months",
     READINGS: "readings_months",
     PACKED: "readings_months",
     HOURS: "rollups_months",
+    CHANGES: "messages_months",
 }
 KEPT_MONTHS = 24
 
@@ -44,11 +46,15 @@ class Partitions:
         """
         for month in self.missing(schema, times):
             _make(connection, schema, month, INGEST_TABLES)
+            if age_in_months(month, datetime.now(UTC)) <= 0:
+                # Changes have the time of storing.
+                _make(connection, schema, month, [CHANGES])
             self._known.add((schema, month))
 
     def missing(self, schema: str, times: Iterable[datetime]) -> set[Month]:
-        """Return the months of these times whose partitions are needed and not known to exist."""
-        months = {(time.year, time.month) for time in times}
+        """Return the months of these times, and the present one, whose partitions are needed and not known to exist."""
+        today = datetime.now(UTC)
+        months = {(time.year, time.month) for time in times} | {(today.year, today.month)}
         months = {month for month in months if (schema, month) not in self._known}
         if months:
             now = datetime.now(UTC)

@@ -41,8 +41,9 @@ def store(
     _insert_messages(connection, fresh, result)
     result.duplicates = _as_first_received(connection, schema, result.duplicates)
     result.readings = message_rows.readings_of(result.stored, series)
-    if result.readings:
-        run(connection, message_rows.INSERT_NEW_READINGS(schema), message_rows.reading_arrays(result.readings))
+    if result.stored:
+        arrays = [*message_rows.reading_arrays(result.readings), *message_rows.message_arrays(result.stored)[:3]]
+        run(connection, message_rows.INSERT_NEW_READINGS(schema), arrays)
     bookkeeping.mark_late_hours(connection, schema, result.stored)
     message_rows.add_counters(connection, schema, message_rows.counters_of(result.stored))
     bookkeeping.raise_min_signature_versions(connection, schema, result.stored)

@@ -1,6 +1,7 @@
 """Accepted messages as rows: of the archive, of the readings, and of the message counters (boot, seq).
 
-The counters show which messages of a device are repeated, and which are missing.
+The counters show which messages of a device are repeated, and which are missing. The statements that store messages
+and readings also write the row of `ChangeBatch` that names them, which is the order of storing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from telemetry.models import ChangeBatch
 from telemetry.services.pipeline.results import AcceptedItem, ReadingRow
 
 from . import statements
@@ -16,7 +18,16 @@ from .statements import per_schema, run
 
 _MESSAGES = "{message} (device_id, time, fingerprint, received_at, topic, payload, signature, key_version, late)"
 _READINGS = "{reading} (series_id, time, value, text)"
-_TABLES = {"message": "telemetry_message", "reading": "telemetry_reading"}
+_CHANGES = (
+    "{changes} (generation, transaction, part, stored_at, readings, series_ids, times, numbers, texts,"
+    " messages, message_devices, message_times, message_fingerprints)"
+)
+_TABLES = {
+    "message": "telemetry_message",
+    "reading": "telemetry_reading",
+    "changes": "telemetry_changebatch",
+    "generation": "telemetry_changegeneration",
+}
 # A named tuple's own constructor does the same through a function in Python.
 _new = tuple.__new__
 _SEQUENCE = {"sequence": "telemetry_devicesequence"}
@@ -43,6 +54,11 @@ def _unnest_columns(first: int, last: int) -> str:
     return "SELECT " + ", ".join(f"unnest(${number})" for number in range(first, last + 1))
 
 
+# The generation and the transaction of a row of `ChangeBatch`: expressions of the statement and no columns' defaults,
+# which Citus refuses. The last generation is read in each statement, since another process may have begun one.
+POSITION = "(SELECT max(id) FROM {generation}), pg_current_xact_id()::text::bigint"
+_STORED = f"{POSITION}, {ChangeBatch.STORED}, now()"
+
 # All of a tenant's part of a batch in one statement, because each statement costs this process and PostgreSQL some
 # 100 µs. Parameters: `message_arrays`, `reading_arrays`, `counter_arrays`, and the number of boots among the counters.
 # It fails (with a division by zero) where a counter was seen before: a result row would arrive too late to be checked,
@@ -50,6 +66,8 @@ def _unnest_columns(first: int, last: int) -> str:
 STORE_NEW = per_schema(
     f"WITH messages AS (INSERT INTO {_MESSAGES} {_unnest_columns(1, 9)}),"  # noqa: S608 (all of it is ours)
     f" readings AS (INSERT INTO {_READINGS} {_unnest_columns(10, 13)}),"
+    f" changes AS (INSERT INTO {_CHANGES} SELECT {_STORED}, cardinality($10), $10, $11, $12, $13,"
+    " cardinality($1), $1, $2, $3),"
     f" added AS ({_UPSERT_UNSEEN_COUNTERS})"
     " SELECT 1 / (count(*) = $17)::int FROM added",
     **_TABLES,
@@ -59,7 +77,14 @@ INSERT_NEW_MESSAGES = per_schema(
     f"INSERT INTO {_MESSAGES} {_FROM_MESSAGES} ON CONFLICT DO NOTHING RETURNING device_id, time, fingerprint",
     **_TABLES,
 )
-INSERT_NEW_READINGS = per_schema(f"INSERT INTO {_READINGS} {_FROM_READINGS} ON CONFLICT DO NOTHING", **_TABLES)
+# With `reading_arrays`, and the first three of `message_arrays` of their messages, which are new.
+INSERT_NEW_READINGS = per_schema(
+    f"WITH readings AS (INSERT INTO {_READINGS} {_FROM_READINGS} ON CONFLICT DO NOTHING"  # noqa: S608 (all of it is ours)
+    " RETURNING series_id, time, value, text)"
+    f" INSERT INTO {_CHANGES} SELECT {_STORED}, count(*), array_agg(series_id), array_agg(time),"
+    " array_agg(value), array_agg(text), cardinality($5), $5, $6, $7 FROM readings",
+    **_TABLES,
+)
 _ADD_COUNTERS = per_schema(_UPSERT_COUNTERS.replace("COLUMNS", "$1, $2, $3"), **_SEQUENCE)
 _LOCK_BOOTS = per_schema(
     "SELECT 1 FROM {sequence} AS s WHERE (device_id, boot) IN (SELECT * FROM unnest($1, $2))"

@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
 
+from telemetry.models import ChangeBatch
 from telemetry.services.pipeline.results import RefusedItem
 from telemetry.services.pipeline.validation import fingerprint
 
 from . import device_events, suppression
+from .message_rows import POSITION
 from .suppression import UNROUTED, QuarantineRow, QuarantineSuppressor
 
-_INSERT = (
+_UPSERT = (
     "INSERT INTO {table} AS q (fingerprint, reason, detail, topic, payload, first_received_at,"
     " last_received_at, times{device})"
     " SELECT fingerprint, reason, detail, topic, payload, first_at, last_at, times{device}"
@@ -25,6 +28,12 @@ _INSERT = (
     " ON CONFLICT (fingerprint) DO UPDATE SET times = q.times + EXCLUDED.times, detail = EXCLUDED.detail,"
     " last_received_at = greatest(q.last_received_at, EXCLUDED.last_received_at)"
 )
+# The row of the changes that names the messages, in the same statement.
+_UPSERT_AND_NOTE = (
+    f"WITH kept AS ({_UPSERT} RETURNING id)"  # noqa: S608 (ours)
+    " INSERT INTO {changes} (generation, transaction, part, stored_at, quarantined, quarantined_ids)"
+    f" SELECT {POSITION}, {ChangeBatch.QUARANTINED}, now(), count(*), array_agg(id) FROM kept"
+)
 
 
 def add_quarantined(
@@ -35,7 +44,14 @@ def add_quarantined(
     The suppressor must have loaded the tenant's day.
     """
     kept, suppressed = suppressor.split(schema, _rows(refused))
-    _upsert(connection, sql.Identifier(schema, "telemetry_quarantined"), sql.SQL(", device_id"), kept)
+    if kept:
+        statement = sql.SQL(_UPSERT_AND_NOTE).format(
+            table=sql.Identifier(schema, "telemetry_quarantined"),
+            device=sql.SQL(", device_id"),
+            changes=sql.Identifier(schema, "telemetry_changebatch"),
+            generation=sql.Identifier(schema, "telemetry_changegeneration"),
+        )
+        connection.execute(statement, _columns(kept))
     suppressor.write_counts(connection, schema, suppressed)
     device_events.add_board_mismatches(connection, schema, refused)
 
@@ -48,19 +64,18 @@ def add_unrouted(
     with suppressor.transaction():
         kept, suppressed = suppressor.split(UNROUTED, _rows(refused))
         with connection.transaction() if suppressed or limited else nullcontext():
-            _upsert(connection, sql.Identifier("public", "tenants_unroutedmessage"), sql.SQL(""), kept)
+            if kept:
+                table = sql.Identifier("public", "tenants_unroutedmessage")
+                connection.execute(sql.SQL(_UPSERT).format(table=table, device=sql.SQL("")), _columns(kept))
             suppressor.write_counts(connection, UNROUTED, suppressed)
             if limited:
                 suppression.add_limited_unrouted(connection, limited)
 
 
-def _upsert(
-    connection: psycopg.Connection, table: sql.Identifier, device: sql.SQL, rows: Sequence[QuarantineRow]
-) -> None:
-    if rows:
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        columns[0] = [UUID(bytes=name) for name in columns[0]]
-        connection.execute(sql.SQL(_INSERT).format(table=table, device=device), columns)
+def _columns(rows: Sequence[QuarantineRow]) -> list[list[Any]]:
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns[0] = [UUID(bytes=name) for name in columns[0]]
+    return columns
 
 
 def _rows(refused: Sequence[RefusedItem]) -> list[QuarantineRow]:

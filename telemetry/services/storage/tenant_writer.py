@@ -13,6 +13,7 @@ from telemetry.services.pipeline.results import AcceptedItem, MessageResult, Ref
 from telemetry.services.rollups.partitions import KEPT_MONTHS, Partitions
 
 from . import conflict_aware_writer, optimistic_writer, quarantine_rows, statements, unmapped_series
+from .change_generations import ChangeGenerations
 from .optimistic_writer import PackedTenant
 from .series import SeriesIds
 from .suppression import QuarantineSuppressor
@@ -48,6 +49,7 @@ class TenantWriter:
         self._partitions = Partitions(kept_months)
         self._series: dict[str, SeriesIds] = {}
         self._suppressor = QuarantineSuppressor()
+        self._generations = ChangeGenerations()
 
     @property
     def answer_socket(self) -> int | None:
@@ -77,6 +79,7 @@ class TenantWriter:
                 for accepted, result in packed.parts
             ]
         for tenant in packed.tenants:
+            self._generations.ensure(connection, tenant.result.schema)
             if tenant.result.quarantined:
                 self._suppressor.load_day(connection, tenant.result.schema)
         self._in_flight = optimistic_writer.OptimisticTransaction(
@@ -107,6 +110,7 @@ class TenantWriter:
         accepted, result = _split(schema, items)
         with self._lock_timeout(connection, patience_ms):
             series = self._prepare(connection, schema, accepted)
+            self._generations.ensure(connection, schema)
             with self._suppressor.transaction(), connection.transaction():
                 if before is not None:
                     before(connection)
@@ -122,6 +126,7 @@ class TenantWriter:
     def forget(self, schema: str) -> None:
         """Forget what is known of the tenant's tables, which may have been created anew."""
         self._series.pop(schema, None)
+        self._generations.forget(schema)
         self._partitions.forget(schema)
 
     def close(self) -> None:
@@ -148,6 +153,7 @@ class TenantWriter:
                 options=f"-c synchronous_commit=on -c lock_timeout={LOCK_TIMEOUT_MS}",
             )
             self._connection.prepared_max = _PREPARED_STATEMENTS
+            self._generations.clear()  # it may be another database, restored or promoted
             statements.register_arrays(self._connection.adapters)
         return self._connection
 
