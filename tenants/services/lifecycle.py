@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import connection, transaction
@@ -11,6 +12,7 @@ from django.utils.translation import gettext as _
 from django_tenants.utils import schema_context
 
 from tenants.infrastructure import hooks
+from tenants.infrastructure.database import conninfo
 from tenants.models import Domain, Membership, Tenant, User, validate_slug
 
 from .limits import publish_changes
@@ -75,17 +77,15 @@ def _change_state(tenant: Tenant, old: Tenant.State, new: Tenant.State, detail: 
 
 @contextmanager
 def _creation_lock(slug: str) -> Iterator[None]:
-    """Lock the creation of the slug over all processes; PostgreSQL unlocks it when this one dies."""
-    name = f"create_tenant:{slug}"
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [name])
-        if not cursor.fetchone()[0]:
+    """Lock the creation of the slug over all processes; PostgreSQL unlocks it when this one dies.
+
+    On a connection of its own: Django's may be returned to the pool meanwhile, where the lock would last.
+    """
+    with psycopg.connect(conninfo(), autocommit=True) as own:
+        row = own.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [f"create_tenant:{slug}"]).fetchone()
+        if row is None or not row[0]:
             raise ValidationError({"slug": _("The tenant %(slug)r is being created right now.") % {"slug": slug}})
-    try:
         yield
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_unlock(hashtext(%s))", [name])
 
 
 def _begin(slug: str, name: str) -> Tenant:

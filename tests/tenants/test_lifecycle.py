@@ -11,6 +11,7 @@ from django_tenants.utils import schema_context, schema_exists
 from tenants.infrastructure import hooks
 from tenants.infrastructure.database import leave_schema
 from tenants.models import Membership, Tenant, User
+from tenants.services import lifecycle
 from tenants.services.lifecycle import create_tenant, discard_incomplete_tenant, resume_tenant, suspend_tenant
 
 
@@ -86,6 +87,35 @@ def test_two_creators_at_once_make_one_tenant(slug: str) -> None:
     assert Tenant.objects.get(slug=slug).state == "active"
     assert results.count("active") == 1
     assert "being created right now" in "".join(results) or "already" in "".join(results)
+
+
+def test_no_lock_outlasts_a_creation_whose_connection_went_back_to_the_pool(
+    slug: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pooled: list[Any] = []
+
+    def take_another_connection() -> None:
+        # A pool keeps the first one open for other requests.
+        pooled.append(connection.connection)
+        connection.connection = None
+        leave_schema()
+
+    build = lifecycle._build
+    monkeypatch.setattr(lifecycle, "_build", lambda tenant: (take_another_connection(), build(tenant)))
+    try:
+        assert create_tenant(slug=slug, name="Made").state == "active"
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+                " AND objid = (hashtext(%s)::int8 & 4294967295)::oid",
+                [f"create_tenant:{slug}"],
+            )
+            assert cursor.fetchone() == (0,)
+        with pytest.raises(ValidationError, match="already"):
+            create_tenant(slug=slug, name="Again")
+    finally:
+        for one in pooled:
+            one.close()
 
 
 @pytest.mark.parametrize("bad", ["", "A", "1a", "a_b", "a-", "ä", "a" * 49, 'x", public; --', "a/b"])
