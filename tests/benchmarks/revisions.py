@@ -115,6 +115,13 @@ def pins(requirements: str) -> dict[str, str]:
 
 
 @contextmanager
+def checked_out(name: str, say: Callable[[str], None]) -> Iterator[Revision]:
+    """Check a revision out beside this one; it is removed at the end. Raises RevisionError."""
+    with _workplace() as place:
+        yield _check_out(name, _commit_of(name), place / "base", say)
+
+
+@contextmanager
 def _workplace() -> Iterator[Path]:
     """A directory for everything of the run, gone afterwards together with Git's notes of it; SIGTERM ends it too."""
     former = signal.signal(signal.SIGTERM, _interrupt)
