@@ -147,7 +147,7 @@ def completeness_data(warnings: Sequence[PartialReason]) -> dict[str, Any]:
 
 def _devices(uuids: Iterable[UUID]) -> dict[UUID, Device]:
     wanted = list(dict.fromkeys(uuids))
-    found = {device.uuid: device for device in Device.objects.filter(uuid__in=wanted)}
+    found = {device.uuid: device for device in Device.objects.filter(uuid__in=wanted).order_by()}
     for uuid in wanted:
         if uuid not in found:
             raise NotFound(_("There is no device with the UUID %(uuid)s. devices/ lists the devices.") % {"uuid": uuid})

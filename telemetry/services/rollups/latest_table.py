@@ -51,29 +51,26 @@ _ADVANCE = forward_sql("SELECT * FROM unnest(%s::bigint[], %s::timestamptz[], %s
 _COMPLETE_UNTIL = """coalesce(least(
     (SELECT rolled_until FROM telemetry_rollupstate), (SELECT min(hour) FROM telemetry_latehour)), '-infinity')"""
 _LAST_PACKED = PACKED_TIME.format(ms="p.offsets[p.count]", us="p.micros[p.count]")
-# The table, and the newest of each series' readings since: none where Redis is trusted, else the time up to which the
-# table is exact, and all readings where neither has a value. One index probe a series.
-_FIND_NEWEST = f"""
-SELECT s.id, r.time, r.value, r.text FROM telemetry_series s
-LEFT JOIN telemetry_latest l ON l.series_id = s.id
-CROSS JOIN LATERAL (
-    SELECT CASE WHEN l.series_id IS NULL AND s.id <> ALL(%(cached)s::bigint[]) THEN '-infinity'::timestamptz
-        WHEN %(trusted)s THEN 'infinity' ELSE {_COMPLETE_UNTIL} END AS since
-) x
-CROSS JOIN LATERAL (
-    SELECT l.time, l.value, l.text WHERE l.series_id IS NOT NULL
-    UNION ALL
-    (SELECT time, value, NULL FROM telemetry_reading
-     WHERE x.since < 'infinity' AND series_id = s.id AND text IS NULL AND s.value_type <> 'text' AND time >= x.since
+# In two variants: where Redis is not trusted, also up to when the table is exact, as text because of '-infinity'.
+_TABLE = (
+    "SELECT series_id, time, value, text, {until} FROM telemetry_latest WHERE series_id = ANY(%(series)s::bigint[])"
+)
+_TABLE_ALONE = _TABLE.format(until="NULL")
+_TABLE_AND_MARK = _TABLE.format(until=f"({_COMPLETE_UNTIL})::text")
+# The newest of each series' readings since a time, a literal, so that PostgreSQL plans over the partitions since then
+# only. One index probe a series and partition. Days may be packed after the table was read.
+_NEWEST_SINCE = f"""
+SELECT s.id, r.time, r.value, r.text FROM telemetry_series s CROSS JOIN LATERAL (
+    (SELECT time, value, NULL AS text FROM telemetry_reading
+     WHERE series_id = s.id AND text IS NULL AND s.value_type <> 'text' AND time >= %(since)s::timestamptz
      ORDER BY time DESC, value DESC LIMIT 1)
     UNION ALL
     (SELECT time, NULL, text FROM telemetry_reading
-     WHERE x.since < 'infinity' AND series_id = s.id AND text IS NOT NULL AND s.value_type = 'text'
-        AND time >= x.since
+     WHERE series_id = s.id AND text IS NOT NULL AND s.value_type = 'text' AND time >= %(since)s::timestamptz
      ORDER BY time DESC, text COLLATE "C" DESC LIMIT 1)
     UNION ALL
     (SELECT {_LAST_PACKED}, p.numbers[p.count], NULL FROM telemetry_packedday p
-     WHERE x.since = '-infinity' AND p.series_id = s.id ORDER BY p.day DESC LIMIT 1)
+     WHERE p.series_id = s.id AND p.day >= %(since)s::timestamptz - interval '24 hours' ORDER BY p.day DESC LIMIT 1)
 ) r
 WHERE s.id = ANY(%(series)s::bigint[])
 """  # noqa: S608 (constants)
@@ -84,17 +81,35 @@ def find_newest(
 ) -> dict[int, NewestReading]:
     """Return the newest of `cached` (the values in Redis), the table and, where these may be incomplete, the readings.
 
-    `trusted`: Redis is complete for the series that it has. One query.
+    `trusted`: Redis is complete for the series that it has. One query, and one more for series that neither has, and
+    where Redis is not trusted.
     """
     found = dict(cached)
     with cursor_for_many() as cursor:
-        cursor.execute(_FIND_NEWEST, {"series": _array(series), "cached": _array(cached), "trusted": trusted})
-        for pk, time, value, text in cursor.fetchall():
-            newest = NewestReading(time, text if text is not None else value)
-            known = found.get(pk)
-            if known is None or known < newest:
-                found[pk] = newest
+        cursor.execute(_TABLE_ALONE if trusted else _TABLE_AND_MARK, {"series": _array(series)})
+        rows = cursor.fetchall()
+        _advance_found(found, (row[:4] for row in rows))
+        unknown = [pk for pk in series if pk not in found]
+        if not trusted:
+            # Without a row in the table nothing of it is exact.
+            since = rows[0][4] if rows else "-infinity"
+            _read_since(cursor, found, [pk for pk in series if pk in found], since)
+        _read_since(cursor, found, unknown, "-infinity")
     return found
+
+
+def _read_since(cursor: Any, found: dict[int, NewestReading], series: Collection[int], since: str) -> None:
+    if series:
+        cursor.execute(_NEWEST_SINCE, {"series": _array(series), "since": since})
+        _advance_found(found, cursor.fetchall())
+
+
+def _advance_found(found: dict[int, NewestReading], rows: Iterable[tuple[Any, ...]]) -> None:
+    for pk, time, value, text in rows:
+        newest = NewestReading(time, text if text is not None else value)
+        known = found.get(pk)
+        if known is None or known < newest:
+            found[pk] = newest
 
 
 def _array(series: Iterable[int]) -> str:
