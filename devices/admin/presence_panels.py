@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from devices import hooks
 from devices.models import Device
 from devices.services.presence import availability, descriptions, freshness, overview, status_changes
+from devices.services.presence.timeouts import loaded
 from tenants.admin.base import coloured
 
 from .presence import label_of
@@ -70,7 +71,7 @@ def components(request: HttpRequest, device: Device) -> SafeString:
             "label": _freshness_label(component.attached, reports[component.pk]),
             "interval": descriptions.format_duration(reports[component.pk].interval),
         }
-        for component in device.components.all()
+        for component in loaded(device, "components")
     ]
     return render_to_string("devices/admin/freshness.html", {"rows": rows}, request)
 

@@ -30,7 +30,7 @@ _BOOLEANS = {"true": True, "false": False}
 
 def device_by_uuid(uuid: UUID) -> Device:
     """Return the current tenant's device. Raises NotFound, with the same text for a device of another tenant."""
-    device = Device.objects.filter(uuid=uuid).first()
+    device = Device.objects.filter(uuid=uuid).order_by().first()
     if device is None:
         raise NotFound(_t("There is no device with the UUID %(uuid)s. devices/ lists the devices.") % {"uuid": uuid})
     return device

@@ -1,7 +1,8 @@
 """Components, with when they last reported."""
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from django.utils import timezone
@@ -12,7 +13,7 @@ from rest_framework import serializers
 from devices.models import Component, ComponentType, Device
 from devices.services.presence import freshness
 from devices.services.presence.freshness import Freshness
-from tenants.api.serializers.base import StrictModelSerializer, Timestamp
+from tenants.api.serializers.base import QuickSerializer, StrictModelSerializer, Timestamp, time_text
 
 _NO_SUCH_TYPE = _("There is no component type {value}. Create it at component-types/ first.")
 
@@ -48,10 +49,25 @@ class ReportFields(serializers.Serializer):
         return _report(component).freshness
 
 
-class ComponentSerializer(ReportFields, StrictModelSerializer[Component]):
+_QUICK_PART: dict[str, Callable[[Any], Any]] = {
+    "id": attrgetter("pk"),
+    "key": attrgetter("key"),
+    "name": attrgetter("name"),
+    "component_type": attrgetter("component_type.key"),
+    "attached": attrgetter("attached"),
+    "expected_interval": attrgetter("expected_interval"),
+    "pins": attrgetter("pins"),
+    "effective_interval_seconds": lambda component: _report(component).interval,
+    "last_reading_at": lambda component: time_or_null(_report(component).last_reading_at),
+    "freshness": lambda component: _report(component).freshness.value,
+}
+
+
+class ComponentSerializer(QuickSerializer, ReportFields, StrictModelSerializer[Component]):
     """A sensor or actuator on a device; `key` stands in the topic, and `device` is fixed."""
 
     fixed = ("device",)
+    quick: ClassVar = {**_QUICK_PART, "device": lambda component: str(component.device.uuid)}
 
     device = serializers.SlugRelatedField(
         slug_field="uuid",
@@ -76,8 +92,10 @@ class ComponentSerializer(ReportFields, StrictModelSerializer[Component]):
         validators = ()
 
 
-class DeviceComponentSerializer(ReportFields, serializers.ModelSerializer[Component]):
+class DeviceComponentSerializer(QuickSerializer, ReportFields, serializers.ModelSerializer[Component]):
     """A component within its device."""
+
+    quick: ClassVar = _QUICK_PART
 
     component_type = serializers.SlugRelatedField[ComponentType](slug_field="key", read_only=True)
 
@@ -106,7 +124,7 @@ def note_reports(components: Iterable[Component]) -> None:
 
 def time_or_null(time: datetime.datetime | None) -> str | None:
     """Return the time in the API's format, or None."""
-    return Timestamp().to_representation(time) if time else None
+    return time_text(time) if time else None
 
 
 def _report(component: Any) -> freshness.ComponentReport:

@@ -1,6 +1,7 @@
 """Devices, their components, their keys."""
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -14,9 +15,9 @@ from devices.api.idempotency import NULL_WHEN_REPEATED
 from devices.models import Device, DeviceCredential, DeviceStatus, HardwareModel
 from devices.models.base import validate_key
 from devices.services.presence import descriptions, overview
-from devices.services.presence.timeouts import TimeoutSource
+from devices.services.presence.timeouts import TimeoutSource, loaded
 from devices.services.provisioning.registration import IssuedCredentials
-from tenants.api.serializers.base import StrictModelSerializer, StrictSerializer, Timestamp
+from tenants.api.serializers.base import QuickSerializer, StrictModelSerializer, StrictSerializer, Timestamp
 
 from .components import DeviceComponentSerializer, component_type_by_key, time_or_null
 
@@ -33,8 +34,20 @@ def hardware_model_field() -> serializers.PrimaryKeyRelatedField:
     )
 
 
-class DeviceKeySerializer(serializers.ModelSerializer[DeviceCredential]):
+def _is_valid(key: DeviceCredential) -> bool:
+    return key.revoked_at is None and (key.not_after is None or key.not_after > timezone.now())
+
+
+class DeviceKeySerializer(QuickSerializer, serializers.ModelSerializer[DeviceCredential]):
     """A key of a device: its version, which is the key id (`kid`) in signatures, and its validity."""
+
+    quick: ClassVar = {
+        "version": attrgetter("version"),
+        "created_at": lambda key: time_or_null(key.created_at),
+        "expires_at": lambda key: time_or_null(key.not_after),
+        "revoked_at": lambda key: time_or_null(key.revoked_at),
+        "valid": lambda key: _is_valid(key),
+    }
 
     expires_at = serializers.DateTimeField(source="not_after", read_only=True, allow_null=True)
     valid = serializers.SerializerMethodField()
@@ -45,11 +58,53 @@ class DeviceKeySerializer(serializers.ModelSerializer[DeviceCredential]):
         read_only_fields = fields
 
     def get_valid(self, key: DeviceCredential) -> bool:
-        return key.revoked_at is None and (key.not_after is None or key.not_after > timezone.now())
+        return _is_valid(key)
 
 
-class DeviceSerializer(StrictModelSerializer[Device]):
+def _parts(device: Device) -> list[dict[str, Any]]:
+    show = _component_serializer.to_representation
+    _overview(device)  # reads the reports of all components
+    return [show(component) for component in loaded(device, "components")]
+
+
+def _keys(device: Device) -> list[dict[str, Any]]:
+    show = _key_serializer.to_representation
+    return [show(key) for key in loaded(device, "credentials")]
+
+
+# They show all members without fields, so one serves every request.
+_component_serializer, _key_serializer = DeviceComponentSerializer(), DeviceKeySerializer()
+
+
+def _status_description(device: Device) -> str | None:
+    change = _overview(device).change
+    return descriptions.describe_change(change) if change else None
+
+
+class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
     """A device with its state, its components and its keys (never their secrets)."""
+
+    quick: ClassVar = {
+        "uuid": lambda device: str(device.uuid),
+        "name": attrgetter("name"),
+        "cpu_serial": attrgetter("cpu_serial"),
+        "hardware_model": attrgetter("hardware_model_id"),
+        "active": attrgetter("active"),
+        "ownership": attrgetter("ownership"),
+        "timeout_seconds": attrgetter("timeout_seconds"),
+        "created_at": lambda device: time_or_null(device.created_at),
+        "status": lambda device: overview.status_of(device).status,
+        "status_changed_at": lambda device: time_or_null(overview.status_of(device).since),
+        "status_cause": lambda device: overview.status_of(device).cause,
+        "status_description": lambda device: _status_description(device),
+        "last_seen_at": lambda device: time_or_null(_overview(device).last_seen_at),
+        "flapping": lambda device: _overview(device).flapping,
+        "in_maintenance": lambda device: _overview(device).in_maintenance,
+        "effective_timeout_seconds": lambda device: round(_overview(device).timeout),
+        "timeout_source": lambda device: _overview(device).timeout_source.value,
+        "components": _parts,
+        "keys": _keys,
+    }
 
     hardware_model = hardware_model_field()
     status = serializers.ChoiceField(
@@ -97,8 +152,7 @@ class DeviceSerializer(StrictModelSerializer[Device]):
 
     @extend_schema_field(serializers.CharField(allow_null=True))
     def get_status_description(self, device: Device) -> str | None:
-        change = _overview(device).change
-        return descriptions.describe_change(change) if change else None
+        return _status_description(device)
 
     @extend_schema_field(Timestamp(allow_null=True))
     def get_last_seen_at(self, device: Device) -> str | None:
@@ -181,7 +235,7 @@ def note_presence(devices: Iterable[Device]) -> None:
     overviews = overview.overviews_of(listed, timezone.now())
     for device in listed:
         device.overview = overviews[device.pk]  # type: ignore[attr-defined]
-        for component in device.components.all():
+        for component in loaded(device, "components"):
             component.report = overviews[device.pk].reports[component.pk]  # type: ignore[attr-defined]
 
 

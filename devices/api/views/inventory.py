@@ -5,7 +5,6 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import Prefetch
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action
@@ -17,6 +16,7 @@ from devices.api import filters
 from devices.api.serializers import components as component_serializers
 from devices.api.serializers import inventory as serializers
 from devices.models import Component, Device, DeviceCredential
+from devices.services.presence.timeouts import prefetched, prefetched_components
 from devices.services.provisioning import activation, registration
 from tenants.api.errors import Conflict, ErrorSerializer
 from tenants.api.views.base import ObjectsView
@@ -56,8 +56,8 @@ class DeviceViewSet(
     lookup_value_converter = "uuid"
     lookup_field = "uuid"
     queryset = Device.objects.select_related("presence", "hardware_model").prefetch_related(
-        Prefetch("components", Component.objects.select_related("component_type")),
-        Prefetch("credentials", DeviceCredential.objects.order_by("-version")),
+        prefetched_components(),
+        prefetched("credentials", DeviceCredential.objects.order_by("-version")),
     )
     serializer_class = serializers.DeviceSerializer
     filterset_class = filters.DeviceFilter

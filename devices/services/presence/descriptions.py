@@ -1,9 +1,9 @@
 """Descriptions of status changes for people: cause, times and evidence."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 from django.utils import timezone
-from django.utils.formats import date_format
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -19,11 +19,10 @@ _IGNORED_REASONS: dict[str, Promise] = {
 
 def describe_change(change: StatusChange) -> str:
     """Return the cause of the change as a sentence with its times and session, in the reader's language."""
-    sentence = _sentence(change) % {
-        "evidence": format_time(change.evidence_at),
-        "recorded": format_time(change.at),
-        "silence": format_duration((change.at - change.evidence_at).total_seconds()),
-    }
+    template = _sentence(change)
+    # A page of devices has a sentence for each: only what it shows is formatted.
+    values = {name: read(change) for name, read in _VALUES.items() if f"%({name})s" in template}
+    sentence = template % values
     if change.session:
         sentence += " " + _("Session %(session)s.") % {"session": change.session}
     return sentence
@@ -43,7 +42,8 @@ def describe_ignored_will(will: IgnoredWill) -> str:
 
 def format_time(time: datetime) -> str:
     """Return the time to the second, in the current time zone, with the zone's name."""
-    return date_format(timezone.localtime(time), "Y-m-d H:i:s T")
+    local = timezone.localtime(time)
+    return f"{local.isoformat(' ')[:19]} {local.tzname()}"
 
 
 def format_duration(seconds: float) -> str:
@@ -62,14 +62,23 @@ def format_duration(seconds: float) -> str:
 
 def _sentence(change: StatusChange) -> str:
     """Return the sentence of the cause, with placeholders for `evidence`, `recorded` and `silence`."""
-    if change.cause == Cause.TIMEOUT:
-        return _("No message since %(evidence)s. The timeout passed at %(recorded)s, %(silence)s later.")
     if change.cause == Cause.STAFF and change.to_status == Status.UNKNOWN:
         return _("Deactivated by a user at %(evidence)s.")
-    return {
-        Cause.TELEMETRY: _("Live telemetry received at %(evidence)s."),
-        Cause.BIRTH: _("Birth message received at %(evidence)s."),
-        Cause.WILL: _("Connection lost or closed: the will was received at %(evidence)s."),
-        Cause.STAFF: _("Set by a user at %(recorded)s."),
-        Cause.RECONCILE: _("Corrected after a failure at %(recorded)s, based on evidence from %(evidence)s."),
-    }[Cause(change.cause)]
+    return str(_SENTENCES[change.cause])
+
+
+_SENTENCES: dict[str, Promise] = {
+    Cause.TIMEOUT: gettext_lazy(
+        "No message since %(evidence)s. The timeout passed at %(recorded)s, %(silence)s later."
+    ),
+    Cause.TELEMETRY: gettext_lazy("Live telemetry received at %(evidence)s."),
+    Cause.BIRTH: gettext_lazy("Birth message received at %(evidence)s."),
+    Cause.WILL: gettext_lazy("Connection lost or closed: the will was received at %(evidence)s."),
+    Cause.STAFF: gettext_lazy("Set by a user at %(recorded)s."),
+    Cause.RECONCILE: gettext_lazy("Corrected after a failure at %(recorded)s, based on evidence from %(evidence)s."),
+}
+_VALUES: dict[str, Callable[[StatusChange], str]] = {
+    "evidence": lambda change: format_time(change.evidence_at),
+    "recorded": lambda change: format_time(change.at),
+    "silence": lambda change: format_duration((change.at - change.evidence_at).total_seconds()),
+}

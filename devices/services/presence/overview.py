@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
-from django.db.models import Prefetch, prefetch_related_objects
+from django.db.models import prefetch_related_objects
 
-from devices.models import Component, Device, DeviceStatus, MaintenanceWindow, PresenceSettings, StatusChange
-from devices.services.presence.timeouts import TimeoutSource, effective_timeout
+from devices.models import Device, DeviceStatus, MaintenanceWindow, PresenceSettings, StatusChange
+from devices.services.presence.timeouts import TimeoutSource, effective_timeout, loaded, prefetched_components
 
 from . import activity, freshness, status_changes
 
@@ -35,12 +35,13 @@ def overviews_of(devices: Iterable[Device], now: datetime) -> dict[int, Presence
     listed = list(devices)
     if not listed:
         return {}
-    prefetch_related_objects(listed, Prefetch("components", Component.objects.select_related("component_type")))
+    if bare := [device for device in listed if not hasattr(device, "loaded_components")]:
+        prefetch_related_objects(bare, prefetched_components())
     ids = [device.pk for device in listed]
     least = PresenceSettings.current().timeout_seconds
     changes, seen = status_changes.newest_changes(ids), last_seen(listed)
     maintained = _in_maintenance(ids, now)
-    reports = freshness.component_reports((part for device in listed for part in device.components.all()), now)
+    reports = freshness.component_reports((part for device in listed for part in loaded(device, "components")), now)
     overviews = {}
     for device in listed:
         status, (timeout, source) = status_of(device), effective_timeout(device, least)
@@ -52,7 +53,7 @@ def overviews_of(devices: Iterable[Device], now: datetime) -> dict[int, Presence
             device.pk in maintained,
             timeout,
             source,
-            {part.pk: reports[part.pk] for part in device.components.all()},
+            {part.pk: reports[part.pk] for part in loaded(device, "components")},
         )
     return overviews
 

@@ -5,10 +5,11 @@ missed reports; the device's expected interval is the shortest of its attached c
 """
 
 from collections.abc import Iterable
+from typing import Any
 from uuid import UUID
 
 from django.db import models
-from django.db.models import Min, Q, QuerySet
+from django.db.models import Min, Prefetch, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 
@@ -49,9 +50,30 @@ def effective_timeout(device: Device, least: int) -> tuple[float, TimeoutSource]
     Loads the hardware model, the components and their types if they are not loaded yet.
     """
     model = device.hardware_model.timeout_seconds if device.hardware_model else None
-    intervals = [interval_of(component) for component in device.components.all() if component.attached]
+    intervals = [interval_of(component) for component in loaded(device, "components") if component.attached]
     given = device.timeout_seconds, model, least, intervals
     return timeout_of(*given), source_of(*given)
+
+
+def loaded(device: Device, relation: str) -> list[Any]:
+    """Return the related objects of a device, without a query where they were prefetched, as by `prefetched`.
+
+    Django's own `all()`, and its prefetching, build a manager and a query for each device of a page first.
+    """
+    found = getattr(device, f"loaded_{relation}", None)
+    if found is None:
+        found = getattr(device, "_prefetched_objects_cache", {}).get(relation)
+    return list(getattr(device, relation).all() if found is None else found)
+
+
+def prefetched(relation: str, objects: QuerySet[Any]) -> Prefetch:
+    """Return a prefetch of a relation of devices, of which `loaded` returns the objects."""
+    return Prefetch(relation, objects, to_attr=f"loaded_{relation}")
+
+
+def prefetched_components() -> Prefetch:
+    """Return the prefetch of the components with their types."""
+    return prefetched("components", Component.objects.select_related("component_type"))
 
 
 def interval_of(component: Component) -> int:

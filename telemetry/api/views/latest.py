@@ -1,6 +1,6 @@
 """The newest values of a device and of all devices."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.utils import timezone
@@ -15,6 +15,7 @@ from telemetry.api.series_selection import completeness_data, devices_by_uuid
 from telemetry.services.queries import completeness, fleet_latest, readings
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
+from tenants.api.serializers.base import time_text
 from tenants.api.views.base import CursorPageView, TenantView
 
 
@@ -25,7 +26,7 @@ class LatestView(TenantView):
     def get(self, request: Request, uuid: UUID) -> Response:
         """Return the newest value of each metric of a device."""
         values = readings.latest_values(device_by_uuid(uuid))
-        return Response({"results": shapes.LatestSerializer(values, many=True).data})
+        return Response({"results": [_latest_data(value) for value in values]})
 
 
 class FleetLatestView(CursorPageView):
@@ -54,5 +55,16 @@ class FleetLatestView(CursorPageView):
         warnings = completeness.partial_reasons(devices, None, timezone.now()) + (
             [completeness.next_page_reason()] if following else []
         )
-        results = shapes.FleetLatestSerializer(page.values, many=True).data
+        results = [{**_latest_data(value), "device": str(value.device)} for value in page.values]
         return Response({"results": results, "next": following} | completeness_data(warnings))
+
+
+def _latest_data(latest: readings.LatestValue | fleet_latest.FleetLatestValue) -> dict[str, Any]:
+    """Return the value as LatestSerializer describes it, without it: a page holds up to 1000."""
+    return {
+        "component": latest.component,
+        "metric": latest.metric,
+        "value": latest.value,
+        "unit": latest.unit or None,
+        "time": time_text(latest.time),
+    }

@@ -13,10 +13,8 @@ from telemetry.api.series_selection import completeness_data, series_of_metric
 from telemetry.services.queries import calendar_intervals, completeness, readings
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
-from tenants.api.serializers.base import Timestamp
+from tenants.api.serializers.base import time_text
 from tenants.api.views.base import CursorPageView
-
-_time = Timestamp().to_representation
 
 
 class ReadingsView(CursorPageView):
@@ -27,7 +25,7 @@ class ReadingsView(CursorPageView):
 
     def row_data(self, rows: list[Any]) -> list[Any]:
         """Return the rows as ReadingSerializer describes them, without it: a page holds up to 1000."""
-        return [{"time": _time(row.time), "value": row.value, "unit": row.unit or None} for row in rows]
+        return [{"time": time_text(row.time), "value": row.value, "unit": row.unit or None} for row in rows]
 
     @extend_schema(
         operation_id="readings_list",

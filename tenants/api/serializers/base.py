@@ -3,7 +3,7 @@
 import copy
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, ClassVar, TypeVar, cast
 from zoneinfo import ZoneInfo, available_timezones
@@ -30,6 +30,28 @@ class StrictSerializer(serializers.Serializer):
         if isinstance(data, Mapping):
             refuse_unwritable(data, self)
         return super().to_internal_value(data)
+
+
+class QuickSerializer(serializers.Serializer):
+    """Shows the members in `quick` by their functions, without fields: for lists of up to 1000 objects.
+
+    Each function must return what the field of the same name returns; other members are shown by their fields.
+    """
+
+    quick: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
+
+    def to_representation(self, instance: Any) -> dict[str, Any]:
+        """Return the object for JSON."""
+        quick = self.quick
+        return {
+            name: quick[name](instance) if name in quick else self._by_field(name, instance)
+            for name in self.Meta.fields  # type: ignore[attr-defined]
+        }
+
+    def _by_field(self, name: str, instance: Any) -> Any:
+        field = self.fields[name]
+        value = field.get_attribute(instance)
+        return None if value is None else field.to_representation(value)
 
 
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -138,7 +160,14 @@ class Timestamp(serializers.Field):
 
     def to_representation(self, value: datetime.datetime) -> str:
         """Return the time as ISO 8601 with Z."""
-        return value.astimezone(datetime.UTC).isoformat().replace("+00:00", "Z")
+        return time_text(value)
+
+
+def time_text(time: datetime.datetime) -> str:
+    """Return the time as the API shows it: ISO 8601 in UTC with Z."""
+    if time.tzinfo is not datetime.UTC:
+        time = time.astimezone(datetime.UTC)
+    return f"{time.isoformat()[:-6]}Z"
 
 
 class WholeNumber(serializers.IntegerField):

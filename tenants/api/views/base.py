@@ -79,6 +79,10 @@ class ObjectsView(TenantView, GenericAPIView):
         filterset = getattr(self, "filterset_class", None)
         return {*getattr(self.paginator, "parameters", ()), *(filterset.base_filters if filterset else ())}
 
+    def filter_queryset(self, queryset: Any) -> Any:
+        """Return the objects that the parameters select; only lists have any."""
+        return super().filter_queryset(queryset) if getattr(self, "action", "list") == "list" else queryset
+
     def get_object(self) -> Any:
         """Return the object of the request."""
         try:
