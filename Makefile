@@ -3,6 +3,7 @@
 
 HTTP_PORT ?= 8000
 MQTT_PORT ?= 1883
+WEB_PROCESSES ?= 2
 VAR ?= var
 ARGS ?=
 UV_VERSION := 0.13.9
@@ -24,7 +25,7 @@ endif
 .PHONY: run test test-fast bench faults attacks upgrade fuzz fuzz-guided lint schemas docs hooks lock messages
 
 run: .venv/run.stamp
-	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" $(VENV_PYTHON) manage.py up $(ARGS)
+	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" WEB_PROCESSES="$(WEB_PROCESSES)" $(VENV_PYTHON) manage.py up $(ARGS)
 
 test: .venv/test.stamp
 	@command -v chromium >/dev/null && command -v mosquitto_pub >/dev/null || tests/install_browser.sh

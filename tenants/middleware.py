@@ -17,7 +17,6 @@ from django.utils.decorators import sync_and_async_middleware, sync_only_middlew
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django_tenants.middleware.main import TenantMainMiddleware
-from django_tenants.utils import get_public_schema_name, get_tenant_domain_model
 
 from .api.errors import body, is_for_api
 from .api.views.health import healthz, metrics, readyz
@@ -26,6 +25,7 @@ from .infrastructure.connection_shares import ConnectionShares
 from .infrastructure.database import current_schema, enter_schema_of, leave_schema
 from .infrastructure.password_hashing import HashingBusy
 from .models import SLUG_PATTERN, Tenant
+from .services import tenant_lookup
 
 _PREFIX = re.compile(r"^/t/(?P<slug>[^/]+)(?P<rest>/.*)?$")
 _SLUG = re.compile(SLUG_PATTERN)
@@ -33,6 +33,8 @@ _SLUG = re.compile(SLUG_PATTERN)
 _PROBES = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
 # Seconds until a request is repeated that found no slot.
 _RETRY_SECONDS = 3
+# Pages of more results are processed one at a time for each tenant in each process.
+_LARGE_PAGE = 200
 _CODES = {404: "not_found", 503: "unavailable"}
 _REFUSALS = {
     404: _("There is no tenant %(slug)r here."),
@@ -75,8 +77,9 @@ def trust_proxies(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpR
 def share_connections(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
     """Bound the pooled connections that the requests of one tenant, or of the public site, use at a time.
 
-    Requests beyond the share wait without a connection, then receive 503 with Retry-After. A tenant whose requests wait
-    for locks in vain has one slot for a while. Without a pool nothing is shared.
+    Requests beyond the share wait without a connection, then receive 503 with Retry-After. Large pages of a tenant are
+    processed one at a time. A tenant whose requests wait for locks in vain has one slot for a while. Without a pool
+    nothing is shared.
     """
     if "pool" not in connection.settings_dict["OPTIONS"]:
         raise MiddlewareNotUsed
@@ -84,7 +87,7 @@ def share_connections(get_response: Callable[[HttpRequest], Any]) -> Callable[[H
 
     def answer(request: HttpRequest) -> Any:
         schema, began = current_schema(), time.monotonic()
-        with shares.slot(schema, before_waiting=connection.close) as has_slot:
+        with shares.slot(schema, connection.close, is_large=_is_large(request)) as has_slot:
             if not has_slot:
                 return _over_share(request)
             response = get_response(request)
@@ -93,6 +96,12 @@ def share_connections(get_response: Callable[[HttpRequest], Any]) -> Callable[[H
         return response
 
     return answer
+
+
+def _is_large(request: HttpRequest) -> bool:
+    """Return whether the request is for a page that takes as long as many others."""
+    limit = request.GET.get("limit", "")
+    return limit.isascii() and limit.isdigit() and len(limit) < 10 and int(limit) > _LARGE_PAGE
 
 
 def _over_share(request: HttpRequest) -> HttpResponse:
@@ -148,15 +157,10 @@ class TenantMiddleware(TenantMainMiddleware):
         return answer
 
     def _by_slug(self, slug: str) -> Tenant | None:
-        if not _SLUG.match(slug):
-            return None
-        return Tenant.objects.exclude(schema_name=get_public_schema_name()).filter(slug=slug).first()
+        return tenant_lookup.by_slug(slug) if _SLUG.match(slug) else None
 
     def _by_host(self, hostname: str) -> Tenant | None:
-        domain = get_tenant_domain_model().objects.select_related("tenant").filter(domain=hostname).first()
-        if domain is None or domain.tenant.schema_name == get_public_schema_name():
-            return None
-        return domain.tenant
+        return tenant_lookup.by_host(hostname)
 
     def _move_prefix(self, request: HttpRequest, prefix: str, rest: str) -> None:
         script_name = request.META.get("SCRIPT_NAME", "").rstrip("/") + prefix

@@ -12,7 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from django.conf import settings
+from django.conf import LazySettings, settings
 from django.core.management import call_command
 from django.utils import translation
 from django_tenants.utils import schema_context
@@ -92,6 +92,12 @@ def quick_passwords() -> Iterator[None]:
         patch.setattr(BoundedArgon2Hasher, "memory_cost", 8)
         patch.setattr(BoundedPBKDF2Hasher, "iterations", 1000)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_access_cache(settings: LazySettings) -> None:
+    """Read tenants and API keys at each request: tests change rows without the services, and roll them back."""
+    settings.ACCESS_CACHE_SECONDS = 0
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 
 from devices.models import ApiKey
+from devices.services import api_keys
 from tenants.api.permissions import MemberPermission
 from tenants.infrastructure.database import current_schema
 from tenants.infrastructure.throttling import SecretThrottle
@@ -69,7 +70,7 @@ def _find(request: Request, text: str) -> ApiKey | None:
     address, secret = request.META.get("REMOTE_ADDR", ""), f"{current_schema()} {text}"
     if key_throttle.blocks(address, secret):
         raise Throttled(_BLOCKED_SECONDS, _("Too many invalid API keys from this address. Try again later."))
-    key = ApiKey.find(text)
+    key = api_keys.find_api_key(text)
     if key_throttle.record(address, secret, key is not None):
         logger.warning("Too many invalid API keys from %s: unknown ones are rejected for a minute", address)
     return key

@@ -16,6 +16,7 @@ from devices.models.access import API_KEY_PREFIX, API_KEY_PREFIX_LENGTH
 from devices.services.broker import accounts
 from devices.services.notifications.stream_hub import end_streams
 from tenants.infrastructure import tasks
+from tenants.infrastructure.access_cache import AccessCache
 from tenants.infrastructure.database import current_schema
 from tenants.models import AppRoute, Tenant
 
@@ -23,6 +24,8 @@ from . import audit
 
 logger = logging.getLogger(__name__)
 
+# By schema and digest: a key of one tenant is not found in another.
+_found_keys: AccessCache[tuple[str, str], ApiKey] = AccessCache()
 _EXPIRY = "devices.services.api_keys.close_expired"
 
 
@@ -62,8 +65,15 @@ def revoke_api_key(key: ApiKey, *, acting_user: audit.Actor = None) -> bool:
             AppRoute.objects.filter(prefix=key.prefix).delete()
             audit.record(acting_user, "revoke", key)
             end_streams(current_schema(), key_id=key.pk)
+            transaction.on_commit(lambda: _forget(key.prefix))
             transaction.on_commit(lambda: _revoke(key.prefix))
     return bool(won)
+
+
+def find_api_key(text: str) -> ApiKey | None:
+    """Return the current tenant's valid key with that text; one that another process revoked for a second longer."""
+    key = _found_keys.get((current_schema(), ApiKey.digest_of(text)), lambda: ApiKey.find(text))
+    return key if key is not None and key.is_valid() else None
 
 
 def close_expired(pk: int) -> str:
@@ -74,6 +84,11 @@ def close_expired(pk: int) -> str:
     end_streams(current_schema(), key_id=key.pk)
     accounts.revoke_apps([key.prefix])
     return "Closed"
+
+
+def _forget(prefix: str) -> None:
+    """Reject the key at once in this process."""
+    _found_keys.forget(lambda _key, row: row.prefix == prefix)
 
 
 def _grant(slug: str, prefix: str, text: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from config.environment import write_secrets
+from management.embedded.errors import ServerFailed
 from management.embedded.program import Program
 from management.embedded.server import BASE_DIR
 from management.embedded.supervisor import FOREIGN
@@ -23,7 +24,13 @@ _KEPT = ("SECRET_KEY", "MQTT_HOST")
 _WEB = (
     "-m uvicorn config.asgi:application --http config.http_protocol:BoundedHttpProtocol --ws none"
     " --no-proxy-headers --no-server-header --host 127.0.0.1"
+    # Event streams do not end by themselves.
+    " --timeout-graceful-shutdown 3"
 )
+# On a busy machine a process takes longer to start than the 5 s after which uvicorn replaces it.
+_WORKERS = "--workers {count} --timeout-worker-healthcheck 60"
+_WEB_PROCESSES = "2"
+_MOST_WEB_PROCESSES = 64
 
 
 def servers_to_embed() -> frozenset[str]:
@@ -53,10 +60,8 @@ def manage(*arguments: str) -> list[str]:
 
 def programs(env: Mapping[str, str], logs: Path, http_port: int, *, simulator: bool) -> list[Program]:
     """Return the processes of the platform in the order of their start."""
-    web = [sys.executable, *_WEB.split(), "--port", str(http_port)]
     commands = {
-        # Event streams do not end by themselves.
-        "web": [*web, "--timeout-graceful-shutdown", "3"],
+        "web": [sys.executable, *_WEB.split(), "--port", str(http_port), *_web_processes(env)],
         "listener": manage("run_mqtt_listener"),
         "checker": manage("check_device_health"),
         "notifier": manage("run_notifier"),
@@ -83,3 +88,11 @@ def programs(env: Mapping[str, str], logs: Path, http_port: int, *, simulator: b
         )
         for name, command in commands.items()
     ]
+
+
+def _web_processes(env: Mapping[str, str]) -> list[str]:
+    """Return the options for `WEB_PROCESSES` web processes. Raises ServerFailed."""
+    text = env.get("WEB_PROCESSES") or _WEB_PROCESSES
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MOST_WEB_PROCESSES):
+        raise ServerFailed(f"WEB_PROCESSES must be a whole number from 1 to {_MOST_WEB_PROCESSES}, not {text!r}.")
+    return _WORKERS.format(count=text).split() if int(text) > 1 else []

@@ -3,14 +3,15 @@
 import json
 import os
 import re
+import sys
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 # Processes with a public port get the narrowest role in Vault.
 os.environ.setdefault("VAULT_ROLE", "web")
 
-django_application = get_asgi_application()
+django.setup(set_prefix=False)
 
 from django.conf import settings  # noqa: E402 (what follows needs the settings)
 
@@ -19,6 +20,13 @@ from tenants.infrastructure.client_address import address_group, client_address 
 from tenants.infrastructure.request_bodies import BodyLimits, BoundedBodies, Scope  # noqa: E402
 from tenants.request_ids import asgi_with_request_id  # noqa: E402
 from tenants.security_headers import asgi_with_headers  # noqa: E402
+
+from .threads import ThreadedHandler  # noqa: E402
+from .web_processes import end_with_parent  # noqa: E402
+
+end_with_parent()
+# A request gives the interpreter away at each of its ten statements, and waits so long for another thread to return it.
+sys.setswitchinterval(0.001)
 
 # The pages and endpoints that take a file.
 UPLOAD_PATHS = re.compile(
@@ -52,7 +60,7 @@ def _refusal_body(path: str, status: int, text: str) -> tuple[str, bytes]:
 
 
 _bounded = BoundedBodies(
-    django_application,
+    ThreadedHandler(),
     BodyLimits(
         form_bytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE + _FORM_BYTES,
         upload_bytes=settings.IMPORT_MAX_BYTES + _FORM_BYTES,

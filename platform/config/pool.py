@@ -1,9 +1,28 @@
-"""The reset of a pooled connection when it is returned."""
+"""The connections of the web server's pool."""
 
-from psycopg import Connection
+import time
+from typing import Any
+
+from psycopg import Connection, Cursor
+
+# Within this time after a check a connection is taken from the pool without another one.
+CHECK_SECONDS = 1.0
 
 
-def reset_search_path(connection: Connection) -> None:
-    """Reset the search path: the next request sets its own."""
-    connection.execute("RESET search_path")
-    connection.commit()
+class PooledConnection(Connection[Any]):
+    """A connection that the pool checks when it is taken, at most once a second.
+
+    django-tenants sets the search path with the first statement after a connection is taken, whatever it was before.
+    """
+
+    _checked_until = float("-inf")
+
+    def execute(self, query: Any, *arguments: Any, **options: Any) -> Cursor[Any]:
+        """Execute a statement; the empty one, by which the pool checks the connection, only when it is due."""
+        if query:
+            return super().execute(query, *arguments, **options)
+        if time.monotonic() < self._checked_until:
+            return self.cursor()
+        found = super().execute(query, *arguments, **options)
+        self._checked_until = time.monotonic() + CHECK_SECONDS
+        return found

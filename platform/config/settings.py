@@ -59,7 +59,7 @@ PUBLIC_SCHEMA_NAME = "public"
 PUBLIC_SCHEMA_URLCONF = "config.urls_public"
 ROOT_URLCONF = "config.urls"
 DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
-TENANT_LIMIT_SET_CALLS = False
+TENANT_LIMIT_SET_CALLS = True
 # Of `migrate_schemas`: a tenant whose migration fails does not stop the others.
 GET_EXECUTOR_FUNCTION = "tenants.services.tenant_migrations.executor_named"
 
@@ -71,7 +71,7 @@ MIDDLEWARE = [
     "tenants.middleware.trust_proxies",
     "tenants.request_ids.set_request_id",
     "django.middleware.security.SecurityMiddleware",
-    "servestatic.middleware.ServeStaticMiddleware",
+    "tenants.static_files.serve_static",
     "tenants.middleware.TenantMiddleware",
     "tenants.middleware.share_connections",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -81,7 +81,6 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "config.threads.stay_in_thread",
 ]
 
 TEMPLATES = [
@@ -115,9 +114,8 @@ DATABASE_TENANT_SHARE: float = env.float("DATABASE_TENANT_SHARE", default=0.5)
 DATABASE_LOCK_SECONDS: float = env.float("DATABASE_LOCK_SECONDS", default=3.0)
 DATABASE_STATEMENT_SECONDS: float = env.float("DATABASE_STATEMENT_SECONDS", default=60.0)
 if env.bool("DATABASE_POOL", default=False):
-    # For the web server only: a pool does not survive the worker's fork. A returned connection has the search path
-    # of the public schema.
-    from .pool import reset_search_path
+    # For the web server only: a pool does not survive the worker's fork.
+    from .pool import PooledConnection
 
     _database["CONN_MAX_AGE"] = 0
     _database["CONN_HEALTH_CHECKS"] = True  # a connection that broke in the pool is replaced when it is taken
@@ -132,7 +130,7 @@ if env.bool("DATABASE_POOL", default=False):
         "min_size": 1,
         "max_size": DATABASE_POOL_SIZE,
         "timeout": 10,
-        "reset": reset_search_path,
+        "connection_class": PooledConnection,
     }
 else:
     _database["CONN_MAX_AGE"] = 60
@@ -315,7 +313,7 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["devices.api.access.TenantAccess"],
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_RENDERER_CLASSES": ["tenants.api.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["tenants.api.negotiation.JSONParser"],
     "DEFAULT_THROTTLE_CLASSES": ["tenants.infrastructure.throttling.TenantThrottle"],
     "DEFAULT_METADATA_CLASS": None,
@@ -330,6 +328,8 @@ REST_FRAMEWORK = {
 METRICS_TOKEN: str = SecretText(env.str("METRICS_TOKEN", default=""))
 # Invalid API keys of one address at one process; beyond it only keys that were valid lately are queried. 0: unlimited.
 API_KEY_FAILURES_PER_MINUTE: int = env.int("API_KEY_FAILURES_PER_MINUTE", default=100)
+# For so long a web process uses a tenant and an API key that it has read before it reads them again; 0: not at all.
+ACCESS_CACHE_SECONDS: float = env.float("ACCESS_CACHE_SECONDS", default=1.0)
 # For each tenant, of sessions and keys together; 0: unlimited.
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
 # Operations at a time: of each API key or person, of a tenant, and of one web process; 0: unlimited.

@@ -1,6 +1,7 @@
 """Shares of a process's pooled connections: a tenant whose requests wait for locked tables leaves some to the others.
 
-A request without a slot waits for one without a connection, and is refused when none becomes free in time.
+A request without a slot waits for one without a connection, and is refused when none becomes free in time. Requests
+with much work, which hold the interpreter for as long as many others, are processed one at a time for each tenant.
 """
 
 import threading
@@ -16,6 +17,7 @@ STRAINED_SECONDS = 10.0
 @dataclass(slots=True)
 class _Share:
     used: int = 0
+    large: int = 0
     waiting: int = 0
     strained_until: float = 0.0
 
@@ -23,29 +25,33 @@ class _Share:
 class ConnectionShares:
     """The slots of each schema: how many of its requests may use a connection at a time. Thread-safe."""
 
-    def __init__(self, slots: int, *, patience: float = 2.0) -> None:
-        """A request waits up to `patience` seconds for a slot; as many as four times the slots may wait."""
+    def __init__(self, slots: int, *, patience: float = 2.0, large_patience: float = 10.0) -> None:
+        """A request waits up to `patience` seconds for a slot, a large one up to `large_patience`.
+
+        As many as four times the slots may wait.
+        """
         self._slots = max(1, slots)
-        self._patience = patience
+        self._patience, self._large_patience = patience, large_patience
         self._shares: dict[str, _Share] = {}
         self._changed = threading.Condition()
 
     @contextmanager
-    def slot(self, schema: str, before_waiting: Callable[[], None]) -> Iterator[bool]:
-        """Yield whether the request has a slot, until the end of the block.
+    def slot(self, schema: str, before_waiting: Callable[[], None], *, is_large: bool = False) -> Iterator[bool]:
+        """Yield whether the request has a slot, until the end of the block. Of a schema one `is_large` at a time.
 
         `before_waiting` is called when there is none at once: it must return the connection of this thread.
         """
-        has_slot = self._take(schema, 0.0)
+        has_slot = self._take(schema, 0.0, is_large)
         if not has_slot:
             before_waiting()
-            has_slot = self._take(schema, self._patience)
+            has_slot = self._take(schema, self._large_patience if is_large else self._patience, is_large)
         try:
             yield has_slot
         finally:
             if has_slot:
                 with self._changed:
                     self._shares[schema].used -= 1
+                    self._shares[schema].large -= is_large
                     self._forget_unused(schema)
                     self._changed.notify_all()
 
@@ -54,20 +60,22 @@ class ConnectionShares:
         with self._changed:
             self._shares.setdefault(schema, _Share()).strained_until = time.monotonic() + STRAINED_SECONDS
 
-    def _take(self, schema: str, patience: float) -> bool:
+    def _take(self, schema: str, patience: float, is_large: bool) -> bool:
         with self._changed:
             share = self._shares.setdefault(schema, _Share())
             if patience and share.waiting >= 4 * self._slots:
                 return False
             share.waiting += 1
-            has_slot = self._changed.wait_for(lambda: share.used < self._limit_of(share), patience)
+            has_slot = self._changed.wait_for(lambda: self._has_room(share, is_large), patience)
             share.waiting -= 1
             share.used += has_slot
+            share.large += has_slot and is_large
             self._forget_unused(schema)
             return has_slot
 
-    def _limit_of(self, share: _Share) -> int:
-        return 1 if time.monotonic() < share.strained_until else self._slots
+    def _has_room(self, share: _Share, is_large: bool) -> bool:
+        slots = 1 if time.monotonic() < share.strained_until else self._slots
+        return share.used < slots and not (is_large and share.large)
 
     def _forget_unused(self, schema: str) -> None:
         share = self._shares[schema]

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MINUTE = 60
+# One command costs the client half of what a pipeline of two does.
+_ADD = """
+local count = redis.call('INCRBY', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return count
+"""
 # The newest keys that a process counts alone, while Redis is unavailable.
 _MAX_LOCAL_KEYS = 10_000
 # The Unix time that windows in Redis are of; tests set another, so that none of them meets the end of a window.
@@ -72,10 +78,8 @@ class RedisCounter:
         name = f"gwanje:count:{key}:{number}"
         left = self._seconds - elapsed
         try:
-            pipeline = get_redis_connection("default").pipeline(transaction=False)
-            pipeline.incrby(name, amount)
-            pipeline.expire(name, self._seconds + 1)
-            return Window(int(pipeline.execute()[0]), left)
+            count = get_redis_connection("default").eval(_ADD, 1, name, amount, self._seconds + 1)
+            return Window(int(count), left)
         except RedisError as error:
             logger.warning("Requests are counted by this process alone: %s", error)
             with self._lock:

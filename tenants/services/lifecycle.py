@@ -15,6 +15,7 @@ from tenants.infrastructure import hooks
 from tenants.infrastructure.database import conninfo
 from tenants.models import Domain, Membership, Tenant, User, validate_slug
 
+from . import tenant_lookup
 from .limits import publish_changes
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def _change_state(tenant: Tenant, old: Tenant.State, new: Tenant.State, detail: 
         changed = Tenant.objects.filter(pk=tenant.pk, state=old).update(state=new, state_detail=detail)
         if changed:
             publish_changes([tenant.schema_name])
+            transaction.on_commit(lambda: tenant_lookup.forget(tenant.pk))
             for receive in hooks.tenant_state_changed:
                 receive(tenant.schema_name)
     return bool(changed)

@@ -8,7 +8,7 @@ import pytest
 
 from tenants.infrastructure import connection_shares
 from tenants.infrastructure.connection_shares import ConnectionShares
-from tests.processes import wait_until
+from tests.processes import run_at_once, wait_until
 
 
 @contextmanager
@@ -69,4 +69,25 @@ def test_a_request_that_raises_returns_its_slot() -> None:
     shares = ConnectionShares(1, patience=0.01)
     with pytest.raises(ValueError, match="broken"), shares.slot("t_one", lambda: None):
         raise ValueError("broken")
+    assert not shares._shares
+
+
+def test_large_requests_of_a_tenant_come_one_after_the_other() -> None:
+    shares = ConnectionShares(4, patience=0.01, large_patience=30)
+    running: list[int] = []
+    most: list[int] = []
+
+    def work() -> None:
+        with shares.slot("t_one", lambda: None, is_large=True) as has_slot:
+            assert has_slot
+            running.append(1)
+            most.append(len(running))
+            with taken(shares, "t_one", 2) as granted, taken(shares, "t_two", 1) as others:
+                assert granted + others == [True] * 3, "small ones pass"
+            with shares.slot("t_two", lambda: None, is_large=True) as others_has_slot:
+                assert others_has_slot, "large ones of another tenant pass"
+            running.pop()
+
+    run_at_once([work] * 6)
+    assert most == [1] * 6
     assert not shares._shares
