@@ -8,6 +8,7 @@ from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
 from tenants.infrastructure.client_address import parse_networks
+from tenants.infrastructure.origins import parse_origins
 from tenants.infrastructure.secret_values import SecretText, SecretUrl
 
 from . import environment
@@ -70,9 +71,11 @@ MIDDLEWARE = [
     "tenants.security_headers.set_security_headers",
     "tenants.middleware.trust_proxies",
     "tenants.request_ids.set_request_id",
+    "tenants.compression.compress_answers",
     "django.middleware.security.SecurityMiddleware",
     "tenants.static_files.serve_static",
     "tenants.middleware.TenantMiddleware",
+    "tenants.cors.allow_origins",
     "tenants.middleware.share_connections",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -324,6 +327,8 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
+# The origins whose pages may use the API of every tenant with an API key; a tenant can have more.
+CORS_ORIGINS: tuple[str, ...] = parse_origins(env.list("CORS_ORIGINS", default=[]))
 # Bearer token of /metrics, which contains tenants' names; without one only requests of this machine are allowed.
 METRICS_TOKEN: str = SecretText(env.str("METRICS_TOKEN", default=""))
 # Invalid API keys of one address at one process; beyond it only keys that were valid lately are queried. 0: unlimited.
@@ -381,6 +386,10 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "tenants.api.schema_headers.describe_headers",
+    ],
     # One set of choices, used by several members.
     "ENUM_NAME_OVERRIDES": {
         "StatusEnum": "devices.models.presence.Status",

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
@@ -17,6 +18,7 @@ from django_tenants.utils import get_public_schema_name
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from tenants.infrastructure import hooks
 from tenants.models import Domain, Membership, Plan, Tenant, TenantAlias, TenantLimits
@@ -74,8 +76,10 @@ class TenantAdmin(QuotaErrors, ModelAdmin):
         "state_label",
         "state_detail",
         "created_at",
+        "cors_origins",
     ]
-    readonly_fields: ClassVar = [name for name in fields if name != "name"]
+    readonly_fields: ClassVar = [name for name in fields if name not in ("name", "cors_origins")]
+    formfield_overrides: ClassVar = {ArrayField: {"widget": UnfoldAdminTextInputWidget}}
     inlines: ClassVar = [MembershipInline, TenantLimitsInline, DomainInline, AliasInline]
     actions_detail: ClassVar = ["suspend", "resume", "try_again", "discard"]
 
@@ -120,7 +124,7 @@ class TenantAdmin(QuotaErrors, ModelAdmin):
     def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm, change: bool) -> None:
         """Save the changed fields."""
         # Only the changed columns: another request may have changed the state.
-        Tenant.objects.filter(pk=obj.pk).update(name=obj.name)
+        Tenant.objects.filter(pk=obj.pk).update(name=obj.name, cors_origins=obj.cors_origins)
 
     def save_formset(self, request: HttpRequest, form: forms.ModelForm, formset: Any, change: bool) -> None:
         """Save the inlines, and publish changed limits."""

@@ -22,6 +22,9 @@ from rest_framework.serializers import BaseSerializer, Serializer
 from rest_framework.utils.encoders import JSONEncoder
 from rest_framework.views import APIView
 
+# The end of the ETag of an answer that was compressed.
+COMPRESSED = '-gzip"'
+
 _TAGGED_METHODS = ("GET", "HEAD", "PATCH")
 
 
@@ -46,7 +49,7 @@ def entity_tag(data: Mapping[str, Any], writable: Iterable[str]) -> str:
 def is_unchanged(if_none_match: str, tag: str) -> bool:
     """Return whether the client has the object as it is."""
     given = parse_etags(if_none_match)
-    return given == ["*"] or tag in {one.removeprefix("W/") for one in given}
+    return given == ["*"] or tag in {one.removeprefix("W/").replace(COMPRESSED, '"') for one in given}
 
 
 def is_unedited(if_match: str, tag: str) -> bool:

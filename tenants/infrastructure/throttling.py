@@ -163,6 +163,9 @@ class WindowThrottle(BaseThrottle):
     """At most so many requests of one key in a minute."""
 
     counter: ClassVar[WindowCounter] = RedisCounter(_MINUTE)
+    # The name of the limit in the header `RateLimit`.
+    policy: ClassVar[str] = "tenant"
+    _counted: tuple[int, Window] | None = None
 
     def limit(self) -> int | None:
         """Return how many requests are allowed; None for no limit."""
@@ -177,12 +180,24 @@ class WindowThrottle(BaseThrottle):
         limit = self.limit()
         if limit is None:
             return True
-        counted, self._seconds_left = self.counter.add(self.key(request))
-        return counted <= limit
+        window = self.counter.add(self.key(request))
+        self._counted = limit, window
+        return window.events <= limit
 
     def wait(self) -> float:
         """Return the seconds until the window ends."""
-        return float(self._seconds_left)
+        return float(self._counted[1].seconds_left) if self._counted else 0.0
+
+    def headers(self) -> dict[str, str]:
+        """Return the limit and what is left of it, as the draft `ratelimit-headers` of the IETF; {} without a limit."""
+        if self._counted is None:
+            return {}
+        limit, window = self._counted
+        left = max(0, limit - window.events)
+        return {
+            "RateLimit-Policy": f'"{self.policy}";q={limit};w={_MINUTE}',
+            "RateLimit": f'"{self.policy}";r={left};t={window.seconds_left}',
+        }
 
 
 class TenantThrottle(WindowThrottle):

@@ -3,11 +3,14 @@
 from typing import ClassVar
 
 from django.contrib.auth.models import AbstractUser
+from django.contrib.postgres.fields import ArrayField
 from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django_tenants.models import DomainMixin, TenantMixin
+
+from tenants.infrastructure.origins import ORIGIN_PATTERN
 
 from .base import CountedModel
 
@@ -19,6 +22,9 @@ validate_slug = RegexValidator(
         "Use 1 to 48 lower-case letters, digits and hyphens. The first character must be a letter, and"
         " the last must not be a hyphen."
     ),
+)
+validate_origin = RegexValidator(
+    ORIGIN_PATTERN, _("An origin is a scheme and a host name, for example https://app.example.com, or * for all.")
 )
 
 
@@ -40,6 +46,13 @@ class Tenant(TenantMixin):
     state = models.CharField(_("state"), max_length=12, choices=State.choices, default=State.CREATING)
     state_detail = models.TextField(_("description of the state"), blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    cors_origins = ArrayField(
+        models.CharField(max_length=270, validators=[validate_origin]),
+        verbose_name=_("origins (CORS)"),
+        default=list,
+        blank=True,
+        help_text=_("Pages of these origins may use the API with an API key: https://app.example.com, or * for all."),
+    )
 
     # The service creates the schema and stores the state of the creation.
     auto_create_schema = False

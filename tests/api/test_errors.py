@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -196,3 +197,20 @@ def test_an_address_that_is_none_answers_json(db: None, tenant_a: Any) -> None:
         answer = Api("alpha").get(path)
         assert answer.status_code == 404
         assert "There is nothing at" in problems(answer)[None]
+
+
+def test_answers_say_what_is_left_of_the_limit(db: None, few_requests: None, tenant_a: Any) -> None:
+    user = Api(tenant_a.slug, key=issue_key(tenant_a))
+    answers = [user.get("units/") for _ in range(4)]
+    assert {answer["RateLimit-Policy"] for answer in answers} == {'"tenant";q=3;w=60'}
+    found = [re.fullmatch(r'"tenant";r=(\d);t=(\d+)', answer["RateLimit"]) for answer in answers]
+    assert [match and match[1] for match in found] == ["2", "1", "0", "0"]
+    assert found[3]
+    assert 0 < int(found[3][2]) <= 60
+    assert abs(int(found[3][2]) - int(answers[3]["Retry-After"])) <= 1
+
+
+def test_without_a_limit_there_is_nothing_left_to_say(api: Api) -> None:
+    answer = api.get("units/")
+    assert "RateLimit" not in answer
+    assert "RateLimit-Policy" not in answer

@@ -79,6 +79,8 @@ class ResetCredentialsView(AuditedView):
 class CredentialRequestThrottle(WindowThrottle):
     """Limits requests by address: devices behind one router share a count."""
 
+    policy = "address"
+
     def limit(self) -> int:
         """Return `FETCHES_PER_MINUTE`."""
         return settings.FETCHES_PER_MINUTE

@@ -47,9 +47,17 @@ class StrictView(APIView):
         if request.method == "POST" and "Idempotency-Key" in request.headers and not self.accepts_idempotency_key:
             raise ValidationError({"Idempotency-Key": _t("This address does not accept 'Idempotency-Key'.")})
 
+    def get_throttles(self) -> list[Any]:
+        """Return the throttles; they are kept, because they know what is left of their limits."""
+        self._throttles = super().get_throttles()
+        return self._throttles
+
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Response:
         response = super().finalize_response(request, response, *args, **kwargs)
         response.headers.setdefault("Cache-Control", "no-store")
+        for throttle in getattr(self, "_throttles", ()):
+            for name, value in throttle.headers().items():
+                response.headers[name] = value
         return response
 
     def permission_denied(self, request: Request, message: str | None = None, code: str | None = None) -> NoReturn:
