@@ -53,7 +53,7 @@ def read_catalogue(schema: str) -> Catalogue:
     """Return all objects of the schema by kind, and the rows of its tables, without the schema's own name."""
     objects = {kind: _rows(query, [schema]) for kind, query in _QUERIES.items()}
     objects |= {f"rows of {table}": _rows_of(schema, table) for table in _tables(schema)}
-    return {kind: [_without(schema, row) for row in rows] for kind, rows in objects.items()}
+    return {kind: [_unqualified(schema, row) for row in rows] for kind, rows in objects.items()}
 
 
 def _tables(schema: str) -> list[str]:
@@ -73,5 +73,5 @@ def _rows(query: str, parameters: list[str]) -> list[tuple[Any, ...]]:
         return list(cursor.fetchall())
 
 
-def _without(schema: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+def _unqualified(schema: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value.replace(f"{schema}.", "") if isinstance(value, str) else value for value in row)
