@@ -38,7 +38,9 @@ hypothesis.settings.load_profile("any machine")
 _LONGEST = (
     "api/test_isolation.py",
     "api/test_arbitrary_requests.py",
-    "attacks/test_attacks.py",
+    "attacks/test_request_attacks.py",
+    "attacks/test_message_attacks.py",
+    "attacks/test_broker_attacks.py",
     "telemetry/test_fault_matrix.py",
     "management/test_import_legacy_errors.py",
     "management/test_up.py",
