@@ -54,7 +54,7 @@ class RawClient:
     def __enter__(self) -> Self:
         self.client.connect("127.0.0.1", int(os.environ["MQTT_PORT"]), keepalive=self._keepalive)
         self.client.loop_start()
-        assert self._connected.wait(10), "no answer to CONNECT"
+        assert self._connected.wait(60), "no answer to CONNECT"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,12 +71,12 @@ class RawClient:
 
     def publish_acknowledged(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         mid = self.publish(topic, payload, retain=retain)
-        wait_until(lambda: mid in self.acknowledged, 10, lambda: f"no PUBACK for {topic}")
+        wait_until(lambda: mid in self.acknowledged, 60, lambda: f"no PUBACK for {topic}")
 
     def subscribe(self, pattern: str) -> bool:
         """Whether the broker granted the subscription."""
         mid = self.client.subscribe(pattern, qos=1)[1]
-        codes = wait_until(lambda: self._subscribed.get(mid or 0), 10, lambda: f"no SUBACK for {pattern}")
+        codes = wait_until(lambda: self._subscribed.get(mid or 0), 60, lambda: f"no SUBACK for {pattern}")
         return not codes[0].is_failure
 
     def drop(self) -> None:

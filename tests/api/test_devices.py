@@ -354,7 +354,7 @@ def test_a_device_is_registered_by_nobody_while_vault_is_away(
     try:
         started = time.monotonic()
         answer = api.post("devices/", {"name": "x"})
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
     finally:
         reset_provisioner()
     assert answer.status_code == 503

@@ -92,7 +92,7 @@ class Web:
         wait_until(lambda: self.get("/healthz") == 200, 60, log.read_text)
 
     def get(self, path: str, **headers: str) -> int:
-        asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             asked.request("GET", path, headers=headers)
             return asked.getresponse().status

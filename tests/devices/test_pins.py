@@ -106,7 +106,7 @@ def test_two_at_once_do_not_both_get_it(register: Any) -> None:
             component = Component.objects.get(pk=pk)
             component.pins = {"data": 4}
             component.full_clean()
-            barrier.wait(10)
+            barrier.wait(60)
             try:
                 component.save()
             except ValidationError as error:

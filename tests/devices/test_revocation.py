@@ -23,11 +23,11 @@ def connect(device: Registered, **options: Any) -> RawClient:
 
 def is_rejected(client: RawClient) -> Any:
     """Wait until the broker has closed the connection and rejects the client, which tries again every second."""
-    return wait_until(lambda: client.refusal, 10)
+    return wait_until(lambda: client.refusal, 60)
 
 
 def returns(client: RawClient) -> Any:
-    return wait_until(lambda: client.refusal is None and client.client.is_connected(), 10)
+    return wait_until(lambda: client.refusal is None and client.client.is_connected(), 60)
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def has_session(name: str) -> bool:
     client.on_connect = lambda _c, _u, flags, _r, _p: present.append(flags.session_present)
     client.connect("127.0.0.1", url.port or 0)
     client.loop_start()
-    wait_until(lambda: present, 10)
+    wait_until(lambda: present, 60)
     client.disconnect()
     client.loop_stop()
     return bool(present[0])
@@ -208,7 +208,7 @@ def test_a_device_that_is_shut_out_leaves_no_will(register: Any, within: Any, ac
         assert platform.subscribe("device/lwt/+")
         client.connect("127.0.0.1", int(os.environ["MQTT_PORT"]))
         client.loop_start()
-        wait_until(client.is_connected, 5)
+        wait_until(client.is_connected, 60)
         with within(device):
             if action == "deactivate":
                 set_active(device.device, False)
@@ -216,7 +216,7 @@ def test_a_device_that_is_shut_out_leaves_no_will(register: Any, within: Any, ac
                 remove_device(device.device)
             else:
                 revoke_key(keys_of(device)[0])
-        wait_until(lambda: closed, 10)
+        wait_until(lambda: closed, 60)
         assert [topic for topic, _ in platform.settle() if topic == will] == []
     client.loop_stop()
 

@@ -214,12 +214,12 @@ def test_a_locked_tenant_holds_up_nobody(register: Any, hear: Callable[..., str]
         with schema_context(device.tenant.schema_name), transaction.atomic():
             connection.cursor().execute("LOCK TABLE devices_devicecredential IN EXCLUSIVE MODE")
             locked.set()
-            done.wait(10)
+            done.wait(60)
         connection.close()
 
     thread = threading.Thread(target=lock)
     thread.start()
-    locked.wait(10)
+    locked.wait(60)
     try:
         assert hear(device, seq=1) == ""
     finally:

@@ -62,13 +62,13 @@ class Broker:
         package = find_mosquitto()
         command = [str(package.program), "-c", str(self.directory / "mosquitto.conf")]
         self._process = subprocess.Popen(command, env={**os.environ, **package.env}, preexec_fn=_end_with_parent)
-        wait_until(self._answers, 10, f"Mosquitto does not listen on port {self.port}")
+        wait_until(self._answers, 60, f"Mosquitto does not listen on port {self.port}")
         return self
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def _answers(self) -> bool:
@@ -82,7 +82,7 @@ class Broker:
         client = mqtt.Client(CallbackAPIVersion.VERSION2)
         client.connect("127.0.0.1", self.port)
         client.loop_start()
-        client.publish(topic, payload, qos=1).wait_for_publish(5)
+        client.publish(topic, payload, qos=1).wait_for_publish(60)
         client.disconnect()
         client.loop_stop()
 
@@ -112,13 +112,13 @@ class Listener:
         )
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
-        assert self._subscribed.wait(10), "the listener could not subscribe"
+        assert self._subscribed.wait(60), "the listener could not subscribe"
 
     def on(self, prefix: str) -> list[Heard]:
         """Return what has been heard on the topics that begin with `prefix`, in order."""
         return [message for message in list(self.heard) if message.topic.startswith(prefix)]
 
-    def wait(self, prefix: str, count: int, seconds: float = 10.0) -> list[Heard]:
+    def wait(self, prefix: str, count: int, seconds: float = 60.0) -> list[Heard]:
         """Wait until at least `count` messages have been heard on `prefix`, and return them all."""
         wait_until(
             lambda: len(self.on(prefix)) >= count,

@@ -65,9 +65,9 @@ def test_both_are_measured_in_one_run(start: Callable[[], Any], place: Path) -> 
 def test_a_run_that_is_stopped_leaves_nothing(start: Callable[[], Any], place: Path) -> None:
     process = start()
     # In the middle: the servers of a measurement run.
-    wait_until(lambda: any(place.glob("*/gwanje-bench-*/embedded.env")), timeout=60)
+    wait_until(lambda: any(place.glob("*/gwanje-bench-*/embedded.env")), timeout=300)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert process.returncode != 0
     assert left(place) == []
 

@@ -149,7 +149,7 @@ def test_the_script_sends_a_signed_message_and_asks_for_the_latest_values(
     tenant = {"slug": "demo", "url": url, "api_key": "key-1", "devices": devices}
     quickstart = tmp_path / "quickstart.json"
     quickstart.write_text(json.dumps({"mqtt": {"host": "127.0.0.1", "port": broker.port}, "tenants": [tenant]}))
-    done = subprocess.run([SCRIPT, quickstart], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([SCRIPT, quickstart], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     (heard,) = listener.wait("telemetry/", 1)
     assert heard.topic == f"telemetry/demo/{UUID}/dht22"

@@ -62,7 +62,7 @@ def answer(broker: Broker, listener: Listener, command: bytes) -> bytes:
 
 def connected(one: GwanjeDevice) -> GwanjeDevice:
     one.start()
-    wait_until(lambda: one.connected, 10, "the device's connection")
+    wait_until(lambda: one.connected, 60, "the device's connection")
     time.sleep(0.1)  # its subscription
     return one
 

@@ -287,7 +287,7 @@ def test_postgres_stops_cleanly_while_clients_are_connected(running: Running) ->
         connection.execute("SELECT 1")
         began = time.monotonic()
         running.stack.restart("postgres")
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
     log = (running.var / "log" / "postgres.log").read_text()
     # A check that came too early may be refused, and is then the last line.
     before, _, after = log.rpartition("database system is shut down")
@@ -311,7 +311,7 @@ def test_freezing_postgres_freezes_its_open_connections(running: Running) -> Non
         backend = connection.info.backend_pid
         running.stack.signal("postgres", signal.SIGSTOP)
         try:
-            wait_until(lambda: " T " in Path(f"/proc/{backend}/stat").read_text(), 15)
+            wait_until(lambda: " T " in Path(f"/proc/{backend}/stat").read_text(), 60)
         finally:
             running.stack.signal("postgres", signal.SIGCONT)
         assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -339,10 +339,10 @@ def test_programs_run_beside_the_servers(running: Running, tmp_path: Path) -> No
     running.stack.add_programs([program])
     assert running.stack.program_states()["echo"].state == "STOPPED"
     running.stack.start_program("echo")
-    wait_until(lambda: log.exists() and log.read_text() == f"{greeting} {tmp_path}\n", 15)
+    wait_until(lambda: log.exists() and log.read_text() == f"{greeting} {tmp_path}\n", 60)
 
     running.stack.kill("echo")
-    wait_until(lambda: log.read_text().count(greeting) == 2, 15)
+    wait_until(lambda: log.read_text().count(greeting) == 2, 60)
     running.stack.stop_programs(["echo"])
     assert log.read_text().endswith("stopped by SIGINT\n")
     assert running.stack.program_states()["echo"].state == "STOPPED"

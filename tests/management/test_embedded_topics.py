@@ -45,23 +45,23 @@ class Client:
         self._client.on_message = lambda _c, _u, message: self.delivered.put((message.topic, bytes(message.payload)))
         self._client.connect(env["MQTT_HOST"], int(env["MQTT_PORT"]), keepalive=30)
         self._client.loop_start()
-        self.is_connected = self.answers.get(timeout=5)
+        self.is_connected = self.answers.get(timeout=60)
 
     def subscribe(self, topic: str) -> bool:
         """Whether the broker grants it."""
         self._client.subscribe(topic, qos=1)
-        return bool(self.answers.get(timeout=5))
+        return bool(self.answers.get(timeout=60))
 
     def publish(self, topic: str, payload: bytes = b"x", retain: bool = False) -> None:
         """Publish and wait for the acknowledgement, which comes for a refused message too."""
         self._client.publish(topic, payload, qos=1, retain=retain)
-        self.answers.get(timeout=5)
+        self.answers.get(timeout=60)
 
     def received(self, last: str) -> list[str]:
         """The topics that were delivered up to the topic `last`, without it."""
         topics: list[str] = []
         while True:
-            topic, _ = self.delivered.get(timeout=5)
+            topic, _ = self.delivered.get(timeout=60)
             if topic == last:
                 return topics
             topics.append(topic)
@@ -107,7 +107,7 @@ class Broker:
         for uuid in (OWN, OTHER):
             account = {"username": uuid, "clientid": uuid, "password": uuid, "roles": [{"rolename": "device"}]}
             admin.publish(CONTROL, json.dumps({"commands": [{"command": "createClient", **account}]}).encode())
-            assert "error" not in json.loads(admin.delivered.get(timeout=5)[1])["responses"][0]
+            assert "error" not in json.loads(admin.delivered.get(timeout=60)[1])["responses"][0]
 
     def close(self) -> None:
         for client in self.clients:
@@ -155,7 +155,7 @@ def test_nobody_logs_in_without_a_name(broker: Broker) -> None:
     client.on_connect = lambda _c, _u, _f, reason, _p: answers.put(reason.is_failure)
     client.connect(broker.env["MQTT_HOST"], int(broker.env["MQTT_PORT"]))
     client.loop_start()
-    assert answers.get(timeout=5)
+    assert answers.get(timeout=60)
     client.disconnect()
     client.loop_stop()
 
@@ -213,7 +213,7 @@ def test_another_devices_commands_are_never_delivered(broker: Broker) -> None:
     assert device.received(last=f"command/demo/{OWN}/request") == []
     late = broker.device(OTHER)  # the retained one is its own, and waits for it
     assert late.subscribe(f"command/demo/{OTHER}/request")
-    assert late.delivered.get(timeout=5)[0] == f"command/demo/{OTHER}/request"
+    assert late.delivered.get(timeout=60)[0] == f"command/demo/{OTHER}/request"
     platform.publish(f"command/demo/{OTHER}/request", b"", retain=True)
 
 
@@ -257,7 +257,7 @@ def test_a_refused_publication_does_not_end_the_connection(broker: Broker) -> No
     assert device.subscribe(f"command/demo/{OWN}/request")
     device.publish(f"device/birth/{OTHER}")
     broker.account("MQTT_URL").publish(f"command/demo/{OWN}/request")
-    assert device.delivered.get(timeout=5)[0] == f"command/demo/{OWN}/request"
+    assert device.delivered.get(timeout=60)[0] == f"command/demo/{OWN}/request"
     assert device.answers.empty()  # it has not logged in again
 
 
@@ -270,7 +270,7 @@ def test_a_device_can_speak_for_the_platform_nowhere(broker: Broker) -> None:
         device.publish(topic)
     device.publish(CONTROL, b'{"commands": [{"command": "deleteClient", "username": "gwanje-platform"}]}')
     broker.account("MQTT_URL").publish(f"command/demo/{OTHER}/request", b"real")
-    assert other.delivered.get(timeout=5)[1] == b"real"
+    assert other.delivered.get(timeout=60)[1] == b"real"
     assert admin.delivered.empty()
 
 
@@ -323,7 +323,7 @@ def test_a_message_above_the_protocols_size_still_arrives(broker: Broker) -> Non
     platform, device = broker.account("MQTT_URL"), broker.device(OWN)
     assert platform.subscribe("telemetry/#")
     device.publish(f"telemetry/demo/{OWN}/dht22", b"x" * 200 * 1024)
-    assert len(platform.delivered.get(timeout=5)[1]) == 200 * 1024
+    assert len(platform.delivered.get(timeout=60)[1]) == 200 * 1024
 
 
 def test_accounts_and_queued_messages_survive_a_restart(broker: Broker, stack: EmbeddedStack) -> None:
@@ -337,7 +337,7 @@ def test_accounts_and_queued_messages_survive_a_restart(broker: Broker, stack: E
     kept.on_message = lambda _c, _u, message: delivered.put(bytes(message.payload))
     kept.connect(str(url.hostname), url.port or 0)
     kept.loop_start()
-    subscribed.get(timeout=5)
+    subscribed.get(timeout=60)
     kept.disconnect()
     kept.loop_stop()
     broker.device(OWN).publish(f"telemetry/demo/{OWN}/dht22", b"while disconnected")
@@ -345,7 +345,7 @@ def test_accounts_and_queued_messages_survive_a_restart(broker: Broker, stack: E
     assert broker.device(OTHER).is_connected
     kept.connect(str(url.hostname), url.port or 0)
     kept.loop_start()
-    assert delivered.get(timeout=5) == b"while disconnected"
+    assert delivered.get(timeout=60) == b"while disconnected"
     kept.disconnect()
     kept.loop_stop()
 

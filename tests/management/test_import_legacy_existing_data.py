@@ -177,9 +177,9 @@ def test_while_the_tenants_tables_are_locked_it_waits(
     with psycopg.connect(conninfo()) as own:
         own.execute(f'LOCK TABLE "{tenant.schema_name}".telemetry_reading IN ACCESS EXCLUSIVE MODE')
         process = start(*command)
-        wait_until(lambda: _waits(tenant), 20, process.log.read_text)
+        wait_until(lambda: _waits(tenant), 60, process.log.read_text)
         assert process.popen.poll() is None
-    assert process.popen.wait(30) == 0, process.log.read_text()
+    assert process.popen.wait(120) == 0, process.log.read_text()
     assert totals(tenant) == (100, 100, 0, 0, 0)
 
 
@@ -205,7 +205,7 @@ def test_old_firmware_speaks_to_the_new_server_and_a_rotation_takes_it(
     dump = make_dump(tmp_path / "dump", devices=2, messages=1)
     run(dump)
     listener = start("manage.py", "run_mqtt_listener", "--client-id", f"test-{uuid4().hex[:8]}")
-    listener.wait_for("Connected to the broker", 20)
+    listener.wait_for("Connected to the broker")
     device = dump.devices[0]
     topic = f"telemetry/{device.owner}/{device.uuid}/dht22/status"
     now = datetime.now(UTC).isoformat()
@@ -221,11 +221,11 @@ def test_old_firmware_speaks_to_the_new_server_and_a_rotation_takes_it(
         values = api.get(f"devices/{device.uuid}/latest/").json()["results"]
         return next((v["value"] for v in values if v["metric"] == "temperature" and v["value"] == 23.25), None)
 
-    assert wait_until(newest, 10) == 23.25
+    assert wait_until(newest, 60) == 23.25
     with schema_context(tenant.schema_name):
         # The listener writes the use of a key a little later; it must not fall between the two records of everything.
         used = DeviceCredential.objects.filter(device__uuid=device.uuid, in_use_since__isnull=False)
-        wait_until(used.exists, 10, "the use of the key is not written")
+        wait_until(used.exists, 60, "the use of the key is not written")
         assert {str(d.uuid) for d in select(DeviceSelection(marked=True))} == {d.uuid for d in dump.devices}
     _rotate(tenant, dump)
 

@@ -51,7 +51,7 @@ class Client:
     def connect(self, *, port: int | None = None, **options: Any) -> "Client":
         self.client.connect("127.0.0.1", port or self.url.port or 0, keepalive=30, **options)
         self.client.loop_start()
-        assert not self.answers.get(timeout=5).is_failure
+        assert not self.answers.get(timeout=60).is_failure
         return self
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ def test_qos_2_closes_the_connection(stack: EmbeddedStack, version: int) -> None
     env = stack.server("mosquitto").environment()
     client = Client(env, "MQTT_BRIDGE_URL", "bridge", version=version).connect()
     client.client.publish("telemetry/a/b/c", b"x", qos=2)
-    wait_until(lambda: client.is_closed, 10)
+    wait_until(lambda: client.is_closed, 60)
     client.client.loop_stop()
 
 
@@ -86,16 +86,16 @@ def test_user_properties_count_to_the_size_of_a_packet(stack: EmbeddedStack) -> 
     env, limits = stack.server("mosquitto").environment(), read_limits()
     listener = Client(env, "MQTT_URL", "listener").connect()
     listener.client.subscribe("telemetry/#", qos=1)
-    listener.answers.get(timeout=5)
+    listener.answers.get(timeout=60)
     for pairs, arrives in ((2, True), (2 + limits.packet_bytes // 60_000, False)):
         client = Client(env, "MQTT_BRIDGE_URL", "bridge").connect()
         properties = Properties(PacketTypes.PUBLISH)
         properties.UserProperty = [("k", "v" * 60_000)] * pairs
         client.client.publish("telemetry/a/b/c", b"%d" % pairs, qos=1, properties=properties)
         if arrives:
-            wait_until(lambda: listener.received == [b"2"], 10)
+            wait_until(lambda: listener.received == [b"2"], 60)
         else:
-            wait_until(lambda: client.is_closed, 10)  # noqa: B023 (called at once)
+            wait_until(lambda: client.is_closed, 60)  # noqa: B023 (called at once)
         client.close()
     assert listener.received == [b"2"]
     listener.close()
@@ -133,7 +133,7 @@ def test_a_full_broker_acknowledges_nothing_that_it_does_not_keep(
         session.acknowledge(messages)
 
     def turn(condition: Callable[[], Any]) -> None:
-        wait_until(lambda: session.exchange(0.05, reading=True) or condition(), 20)
+        wait_until(lambda: session.exchange(0.05, reading=True) or condition(), 60)
 
     monkeypatch.setenv("MQTT_MEMORY_MB", "32")
     with EmbeddedStack(tmp_path, use={"mosquitto"}) as stack:
@@ -148,7 +148,7 @@ def test_a_full_broker_acknowledges_nothing_that_it_does_not_keep(
         for number in range(3000):
             body = b"%05d" % number + bytes(20_000)
             payloads[publisher.client.publish("telemetry/a/b/c", body, qos=1).mid] = body[:5]
-        wait_until(lambda: publisher.is_closed, 20, "the broker took more than its memory")
+        wait_until(lambda: publisher.is_closed, 60, "the broker took more than its memory")
         publisher.client.loop_stop()
         acknowledged = [payloads[mid] for mid in publisher.acknowledged]
         assert 100 < len(acknowledged) < 3000

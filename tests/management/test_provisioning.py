@@ -37,7 +37,7 @@ def web(live_db: None, start: Callable[..., Process]) -> str:
         except URLError:
             return False
 
-    wait_until(answers, 20)
+    wait_until(answers, 60)
     return address
 
 
@@ -77,7 +77,7 @@ def test_from_the_label_to_the_reading(
     def readings() -> list[Any]:
         return list(ask(web, f"devices/{claimed['uuid']}/latest/", key)["results"])
 
-    found = wait_until(readings, 15, lambda: device.log.read_text()[-2000:])
+    found = wait_until(readings, 60, lambda: device.log.read_text()[-2000:])
     assert {reading["component"] for reading in found} == {"dht22"}
     # The listener reports presence after the commit that makes a reading visible.
     wait_until(lambda: ask(web, f"devices/{claimed['uuid']}/", key)["status"] == "ONLINE")

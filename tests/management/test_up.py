@@ -56,7 +56,7 @@ class Run:
 
     def get(self, path: str, **headers: str) -> Any:
         request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", headers=headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
     def pid(self, name: str) -> int:
@@ -66,7 +66,7 @@ class Run:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60)
+        return self.process.wait(300)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_it_shows_where_to_look(up: Run) -> None:
 
 def test_a_simulated_devices_reading_arrives(up: Run) -> None:
     tenant = json.loads((up.var / "quickstart.json").read_text())["tenants"][0]
-    deadline, results = time.monotonic() + 30, list[dict[str, Any]]()
+    deadline, results = time.monotonic() + 120, list[dict[str, Any]]()
     while not results:
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -109,7 +109,7 @@ def test_a_simulated_devices_changes_are_streamed(up: Run) -> None:
         f"http://127.0.0.1:{up.http_port}/t/demo/api/v1/events/?last_event_id=0",
         headers={"Authorization": f"Bearer {tenant['api_key']}"},
     )
-    up.stream = urllib.request.urlopen(request, timeout=30)
+    up.stream = urllib.request.urlopen(request, timeout=120)
     while not (line := up.stream.readline().decode()).startswith("data: "):
         assert line
     assert json.loads(line.removeprefix("data: "))["to"] == "ONLINE"
@@ -117,14 +117,14 @@ def test_a_simulated_devices_changes_are_streamed(up: Run) -> None:
 
 def test_a_second_run_is_refused_in_one_sentence(up: Run) -> None:
     second = Run(up.var)
-    assert second.process.wait(60) == 1
+    assert second.process.wait(300) == 1
     assert "already running" in second.said
     assert "Traceback" not in second.said
 
 
 def test_a_taken_port_is_refused_in_one_sentence(up: Run, tmp_path: Path) -> None:
     other = Run(tmp_path / "var", HTTP_PORT=str(up.http_port))
-    assert other.process.wait(60) == 1
+    assert other.process.wait(300) == 1
     assert other.said.endswith(
         f"Port {up.http_port} is in use by another program (web server). "
         f"Stop it, or choose another port: make run HTTP_PORT={up.http_port + 1}\n"
@@ -175,8 +175,8 @@ def test_each_process_gets_the_secrets_that_it_needs(up: Run) -> None:
 def test_a_process_that_ends_is_reported_and_started_again(up: Run) -> None:
     before = up.pid("checker")
     os.kill(before, signal.SIGKILL)
-    up.wait_for("checker has ended (terminated by SIGKILL) and is restarted", 15)
-    deadline = time.monotonic() + 15
+    up.wait_for("checker has ended (terminated by SIGKILL) and is restarted")
+    deadline = time.monotonic() + 120
     while up.pid("checker") == before:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -195,7 +195,7 @@ def test_ctrl_c_stops_everything_and_it_starts_again_on_the_same_data(up: Run) -
     assert "simulator" not in again.said
     assert json.loads((up.var / "quickstart.json").read_text())["tenants"][0]["devices"] == known[0]["devices"]
     again.process.send_signal(signal.SIGTERM)
-    assert again.process.wait(60) == 0
+    assert again.process.wait(300) == 0
 
 
 def test_a_failing_step_shows_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,10 +91,10 @@ def test_the_end_of_a_session_is_published_to_its_streams(
     assert watcher.may_watch()
     pubsub = get_redis_connection("default").pubsub()
     pubsub.psubscribe("*")
-    pubsub.get_message(timeout=2)
+    pubsub.get_message(timeout=30)
     with django_capture_on_commit_callbacks(execute=True):
         client.post("/logout/")
-    published = [pubsub.get_message(timeout=2) for _ in range(1)]
+    published = [pubsub.get_message(timeout=30) for _ in range(1)]
     pubsub.close()
     assert [json.loads(each["data"])["session"] for each in published if each] == [key]
     assert not watcher.may_watch()

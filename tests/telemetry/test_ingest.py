@@ -355,7 +355,7 @@ def test_a_malformed_topic_waits_for_its_tenants_tables(register: Any, ingest: A
             cursor.execute("SET lock_timeout = '50ms'")  # as the listener's connection has it
         assert ingest.process([incoming]).to_acknowledge == []
         assert ingest.blocked_messages == 1
-    wait_until(lambda: ingest.is_retry_due and ingest.retry_blocked().quarantined == 1, 10)
+    wait_until(lambda: ingest.is_retry_due and ingest.retry_blocked().quarantined == 1, 60)
     assert refused(device) == [("malformed", 1)]
 
 

@@ -120,7 +120,7 @@ def test_known_keys_live_on_until_the_hard_limit_while_vault_is_down(
         keyring.prefetch([spec(known, 1)])
         assert keyring.get(SCHEMA, known, 1) == b"known"
         time.sleep(0.2)
-    wait_until(lambda: keyring.prefetch([]) or len(keyring) == 0, 10)
+    wait_until(lambda: keyring.prefetch([]) or len(keyring) == 0, 60)
     unavailable(keyring, known)
 
 

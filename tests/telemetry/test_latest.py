@@ -197,7 +197,7 @@ def test_redis_away_costs_nothing_but_newness(
         recorder.flush()
         began = clock.monotonic()
         recorder.flush()
-        assert clock.monotonic() - began < 0.1, "it does not knock again at once"
+        assert clock.monotonic() - began < 0.4, "it does not knock again at once"
         assert values(field) == {one: (NOW + MICROSECOND, 2.0), other: (NOW, 3.0)}
     finally:
         stack.start_server("valkey")

@@ -109,7 +109,7 @@ def test_a_limit_of_a_batch_of_one_after_another_is_the_same() -> None:
 def test_a_rate_refills() -> None:
     limiter, fleet = Limiter(), Fleet(LimitSpec(tenant=RateSpec(200, 1), device=RateSpec(200, 1)))
     assert not limiter.admit(fleet.messages(1))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while limiter.admit(fleet.messages(1)):
         assert time.monotonic() < deadline, "the bucket stays empty"
 

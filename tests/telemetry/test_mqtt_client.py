@@ -105,7 +105,7 @@ def test_a_malformed_packet_ends_the_connection(stream: bytes) -> None:
     peer, _ = server.accept()
     peer.recv(1000)
     peer.sendall(b"\x20\x02\x00\x00" + stream)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not lost and time.monotonic() < deadline:
         client.loop_read()
         time.sleep(0.01)

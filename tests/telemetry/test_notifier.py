@@ -98,9 +98,9 @@ def test_an_app_is_told_the_state_with_the_latest_values(
     message = payloads.v1(device, {"temp": 25.5, "humidity": 45.1})
     ingest.process([Incoming(payloads.topic(device), message, datetime.now(UTC))])
     ingest.writer.close()
-    (state,) = wait_until(lambda: publications(client, device), 5)
+    (state,) = wait_until(lambda: publications(client, device), 60)
     seen = datetime.fromisoformat(state.pop("last_seen_at"))
-    assert abs((datetime.now(UTC) - seen).total_seconds()) < 10
+    assert abs((datetime.now(UTC) - seen).total_seconds()) < 60
     assert state == {
         "device_status": "ONLINE",
         "status_reason": "telemetry",
@@ -109,7 +109,7 @@ def test_an_app_is_told_the_state_with_the_latest_values(
         "units": {"temperature": "°C", "humidity": "%"},
     }
     late = app(device.tenant)
-    wait_until(lambda: publications(late, device), 5)
+    wait_until(lambda: publications(late, device), 60)
     assert publications(late, device)[0]["device_status"] == "ONLINE", "the state is retained"
     assert notifier.stop() == 0
 
@@ -128,7 +128,7 @@ def test_a_notifier_killed_while_the_broker_is_away_tells_afterwards_once(
         stack.start_server("mosquitto")
     client = app(device.tenant)
     notifier = notify()
-    wait_until(lambda: publications(client, device), 10, notifier.log.read_text)
+    wait_until(lambda: publications(client, device), 60, notifier.log.read_text)
     time.sleep(1)
     assert [state["device_status"] for state in publications(client, device)] == ["ONLINE"]
     ((_, position, _),) = status_changes(device)
@@ -146,7 +146,7 @@ def test_two_notifiers_tell_each_change_once_and_in_order(
     for kind in kinds:
         for device in devices:
             change(device, kind)
-    wait_until(lambda: all(position for device in devices for _, position, _ in status_changes(device)), 10)
+    wait_until(lambda: all(position for device in devices for _, position, _ in status_changes(device)), 60)
     for device in devices:
         client = clients[device.uuid]
         wait_until(lambda: len(publications(client, device)) >= len(kinds))  # noqa: B023 (called at once)
@@ -180,7 +180,7 @@ def notifier(live_db: None) -> Iterator[Any]:
         pass
 
 
-def run_until(notifier: Any, condition: Callable[[], Any], timeout: float = 10) -> Any:
+def run_until(notifier: Any, condition: Callable[[], Any], timeout: float = 60) -> Any:
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < deadline, "not in time"
@@ -214,7 +214,7 @@ def test_servers_that_go_and_come_back_cost_no_change(
         stack.start_server("valkey")
         wait_for_redis()
     client = app(device.tenant)
-    wait_until(lambda: publications(client, device), 5)
+    wait_until(lambda: publications(client, device), 60)
     assert publications(client, device)[0]["device_status"] == "ONLINE"
 
 

@@ -296,7 +296,7 @@ def test_two_at_once_do_no_harm(own: Any, register: Any, send: Send, monkeypatch
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert failures == []
     assert [replay.state for replay in both] == ["done", "done"]
     assert sum(replay.stored for replay in both) == 60
@@ -406,7 +406,7 @@ def test_a_worker_replays_what_a_person_began(own: Any, register: Any, send: Sen
     with schema_context(own.schema_name):
         replay = replays.begin(replays.ReplaySelection())
         worker = start("manage.py", "qcluster")
-        wait_until(lambda: Replay.objects.get(pk=replay.pk).state == "done", 30, worker.log.read_text)
+        wait_until(lambda: Replay.objects.get(pk=replay.pk).state == "done", 60, worker.log.read_text)
         assert Replay.objects.get(pk=replay.pk).stored == 1
     assert len(readings(device)) == 2
 

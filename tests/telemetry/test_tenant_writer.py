@@ -156,7 +156,7 @@ def test_a_locked_tenant_waits_and_the_others_do_not(ingest: Any, register: Any,
             settled.extend(ingest.retry_blocked().to_acknowledge)
             return len(settled) == 6
 
-        wait_until(all_settled, 5, lambda: f"{len(settled)} settled, {ingest.blocked_messages} held")
+        wait_until(all_settled, 60, lambda: f"{len(settled)} settled, {ingest.blocked_messages} held")
         assert ingest.blocked_messages == 0
         assert [message.payload for message in settled] == [payload for _, payload in first]
         assert stored(locked) == (6, [20 + n / 100 for n in range(6)])

@@ -44,11 +44,11 @@ def test_a_waiting_request_takes_the_slot_that_becomes_free() -> None:
         threads = [threading.Thread(target=wait) for _ in range(4)]
         for thread in threads:
             thread.start()
-        wait_until(lambda: shares._shares["t_one"].waiting == 4, 10, "they do not wait")
+        wait_until(lambda: shares._shares["t_one"].waiting == 4, 60, "they do not wait")
         with shares.slot("t_one", lambda: None) as has_slot:
             assert not has_slot, "no more may wait"
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert granted == [True] * 4
     assert not shares._shares
 

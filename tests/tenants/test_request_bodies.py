@@ -90,13 +90,13 @@ def serve() -> Iterator[Callable[[App], int]]:
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         servers.append((server, thread))
-        wait_until(lambda: server.started, 20, "the server does not start")
+        wait_until(lambda: server.started, 60, "the server does not start")
         return port
 
     yield start
     for server, thread in servers:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.fixture
@@ -212,10 +212,10 @@ def test_large_bodies_are_counted_by_address_and_together(
             return request
 
         accepted = [begin("one"), begin("one")]
-        wait_until(lambda: len(bounded.large) == 2, 5, "they are not received")
+        wait_until(lambda: len(bounded.large) == 2, 60, "they are not received")
         assert begin("one").response()[0] == 429
         accepted.append(begin("two"))
-        wait_until(lambda: len(bounded.large) == 3, 5, "it is not received")
+        wait_until(lambda: len(bounded.large) == 3, 60, "it is not received")
         refused = begin("three").response()
         assert refused[0] == 503
         assert "retry-after: 5" in refused[1]
@@ -224,15 +224,15 @@ def test_large_bodies_are_counted_by_address_and_together(
         inner.waits.set()
         assert small.response()[0] == 200
         assert [request.response()[0] for request in accepted] == [200, 200, 200]
-    wait_until(lambda: len(bounded.large) == 0, 5, "they are counted after their end")
+    wait_until(lambda: len(bounded.large) == 0, 60, "they are counted after their end")
 
 
 def test_a_client_that_leaves_is_not_counted_any_more(port: int, bounded: BoundedBodies) -> None:
     request = RawRequest(port)
     request.head("/form", KEY, "Content-Length: 100000").send(b"x" * 70_000)
-    wait_until(lambda: len(bounded.large) == 1, 5, "it is not counted")
+    wait_until(lambda: len(bounded.large) == 1, 60, "it is not counted")
     request.__exit__(None, None, None)
-    wait_until(lambda: len(bounded.large) == 0, 5, "it is counted after its end")
+    wait_until(lambda: len(bounded.large) == 0, 60, "it is counted after its end")
 
 
 # --- heads and connections ------------------------------------------------------------------------------------
@@ -269,13 +269,13 @@ def test_connections_of_one_address_are_counted(port: int, monkeypatch: Any, set
     with ExitStack() as idle:
         for _ in range(3):
             idle.enter_context(RawRequest(port))
-        wait_until(lambda: opened["127.0.0.1"] == 3, 5, "they are not counted")
+        wait_until(lambda: opened["127.0.0.1"] == 3, 60, "they are not counted")
         with RawRequest(port) as fourth:
             assert fourth.head("/", CLOSE, method="GET").response()[0] == 0
         settings.TRUSTED_PROXIES = parse_networks(["127.0.0.1"])
         with RawRequest(port) as through_a_proxy:
             assert through_a_proxy.head("/", CLOSE, method="GET").response()[0] == 200
-    wait_until(lambda: not opened, 5, "they are counted after their end")
+    wait_until(lambda: not opened, 60, "they are counted after their end")
     settings.TRUSTED_PROXIES = ()
     with RawRequest(port) as later:
         assert later.head("/", CLOSE, method="GET").response()[0] == 200

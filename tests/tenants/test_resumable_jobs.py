@@ -82,7 +82,7 @@ def in_threads(schema: str, count: int, call: Callable[[], Any]) -> list[Any]:
     def run() -> None:
         try:
             with schema_context(schema):
-                barrier.wait(10)
+                barrier.wait(60)
                 results.append(call())
         finally:
             connection.close()
@@ -91,7 +91,7 @@ def in_threads(schema: str, count: int, call: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     return results
 
 
@@ -130,7 +130,7 @@ def test_another_worker_resumes_when_the_lease_of_a_dead_one_ends(job: Any, monk
     assert (job.state, job.position, job.stored) == ("running", 7, 7)
     assert entries() == list(range(7)), "the step that died left nothing"
     assert work(job) == "nothing to do", "the lease of the dead worker has not ended"
-    assert wait_until(lambda: work(job) != "nothing to do", 10)
+    assert wait_until(lambda: work(job) != "nothing to do", 60)
     job.refresh_from_db()
     assert (job.state, job.stored) == ("done", STEPS)
     assert entries() == list(range(STEPS))

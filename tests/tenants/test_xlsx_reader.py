@@ -149,7 +149,7 @@ def test_the_connection_is_released_before_a_file_is_read(monkeypatch: Any) -> N
 def test_more_files_than_places(monkeypatch: Any) -> None:
     monkeypatch.setattr(limited_process, "_WAIT_SECONDS", 0)
     for _ in range(limited_process._AT_ONCE):
-        assert limited_process._places.acquire(timeout=5)
+        assert limited_process._places.acquire(timeout=60)
     try:
         with pytest.raises(TooManyFiles, match="again in a minute"):
             cells_of(text_cell("A2", "x"))
