@@ -17,7 +17,7 @@ from django.utils.cache import patch_vary_headers
 from django.utils.decorators import sync_only_middleware
 
 from .api.entity_tags import COMPRESSED
-from .api.errors import is_for_api
+from .api.problems import is_for_api
 
 # A shorter answer fits into one packet.
 LEAST_BYTES = 1024
@@ -33,7 +33,7 @@ def compress_answers(get_response: Callable[[HttpRequest], Any]) -> Callable[[Ht
 
     def answer(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
-        if request.method != "GET" or not is_for_api(request) or not _is_data(response):
+        if request.method != "GET" or not is_for_api(request.path_info) or not _is_data(response):
             return response
         patch_vary_headers(response, ("Accept-Encoding",))
         if accepts_gzip(request.META.get("HTTP_ACCEPT_ENCODING", "")):

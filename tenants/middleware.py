@@ -3,13 +3,14 @@
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from inspect import iscoroutinefunction
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost, MiddlewareNotUsed
 from django.db import connection
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import set_script_prefix
 from django.utils import translation
@@ -18,11 +19,12 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django_tenants.middleware.main import TenantMainMiddleware
 
-from .api.errors import body, is_for_api
+from .api.problems import is_for_api, problem_response
 from .api.views.health import healthz, metrics, readyz
 from .infrastructure.client_address import client_address, comes_from_proxy
 from .infrastructure.connection_shares import ConnectionShares
 from .infrastructure.database import current_schema, enter_schema_of, leave_schema
+from .infrastructure.error_codes import ErrorCode
 from .infrastructure.password_hashing import HashingBusy
 from .models import SLUG_PATTERN, Tenant
 from .services import tenant_lookup
@@ -35,10 +37,9 @@ _PROBES = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
 _RETRY_SECONDS = 3
 # Pages of more results are processed one at a time for each tenant in each process.
 _LARGE_PAGE = 200
-_CODES = {404: "not_found", 503: "unavailable"}
 _REFUSALS = {
-    404: _("There is no tenant %(slug)r here."),
-    503: _("The tenant %(slug)r is unavailable at the moment."),
+    ErrorCode.UNKNOWN_TENANT: _("There is no tenant %(slug)r here."),
+    ErrorCode.TENANT_UNAVAILABLE: _("The tenant %(slug)r is unavailable at the moment."),
 }
 
 
@@ -105,17 +106,16 @@ def _is_large(request: HttpRequest) -> bool:
 
 
 def _over_share(request: HttpRequest) -> HttpResponse:
-    with translation.override(translation.get_language_from_request(request)):
+    with _language_of(request):
         text = gettext("Too many requests of this tenant are in progress. Try again in a few seconds.")
-    answer = _text_answer(request, 503, text)
-    answer["Retry-After"] = str(_RETRY_SECONDS)
-    return answer
+        return _text_answer(request, ErrorCode.BUSY, text, _RETRY_SECONDS)
 
 
-def _text_answer(request: HttpRequest, status: int, text: Any) -> HttpResponse:
-    if is_for_api(request):
-        return JsonResponse(body(status, _CODES[status], text), status=status)
-    return HttpResponse(text, status=status, content_type="text/plain; charset=utf-8")
+def _text_answer(request: HttpRequest, code: ErrorCode, text: str, retry_seconds: int | None = None) -> HttpResponse:
+    if is_for_api(request.path_info):
+        return problem_response(code, text, retry_seconds=retry_seconds)
+    headers = {} if retry_seconds is None else {"Retry-After": str(retry_seconds)}
+    return HttpResponse(text, status=code.status, content_type="text/plain; charset=utf-8", headers=headers)
 
 
 class TenantMiddleware(TenantMainMiddleware):
@@ -136,13 +136,16 @@ class TenantMiddleware(TenantMainMiddleware):
         try:
             hostname = self.hostname_from_request(request).lower()
         except DisallowedHost:
-            return self._answer(request, 404, "This host name is not served here.")
+            with _language_of(request):
+                return _text_answer(request, ErrorCode.UNKNOWN_HOST, gettext("This host name is not served here."))
         match = _PREFIX.match(request.path_info) if settings.TENANT_PATHS else None
         tenant = self._by_slug(match["slug"]) if match else self._by_host(hostname)
         if tenant is None:
-            return self._refuse(request, 404, match["slug"]) if match else None
+            return self._refuse(request, ErrorCode.UNKNOWN_TENANT, match["slug"]) if match else None
         if tenant.state != Tenant.State.ACTIVE:
-            return self._refuse(request, 404 if tenant.state == Tenant.State.FAILED else 503, tenant.slug)
+            is_failed = tenant.state == Tenant.State.FAILED
+            code = ErrorCode.UNKNOWN_TENANT if is_failed else ErrorCode.TENANT_UNAVAILABLE
+            return self._refuse(request, code, tenant.slug)
         if match:
             self._move_prefix(request, f"/t/{tenant.slug}", match["rest"] or "/")
         self._enter(request, tenant)
@@ -152,9 +155,8 @@ class TenantMiddleware(TenantMainMiddleware):
         """Answer 503 where a password could not be hashed in time; other errors are for Django."""
         if not isinstance(exception, HashingBusy):
             return None
-        answer = self._answer(request, exception.status, gettext("Too many passwords are being checked. Try again."))
-        answer["Retry-After"] = str(exception.wait)
-        return answer
+        text = gettext("Too many passwords are being checked. Try again.")
+        return _text_answer(request, ErrorCode.BUSY, text, exception.wait)
 
     def _by_slug(self, slug: str) -> Tenant | None:
         return tenant_lookup.by_slug(slug) if _SLUG.match(slug) else None
@@ -179,12 +181,14 @@ class TenantMiddleware(TenantMainMiddleware):
         request.tenant = None
         request.urlconf = settings.PUBLIC_SCHEMA_URLCONF
 
-    def _refuse(self, request: HttpRequest, status: int, slug: str) -> HttpResponse:
-        # Django's middleware for languages comes later, and does not process this response.
-        with translation.override(translation.get_language_from_request(request)):
-            if is_for_api(request):
-                return self._answer(request, status, _REFUSALS[status] % {"slug": slug})
-            return render(request, "tenants/unavailable.html", {"slug": slug, "status": status}, status=status)
+    def _refuse(self, request: HttpRequest, code: ErrorCode, slug: str) -> HttpResponse:
+        with _language_of(request):
+            if is_for_api(request.path_info):
+                return problem_response(code, _REFUSALS[code] % {"slug": slug})
+            context = {"slug": slug, "status": code.status}
+            return render(request, "tenants/unavailable.html", context, status=code.status)
 
-    def _answer(self, request: HttpRequest, status: int, text: str) -> HttpResponse:
-        return _text_answer(request, status, text)
+
+def _language_of(request: HttpRequest) -> AbstractContextManager[None]:
+    """Return a context in the client's language: Django's middleware for languages comes later."""
+    return translation.override(translation.get_language_from_request(request))

@@ -1,4 +1,4 @@
-"""The first page, at the public address, and the page of a user's own account."""
+"""The first page, at the public address, the page of a user's own account, and that of error codes."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -18,6 +18,7 @@ from django_tenants.utils import get_public_schema_name
 
 from .admin.sign_in import OwnPasswordChangeForm, SignInForm, answer_of, answer_of_form
 from .admin.site import is_staff
+from .infrastructure.error_codes import ErrorCode
 from .models import Domain, Membership, SignIn, Tenant, User
 from .services import user_sessions
 
@@ -53,6 +54,13 @@ class LandingPage(LoginView):
         if isinstance(user, User):
             context |= {"entries": _entries(self.request, user), "may_console": is_staff(user)}
         return context
+
+
+class ErrorsPage(TemplateView):
+    """The codes of the API's errors: the address of each is the `type` of its problem documents."""
+
+    template_name = "tenants/api_errors.html"
+    extra_context = {"codes": list(ErrorCode)}  # noqa: RUF012 (a dictionary is what the base class has)
 
 
 class OwnAccount:

@@ -22,6 +22,7 @@ from devices.models import ApiKey
 from devices.services import api_keys
 from tenants.api.permissions import MemberPermission
 from tenants.infrastructure.database import current_schema
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.infrastructure.throttling import SecretThrottle
 from tenants.models import Tenant, User
 from tenants.services.roles import Role, reaches, role_of
@@ -103,9 +104,11 @@ class TenantAccess(MemberPermission):
     def _key_may(self, key: ApiKey, reading: bool, view: "APIView") -> bool:
         if not getattr(view, "open_to_keys", True):
             self.message = _("API keys cannot manage API keys. Log in as an administrator of the tenant.")
+            self.code = ErrorCode.PERSON_REQUIRED
             return False
         if key.scope == ApiKey.Scope.ADMIN:
             return True
+        self.code = ErrorCode.SCOPE_REQUIRED
         if getattr(view, "only_admin_keys", False):
             self.message = _("This requires an API key with the scope admin, or an administrator of the tenant.")
             return False

@@ -9,13 +9,15 @@ from typing import Any
 from django.core.files.uploadedfile import UploadedFile
 from django.utils.translation import gettext_lazy as _
 from rest_framework import status
-from rest_framework.exceptions import APIException, ValidationError
+from rest_framework.exceptions import APIException, ErrorDetail
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.encoders import JSONEncoder
 
 from devices.models import ApiKey
 from devices.services import idempotency
+from tenants.api.errors import InvalidHeader
+from tenants.infrastructure.error_codes import ErrorCode
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
@@ -33,7 +35,7 @@ class ReusedKeyRefusal(APIException):
     """The key was sent with another request."""
 
     status_code = status.HTTP_422_UNPROCESSABLE_ENTITY
-    default_code = "idempotency_key_reused"
+    default_code = ErrorCode.IDEMPOTENCY_KEY_REUSED
     default_detail = _("This Idempotency-Key was sent with another request within 24 hours. Use a new key.")
 
 
@@ -41,7 +43,7 @@ class RequestInProgressRefusal(APIException):
     """A request with this key is in progress."""
 
     status_code = status.HTTP_409_CONFLICT
-    default_code = "idempotency_in_progress"
+    default_code = ErrorCode.IDEMPOTENCY_IN_PROGRESS
     default_detail = _("A request with this Idempotency-Key is in progress. Repeat it in a moment.")
     wait = 1  # seconds, in Retry-After
 
@@ -84,7 +86,8 @@ def _key_of(request: Request) -> str | None:
         return None
     found = _KEY.fullmatch(given)
     if found is None:
-        raise ValidationError({HEADER: _("'Idempotency-Key' must be 1 to 255 printable ASCII characters.")})
+        text = _("'Idempotency-Key' must be 1 to 255 printable ASCII characters.")
+        raise InvalidHeader({HEADER: ErrorDetail(str(text), ErrorCode.INVALID_FORMAT)})
     return found["quoted"] or found["bare"]
 
 

@@ -8,9 +8,11 @@ from zoneinfo import ZoneInfo
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail
 
 from devices.models.presence import Cause, Status
-from tenants.api.serializers.base import CursorParameters, RangeParameters, WholeNumber, time_zone
+from tenants.api.serializers.base import CursorParameters, ExplainedSerializer, RangeParameters, WholeNumber, time_zone
+from tenants.infrastructure.error_codes import ErrorCode
 
 DAY = timedelta(days=1)
 LONGEST = timedelta(days=366)
@@ -35,11 +37,11 @@ class TimelineParameters(RangeParameters):
         start = max(attrs.get("from", stop - DAY), _EARLIEST)
         if stop - start > LONGEST:
             refusal = _("The range must not be longer than %(days)d days.") % {"days": LONGEST.days}
-            raise serializers.ValidationError({"from": refusal})
+            raise serializers.ValidationError({"from": ErrorDetail(refusal, ErrorCode.INVALID_RANGE)})
         return {"from": start, "to": max(start, stop)}
 
 
-class AvailabilityParameters(serializers.Serializer):
+class AvailabilityParameters(ExplainedSerializer):
     month = serializers.CharField(required=False, help_text="The month, or the last of them; this month unless given.")
     months = WholeNumber(
         min_value=1, max_value=MOST_MONTHS, default=1, help_text="Number of months up to that one, newest first."
@@ -50,7 +52,8 @@ class AvailabilityParameters(serializers.Serializer):
         found = _MONTH.match(value)
         if found is None:
             raise serializers.ValidationError(
-                _("%(value)r is not a valid month; use a form such as 2026-11.") % {"value": value}
+                _("%(value)r is not a valid month; use a form such as 2026-11.") % {"value": value},
+                ErrorCode.INVALID_FORMAT,
             )
         return int(found[1]), int(found[2])
 

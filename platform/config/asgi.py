@@ -14,10 +14,11 @@ os.environ.setdefault("VAULT_ROLE", "web")
 django.setup(set_prefix=False)
 
 from django.conf import settings  # noqa: E402 (what follows needs the settings)
+from django.utils import translation  # noqa: E402
 
-from tenants.api.errors import body  # noqa: E402
+from tenants.api.problems import CONTENT_TYPE, is_for_api, language_of, problem  # noqa: E402
 from tenants.infrastructure.client_address import address_group, client_address  # noqa: E402
-from tenants.infrastructure.request_bodies import BodyLimits, BoundedBodies, Scope  # noqa: E402
+from tenants.infrastructure.request_bodies import BodyLimits, BodyRefused, BoundedBodies, Scope  # noqa: E402
 from tenants.request_ids import asgi_with_request_id  # noqa: E402
 from tenants.security_headers import asgi_with_headers  # noqa: E402
 
@@ -34,7 +35,6 @@ UPLOAD_PATHS = re.compile(
 )
 # A form adds its other fields and the borders between them.
 _FORM_BYTES = 64 * 1024
-_CODES = {408: "timeout", 413: "too_large", 429: "throttled", 503: "unavailable"}
 
 
 def _is_upload(path: str) -> bool:
@@ -53,10 +53,12 @@ def _address_of(scope: Scope) -> str:
     return address_group(client_address(peer, ",".join(forwarded), settings.TRUSTED_PROXIES))
 
 
-def _refusal_body(path: str, status: int, text: str) -> tuple[str, bytes]:
-    if "/api/" in path:
-        return "application/json", json.dumps(body(status, _CODES[status], text)).encode()
-    return "text/plain; charset=utf-8", text.encode()
+def _refusal_body(scope: Scope, refused: BodyRefused) -> tuple[str, bytes]:
+    accepted = (value.decode("latin-1") for name, value in scope["headers"] if name == b"accept-language")
+    with translation.override(language_of(next(accepted, ""))):
+        if is_for_api(scope["path"]):
+            return CONTENT_TYPE, json.dumps(problem(refused.code, str(refused))).encode()
+        return "text/plain; charset=utf-8", str(refused).encode()
 
 
 _bounded = BoundedBodies(

@@ -3,7 +3,9 @@
 uvicorn itself waits for a head without end, accepts one of any length, and any number of connections.
 """
 
+import json
 import logging
+import re
 import time
 from asyncio import Transport
 from asyncio.events import TimerHandle
@@ -18,6 +20,8 @@ HEAD_SECONDS = 10.0
 HEAD_BYTES = 32 * 1024
 CONNECTIONS_PER_ADDRESS = 1000
 _WARNING_SECONDS = 60.0
+_TOO_LONG = "The head of a request must not be longer than %(most)d bytes."
+_ACCEPT_LANGUAGE = re.compile(rb"\r\naccept-language:([^\r\n]*)", re.IGNORECASE)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -31,6 +35,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._head_timer: TimerHandle | None = None
         self._head_bytes = 0
+        self._head = b""
         self._is_in_head = True
         self._counted = ""
 
@@ -59,11 +64,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse the data; refuse a head that is too long."""
+        self._head = ((self._head if self._is_in_head else b"") + data)[:HEAD_BYTES]
         super().data_received(data)
         if self._is_in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
-                self.send_400_response(f"The head of a request must not be longer than {HEAD_BYTES} bytes.")
+                self.send_400_response(_TOO_LONG % {"most": HEAD_BYTES})
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that cannot be parsed; one to the API gets a problem document, as from every other layer."""
+        kind, content = refusal_of_head(self._head, msg)
+        head = f"content-type: {kind}\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(b"".join([b"HTTP/1.1 400 Bad Request\r\n", head.encode(), content]))
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -100,6 +113,25 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 address,
                 CONNECTIONS_PER_ADDRESS,
             )
+
+
+def refusal_of_head(head: bytes, text: str) -> tuple[str, bytes]:
+    """Return content type and body of the response to a request that cannot be parsed."""
+    # The settings are read once the application has been loaded, which is after this module.
+    from django.utils import translation
+    from django.utils.translation import gettext as _
+
+    from tenants.api.problems import CONTENT_TYPE, is_for_api, language_of, problem
+    from tenants.infrastructure.error_codes import ErrorCode
+
+    if not is_for_api(head.partition(b"\r\n")[0].decode("latin-1")):
+        return "text/plain; charset=utf-8", text.encode()
+    accepted = _ACCEPT_LANGUAGE.search(head)
+    with translation.override(language_of(accepted[1].decode("latin-1") if accepted else "")):
+        detail = _("The head of the request is not valid HTTP. In an address all but ASCII must be percent-encoded.")
+        if len(head) >= HEAD_BYTES:
+            detail = _("The head of a request must not be longer than %(most)d bytes.") % {"most": HEAD_BYTES}
+        return CONTENT_TYPE, json.dumps(problem(ErrorCode.MALFORMED, detail)).encode()
 
 
 def _is_proxy(address: str) -> bool:

@@ -8,9 +8,10 @@ from tenants.admin import console
 from tenants.api.views.base import UnknownAddressView
 from tenants.api.views.schema import DocsView, SchemaView
 from tenants.api.views.tenants import TenantViewSet
-from tenants.views import AccountPage, AccountPasswordPage, LandingPage
+from tenants.views import AccountPage, AccountPasswordPage, ErrorsPage, LandingPage
 
 handler400 = "tenants.api.errors.bad_request"
+handler404 = "tenants.api.errors.not_found"
 handler500 = "tenants.api.errors.server_error"
 
 urlpatterns: list = [
@@ -23,6 +24,7 @@ urlpatterns: list = [
     path("api/v1/tenants/", TenantViewSet.as_view({"get": "list", "post": "create"}), name="tenant-list"),
     path("api/v1/provisioning/credentials/", CredentialsView.as_view(), name="provisioning-credentials"),
     path("api/schema/", SchemaView.as_view(), name="api-schema"),
+    path("api/docs/errors/", ErrorsPage.as_view(), name="api-errors"),
     path("api/docs/", DocsView.as_view(), name="api-docs"),
     re_path(r"^api/", UnknownAddressView.as_view()),
 ]

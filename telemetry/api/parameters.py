@@ -8,7 +8,15 @@ from rest_framework import serializers
 from telemetry.models import Reason
 from telemetry.services.queries import calendar_intervals
 from tenants.api.pagination import MAX_LIMIT
-from tenants.api.serializers.base import CursorParameters, RangeParameters, WholeNumber, limit_field, time_zone
+from tenants.api.serializers.base import (
+    CursorParameters,
+    ExplainedSerializer,
+    RangeParameters,
+    WholeNumber,
+    limit_field,
+    time_zone,
+)
+from tenants.infrastructure.error_codes import ErrorCode
 
 MAX_DEVICES = 50
 MAX_NAMES = 50
@@ -33,7 +41,7 @@ class QuarantineParameters(RangeParameters, CursorParameters):
     topic = serializers.CharField(required=False, max_length=1000, help_text="A part of the topic.")
 
 
-class SeriesParameters(serializers.Serializer):
+class SeriesParameters(ExplainedSerializer):
     """The series of the devices: all, or those of the components and metrics that are named."""
 
     device = serializers.ListField(
@@ -82,7 +90,8 @@ class AggregatesParameters(SeriesRangeParameters):
             return calendar_intervals.parse_interval(value)
         except calendar_intervals.InvalidInterval as error:
             values = {"value": value, "reason": error}
-            raise serializers.ValidationError(_("%(value)r is not a valid interval; %(reason)s.") % values) from error
+            text = _("%(value)r is not a valid interval; %(reason)s.") % values
+            raise serializers.ValidationError(text, ErrorCode.INVALID_FORMAT) from error
 
     def validate_timezone(self, value: str) -> ZoneInfo:
         """Validate the time zone's name."""

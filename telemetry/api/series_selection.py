@@ -11,13 +11,14 @@ from uuid import UUID
 from django.conf import settings
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 
 from devices.models import Component, Device, Metric
 from telemetry.models import Series
 from telemetry.services.queries import calendar_intervals, readings
 from telemetry.services.queries.completeness import PartialReason
 from telemetry.services.queries.query_budget import QueryTooExpensive, time_limited_queries
+from tenants.infrastructure.error_codes import ErrorCode
 
 # The series of one answer; intervals of all its series together, or points of all its lines together.
 MAX_SERIES = 100
@@ -54,15 +55,8 @@ def select_series(wanted: dict[str, Any], most: int | None = None) -> SelectedSe
         _refuse_unknown(list(devices.values()), known, components, metrics)
     if most is not None and len(found) > most:
         values = {"number": len(found), "most": most}
-        raise ValidationError(
-            {
-                "device": _(
-                    "The request selects %(number)d series; at most %(most)d are allowed."
-                    " Name fewer devices or metrics."
-                )
-                % values
-            }
-        )
+        text = _("The request selects %(number)d series; at most %(most)d are allowed. Name fewer devices or metrics.")
+        raise ValidationError({"device": ErrorDetail(text % values, ErrorCode.TOO_MANY_RESULTS)})
     order = {device.pk: number for number, device in enumerate(devices.values())}
     found.sort(key=lambda one: (order[one.device_id], one.component, one.metric, one.pk))
     return SelectedSeries(list(devices.values()), found)
@@ -98,7 +92,7 @@ def time_range(wanted: dict[str, Any]) -> TimeRange:
     start = max(wanted.get("from", calendar_intervals.EARLIEST), calendar_intervals.EARLIEST)
     stop = min(wanted.get("to", now), latest)
     if start >= stop:
-        raise ValidationError({"from": _("'from' must not be in the future.")})
+        raise ValidationError({"from": ErrorDetail(_("'from' must not be in the future."), ErrorCode.INVALID_RANGE)})
     return TimeRange(start, stop, wanted.get("to", stop))
 
 
@@ -110,7 +104,7 @@ def query_budget(parameter: str) -> Iterator[None]:
             yield
     except QueryTooExpensive:
         refusal = _("The range contains too many readings to process in time. Use a shorter range.")
-        raise ValidationError({parameter: refusal}) from None
+        raise ValidationError({parameter: ErrorDetail(refusal, ErrorCode.TOO_EXPENSIVE)}) from None
 
 
 def series_to_show(series: Iterable[Series], found: set[int]) -> list[Series]:

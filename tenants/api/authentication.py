@@ -6,6 +6,7 @@ from rest_framework.authentication import BasicAuthentication
 from rest_framework.exceptions import AuthenticationFailed, Throttled
 from rest_framework.request import Request
 
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.infrastructure.password_hashing import HashingBusy
 from tenants.models import User
 from tenants.services import sign_in
@@ -25,7 +26,8 @@ class ThrottledBasicAuthentication(BasicAuthentication):
         except TooManyAttempts as error:
             raise Throttled(error.wait, _("Too many wrong passwords. Try again later.")) from error
         except HashingBusy as error:
-            raise Unavailable(_("Too many passwords are being checked. Try again in a few seconds.")) from error
+            text = _("Too many passwords are being checked. Try again in a few seconds.")
+            raise Unavailable(text, ErrorCode.BUSY) from error
         if user is None:
             raise AuthenticationFailed(_("Invalid username/password."))
         return user, None

@@ -10,9 +10,10 @@ from typing import Any
 
 from django.core.signing import BadSignature, Signer
 from django.utils.translation import gettext as _
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from tenants.infrastructure.database import current_schema
+from tenants.infrastructure.error_codes import ErrorCode
 
 
 def encode(scope: str, position: list[Any]) -> str:
@@ -25,9 +26,8 @@ def decode(scope: str, text: str) -> list[Any]:
     try:
         return list(_signer(scope).unsign_object(text))
     except BadSignature as error:
-        raise ValidationError(
-            {"cursor": _("The cursor does not belong to this list. Use `next` unchanged, or start without a cursor.")}
-        ) from error
+        refusal = _("The cursor does not belong to this list. Use `next` unchanged, or start without a cursor.")
+        raise ValidationError({"cursor": ErrorDetail(refusal, ErrorCode.INVALID_CURSOR)}) from error
 
 
 def decode_after(scope: str, cursor: str | None, key: Callable[[Any], Any]) -> tuple[datetime.datetime, Any] | None:

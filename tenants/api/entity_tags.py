@@ -22,6 +22,8 @@ from rest_framework.serializers import BaseSerializer, Serializer
 from rest_framework.utils.encoders import JSONEncoder
 from rest_framework.views import APIView
 
+from tenants.infrastructure.error_codes import ErrorCode
+
 # The end of the ETag of an answer that was compressed.
 COMPRESSED = '-gzip"'
 
@@ -32,7 +34,7 @@ class PreconditionFailed(APIException):
     """The object is not the one that the client has read."""
 
     status_code = status.HTTP_412_PRECONDITION_FAILED
-    default_code = "precondition_failed"
+    default_code = ErrorCode.PRECONDITION_FAILED
     default_detail = _(
         "The object was changed since it was read: 'If-Match' is not its ETag. Read it again and repeat the request."
     )

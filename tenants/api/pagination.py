@@ -3,9 +3,11 @@
 from typing import Any
 
 from django.utils.translation import gettext as _
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.pagination import LimitOffsetPagination
 from rest_framework.request import Request
+
+from tenants.infrastructure.error_codes import ErrorCode
 
 MAX_LIMIT = 1000
 _MAX_OFFSET = 10**9
@@ -39,7 +41,7 @@ def whole_number(request: Request, name: str, lowest: int, highest: int, default
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 20 and lowest <= int(text) <= highest):
-        raise ValidationError({name: range_refusal(name, lowest, highest, text)})
+        raise ValidationError({name: ErrorDetail(range_refusal(name, lowest, highest, text), ErrorCode.OUT_OF_RANGE)})
     return int(text)
 
 

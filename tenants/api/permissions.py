@@ -7,6 +7,7 @@ from django.utils.translation import gettext_lazy
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.models import User
 from tenants.services.roles import Role, reaches, role_of
 
@@ -19,6 +20,7 @@ class MemberPermission(BasePermission):
     """Members of the tenant by their role: `role_to_read` and `role_to_write` of the view."""
 
     message: str = ""
+    code: str = ErrorCode.PERMISSION_DENIED
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         """Return whether the member's role is high enough to read, or to write."""
@@ -29,9 +31,11 @@ class MemberPermission(BasePermission):
         role = role_of(request.user, getattr(request, "tenant", None))
         if role is None:
             self.message = _("You are not a member of this tenant. Its administrators can add you.")
+            self.code = ErrorCode.MEMBERSHIP_REQUIRED
         else:
             roles = {"needed": needed.value, "role": role.value}
             self.message = _("This requires the role %(needed)s in this tenant; your role is %(role)s.") % roles
+            self.code = ErrorCode.ROLE_REQUIRED
         return reaches(role, needed)
 
 
@@ -39,6 +43,7 @@ class IsSuperuser(BasePermission):
     """Superusers of the platform."""
 
     message = gettext_lazy("This requires a superuser of the platform.")
+    code = ErrorCode.ROLE_REQUIRED
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         """Return whether the user is an active superuser."""

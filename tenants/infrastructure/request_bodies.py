@@ -12,6 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+from tenants.infrastructure.error_codes import ErrorCode
+
 Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -24,6 +29,10 @@ SMALL_BYTES = 64 * 1024
 _DRAINED_BYTES = 1024 * 1024
 _DRAIN_SECONDS = 1.0
 _RETRY_SECONDS = 5
+_TOO_LARGE = _("The body of this request must not be larger than %(most)d bytes.")
+_TOO_MANY_OF_ADDRESS = _("At most %(most)d large requests of one address are received at a time.")
+_TOO_MANY = _("At most %(most)d large requests are received at a time.")
+_TOO_SLOW = _("The body must arrive within %(seconds)s seconds, or with at least %(rate)d bytes per second after them.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +51,14 @@ class BodyLimits:
 
 
 class BodyRefused(Exception):
-    """The request is refused with this status, before the application has all of its body."""
+    """The request is refused with this code, before the application has all of its body. `text` is translated late."""
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status, self.text = status, text
+    def __init__(self, code: ErrorCode, text: Promise, **values: object) -> None:
+        super().__init__(text, values)
+        self.code, self._text, self._values = code, text, values
+
+    def __str__(self) -> str:
+        return str(self._text) % self._values
 
 
 class LargeBodies:
@@ -59,9 +71,9 @@ class LargeBodies:
     def add(self, address: str) -> None:
         """Count a body. Raises BodyRefused."""
         if self._counts[address] >= self._per_address:
-            raise BodyRefused(429, f"At most {self._per_address} large requests of one address are received at a time.")
+            raise BodyRefused(ErrorCode.TOO_MANY_AT_ONCE, _TOO_MANY_OF_ADDRESS, most=self._per_address)
         if self._counts.total() >= self._at_once:
-            raise BodyRefused(503, f"At most {self._at_once} large requests are received at a time.")
+            raise BodyRefused(ErrorCode.BUSY, _TOO_MANY, most=self._at_once)
         self._counts[address] += 1
 
     def remove(self, address: str) -> None:
@@ -77,7 +89,7 @@ class LargeBodies:
 class BoundedBodies:
     """The middleware. `is_upload` returns whether a path takes files, `address_of` the address of a request's client.
 
-    `refusal_body` returns content type and body of a response from the path, the status and the text.
+    `refusal_body` returns content type and body of the response to a refused request.
     """
 
     def __init__(
@@ -88,7 +100,7 @@ class BoundedBodies:
         is_upload: Callable[[str], bool],
         has_credentials: Callable[[Scope], bool],
         address_of: Callable[[Scope], str],
-        refusal_body: Callable[[str, int, str], tuple[str, bytes]],
+        refusal_body: Callable[[Scope, BodyRefused], tuple[str, bytes]],
     ) -> None:
         self._app, self._limits = app, limits
         self._is_upload, self._has_credentials, self._address_of = is_upload, has_credentials, address_of
@@ -124,15 +136,15 @@ class BoundedBodies:
         return self._limits.upload_bytes if self._is_upload(scope["path"]) else self._limits.form_bytes
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refused: BodyRefused) -> None:
-        kind, content = self._refusal_body(scope["path"], refused.status, refused.text)
+        kind, content = self._refusal_body(scope, refused)
         headers = [
             (b"content-type", kind.encode()),
             (b"content-length", str(len(content)).encode()),
             (b"connection", b"close"),
         ]
-        if refused.status in (429, 503):
+        if refused.code.status in (429, 503):
             headers.append((b"retry-after", str(_RETRY_SECONDS).encode()))
-        await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await send({"type": "http.response.start", "status": refused.code.status, "headers": headers})
         await send({"type": "http.response.body", "body": content, "more_body": True})
         # A connection that is closed with unread data is reset, and the client would not see the response.
         with suppress(TimeoutError):
@@ -172,14 +184,12 @@ class _Body:
             return await asyncio.wait_for(self._receive(), max(0.0, due - time.monotonic()))
         except TimeoutError as error:
             raise BodyRefused(
-                408,
-                f"The body must arrive within {limits.grace_seconds:g} seconds, or with at least "
-                f"{limits.bytes_per_second} bytes per second after them.",
+                ErrorCode.TIMEOUT, _TOO_SLOW, seconds=f"{limits.grace_seconds:g}", rate=limits.bytes_per_second
             ) from error
 
     def _check(self, size: int) -> None:
         if size > self._most:
-            raise BodyRefused(413, f"The body of this request must not be larger than {self._most} bytes.")
+            raise BodyRefused(ErrorCode.TOO_LARGE, _TOO_LARGE, most=self._most)
         if size > SMALL_BYTES and not self._is_counted:
             self._large.add(self._address)
             self._is_counted = True

@@ -13,6 +13,7 @@ from django_tenants.utils import schema_context
 
 from tenants.infrastructure import hooks
 from tenants.infrastructure.database import conninfo
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.models import Domain, Membership, Tenant, User, validate_slug
 
 from . import tenant_lookup
@@ -86,7 +87,8 @@ def _creation_lock(slug: str) -> Iterator[None]:
     with psycopg.connect(conninfo(), autocommit=True) as own:
         row = own.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [f"create_tenant:{slug}"]).fetchone()
         if row is None or not row[0]:
-            raise ValidationError({"slug": _("The tenant %(slug)r is being created right now.") % {"slug": slug}})
+            text = _("The tenant %(slug)r is being created right now.") % {"slug": slug}
+            raise ValidationError({"slug": ValidationError(text, ErrorCode.RACED)})
         yield
 
 
@@ -97,7 +99,8 @@ def _begin(slug: str, name: str) -> Tenant:
             slug=slug, defaults={"name": name, "schema_name": schema_name_of(slug)}
         )
         if not created and tenant.state not in (Tenant.State.FAILED, Tenant.State.CREATING):
-            raise ValidationError({"slug": _("A tenant with the slug %(slug)r already exists.") % {"slug": slug}})
+            text = _("A tenant with the slug %(slug)r already exists.") % {"slug": slug}
+            raise ValidationError({"slug": ValidationError(text, ErrorCode.EXISTS)})
         tenant.state, tenant.state_detail = Tenant.State.CREATING, "making the schema"
         tenant.save(update_fields=["state", "state_detail"])
         # In the transaction of the row, so that migrations of all tenants find a schema for each row.

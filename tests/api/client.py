@@ -2,10 +2,14 @@
 
 import datetime
 from typing import Any
+from urllib.parse import unquote
 
+from django.conf import settings
 from django.test import Client
 from django.test.client import ClientHandler
 from django_tenants.utils import schema_context
+
+from tenants.infrastructure.error_codes import ErrorCode
 
 T0 = datetime.datetime(2026, 11, 22, 9, 30, tzinfo=datetime.UTC)
 HOUR = datetime.timedelta(hours=1)
@@ -49,8 +53,28 @@ class Api:
 
 def problems(answer: Any) -> dict[str | None, str]:
     """What an error answer says, by member or parameter; checks its shape."""
-    document = answer.json()
-    assert document.keys() == {"type", "errors"}, document
-    assert document["type"] in ("validation_error", "client_error", "server_error")
-    assert all(error.keys() == {"code", "detail", "attr"} for error in document["errors"])
-    return {error["attr"]: error["detail"] for error in document["errors"]}
+    document = problem_of(answer)
+    return {_name_of(error): error["detail"] for error in document["errors"]} or {None: document["detail"]}
+
+
+def problem_of(answer: Any) -> dict[str, Any]:
+    """The problem document of an error answer; checks its shape."""
+    document: dict[str, Any] = answer.json()
+    assert answer["Content-Type"] == "application/problem+json"
+    assert document.keys() == {"type", "title", "status", "code", "detail", "errors"}, document
+    code = ErrorCode(document["code"])
+    assert document["status"] == answer.status_code == code.status, document
+    assert document["type"] == f"{settings.PUBLIC_URL}/api/docs/errors/#{code}"
+    assert document["title"]
+    assert document["detail"]
+    for error in document["errors"]:
+        assert len(error.keys() & {"pointer", "parameter", "header"}) <= 1, error
+        assert error.keys() - {"pointer", "parameter", "header"} == {"code", "detail"}
+        assert ErrorCode(error["code"])
+    return document
+
+
+def _name_of(error: dict[str, str]) -> str | None:
+    """The name of the wrong value, with dots between levels; None for the whole body."""
+    pointer = error.get("pointer", "#").removeprefix("#").removeprefix("/")
+    return error.get("parameter") or error.get("header") or unquote(pointer).replace("/", ".") or None

@@ -63,7 +63,7 @@ def test_a_key_may_end_by_itself(admin_api: Api, tenant_a: Any) -> None:
     ("body", "attr", "text"),
     [
         ({}, "name", "required"),
-        ({"name": "x", "scope": "everything"}, "scope", "not a valid choice"),
+        ({"name": "x", "scope": "everything"}, "scope", "must be one of read, write, admin, not 'everything'"),
         ({"name": "x", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at", "must be in the future"),
         ({"name": "x", "expires_at": "2036-01-01T00:00:00"}, "expires_at", "has no offset"),
         ({"name": "x", "expires_at": 5}, "expires_at", "not a valid ISO 8601 time"),

@@ -187,8 +187,8 @@ def test_while_the_database_is_away_the_answer_is_503_and_the_process_lives(tmp_
     assert json.loads(body)["parts"]["redis"]["ok"] is True
     assert "127.0.0.1" not in body
     status, kind, body = answers["/t/alpha/api/v1/devices/"]
-    assert (status, kind) == (503, "application/json")
-    assert json.loads(body)["errors"][0]["code"] == "unavailable"
+    assert (status, kind) == (503, "application/problem+json")
+    assert json.loads(body)["code"] == "unavailable"
     assert answers["/t/alpha/"][:2] == [500, "text/html; charset=utf-8"]
 
 

@@ -152,6 +152,7 @@ ROWS: list[Row] = [
     ("DELETE", "api/v1/api-keys/{api_key}/", IN_PERSON, 204, None),
     ("GET", "api/schema/", PUBLIC, 200, None),
     ("GET", "api/docs/", PUBLIC, 200, None),
+    ("GET", "api/docs/errors/", PUBLIC, 200, None),
 ]  # fmt: skip
 
 
@@ -356,10 +357,10 @@ def endpoints_of(urlconf: str) -> Iterator[tuple[str, str]]:
 
 
 def _methods(view: Any) -> list[str]:
-    names = getattr(view, "actions", None)
+    names, kind = getattr(view, "actions", None), getattr(view, "cls", None) or view.view_class
     if names is None:
-        names = [name for name in ("get", "post", "put", "patch", "delete") if hasattr(view.cls, name)]
-    return [name.upper() for name in names if name in view.cls.http_method_names and name != "head"]
+        names = [name for name in ("get", "post", "put", "patch", "delete") if hasattr(kind, name)]
+    return [name.upper() for name in names if name in kind.http_method_names and name != "head"]
 
 
 def _pattern_of(path: str) -> str:

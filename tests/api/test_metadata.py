@@ -45,11 +45,11 @@ def test_a_change_of_a_unit_works_the_conversion_out_again(api: Api, tenant_a: A
         ({"unit": "hPa", "sent_unit": "°C"}, "sent_unit", "cannot be converted"),
         ({"sent_unit": "°C"}, "unit", "Choose the unit to convert to"),
         ({"minimum": 2, "maximum": 1}, "minimum", "greater than the maximum"),
-        ({"minimum": "Infinity"}, "minimum", "valid number"),
-        ({"maximum": "nan"}, "maximum", "valid number"),
+        ({"minimum": "Infinity"}, "minimum", "must be a number, not"),
+        ({"maximum": "nan"}, "maximum", "must be a number, not"),
         ({"value_type": "text", "unit": "°C"}, "value_type", "Only a number can have a unit"),
         ({"value_type": "boolean", "true_value": "ON"}, "false_value", "both words"),
-        ({"value_type": "integer"}, "value_type", "not a valid choice"),
+        ({"value_type": "integer"}, "value_type", "must be one of number, boolean, text, not 'integer'"),
         ({"key": "a b"}, "key", "Use letters"),
         ({"factor": 3}, "factor", "'factor' is not a known member"),
         ({"component_type": "nothing"}, "component_type", "There is no component type nothing"),
@@ -66,8 +66,8 @@ def test_a_metric_that_is_wrong_says_what_to_mend(
 
 def test_a_metric_key_is_once_in_a_type(api: Api) -> None:
     answer = api.post("metrics/", {"component_type": "dht22", "key": "temperature", "path": "x"})
-    assert answer.status_code == 400
-    assert "already exists" in problems(answer)["non_field_errors"]
+    assert answer.status_code == 409
+    assert "with the same component_type, key" in problems(answer)[None]
 
 
 def test_a_hardware_model_names_what_may_be_attached(api: Api) -> None:
@@ -84,7 +84,7 @@ def test_a_unit_is_a_ucum_code_and_its_symbol_is_once(api: Api) -> None:
     body = {"symbol": "Torr", "name": "torr", "quantity": "pressure", "ucum": "nonsense"}
     assert "not a UCUM code" in problems(api.post("units/", body))["ucum"]
     assert api.post("units/", body | {"ucum": "mm[Hg]"}).status_code == 201
-    assert "already exists" in problems(api.post("units/", body | {"ucum": "mm[Hg]"}))["symbol"]
+    assert "There is already a unit" in problems(api.post("units/", body | {"ucum": "mm[Hg]"}))["symbol"]
     assert api.get("units/", symbol="Torr", quantity="pressure").json()["count"] == 1
 
 

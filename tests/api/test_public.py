@@ -53,6 +53,7 @@ def test_who_reaches_the_tenants(staff: Client, tenant_a: Any) -> None:
     """Every endpoint of the public side × who."""
     assert set(endpoints_of("config.urls_public")) == {
         ("GET", "api/v1/tenants/"), ("POST", "api/v1/tenants/"), ("GET", "api/schema/"), ("GET", "api/docs/"),
+        ("GET", "api/docs/errors/"),
         ("POST", "api/v1/provisioning/credentials/"),  # tests/api/test_claims.py
     }  # fmt: skip
     expected = {
@@ -77,7 +78,7 @@ def test_who_reaches_the_tenants(staff: Client, tenant_a: Any) -> None:
     assert {who: tuple(answer.status_code for answer in answers) for who, answers in got.items()} == expected
     assert all(problems(answer) for answers in got.values() for answer in answers if answer.status_code >= 400)
     assert got["nobody"][0]["WWW-Authenticate"].startswith("Basic")
-    for path in ("/api/schema/", "/api/docs/"):
+    for path in ("/api/schema/", "/api/docs/", "/api/docs/errors/"):
         assert Client().get(path).status_code == 200
 
 
@@ -112,13 +113,13 @@ def test_a_tenant_whose_creation_failed_is_resumed(staff: Client) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "attr", "text"),
     [
-        ({"slug": "alpha", "name": "x"}, 409, None, "slug 'alpha' already"),
+        ({"slug": "alpha", "name": "x"}, 409, "slug", "slug 'alpha' already"),
         ({"slug": "Has Spaces", "name": "x"}, 400, "slug", "lower-case letters"),
         ({"slug": "fine"}, 400, "name", "required"),
         ({"slug": "fine", "name": "x", "owner": "nobody"}, 400, "owner", "There is no active user nobody"),
         ({"slug": "fine", "name": "x", "domain": "not a host"}, 400, "domain", "Give a host name"),
         ({"slug": "fine", "name": "x", "domain": "iot.example.com"}, 400, "domain", "platform's own address"),
-        ({"slug": "fine", "name": "x", "domain": "taken.example.com"}, 409, None, "belongs to another tenant"),
+        ({"slug": "fine", "name": "x", "domain": "taken.example.com"}, 409, "domain", "belongs to another tenant"),
         ({"slug": "fine", "name": "x", "plan": "gold"}, 400, "plan", "'plan' is not a known member"),
     ],
 )

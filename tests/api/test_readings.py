@@ -213,14 +213,14 @@ def test_a_cursor_of_another_tenant_or_list_does_not_help(
         ({"from": "2026-11-22T09:30:00"}, "from", "has no offset"),
         ({"to": "2026-11-22"}, "to", "has no offset"),
         ({"from": "yesterday"}, "from", "not a valid ISO 8601 time"),
-        ({"from": ""}, "from", "not a valid ISO 8601 time"),
+        ({"from": ""}, "from", "must not be empty"),
         ({"from": "0001-01-01T00:00:00+14:00"}, "from", "not a valid ISO 8601 time"),
         ({"from": "2026-11-22T09:30:00Z", "to": "2026-11-22T09:30:00Z"}, "from", "must be earlier than 'to'"),
         ({"limit": "0"}, "limit", "'limit' must be a whole number from 1 to 1000, not '0'"),
         ({"limit": "1001"}, "limit", "'limit' must be a whole number from 1 to 1000, not '1001'"),
         ({"limit": "x"}, "limit", "'limit' must be a whole number from 1 to 1000, not 'x'"),
-        ({"device": "x"}, "device", "valid UUID"),
-        ({"component": ""}, "component", "blank"),
+        ({"device": "x"}, "device", "must be a UUID, not 'x'"),
+        ({"component": ""}, "component", "must not be empty"),
         ({"metric": "a\x00"}, "metric", "Null"),
         ({"cursor": "made-up"}, "cursor", "does not belong to this list"),
         (
@@ -242,7 +242,7 @@ def test_a_question_that_is_wrong_says_what_to_mend(
 def test_the_parameters_that_are_needed(api: Api) -> None:
     answer = api.get("readings/")
     assert answer.status_code == 400
-    assert problems(answer) == dict.fromkeys(("device", "component", "metric"), "This field is required.")
+    assert problems(answer) == {name: f"'{name}' is required." for name in ("device", "component", "metric")}
 
 
 @pytest.mark.parametrize(

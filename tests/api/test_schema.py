@@ -96,7 +96,7 @@ def test_the_guide_names_only_addresses_that_there_are(document: dict[str, Any])
     guide = (ROOT / "docs" / "api-guide.md").read_text().replace("$API/", "/api/v1/")
     public = Client().get("/api/schema/").json()["paths"]
     known = {_pattern_of(path) for path in (*document["paths"], *public)}
-    known |= {"/api/schema/", "/api/docs/", "/api/v1"}
+    known |= {"/api/schema/", "/api/docs/", "/api/docs/errors/", "/api/v1"}
     named = re.findall(r"(?:/t/demo)?(/api/[A-Za-z0-9/_{}$-]*)", guide)
     assert len(named) > 20
     wrong = {path for path in named if _pattern_of(re.sub(r"\$[A-Z_]+", "{x}", path)) not in known}

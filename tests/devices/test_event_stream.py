@@ -281,7 +281,7 @@ def refusal(stream: Stream) -> tuple[int, str, str]:
     """The status, code and beginning of the text of a refused stream."""
     response = stream.response
     assert int(response.headers["Retry-After"]) > 0
-    error = json.loads(response.read())["errors"][0]
+    error = json.loads(response.read())
     return response.status, error["code"], error["detail"].partition(":")[0]
 
 
@@ -340,7 +340,7 @@ def test_without_redis_the_ledger_is_followed(
     [
         ("?last_event_id=x", {}, "last_event_id"),
         ("?last_event_id=-1", {}, "last_event_id"),
-        ("", {"Last-Event-ID": "4.5"}, "last_event_id"),
+        ("", {"Last-Event-ID": "4.5"}, "Last-Event-ID"),
         ("?device=x", {}, "device"),
         ("?since=1", {}, "since"),
     ],
@@ -353,7 +353,7 @@ def test_what_cannot_be_followed_is_refused(
 
     client = Api(tenant_a.slug, key=issue_key(tenant_a))._client
     answer = client.get(f"/t/alpha/api/v1/events/{query}", headers={"Accept": "text/event-stream", **headers})
-    assert (answer.status_code, answer["Content-Type"]) == (400, "application/json")
+    assert (answer.status_code, answer["Content-Type"]) == (400, "application/problem+json")
     assert attr in problems(answer)
 
 

@@ -353,7 +353,7 @@ def test_a_cursor_behind_which_retention_removed_something_is_gone(
     listener.process(incoming(message(device, 2)))
 
     refused = api.get(early.page["next"])
-    assert (refused.status_code, refused.json()["errors"][0]["code"]) == (410, "position_dropped")
+    assert (refused.status_code, refused.json()["code"]) == (410, "position_dropped")
     assert "Start without a cursor" in problems(refused)[None]
     assert len(level.catch_up()) == 4, "it had read all that was removed"
     anew = Mirror(api, "readings/changes/")
@@ -409,8 +409,8 @@ def test_a_cursor_of_changes_that_a_backup_lacks_is_gone(
     restore(tenant, lost=1)
     pipelines().process(incoming(message(device, 3)))
     refused = api.get(mirror.page["next"])
-    assert (refused.status_code, refused.json()["errors"][0]["code"]) == (410, "feed_restarted")
+    assert (refused.status_code, refused.json()["code"]) == (410, "feed_restarted")
 
     restore(tenant, renamed=True)
     refused = api.get(mirror.page["next"])
-    assert (refused.status_code, refused.json()["errors"][0]["code"]) == (410, "feed_restarted")
+    assert (refused.status_code, refused.json()["code"]) == (410, "feed_restarted")

@@ -42,7 +42,7 @@ def hold(leases: list[Lease]) -> Callable[..., Lease]:
 
 def refusal(answer: Any) -> tuple[int, str]:
     assert int(answer["Retry-After"]) > 0
-    return answer.status_code, answer.json()["errors"][0]["code"]
+    return answer.status_code, answer.json()["code"]
 
 
 REFUSED = (429, "too_many_at_once")

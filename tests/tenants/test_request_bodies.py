@@ -1,5 +1,6 @@
 """Bodies and heads of requests over real connections: too long, too slow, too many."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,18 @@ import uvicorn
 
 from config import http_protocol
 from config.http_protocol import BoundedHttpProtocol
-from tenants.infrastructure.request_bodies import SMALL_BYTES, App, BodyLimits, BoundedBodies, Receive, Scope, Send
+from tenants.infrastructure.error_codes import ErrorCode
+from tenants.infrastructure.request_bodies import (
+    _TOO_LARGE,
+    SMALL_BYTES,
+    App,
+    BodyLimits,
+    BodyRefused,
+    BoundedBodies,
+    Receive,
+    Scope,
+    Send,
+)
 from tests.processes import free_port, wait_until
 from tests.raw_http import RawRequest
 
@@ -66,7 +78,7 @@ def bounded(inner: Application) -> BoundedBodies:
         is_upload=lambda path: path == "/upload",
         has_credentials=lambda scope: any(name == b"authorization" for name, _ in scope["headers"]),
         address_of=lambda scope: next((v.decode() for n, v in scope["headers"] if n == b"x-address"), "one"),
-        refusal_body=lambda _path, status, text: ("text/plain", f"{status} {text}".encode()),
+        refusal_body=lambda _scope, refused: ("text/plain", f"{refused.code.status} {refused}".encode()),
     )
 
 
@@ -259,6 +271,40 @@ def test_a_long_head_is_refused(port: int) -> None:
     with RawRequest(port) as request:
         request.head("/", *[f"X-{n}: {'x' * 1000}" for n in range(20)], CLOSE, method="GET")
         assert request.response()[0] == 200
+
+
+@pytest.mark.parametrize(("language", "word"), [("en", "percent-encoded"), ("ko", "퍼센트 인코딩")])
+def test_a_head_that_is_not_http_gets_a_problem_document_at_the_api(port: int, language: str, word: str) -> None:
+    with RawRequest(port) as request:
+        request.send(f"GET /t/x/api/v1/devices/?search=온실 HTTP/1.1\r\nAccept-Language: {language}\r\n\r\n".encode())
+        status, answer = request.response()
+    head, _, body = answer.partition("\r\n\r\n")
+    assert status == 400
+    assert "content-type: application/problem+json" in head
+    document = json.loads(body)
+    assert (document["code"], document["status"]) == ("malformed", 400)
+    assert word in document["detail"]
+
+
+def test_a_head_that_is_not_http_gets_text_elsewhere(port: int) -> None:
+    with RawRequest(port) as request:
+        request.send("GET /온실 HTTP/1.1\r\n\r\n".encode())
+        status, answer = request.response()
+    assert status == 400
+    assert "text/plain" in answer
+
+
+@pytest.mark.parametrize(("language", "word"), [("en", "must not be larger"), ("ko", "최대")])
+def test_a_refused_body_gets_a_problem_document_at_the_api(language: str, word: str) -> None:
+    from config.asgi import _refusal_body
+
+    refused = BodyRefused(ErrorCode.TOO_LARGE, _TOO_LARGE, most=100)
+    scope = {"path": "/t/x/api/v1/devices/", "headers": [(b"accept-language", language.encode())]}
+    kind, body = _refusal_body(scope, refused)
+    document = json.loads(body)
+    assert (kind, document["code"], document["status"]) == ("application/problem+json", "too_large", 413)
+    assert word in document["detail"]
+    assert _refusal_body(scope | {"path": "/t/x/admin/"}, refused)[0] == "text/plain; charset=utf-8"
 
 
 def test_connections_of_one_address_are_counted(port: int, monkeypatch: Any, settings: Any) -> None:

@@ -21,7 +21,16 @@ REQUIRED = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-PAGES = ["/", "/admin/login/", "/t/alpha/admin/login/", "/t/absent/", "/absent/", "/api/docs/", "/t/alpha/api/docs/"]
+PAGES = [
+    "/",
+    "/admin/login/",
+    "/t/alpha/admin/login/",
+    "/t/absent/",
+    "/absent/",
+    "/api/docs/",
+    "/t/alpha/api/docs/",
+    "/api/docs/errors/",
+]
 OTHERS = [
     "/healthz",
     "/readyz",

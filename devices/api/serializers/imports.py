@@ -2,11 +2,12 @@
 
 from typing import Any, ClassVar
 
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from devices.models import DeviceImport
-from devices.services.provisioning.import_application import ImportedRow, ImportResult
+from devices.services.provisioning.import_application import CellError, ImportedRow, ImportResult
 from tenants.api.serializers.base import StrictSerializer
 
 from .inventory import CredentialsSerializer
@@ -123,12 +124,22 @@ def row_data(row: ImportedRow) -> dict[str, Any]:
     }
 
 
-def error_detail(found: ImportResult, most: int) -> dict[str, Any]:
-    """Return the rows' errors in the API's error shape, with names such as `rows.3.hardware_model`."""
-    detail: dict[str, Any] = {}
-    for row in found.refused()[:most]:
-        for problem in row.problems:
-            detail.setdefault(f"rows.{row.row}" + (f".{problem.column}" if problem.column else ""), []).append(
-                problem.detail
-            )
-    return detail
+def error_detail(found: ImportResult, most: int, *, is_file: bool) -> dict[str, Any]:
+    """Return the errors of the first `most` rows: of a file as texts, of JSON by index and column."""
+    rows = found.refused()[:most]
+    if is_file:
+        return {"file": [_in_file(row, problem) for row in rows for problem in row.problems]}
+    return {"rows": {row.row - 1: _by_column(row) for row in rows}}
+
+
+def _in_file(row: ImportedRow, problem: CellError) -> str:
+    values = {"row": row.row, "column": problem.column, "detail": problem.detail}
+    text = _("Row %(row)d, column %(column)s: %(detail)s") if problem.column else _("Row %(row)d: %(detail)s")
+    return text % values
+
+
+def _by_column(row: ImportedRow) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for problem in row.problems:
+        found.setdefault(problem.column or "non_field_errors", []).append(problem.detail)
+    return found

@@ -18,6 +18,7 @@ from devices.services.presence import descriptions, overview
 from devices.services.presence.timeouts import TimeoutSource, loaded
 from devices.services.provisioning.registration import IssuedCredentials
 from tenants.api.serializers.base import QuickSerializer, StrictModelSerializer, StrictSerializer, Timestamp
+from tenants.infrastructure.error_codes import ErrorCode
 
 from .components import DeviceComponentSerializer, component_type_by_key, time_or_null
 
@@ -193,7 +194,7 @@ class RegistrationSerializer(StrictSerializer):
         keys = [component["key"] for component in value]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             refusal = _t("Keys of components must be unique; given more than once: %(keys)s.")
-            raise serializers.ValidationError(refusal % {"keys": ", ".join(twice)})
+            raise serializers.ValidationError(refusal % {"keys": ", ".join(twice)}, ErrorCode.REPEATED)
         return value
 
 

@@ -1,10 +1,9 @@
-"""Base classes of views that change a tenant's objects with an audit row, and the handler of errors."""
+"""Base classes of views that change a tenant's objects with an audit row."""
 
 from typing import Any, ClassVar, cast
 
 from django.db import transaction
 from django.db.models import Model
-from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.request import Request
@@ -14,25 +13,10 @@ from rest_framework.serializers import BaseSerializer
 from devices.api.idempotency import answering_once
 from devices.models import ApiKey
 from devices.services import audit
-from devices.services.broker.errors import BrokerUnavailable
-from devices.services.vault.secret_store import SecretsUnavailable
 from tenants.api.entity_tags import TaggedObject
-from tenants.api.errors import ApiErrorHandler, ErrorSerializer, Unavailable
+from tenants.api.errors import ErrorSerializer
 from tenants.api.views.base import ObjectsView, TenantView
 from tenants.models import User
-
-
-class DeviceErrorHandler(ApiErrorHandler):
-    """Converts exceptions of the services of devices too; the handler of all views (`DRF_STANDARDIZED_ERRORS`)."""
-
-    def convert_known_exceptions(self, exc: Exception) -> Exception:
-        """Convert exceptions of services into exceptions of the API."""
-        if isinstance(exc, SecretsUnavailable):
-            # The exception's own text contains addresses and paths and is for the log only.
-            return Unavailable(_("The store of device keys does not answer. Try again in a few seconds."))
-        if isinstance(exc, BrokerUnavailable):
-            return Unavailable(_("The broker does not answer. Try again in a few seconds."))
-        return super().convert_known_exceptions(exc)
 
 
 class AuditedView(TenantView):

@@ -13,8 +13,9 @@ from devices.api.access import stream_access
 from devices.api.filters import device_by_uuid
 from devices.services import concurrency_limits
 from devices.services.notifications import event_stream, status_feed
-from tenants.api.errors import ErrorSerializer
+from tenants.api.errors import ErrorSerializer, InvalidHeader
 from tenants.api.negotiation import JSONErrorsNegotiation
+from tenants.api.serializers.base import ExplainedSerializer
 from tenants.api.views.base import TenantView
 from tenants.infrastructure.concurrency import Operation
 from tenants.infrastructure.database import current_schema
@@ -33,7 +34,7 @@ data: {"device": "6d1f6a3e-…", "from": "ONLINE", "to": "OFFLINE", "cause": "wi
 """
 
 
-class EventsParameters(serializers.Serializer):
+class EventsParameters(ExplainedSerializer):
     """The query parameters."""
 
     device = serializers.UUIDField(required=False, help_text="Only the changes of the device with this UUID.")
@@ -87,5 +88,7 @@ class EventsView(TenantView):
         if header := request.headers.get("Last-Event-ID"):
             given["last_event_id"] = header
         parameters = EventsParameters(data=given)
+        if header and not parameters.is_valid() and "last_event_id" in parameters.errors:
+            raise InvalidHeader({"Last-Event-ID": parameters.errors["last_event_id"]})
         parameters.is_valid(raise_exception=True)
         return dict(parameters.validated_data)

@@ -11,6 +11,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins, serializers, status, viewsets
 from rest_framework.decorators import action
+from rest_framework.exceptions import ErrorDetail
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -26,6 +27,7 @@ from tenants.api.negotiation import JSONParser
 from tenants.api.serializers.base import StrictSerializer
 from tenants.api.views.base import ObjectsView, TenantView
 from tenants.infrastructure.concurrency import Operation
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableRow
 from tenants.services.roles import Role
 
@@ -67,7 +69,8 @@ class ImportView(AuditedView):
                 rows, name, skip_errors=given["skip_errors"], acting_user=self.acting_user
             )
         except import_jobs.HasErrors as error:
-            raise serializers.ValidationError(shapes.error_detail(error.found, import_jobs.MOST_PROBLEMS)) from error
+            detail = shapes.error_detail(error.found, import_jobs.MOST_PROBLEMS, is_file="file" in given)
+            raise serializers.ValidationError(detail) from error
         if done is None:
             return Response(shapes.DeviceImportSerializer(kept).data, status.HTTP_202_ACCEPTED)
         return Response(_result(done, kept.pk, dry_run=False))
@@ -129,17 +132,13 @@ class DeviceImportViewSet(
 
 def _rows(given: dict[str, Any]) -> tuple[list[TableRow], str]:
     if ("file" in given) == ("rows" in given):
-        raise serializers.ValidationError({"file": _("Send either 'file' or 'rows'.")})
+        raise serializers.ValidationError(_("Send either 'file' or 'rows'."))
     if "rows" in given:
         return import_files.check(given["rows"]), ""
     file = cast("UploadedFile", given["file"])
     if (file.size or 0) > settings.IMPORT_MAX_BYTES:
-        raise serializers.ValidationError(
-            {
-                "file": _("The file must not be larger than %(most)d bytes. Split it.")
-                % {"most": settings.IMPORT_MAX_BYTES}
-            }
-        )
+        text = _("The file must not be larger than %(most)d bytes. Split it.") % {"most": settings.IMPORT_MAX_BYTES}
+        raise serializers.ValidationError({"file": ErrorDetail(text, ErrorCode.TOO_LARGE)})
     return import_files.read(file.read()), file.name or ""
 
 
@@ -157,7 +156,12 @@ def _format(request: Request) -> str:
     file_format = request.query_params.get("format", "csv")
     if file_format not in CONTENT_TYPES:
         raise serializers.ValidationError(
-            {"format": _("%(value)r is not a valid format; use csv or xlsx.") % {"value": file_format}}
+            {
+                "format": ErrorDetail(
+                    _("%(value)r is not a valid format; use csv or xlsx.") % {"value": file_format},
+                    ErrorCode.INVALID_CHOICE,
+                )
+            }
         )
     return file_format
 

@@ -3,7 +3,6 @@
 from datetime import timedelta
 from typing import Any
 
-from django.core.exceptions import ValidationError
 from django.db import transaction
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, status, viewsets
@@ -18,7 +17,7 @@ from devices.api.serializers import inventory as serializers
 from devices.models import Component, Device, DeviceCredential
 from devices.services.presence.timeouts import prefetched, prefetched_components
 from devices.services.provisioning import activation, registration
-from tenants.api.errors import Conflict, ErrorSerializer
+from tenants.api.errors import ErrorSerializer
 from tenants.api.views.base import ObjectsView
 from tenants.services.roles import Role
 
@@ -96,11 +95,7 @@ class DeviceViewSet(
     @extend_schema(responses={204: None, 409: ErrorSerializer})
     def destroy(self, request: Request, uuid: Any) -> Response:
         """Remove a device that never sent a reading; one that has is deactivated instead."""
-        device = self.get_object()
-        try:
-            registration.remove_device(device, acting_user=self.acting_user)
-        except ValidationError as error:
-            raise Conflict(" ".join(error.messages)) from error
+        registration.remove_device(self.get_object(), acting_user=self.acting_user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(

@@ -18,6 +18,7 @@ from devices.services.provisioning import claims, credential_bootstrap
 from tenants.api.errors import Conflict, ErrorSerializer
 from tenants.api.views.base import StrictView
 from tenants.infrastructure.client_address import address_group
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.infrastructure.throttling import WindowThrottle
 from tenants.services.roles import Role
 
@@ -45,7 +46,7 @@ class ClaimView(AuditedView):
         except claims.ClaimRefused as error:
             raise NotFound(str(error)) from error
         except claims.AlreadyClaimed as error:
-            raise Conflict(str(error)) from error
+            raise Conflict(str(error), ErrorCode.ALREADY_CLAIMED) from error
         except claims.TooManyClaims as error:
             raise Throttled(error.wait, str(error)) from error
         device = device_by_uuid(claimed.device.uuid)
@@ -110,9 +111,9 @@ class CredentialsView(StrictView):
                 **wanted.validated_data, address=request.META.get("REMOTE_ADDR", "")
             )
         except credential_bootstrap.UnknownBootstrapToken as error:
-            raise PermissionDenied(str(error)) from error
+            raise PermissionDenied(str(error), ErrorCode.UNKNOWN_TOKEN) from error
         except credential_bootstrap.AlreadyBootstrapped as error:
-            raise Conflict(str(error), code="already_fetched") from error
+            raise Conflict(str(error), code=ErrorCode.ALREADY_FETCHED) from error
         except credential_bootstrap.BootstrapPending as error:
             body = {"status": error.status, "retry_after": error.seconds}
             return Response(body, status.HTTP_202_ACCEPTED, headers={"Retry-After": str(error.seconds)})

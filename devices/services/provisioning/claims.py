@@ -19,6 +19,7 @@ from devices.models import ComponentType, Device, HardwareModel
 from devices.services import audit
 from devices.services.provisioning.import_resource import split_parts
 from tenants.infrastructure.database import current_schema
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.infrastructure.throttling import RedisCounter
 from tenants.models import PreregisteredDevice, Tenant
 from tenants.services import claim_codes
@@ -125,7 +126,10 @@ def release(device: Device, *, acting_user: audit.Actor = None) -> Preregistered
     with transaction.atomic():
         preregistered = preregistration_of(device, lock=True)
         if preregistered is None:
-            raise ValidationError(_("%(device)s was not claimed, so it cannot be released.") % {"device": device})
+            raise ValidationError(
+                _("%(device)s was not claimed, so it cannot be released.") % {"device": device},
+                ErrorCode.NOT_CLAIMED,
+            )
         make_claimable(preregistered.device_uuid)
         audit.record(acting_user, "release", device, preregistered.serial)
         try:
@@ -156,7 +160,8 @@ def reset_credentials(device: Device, *, acting_user: audit.Actor = None) -> Non
         preregistered = preregistration_of(device, lock=True)
         if preregistered is None:
             raise ValidationError(
-                _("%(device)s was not claimed, so its credentials cannot be reset.") % {"device": device}
+                _("%(device)s was not claimed, so its credentials cannot be reset.") % {"device": device},
+                ErrorCode.NOT_CLAIMED,
             )
         registration.replace_credentials(device, acting_user=acting_user)
         PreregisteredDevice.objects.filter(pk=preregistered.pk).update(

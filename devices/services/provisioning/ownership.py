@@ -15,6 +15,7 @@ from django_tenants.utils import schema_context
 from devices.models import Device
 from devices.services import audit
 from tenants.infrastructure.database import current_schema
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.models import DeviceRoute, RouteCandidate, Tenant
 
 logger = logging.getLogger(__name__)
@@ -35,14 +36,8 @@ def claim(uuid: UUID, *, is_confirmed: bool) -> Device.Ownership:
     else:
         is_free = not DeviceRoute.objects.filter(device_uuid=uuid).exists()
     if not is_free:
-        raise ValidationError(
-            {
-                "uuid": _(
-                    "The device UUID %(uuid)s is already registered. If the device is yours, ask the platform's staff."
-                )
-                % {"uuid": uuid}
-            }
-        )
+        text = _("The device UUID %(uuid)s is already registered. If the device is yours, ask the platform's staff.")
+        raise ValidationError({"uuid": ValidationError(text % {"uuid": uuid}, ErrorCode.EXISTS)})
     if is_confirmed:
         return Ownership.OWNED
     RouteCandidate.objects.get_or_create(device_uuid=uuid, tenant=tenant)

@@ -33,6 +33,7 @@ from devices.services.vault.key_versions import new_secret, next_key
 from devices.services.vault.secret_store import provisioner
 from tenants.infrastructure import tasks
 from tenants.infrastructure.database import current_schema
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.models import Tenant
 from tenants.services.enrollment import make_claimable
 
@@ -213,7 +214,8 @@ def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:
         if _has_telemetry(device):
             raise ValidationError(
                 _("%(device)s has readings, which would be lost: deactivate it instead of removing it.")
-                % {"device": device}
+                % {"device": device},
+                ErrorCode.HAS_READINGS,
             )
         audit.record(acting_user, "remove", device, str(uuid))
         holds_account = account_ownership.holds_account(device.uuid)

@@ -15,6 +15,7 @@ from devices.models import DeviceCredential, RotationCampaign, RotationMember
 from devices.models.base import announce_change
 from devices.services import audit
 from tenants.infrastructure import tasks
+from tenants.infrastructure.error_codes import ErrorCode
 
 from .selection import DeviceSelection, select
 
@@ -221,6 +222,7 @@ def _locked(campaign: RotationCampaign, *states: str) -> RotationCampaign:
     locked = RotationCampaign.objects.select_for_update().get(pk=campaign.pk)
     if locked.state not in states:
         raise ValidationError(
-            _("The rotation must be running; its state is: %(state)s.") % {"state": locked.get_state_display()}
+            _("The rotation must be running; its state is: %(state)s.") % {"state": locked.get_state_display()},
+            ErrorCode.WRONG_STATE,
         )
     return locked

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -30,6 +30,7 @@ from telemetry.services.queries.aggregates import AggregateBucket, SeriesBuckets
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import Timestamp
 from tenants.api.views.base import ParametersView
+from tenants.infrastructure.error_codes import ErrorCode
 
 Text, Boolean = Metric.ValueType.TEXT, Metric.ValueType.BOOLEAN
 _time = Timestamp().to_representation
@@ -139,4 +140,4 @@ def _edges(wanted: dict[str, Any], requested: TimeRange, count: int) -> list[dat
             "The range contains more than %(most)d intervals of %(interval)s, the most for %(series)d series."
             " Use a longer interval (%(longer)s), a shorter range or fewer series."
         )
-        raise ValidationError({"interval": refusal % values}) from None
+        raise ValidationError({"interval": ErrorDetail(refusal % values, ErrorCode.TOO_MANY_RESULTS)}) from None

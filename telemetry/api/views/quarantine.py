@@ -22,6 +22,7 @@ from telemetry.services.queries import readings
 from tenants.api import cursors
 from tenants.api.errors import Conflict, ErrorSerializer
 from tenants.api.views.base import CursorPageView, ObjectsView
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.services.roles import Role
 
 
@@ -61,7 +62,7 @@ class ReplayViewSet(
         """Stop a replay after the batch that is being done. What is done stays done."""
         replay = self.get_object()
         if not replays.cancel(replay, acting_user=self.acting_user):
-            raise Conflict(_("The replay has already ended."))
+            raise Conflict(_("The replay has already ended."), ErrorCode.WRONG_STATE)
         return Response(self.get_serializer(replay).data)
 
 

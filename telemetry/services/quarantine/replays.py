@@ -30,6 +30,7 @@ from telemetry.services.ingest.reprocessing import (
 )
 from tenants.infrastructure import resumable_jobs, tasks
 from tenants.infrastructure.database import current_schema
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.infrastructure.retry import Backoff
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,8 @@ def begin(selection: ReplaySelection, *, acting_user: audit.Actor = None, queue:
         if not resumable_jobs.has_room(Replay, MOST_AT_ONCE):
             raise ValidationError(
                 _("At most %(most)d replays can run at a time; wait until one ends, or cancel one.")
-                % {"most": MOST_AT_ONCE}
+                % {"most": MOST_AT_ONCE},
+                ErrorCode.TOO_MANY_REPLAYS,
             )
         rows = selection.rows()
         replay = Replay.objects.create(

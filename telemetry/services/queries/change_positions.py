@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from django.utils.translation import gettext as _
 
 from telemetry.models import ChangeGeneration
+from tenants.infrastructure.error_codes import ErrorCode
 
 
 class ChangePosition(NamedTuple):
@@ -28,7 +29,7 @@ BEGINNING = ChangePosition(0, 0, 0)
 class PositionLost(Exception):
     """A position from which nothing can be resumed without missing something; `code` and the text say why."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: ErrorCode, detail: str) -> None:
         super().__init__(detail)
         self.code = code
 
@@ -76,6 +77,6 @@ class Generations:
 def restarted() -> PositionLost:
     """Return the error of a position that this database does not have."""
     return PositionLost(
-        "feed_restarted",
+        ErrorCode.FEED_RESTARTED,
         _("The cursor is of another installation, or of changes that a restored backup lacks. Start without a cursor."),
     )

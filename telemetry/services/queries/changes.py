@@ -18,6 +18,7 @@ from django.db import connection
 from django.utils.translation import gettext as _
 
 from tenants.infrastructure.database import cursor_for_many
+from tenants.infrastructure.error_codes import ErrorCode
 
 from .change_positions import BEGINNING, ChangePosition, Generations, PositionLost, restarted
 
@@ -144,7 +145,7 @@ def _finish(
     removed = generations.removed
     if begin.batch < removed.batch or (begin.batch == removed.batch and begin.item is not None):
         raise PositionLost(
-            "position_dropped",
+            ErrorCode.POSITION_DROPPED,
             _("Retention has removed changes after this position. Start without a cursor, from a new copy."),
         )
     with connection.cursor() as cursor:

@@ -15,14 +15,28 @@ from django.utils.translation import gettext_lazy
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.fields import empty
+from rest_framework.validators import UniqueValidator
 
-from tenants.api.errors import model_error_detail
+from tenants.api.error_items import model_error_detail
+from tenants.api.explanations import explain, shown
 from tenants.api.pagination import MAX_LIMIT, range_refusal
+from tenants.infrastructure.error_codes import ErrorCode
 
 
-class StrictSerializer(serializers.Serializer):
+class ExplainedSerializer(serializers.Serializer):
+    """States the errors of its fields in the project's words."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Return the value that the client sent; raises ValidationError."""
+        try:
+            return super().to_internal_value(data)
+        except ValidationError as error:
+            raise ValidationError(explain(self.fields, data, error.detail)) from error
+
+
+class StrictSerializer(ExplainedSerializer):
     """Rejects members that are unknown or read-only instead of ignoring them."""
 
     def to_internal_value(self, data: Any) -> Any:
@@ -57,7 +71,7 @@ class QuickSerializer(serializers.Serializer):
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 
-class StrictModelSerializer(serializers.ModelSerializer[AnyModel]):
+class StrictModelSerializer(StrictSerializer, serializers.ModelSerializer[AnyModel]):
     """A StrictSerializer of a model: runs `full_clean()` before saving, and saves only changed fields."""
 
     # Members that can be set at creation only.
@@ -68,16 +82,13 @@ class StrictModelSerializer(serializers.ModelSerializer[AnyModel]):
     def get_fields(self) -> dict[str, serializers.Field]:
         """Return the serializer's fields."""
         fields = super().get_fields()
+        for field in fields.values():
+            # full_clean() checks it too, once, and names the object.
+            field.validators = [one for one in field.validators if not isinstance(one, UniqueValidator)]
         if self.instance is not None and not isinstance(self.instance, list):
             for name in self.fixed:
                 fields[name].read_only = True
         return fields
-
-    def to_internal_value(self, data: Any) -> Any:
-        """Return the value that the client sent; raises ValidationError."""
-        if isinstance(data, Mapping):
-            refuse_unwritable(data, self)
-        return super().to_internal_value(data)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Validate the members together; raises ValidationError."""
@@ -115,16 +126,13 @@ def refuse_unwritable(data: Mapping[str, Any], serializer: serializers.Serialize
     writable = ", ".join(sorted(name for name, field in fields.items() if not field.read_only)) or "–"
     errors = {}
     for name in data:
+        values = {"name": name, "known": writable}
         if name not in fields:
-            errors[str(name)] = _("%(name)r is not a known member. Known members: %(known)s.") % {
-                "name": name,
-                "known": writable,
-            }
+            text = _("%(name)r is not a known member. Known members: %(known)s.") % values
+            errors[str(name)] = ErrorDetail(text, ErrorCode.UNKNOWN_MEMBER)
         elif fields[name].read_only:
-            errors[str(name)] = _("%(name)r cannot be changed. Members that can be changed: %(known)s.") % {
-                "name": name,
-                "known": writable,
-            }
+            text = _("%(name)r cannot be changed. Members that can be changed: %(known)s.") % values
+            errors[str(name)] = ErrorDetail(text, ErrorCode.READ_ONLY)
     if errors:
         raise serializers.ValidationError(errors)
 
@@ -156,7 +164,9 @@ class Timestamp(serializers.Field):
         raise self._refusal("naive", data)
 
     def _refusal(self, code: str, data: Any) -> serializers.ValidationError:
-        return serializers.ValidationError(self.error_messages[code].format(value=repr(data)), code=code)
+        return serializers.ValidationError(
+            self.error_messages[code].format(value=shown(data)), code=ErrorCode.INVALID_FORMAT
+        )
 
     def to_representation(self, value: datetime.datetime) -> str:
         """Return the time as ISO 8601 with Z."""
@@ -184,14 +194,16 @@ class WholeNumber(serializers.IntegerField):
         except serializers.ValidationError:
             if data is empty:
                 raise
-            raise serializers.ValidationError(range_refusal(self.field_name or "", *self._range, data)) from None
+            refusal = range_refusal(self.field_name or "", *self._range, data)
+            raise serializers.ValidationError(refusal, ErrorCode.OUT_OF_RANGE) from None
 
 
 def time_zone(name: str) -> ZoneInfo:
     """Return the time zone of that name. Raises ValidationError."""
     if name not in _zones():
         raise serializers.ValidationError(
-            _("%(value)r is not a valid time zone; use a name such as Asia/Seoul or UTC.") % {"value": name}
+            _("%(value)r is not a valid time zone; use a name such as Asia/Seoul or UTC.") % {"value": name},
+            ErrorCode.INVALID_CHOICE,
         )
     return ZoneInfo(name)
 
@@ -209,7 +221,7 @@ def limit_field(default: int = 100) -> WholeNumber:
     )
 
 
-class RangeParameters(serializers.Serializer):
+class RangeParameters(ExplainedSerializer):
     """A range of time: `from` inclusive, `to` exclusive."""
 
     from_required: ClassVar[bool] = False
@@ -227,11 +239,12 @@ class RangeParameters(serializers.Serializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Refuse a range that ends before it begins."""
         if "from" in attrs and "to" in attrs and attrs["from"] >= attrs["to"]:
-            raise serializers.ValidationError({"from": _("'from' must be earlier than 'to'.")})
+            refusal = ErrorDetail(_("'from' must be earlier than 'to'."), ErrorCode.INVALID_RANGE)
+            raise serializers.ValidationError({"from": refusal})
         return attrs
 
 
-class CursorParameters(serializers.Serializer):
+class CursorParameters(ExplainedSerializer):
     """A page: `limit` and `cursor`."""
 
     limit = limit_field()

@@ -10,7 +10,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
-from rest_framework.exceptions import NotAuthenticated, NotFound, ValidationError
+from rest_framework.exceptions import ErrorDetail, NotAuthenticated, NotFound
 from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
@@ -19,6 +19,8 @@ from rest_framework.utils.urls import replace_query_param
 from rest_framework.views import APIView
 
 from tenants.api import cursors
+from tenants.api.errors import InvalidHeader, InvalidParameters
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.services.roles import Role
 
 
@@ -45,7 +47,7 @@ class StrictView(APIView):
             return
         refuse_unknown_parameters(request, ())
         if request.method == "POST" and "Idempotency-Key" in request.headers and not self.accepts_idempotency_key:
-            raise ValidationError({"Idempotency-Key": _t("This address does not accept 'Idempotency-Key'.")})
+            raise InvalidHeader({"Idempotency-Key": _t("This address does not accept 'Idempotency-Key'.")})
 
     def get_throttles(self) -> list[Any]:
         """Return the throttles; they are kept, because they know what is left of their limits."""
@@ -164,34 +166,33 @@ class UnknownAddressView(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> NoReturn:
         """Check the request before its handler runs."""
+        text = _t("There is nothing at %(path)s. GET api/v1/ lists the addresses.")
         if _exists_with_slash(request._request):
-            raise NotFound(
-                _t("There is nothing at %(path)s. The address must end with a slash: %(path)s/")
-                % {"path": request.path}
-            )
-        raise NotFound(_t("There is nothing at %(path)s. GET api/v1/ lists the addresses.") % {"path": request.path})
+            text = _t("There is nothing at %(path)s. The address must end with a slash: %(path)s/")
+        raise NotFound(text % {"path": request.path}, ErrorCode.UNKNOWN_ADDRESS)
 
 
 def refuse_unknown_parameters(request: Request, known: Iterable[str], repeatable: Iterable[str] = ()) -> None:
-    """Raise ValidationError (400) for parameters that are unknown or given twice, instead of ignoring them."""
+    """Raise ValidationError (400) for parameters that are unknown, given twice or empty, instead of ignoring them."""
     names, known, repeatable = request.query_params, sorted(known), set(repeatable)
     known_text = (
         _t("Known parameters: %(names)s.") % {"names": ", ".join(known)}
         if known
         else _t("This address has no parameters.")
     )
-    errors = {
-        name: _t("%(name)r is not a known parameter. %(known)s") % {"name": name, "known": known_text}
-        for name in names
-        if name not in known
-    }
-    errors |= {
-        name: _t("%(name)r must be given only once.") % {"name": name}
-        for name in names
-        if name in known and name not in repeatable and len(request.query_params.getlist(name)) > 1
-    }
+    errors = {}
+    for name in names:
+        values = {"name": name, "known": known_text}
+        if name not in known:
+            text = _t("%(name)r is not a known parameter. %(known)s") % values
+            errors[name] = ErrorDetail(text, ErrorCode.UNKNOWN_PARAMETER)
+        elif name not in repeatable and len(names.getlist(name)) > 1:
+            errors[name] = ErrorDetail(_t("%(name)r must be given only once.") % values, ErrorCode.REPEATED)
+        elif not all(names.getlist(name)):
+            text = _t("%(name)r must not be empty. Leave the parameter out to select all.") % values
+            errors[name] = ErrorDetail(text, ErrorCode.BLANK)
     if errors:
-        raise ValidationError(errors)
+        raise InvalidParameters(errors)
 
 
 def _exists_with_slash(request: HttpRequest) -> bool:

@@ -3,20 +3,21 @@
 from collections.abc import Iterable
 from typing import Any
 
-from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from django_tenants.utils import get_public_schema_name
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, status, viewsets
 from rest_framework.authentication import SessionAuthentication
+from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from tenants.api.authentication import ThrottledBasicAuthentication
-from tenants.api.errors import Conflict, ErrorSerializer
+from tenants.api.errors import ErrorSerializer
 from tenants.api.permissions import IsSuperuser
 from tenants.api.serializers.tenants import NewTenantSerializer, TenantSerializer
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.models import Domain, Tenant
 from tenants.services.lifecycle import create_tenant
 
@@ -44,10 +45,7 @@ class TenantViewSet(mixins.ListModelMixin, StrictView, viewsets.GenericViewSet):
         wanted = NewTenantSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         _refuse_taken_domain(wanted.validated_data)
-        try:
-            tenant = create_tenant(**wanted.validated_data)
-        except ValidationError as error:
-            raise Conflict(" ".join(error.messages)) from error
+        tenant = create_tenant(**wanted.validated_data)
         tenant.refresh_from_db()
         return Response(TenantSerializer(tenant).data, status.HTTP_201_CREATED)
 
@@ -57,4 +55,5 @@ def _refuse_taken_domain(wanted: dict[str, Any]) -> None:
     domain = wanted.get("domain")
     holder = Domain.objects.select_related("tenant").filter(domain=domain).first() if domain else None
     if holder is not None and holder.tenant.slug != wanted["slug"]:
-        raise Conflict(_t("The host name %(host)s belongs to another tenant. Choose another one.") % {"host": domain})
+        text = _t("The host name %(host)s belongs to another tenant. Choose another one.") % {"host": domain}
+        raise ValidationError({"domain": ErrorDetail(text, ErrorCode.EXISTS)})
