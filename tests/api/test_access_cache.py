@@ -79,6 +79,7 @@ def test_a_kept_key_ends_at_its_end(api: Api, tenant_a: Any, later: Callable[...
     assert api.get("units/").status_code == 200
     with schema_context(tenant_a.schema_name):
         (end,) = ApiKey.objects.values_list("expires_at", flat=True)
+    assert end is not None
     while timezone.now() <= end:
         pass
     assert api.get("units/").status_code == 401

@@ -118,7 +118,11 @@ def test_what_an_app_retains_is_removed_by_the_notifier(register: Any, issue: Ca
     notifier = StateBroker("notifier-of-retained")
 
     def turn(condition: Callable[[], Any]) -> None:
-        wait_until(lambda: notifier.exchange(0.05, also=[]) or condition())
+        def exchanged() -> Any:
+            notifier.exchange(0.05, also=[])
+            return condition()
+
+        wait_until(exchanged)
 
     turn(lambda: notifier.is_connected)
     with app.connect() as client:

@@ -101,7 +101,12 @@ def test_no_lock_outlasts_a_creation_whose_connection_went_back_to_the_pool(
         leave_schema()
 
     build = lifecycle._build
-    monkeypatch.setattr(lifecycle, "_build", lambda tenant: (take_another_connection(), build(tenant)))
+
+    def build_on_another_connection(tenant: Any) -> None:
+        take_another_connection()
+        build(tenant)
+
+    monkeypatch.setattr(lifecycle, "_build", build_on_another_connection)
     try:
         assert create_tenant(slug=slug, name="Made").state == "active"
         with connection.cursor() as cursor:

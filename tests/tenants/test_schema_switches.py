@@ -6,6 +6,7 @@ It is part of the transaction: a rollback also takes back the path that was set 
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -120,4 +121,4 @@ def test_threads_with_connections_of_their_own(schemas: tuple[str, ...]) -> None
                     return False
         return True
 
-    assert all(run_at_once([lambda number=number: switch(number) for number in range(8)]))
+    assert all(run_at_once([partial(switch, number) for number in range(8)]))

@@ -237,7 +237,7 @@ def note_presence(devices: Iterable[Device]) -> None:
     for device in listed:
         device.overview = overviews[device.pk]  # type: ignore[attr-defined]
         for component in loaded(device, "components"):
-            component.report = overviews[device.pk].reports[component.pk]  # type: ignore[attr-defined]
+            component.report = overviews[device.pk].reports[component.pk]
 
 
 def _overview(device: Any) -> overview.PresenceOverview:
