@@ -48,7 +48,7 @@ NAMES = frozenset(
         *("TenantFigures", "Chosen", "TooMuchWork", "FloodGuard", "Sorter", "Storer", "Tally", "Settled"),
         *("untold", "Quiet", "why_quiet", "LoginDesk", "LoginGuard", "BrokerApp", "AlreadyFetched", "free_board"),
         *("look_through", "carry_out", "Lack", "lacks", "timeout_from", "seconds_lefttoday"),
-        *("Held", "Sending", "Told", "Tell", "told", "tell", "Known", "Outcomes", "Place", "Sign", "signs", "aside"),
+        *("Held", "Sending", "Told", "Tell", "told", "tell", "Known", "Outcomes", "Sign", "signs", "aside"),
         *("deaf", "stepped", "doubt", "floors", "flood", "floods", "guesses", "heat", "hints", "parked", "too_many"),
         *("trying", "upkeep", "effort", "choosing", "adoption", "teaching", "ledger", "scene", "books"),
         *("of", "without", "together", "drawn", "asked_again", "judged", "adopted", "poison"),

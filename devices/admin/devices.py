@@ -19,7 +19,9 @@ from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
 from devices import hooks
-from devices.models import Component, Device, DeviceImport, PresenceSettings, StatusChange
+from devices.domain import tags
+from devices.models import Component, Device, DeviceImport, Place, PresenceSettings, StatusChange
+from devices.models.places import within
 from devices.services.presence import overview, status_changes
 from devices.services.provisioning.registration import register_device
 from tenants.admin.base import LongChangeList, add_errors, form_page
@@ -35,6 +37,42 @@ from .presence_panels import badges
 from .registration import ComponentRows, RegisterDeviceForm
 from .roles import person
 from .site import tenant_admin
+
+_LISTED_PLACES = 200
+
+
+class DeviceForm(forms.ModelForm):
+    """The form of a device: tags in order, each once."""
+
+    def clean_tags(self) -> Any:
+        """Return the tags in order; the field's validator has checked them."""
+        return tags.normalize(self.cleaned_data["tags"])
+
+    def clean_external_id(self) -> str | None:
+        return self.cleaned_data["external_id"] or None
+
+    def clean_attributes(self) -> Any:
+        """Return an empty object for an empty field."""
+        return self.cleaned_data["attributes"] or {}
+
+
+class PlaceListFilter(admin.SimpleListFilter):
+    """A filter by place; devices at places below it are included."""
+
+    title = _("place")
+    parameter_name = "place"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Return the first places of the tree."""
+        places = Place.objects.all()[:_LISTED_PLACES]
+        return [(place.key, "\N{NO-BREAK SPACE}" * 3 * place.path.count("/") + place.name) for place in places]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
+        """Return the devices at the chosen place and below it."""
+        if self.value() is None:
+            return queryset
+        paths = Place.objects.filter(key=self.value()).values_list("path", flat=True)
+        return queryset.filter(within(paths, "place__path"))
 
 
 class DeviceChangeList(LongChangeList):
@@ -56,14 +94,20 @@ class DeviceAdmin(ClaimActions):
 
     changed_by: ClassVar = Role.OPERATOR
     list_display: ClassVar = ["name", "status", "seen", "hardware_model", "uuid", "active"]
-    list_filter: ClassVar = ["presence__status", "active", "hardware_model", "components__component_type"]
+    list_filter: ClassVar = [
+        *("presence__status", "active", PlaceListFilter, "hardware_model", "components__component_type")
+    ]
     list_select_related: ClassVar = ["hardware_model", "presence"]
-    search_fields: ClassVar = ["name", "uuid", "cpu_serial"]
-    search_help_text = _("name, UUID or CPU serial")
+    search_fields: ClassVar = ["name", "uuid", "cpu_serial", "external_id"]
+    search_help_text = _("name, UUID, CPU serial or external id")
+    autocomplete_fields: ClassVar = ["place"]
+    form = DeviceForm
     fields: ClassVar = [
         ("name", "hardware_model"),
+        ("place", "tags"),
         ("uuid", "cpu_serial"),
-        "ownership",
+        ("external_id", "ownership"),
+        "attributes",
         ("active", "min_signature_version"),
         ("timeout_seconds", "created_at"),
     ]
@@ -189,6 +233,7 @@ _NAVIGATION = NavigationGroup(
     _("Fleet"),
     (
         (Device, "sensors"),
+        (Place, "account_tree"),
         (Component, "memory"),
         (DeviceImport, "upload_file"),
         (StatusChange, "monitor_heart"),

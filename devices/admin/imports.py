@@ -231,9 +231,13 @@ def _columns() -> list[tuple[str, Any]]:
     return [
         ("name", _("required for a new device")),
         ("uuid", _("generated if empty")),
+        ("external_id", _("the id of the device in another system")),
         ("hardware_model", _("name and version of a hardware model")),
+        ("place", _("the key of a place")),
         ("cpu_serial", _("if set, every message must contain it")),
         ("timeout_seconds", _("seconds without a message until the device times out")),
         ("active", _("yes or no")),
+        ("tags", _("for example rented;north")),
+        ("attributes", _('a JSON object, for example {"crop": "tomato"}')),
         ("components", _("for example dht22;dht22-2:dht22;pump")),
     ]

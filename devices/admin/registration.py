@@ -14,7 +14,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldAdminUUIDInputWidget
 
-from devices.models import ComponentType, Device, HardwareModel
+from devices.domain import tags
+from devices.models import ComponentType, Device, HardwareModel, Place
 from devices.models.base import validate_key
 from devices.services.provisioning.device_config import device_config
 from devices.services.provisioning.registration import IssuedCredentials
@@ -50,6 +51,19 @@ class RegisterDeviceForm(forms.Form):
         empty_label=_("not checked"),
         widget=UnfoldAdminSelectWidget,
     )
+    place = forms.ModelChoiceField(
+        label=_("Place"),
+        queryset=Place.objects.all(),
+        required=False,
+        empty_label=_("none"),
+        widget=UnfoldAdminSelectWidget,
+    )
+    tags = forms.CharField(
+        label=_("Tags"),
+        required=False,
+        help_text=_("Lower-case words, separated by commas."),
+        widget=UnfoldAdminTextInputWidget,
+    )
 
     # Signed, so that a generated UUID is owned at once, and one that a person enters only once it is proven.
     generated = forms.CharField(required=False, widget=forms.HiddenInput)
@@ -64,6 +78,13 @@ class RegisterDeviceForm(forms.Form):
         if uuid is not None and DeviceRoute.objects.filter(device_uuid=uuid).exists():
             raise ValidationError(_("This UUID is already registered."))
         return uuid
+
+    def clean_tags(self) -> list[str]:
+        """Return the tags; raises ValidationError."""
+        try:
+            return tags.split(self.cleaned_data["tags"])
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
 
     def clean(self) -> dict[str, Any]:
         """Replace the signed UUID by whether the platform generated the given one."""

@@ -11,8 +11,9 @@ from django.utils.translation import gettext_lazy as _
 from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import NotFound, ValidationError
 
+from devices.domain import attributes, tags
 from devices.models import (
     Component,
     ComponentType,
@@ -21,10 +22,13 @@ from devices.models import (
     HardwareModel,
     MaintenanceWindow,
     Metric,
+    Place,
     Unit,
 )
+from devices.models.places import within
 
 _NO_SUCH_TYPE = _("There is no component type with this key. component-types/ lists the component types.")
+ATTRIBUTE_PREFIX = "attribute."
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -43,6 +47,23 @@ def boolean(**options: Any) -> filters.TypedChoiceFilter:
     )
 
 
+def is_attribute_parameter(parameter: str) -> bool:
+    """Return whether the parameter selects devices by an attribute."""
+    return parameter.startswith(ATTRIBUTE_PREFIX)
+
+
+def _attribute_is(name: str, text: str) -> Q:
+    """Return the condition that an attribute is the text, or the number or boolean that the text spells."""
+    try:
+        attributes.check_name(name)
+    except ValueError as error:
+        raise ValidationError({f"{ATTRIBUTE_PREFIX}{name}": str(error)}) from error
+    condition = Q(pk__in=[])
+    for value in attributes.values_of(text):
+        condition |= Q(attributes__contains={name: value})
+    return condition
+
+
 def by_object(model: type[Model], refusal: str | Promise, **options: Any) -> filters.ModelChoiceFilter:
     """Return a filter by the id or key of an object, which must exist."""
     return filters.ModelChoiceFilter(
@@ -56,11 +77,39 @@ class DeviceFilter(filters.FilterSet):
     hardware_model = by_object(
         HardwareModel, _("There is no hardware model with this id."), label="A hardware model's id."
     )
+    place = by_object(
+        Place,
+        _("There is no place with this key. places/ lists the places."),
+        to_field_name="key",
+        method="in_place",
+        label="A place's key; devices at places below it are included.",
+    )
+    tag = filters.CharFilter(method="with_tags", label="A tag. Given several times: devices with all these tags.")
+    external_id = filters.CharFilter()
     search = filters.CharFilter(method="in_name_or_numbers", label="Part of the name, UUID or CPU serial.")
 
     class Meta:
         model = Device
         fields: tuple[str, ...] = ()
+
+    @extend_schema_field(OpenApiTypes.STR)
+    def in_place(self, queryset: QuerySet[Device], _name: str, place: Place) -> QuerySet[Device]:
+        return queryset.filter(within([place.path], "place__path"))
+
+    @extend_schema_field({"type": "array", "items": {"type": "string"}})
+    def with_tags(self, queryset: QuerySet[Device], _name: str, _last: str) -> QuerySet[Device]:
+        try:
+            return queryset.filter(tags__contains=tags.normalize(self.data.getlist("tag")))
+        except ValueError as error:
+            raise ValidationError({"tag": str(error)}) from error
+
+    def filter_queryset(self, queryset: QuerySet[Device]) -> QuerySet[Device]:
+        """Return the devices that all parameters select, `attribute.…` included."""
+        selected = super().filter_queryset(queryset)
+        for parameter in filter(is_attribute_parameter, self.data):
+            name = parameter.removeprefix(ATTRIBUTE_PREFIX)
+            selected = selected.filter(_attribute_is(name, self.data[parameter]))
+        return selected
 
     def in_name_or_numbers(self, queryset: QuerySet[Device], _name: str, text: str) -> QuerySet[Device]:
         words = text.strip()
@@ -116,6 +165,22 @@ class MetricFilter(filters.FilterSet):
     class Meta:
         model = Metric
         fields: tuple[str, ...] = ()
+
+
+class PlaceFilter(filters.FilterSet):
+    parent = by_object(
+        Place, _("There is no place with this key. places/ lists the places."), to_field_name="key",
+        label="The key of the place that contains them.",
+    )  # fmt: skip
+    kind = filters.CharFilter(label="For example house.")
+    search = filters.CharFilter(method="in_key_or_name", label="Part of the key or name.")
+
+    class Meta:
+        model = Place
+        fields: tuple[str, ...] = ()
+
+    def in_key_or_name(self, queryset: QuerySet[Place], _name: str, text: str) -> QuerySet[Place]:
+        return queryset.filter(Q(key__icontains=text.strip()) | Q(name__icontains=text.strip()))
 
 
 class UnitFilter(filters.FilterSet):

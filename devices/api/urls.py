@@ -8,6 +8,7 @@ from .views.imports import DeviceExportView, DeviceImportViewSet, ImportTemplate
 from .views.inventory import ComponentViewSet, DeviceViewSet
 from .views.keys import ApiKeyViewSet
 from .views.metadata import ComponentTypeViewSet, HardwareModelViewSet, MetricViewSet, UnitViewSet
+from .views.places import PlaceViewSet
 from .views.presence import (
     AvailabilityView,
     HistoryView,
@@ -26,6 +27,7 @@ router.register("component-types", ComponentTypeViewSet, "component-type")
 router.register("metrics", MetricViewSet, "metric")
 router.register("units", UnitViewSet, "unit")
 router.register("hardware-models", HardwareModelViewSet, "hardware-model")
+router.register("places", PlaceViewSet, "place")
 router.register("api-keys", ApiKeyViewSet, "api-key")
 router.register("key-rotations", RotationViewSet, "key-rotation")
 router.register("maintenance-windows", MaintenanceWindowViewSet, "maintenance-window")

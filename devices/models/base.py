@@ -1,6 +1,6 @@
 """Base of the models that device specifications are made of."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.validators import RegexValidator
 from django.db import models, transaction
@@ -19,13 +19,18 @@ validate_key = RegexValidator(
 class SpecInput(models.Model):
     """A row of device specifications: saving it makes listeners reload them."""
 
+    # Columns that specifications do not contain.
+    not_in_specs: ClassVar[frozenset[str]] = frozenset()
+
     class Meta:
         abstract = True
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save the row; after the commit, tell every listener to read the specifications again."""
+        """Save the row; after the commit, every listener reads the specifications again, if they contain the change."""
         super().save(*args, **kwargs)
-        announce_change()
+        saved = kwargs.get("update_fields")
+        if saved is None or not self.not_in_specs.issuperset(saved):
+            announce_change()
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         """Delete the row; after the commit, tell every listener to read the specifications again."""

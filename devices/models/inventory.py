@@ -3,22 +3,29 @@
 import uuid
 from typing import Any, ClassVar
 
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models, transaction
+from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from devices.domain import pins
+from devices.domain.attributes import validate_attributes
+from devices.domain.tags import MAX_TAG_LENGTH, MAX_TAGS, validate_tags
 from tenants.models.base import CountedModel
 
 from .base import SpecInput, validate_key
 from .metadata import ComponentType, HardwareModel
+from .places import Place
 
 
 class Device(CountedModel, SpecInput):
     """A device in the field. Registered and removed by `devices.services.provisioning.registration` only."""
 
     quota = "max_devices"
+    not_in_specs = frozenset({"place", "tags", "external_id", "attributes"})
 
     class Signature(models.IntegerChoices):
         V1 = 1, _("version 1 or 2")
@@ -47,6 +54,34 @@ class Device(CountedModel, SpecInput):
         related_name="devices",
         verbose_name=_("hardware model"),
     )
+    place = models.ForeignKey(
+        Place, on_delete=models.PROTECT, null=True, blank=True, related_name="devices", verbose_name=_("place")
+    )
+    tags = ArrayField(
+        models.CharField(max_length=MAX_TAG_LENGTH),
+        verbose_name=_("tags"),
+        default=list,
+        db_default=[],
+        blank=True,
+        validators=[validate_tags],
+        help_text=_("Lower-case words, separated by commas."),
+    )
+    external_id = models.CharField(
+        _("external id"),
+        max_length=120,
+        unique=True,
+        null=True,
+        blank=True,
+        help_text=_("The id of the device in another system."),
+    )
+    attributes = models.JSONField(
+        _("attributes"),
+        default=dict,
+        db_default={},
+        blank=True,
+        validators=[validate_attributes],
+        help_text=_('Names with a text, a number or a boolean, for example {"crop": "tomato", "area_m2": 120}.'),
+    )
     active = models.BooleanField(_("active"), default=True)
     # Set to 2 at the first valid version 2 message, and never lowered automatically (no downgrade).
     min_signature_version = models.PositiveSmallIntegerField(
@@ -66,6 +101,14 @@ class Device(CountedModel, SpecInput):
 
     class Meta:
         ordering: ClassVar = ["name", "id"]
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(tags__len__lte=MAX_TAGS), name="device_tags_bounded"),
+        ]
+        indexes: ClassVar = [
+            # Lists by tag, and by the value of an attribute.
+            GinIndex(fields=["tags"], name="device_tags"),
+            GinIndex(fields=["attributes"], name="device_attributes", opclasses=["jsonb_path_ops"]),
+        ]
         verbose_name = _("device")
         verbose_name_plural = _("devices")
 

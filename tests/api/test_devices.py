@@ -73,7 +73,7 @@ def test_who_registered_it_is_in_the_audit(admin_api: Api, tenant_a: Any) -> Non
         (
             {"name": "x", "colour": "red"},
             "colour",
-            "'colour' is not a known member. Known members: components, cpu_serial",
+            "'colour' is not a known member. Known members: attributes, components, cpu_serial",
         ),
         ({"name": "x", "uuid": "abc"}, "uuid", "must be a UUID, not 'abc'"),
         ({"name": "x", "hardware_model": 10**12}, "hardware_model", "There is no hardware model 1000000000000"),
@@ -138,7 +138,7 @@ def test_what_cannot_be_changed_is_refused_not_ignored(api: Api, greenhouse: Any
     answer = api.patch(f"devices/{greenhouse.uuid}/", {member: None})
     assert answer.status_code == 400
     assert problems(answer)[member].startswith(
-        f"'{member}' cannot be changed. Members that can be changed: active, cpu_serial"
+        f"'{member}' cannot be changed. Members that can be changed: active, attributes, cpu_serial"
     )
 
 
@@ -209,7 +209,11 @@ def test_lists_are_narrowed(api: Api, tenant_a: Any) -> None:
         ({"limit": "ten"}, "limit", "whole number from 1 to 1000"),
         ({"offset": "-1"}, "offset", "whole number from 0"),
         ({"offset": "9" * 30}, "offset", "whole number from 0"),
-        ({"stauts": "ONLINE"}, "stauts", "Known parameters: active, hardware_model, limit, offset, search, status."),
+        (
+            {"stauts": "ONLINE"},
+            "stauts",
+            "Known parameters: active, external_id, hardware_model, limit, offset, place, search, status, tag.",
+        ),
         ({"status": ["ONLINE", "OFFLINE"]}, "status", "'status' must be given only once"),
         ({"format": "xml"}, "format", "'format' is not a known parameter"),
     ],

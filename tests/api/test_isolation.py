@@ -104,6 +104,11 @@ ROWS: list[Row] = [
     ("GET", "api/v1/metrics/{metric}/", READ, 200, None),
     ("PATCH", "api/v1/metrics/{metric}/", METADATA, 200, {"path": "value.other"}),
     ("DELETE", "api/v1/metrics/{metric}/", METADATA, 204, None),
+    ("GET", "api/v1/places/", READ, 200, None),
+    ("POST", "api/v1/places/", OPERATE, 201, {"key": "house-9", "name": "house", "parent": "{place}"}),
+    ("GET", "api/v1/places/{place}/", READ, 200, None),
+    ("PATCH", "api/v1/places/{place}/", OPERATE, 200, {"name": "another"}),
+    ("DELETE", "api/v1/places/{place}/", OPERATE, 204, None),
     ("GET", "api/v1/units/", READ, 200, None),
     ("POST", "api/v1/units/", METADATA, 201, {"symbol": "hl", "name": "hl", "quantity": "volume", "ucum": "hL"}),
     ("GET", "api/v1/units/{unit}/", READ, 200, None),
@@ -218,6 +223,7 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
         HardwareModel,
         MaintenanceWindow,
         Metric,
+        Place,
         Unit,
     )
     from devices.services.provisioning.registration import register_device
@@ -242,6 +248,7 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
             "type": str(kind.pk),
             "type_key": kind.key,
             "metric": str(Metric.objects.create(pk=start, component_type=kind, key="m", path="m").pk),
+            "place": Place.objects.create(key=f"place-of-{tenant.slug}", name=f"canary of {tenant.slug}").key,
             "unit": str(Unit.objects.create(pk=start, symbol=f"u{start}", name="u", quantity="q", ucum="m").pk),
             "model": str(HardwareModel.objects.create(pk=start, name=f"canary of {tenant.slug}", version="1").pk),
             "window": str(

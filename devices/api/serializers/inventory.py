@@ -20,7 +20,9 @@ from devices.services.provisioning.registration import IssuedCredentials
 from tenants.api.serializers.base import QuickSerializer, StrictModelSerializer, StrictSerializer, Timestamp
 from tenants.infrastructure.error_codes import ErrorCode
 
+from .attributes import AttributesField, TagsField
 from .components import DeviceComponentSerializer, component_type_by_key, time_or_null
+from .places import place_field
 
 _NO_SUCH_MODEL = _("There is no hardware model {pk_value}. Create it at hardware-models/ first.")
 
@@ -32,6 +34,12 @@ def hardware_model_field() -> serializers.PrimaryKeyRelatedField:
         allow_null=True,
         error_messages={"does_not_exist": _NO_SUCH_MODEL},
         help_text="The id of a hardware model.",
+    )
+
+
+def external_id_field() -> serializers.CharField:
+    return serializers.CharField(
+        max_length=120, required=False, allow_null=True, help_text="The id of the device in another system."
     )
 
 
@@ -90,6 +98,10 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
         "name": attrgetter("name"),
         "cpu_serial": attrgetter("cpu_serial"),
         "hardware_model": attrgetter("hardware_model_id"),
+        "place": lambda device: device.place.key if device.place else None,
+        "tags": attrgetter("tags"),
+        "external_id": attrgetter("external_id"),
+        "attributes": attrgetter("attributes"),
         "active": attrgetter("active"),
         "ownership": attrgetter("ownership"),
         "timeout_seconds": attrgetter("timeout_seconds"),
@@ -108,6 +120,10 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
     }
 
     hardware_model = hardware_model_field()
+    place = place_field()
+    tags = TagsField(required=False)
+    external_id = external_id_field()
+    attributes = AttributesField(required=False)
     status = serializers.ChoiceField(
         choices=DeviceStatus.Status.choices, source="presence.status", read_only=True, default="UNKNOWN"
     )
@@ -133,6 +149,10 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
             "name",
             "cpu_serial",
             "hardware_model",
+            "place",
+            "tags",
+            "external_id",
+            "attributes",
             "active",
             "ownership",
             "timeout_seconds",
@@ -188,6 +208,10 @@ class RegistrationSerializer(StrictSerializer):
         max_length=64, required=False, allow_blank=True, help_text="If given, every message must contain it."
     )
     hardware_model = hardware_model_field()
+    place = place_field()
+    tags = TagsField(required=False)
+    external_id = external_id_field()
+    attributes = AttributesField(required=False)
     components = NewComponentSerializer(many=True, required=False)
 
     def validate_components(self, value: list[dict[str, Any]]) -> list[dict[str, Any]]:

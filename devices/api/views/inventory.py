@@ -1,10 +1,11 @@
 """Devices and their components. Operators and writing keys change them."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -24,6 +25,13 @@ from tenants.services.roles import Role
 from .base import AuditedUpdate, TenantModelViewSet
 
 _WITHOUT_VAULT = {503: ErrorSerializer}
+_ATTRIBUTE = OpenApiParameter(
+    "attribute.NAME",
+    description=(
+        "Devices whose attribute NAME is this text, or the number or boolean that it spells. Several attributes can be"
+        " given."
+    ),
+)
 
 
 class ComponentViewSet(TenantModelViewSet):
@@ -54,18 +62,33 @@ class DeviceViewSet(
     http_method_names = ("get", "head", "post", "patch", "delete")
     lookup_value_converter = "uuid"
     lookup_field = "uuid"
-    queryset = Device.objects.select_related("presence", "hardware_model").prefetch_related(
+    queryset = Device.objects.select_related("presence", "hardware_model", "place").prefetch_related(
         prefetched_components(),
         prefetched("credentials", DeviceCredential.objects.order_by("-version")),
     )
     serializer_class = serializers.DeviceSerializer
     filterset_class = filters.DeviceFilter
 
+    def known_parameters(self) -> Iterable[str]:
+        """Return the names of the accepted query parameters: each attribute is one."""
+        known = super().known_parameters()
+        request = getattr(self, "request", None)
+        return {*known, *filter(filters.is_attribute_parameter, request.query_params)} if known and request else known
+
+    def repeatable_parameters(self) -> Iterable[str]:
+        """Return the query parameters that can be given several times."""
+        return ("tag",)
+
     def paginate_queryset(self, queryset: Any) -> Any:
         """Return the page that the request asks for."""
         page = super().paginate_queryset(queryset)
         serializers.note_presence(page or ())
         return page
+
+    @extend_schema(parameters=[_ATTRIBUTE])
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """List the devices."""
+        return super().list(request, *args, **kwargs)
 
     @extend_schema(
         request=serializers.RegistrationSerializer,

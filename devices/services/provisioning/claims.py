@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 
 from devices.models import ComponentType, Device, HardwareModel
 from devices.services import audit
-from devices.services.provisioning.import_resource import split_parts
+from devices.services.provisioning.import_columns import split_parts
 from tenants.infrastructure.database import current_schema
 from tenants.infrastructure.error_codes import ErrorCode
 from tenants.infrastructure.throttling import RedisCounter

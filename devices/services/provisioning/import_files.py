@@ -10,13 +10,14 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
-from devices.models import ComponentType, Device, HardwareModel
+from devices.models import ComponentType, Device, HardwareModel, Place
 from devices.services.provisioning.device_config import device_config
 from devices.services.provisioning.registration import IssuedCredentials
 from tenants.infrastructure.spreadsheets import TableRow, check_rows, read_table, write_table
 
+from .import_columns import join_parts
 from .import_lookup import parts_of
-from .import_resource import COLUMNS, DeviceResource, join_parts
+from .import_resource import COLUMNS, DeviceResource
 
 MOST_EXPORTED = 100_000
 _CHUNK = 1000
@@ -34,7 +35,9 @@ def check(rows: Iterable[dict[str, Any]]) -> list[TableRow]:
 
 def export_devices(form: str, devices: QuerySet[Device] | None = None) -> bytes:
     """Return the devices (of the current tenant, all by default) as CSV or XLSX that can be imported again."""
-    chosen = (Device.objects.all() if devices is None else devices).select_related("hardware_model").order_by("pk")
+    chosen = (
+        (Device.objects.all() if devices is None else devices).select_related("hardware_model", "place").order_by("pk")
+    )
     if chosen.count() > MOST_EXPORTED:
         raise ValidationError(_("A table can contain at most %(most)d devices.") % {"most": MOST_EXPORTED})
     return write_table(COLUMNS, _exported(chosen), form)
@@ -44,10 +47,11 @@ def template(form: str) -> bytes:
     """Return a table with the columns and two example rows from the tenant's metadata."""
     model, kind = HardwareModel.objects.first(), ComponentType.objects.first()
     key = kind.key if kind else "dht22"
-    named = str(model or "")
+    named, place = str(model or ""), getattr(Place.objects.first(), "key", "")
+    parts = join_parts({key: key, f"{key}-2": key})
     examples = [
-        ["", _("Greenhouse 1"), named, "10000000a1b2c3d4", "", "yes", key],
-        ["", _("Greenhouse 2"), named, "", "120", "yes", join_parts({key: key, f"{key}-2": key})],
+        ["", _("Greenhouse 1"), "GH-1", named, place, "10000000a1b2c3d4", "", "yes", "rented;north", "", key],
+        ["", _("Greenhouse 2"), "", named, "", "", "120", "yes", "", '{"crop": "tomato", "area_m2": 120}', parts],
     ]
     return write_table(COLUMNS, examples, form)
 

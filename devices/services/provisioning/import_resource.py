@@ -1,7 +1,7 @@
 """Devices as rows of a table: columns, cell formats, and the changes of a row.
 
-A row refers to the device with its UUID, else its CPU serial, else its name. An empty cell keeps the present value, and
-components are added, never removed: a file made for another purpose destroys nothing.
+A row refers to the device with its UUID, else its external id, else its CPU serial, else its name. An empty cell keeps
+the present value, and components are added, never removed: a file made for another purpose destroys nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,101 +12,19 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
 from import_export import resources
 from import_export.fields import Field
-from import_export.widgets import BooleanWidget, Widget
 
-from devices.models import Component, ComponentType, Device, HardwareModel
-from devices.models.base import validate_key
+from devices.models import Component, Device
 from devices.services import audit
 
 from . import activation, import_lookup, registration
+from .import_columns import AttributesCell, ModelCell, PartsCell, PlaceCell, SecondsCell, TagsCell, UuidCell, YesCell
 
-COLUMNS = ("uuid", "name", "hardware_model", "cpu_serial", "timeout_seconds", "active", "components")
+COLUMNS = (
+    *("uuid", "name", "external_id", "hardware_model", "place", "cpu_serial", "timeout_seconds", "active"),
+    *("tags", "attributes", "components"),
+)
 # Attribute of the model → column of the table, where they differ.
 _COLUMN_OF = {"parts": "components"}
-_YES, _NO = {"yes", "true", "1", "y", "예"}, {"no", "false", "0", "n", "아니요"}
-
-
-class UuidCell(Widget):
-    """A cell with a UUID."""
-
-    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> UUID:
-        """Validate the fields together; raises ValidationError."""
-        found = import_lookup.as_uuid(value)
-        if found is None:
-            raise ValueError(_("The value must be a UUID such as 6d1f6a3e-5f0e-4c53-9d68-0a6f0c8a1f11, or empty."))
-        return found
-
-
-class SecondsCell(Widget):
-    """A cell with a whole number of seconds."""
-
-    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> int:
-        """Validate the fields together; raises ValidationError."""
-        if not value.isascii() or not value.isdecimal() or not 0 < int(value[:10]) < 2**31 or len(value) > 10:
-            raise ValueError(_("The value must be a whole number of seconds, at least 1."))
-        return int(value)
-
-
-class YesCell(BooleanWidget):
-    """A cell with yes or no."""
-
-    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> bool:
-        """Validate the fields together; raises ValidationError."""
-        if value.lower() not in _YES | _NO:
-            raise ValueError(_("The value must be yes or no."))
-        return value.lower() in _YES
-
-    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
-        """Return the rendered value."""
-        return "yes" if value else "no"
-
-
-class ModelCell(Widget):
-    """A cell with a hardware model's name and version."""
-
-    lookup: import_lookup.ImportLookup
-
-    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> HardwareModel:
-        """Validate the fields together; raises ValidationError."""
-        return self.lookup.model_named(value)
-
-    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
-        """Return the rendered value."""
-        return str(value or "")
-
-
-class PartsCell(Widget):
-    """A cell with components: `dht22;dht22-2:dht22;pump`, each a key and its type, which defaults to the key."""
-
-    lookup: import_lookup.ImportLookup
-
-    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> dict[str, ComponentType]:
-        """Validate the fields together; raises ValidationError."""
-        return {key: self.lookup.type_named(kind) for key, kind in split_parts(value).items()}
-
-    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
-        """Return the rendered value."""
-        return join_parts(value or {})
-
-
-def split_parts(text: str) -> dict[str, str]:
-    """Return component key → key of its type. Raises ValueError."""
-    parts: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(";"))):
-        key, _colon, kind = (word.strip() for word in part.partition(":"))
-        try:
-            validate_key(key)
-        except ValidationError as error:
-            raise ValueError(f"{part}: {' '.join(error.messages)}") from error
-        if key in parts:
-            raise ValueError(_("The component %(key)s is listed twice.") % {"key": key})
-        parts[key] = kind or key
-    return parts
-
-
-def join_parts(parts: Mapping[str, str]) -> str:
-    """Return the cell that `split_parts` reads."""
-    return ";".join(key if key == kind else f"{key}:{kind}" for key, kind in parts.items())
 
 
 class DeviceResource(resources.ModelResource):
@@ -114,10 +32,14 @@ class DeviceResource(resources.ModelResource):
 
     uuid = Field("uuid", "uuid", widget=UuidCell())
     name = Field("name", "name")
+    external_id = Field("external_id", "external_id")
     hardware_model = Field("hardware_model", "hardware_model", widget=ModelCell())
+    place = Field("place", "place", widget=PlaceCell())
     cpu_serial = Field("cpu_serial", "cpu_serial")
     timeout_seconds = Field("timeout_seconds", "timeout_seconds", widget=SecondsCell())
     active = Field("active", "active", widget=YesCell())
+    tags = Field("tags", "tags", widget=TagsCell())
+    attributes = Field("attributes", "attributes", widget=AttributesCell())
     components = Field("parts", "components", widget=PartsCell())
 
     class Meta:
@@ -134,24 +56,32 @@ class DeviceResource(resources.ModelResource):
         self.acting_user = acting_user
         self.issued: list[registration.IssuedCredentials] = []
         self._seen: dict[tuple[str, str], int] = {}
-        for name in ("hardware_model", "components"):
+        for name in ("hardware_model", "place", "components"):
             self.fields[name].widget.lookup = self.lookup
 
     def before_import_row(self, row: Any, **kwargs: Any) -> None:
         """Reject a second row for the same device within the table."""
-        key = next(((name, row[name].lower()) for name in ("uuid", "cpu_serial", "name") if row.get(name)), None)
-        if key is None:
+        external_id = row.get("external_id", "")
+        keys = [(name, row[name].lower()) for name in ("uuid", "cpu_serial", "name") if row.get(name)][:1]
+        if not keys and not external_id:
             raise ValidationError({"name": _("A device must have a name.")})
-        first = self._seen.setdefault(key, kwargs["row_number"])
-        if first != kwargs["row_number"]:
-            raise ValidationError(
-                {key[0]: _("Row %(row)d describes the same device: remove one of the two rows.") % {"row": first}}
-            )
+        if external_id:
+            keys = [*(key for key in keys if key[0] == "uuid"), ("external_id", external_id)]
+        for key in keys:
+            first = self._seen.setdefault(key, kwargs["row_number"])
+            if first != kwargs["row_number"]:
+                values = {"row": first}
+                raise ValidationError(
+                    {key[0]: _("Row %(row)d describes the same device: remove one of the two rows.") % values}
+                )
 
     def get_or_init_instance(self, instance_loader: Any, row: Any) -> tuple[Device, bool]:
         """Return the device that the row refers to, or a new one."""
         found = self.lookup.match(
-            import_lookup.as_uuid(row.get("uuid", "")), row.get("cpu_serial", ""), row.get("name", "")
+            import_lookup.as_uuid(row.get("uuid", "")),
+            row.get("external_id", ""),
+            row.get("cpu_serial", ""),
+            row.get("name", ""),
         )
         device: Any = found
         if found is None:
@@ -186,11 +116,13 @@ class DeviceResource(resources.ModelResource):
             errors["name"] = [_("A device must have a name.")]
         if instance.pk is None and instance.uuid in self.lookup.taken:
             errors["uuid"] = [_("The device UUID %(uuid)s is already registered.") % {"uuid": instance.uuid}]
+        if self.lookup.has_other_with(instance.external_id, instance):
+            errors["external_id"] = [_("Another device has this external id.")]
         if "parts" not in errors and (refusal := self._refused_parts(instance)):
             errors["parts"] = [refusal]
         try:
             # Without the fields that would query the database for each row.
-            instance.clean_fields(exclude={*errors, "uuid", "hardware_model", "id"})
+            instance.clean_fields(exclude={*errors, "uuid", "hardware_model", "place", "id"})
         except ValidationError as error:
             errors = error.update_error_dict(errors)
         if errors:
@@ -228,6 +160,10 @@ class DeviceResource(resources.ModelResource):
             cpu_serial=wanted.cpu_serial,
             hardware_model=wanted.hardware_model,
             timeout_seconds=wanted.timeout_seconds,
+            place=wanted.place,
+            external_id=wanted.external_id,
+            tags=wanted.tags,
+            attributes=wanted.attributes,
             components=wanted.parts,
             acting_user=self.acting_user,
         )
@@ -241,6 +177,7 @@ class DeviceResource(resources.ModelResource):
         columns = [name for name in device.changes if name not in ("components", "active")]
         if columns:
             device.save(update_fields=columns)
+            self.lookup.add(device)
         there = self.lookup.parts.get(device.pk, {})
         for key, kind in device.parts.items():
             if key not in there:

@@ -6,7 +6,7 @@ broker is updated after the commit; if it is unavailable, `manage.py sync_broker
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -17,6 +17,7 @@ from django.db.models import Max
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from devices.domain.attributes import Attributes
 from devices.models import (
     Component,
     ComponentType,
@@ -24,6 +25,7 @@ from devices.models import (
     DeviceCredential,
     DeviceStatus,
     HardwareModel,
+    Place,
     RotationMember,
 )
 from devices.services import audit
@@ -67,6 +69,10 @@ def register_device(
     hardware_model: HardwareModel | None = None,
     components: Mapping[str, ComponentType] | None = None,
     timeout_seconds: int | None = None,
+    place: Place | None = None,
+    external_id: str | None = None,
+    tags: Sequence[str] = (),
+    attributes: Attributes | None = None,
     secret: str | None = None,
     mqtt_password: str | None = None,
     is_uuid_confirmed: bool = False,
@@ -93,6 +99,10 @@ def register_device(
             hardware_model=hardware_model,
             components=components,
             timeout_seconds=timeout_seconds,
+            place=place,
+            external_id=external_id,
+            tags=tags,
+            attributes=attributes,
             is_uuid_confirmed=is_uuid_confirmed,
         )
         issued = _first_key(device, secret, mqtt_password)
@@ -109,6 +119,10 @@ def make_rows(
     hardware_model: HardwareModel | None = None,
     components: Mapping[str, ComponentType] | None = None,
     timeout_seconds: int | None = None,
+    place: Place | None = None,
+    external_id: str | None = None,
+    tags: Sequence[str] = (),
+    attributes: Attributes | None = None,
     is_uuid_confirmed: bool = False,
 ) -> Device:
     """Create the PostgreSQL rows of `register_device` without a key, for a rehearsal that is rolled back. Raises as it
@@ -119,6 +133,8 @@ def make_rows(
     owned = ownership.claim(uuid, is_confirmed=is_uuid_confirmed)
     device = Device(uuid=uuid, ownership=owned, name=name, cpu_serial=cpu_serial, hardware_model=hardware_model)
     device.timeout_seconds = timeout_seconds
+    device.place, device.external_id = place, external_id or None
+    device.tags, device.attributes = list(tags), dict(attributes or {})
     device.full_clean()
     device.save()
     for key, component_type in (components or {}).items():

@@ -54,6 +54,7 @@ TABLES: tuple[ExportedTable, ...] = (
     ExportedTable(devices.HardwareModel.allowed_component_types.through),
     ExportedTable(devices.ComponentType),
     ExportedTable(devices.Metric),
+    ExportedTable(devices.Place),
     ExportedTable(devices.Device),
     ExportedTable(devices.Component),
     ExportedTable(devices.DeviceCredential),

@@ -1,0 +1,60 @@
+"""Fields for the tags and attributes of a device."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from devices.domain import attributes, tags
+
+
+class TagsField(serializers.ListField):
+    """Tags in order, each once."""
+
+    child = serializers.CharField()
+
+    def __init__(self, **options: Any) -> None:
+        help_text = f"Lower-case words, at most {tags.MAX_TAGS}; the new list replaces the present one."
+        super().__init__(**{"help_text": help_text, **options})
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        """Return the tags; raises ValidationError."""
+        try:
+            return tags.normalize(super().to_internal_value(data))
+        except ValueError as error:
+            raise serializers.ValidationError(str(error)) from error
+
+
+@extend_schema_field(
+    {
+        "type": "object",
+        "maxProperties": attributes.MAX_ATTRIBUTES,
+        "additionalProperties": {
+            "oneOf": [
+                {"type": "string", "minLength": 1, "maxLength": attributes.MAX_TEXT_LENGTH},
+                {"type": "number"},
+                {"type": "boolean"},
+            ]
+        },
+    }
+)
+class AttributesField(serializers.Field):
+    """Attributes: names with a text, a number or a boolean."""
+
+    def __init__(self, **options: Any) -> None:
+        help_text = (
+            f"Names with a text, a number or a boolean, at most {attributes.MAX_ATTRIBUTES}; the new object"
+            " replaces the present one."
+        )
+        super().__init__(**{"help_text": help_text, **options})
+
+    def to_internal_value(self, data: Any) -> attributes.Attributes:
+        """Return the attributes; raises ValidationError."""
+        try:
+            return attributes.normalize(data)
+        except ValueError as error:
+            raise serializers.ValidationError(str(error)) from error
+
+    def to_representation(self, value: attributes.Attributes) -> attributes.Attributes:
+        """Return the attributes as they are stored."""
+        return value
