@@ -16,7 +16,7 @@ from telemetry.services.pipeline.results import AcceptedItem, Refusal, RefusedIt
 from . import bookkeeping, message_rows, quarantine_rows
 from .message_rows import MessageCounter, counter_of
 from .series import SeriesIds
-from .statements import per_schema, run
+from .statements import Array, per_schema, run
 from .suppression import QuarantineSuppressor
 
 _Key = tuple[int, datetime, bytes]  # device, time, fingerprint
@@ -40,9 +40,10 @@ def store(
     fresh = _refuse_replayed(connection, accepted, result)
     _insert_messages(connection, fresh, result)
     result.duplicates = _as_first_received(connection, schema, result.duplicates)
-    result.readings = message_rows.readings_of(result.stored, series)
+    times = message_rows.times_of(result.stored)
+    result.readings = message_rows.readings_of(result.stored, times, series)
     if result.stored:
-        arrays = [*message_rows.reading_arrays(result.readings), *message_rows.message_arrays(result.stored)[:3]]
+        arrays = [*message_rows.reading_arrays(result.readings), *message_rows.message_arrays(result.stored, times)[:3]]
         run(connection, message_rows.INSERT_NEW_READINGS(schema), arrays)
     bookkeeping.mark_late_hours(connection, schema, result.stored)
     message_rows.add_counters(connection, schema, message_rows.counters_of(result.stored))
@@ -98,15 +99,19 @@ def _known_messages(connection: psycopg.Connection, schema: str, items: Sequence
     """Return when each of the messages that are stored was first received."""
     if not items:
         return {}
-    found = run(connection, _KNOWN_MESSAGES(schema), message_rows.message_arrays(items)[:3])
+    found = run(connection, _KNOWN_MESSAGES(schema), _arrays_of(items)[:3])
     return {_row_key(row): row[3].astimezone(UTC) for row in found}
+
+
+def _arrays_of(items: Sequence[AcceptedItem]) -> list[Array]:
+    return message_rows.message_arrays(items, message_rows.times_of(items))
 
 
 def _insert_messages(connection: psycopg.Connection, items: Sequence[AcceptedItem], result: TenantResult) -> None:
     """Insert the messages; those that existed, or appear twice in the batch, are duplicates."""
     if not items:
         return
-    found = run(connection, message_rows.INSERT_NEW_MESSAGES(result.schema), message_rows.message_arrays(items))
+    found = run(connection, message_rows.INSERT_NEW_MESSAGES(result.schema), _arrays_of(items))
     inserted = {_row_key(row) for row in found}
     for item in items:
         key = _key(item)

@@ -98,25 +98,29 @@ _FIND_SEEN_COUNTERS = per_schema(
 )
 
 
-def readings_of(items: Iterable[AcceptedItem], series: SeriesIds) -> list[ReadingRow]:
-    """Return the readings of the messages, in their order."""
+def times_of(items: Iterable[AcceptedItem]) -> list[int]:
+    """Return the messages' times in `statements.micros`."""
+    return [statements.micros(item.result.time) for item in items]
+
+
+def readings_of(items: Iterable[AcceptedItem], times: Iterable[int], series: SeriesIds) -> list[ReadingRow]:
+    """Return the readings of the messages, whose times are `times_of` them, in their order."""
     rows: list[ReadingRow] = []
     append, ids_of = rows.append, series.ids_of
-    for item in items:
+    for item, time in zip(items, times, strict=True):
         message = item.result
         if message.measurements:
-            time = statements.micros(message.time)
             offsets, first = ids_of(item.spec.device_id, message.component)
             for metric, value, unit, kind in message.measurements:
                 append((first + offsets[metric, unit, kind], time, value))
     return rows
 
 
-def message_arrays(items: Sequence[AcceptedItem]) -> list[statements.Array]:
-    """Return the messages as one array for each column."""
+def message_arrays(items: Sequence[AcceptedItem], times: Sequence[int]) -> list[statements.Array]:
+    """Return the messages, whose times are `times_of` them, as one array for each column."""
     return [
         statements.int8_array([item.spec.device_id for item in items]),
-        statements.time_array([statements.micros(item.result.time) for item in items]),
+        statements.time_array(times),
         statements.uuid_array([item.result.fingerprint for item in items]),
         statements.time_array(_received_micros(items)),
         statements.text_array([item.incoming.topic for item in items]),

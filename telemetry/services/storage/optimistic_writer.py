@@ -45,13 +45,14 @@ def pack(accepted: list[AcceptedItem], result: TenantResult, series: SeriesIds) 
     """
     if not accepted:
         return PackedTenant(result, ())
-    result.stored, result.readings = accepted, message_rows.readings_of(accepted, series)
+    times = message_rows.times_of(accepted)
+    result.stored, result.readings = accepted, message_rows.readings_of(accepted, times, series)
     counters = message_rows.counters_of(accepted)
     if len(set(counters)) != len(counters):
         raise AlreadyStored
     boots = len({counter[:2] for counter in counters})
     parameters = [
-        *message_rows.message_arrays(accepted),
+        *message_rows.message_arrays(accepted, times),
         *message_rows.reading_arrays(result.readings),
         *message_rows.counter_arrays(counters),
     ]
