@@ -28,15 +28,14 @@ from telemetry.services.pipeline.results import (
     Refusal,
     RefusedItem,
     Topic,
-    TopicKind,
     ValidatedMessage,
 )
-from telemetry.services.pipeline.signature import verify
-from telemetry.services.pipeline.validation import check_routing, names_other_tenant, validate
+from telemetry.services.pipeline.validation import names_other_tenant, validate
 from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
 
 from . import broker_events
 from .batches import LockedMessage, PreparedBatch
+from .message_ownership import UnprovenMessage
 
 logger = logging.getLogger(__name__)
 
@@ -80,12 +79,11 @@ class BatchPreparer:
         `upgraded_devices`: those of the batch in flight, as in `validate`. `replayed`: as in `apply_limits`.
         """
         batch = PreparedBatch(upgraded_devices=set(upgraded_devices), replayed=replayed)
-        prefix = broker_events.INTERNAL_PREFIX
-        batch.internal = [incoming for incoming in messages if incoming.topic.startswith(prefix)]
-        if batch.internal:
-            broker_events.apply(batch.internal, self._router.resolve)
-            messages = [incoming for incoming in messages if not incoming.topic.startswith(prefix)]
-        groups = self._by_schema(self.validate(messages, batch.upgraded_devices), batch)
+        if topics := self._known_topics(messages):
+            items = self._validate_known(messages, topics, batch.upgraded_devices)
+        else:
+            items = self.validate(self._without_internal(messages, batch), batch.upgraded_devices)
+        groups = self._by_schema(items, batch)
         batch.groups = {schema: self.apply_limits(items, replayed=replayed) for schema, items in groups.items()}
         if not replayed:
             self._charge_refusals(batch)
@@ -102,8 +100,6 @@ class BatchPreparer:
         """
         upgraded_devices = set() if upgraded_devices is None else upgraded_devices
         known = self.topics.get
-        if all(found := [known(incoming.topic) for incoming in messages]):
-            return self._validate_known(messages, cast(list[Topic], found), upgraded_devices)
         topics = [known(incoming.topic) or _parse_topic(incoming) for incoming in messages]
         publishers = [
             topic.uuid if isinstance(topic, Topic) else form.publisher_of(incoming.topic)
@@ -118,6 +114,21 @@ class BatchPreparer:
             elif isinstance(topic, Refusal):
                 results.append(_malformed(incoming, topic, route))
         return results
+
+    def _known_topics(self, messages: Sequence[Incoming]) -> list[Topic]:
+        """Return the messages' topics where all of them are those of accepted messages, else an empty list."""
+        known = self.topics.get
+        found = [known(incoming.topic) for incoming in messages]
+        return cast(list[Topic], found) if all(found) else []
+
+    def _without_internal(self, messages: Sequence[Incoming], batch: PreparedBatch) -> Sequence[Incoming]:
+        """Return the messages without those of the broker and the platform, which the batch gets."""
+        prefix = broker_events.INTERNAL_PREFIX
+        batch.internal = [incoming for incoming in messages if incoming.topic.startswith(prefix)]
+        if not batch.internal:
+            return messages
+        broker_events.apply(batch.internal, self._router.resolve)
+        return [incoming for incoming in messages if not incoming.topic.startswith(prefix)]
 
     def _validate_known(
         self, messages: Sequence[Incoming], topics: Sequence[Topic], upgraded_devices: set[int]
@@ -245,7 +256,7 @@ class BatchPreparer:
 
         Else it is refused, for the candidate that its topic names, or for staff.
         """
-        signed = _UnprovenMessage(incoming, topic, self._max_payload, self._keyring)
+        signed = UnprovenMessage(incoming, topic, self._max_payload, self._keyring)
         for spec in candidates:
             if signed.is_signed_for(spec) and ownership.prove(topic.uuid, spec.tenant.schema):
                 return self._validate_one(incoming, topic, self._router.read_again(topic.uuid), upgraded_devices)
@@ -265,46 +276,6 @@ class BatchPreparer:
 
 def _publisher_of(spec: DeviceSpec) -> Publisher:
     return Publisher(spec.tenant.schema, spec.number, spec.device_id)
-
-
-class _UnprovenMessage:
-    """A message whose UUID several tenants may have registered, each with a secret of its own."""
-
-    def __init__(self, incoming: Incoming, topic: Topic, max_payload: int, keyring: Keyring) -> None:
-        self._incoming, self._topic, self._max_payload, self._keyring = incoming, topic, max_payload, keyring
-        self._is_key_unavailable = False
-
-    def is_signed_for(self, spec: DeviceSpec) -> bool:
-        """Return whether a key of this tenant's device signed the message, on a topic of the tenant."""
-        incoming, topic = self._incoming, self._topic
-        if topic.kind is TopicKind.WILL or (topic.segment and names_other_tenant(topic.segment, spec)):
-            return False
-        keys = partial(self._keyring.get, spec.tenant.schema, topic.uuid)
-        try:
-            form.check_size(incoming.payload, self._max_payload, spec.tenant.limits)
-            check_routing(spec)
-            verify(incoming.payload, spec, keys, incoming.received_at)
-        except Refusal:
-            return False
-        except KeyUnavailable:
-            self._is_key_unavailable = True
-            return False
-        except Exception:  # one unreadable message must not stop all others
-            logger.exception("A message on %s could not be verified", incoming.topic)
-            return False
-        return True
-
-    def refusal(self, *, is_named: bool) -> Refusal:
-        """Return why the message is refused; `is_named`: the topic names the tenant of a registration."""
-        uuid = self._topic.uuid
-        if self._is_key_unavailable:
-            return Refusal("key_unavailable", f"Deferred until Vault answers: the device {uuid} is not proven yet.")
-        reason = "bad_signature" if is_named else "unknown_device"
-        return Refusal(
-            reason,
-            f"The device {uuid} is registered and not proven yet: its first message must have a valid signature, on "
-            "the topic of its tenant.",
-        )
 
 
 def _topic_size(text: str, topic: Topic) -> int:
