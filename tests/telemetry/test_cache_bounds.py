@@ -14,12 +14,14 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from devices.domain import paths
 from telemetry.services.pipeline import signature
 from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache, all_caches
+from tests.payloads import topic, v1
 
 APPS = ("tenants", "devices", "telemetry")
 # Caches that are bounded by the number of their entries, and the reason why that bounds their bytes.
@@ -139,3 +141,18 @@ def test_long_names_of_unmapped_values_do_not_stay() -> None:
         for number in range(300):
             name = paths.series_name((f"{number}" + "x" * 50_000,))
             assert len(name) == 63
+
+
+def test_refused_messages_are_freed_without_a_search_for_garbage(send: Any, register: Any) -> None:
+    """A refusal that refers to the calls that raised it would keep its whole batch."""
+    device = register()
+    refused = [(topic(device), raw) for raw in (b"{", b"[]", b"a.b.c", b'{"a": 1, "a": 2}', v1(device, {}, secret="x"))]
+    batch = [*refused, ("telemetry/a/b/c/d", b"{}"), (f"telemetry/a/{uuid4()}/c", b"{}")] * 20
+    send(*batch)
+    gc.collect()
+    gc.disable()
+    try:
+        send(*batch)
+        assert gc.collect() < len(batch)
+    finally:
+        gc.enable()

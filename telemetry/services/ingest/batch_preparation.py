@@ -228,7 +228,7 @@ class BatchPreparer:
                 current = self._router.reload(topic.uuid)
                 if current is not None and current.spec is not None and current.spec.keys != spec.keys:
                     return self._validate_one(incoming, topic, current, upgraded_devices)
-            return _refused(incoming, topic, spec, refusal)
+            return _refused(incoming, topic, spec, refusal.detached())
         except KeyUnavailable as error:
             refused = _refused(
                 incoming, topic, spec, Refusal("key_unavailable", f"Deferred until Vault answers: {error}.")
@@ -287,7 +287,7 @@ def _parse_topic(incoming: Incoming) -> Topic | Refusal:
     try:
         return form.parse_topic(incoming.topic)
     except Refusal as refusal:
-        return refusal
+        return refusal.detached()
 
 
 def _refused(incoming: Incoming, topic: Topic, spec: DeviceSpec | None, refusal: Refusal) -> RefusedItem:

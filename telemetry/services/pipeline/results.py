@@ -35,6 +35,13 @@ class Refusal(Exception):
         self.detail = detail
         self.limit = limit
 
+    def detached(self) -> "Refusal":
+        """Return the refusal without the calls that raised it: they refer to the batch, and thereby to the refusal, so
+        that the whole batch would be in memory until the next garbage collection.
+        """
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
+
 
 def quote(value: object, limit: int = 80) -> str:
     """Return a value from a message for a refusal's detail, printable and cut to `limit` characters."""
