@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 from django.conf import settings
 
 from manage import WITHOUT_PAGES
-from management.management.commands.run_mqtt_listener import Command
 
 # What pages and the API are made with.
 _FOREIGN = ("django.contrib.admin", "unfold", "rest_framework", "drf_spectacular", "django_q", "pint", "hvac")
@@ -28,9 +28,24 @@ print([name for name in {_FOREIGN!r} if name in sys.modules])
 
 
 def test_a_listener_loads_nothing_that_makes_pages() -> None:
-    root = settings.BASE_DIR
-    env = {**os.environ, "SERVES_PAGES": "0", "PYTHONPATH": f"{root / 'platform'}:{root}"}
-    done = subprocess.run([sys.executable, "-c", _PROGRAM], cwd=root, env=env, capture_output=True, text=True)
+    done = _run_without_pages(_PROGRAM)
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
     assert "run_mqtt_listener" in WITHOUT_PAGES
-    assert Command.requires_system_checks == []  # they import every page
+
+
+@pytest.mark.parametrize("name", WITHOUT_PAGES)
+def test_a_process_without_pages_makes_no_checks_and_loads_no_admin(name: str) -> None:
+    program = (
+        "import sys, django; django.setup();"
+        f"from management.management.commands.{name} import Command;"
+        "assert Command.requires_system_checks == [], 'they import every page';"
+        "print([name for name in ('django.contrib.admin', 'unfold', 'django_q') if name in sys.modules])"
+    )
+    done = _run_without_pages(program)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
+
+
+def _run_without_pages(program: str) -> "subprocess.CompletedProcess[str]":
+    root = settings.BASE_DIR
+    env = {**os.environ, "SERVES_PAGES": "0", "PYTHONPATH": f"{root / 'platform'}:{root}"}
+    return subprocess.run([sys.executable, "-c", program], cwd=root, env=env, capture_output=True, text=True)
