@@ -20,7 +20,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 60, explain: Callable[[], str] | str = "") -> Any:
+def wait_until(condition: Callable[[], Any], timeout: float = 180, explain: Callable[[], str] | str = "") -> Any:
     """Return the condition's first true value. Raises AssertionError with `explain` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -102,7 +102,7 @@ class Process:
         """Return how often the text is in its output."""
         return self.output().count(text)
 
-    def wait_for(self, text: str, timeout: float = 60) -> None:
+    def wait_for(self, text: str, timeout: float = 180) -> None:
         """Wait until the text is in its output. Raises AssertionError with the end of it, at once when it ends."""
         wait_until(lambda: self.occurrences(text) or not self.is_running, timeout, lambda: self.output()[-2000:])
         if not self.occurrences(text):

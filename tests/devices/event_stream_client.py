@@ -89,7 +89,7 @@ class Web:
         self.process = Process(
             "-m", "uvicorn", "config.asgi:application", *options, log=log, env={**own, **(env or {})}
         )
-        wait_until(lambda: self.get("/healthz") == 200, 60, log.read_text)
+        wait_until(lambda: self.get("/healthz") == 200, 180, log.read_text)
 
     def get(self, path: str, **headers: str) -> int:
         asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)

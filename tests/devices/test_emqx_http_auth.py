@@ -64,7 +64,7 @@ def broker(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> I
     env = {"BROKER_KEYS": f"{KEY},{NEXT_KEY}", "BROKER_FAILURES_PER_MINUTE": "20"}
     process = Process("manage.py", "run_broker_login", "--port", str(port), log=log, env=env)
     url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: answers(url), 60, lambda: log.read_text()[-2000:])
+    wait_until(lambda: answers(url), 180, lambda: log.read_text()[-2000:])
     yield Broker(url)
     # uvicorn finishes, and then ends by the signal that stopped it.
     assert process.stop() == -signal.SIGTERM

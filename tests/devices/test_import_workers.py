@@ -33,7 +33,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
 
         first = start("manage.py", "qcluster")
         try:
-            wait_until(lambda: position() >= 50, 60, first.log.read_text)
+            wait_until(lambda: position() >= 50, 180, first.log.read_text)
             for child in _children(first.popen.pid):
                 _kill(child)
             first.popen.kill()

@@ -96,9 +96,9 @@ def test_no_process_connects_where_the_authority_is_another(
 ) -> None:
     process, port = start(name, certificates.wrong_authority)
     if name == "web":
-        wait_until(lambda: status_of(port, "/readyz") == 503, 60, process.output)
+        wait_until(lambda: status_of(port, "/readyz") == 503, 180, process.output)
         status_of(port, "/metrics")
-    wait_until(lambda: proxy.refused or not process.is_running, 60, lambda: f"{proxy} {process.output()}")
+    wait_until(lambda: proxy.refused or not process.is_running, 180, lambda: f"{proxy} {process.output()}")
     time.sleep(0.2)
     assert proxy.refused
     assert (proxy.encrypted, proxy.plain) == (0, 0)

@@ -262,7 +262,7 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(
 
     for reached in (1, 9000):
         process = start(*command)
-        wait_until(lambda: read() >= reached, 60, process.log.read_text)  # noqa: B023 (called in the loop)
+        wait_until(lambda: read() >= reached, 180, process.log.read_text)  # noqa: B023 (called in the loop)
         process.signal(signal.SIGKILL)
         process.popen.wait(60)
         assert read() < 16000, "it was not killed half-way"
@@ -289,7 +289,7 @@ def _lose_the_connection_once(start: Callable[..., Any], command: list[str], rea
 
     before = read()
     process = start(*command)
-    wait_until(lambda: read() > before, 60, process.log.read_text)
+    wait_until(lambda: read() > before, 180, process.log.read_text)
     with psycopg.connect(conninfo(), autocommit=True) as own:
         own.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'gwanje-ingest'")
     assert process.popen.wait(60) == 0, process.log.read_text()

@@ -177,7 +177,7 @@ def test_while_the_tenants_tables_are_locked_it_waits(
     with psycopg.connect(conninfo()) as own:
         own.execute(f'LOCK TABLE "{tenant.schema_name}".telemetry_reading IN ACCESS EXCLUSIVE MODE')
         process = start(*command)
-        wait_until(lambda: _waits(tenant), 60, process.log.read_text)
+        wait_until(lambda: _waits(tenant), 180, process.log.read_text)
         assert process.popen.poll() is None
     assert process.popen.wait(120) == 0, process.log.read_text()
     assert totals(tenant) == (100, 100, 0, 0, 0)

@@ -77,7 +77,7 @@ def test_from_the_label_to_the_reading(
     def readings() -> list[Any]:
         return list(ask(web, f"devices/{claimed['uuid']}/latest/", key)["results"])
 
-    found = wait_until(readings, 60, lambda: device.log.read_text()[-2000:])
+    found = wait_until(readings, 180, lambda: device.log.read_text()[-2000:])
     assert {reading["component"] for reading in found} == {"dht22"}
     # The listener reports presence after the commit that makes a reading visible.
     wait_until(lambda: ask(web, f"devices/{claimed['uuid']}/", key)["status"] == "ONLINE")

@@ -54,7 +54,7 @@ def live_site(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -
     command = ("-m", "uvicorn", "config.asgi:application", "--port", str(port), "--log-level", "warning")
     process = Process(*command, log=log, env={"DATABASE_POOL": "1"})
     address = f"http://localhost:{port}"
-    wait_until(lambda: _answers(address), 60, log.read_text)
+    wait_until(lambda: _answers(address), 180, log.read_text)
     yield address
     process.stop()
 

@@ -128,7 +128,7 @@ def test_a_notifier_killed_while_the_broker_is_away_tells_afterwards_once(
         stack.start_server("mosquitto")
     client = app(device.tenant)
     notifier = notify()
-    wait_until(lambda: publications(client, device), 60, notifier.log.read_text)
+    wait_until(lambda: publications(client, device), 180, notifier.log.read_text)
     time.sleep(1)
     assert [state["device_status"] for state in publications(client, device)] == ["ONLINE"]
     ((_, position, _),) = status_changes(device)

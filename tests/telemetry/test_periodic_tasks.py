@@ -102,14 +102,14 @@ def test_a_worker_does_it(live_db: None, both: list[RollupTenant], start: Callab
         with schema_context(busy.schema):
             return ReadingHour.objects.exists() and RollupState.objects.get().rolled_until is not None
 
-    wait_until(rolled, 60, lambda: worker.log.read_text()[-2000:])
+    wait_until(rolled, 180, lambda: worker.log.read_text()[-2000:])
     periodic_tasks.pack_readings()
 
     def packed() -> bool:
         with schema_context(busy.schema):
             return PackedDay.objects.exists()
 
-    wait_until(packed, 60, lambda: worker.log.read_text()[-2000:])
+    wait_until(packed, 180, lambda: worker.log.read_text()[-2000:])
     wait_until(lambda: not values.incomplete_tenants([busy.schema, idle.schema]), 60)
     redis = get_redis_connection("default")
     assert values.decode_reading(redis.hget(values.values_key(busy.schema), busy.series[0]).decode()).value == 3.0

@@ -146,7 +146,7 @@ class Connected:
         before = readings(self.device)
         self.send(message)
         self.send(message)
-        wait_until(lambda: kept(self.device) == [(reason, 2)], 60, lambda: f"{reason}: {kept(self.device)}")
+        wait_until(lambda: kept(self.device) == [(reason, 2)], 180, lambda: f"{reason}: {kept(self.device)}")
         assert readings(self.device) == before, reason
         assert self.client.client.is_connected(), reason
         assert self.client.refusal is None
@@ -154,7 +154,7 @@ class Connected:
     def is_stored(self, message: tuple[str, bytes]) -> None:
         before = readings(self.device)
         self.send(message)
-        wait_until(lambda: readings(self.device) > before, 60, lambda: f"not stored: {kept(self.device)}")
+        wait_until(lambda: readings(self.device) > before, 180, lambda: f"not stored: {kept(self.device)}")
 
 
 @pytest.fixture

@@ -304,7 +304,7 @@ def test_a_worker_replays_what_a_person_began(own: Any, register: Any, send: Sen
     with schema_context(own.schema_name):
         replay = replays.begin(replays.ReplaySelection())
         worker = start("manage.py", "qcluster")
-        wait_until(lambda: Replay.objects.get(pk=replay.pk).state == "done", 60, worker.log.read_text)
+        wait_until(lambda: Replay.objects.get(pk=replay.pk).state == "done", 180, worker.log.read_text)
         assert Replay.objects.get(pk=replay.pk).stored == 1
     assert len(readings(device)) == 2
 

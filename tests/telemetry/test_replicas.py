@@ -35,7 +35,7 @@ def publish(device: Registered, count: int, first: int = 0) -> None:
 
 
 def both_connected(parent: Process) -> None:
-    wait_until(lambda: parent.log.read_text().count("Connected to the broker") == 2, 60, parent.log.read_text)
+    wait_until(lambda: parent.log.read_text().count("Connected to the broker") == 2, 180, parent.log.read_text)
 
 
 def stored(device: Registered) -> int:
@@ -59,12 +59,12 @@ def test_replicas_share_the_messages_are_started_again_and_stop_together(
     parent = start("manage.py", "run_mqtt_listener", "--replicas", "2", "--client-id", NAMES[0])
     both_connected(parent)
     publish(device, 200)
-    wait_until(lambda: stored(device) == 200, 60, lambda: f"{stored(device)} stored\n{parent.log.read_text()}")
+    wait_until(lambda: stored(device) == 200, 180, lambda: f"{stored(device)} stored\n{parent.log.read_text()}")
 
     children = Path(f"/proc/{parent.popen.pid}/task/{parent.popen.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
     publish(device, 100, first=200)
-    wait_until(lambda: stored(device) == 300, 60, parent.log.read_text)
+    wait_until(lambda: stored(device) == 300, 180, parent.log.read_text)
     assert parent.stop(15) == 0
     shares = [int(n) for n in re.findall(r"Stopped after (\d+) messages", parent.log.read_text())]
     assert len(shares) == 2

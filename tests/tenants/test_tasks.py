@@ -34,7 +34,7 @@ def test_tasks_of_two_tenants_in_turn(
             enqueue("tests.tenants.test_tasks.break_down")
     worker = start("manage.py", "qcluster")
     ids = [task for task, _ in queued]
-    wait_until(lambda: Success.objects.filter(id__in=ids).count() == 6, 60, lambda: worker.log.read_text()[-1500:])
+    wait_until(lambda: Success.objects.filter(id__in=ids).count() == 6, 180, lambda: worker.log.read_text()[-1500:])
     found = {task.id: task.result for task in Task.objects.filter(id__in=ids)}
     assert [found[task] for task, _ in queued] == [schema for _, schema in queued]
 
