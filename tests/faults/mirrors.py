@@ -25,6 +25,7 @@ from .scenario import Scenario
 from .stored_rows import Name
 
 _LIMIT = 500
+_POLL_SECONDS = 0.1
 # How long a writer's transaction has its number before it stores.
 _SLOW_SECONDS = 0.3
 _CATCH_UP_SECONDS = 60.0
@@ -61,7 +62,7 @@ class Mirror(threading.Thread):
                 except django.db.OperationalError:
                     connection.close()
                     time.sleep(0.1)
-                time.sleep(0.01)
+                time.sleep(_POLL_SECONDS)
         except Exception as error:  # noqa: BLE001 - raised by the thread that closes this one
             self.error = error
         finally:

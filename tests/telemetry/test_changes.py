@@ -235,6 +235,8 @@ def test_a_copy_equals_the_tables_whatever_is_killed(api: Api, tenant: Any, devi
             for _attempt in range(20):
                 try:
                     listener.process(incoming(*batch))
+                    while listener.blocked_messages:
+                        listener.retry_blocked()
                     break
                 except psycopg.Error:
                     continue
