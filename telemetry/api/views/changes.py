@@ -94,7 +94,7 @@ class ReadingChangesView(ChangesView):
                 "time": _time(row.time),
                 "stored_at": _time(row.stored_at),
             }
-            for row in change_items.named_readings(page.items)
+            for _item, row in change_items.named_items(page.items)
         ]
 
 

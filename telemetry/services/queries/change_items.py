@@ -57,12 +57,12 @@ def select_messages(devices: Sequence[int] | None = None) -> ChangeSelection:
     return ChangeSelection(ChangeKind.MESSAGES, "u.device_id = ANY(%(devices)s)", {"devices": devices})
 
 
-def named_readings(items: Sequence[ChangedItem]) -> list[StoredReading]:
-    """Return the readings with the names of their series, in their order; one query."""
+def named_items(items: Sequence[ChangedItem]) -> list[tuple[ChangedItem, StoredReading]]:
+    """Return the items, each with its reading and the names of its series, in their order; one query."""
     wanted = {item.columns[0] for item in items}
     columns = ("pk", "device__uuid", "component", "metric", "unit", "value_type")
     series = {pk: names for pk, *names in Series.objects.filter(pk__in=wanted).values_list(*columns)}
-    return [_named(item, *series[item.columns[0]]) for item in items if item.columns[0] in series]
+    return [(item, _named(item, *series[item.columns[0]])) for item in items if item.columns[0] in series]
 
 
 def _named(item: ChangedItem, device: UUID, component: str, metric: str, unit: str, kind: str) -> StoredReading:

@@ -49,21 +49,24 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class ChangedItem:
-    """An item of a batch: the columns of its kind, and when it was stored."""
+    """An item of a batch: its position, when it was stored, and the columns of its kind."""
 
+    position: ChangePosition
     stored_at: datetime
     columns: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChangesPage:
-    """Items in the order of storing, and the token of the position behind them.
+    """Items in the order of storing, the positions before and behind them, and the token of the second.
 
     `is_whole` is False where the page begins at the beginning and earlier changes are not there. `behind_seconds` is
     the age of the oldest committed batch that waits for an earlier transaction; 0.0 where none waits.
     """
 
     items: list[ChangedItem]
+    begin_position: ChangePosition
+    end_position: ChangePosition
     end: list[Any]
     has_more: bool
     is_whole: bool
@@ -153,7 +156,7 @@ def _finish(
         is_there, has_more, behind = cursor.fetchone()
     if not is_there and begin.batch not in (BEGINNING.batch, removed.batch):
         raise restarted()
-    return ChangesPage(items, generations.token_of(end), has_more, is_whole, max(0.0, behind or 0.0))
+    return ChangesPage(items, begin, end, generations.token_of(end), has_more, is_whole, max(0.0, behind or 0.0))
 
 
 def _read(
@@ -172,7 +175,7 @@ def _read(
     with cursor_for_many() as cursor:
         cursor.execute(statement, {**selection.parameters, **bounds})
         rows = cursor.fetchall()
-    items = [ChangedItem(row[3], row[6:]) for row in rows if row[5] is not None]
+    items = [ChangedItem(ChangePosition(*row[:3], row[5]), row[3], row[6:]) for row in rows if row[5] is not None]
     if not rows:
         return items, begin, False
     generation, transaction, part, _at, count, item = rows[-1][:6]
