@@ -197,7 +197,7 @@ def _member(scenario: Scenario, number: int) -> Process:
     return scenario.listen("--share", "ingest", client_id=f"{scenario.client_id}-{number}")
 
 
-@row("29", "copies kept by the order of storing; two listeners and PostgreSQL killed, slow transactions")
+@row("30", "copies kept by the order of storing; two listeners and PostgreSQL killed, slow transactions")
 def mirrored(scenario: Scenario) -> None:
     mirrors = _play(scenario)
     doubled = sum(count - 1 for mirror in mirrors for count in mirror.messages.values())
@@ -206,7 +206,7 @@ def mirrored(scenario: Scenario) -> None:
     scenario.require(different == 0, f"{different} readings of the copies and of the tables differ")
 
 
-@row("control-mirror", "control: copies that do not wait for earlier transactions, under row 29", control=True)
+@row("control-mirror", "control: copies that do not wait for earlier transactions, under row 30", control=True)
 def mirrored_without_waiting(scenario: Scenario) -> None:
     page = changes._PAGE
     changes._PAGE = page.replace(changes._FINISHED, "true")
