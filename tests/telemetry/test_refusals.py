@@ -88,7 +88,7 @@ def test_messages_in_flight_do_not_deepen_the_debt(limiter: RefusalLimiter, cloc
 
 
 def test_unregistered_publishers_share_one_bucket(limiter: RefusalLimiter) -> None:
-    assert 2000 <= offer(limiter, UNREGISTERED, 10_000) <= 2002
+    assert 400 <= offer(limiter, UNREGISTERED, 10_000) <= 402, "two seconds of their rate"
     assert offer(limiter, GOOD, 100) == 100
 
 
@@ -122,3 +122,11 @@ def test_a_rate_of_zero_brakes_nobody(clock: Clock) -> None:
     limiter = RefusalLimiter({})
     assert offer(limiter, BAD, 10_000) == 10_000
     assert not limiter.is_braking
+
+
+def test_newly_braked_publishers_are_named_once(limiter: RefusalLimiter) -> None:
+    offer(limiter, BAD, 1000)
+    assert limiter.take_newly_braked() == [BAD]
+    offer(limiter, UNREGISTERED, 10_000)
+    assert limiter.take_newly_braked() == [UNREGISTERED]
+    assert limiter.take_newly_braked() == []

@@ -1,9 +1,11 @@
 """Repeated keys in a payload: refused with the key's name, found without a second parser for ordinary payloads."""
 
 import json
+from contextlib import suppress
 from datetime import UTC
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,6 +107,38 @@ def test_deep_nesting_is_refused() -> None:
     for depth in (300, 900):
         with pytest.raises(Refusal, match="nested more deeply than 254 levels"):
             form.parse_object(b'{"a":' * depth + b"1" + b"}" * depth)
+
+
+NESTED = st.recursive(
+    st.sampled_from([1, None, "[[", "]", '"{', "\\", '\\"[', "é"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", '{"', "]["]), inner, max_size=3),
+    max_leaves=20,
+)
+
+
+@given(NESTED, st.integers(245, 256), st.booleans())
+def test_the_nesting_is_that_of_the_parsed_document(value: Any, depth: int, escaped: bool) -> None:
+    for _ in range(depth):
+        value = [value]
+    payload = json.dumps({"a": value, "b": [[]] * 200}, ensure_ascii=escaped).encode()
+    try:
+        orjson.dumps(orjson.loads(payload))
+    except TypeError:
+        with pytest.raises(Refusal, match="nested more deeply"):
+            form.check_nesting(payload)
+    else:
+        form.check_nesting(payload)
+
+
+@pytest.mark.parametrize(
+    "payload", [b'"' + b'\\"[' * 20_000, b'["' * 20_000, b'{"a":"\\' + b"[" * 300, b'"[[[' * 20_001]
+)
+def test_strings_without_an_end_are_no_nesting(payload: bytes) -> None:
+    """Each of them would be searched for its end again and again; the parser rejects them."""
+    with suppress(Refusal):
+        form.check_nesting(payload)
+    with pytest.raises(Refusal, match="malformed"):
+        form.load_object(payload)
 
 
 def test_a_signed_message_with_a_second_value_in_front_is_refused(register: Any, send: Any) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from telemetry.services.ingest.tenant_queues import MESSAGE_COST, TenantQueues
+from telemetry.services.ingest.tenant_queues import MESSAGE_COST, TenantQueues, cost_of
 from telemetry.services.limits.refusals import UNKNOWN
 from telemetry.services.pipeline.results import Incoming
 
@@ -119,3 +119,15 @@ def test_what_is_left_is_removed_in_order() -> None:
     assert sorted(left) == ["a/1", "a/2", "a/3", "a/4", "a/5", "a/6", "a/7", "b/0", "b/1"]
     assert [one for one in left if one in {"a/1", "a/4", "a/7"}] == ["a/1", "a/4", "a/7"], "of one device"
     assert (queues.count, queues.cost) == (0, 0)
+
+
+def test_the_messages_of_one_device_can_be_removed() -> None:
+    queues = TenantQueues()
+    messages = [Incoming("topic", b"payload", datetime.now(UTC), number) for number in range(6)]
+    for number, message in enumerate(messages):
+        queues.add("t_a", number % 2, message)
+    assert queues.remove("t_a", 0) == messages[::2]
+    assert queues.remove("t_a", 0) == queues.remove("t_b", 0) == []
+    assert (queues.count, queues.cost) == (3, cost_of(messages[1::2]))
+    assert queues.remove("t_a", 1) == messages[1::2]
+    assert (queues.count, queues.cost, queues.take(10)) == (0, 0, [])

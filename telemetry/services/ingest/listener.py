@@ -18,7 +18,7 @@ from . import broker_events, deferred_messages
 from .batch_pipeline import BatchPipeline
 from .batches import BatchResult
 from .queue_probe import PROBE_SECONDS, QueueProbe
-from .tenant_queues import MAX_BATCH_COST, MESSAGE_COST, TenantQueues
+from .tenant_queues import MAX_BATCH_COST, TenantQueues, cost_of
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class Listener:
 
     def _receive(self, messages: Sequence[Incoming]) -> None:
         self._received += messages
-        self._received_cost += _cost_of(messages)
+        self._received_cost += cost_of(messages)
 
     @property
     def _unsent(self) -> int:
@@ -204,9 +204,17 @@ class Listener:
         is_small = len(self._received) <= size and self._received_cost <= MAX_BATCH_COST
         if is_small and not self._queues.count and not self._pipeline.refusals.is_braking:
             return self._take_received()
+        self._return_newly_braked()
         self._pipeline.admission.sort(self._received, self._queues)
         self._take_received()
         return self._queues.take(size)
+
+    def _return_newly_braked(self) -> None:
+        """Sort queued messages again whose publisher was braked meanwhile: they would be validated otherwise."""
+        for publisher in self._pipeline.refusals.take_newly_braked():
+            messages = self._queues.remove(publisher.schema, publisher.number)
+            self._received[:0] = messages
+            self._received_cost += cost_of(messages)
 
     def _take_received(self) -> list[Incoming]:
         messages, self._received, self._received_cost = self._received, [], 0
@@ -329,14 +337,9 @@ class Listener:
         """Keep the batch in flight unacknowledged, and try it and the `following` one again later, in their order."""
         returned = [*self._in_flight, *following, *self._queues.remove_all()]
         self._received[:0] = returned
-        self._received_cost += _cost_of(returned)
+        self._received_cost += cost_of(returned)
         self._in_flight = []
         logger.warning("PostgreSQL is unavailable (%s); %d messages wait", first_line(error), self.waiting)
         self._pipeline.abandon()
         django.db.connection.close()
         self._database.fail()
-
-
-def _cost_of(messages: Sequence[Incoming]) -> int:
-    """Return the cost of messages as `TenantQueues` counts it."""
-    return MESSAGE_COST * len(messages) + sum([len(message.payload) + len(message.topic) for message in messages])

@@ -5,7 +5,7 @@ that a publisher with many messages, or large ones, waits behind its own. Each d
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from telemetry.services.limits.refusals import UNKNOWN
 from telemetry.services.pipeline.results import Incoming
@@ -19,6 +19,11 @@ _UNKNOWN_QUANTUM = MESSAGE_COST
 # The cost of one batch: more would delay the messages that arrive meanwhile.
 MAX_BATCH_COST = 1_500_000
 _UNBOUNDED = 1 << 60
+
+
+def cost_of(messages: Sequence[Incoming]) -> int:
+    """Return the cost of messages in bytes."""
+    return MESSAGE_COST * len(messages) + sum([len(message.payload) + len(message.topic) for message in messages])
 
 
 class _TenantQueue:
@@ -111,6 +116,16 @@ class TenantQueues:
         self.count -= len(batch)
         self.cost -= max_cost - left
         return batch
+
+    def remove(self, schema: str, device: int) -> list[Incoming]:
+        """Remove and return the messages of a device, in their order."""
+        queue = self._queues.get(schema)
+        messages = list(queue.devices.pop(device, ())) if queue is not None else []
+        if queue is not None and not queue:
+            del self._queues[schema]
+        self.count -= len(messages)
+        self.cost -= cost_of(messages)
+        return messages
 
     def remove_all(self) -> list[Incoming]:
         """Remove and return all messages, those of each device in their order."""

@@ -26,6 +26,9 @@ UNKNOWN = ""
 _DROP_IDLE_SECONDS = 10.0
 # A message over another limit is charged so that its publisher may send this many times the limit.
 _EXCESS_FACTOR = 2
+# The burst of unregistered publishers together, in seconds of their rate: anyone can make them up, and each of their
+# messages costs a row of its own.
+_UNREGISTERED_BURST_SECONDS = 2.0
 
 
 class Publisher(NamedTuple):
@@ -53,6 +56,7 @@ class _Bucket:
     full_at: float
     cost: float  # seconds that the last message was charged
     exceeded: ExceededRate
+    burst: float  # seconds
     is_braked: bool = False
 
 
@@ -70,6 +74,7 @@ class RefusalLimiter:
         self._drop_idle_at = 0.0
         # Whether any bucket is braked: while none is, messages need not be checked.
         self.is_braking = False
+        self._newly_braked: list[Publisher] = []
 
     def exceeded(self, publisher: Publisher) -> ExceededRate | None:
         """Return the limit under which the publisher's next message is counted; None: it is to be validated."""
@@ -97,16 +102,27 @@ class RefusalLimiter:
             device = ExceededRate(limit or LimitName.DEVICE_REFUSAL_RATE, publisher.device_id)
             if limit is not None and not is_own:
                 device = ExceededRate(limit, None)
-            self._charge(self._devices, publisher.number, device, max(self._device_rate, _EXCESS_FACTOR * value), now)
+            rate = max(self._device_rate, _EXCESS_FACTOR * value)
+            if self._charge(self._devices, publisher.number, device, rate, now):
+                self._newly_braked.append(publisher)
         if self._tenant_rate:
             tenant = ExceededRate(limit or LimitName.TENANT_REFUSAL_RATE, None)
-            self._charge(self._tenants, publisher.schema, tenant, max(self._tenant_rate, _EXCESS_FACTOR * value), now)
+            rate = max(self._tenant_rate, _EXCESS_FACTOR * value)
+            if self._charge(self._tenants, publisher.schema, tenant, rate, now) and publisher.schema == UNKNOWN:
+                self._newly_braked.append(UNREGISTERED)
 
     def refund(self, publisher: Publisher) -> None:
         """Return what `exceeded` has charged for a message that turned out to be valid."""
         for bucket in (self._devices.get(publisher.number), self._tenants.get(publisher.schema)):
             if bucket is not None and bucket.is_braked:
                 bucket.full_at -= bucket.cost
+
+    def take_newly_braked(self) -> list[Publisher]:
+        """Return the publishers that have been braked since the last call: some of their messages may wait to be
+        validated.
+        """
+        found, self._newly_braked = self._newly_braked, []
+        return found
 
     def drop_idle(self) -> None:
         """Forget the publishers whose buckets have been full for a while."""
@@ -119,19 +135,23 @@ class RefusalLimiter:
         self._tenants = {schema: one for schema, one in self._tenants.items() if one.full_at > full_since}
         self.is_braking = any(one.is_braked for one in (*self._devices.values(), *self._tenants.values()))
 
-    def _charge(self, buckets: dict[Key, _Bucket], key: Key, exceeded: ExceededRate, rate: float, now: float) -> None:
+    def _charge(self, buckets: dict[Key, _Bucket], key: Key, exceeded: ExceededRate, rate: float, now: float) -> bool:
+        """Charge a message to the bucket; return whether that braked it."""
         bucket = buckets.get(key)
         if bucket is None:
-            bucket = buckets[key] = _Bucket(now, 1 / rate, exceeded)
+            burst = self._burst_seconds if key != UNKNOWN else min(self._burst_seconds, _UNREGISTERED_BURST_SECONDS)
+            bucket = buckets[key] = _Bucket(now, 1 / rate, exceeded, burst)
         if bucket.is_braked:
-            return  # it was charged before it was validated
+            return False  # it was charged before it was validated
         bucket.exceeded, bucket.cost = exceeded, 1 / rate
         bucket.full_at = max(bucket.full_at, now) + bucket.cost
-        if bucket.full_at - now > self._burst_seconds:
+        if bucket.full_at - now > bucket.burst:
             bucket.is_braked = self.is_braking = True
+        return bucket.is_braked
 
-    def _has_token(self, bucket: _Bucket, now: float) -> bool:
+    @staticmethod
+    def _has_token(bucket: _Bucket, now: float) -> bool:
         wait = bucket.full_at - now
-        if wait < self._burst_seconds / 2:
+        if wait < bucket.burst / 2:
             bucket.is_braked = False
-        return wait + bucket.cost <= self._burst_seconds
+        return wait + bucket.cost <= bucket.burst

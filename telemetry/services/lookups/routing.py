@@ -83,7 +83,10 @@ class Router:
         return {uuid: route.spec for uuid, route in zip(wanted, self.routes(wanted), strict=True)}
 
     def routes(self, uuids: Sequence[UUID]) -> list[Route]:
-        """Return the devices' routes, in their order; one device has one object. May query PostgreSQL."""
+        """Return the devices' routes, in their order; one device has one object, and unregistered ones share some.
+
+        May query PostgreSQL.
+        """
         self._drop_changed()
         now = time.monotonic()
         cached = self._cached.get
@@ -130,7 +133,7 @@ class Router:
         self._note_faults(loaded.values(), blocked.values())
         self._load_candidates([uuid for uuid in uuids if uuid not in loaded and uuid not in blocked])
         # One float object for all of them: one for each would be as large as a third of the route.
-        known_until, unknown_until = now + self._ttl, now + _UNKNOWN_SECONDS
+        known_until, unknown = now + self._ttl, Route(None, now + _UNKNOWN_SECONDS)
         for uuid in uuids:
             spec, before = loaded.get(uuid), self._cached.get(uuid.int)
             if (tenant := blocked.get(uuid)) is not None:
@@ -140,7 +143,7 @@ class Router:
                 if before is None or before.spec is None:
                     self._unregistered.add(uuid.int)
             elif spec is None:
-                self._cached[uuid.int] = Route(None, unknown_until)
+                self._cached[uuid.int] = unknown
                 self._unregistered.add(uuid.int)
             elif before is not None and before.spec == spec:
                 # The same objects stay: new ones among the temporary objects would fragment the memory.

@@ -2,26 +2,23 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
-from uuid import UUID
 
 import psycopg
-from psycopg import sql
 
 from telemetry.models import ChangeBatch
 from telemetry.services.pipeline.results import RefusedItem
 from telemetry.services.pipeline.validation import fingerprint
 
-from . import device_events, suppression
+from . import device_events, statements, suppression
 from .message_rows import POSITION
+from .statements import run
 from .suppression import UNROUTED, QuarantineRow, QuarantineSuppressor
 
-_UPSERT = (
-    "INSERT INTO {table} AS q (fingerprint, reason, detail, topic, payload, first_received_at,"
-    " last_received_at, times{device})"
-    " SELECT fingerprint, reason, detail, topic, payload, first_at, last_at, times{device}"
-    " FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::timestamptz[],"
-    " %s::timestamptz[], %s::bigint[], %s::bigint[])"
+_INSERT = (
+    "INSERT INTO {{quarantined}} AS q (fingerprint, reason, detail, topic, payload, first_received_at,"
+    " last_received_at, times{columns})"
+    " SELECT fingerprint, reason, detail, topic, payload, first_at, last_at, times{values}"
+    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)"
     " AS r(fingerprint, reason, detail, topic, payload, first_at, last_at, times, device_id)"
     # In one order, so that two listeners do not wait for each other crosswise.
     " ORDER BY fingerprint"
@@ -29,11 +26,15 @@ _UPSERT = (
     " last_received_at = greatest(q.last_received_at, EXCLUDED.last_received_at)"
 )
 # The row of the changes that names the messages, in the same statement.
-_UPSERT_AND_NOTE = (
-    f"WITH kept AS ({_UPSERT} RETURNING id)"  # noqa: S608 (ours)
+_ADD = statements.per_schema(
+    f"WITH kept AS ({_INSERT.format(columns=', device_id', values=', nullif(device_id, 0)')} RETURNING id)"  # noqa: S608 (ours)
     " INSERT INTO {changes} (generation, transaction, part, stored_at, quarantined, quarantined_ids)"
-    f" SELECT {POSITION}, {ChangeBatch.QUARANTINED}, now(), count(*), array_agg(id) FROM kept"
+    f" SELECT {POSITION}, {ChangeBatch.QUARANTINED}, now(), count(*), array_agg(id) FROM kept",
+    quarantined="telemetry_quarantined",
+    changes="telemetry_changebatch",
+    generation="telemetry_changegeneration",
 )
+_ADD_UNROUTED = statements.per_schema(_INSERT.format(columns="", values=""), quarantined="tenants_unroutedmessage")
 
 
 def add_quarantined(
@@ -44,14 +45,7 @@ def add_quarantined(
     The suppressor must have loaded the tenant's day.
     """
     kept, suppressed = suppressor.split(schema, _rows(refused))
-    if kept:
-        statement = sql.SQL(_UPSERT_AND_NOTE).format(
-            table=sql.Identifier(schema, "telemetry_quarantined"),
-            device=sql.SQL(", device_id"),
-            changes=sql.Identifier(schema, "telemetry_changebatch"),
-            generation=sql.Identifier(schema, "telemetry_changegeneration"),
-        )
-        connection.execute(statement, _columns(kept))
+    _upsert(connection, _ADD(schema), kept)
     suppressor.write_counts(connection, schema, suppressed)
     device_events.add_board_mismatches(connection, schema, refused)
 
@@ -64,18 +58,29 @@ def add_unrouted(
     with suppressor.transaction():
         kept, suppressed = suppressor.split(UNROUTED, _rows(refused))
         with connection.transaction() if suppressed or limited else nullcontext():
-            if kept:
-                table = sql.Identifier("public", "tenants_unroutedmessage")
-                connection.execute(sql.SQL(_UPSERT).format(table=table, device=sql.SQL("")), _columns(kept))
+            _upsert(connection, _ADD_UNROUTED("public"), kept)
             suppressor.write_counts(connection, UNROUTED, suppressed)
             if limited:
                 suppression.add_limited_unrouted(connection, limited)
 
 
-def _columns(rows: Sequence[QuarantineRow]) -> list[list[Any]]:
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    columns[0] = [UUID(bytes=name) for name in columns[0]]
-    return columns
+def _upsert(connection: psycopg.Connection, statement: bytes, rows: Sequence[QuarantineRow]) -> None:
+    if rows:
+        run(connection, statement, _arrays(rows))
+
+
+def _arrays(rows: Sequence[QuarantineRow]) -> list[statements.Array]:
+    return [
+        statements.uuid_array([row.name for row in rows]),
+        statements.text_array([row.reason for row in rows]),
+        statements.text_array([row.detail for row in rows]),
+        statements.text_array([row.topic for row in rows]),
+        statements.bytes_array([row.payload for row in rows]),
+        statements.time_array([statements.micros(row.first_at) for row in rows]),
+        statements.time_array([statements.micros(row.last_at) for row in rows]),
+        statements.int8_array([row.times for row in rows]),
+        statements.int8_array([row.device_id or 0 for row in rows]),
+    ]
 
 
 def _rows(refused: Sequence[RefusedItem]) -> list[QuarantineRow]:
