@@ -225,6 +225,7 @@ TENANT_LIMITS: dict[str, float] = {
     "tenant_refusal_rate": env.float("LIMIT_TENANT_REFUSAL_RATE", default=200.0),
     "device_refusal_rate": env.float("LIMIT_DEVICE_REFUSAL_RATE", default=20.0),
     "daily_quota": env.int("LIMIT_DAILY_QUOTA", default=0),
+    "overflow_megabytes": env.int("LIMIT_OVERFLOW_MEGABYTES", default=2048),
 }
 # Quotas of tenants without a plan and own quotas; 0: no limit. Objects above a new quota stay.
 TENANT_QUOTAS: dict[str, int] = {

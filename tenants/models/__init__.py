@@ -1,7 +1,7 @@
 """Models of the public schema: tenants, users, memberships, plans, routes, preregistered devices and messages."""
 
 from .enrollment import PreregisteredDevice
-from .messages import OverflowCount, OverflowMessage, SuppressedUnroutedMessages, UnroutedMessage
+from .messages import OverflowCount, OverflowMessage, OverflowUsage, SuppressedUnroutedMessages, UnroutedMessage
 from .plans import Plan, TenantLimits
 from .routes import AppRoute, DeviceRoute, RouteCandidate
 from .sessions import UserSession
@@ -16,6 +16,7 @@ __all__ = [
     "Membership",
     "OverflowCount",
     "OverflowMessage",
+    "OverflowUsage",
     "Plan",
     "PreregisteredDevice",
     "RouteCandidate",

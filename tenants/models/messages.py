@@ -75,6 +75,21 @@ class OverflowCount(models.Model):
         return f"{self.schema_name} {self.limit}: {self.count}"
 
 
+class OverflowUsage(models.Model):
+    """The number and the bytes of a tenant's overflow messages; changed in the transaction that changes these."""
+
+    schema_name = models.CharField(_("tenant's schema"), max_length=63, unique=True)
+    messages = models.BigIntegerField(_("messages"), default=0)
+    bytes = models.BigIntegerField(_("bytes"), default=0)
+
+    class Meta:
+        verbose_name = _("use of the overflow")
+        verbose_name_plural = _("use of the overflow")
+
+    def __str__(self) -> str:
+        return f"{self.schema_name}: {self.bytes}"
+
+
 class SuppressedUnroutedMessages(models.Model):
     """Unrouted messages of a day (UTC) that were counted instead of stored, because similar ones are stored.
 

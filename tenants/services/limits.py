@@ -24,9 +24,11 @@ class LimitName(StrEnum):
     DEVICE_REFUSAL_RATE = "device_refusal_rate"
     DAILY_QUOTA = "daily_quota"
     MAX_PAYLOAD = "max_payload"
+    OVERFLOW_MEGABYTES = "overflow_megabytes"
 
 
-# Messages over these are counted as rate limited; messages over the others are quarantined.
+# Messages over these, and those beyond the overflow, are counted as rate limited; messages over the others are
+# quarantined.
 RATES = (
     LimitName.TENANT_RATE,
     LimitName.DEVICE_RATE,
@@ -44,6 +46,7 @@ LABELS: dict[str, Promise] = {
     LimitName.DEVICE_REFUSAL_RATE: _("rejected messages per second, each device"),
     LimitName.DAILY_QUOTA: _("messages per day (UTC), without late ones"),
     LimitName.MAX_PAYLOAD: _("bytes of a message"),
+    LimitName.OVERFLOW_MEGABYTES: _("megabytes that wait while the tenant's tables cannot be used"),
 }
 
 

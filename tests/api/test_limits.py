@@ -63,6 +63,7 @@ def test_every_limit_is_shown_with_what_is_used_and_refused(api: Api, tenant_a: 
             "resets_at": f"{midnight.isoformat()}Z",
         },
         "max_payload": _none | {"value": 500, "source": "tenant"},
+        "overflow_megabytes": _none | {"value": 2048},
     }
     # A lease may be ahead of the use.
     assert 50 <= shown["daily_quota"]["used"] <= 100

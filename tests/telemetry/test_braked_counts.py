@@ -266,4 +266,4 @@ def test_counts_keep_ids_and_no_payloads() -> None:
 @pytest.fixture(autouse=True)
 def _no_counts(live_db: None) -> None:
     with schema_context("public"), connection.cursor() as cursor:
-        cursor.execute("TRUNCATE tenants_waitingmessage, tenants_overflowcount")
+        cursor.execute("TRUNCATE tenants_waitingmessage, tenants_overflowusage, tenants_overflowcount")

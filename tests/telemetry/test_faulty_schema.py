@@ -58,7 +58,7 @@ def _quick(live_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocked_tenants, "_LONGEST_PAUSE", 0.02)
     monkeypatch.setattr(routing, "_FAULTY_SECONDS", 0.01)
     with schema_context("public"), connection.cursor() as cursor:
-        cursor.execute("TRUNCATE tenants_waitingmessage")
+        cursor.execute("TRUNCATE tenants_waitingmessage, tenants_overflowusage")
     get_redis_connection("default").delete("gwanje:tenant_failures", "gwanje:tenant_failures:details")
 
 
@@ -210,3 +210,36 @@ def test_blocked_tenants_are_named(ingest: Any, register: Any) -> None:
     assert (failure.schema, failure.work) == (device.tenant.schema_name, "ingest")
     assert "telemetry_message" in failure.detail
     retry_all(ingest)
+
+
+def test_the_overflow_of_a_faulty_tenant_has_a_bound(ingest: Any, register: Any, tenant_b: Any, settings: Any) -> None:
+    """Messages beyond it are counted, and those of other tenants are stored as before."""
+    from tenants.models import OverflowUsage
+
+    device, other = register(), register(tenant=tenant_b)
+    before = totals(device)
+    settings.TENANT_LIMITS = settings.TENANT_LIMITS | {"overflow_megabytes": 0.004}
+    with faulty(device, "a missing table of totals"):
+        batch = values(device, 40, 0)
+        assert ingest.process(batch + values(other, 3, 0)).stored == 3
+        result = retry(ingest)
+        assert result.to_acknowledge == batch
+        spilled = waiting()
+        assert 0 < spilled == result.spilled < 40
+        assert result.limited == 40 - spilled
+        ingest.find_overflow()
+        assert device.tenant.schema_name in ingest.full_overflows
+        more = values(device, 5, 40)
+        ingest.process(more + values(other, 3, 3))
+        assert retry(ingest).to_acknowledge == more
+        assert waiting() == spilled, "it is full"
+    retry_all(ingest)
+    assert since(before, device) == (45, spilled, 0, 0, 45 - spilled)
+    with schema_context(device.tenant.schema_name):
+        from telemetry.models import LimitHit
+
+        assert sum(LimitHit.objects.filter(limit="overflow_megabytes").values_list("count", flat=True)) == 45 - spilled
+    with schema_context("public"):
+        assert not OverflowUsage.objects.filter(schema_name=device.tenant.schema_name).exists()
+    ingest.find_overflow()
+    assert ingest.full_overflows == {}

@@ -32,7 +32,7 @@ def _few(live_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocked_tenants, "_CAPACITY", 30)
     monkeypatch.setattr(blocked_tenants, "_BATCH_SIZE", 40)
     with schema_context("public"), connection.cursor() as cursor:
-        cursor.execute("TRUNCATE tenants_waitingmessage")
+        cursor.execute("TRUNCATE tenants_waitingmessage, tenants_overflowusage")
 
 
 @contextmanager

@@ -161,7 +161,7 @@ def waiting_machine(
     monkeypatch.setattr(blocked_tenants, "_CAPACITY", 30)
     monkeypatch.setattr(blocked_tenants, "_BATCH_SIZE", 40)
     with schema_context("public"), connection.cursor() as cursor:
-        cursor.execute("TRUNCATE tenants_waitingmessage")
+        cursor.execute("TRUNCATE tenants_waitingmessage, tenants_overflowusage")
     bound_lock_waits(50)
     Waiting.register, Waiting.tenants = staticmethod(register), (tenant_a, tenant_b)
     yield Waiting

@@ -24,6 +24,7 @@ from telemetry.services.storage.tenant_writer import TenantWriter
 from tenants.infrastructure.database import conninfo
 from tenants.infrastructure.retry import first_line
 from tenants.infrastructure.sql_errors import ErrorKind, is_of_tenant, kind_of
+from tenants.services.quotas import WARNING_SHARE
 
 from . import queue_probe
 from .admission import Admission
@@ -68,6 +69,8 @@ class BatchPipeline:
         )
         self.admission = Admission(router, self.refusals, self.preparer.topics)
         self._blocked = BlockedTenantBuffer()
+        # The use of each tenant's overflow that is nearly full, in words, by schema.
+        self.full_overflows: dict[str, str] = {}
         on_fault = self._blocked.add_fault
         self._batch_writer = BatchWriter(writer, self.preparer, router, latest, self._blocked, on_fault)
         # For messages from the overflow: where their tenant is still blocked, they stay in the overflow.
@@ -157,9 +160,14 @@ class BatchPipeline:
                 self._record(batch, self._batch_writer.store(batch, _BLOCKED_PATIENCE_MS), total, self._blocked)
         for schema in self._blocked.over_capacity():
             with self._blocked.spilling(schema) as messages:
-                overflow.spill(self.writer.connect(), schema, messages)
-            logger.warning("%s is blocked: %d of its messages are in the overflow", schema, len(messages))
-            total.spilled += len(messages)
+                spilled = overflow.spill(self.writer.connect(), schema, messages)
+            logger.warning("%s is blocked: %d of its messages are in the overflow", schema, spilled)
+            if spilled < len(messages):
+                logger.error(
+                    "The overflow of %s is full: %d messages are only counted", schema, len(messages) - spilled
+                )
+            total.spilled += spilled
+            total.limited += len(messages) - spilled
             total.to_acknowledge += messages
         return total
 
@@ -167,6 +175,12 @@ class BatchPipeline:
         """Look for overflow, of any listener. Raises as `advance` does. No batch may be in flight."""
         for schema in overflow.schemas(self.writer.connect()):
             self._blocked.set_overflow(schema, True)
+        shares = overflow.used_shares(self.writer.connect())
+        self.full_overflows = {
+            schema: f"{100 * share:.0f} % of its overflow are used; messages beyond it are only counted."
+            for schema, share in shares.items()
+            if share >= WARNING_SHARE
+        }
 
     def drop_blocked(self) -> None:
         """Drop what waits, messages and counts: their connection is lost, and the broker sends the messages again."""

@@ -316,6 +316,7 @@ class Listener:
         activity.record_listener_heartbeat()
         activity.suspend_timeouts(self._pipeline.blocked_schemas)
         tenant_failures.record_failures("ingest", self._pipeline.blocked_tenants, _BLOCKED_SECONDS)
+        tenant_failures.record_failures("overflow", self._pipeline.full_overflows, _BLOCKED_SECONDS)
         counters, self._counters = self._counters, dict.fromkeys(self._counters, 0)
         gauges = {
             "ingest_waiting": self._unsent + len(self._in_flight),
