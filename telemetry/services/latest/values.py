@@ -140,7 +140,7 @@ def component_reading_times(device_ids: Collection[int]) -> dict[tuple[int, str]
     """
     from telemetry.models import Series
 
-    series = Series.objects.filter(device_id__in=device_ids).values_list("pk", "device_id", "component")
+    series = Series.objects.filter(device_id__in=device_ids).order_by().values_list("pk", "device_id", "component")
     components = {pk: (device, component) for pk, device, component in series}
     found: dict[tuple[int, str], datetime] = {}
     for pk, newest in newest_readings(components).items():

@@ -67,6 +67,9 @@ _TEXTS = """(SELECT time, {series} AS series, NULL::float8 AS value, text, md5(t
 WHERE series_id = {series} AND text IS NOT NULL {bounds} ORDER BY time, md5(text) LIMIT %(limit)s)"""
 
 
+_SERIES_COLUMNS = ("pk", "device_id", "component", "metric", "unit", "value_type")
+
+
 def latest_values(device: Device) -> list[LatestValue]:
     """Return the newest value of each metric of the device, by component and metric; two queries.
 
@@ -77,17 +80,19 @@ def latest_values(device: Device) -> list[LatestValue]:
 
 def latest_values_of(device_ids: Sequence[int]) -> dict[int, list[LatestValue]]:
     """Return the newest values by device id; two queries. Devices without readings are left out."""
-    series = {one.pk: one for one in Series.objects.filter(device_id__in=list(device_ids))}
+    rows = Series.objects.filter(device_id__in=list(device_ids)).order_by()
+    series = {pk: rest for pk, *rest in rows.values_list(*_SERIES_COLUMNS)}
     newest = newest_readings(series)
     by_metric: dict[tuple[int, str, str], int] = {}
     for pk in sorted(newest, key=lambda pk: (newest[pk].time, pk)):
-        one = series[pk]
-        by_metric[one.device_id, one.component, one.metric] = pk
+        device, component, metric, *_ = series[pk]
+        by_metric[device, component, metric] = pk
     found: dict[int, list[LatestValue]] = {}
     for (device, component, metric), pk in sorted(by_metric.items()):
-        kind, value = series[pk].value_type, newest[pk].value
+        *_, unit, kind = series[pk]
+        value = newest[pk].value
         read = reading_value(None, value, kind) if isinstance(value, str) else reading_value(value, None, kind)
-        latest = LatestValue(component, metric, read, series[pk].unit, kind, newest[pk].time)
+        latest = LatestValue(component, metric, read, unit, kind, newest[pk].time)
         found.setdefault(device, []).append(latest)
     return found
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.processes import free_port, wait_until
 
-_START_SECONDS = 90.0
+_START_SECONDS = 300.0
 _STOP_SECONDS = 20.0
 # Prints what `make run` of the checkout starts as its web server: the command and the variables.
 _PROGRAM = """
