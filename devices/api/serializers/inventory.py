@@ -192,6 +192,15 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
         return _overview(device).timeout_source
 
 
+# What the states of a page of devices are read for.
+PRESENCE_MEMBERS = frozenset(
+    {
+        "status_description", "last_seen_at", "flapping", "in_maintenance", "effective_timeout_seconds",
+        "timeout_source", "components",
+    }
+)  # fmt: skip
+
+
 class NewComponentSerializer(StrictSerializer):
     """A component of a device that is being registered."""
 

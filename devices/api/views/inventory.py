@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -19,7 +19,7 @@ from devices.models import Component, Device, DeviceCredential
 from devices.services.presence.timeouts import prefetched, prefetched_components
 from devices.services.provisioning import activation, registration
 from tenants.api.errors import ErrorSerializer
-from tenants.api.views.base import ObjectsView
+from tenants.api.views.base import FIELDS, ObjectsView
 from tenants.services.roles import Role
 
 from .base import AuditedUpdate, TenantModelViewSet
@@ -34,6 +34,10 @@ _ATTRIBUTE = OpenApiParameter(
 )
 
 
+_WITH_FIELDS = extend_schema(parameters=[FIELDS])
+
+
+@extend_schema_view(list=_WITH_FIELDS, retrieve=_WITH_FIELDS)
 class ComponentViewSet(TenantModelViewSet):
     """Sensors and actuators on the devices."""
 
@@ -49,6 +53,7 @@ class ComponentViewSet(TenantModelViewSet):
         return page
 
 
+@extend_schema_view(list=_WITH_FIELDS, retrieve=_WITH_FIELDS)
 class DeviceViewSet(
     mixins.RetrieveModelMixin,
     AuditedUpdate,
@@ -73,7 +78,9 @@ class DeviceViewSet(
         """Return the names of the accepted query parameters: each attribute is one."""
         known = super().known_parameters()
         request = getattr(self, "request", None)
-        return {*known, *filter(filters.is_attribute_parameter, request.query_params)} if known and request else known
+        if request is None or getattr(self, "action", "list") != "list":
+            return known
+        return {*known, *filter(filters.is_attribute_parameter, request.query_params)}
 
     def repeatable_parameters(self) -> Iterable[str]:
         """Return the query parameters that can be given several times."""
@@ -82,7 +89,9 @@ class DeviceViewSet(
     def paginate_queryset(self, queryset: Any) -> Any:
         """Return the page that the request asks for."""
         page = super().paginate_queryset(queryset)
-        serializers.note_presence(page or ())
+        fields = self.wanted_fields()
+        if fields is None or fields & serializers.PRESENCE_MEMBERS:
+            serializers.note_presence(page or ())
         return page
 
     @extend_schema(parameters=[_ATTRIBUTE])

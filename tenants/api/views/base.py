@@ -9,6 +9,7 @@ from django.urls import Resolver404, resolve
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, NotAuthenticated, NotFound
 from rest_framework.generics import GenericAPIView
@@ -20,8 +21,13 @@ from rest_framework.views import APIView
 
 from tenants.api import cursors
 from tenants.api.errors import InvalidHeader, InvalidParameters
+from tenants.api.serializers.base import QuickSerializer
 from tenants.infrastructure.error_codes import ErrorCode
 from tenants.services.roles import Role
+
+FIELDS = OpenApiParameter(
+    "fields", str, description="The members to return, with commas; unless given, all. For example uuid,name,status."
+)
 
 
 class StrictView(APIView):
@@ -84,10 +90,33 @@ class ObjectsView(TenantView, GenericAPIView):
 
     def known_parameters(self) -> Iterable[str]:
         """Return the names of the accepted query parameters."""
+        fields = ("fields",) if self._chooses_fields() else ()
         if getattr(self, "action", "list") != "list":
-            return ()
+            return fields
         filterset = getattr(self, "filterset_class", None)
-        return {*getattr(self.paginator, "parameters", ()), *(filterset.base_filters if filterset else ())}
+        return {*fields, *getattr(self.paginator, "parameters", ()), *(filterset.base_filters if filterset else ())}
+
+    def wanted_fields(self) -> frozenset[str] | None:
+        """Return the members that `fields` names; None without it. Raises InvalidParameters (400)."""
+        if not self._chooses_fields() or "fields" not in self.request.query_params:
+            return None
+        known = self.serializer_class.Meta.fields  # type: ignore[union-attr]
+        names = self.request.query_params["fields"].split(",")
+        if unknown := [name for name in names if name not in known]:
+            values = {"name": unknown[0], "known": ", ".join(known)}
+            text = _t("%(name)r is not a member that can be selected. Members: %(known)s.") % values
+            raise InvalidParameters({"fields": ErrorDetail(text, ErrorCode.INVALID)})
+        return frozenset(names)
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        """Return the context of serializers, with the members to show."""
+        return {**super().get_serializer_context(), "fields": self.wanted_fields()}
+
+    def _chooses_fields(self) -> bool:
+        request = getattr(self, "request", None)
+        shows = request is None or request.method in ("GET", "HEAD")
+        shows = shows and getattr(self, "action", "list") in ("list", "retrieve")
+        return bool(shows and self.serializer_class and issubclass(self.serializer_class, QuickSerializer))
 
     def filter_queryset(self, queryset: Any) -> Any:
         """Return the objects that the parameters select; only lists have any."""
