@@ -100,6 +100,7 @@ class Mirror(threading.Thread):
 
     def difference(self) -> int:
         """Return how many readings are in the tables or in the copy alone, or more than once in the copy."""
+        connection.close()  # it was opened before the faults
         with schema_context(self.schema):
             added = _table()
         added.subtract(self._before)
