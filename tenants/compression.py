@@ -29,11 +29,11 @@ _ACCEPTS = re.compile(r"(?:^|,)\s*(?:gzip|\*)\s*(?:;\s*q=(?P<q>[01](?:\.\d{1,3})
 
 @sync_only_middleware
 def compress_answers(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Compress answers to GET with JSON, NDJSON or CSV of 1 KB or more; streams as they are sent."""
+    """Compress JSON, NDJSON and CSV of 1 KB or more in answers to GET and HEAD; streams as they are sent."""
 
     def answer(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
-        if request.method != "GET" or not is_for_api(request.path_info) or not _is_data(response):
+        if request.method not in ("GET", "HEAD") or not is_for_api(request.path_info) or not _is_data(response):
             return response
         patch_vary_headers(response, ("Accept-Encoding",))
         if accepts_gzip(request.META.get("HTTP_ACCEPT_ENCODING", "")):

@@ -76,6 +76,15 @@ def series_of_metric(uuid: UUID, component: str, metric: str) -> tuple[Device, l
     return device, found
 
 
+def refuse_unknown_names(devices: Sequence[Device] | None, component: str | None, metric: str | None) -> None:
+    """Raise NotFound for a name that none of the devices has; None: of the tenant's devices."""
+    components, metrics = [component] if component else [], [metric] if metric else []
+    if devices is not None and (components or metrics):
+        _refuse_unknown(devices, Series.objects.filter(device__in=devices), components, metrics)
+    elif devices is None:
+        _refuse_unknown_in_tenant(component, metric)
+
+
 @dataclass(frozen=True, slots=True)
 class TimeRange:
     """The part of a range that can hold readings: start ≤ time < stop. `requested_stop` is the request's `to`."""
@@ -173,6 +182,16 @@ def _refuse_unknown(
         if metric not in measurable:
             values = {"component": _listed(chosen), "metric": metric, "known": _listed(measurable)}
             raise NotFound(_("%(component)s has no metric %(metric)r. It has: %(known)s.") % values)
+
+
+def _refuse_unknown_in_tenant(component: str | None, metric: str | None) -> None:
+    of_component = (Component.objects.filter(key=component), Series.objects.filter(component=component))
+    if component and not any(rows.exists() for rows in of_component):
+        text = _("No device has a component %(component)r. components/ lists the components.")
+        raise NotFound(text % {"component": component})
+    of_metric = (Metric.objects.filter(key=metric), Series.objects.filter(metric=metric))
+    if metric and not any(rows.exists() for rows in of_metric):
+        raise NotFound(_("There is no metric %(metric)r. metrics/ lists the metrics.") % {"metric": metric})
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -147,5 +147,5 @@ def test_an_unknown_parameter_of_a_write_is_a_parameter(api: Api) -> None:
 
 def test_a_method_names_those_that_are_allowed(api: Api) -> None:
     answer = api.send("put", "devices/")
-    assert problems(answer) == {None: "PUT is not allowed here. Allowed: GET, HEAD, POST."}
+    assert problems(answer) == {None: "PUT is not allowed here. Allowed: GET, HEAD, POST, OPTIONS."}
     assert problem_of(answer)["code"] == "method_not_allowed"

@@ -1,10 +1,16 @@
 """Units, hardware models, component types and metrics. Administrators and writing keys change them."""
 
+from typing import Any
+
 from django.db.models import Prefetch
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
 
 from devices.api import filters
 from devices.api.serializers import metadata as serializers
 from devices.models import ComponentType, HardwareModel, Metric, Unit
+from tenants.api.errors import ErrorSerializer
 
 from .base import TenantModelViewSet
 
@@ -43,3 +49,11 @@ class MetricViewSet(TenantModelViewSet):
     )
     serializer_class = serializers.MetricSerializer
     filterset_class = filters.MetricFilter
+
+    @extend_schema(responses={204: None, 409: ErrorSerializer})
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Delete a metric. Its stored readings stay, under its key and unit, and can still be read.
+
+        Values at its path in later messages have no metric: `unmapped` of the component type says what becomes of them.
+        """
+        return super().destroy(request, *args, **kwargs)

@@ -16,6 +16,7 @@ from devices.api.serializers.inventory import DeviceSerializer
 from devices.api.serializers.provisioning import ClaimSerializer, FetchedSerializer, FetchSerializer
 from devices.services.provisioning import claims, credential_bootstrap
 from tenants.api.errors import Conflict, ErrorSerializer
+from tenants.api.serializers.base import refuse_body
 from tenants.api.views.base import StrictView
 from tenants.infrastructure.client_address import address_group
 from tenants.infrastructure.error_codes import ErrorCode
@@ -61,6 +62,7 @@ class ReleaseView(AuditedView):
     @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
     def post(self, request: Request, uuid: Any) -> Response:
         """Release a claimed device. It is deleted; a device with readings is deactivated and loses its keys."""
+        refuse_body(request.data)
         claims.release(device_by_uuid(uuid), acting_user=self.acting_user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
@@ -73,6 +75,7 @@ class ResetCredentialsView(AuditedView):
     @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
     def post(self, request: Request, uuid: Any) -> Response:
         """Issue a new key and password for the device to fetch, and revoke the old ones at once."""
+        refuse_body(request.data)
         claims.reset_credentials(device_by_uuid(uuid), acting_user=self.acting_user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 

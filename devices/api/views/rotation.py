@@ -13,6 +13,7 @@ from devices.models import RotationCampaign
 from devices.services.rotation import campaigns, tokens
 from devices.services.rotation.selection import DeviceSelection
 from tenants.api.errors import ErrorSerializer
+from tenants.api.serializers.base import refuse_body
 from tenants.api.views.base import ObjectsView
 
 from .base import AuditedView
@@ -79,12 +80,14 @@ class RotationViewSet(
     @action(detail=True, methods=["post"], pagination_class=None)
     def end(self, request: Request, id: Any) -> Response:  # noqa: A002
         """End the old keys now, also of devices that have not moved."""
+        refuse_body(request.data)
         return self._changed(campaigns.end)
 
     @extend_schema(request=None, responses=_SHOWN)
     @action(detail=True, methods=["post"], url_path="roll-back", pagination_class=None)
     def roll_back(self, request: Request, id: Any) -> Response:  # noqa: A002
         """Withdraw the new keys; the old ones are valid again."""
+        refuse_body(request.data)
         return self._changed(campaigns.roll_back)
 
     @extend_schema(

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from devices.api.filters import device_by_uuid
 from telemetry.api import parameters
 from telemetry.api.serializers import readings as shapes
-from telemetry.api.series_selection import completeness_data, devices_by_uuid
+from telemetry.api.series_selection import completeness_data, devices_by_uuid, refuse_unknown_names
 from telemetry.services.queries import completeness, fleet_latest, readings
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
@@ -46,7 +46,9 @@ class FleetLatestView(CursorPageView):
         By device, component and metric. A page may hold fewer results than `limit` although there is a next.
         """
         wanted = self.valid_parameters()
-        devices = [device.pk for device in devices_by_uuid(wanted["device"])] if "device" in wanted else None
+        selected = devices_by_uuid(wanted["device"]) if "device" in wanted else None
+        refuse_unknown_names(selected, wanted.get("component"), wanted.get("metric"))
+        devices = None if selected is None else [device.pk for device in selected]
         narrowed = {name: wanted.get(name) for name in self.filters}
         scope = f"latest:{devices}:{narrowed}"
         after = cursors.decode(scope, wanted["cursor"]) if "cursor" in wanted else None

@@ -21,6 +21,7 @@ from telemetry.services.quarantine import replays
 from telemetry.services.queries import readings
 from tenants.api import cursors
 from tenants.api.errors import Conflict, ErrorSerializer
+from tenants.api.serializers.base import refuse_body
 from tenants.api.views.base import CursorPageView, ObjectsView
 from tenants.infrastructure.error_codes import ErrorCode
 from tenants.services.roles import Role
@@ -60,6 +61,7 @@ class ReplayViewSet(
     @action(detail=True, methods=["post"], pagination_class=None)
     def cancel(self, request: Request, id: Any) -> Response:  # noqa: A002 (the name in the URL)
         """Stop a replay after the batch that is being done. What is done stays done."""
+        refuse_body(request.data)
         replay = self.get_object()
         if not replays.cancel(replay, acting_user=self.acting_user):
             raise Conflict(_("The replay has already ended."), ErrorCode.WRONG_STATE)

@@ -139,8 +139,18 @@ def refuse_unwritable(data: Mapping[str, Any], serializer: serializers.Serialize
         raise serializers.ValidationError(errors)
 
 
+def refuse_body(data: Any) -> None:
+    """Raise ValidationError for members in the body of a request that has none."""
+    StrictSerializer(data=data).is_valid(raise_exception=True)
+
+
 # In a URL an unescaped + is a space; a space before the offset can be nothing else.
 _SPACE_FOR_PLUS = re.compile(r"^([^ ]+[T ][0-9:.,]+) ([0-9]{2}:?[0-9]{2})$")
+
+
+# The calendars of all time zones have room on both sides.
+_EARLIEST = datetime.datetime(1, 1, 3, tzinfo=datetime.UTC)
+_LATEST = datetime.datetime(9999, 12, 29, tzinfo=datetime.UTC)
 
 
 @extend_schema_field(OpenApiTypes.DATETIME)
@@ -160,7 +170,7 @@ class Timestamp(serializers.Field):
         try:
             value = datetime.datetime.fromisoformat(_SPACE_FOR_PLUS.sub(r"\1+\2", data))
             if value.tzinfo is not None:
-                return value.astimezone(datetime.UTC)
+                return min(max(value.astimezone(datetime.UTC), _EARLIEST), _LATEST)
         except (TypeError, ValueError, OverflowError):
             raise self._refusal("invalid", data) from None
         raise self._refusal("naive", data)

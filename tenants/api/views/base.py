@@ -10,7 +10,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import OpenApiParameter
-from rest_framework import serializers
+from rest_framework import serializers, status
 from rest_framework.exceptions import ErrorDetail, NotAuthenticated, NotFound
 from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import AllowAny
@@ -36,6 +36,15 @@ class StrictView(APIView):
     how_to_authenticate: ClassVar[str | Promise] = _("Log in first.")
     # Whether a POST with this header is carried out once; elsewhere it is rejected.
     accepts_idempotency_key: ClassVar[bool] = False
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        """Prepare the view; each answers OPTIONS."""
+        self.http_method_names = [*self.http_method_names, "options"]
+        return super().initialize_request(request, *args, **kwargs)
+
+    def options(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Return an empty answer, whose header `Allow` lists the methods."""
+        return Response(status=status.HTTP_204_NO_CONTENT)
 
     def known_parameters(self) -> Iterable[str]:
         """Return the query parameters of a GET."""

@@ -1,0 +1,69 @@
+"""Requests that would have another effect than the client means are refused, on every endpoint."""
+
+from typing import Any
+
+import pytest
+
+from .client import Api, problem_of, problems
+
+
+@pytest.mark.parametrize("name", ["component", "metric"])
+def test_latest_values_of_a_name_that_does_not_exist_are_refused(api: Api, greenhouse: Any, name: str) -> None:
+    for query in ({name: "nothing"}, {name: "nothing", "device": str(greenhouse.uuid)}):
+        answer = api.get("latest/", **query)
+        assert answer.status_code == 404
+        assert "'nothing'" in problems(answer)[None]
+    assert api.get("latest/", component="dht22", metric="temperature").status_code == 200
+
+
+def test_years_1_and_9999_are_times(api: Api, greenhouse: Any) -> None:
+    span = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T23:59:59Z"}
+    device = str(greenhouse.uuid)
+    series = {"device": device, **span}
+    named = {**series, "component": "dht22", "metric": "temperature"}
+    for path, query in (
+        ("readings/", named),
+        ("readings/aggregates/", {**series, "interval": "1mo", "timezone": "Pacific/Kiritimati"}),
+        ("readings/aggregates/", {**series, "interval": "1w", "timezone": "Etc/GMT+12"}),
+        ("readings/chart/", series),
+        ("messages/", series),
+        ("quarantine/", span),
+        ("totals/", {"from": "0001-01-01", "to": "9999-12-31"}),
+        (f"devices/{device}/history/", span),
+        (f"devices/{device}/timeline/", {"to": "9999-12-31T23:59:59Z"}),
+        (f"devices/{device}/timeline/", {"to": "0001-01-01T00:00:00+14:00"}),
+        (f"devices/{device}/availability/", {"month": "2999-12", "timezone": "Asia/Seoul"}),
+    ):
+        answer = api.get(path, **query)
+        assert answer.status_code in (200, 400), (path, answer.content)
+    for end in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00"):
+        body = {"device": device, "starts_at": "2026-01-01T00:00:00Z", "ends_at": end}
+        assert api.post("maintenance-windows/", body).status_code in (201, 400)
+
+
+@pytest.mark.parametrize("path", ["devices/{device}/release/", "devices/{device}/reset-credentials/"])
+def test_a_body_where_none_is_expected_is_refused(api: Api, greenhouse: Any, path: str) -> None:
+    (error,) = problem_of(api.post(path.format(device=greenhouse.uuid), {"resaon": "moved"}))["errors"]
+    assert (error["pointer"], error["code"]) == ("#/resaon", "unknown_member")
+
+
+def test_a_mistyped_member_replays_nothing(api: Api) -> None:
+    (error,) = problem_of(api.post("quarantine/replays/", {"resaon": "malformed"}))["errors"]
+    assert (error["pointer"], error["code"]) == ("#/resaon", "unknown_member")
+
+
+def test_options_lists_the_methods_and_nothing_else(api: Api, greenhouse: Any) -> None:
+    answer = api.send("options", "devices/")
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert set(answer["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
+    of_one = api.send("options", f"devices/{greenhouse.uuid}/")
+    assert set(of_one["Allow"].split(", ")) == {"GET", "HEAD", "PATCH", "DELETE", "OPTIONS"}
+    assert Api("alpha").send("options", "devices/").status_code == 401
+
+
+def test_head_has_the_headers_of_get_and_no_body(api: Api, greenhouse: Any) -> None:
+    for path in ("devices/", f"devices/{greenhouse.uuid}/", "limits/", "latest/"):
+        got, head = api.get(path), api.send("head", path)
+        assert (head.status_code, head.content) == (200, b"")
+        volatile = {"X-Request-ID", "RateLimit", "ETag"}
+        assert {**head.headers, **dict.fromkeys(volatile)} == {**got.headers, **dict.fromkeys(volatile)}
