@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -102,19 +102,23 @@ def newest_id() -> str:
     return format_id(changes_page(select_readings(), newest=True, limit=1).end)
 
 
-def latest_values(wanted: LiveFilter, devices: list[int] | None) -> Iterator[list[str]]:
-    """Yield pages of the newest values as JSON; `devices` are the ids of the filter's devices, None for all."""
-    metric = next(iter(wanted.metrics)) if len(wanted.metrics) == 1 else None
-    component = next(iter(wanted.components)) if len(wanted.components) == 1 else None
-    after: Any = None
-    while True:
-        page = fleet_latest_values(
-            devices=devices, component=component, metric=metric, after=after, limit=PAGE_READINGS
-        )
-        yield [_json(value) for value in page.values if wanted.matches(value)]
-        if page.end is None:
-            return
-        after = page.end
+def latest_page(wanted: LiveFilter, devices: list[int] | None, after: Any) -> tuple[list[str], Any]:
+    """Return the next newest values as JSON, at most 1000, and the position behind them; None on the last page.
+
+    `devices` are the ids of the filter's devices, None for all; `after` is the position of the page before, None first.
+    """
+    page = fleet_latest_values(
+        devices=devices,
+        component=_only(wanted.components),
+        metric=_only(wanted.metrics),
+        after=after,
+        limit=PAGE_READINGS,
+    )
+    return [_json(value) for value in page.values if wanted.matches(value)], page.end
+
+
+def _only(names: Collection[str]) -> str | None:
+    return next(iter(names)) if len(names) == 1 else None
 
 
 def _live(place: tuple[float, ...], reading: StoredReading) -> LiveReading:

@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from devices.services.notifications.event_stream import CHECK_SECONDS, KEEP_ALIVE_SECONDS
 from devices.services.notifications.stream_hub import StreamHub, Watcher, hub
@@ -13,7 +15,7 @@ from tenants.infrastructure.database import leave_request_thread
 from tenants.infrastructure.retry import DATABASE_LOST
 
 from .feed import LiveSubscriber, live_feeds
-from .pages import LiveFilter, LivePage, components_of_types, latest_values, read_page
+from .pages import LiveFilter, LivePage, components_of_types, latest_page, read_page
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +44,8 @@ async def readings(
         yield f"retry: {_RETRY_MILLISECONDS}\nid: {after}\n\n"
         stream = _Stream(center, subscriber, wanted, after)
         if has_latest:
-            for texts in await center.run_in_schema(schema, lambda: list(latest_values(wanted, latest_of))):
-                if texts:
-                    yield frame("latest", after, texts)
+            async for texts in _latest(center, schema, wanted, latest_of):
+                yield frame("latest", after, texts)
         await center.join(subscriber)
         feeds.join(subscriber)
         # The permission may have ended before the hub could say so.
@@ -63,6 +64,19 @@ async def readings(
 def frame(kind: str, position: str, texts: Iterable[str]) -> str:
     """Return readings in the format of the stream."""
     return f"id: {position}\nevent: {kind}\ndata: [{', '.join(texts)}]\n\n"
+
+
+async def _latest(
+    center: StreamHub, schema: str, wanted: LiveFilter, devices: list[int] | None
+) -> AsyncIterator[list[str]]:
+    """Yield the newest values page by page, so that a stream never holds all of a large tenant."""
+    after: Any = None
+    while True:
+        texts, after = await center.run_in_schema(schema, partial(latest_page, wanted, devices, after))
+        if texts:
+            yield texts
+        if after is None:
+            return
 
 
 class _Stream:
