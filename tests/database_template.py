@@ -74,11 +74,15 @@ def _keep(directory: Path) -> None:
 def _dump(*options: str) -> str:
     settings = connection.settings_dict
     command = [binary("pg_dump"), "--host", settings["HOST"], "--port", str(settings["PORT"])]
-    command += ["--username", settings["USER"], "--no-owner", "--no-privileges", "--rows-per-insert=500", *options]
+    command += ["--username", settings["USER"], "--no-owner", "--rows-per-insert=500", *options]
     environment = {**os.environ, "PGPASSWORD": settings["PASSWORD"]}
     done = subprocess.run([*command, settings["NAME"]], env=environment, capture_output=True, text=True, check=True)
-    # Lines for psql, which does not execute this.
-    return "".join(line for line in done.stdout.splitlines(keepends=True) if not line.startswith("\\"))
+    return "".join(line for line in done.stdout.splitlines(keepends=True) if not _is_left_out(line))
+
+
+def _is_left_out(line: str) -> bool:
+    """Whether a line is for psql, which does not execute this, or about the schema of the database's owner."""
+    return line.startswith("\\") or (line.startswith(("GRANT ", "REVOKE ")) and " SCHEMA public " in line)
 
 
 def _execute(statements: str) -> None:

@@ -16,7 +16,7 @@ from unfold.admin import ModelAdmin, StackedInline, TabularInline
 
 from devices.models import AuditEntry
 from devices.models.base import SpecInput, announce_change
-from devices.services import audit
+from devices.services import audit, audit_changes
 from tenants.admin.base import LongList, QuotaErrors, render_page
 from tenants.services.roles import Role
 
@@ -66,16 +66,23 @@ class TenantModelAdmin(QuotaErrors, RolePermissions, LongList, ModelAdmin):
 
     object_history_template = "devices/admin/history.html"
 
+    def save_form(self, request: HttpRequest, form: Any, change: bool) -> Any:
+        """Note the object as it is stored, for the audit entry of its change."""
+        if change:
+            stored = self.model._base_manager.get(pk=form.instance.pk)
+            request.audited_before = audit_changes.snapshot(stored)  # type: ignore[attr-defined]
+        return super().save_form(request, form, change)
+
     def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> None:
-        audit.record(person(request), "add", obj)
+        audit.record(person(request), "add", obj, changes=audit_changes.added(obj))
 
     def log_change(self, request: HttpRequest, obj: Model, message: Any) -> None:
         if message:  # a form saved without changes is not recorded
-            audit.record(person(request), "change", obj, _in_words(message))
+            audit.record(person(request), "change", obj, _in_words(message), changes=_changes(request, obj))
 
     def log_deletions(self, request: HttpRequest, queryset: Iterable[Model]) -> None:
         for obj in queryset:
-            audit.record(person(request), "delete", obj)
+            audit.record(person(request), "delete", obj, changes=audit_changes.removed(obj))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
         """Delete the rows one by one, each with an audit entry."""
@@ -93,6 +100,13 @@ class TenantModelAdmin(QuotaErrors, RolePermissions, LongList, ModelAdmin):
         page = self.get_paginator(request, entries, 100).get_page(request.GET.get(PAGE_VAR))
         title = _("History of %(object)s") % {"object": obj}
         return render_page(self, request, self.object_history_template, title=title, obj=obj, page=page)
+
+
+def _changes(request: HttpRequest, obj: Model) -> audit_changes.Changes | None:
+    before = getattr(request, "audited_before", None)
+    if before is None:
+        return None
+    return audit_changes.difference(before, audit_changes.snapshot(type(obj)._base_manager.get(pk=obj.pk)))
 
 
 def _in_words(message: Any) -> str:

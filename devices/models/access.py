@@ -161,10 +161,24 @@ class AuditEntry(models.Model):
     object_id = models.CharField(max_length=64)
     object_label = models.CharField(_("object"), max_length=200)
     detail = models.TextField(_("detail"), blank=True)
+    # {member: {"before": …, "after": …}}, without secrets; null for actions such as an export.
+    changes = models.JSONField(_("changes"), null=True, blank=True)
+    # The entry's place in the chain, and the hashes; `devices.services.audit_chain` sets them after the transaction.
+    position = models.BigIntegerField(_("position"), null=True)
+    previous_hash = models.CharField(_("previous hash"), max_length=64, blank=True, db_default="")
+    hash = models.CharField(_("hash"), max_length=64, blank=True, db_default="")
 
     class Meta:
         ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            # Two processes must not chain two entries to the same one; `audit_chain` reads in this order.
+            models.UniqueConstraint(fields=["position"], name="audit_position_once"),
+        ]
         indexes: ClassVar = [
+            # Entries that must be chained.
+            models.Index(fields=["id"], condition=Q(position=None), name="audit_unchained"),
+            # Pages of the API, and their range of time.
+            models.Index(fields=["at", "id"], name="audit_in_order"),
             # The history page of one object.
             models.Index(fields=["object_type", "object_id"], name="audit_of_object"),
         ]

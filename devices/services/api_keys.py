@@ -20,7 +20,7 @@ from tenants.infrastructure.access_cache import AccessCache
 from tenants.infrastructure.database import current_schema
 from tenants.models import AppRoute, Tenant
 
-from . import audit
+from . import audit, audit_changes
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def issue_api_key(
             created_by_id=getattr(acting_user, "pk", None),
             created_by_label=str(acting_user or "gwanje")[:150],
         )
-        audit.record(acting_user, "issue", key)
+        audit.record(acting_user, "issue", key, changes=audit_changes.added(key))
         tenant = Tenant.objects.get(schema_name=current_schema())
         AppRoute.objects.create(prefix=key.prefix, tenant=tenant)
         transaction.on_commit(lambda: _grant(tenant.slug, key.prefix, text))

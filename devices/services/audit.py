@@ -1,5 +1,7 @@
-"""Audit entries: one for each change by a user or an API key in a tenant."""
+"""Audit entries: one for each change by a user or an API key in a tenant. They are only ever added."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from django.db.models import Model
@@ -7,6 +9,8 @@ from django.db.models import Model
 from devices.models import ApiKey, AuditEntry
 from tenants.infrastructure import request_context
 from tenants.models import User
+
+from . import audit_chain, audit_changes
 
 
 class Named(NamedTuple):
@@ -19,13 +23,31 @@ class Named(NamedTuple):
 Actor = User | ApiKey | Named | None
 
 
-def record(actor: Actor, action: str, obj: Model, detail: str = "") -> None:
+def record(
+    actor: Actor, action: str, obj: Model, detail: str = "", *, changes: audit_changes.Changes | None = None
+) -> None:
     """Write an audit entry; `actor` None is the platform itself (a command)."""
-    entry(actor, action, obj, detail).save()
+    add([entry(actor, action, obj, detail, changes=changes)])
 
 
-def entry(actor: Actor, action: str, obj: Model, detail: str = "") -> AuditEntry:
-    """Return the entry that `record` writes, for bulk creation."""
+def add(entries: Iterable[AuditEntry]) -> None:
+    """Write the entries; they are chained when the transaction has been committed."""
+    AuditEntry.objects.bulk_create(entries)
+    audit_chain.chain_after_commit()
+
+
+@contextmanager
+def changing(actor: Actor, action: str, obj: Model, detail: str = "") -> Iterator[None]:
+    """Write an audit entry with what the block changes of the object. Must be in the transaction of the change."""
+    before = audit_changes.snapshot(obj)
+    yield
+    record(actor, action, obj, detail, changes=audit_changes.difference(before, audit_changes.snapshot(obj)))
+
+
+def entry(
+    actor: Actor, action: str, obj: Model, detail: str = "", *, changes: audit_changes.Changes | None = None
+) -> AuditEntry:
+    """Return the entry that `record` writes, for `add`."""
     request = request_context.current.get()
     return AuditEntry(
         user_id=named(actor).user_id,
@@ -38,6 +60,7 @@ def entry(actor: Actor, action: str, obj: Model, detail: str = "") -> AuditEntry
         object_id=str(obj.pk),
         object_label=str(obj)[:200],
         detail=detail,
+        changes=changes,
     )
 
 

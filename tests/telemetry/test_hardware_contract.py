@@ -12,6 +12,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django_tenants.utils import schema_context
 
+from tests.audit_rows import forge
 from tests.factories import Registered
 from tests.payloads import topic, v1, v2
 
@@ -255,7 +256,8 @@ def test_a_message_from_another_board_is_told_once_an_hour(register: Any, send: 
     assert device.device.cpu_serial in detail
     assert history(honest) == []
     with schema_context(device.tenant.schema_name):
-        AuditEntry.objects.filter(object_id=str(device.device.pk), action=action).update(at="2026-01-01T00:00Z")
+        entry = AuditEntry.objects.get(object_id=str(device.device.pk), action=action)
+        forge("UPDATE devices_auditentry SET at = '2026-01-01T00:00Z' WHERE id = %s", entry.pk)
     send((topic(device), moved[3]))
     assert [action for action, _ in history(device)] == ["cpu serial mismatch"] * 2
 

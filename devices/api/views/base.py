@@ -12,7 +12,7 @@ from rest_framework.serializers import BaseSerializer
 
 from devices.api.idempotency import answering_once
 from devices.models import ApiKey
-from devices.services import audit
+from devices.services import audit, audit_changes
 from tenants.api.entity_tags import TaggedObject
 from tenants.api.errors import ErrorSerializer
 from tenants.api.views.base import ObjectsView, TenantView
@@ -46,7 +46,8 @@ class AuditedUpdate(TaggedObject, mixins.UpdateModelMixin, AuditedView, ObjectsV
         """Change the object by its service."""
         with transaction.atomic():
             changed = ", ".join(sorted(serializer.validated_data))
-            audit.record(self.acting_user, "change", serializer.save(), changed)
+            with audit.changing(self.acting_user, "change", cast("Model", serializer.instance), changed):
+                serializer.save()
 
 
 class TenantModelViewSet(
@@ -68,7 +69,8 @@ class TenantModelViewSet(
     def perform_create(self, serializer: BaseSerializer[Any]) -> None:
         """Create the object by its service."""
         with transaction.atomic():
-            audit.record(self.acting_user, "add", serializer.save())
+            added = serializer.save()
+            audit.record(self.acting_user, "add", added, changes=audit_changes.added(added))
 
     @extend_schema(responses={204: None, 409: ErrorSerializer})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -78,5 +80,5 @@ class TenantModelViewSet(
     def perform_destroy(self, instance: Model) -> None:
         """Delete the object by its service."""
         with transaction.atomic():
-            audit.record(self.acting_user, "remove", instance)
+            audit.record(self.acting_user, "remove", instance, changes=audit_changes.removed(instance))
             instance.delete()

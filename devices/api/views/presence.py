@@ -151,5 +151,6 @@ class PresenceSettingsView(TaggedView, AuditedView):
             serializer = shapes.PresenceSettingsSerializer(current, data=request.data, partial=True)
             serializer.is_valid(raise_exception=True)
             changed: dict[str, Any] = serializer.validated_data
-            audit.record(self.acting_user, "change", serializer.save(), ", ".join(sorted(changed)))
+            with audit.changing(self.acting_user, "change", current, ", ".join(sorted(changed))):
+                serializer.save()
         return Response(serializer.data)

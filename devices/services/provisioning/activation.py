@@ -25,9 +25,9 @@ def set_active(device: Device, active: bool, *, acting_user: audit.Actor = None)
         locked = Device.objects.select_for_update().get(pk=device.pk)
         if locked.active == active:
             return False
-        device.active = active
-        device.save(update_fields=["active"])
-        audit.record(acting_user, "activate" if active else "deactivate", device)
+        with audit.changing(acting_user, "activate" if active else "deactivate", locked):
+            locked.active = device.active = active
+            locked.save(update_fields=["active"])
         if not active:
             now = _now()
             apply_signals(schema, [(device.pk, Signal("deactivated", now))], now)

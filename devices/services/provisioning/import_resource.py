@@ -14,7 +14,7 @@ from import_export import resources
 from import_export.fields import Field
 
 from devices.models import Component, Device
-from devices.services import audit
+from devices.services import audit, audit_changes
 
 from . import activation, import_lookup, registration
 from .import_columns import AttributesCell, ModelCell, PartsCell, PlaceCell, SecondsCell, TagsCell, UuidCell, YesCell
@@ -175,6 +175,7 @@ class DeviceResource(resources.ModelResource):
 
     def _change(self, device: Any) -> None:
         columns = [name for name in device.changes if name not in ("components", "active")]
+        before = audit_changes.snapshot(Device.objects.get(pk=device.pk)) if columns else {}
         if columns:
             device.save(update_fields=columns)
             self.lookup.add(device)
@@ -185,6 +186,7 @@ class DeviceResource(resources.ModelResource):
                 component.full_clean()
                 component.save()
         if columns or "components" in device.changes:
-            audit.record(self.acting_user, "change", device, ", ".join([*columns, *device.parts]))
+            changes = audit_changes.difference(before, audit_changes.snapshot(device)) if columns else None
+            audit.record(self.acting_user, "change", device, ", ".join([*columns, *device.parts]), changes=changes)
         if "active" in device.changes:
             activation.set_active(device, device.active, acting_user=self.acting_user)

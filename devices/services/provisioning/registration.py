@@ -28,7 +28,7 @@ from devices.models import (
     Place,
     RotationMember,
 )
-from devices.services import audit
+from devices.services import audit, audit_changes
 from devices.services.broker import account_ownership, accounts, admission, passwords, retained_states
 from devices.services.presence import activity
 from devices.services.vault.key_versions import new_secret, next_key
@@ -107,7 +107,7 @@ def register_device(
         )
         issued = _first_key(device, secret, mqtt_password)
         passwords.store_hashes({device.pk: issued.mqtt_password})
-        audit.record(acting_user, "register", device)
+        audit.record(acting_user, "register", device, changes=audit_changes.added(device))
     return device, issued
 
 
@@ -217,10 +217,9 @@ def revoke_key(credential: DeviceCredential, *, acting_user: audit.Actor = None)
 
 def allow_version_1(device: Device, *, acting_user: audit.Actor = None) -> None:
     """Accept version 1 signatures of the device again, until its next version 2 message."""
-    with transaction.atomic():
+    with transaction.atomic(), audit.changing(acting_user, "allow version 1", device):
         device.min_signature_version = Device.Signature.V1
         device.save(update_fields=["min_signature_version"])
-        audit.record(acting_user, "allow version 1", device)
 
 
 def remove_device(device: Device, *, acting_user: audit.Actor = None) -> None:

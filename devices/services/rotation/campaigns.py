@@ -131,8 +131,8 @@ def extend(campaign: RotationCampaign, deadline: datetime, *, acting_user: audit
         locked = _locked(campaign, State.RUNNING)
         if deadline <= timezone.now():
             raise ValidationError({"deadline": _("The deadline must be in the future.")})
-        move_deadline(locked, deadline)
-        audit.record(acting_user, "extend rotation", locked, f"until {deadline.isoformat()}")
+        with audit.changing(acting_user, "extend rotation", locked, f"until {deadline.isoformat()}"):
+            move_deadline(locked, deadline)
     campaign.refresh_from_db()
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import Max
 
-from devices.models import AuditEntry, Device, DeviceCredential, RotationCampaign, RotationMember
+from devices.models import Device, DeviceCredential, RotationCampaign, RotationMember
 from devices.models.base import announce_change
 from devices.services import audit
 from devices.services.broker import admission
@@ -66,7 +66,7 @@ def _keep(members: Iterable[tuple[RotationMember, int]], campaign: RotationCampa
         _end_at(
             [member.device_id for member in issued], [member.credential_id or 0 for member in issued], campaign.deadline
         )
-    AuditEntry.objects.bulk_create(
+    audit.add(
         audit.entry(None, "rotate key", member.device, f"key {member.credential.version}, {campaign}")
         for member in issued
         if member.credential
