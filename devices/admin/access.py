@@ -1,5 +1,6 @@
 """API keys and audit entries in the tenant's admin."""
 
+import json
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -12,15 +13,18 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
+from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from devices import hooks
 from devices.models import ApiKey, AuditEntry, RotationCampaign
 from devices.models.access import ACTIONS
+from devices.services import audit_search
 from devices.services.api_keys import issue_api_key, revoke_api_key
 from tenants.admin.base import ReadOnly, coloured, form_page, render_page
 from tenants.infrastructure.hooks import NavigationGroup
@@ -151,14 +155,57 @@ class AuditEntryAdmin(ReadOnly, TenantModelAdmin):
     """Audit entries of this tenant."""
 
     list_display: ClassVar = ["at", "user_label", "done", "object_type", "object_label", "detail"]
-    list_filter: ClassVar = [("action", ActionFilter), "object_type"]
+    list_filter: ClassVar = [("at", RangeDateTimeFilter), ("action", ActionFilter), "object_type"]
+    list_filter_submit = True
     search_fields: ClassVar = ["user_label", "object_label", "detail", "=request_id", "=address"]
-    fields: ClassVar = ["at", "user_label", "address", "request_id", "done", "object_type", "object_label", "detail"]
+    fields: ClassVar = [
+        "at",
+        "user_label",
+        "address",
+        "request_id",
+        "done",
+        "object_type",
+        "object_label",
+        "detail",
+        "changed",
+        "position",
+        "hash",
+    ]
     readonly_fields: ClassVar = fields
+    actions_list: ClassVar = ["as_csv"]
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Render the list; its download contains what the filters select."""
+        answer = super().changelist_view(request, extra_context)
+        for item in (getattr(answer, "context_data", None) and answer.context_data.get("actions_list")) or ():
+            item["path"] = f"{item['path']}?{request.GET.urlencode()}"
+        return answer
+
+    @action(description=_("Download as CSV"), icon="download", permissions=["view"], url_path="as-csv")
+    def as_csv(self, request: HttpRequest) -> HttpResponse:
+        """Return the entries that the list shows under its filters."""
+        chosen = self.get_changelist_instance(request).get_queryset(request)
+        try:
+            content = audit_search.as_csv(chosen.order_by("-at", "-id"))
+        except ValidationError as error:
+            messages.error(request, " ".join(error.messages))
+            return redirect("admin:devices_auditentry_changelist")
+        disposition = {"Content-Disposition": 'attachment; filename="audit.csv"', "Cache-Control": "no-store"}
+        return HttpResponse(content, content_type="text/csv; charset=utf-8", headers=disposition)
+
+    @display(description=_("changes"))
+    def changed(self, entry: AuditEntry) -> SafeString | str:
+        """Return the changed members, one a line, before and after."""
+        lines = [(name, _shown(one["before"]), _shown(one["after"])) for name, one in (entry.changes or {}).items()]
+        return format_html_join(SafeString("<br>"), "{}: {} → {}", lines) or "–"
 
     @display(description=_("action"), ordering="action")
     def done(self, entry: AuditEntry) -> str:
         return str(entry.done)
+
+
+def _shown(value: Any) -> str:
+    return "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 _NAVIGATION = NavigationGroup(

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
+from devices.models.access import ACTIONS
 from devices.models.presence import Cause, Status
 from tenants.api.serializers.base import CursorParameters, ExplainedSerializer, RangeParameters, WholeNumber, time_zone
 from tenants.infrastructure.error_codes import ErrorCode
@@ -25,6 +26,22 @@ _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 class HistoryParameters(RangeParameters, CursorParameters):
     cause = serializers.ChoiceField(choices=Cause.choices, required=False)
     status = serializers.ChoiceField(choices=Status.choices, required=False, help_text="New state of the change.")
+
+
+class AuditExportParameters(RangeParameters):
+    """Who, what, which object, and when."""
+
+    user = serializers.CharField(max_length=150, required=False, help_text="The name of the person or key, exactly.")
+    key_id = WholeNumber(min_value=1, max_value=2**53 - 1, required=False, help_text="The number of an API key.")
+    address = serializers.IPAddressField(required=False, help_text="The client's address.")
+    request_id = serializers.CharField(max_length=64, required=False, help_text="`X-Request-ID` of the request.")
+    action = serializers.ChoiceField(choices=sorted(ACTIONS), required=False)
+    object_type = serializers.CharField(max_length=80, required=False, help_text="For example `devices.device`.")
+    object_id = serializers.CharField(max_length=64, required=False, help_text="The number of the object.")
+
+
+class AuditParameters(AuditExportParameters, CursorParameters):
+    """The same, page by page."""
 
 
 class TimelineParameters(RangeParameters):

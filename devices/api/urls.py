@@ -3,6 +3,7 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
+from .views.audit import AuditExportView, AuditView
 from .views.events import EventsView
 from .views.imports import DeviceExportView, DeviceImportViewSet, ImportTemplateView, ImportView
 from .views.inventory import ComponentViewSet, DeviceViewSet
@@ -34,6 +35,8 @@ router.register("maintenance-windows", MaintenanceWindowViewSet, "maintenance-wi
 
 urlpatterns = [
     *router.urls,
+    path("audit/", AuditView.as_view(), name="audit-list"),
+    path("audit/export/", AuditExportView.as_view(), name="audit-export"),
     path("claims/", ClaimView.as_view(), name="claims"),
     path("devices/<uuid:uuid>/release/", ReleaseView.as_view(), name="device-release"),
     path("devices/<uuid:uuid>/reset-credentials/", ResetCredentialsView.as_view(), name="device-reset-credentials"),

@@ -152,6 +152,8 @@ ROWS: list[Row] = [
     ("GET", "api/v1/export/", IN_PERSON, 200, None),  # and keys for it: tests/telemetry/test_tenant_export.py
     ("GET", "api/v1/limits/refusals/?device={device}", READ, 200, None),
     ("GET", "api/v1/events/?device={device}", READ, 200, None),
+    ("GET", "api/v1/audit/", IN_PERSON, 200, None),  # and keys with the scope admin: tests/api/test_audit.py
+    ("GET", "api/v1/audit/export/", IN_PERSON, 200, None),
     ("GET", "api/v1/api-keys/", IN_PERSON, 200, None),
     ("POST", "api/v1/api-keys/", IN_PERSON, 201, {"name": "new", "scope": "write"}),
     ("GET", "api/v1/api-keys/{api_key}/", IN_PERSON, 200, None),
