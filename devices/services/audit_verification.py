@@ -1,7 +1,7 @@
 """The verification of the audits of one tenant or of all, as lines of a report."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from django_tenants.utils import get_public_schema_name, schema_context
@@ -20,16 +20,22 @@ class Verification(NamedTuple):
     line: str
 
 
-def verify_audits(slug: str = "", expected: str = "") -> Iterator[Verification]:
-    """Yield the result for the tenant with the slug, or for each tenant.
+def verify_audits(write: Callable[[str], object], slug: str = "", expected: str = "") -> str:
+    """Write a line for the tenant with the slug, or for each tenant. Return the problem; empty if all are intact.
 
-    `expected` is a noted head of the one tenant, POSITION:HASH. Raises ValueError for an unknown tenant or a head that
-    is malformed or without a tenant.
+    `expected` is a noted head of the one tenant, POSITION:HASH.
     """
-    head = _head(expected, slug)
-    for name, schema in _tenants(slug):
+    try:
+        head, tenants = _head(expected, slug), _tenants(slug)
+    except ValueError as error:
+        return str(error)
+    is_intact = True
+    for name, schema in tenants:
         with schema_context(schema):
-            yield _verify(name, head)
+            result = _verify(name, head)
+        write(result.line)
+        is_intact = is_intact and result.is_intact
+    return "" if is_intact else "An audit is not as it was written."
 
 
 def _verify(slug: str, expected: audit_chain.Head | None) -> Verification:
