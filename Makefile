@@ -22,7 +22,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test test-fast bench faults attacks upgrade fuzz fuzz-guided lint schemas docs hooks lock messages
+.PHONY: run test test-fast bench faults attacks upgrade fuzz fuzz-guided api-lint lint schemas docs hooks lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" WEB_PROCESSES="$(WEB_PROCESSES)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -64,6 +64,17 @@ ATHERIS := atheris==3.0.0
 fuzz-guided: .venv/test.stamp
 	@$(UV) pip install --quiet --python $(VENV_PYTHON) $(ATHERIS)
 	$(VENV_PYTHON) -m tests.fuzz.guided --seconds $(SECONDS)
+
+# The OpenAPI documents against the rules of .spectral.yaml, where npm is installed.
+SPECTRAL := @stoplight/spectral-cli@6
+api-lint: export SECRET_KEY = lint
+api-lint: export DATABASE_URL = postgres://lint@127.0.0.1:1/lint
+api-lint: export REDIS_URL = redis://127.0.0.1:1/0
+api-lint: .venv/test.stamp
+	@if ! command -v npx >/dev/null; then echo "npm is not installed: the OpenAPI document is not linted"; exit 0; fi; \
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for urlconf in urls urls_public; do \
+	$(VENV_PYTHON) manage.py spectacular --urlconf config.$$urlconf --format openapi-json --file "$$folder/$$urlconf.json" && \
+	npx --yes $(SPECTRAL) lint --fail-severity warn --ruleset .spectral.yaml "$$folder/$$urlconf.json" || exit 1; done
 
 # The settings must be complete; their values are not used.
 lint messages: export SECRET_KEY = lint

@@ -56,6 +56,11 @@ _LONGEST = (
 )
 
 
+def pytest_configure() -> None:
+    """Compare every answer of the API with its document."""
+    settings.MIDDLEWARE.insert(0, "tests.api.contract.check_answers")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that commit, and order all: workers take files in this order.

@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+from django import forms
 from django.db.models import Model, Q, QuerySet
 from django.utils import timezone
 from django.utils.functional import Promise
@@ -40,11 +41,19 @@ def device_by_uuid(uuid: UUID) -> Device:
     return device
 
 
-def boolean(**options: Any) -> filters.TypedChoiceFilter:
-    """Return a filter by `true` or `false`; the library's own ignores any other value."""
-    return filters.TypedChoiceFilter(
-        choices=[(text, text) for text in _BOOLEANS], coerce=lambda text: _BOOLEANS[text], **options
-    )
+class TrueOrFalseField(forms.TypedChoiceField):
+    """The texts `true` and `false` as a bool; the library's own field ignores any other text."""
+
+    def __init__(self, **options: Any) -> None:
+        options |= {"choices": [(text, text) for text in _BOOLEANS], "coerce": lambda text: _BOOLEANS[text]}
+        super().__init__(empty_value=None, **options)
+
+
+@extend_schema_field(OpenApiTypes.BOOL)
+class TrueOrFalseFilter(filters.Filter):
+    """A filter by `true` or `false`."""
+
+    field_class = TrueOrFalseField
 
 
 def is_attribute_parameter(parameter: str) -> bool:
@@ -73,7 +82,7 @@ def by_object(model: type[Model], refusal: str | Promise, **options: Any) -> fil
 
 class DeviceFilter(filters.FilterSet):
     status = filters.ChoiceFilter(field_name="presence__status", choices=DeviceStatus.Status.choices)
-    active = boolean(field_name="active")
+    active = TrueOrFalseFilter(field_name="active")
     hardware_model = by_object(
         HardwareModel, _("There is no hardware model with this id."), label="A hardware model's id."
     )
@@ -127,7 +136,7 @@ class OfDevice(filters.FilterSet):
 
 class ComponentFilter(OfDevice):
     component_type = by_object(ComponentType, _NO_SUCH_TYPE, to_field_name="key", label="A component type's key.")
-    attached = boolean(field_name="attached")
+    attached = TrueOrFalseFilter(field_name="attached")
 
     class Meta:
         model = Component
@@ -135,7 +144,7 @@ class ComponentFilter(OfDevice):
 
 
 class MaintenanceWindowFilter(OfDevice):
-    ongoing = boolean(method="at_present", label="Whether it is now.")
+    ongoing = TrueOrFalseFilter(method="at_present", label="Whether it is now.")
 
     class Meta:
         model = MaintenanceWindow

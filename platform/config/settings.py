@@ -374,6 +374,7 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "Gwanje API",
     "DESCRIPTION": "Devices, components, metrics, readings, and quarantined messages with their reasons.",
     "VERSION": "1",
+    "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
     "SWAGGER_UI_DIST": "SIDECAR",
@@ -384,6 +385,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "tenants.api.schema_headers.describe_headers",
+        "tenants.api.openapi.remove_unused_schemas",
     ],
     # One set of choices, used by several members.
     "ENUM_NAME_OVERRIDES": {

@@ -1,5 +1,6 @@
 """The OpenAPI document: the errors of each operation."""
 
+import json
 from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
@@ -8,6 +9,7 @@ from drf_spectacular.utils import Direction
 from tenants.api.entity_tags import TaggedView
 from tenants.api.negotiation import JSONErrorsNegotiation
 from tenants.api.problems import CONTENT_TYPE, ErrorSerializer
+from tenants.api.serializers.base import StrictSerializer
 
 
 class ProblemAutoSchema(AutoSchema):
@@ -20,6 +22,13 @@ class ProblemAutoSchema(AutoSchema):
         statuses = {status for status in described if status >= "400"} | self._error_statuses()
         successes = {status: answer for status, answer in described.items() if status < "400"}
         return successes | {status: self._error(status) for status in sorted(statuses)}
+
+    def _map_serializer(self, serializer: Any, direction: Direction, bypass_extensions: bool = False) -> dict[str, Any]:
+        """Describe a serializer; a strict one accepts no other members."""
+        described = super()._map_serializer(serializer, direction, bypass_extensions)
+        if direction == "request" and "properties" in described and _is_strict(serializer):
+            described["additionalProperties"] = False
+        return described
 
     def _error(self, status: str) -> dict[str, Any]:
         return self._get_response_for_code(ErrorSerializer, status, media_types=[CONTENT_TYPE])
@@ -42,3 +51,17 @@ class ProblemAutoSchema(AutoSchema):
 
     def _has_body(self) -> bool:
         return self.method in ("POST", "PUT", "PATCH", "DELETE")
+
+
+def remove_unused_schemas(result: dict[str, Any], **_options: Any) -> dict[str, Any]:
+    """Return the document without schemas that nothing refers to; a hook of drf-spectacular."""
+    schemas, text = result["components"]["schemas"], json.dumps(result, default=str)
+    unused = {name for name in schemas if f'"#/components/schemas/{name}"' not in text}
+    for name in unused:
+        del schemas[name]
+    return remove_unused_schemas(result) if unused else result
+
+
+def _is_strict(serializer: Any) -> bool:
+    kind = serializer if isinstance(serializer, type) else type(serializer)
+    return issubclass(kind, StrictSerializer)

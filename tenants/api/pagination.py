@@ -28,10 +28,23 @@ class LimitOffsetPage(LimitOffsetPagination):
     def get_offset(self, request: Request) -> int:
         return whole_number(request, "offset", 0, _MAX_OFFSET, 0)
 
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        """Return the parameters with their bounds."""
+        bounds = {
+            "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": self.default_limit},
+            "offset": {"type": "integer", "minimum": 0, "maximum": _MAX_OFFSET, "default": 0},
+        }
+        described = super().get_schema_operation_parameters(view)
+        return [{**parameter, "schema": bounds[parameter["name"]]} for parameter in described]
+
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Return the schema of a page."""
         described = super().get_paginated_response_schema(schema)
         described["required"] = ["count", "next", "previous", "results"]
+        for name in ("next", "previous"):
+            described["properties"][name] |= {"type": ["string", "null"]}
+            # The words of OpenAPI 3.0, which 3.1 does not know.
+            described["properties"][name].pop("nullable", None)
         return described
 
 

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from django.utils.translation import gettext_lazy as _
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from devices.models import Device, MaintenanceWindow, PresenceSettings, StatusChange
@@ -34,6 +35,7 @@ class StatusChangeSerializer(serializers.Serializer[StatusChange]):
     def get_description(self, change: StatusChange) -> str:
         return descriptions.describe_change(change)
 
+    @extend_schema_field(serializers.ChoiceField(choices=SuppressedBy.choices, allow_null=True))
     def get_suppressed_by(self, change: StatusChange) -> SuppressedBy | None:
         return SuppressedBy(change.suppressed_by) if change.suppressed_by else None
 

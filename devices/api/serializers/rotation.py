@@ -134,7 +134,7 @@ class NewRotationSerializer(StrictSerializer):
     )
     hardware_model = hardware_model_field()
     search = serializers.CharField(
-        max_length=120, required=False, default="", help_text="In the name, UUID or CPU serial."
+        max_length=120, required=False, allow_blank=True, default="", help_text="In the name, UUID or CPU serial."
     )
     devices = serializers.ListField(
         child=serializers.UUIDField(), required=False, default=list, max_length=10_000, help_text="These devices."

@@ -103,7 +103,13 @@ class CredentialsView(StrictView):
 
     @extend_schema(
         request=FetchSerializer,
-        responses={200: FetchedSerializer, 202: FetchedSerializer, 409: ErrorSerializer, 503: ErrorSerializer},
+        responses={
+            200: FetchedSerializer,
+            202: FetchedSerializer,
+            403: ErrorSerializer,
+            409: ErrorSerializer,
+            503: ErrorSerializer,
+        },
     )
     def post(self, request: Request) -> Response:
         """Return the device's credentials, once. 202 until a tenant claims the device; retry after Retry-After."""

@@ -44,7 +44,10 @@ class ReplaySerializer(serializers.ModelSerializer[Replay]):
 
     device = serializers.UUIDField(source="device.uuid", read_only=True, allow_null=True, default=None)
     created_at = Timestamp(read_only=True)
-    finished_at = Timestamp(read_only=True)
+    finished_at = Timestamp(read_only=True, allow_null=True)
+    reason = serializers.ChoiceField(
+        choices=Reason.choices, read_only=True, allow_blank=True, help_text="Empty: of any reason."
+    )
     state = serializers.ChoiceField(choices=Replay.State.choices, read_only=True)
     refused = serializers.SerializerMethodField(help_text="Refused again: how many, by reason.")
     already_removed = serializers.IntegerField(

@@ -25,7 +25,7 @@ class SchemaView(SpectacularAPIView):
     def _get_schema_response(self, request: Request) -> Response:
         urlconf = getattr(request, "urlconf", None) or settings.ROOT_URLCONF
         server = {"url": get_script_prefix().rstrip("/") or "/"}
-        return Response(_document(urlconf) | {"servers": [server]})
+        return Response(document_of_addresses(urlconf) | {"servers": [server]})
 
 
 class DocsView(SpectacularSwaggerSplitView):
@@ -39,7 +39,7 @@ class DocsView(SpectacularSwaggerSplitView):
 
 
 @cache
-def _document(urlconf: str) -> dict[str, Any]:
+def document_of_addresses(urlconf: str) -> dict[str, Any]:
     """Return the document, which is the same for all clients and takes a second to generate.
 
     In English: of its texts only the labels of models are translated, and half a document would be.
