@@ -131,3 +131,11 @@ def test_the_messages_of_one_device_can_be_removed() -> None:
     assert (queues.count, queues.cost) == (3, cost_of(messages[1::2]))
     assert queues.remove("t_a", 1) == messages[1::2]
     assert (queues.count, queues.cost, queues.take(10)) == (0, 0, [])
+
+
+def test_a_devices_single_message_can_be_removed() -> None:
+    queues = TenantQueues()
+    single = message("a/1")
+    queues.add("t_a", 1, single)
+    assert queues.remove("t_a", 1) == [single]
+    assert (queues.count, queues.cost, queues.take(10)) == (0, 0, [])

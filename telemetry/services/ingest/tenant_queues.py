@@ -73,6 +73,12 @@ class _TenantQueue:
         self.deficit = deficit - used
         return used, False
 
+    def remove(self, device: int) -> list[Incoming]:
+        waiting = self.devices.pop(device, None)
+        if waiting is None:
+            return []
+        return list(waiting) if isinstance(waiting, deque) else [waiting]
+
     def remove_all(self) -> Iterator[Incoming]:
         for waiting in self.devices.values():
             if isinstance(waiting, deque):
@@ -120,8 +126,10 @@ class TenantQueues:
     def remove(self, schema: str, device: int) -> list[Incoming]:
         """Remove and return the messages of a device, in their order."""
         queue = self._queues.get(schema)
-        messages = list(queue.devices.pop(device, ())) if queue is not None else []
-        if queue is not None and not queue:
+        if queue is None:
+            return []
+        messages = queue.remove(device)
+        if not queue:
             del self._queues[schema]
         self.count -= len(messages)
         self.cost -= cost_of(messages)
