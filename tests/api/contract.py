@@ -32,7 +32,7 @@ def check_answers(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Ca
 
 def check(request: HttpRequest, sent: bytes, response: HttpResponseBase) -> None:
     """Compare an answer with the document: its status, content type and body, and the body that it accepted."""
-    urlconf = getattr(request, "urlconf", None)
+    urlconf: str = getattr(request, "urlconf", None) or ""
     found = operation_of(urlconf, request.path_info, request.method or "") if urlconf else None
     if found is None:
         assert response.status_code in (302, 404, 405), f"{request.method} {request.path_info} is not documented"

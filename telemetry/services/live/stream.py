@@ -99,11 +99,11 @@ class _Stream:
                 page = await self._read()
                 for text in self._take(page):
                     yield text
-            page = await subscriber.wait_page(self._pause())
-            if page is not None and page.begin > self._place:
+            following = await subscriber.wait_page(self._pause())
+            if following is not None and following.begin > self._place:
                 subscriber.must_read = True  # another page between them was dropped
-            elif page is not None:
-                for text in self._take(page):
+            elif following is not None:
+                for text in self._take(following):
                     yield text
             if time.monotonic() - self._sent_at >= KEEP_ALIVE_SECONDS:
                 self._sent_at = time.monotonic()

@@ -175,7 +175,11 @@ def _read(
     with cursor_for_many() as cursor:
         cursor.execute(statement, {**selection.parameters, **bounds})
         rows = cursor.fetchall()
-    items = [ChangedItem(ChangePosition(*row[:3], row[5]), row[3], row[6:]) for row in rows if row[5] is not None]
+    items = [
+        ChangedItem(ChangePosition(row[0], row[1], row[2], row[5]), row[3], row[6:])
+        for row in rows
+        if row[5] is not None
+    ]
     if not rows:
         return items, begin, False
     generation, transaction, part, _at, count, item = rows[-1][:6]

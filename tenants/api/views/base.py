@@ -42,7 +42,7 @@ class StrictView(APIView):
         self.http_method_names = [*self.http_method_names, "options"]
         return super().initialize_request(request, *args, **kwargs)
 
-    def options(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+    def options(self, request: Request, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
         """Return an empty answer, whose header `Allow` lists the methods."""
         return Response(status=status.HTTP_204_NO_CONTENT)
 
