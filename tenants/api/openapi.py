@@ -40,7 +40,7 @@ class ProblemAutoSchema(AutoSchema):
         if self.method == "POST" and getattr(self.view, "accepts_idempotency_key", False):
             statuses.add("422")
         if self.view.get_authenticators():
-            statuses |= {"401", "403"}
+            statuses |= {"401", "403", "429"}
         if self.view.get_throttles() or self._has_body():
             statuses.add("429")
         if not isinstance(self.view.get_content_negotiator(), JSONErrorsNegotiation):

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import orjson
+from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.decorators import sync_only_middleware
 from jsonschema_rs import Draft202012Validator, ValidationError
@@ -21,7 +22,7 @@ def check_answers(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Ca
     """Fail a test whose request gets an answer that the document does not describe."""
 
     def answer(request: HttpRequest) -> HttpResponseBase:
-        sent = request.body if request.content_type == "application/json" and _is_small(request) else b""
+        sent = _body_of(request)
         response = get_response(request)
         if request.path_info.startswith("/api/v1/") and request.method != "OPTIONS" and _is_test_of_api():
             check(request, sent, response)
@@ -112,5 +113,8 @@ def _is_test_of_api() -> bool:
     return os.environ.get("PYTEST_CURRENT_TEST", "").startswith("tests/api/")
 
 
-def _is_small(request: HttpRequest) -> bool:
-    return int(request.META.get("CONTENT_LENGTH") or 0) < 64 * 1024
+def _body_of(request: HttpRequest) -> bytes:
+    """The JSON that was sent; empty for one that is too large to be read."""
+    size = int(request.META.get("CONTENT_LENGTH") or 0)
+    is_read = request.content_type == "application/json" and size <= (settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0)
+    return request.body if is_read else b""

@@ -124,7 +124,7 @@ class DeviceImportViewSet(
     def credentials(self, request: Request, id: Any) -> Response:  # noqa: A002 (the name in the URL)
         """Hand over the credentials of the next 1,000 devices that it registered. Each is handed over once."""
         kept = self.get_object()
-        refuse_body(request.data)
+        refuse_body(request)
         given = import_jobs.hand_over(kept, acting_user=self.acting_user)
         credentials = [credentials_data(issued) for _device, issued in given]
         return Response({"credentials_remaining": kept.to_hand_over, "credentials": credentials})

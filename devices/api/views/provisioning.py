@@ -62,7 +62,7 @@ class ReleaseView(AuditedView):
     @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
     def post(self, request: Request, uuid: Any) -> Response:
         """Release a claimed device. It is deleted; a device with readings is deactivated and loses its keys."""
-        refuse_body(request.data)
+        refuse_body(request)
         claims.release(device_by_uuid(uuid), acting_user=self.acting_user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
@@ -75,7 +75,7 @@ class ResetCredentialsView(AuditedView):
     @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
     def post(self, request: Request, uuid: Any) -> Response:
         """Issue a new key and password for the device to fetch, and revoke the old ones at once."""
-        refuse_body(request.data)
+        refuse_body(request)
         claims.reset_credentials(device_by_uuid(uuid), acting_user=self.acting_user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 

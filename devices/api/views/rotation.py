@@ -80,14 +80,14 @@ class RotationViewSet(
     @action(detail=True, methods=["post"], pagination_class=None)
     def end(self, request: Request, id: Any) -> Response:  # noqa: A002
         """End the old keys now, also of devices that have not moved."""
-        refuse_body(request.data)
+        refuse_body(request)
         return self._changed(campaigns.end)
 
     @extend_schema(request=None, responses=_SHOWN)
     @action(detail=True, methods=["post"], url_path="roll-back", pagination_class=None)
     def roll_back(self, request: Request, id: Any) -> Response:  # noqa: A002
         """Withdraw the new keys; the old ones are valid again."""
-        refuse_body(request.data)
+        refuse_body(request)
         return self._changed(campaigns.roll_back)
 
     @extend_schema(

@@ -61,7 +61,7 @@ class ReplayViewSet(
     @action(detail=True, methods=["post"], pagination_class=None)
     def cancel(self, request: Request, id: Any) -> Response:  # noqa: A002 (the name in the URL)
         """Stop a replay after the batch that is being done. What is done stays done."""
-        refuse_body(request.data)
+        refuse_body(request)
         replay = self.get_object()
         if not replays.cancel(replay, acting_user=self.acting_user):
             raise Conflict(_("The replay has already ended."), ErrorCode.WRONG_STATE)

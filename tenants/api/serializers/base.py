@@ -17,6 +17,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.fields import empty
+from rest_framework.request import Request
 from rest_framework.validators import UniqueValidator
 
 from tenants.api.error_items import model_error_detail
@@ -139,9 +140,10 @@ def refuse_unwritable(data: Mapping[str, Any], serializer: serializers.Serialize
         raise serializers.ValidationError(errors)
 
 
-def refuse_body(data: Any) -> None:
-    """Raise ValidationError for members in the body of a request that has none."""
-    StrictSerializer(data=data).is_valid(raise_exception=True)
+def refuse_body(request: Request) -> None:
+    """Raise ValidationError for members in the JSON of a request that has none."""
+    if "json" in (request.content_type or ""):
+        StrictSerializer(data=request.data).is_valid(raise_exception=True)
 
 
 # In a URL an unescaped + is a space; a space before the offset can be nothing else.
