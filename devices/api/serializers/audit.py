@@ -10,8 +10,8 @@ from devices.models import AuditEntry
 class ChangeSerializer(serializers.Serializer):
     """A member that was changed."""
 
-    before = serializers.JSONField(allow_null=True, help_text="null if the object was added.")
-    after = serializers.JSONField(allow_null=True, help_text="null if the object was removed.")
+    before = serializers.JSONField(help_text="null if the object was added.")
+    after = serializers.JSONField(help_text="null if the object was removed.")
 
 
 class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
