@@ -61,10 +61,11 @@ class ApiKeyAdmin(TenantModelAdmin):
     fields: ClassVar = [
         ("name", "prefix"),
         ("scope", "state"),
+        "selector",
         ("created_at", "created_by_label"),
         ("expires_at", "last_used_at"),
     ]
-    readonly_fields: ClassVar = ["prefix", "state", "created_at", "created_by_label", "last_used_at"]
+    readonly_fields: ClassVar = ["prefix", "state", "selector", "created_at", "created_by_label", "last_used_at"]
     actions_detail: ClassVar = ["revoke"]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:

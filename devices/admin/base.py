@@ -14,23 +14,30 @@ from django.utils import translation
 from django.utils.translation import gettext as _
 from unfold.admin import ModelAdmin, StackedInline, TabularInline
 
-from devices.models import AuditEntry
+from devices.api.visibility import selector_of, visible_devices
+from devices.models import AuditEntry, Device
 from devices.models.base import SpecInput, announce_change
 from devices.services import audit, audit_changes
+from devices.services.visibility import narrow
 from tenants.admin.base import LongList, QuotaErrors, render_page
+from tenants.api.views.base import DeviceScope
 from tenants.services.roles import Role
 
 from .roles import may, person
 
 
 class RolePermissions:
-    """Permissions by role instead of Django's: every role may view, `changed_by` and above may change."""
+    """Permissions by role instead of Django's: every role may view, `changed_by` and above may change.
+
+    Pages are closed to members with a device selector, unless they have another `device_scope`.
+    """
 
     changed_by: ClassVar[Role] = Role.ADMIN
+    device_scope: ClassVar[DeviceScope] = DeviceScope.TENANT
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user may view."""
-        return may(request, Role.VIEWER)
+        return may(request, Role.VIEWER) and self._is_open(request, DeviceScope.DEVICES, DeviceScope.SHARED)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may see the app."""
@@ -38,23 +45,33 @@ class RolePermissions:
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user may add."""
-        return may(request, self.changed_by)
+        return self._may_change(request)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user may change."""
-        return may(request, self.changed_by)
+        return self._may_change(request)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user may delete."""
-        return may(request, self.changed_by)
+        return self._may_change(request)
+
+    def _may_change(self, request: HttpRequest) -> bool:
+        return may(request, self.changed_by) and self._is_open(request, DeviceScope.DEVICES)
+
+    def _is_open(self, request: HttpRequest, *scopes: DeviceScope) -> bool:
+        return self.device_scope in scopes or not selector_of(request)
 
 
 class TenantTabularInline(RolePermissions, TabularInline):
-    """An inline as a table."""
+    """An inline as a table; it is open to members to whom its page is open."""
+
+    device_scope: ClassVar = DeviceScope.DEVICES
 
 
 class TenantStackedInline(RolePermissions, StackedInline):
-    """An inline with a form for each row."""
+    """An inline with a form for each row; it is open to members to whom its page is open."""
+
+    device_scope: ClassVar = DeviceScope.DEVICES
 
 
 class TenantModelAdmin(QuotaErrors, RolePermissions, LongList, ModelAdmin):
@@ -65,6 +82,19 @@ class TenantModelAdmin(QuotaErrors, RolePermissions, LongList, ModelAdmin):
     """
 
     object_history_template = "devices/admin/history.html"
+    # The lookup from a row to its device, for members with a device selector.
+    device_path: ClassVar[str] = ""
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
+        """Return the rows of the devices that the user can see; all, where they belong to no device."""
+        rows = super().get_queryset(request)
+        return narrow(rows, selector_of(request), self.device_path) if self.device_path else rows
+
+    def formfield_for_foreignkey(self, db_field: Any, request: Any, **kwargs: Any) -> Any:
+        """Return the field; a device must be one that the user can see."""
+        if db_field.related_model is Device:
+            kwargs["queryset"] = visible_devices(request)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def save_form(self, request: HttpRequest, form: Any, change: bool) -> Any:
         """Note the object as it is stored, for the audit entry of its change."""

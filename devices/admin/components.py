@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from devices.models import Component
+from tenants.api.views.base import DeviceScope
 from tenants.services.roles import Role
 
 from .base import TenantModelAdmin, TenantTabularInline
@@ -28,6 +29,8 @@ class ComponentAdmin(TenantModelAdmin):
     """All components of the tenant."""
 
     changed_by: ClassVar = Role.OPERATOR
+    device_scope: ClassVar = DeviceScope.DEVICES
+    device_path = "device"
     list_display: ClassVar = ["key", "name", "component_type", "device", "attached"]
     list_filter: ClassVar = ["component_type", "attached"]
     list_select_related: ClassVar = ["component_type", "device"]

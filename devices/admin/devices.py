@@ -19,12 +19,15 @@ from django.utils.translation import gettext_lazy as _
 from unfold.decorators import display
 
 from devices import hooks
+from devices.api.visibility import selector_of, visible_devices
 from devices.domain import tags
 from devices.models import Component, Device, DeviceImport, Place, PresenceSettings, StatusChange
 from devices.models.places import within
 from devices.services.presence import overview, status_changes
 from devices.services.provisioning.registration import register_device
+from devices.services.visibility import visible_places
 from tenants.admin.base import LongChangeList, add_errors, form_page
+from tenants.api.views.base import DeviceScope
 from tenants.infrastructure.hooks import NavigationGroup
 from tenants.services.roles import Role
 
@@ -64,7 +67,7 @@ class PlaceListFilter(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         """Return the first places of the tree."""
-        places = Place.objects.all()[:_LISTED_PLACES]
+        places = visible_places(selector_of(request))[:_LISTED_PLACES]
         return [(place.key, "\N{NO-BREAK SPACE}" * 3 * place.path.count("/") + place.name) for place in places]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
@@ -93,6 +96,8 @@ class DeviceAdmin(ClaimActions):
     """Devices. Registered and removed by `devices.services.provisioning.registration` only."""
 
     changed_by: ClassVar = Role.OPERATOR
+    device_scope: ClassVar = DeviceScope.DEVICES
+    device_path = "pk"
     list_display: ClassVar = ["name", "status", "seen", "hardware_model", "uuid", "active"]
     list_filter: ClassVar = [
         *("presence__status", "active", PlaceListFilter, "hardware_model", "components__component_type")
@@ -116,6 +121,10 @@ class DeviceAdmin(ClaimActions):
     inlines: ClassVar = [ComponentInline, MaintenanceWindowInline]
     change_form_outer_before_template = "devices/admin/panels_above.html"
     change_form_outer_after_template = "devices/admin/panels_below.html"
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may register devices: not one who sees only some."""
+        return super().has_add_permission(request, obj) and not selector_of(request)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user may delete."""
@@ -147,6 +156,8 @@ class DeviceAdmin(ClaimActions):
         """Save the row by its service, with an audit entry."""
         # Not the whole row: a listener may have changed the accepted signatures meanwhile.
         obj.save(update_fields=[name for name in form.changed_data if name in form.cleaned_data])
+        if not visible_devices(request).filter(pk=obj.pk).exists():
+            raise PermissionDenied(_t("You could not see the device after this change."))
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
         """Return the page of one object."""

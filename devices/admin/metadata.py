@@ -12,6 +12,7 @@ from unfold.decorators import action, display
 from devices import hooks
 from devices.models import ComponentType, HardwareModel, Metric, Unit
 from devices.models.base import announce_change
+from tenants.api.views.base import DeviceScope
 from tenants.infrastructure.hooks import NavigationGroup
 
 from .base import TenantModelAdmin, TenantStackedInline
@@ -48,6 +49,7 @@ class MetricInline(TenantStackedInline):
 class ComponentTypeAdmin(TenantModelAdmin):
     """Types of sensors and actuators."""
 
+    device_scope: ClassVar = DeviceScope.SHARED
     list_display: ClassVar = ["key", "name", "metric_count", "expected_interval"]
     search_fields: ClassVar = ["key", "name"]
     fields: ClassVar = [("key", "name"), ("expected_interval", "unmapped"), "description"]

@@ -15,6 +15,7 @@ from devices import hooks
 from devices.models import AuditEntry, Device, StatusChange
 from devices.models.presence import Status
 from tenants.admin.base import ReadOnly, coloured
+from tenants.api.views.base import DeviceScope
 
 from .base import TenantModelAdmin
 from .site import tenant_admin
@@ -37,6 +38,8 @@ def label_of(status: str) -> SafeString:
 class StatusChangeAdmin(ReadOnly, TenantModelAdmin):
     """The status changes of the tenant."""
 
+    device_scope: ClassVar = DeviceScope.DEVICES
+    device_path = "device"
     list_display: ClassVar = ["at", "device", "from_label", "to_label", "cause", "evidence_at", "session"]
     list_filter: ClassVar = ["to_status", "cause", "suppressed_by"]
     list_select_related: ClassVar = ["device"]

@@ -1,19 +1,15 @@
-"""The role of a request's user in its tenant, cached on the request."""
+"""The role of a request's user in its tenant."""
 
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 
 from tenants.models import User
-from tenants.services.roles import Role, reaches, role_of
+from tenants.services.roles import Role, reaches, request_access
 
 
 def role(request: HttpRequest) -> Role | None:
     """Return the user's role in the request's tenant, or None."""
-    known = getattr(request, "_tenant_role", None)
-    if known is None or known[0] != request.user.pk:
-        known = (request.user.pk, role_of(request.user, getattr(request, "tenant", None)))
-        request._tenant_role = known  # type: ignore[attr-defined]
-    return known[1]
+    return request_access(request).role
 
 
 def may(request: HttpRequest, needed: Role) -> bool:

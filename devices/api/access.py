@@ -18,14 +18,17 @@ from rest_framework.exceptions import AuthenticationFailed, Throttled
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 
+from devices.api.visibility import selector_of
+from devices.domain.selector import Selector
 from devices.models import ApiKey
 from devices.services import api_keys
+from devices.services.visibility import selected_devices
 from tenants.api.permissions import MemberPermission
 from tenants.infrastructure.database import current_schema
 from tenants.infrastructure.error_codes import ErrorCode
 from tenants.infrastructure.throttling import SecretThrottle
 from tenants.models import Tenant, User
-from tenants.services.roles import Role, reaches, role_of
+from tenants.services.roles import Role, access_of, reaches, role_of
 from tenants.services.session_store import SessionStore
 
 if TYPE_CHECKING:
@@ -98,8 +101,18 @@ class TenantAccess(MemberPermission):
         """Return whether the request is allowed."""
         reading = request.method in SAFE_METHODS
         if isinstance(request.auth, ApiKey):
-            return self._key_may(request.auth, reading, view)
-        return super().has_permission(request, view)
+            allowed = self._key_may(request.auth, reading, view)
+        else:
+            allowed = super().has_permission(request, view)
+        return allowed and (self._is_open_to_selectors(reading, view) or not self._has_selector(request))
+
+    def _is_open_to_selectors(self, reading: bool, view: "APIView") -> bool:
+        scope = getattr(view, "device_scope", "tenant")
+        return scope == "devices" or (scope == "shared" and reading)
+
+    def _has_selector(self, request: Request) -> bool:
+        self.message = _("This requires access to all devices of the tenant; yours is limited by a device selector.")
+        return bool(selector_of(request))
 
     def _key_may(self, key: ApiKey, reading: bool, view: "APIView") -> bool:
         if not getattr(view, "open_to_keys", True):
@@ -144,6 +157,18 @@ class StreamAccess:
             return key is not None and key.is_valid()
         user = User.objects.filter(pk=self.user_id).first()
         return user is not None and self._is_logged_in(user) and reaches(role_of(user, tenant), self.least)
+
+    def visible_uuids(self) -> frozenset[str] | None:
+        """Return the UUIDs of the devices that the key or member can see; None: all. Queries the tenant's schema."""
+        selector = self._selector()
+        return frozenset(map(str, selected_devices(selector).values_list("uuid", flat=True))) if selector else None
+
+    def _selector(self) -> Selector:
+        if self.key_id:
+            key = ApiKey.objects.filter(pk=self.key_id).first()
+            return Selector.of(key.selector if key else {})
+        user, tenant = User.objects.filter(pk=self.user_id).first(), Tenant.objects.filter(pk=self.tenant_id).first()
+        return Selector.of(access_of(user, tenant).selector if user else {})
 
     def _is_logged_in(self, user: User) -> bool:
         session = SessionStore(self.session)

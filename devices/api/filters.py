@@ -14,6 +14,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework.exceptions import NotFound, ValidationError
 
+from devices.api.visibility import visible_devices
 from devices.domain import attributes, tags
 from devices.models import (
     Component,
@@ -33,9 +34,9 @@ ATTRIBUTE_PREFIX = "attribute."
 _BOOLEANS = {"true": True, "false": False}
 
 
-def device_by_uuid(uuid: UUID) -> Device:
-    """Return the current tenant's device. Raises NotFound, with the same text for a device of another tenant."""
-    device = Device.objects.filter(uuid=uuid).order_by().first()
+def device_by_uuid(request: Any, uuid: UUID) -> Device:
+    """Return a device that the client can see. Raises NotFound, with the same text for a device of another tenant."""
+    device = visible_devices(request).filter(uuid=uuid).order_by().first()
     if device is None:
         raise NotFound(_t("There is no device with the UUID %(uuid)s. devices/ lists the devices.") % {"uuid": uuid})
     return device
@@ -131,7 +132,7 @@ class OfDevice(filters.FilterSet):
     device = filters.UUIDFilter(method="of_device", label="A device's UUID.")
 
     def of_device(self, queryset: QuerySet[Any], _name: str, uuid: UUID) -> QuerySet[Any]:
-        return queryset.filter(device=device_by_uuid(uuid))
+        return queryset.filter(device=device_by_uuid(self.request, uuid))
 
 
 class ComponentFilter(OfDevice):

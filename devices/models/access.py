@@ -37,6 +37,8 @@ class ApiKey(CountedModel):
     prefix = models.CharField(_("prefix"), max_length=24, unique=True, editable=False)
     digest = models.CharField(max_length=64, editable=False)
     scope = models.CharField(_("scope"), max_length=5, choices=Scope.choices, default=Scope.READ)
+    # The devices that the key can see, as `devices.domain.selector` reads it; empty: all.
+    selector = models.JSONField(_("device selector"), default=dict, db_default={}, blank=True, editable=False)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     created_by_id = models.BigIntegerField(null=True, editable=False)
     created_by_label = models.CharField(_("created by"), max_length=150, blank=True, editable=False)

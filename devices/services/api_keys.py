@@ -11,6 +11,7 @@ import secrets
 from django.db import transaction
 from django.utils import timezone
 
+from devices.domain.selector import Selector
 from devices.models import ApiKey
 from devices.models.access import API_KEY_PREFIX, API_KEY_PREFIX_LENGTH
 from devices.services.broker import accounts
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 # By schema and digest: a key of one tenant is not found in another.
 _found_keys: AccessCache[tuple[str, str], ApiKey] = AccessCache()
+ALL_DEVICES = Selector()
 _EXPIRY = "devices.services.api_keys.close_expired"
 
 
@@ -34,9 +36,13 @@ def issue_api_key(
     name: str,
     scope: str = ApiKey.Scope.READ,
     expires_at: datetime.datetime | None = None,
+    selector: Selector = ALL_DEVICES,
     acting_user: audit.Actor = None,
 ) -> tuple[ApiKey, str]:
-    """Issue a key of the current tenant. Return it with its text, which is shown once and not stored."""
+    """Issue a key of the current tenant. Return it with its text, which is shown once and not stored.
+
+    A key with a device selector gets no account at the broker, whose topics are those of all devices.
+    """
     text = f"{API_KEY_PREFIX}{secrets.token_hex(5)}{secrets.token_urlsafe(32)}"
     with transaction.atomic():
         key = ApiKey.objects.create(
@@ -45,13 +51,15 @@ def issue_api_key(
             digest=ApiKey.digest_of(text),
             scope=scope,
             expires_at=expires_at,
+            selector=selector.stored(),
             created_by_id=getattr(acting_user, "pk", None),
             created_by_label=str(acting_user or "gwanje")[:150],
         )
         audit.record(acting_user, "issue", key, changes=audit_changes.added(key))
-        tenant = Tenant.objects.get(schema_name=current_schema())
-        AppRoute.objects.create(prefix=key.prefix, tenant=tenant)
-        transaction.on_commit(lambda: _grant(tenant.slug, key.prefix, text))
+        if not selector:
+            tenant = Tenant.objects.get(schema_name=current_schema())
+            AppRoute.objects.create(prefix=key.prefix, tenant=tenant)
+            transaction.on_commit(lambda: _grant(tenant.slug, key.prefix, text))
         if expires_at is not None:
             tasks.schedule(expires_at, _EXPIRY, key.pk)
     return key, text

@@ -322,7 +322,10 @@ REST_FRAMEWORK = {
     "DEFAULT_METADATA_CLASS": None,
     "URL_FORMAT_OVERRIDE": None,
     "DEFAULT_PAGINATION_CLASS": "tenants.api.pagination.LimitOffsetPage",
-    "DEFAULT_FILTER_BACKENDS": ["tenants.api.filter_backend.StrictFilterBackend"],
+    "DEFAULT_FILTER_BACKENDS": [
+        "devices.api.visibility.VisibilityFilter",
+        "tenants.api.filter_backend.StrictFilterBackend",
+    ],
     "DEFAULT_SCHEMA_CLASS": "tenants.api.openapi.ProblemAutoSchema",
     "EXCEPTION_HANDLER": "devices.api.errors.answer_exception",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",

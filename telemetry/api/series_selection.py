@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 
+from devices.api.visibility import selector_of, visible_devices
 from devices.models import Component, Device, Metric
 from telemetry.models import Series
 from telemetry.services.queries import calendar_intervals, readings
@@ -37,13 +38,13 @@ class SelectedSeries:
         return next(str(device.uuid) for device in self.devices if device.pk == one.device_id)
 
 
-def select_series(wanted: dict[str, Any], most: int | None = None) -> SelectedSeries:
+def select_series(request: Any, wanted: dict[str, Any], most: int | None = None) -> SelectedSeries:
     """Return the series of `device`, `component` and `metric`, in at most three queries; an unmeasured metric has none.
 
     Raises NotFound for names that none of the devices has, with those that there are, and ValidationError for more
     than `most` series.
     """
-    devices = _devices(wanted["device"])
+    devices = _devices(request, wanted["device"])
     known = list(Series.objects.filter(device__in=[device.pk for device in devices.values()]))
     components, metrics = wanted.get("component", ()), wanted.get("metric", ())
     found = [
@@ -62,14 +63,27 @@ def select_series(wanted: dict[str, Any], most: int | None = None) -> SelectedSe
     return SelectedSeries(list(devices.values()), found)
 
 
-def devices_by_uuid(uuids: Iterable[UUID]) -> list[Device]:
-    """Return the current tenant's devices in this order. Raises NotFound, with the same text for another tenant's."""
-    return list(_devices(uuids).values())
+def devices_by_uuid(request: Any, uuids: Iterable[UUID]) -> list[Device]:
+    """Return the devices in this order. Raises NotFound for one that the client cannot see."""
+    return list(_devices(request, uuids).values())
 
 
-def series_of_metric(uuid: UUID, component: str, metric: str) -> tuple[Device, list[Series]]:
+def requested_devices(request: Any, wanted: dict[str, Any]) -> list[Device] | None:
+    """Return the requested devices, or all that the client can see; None for all of the tenant."""
+    if "device" in wanted:
+        return devices_by_uuid(request, wanted["device"])
+    return list(visible_devices(request).order_by()) if selector_of(request) else None
+
+
+def device_ids(request: Any, wanted: dict[str, Any]) -> list[int] | None:
+    """Return the ids of `requested_devices`."""
+    devices = requested_devices(request, wanted)
+    return None if devices is None else [device.pk for device in devices]
+
+
+def series_of_metric(request: Any, uuid: UUID, component: str, metric: str) -> tuple[Device, list[Series]]:
     """Return the device and the series of its metric, or none yet. Raises NotFound with the names that there are."""
-    device = _devices([uuid])[uuid]
+    device = _devices(request, [uuid])[uuid]
     found = readings.series_of(device, component, metric)
     if not found:
         _refuse_unknown([device], Series.objects.filter(device=device), [component], [metric])
@@ -148,9 +162,9 @@ def completeness_data(warnings: Sequence[PartialReason]) -> dict[str, Any]:
     return {"complete": not warnings, "warnings": [asdict(warning) for warning in warnings]}
 
 
-def _devices(uuids: Iterable[UUID]) -> dict[UUID, Device]:
+def _devices(request: Any, uuids: Iterable[UUID]) -> dict[UUID, Device]:
     wanted = list(dict.fromkeys(uuids))
-    found = {device.uuid: device for device in Device.objects.filter(uuid__in=wanted).order_by()}
+    found = {device.uuid: device for device in visible_devices(request).filter(uuid__in=wanted).order_by()}
     for uuid in wanted:
         if uuid not in found:
             raise NotFound(_("There is no device with the UUID %(uuid)s. devices/ lists the devices.") % {"uuid": uuid})

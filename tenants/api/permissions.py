@@ -9,7 +9,7 @@ from rest_framework.request import Request
 
 from tenants.infrastructure.error_codes import ErrorCode
 from tenants.models import User
-from tenants.services.roles import Role, reaches, role_of
+from tenants.services.roles import Role, reaches, request_access
 
 if TYPE_CHECKING:
     # REST framework loads this module from its settings, before its views are there.
@@ -28,7 +28,7 @@ class MemberPermission(BasePermission):
         needed: Any = (
             getattr(view, "role_to_read", Role.VIEWER) if reading else getattr(view, "role_to_write", Role.ADMIN)
         )
-        role = role_of(request.user, getattr(request, "tenant", None))
+        role = request_access(request).role
         if role is None:
             self.message = _("You are not a member of this tenant. Its administrators can add you.")
             self.code = ErrorCode.MEMBERSHIP_REQUIRED

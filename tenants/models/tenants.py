@@ -112,6 +112,8 @@ class Membership(CountedModel):
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships", verbose_name=_("user"))
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="memberships", verbose_name=_("tenant"))
     role = models.CharField(_("role"), max_length=10, choices=Role.choices, default=Role.VIEWER)
+    # The devices that the member can see, as `devices.domain.selector` reads it; empty: all.
+    selector = models.JSONField(_("device selector"), default=dict, db_default={}, blank=True, editable=False)
 
     class Meta:
         constraints: ClassVar = [

@@ -393,6 +393,10 @@ class Person:
     user_id: int = 0
     session: str = ""
     expires_at: datetime | None = None
+    visible: frozenset[str] | None = None
+
+    def visible_uuids(self) -> frozenset[str] | None:
+        return self.visible
 
     def seconds_left(self) -> float:
         return math.inf if self.expires_at is None else (self.expires_at - datetime.now(UTC)).total_seconds()
@@ -450,6 +454,31 @@ def test_what_redis_lost_is_read_with_the_next_check(register: Any, hurried: Non
 
     text, _ = follow(tenant_a, Person(may_watch), 0.7, after=begin)
     assert text.count(f"id: {begin + 1}\nevent: status\n") == 1
+
+
+def test_a_stream_has_the_changes_of_visible_devices_only(register: Any, tenant_a: Any) -> None:
+    """Those of the ledger, and those that happen meanwhile."""
+    from devices.services.notifications import event_stream
+
+    hidden, visible, begin = register(), register(), last_position(tenant_a)
+    change(hidden, "birth")
+    change(visible, "birth")
+    said: list[str] = []
+
+    async def read() -> None:
+        watcher = Person(lambda: True, visible=frozenset([visible.uuid]))
+        stream: Any = event_stream.events(tenant_a.schema_name, begin, None, watcher)
+        async for text in stream:
+            said.append(text)
+            if len(said) == 2:
+                await asyncio.to_thread(change_and_close, hidden, ["will"])
+                await asyncio.to_thread(change_and_close, visible, ["will"])
+            if len(said) == 3:
+                await stream.aclose()
+
+    asyncio.run(asyncio.wait_for(read(), 20))
+    assert [visible.uuid in text for text in said[1:]] == [True, True]
+    assert not any(hidden.uuid in text for text in said)
 
 
 def test_a_stream_whose_queue_overflows_reads_the_ledger(

@@ -10,7 +10,8 @@ from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from devices.models import Component, ComponentType, Device
+from devices.api.visibility import VisibleDeviceField
+from devices.models import Component, ComponentType
 from devices.services.presence import freshness
 from devices.services.presence.freshness import Freshness
 from tenants.api.serializers.base import QuickSerializer, StrictModelSerializer, Timestamp, time_text
@@ -69,11 +70,7 @@ class ComponentSerializer(QuickSerializer, ReportFields, StrictModelSerializer[C
     fixed = ("device",)
     quick: ClassVar = {**_QUICK_PART, "device": lambda component: str(component.device.uuid)}
 
-    device = serializers.SlugRelatedField(
-        slug_field="uuid",
-        queryset=Device.objects.all(),
-        error_messages={"does_not_exist": _("There is no device with the UUID {value}. devices/ lists the devices.")},
-    )
+    device = VisibleDeviceField()
     component_type = component_type_by_key()
 
     class Meta:

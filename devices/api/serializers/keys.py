@@ -11,11 +11,14 @@ from devices.api.idempotency import NULL_WHEN_REPEATED
 from devices.models import ApiKey
 from tenants.api.serializers.base import StrictSerializer, Timestamp
 
+from .selectors import SelectorSerializer
+
 
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
     """An API key, without what it is: only `prefix`, its first characters, is known."""
 
     created_by = serializers.CharField(source="created_by_label", read_only=True)
+    selector = SelectorSerializer(read_only=True)
     valid = serializers.BooleanField(source="is_valid", read_only=True)
 
     class Meta:
@@ -25,6 +28,7 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
             "name",
             "prefix",
             "scope",
+            "selector",
             "created_at",
             "created_by",
             "expires_at",
@@ -41,6 +45,9 @@ class NewApiKeySerializer(StrictSerializer):
     name = serializers.CharField(max_length=120, help_text="Purpose of the key.")
     scope = serializers.ChoiceField(choices=ApiKey.Scope.choices, default=ApiKey.Scope.READ)
     expires_at = Timestamp(required=False, allow_null=True, help_text="ISO 8601 with an offset.")
+    selector = SelectorSerializer(
+        required=False, help_text="The devices that the key can see; without members it sees all devices."
+    )
 
     def validate_expires_at(self, value: datetime.datetime | None) -> datetime.datetime | None:
         if value is not None and value <= timezone.now():

@@ -2,11 +2,11 @@
 
 from typing import ClassVar
 
-from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from devices.models import Device, MaintenanceWindow, PresenceSettings, StatusChange
+from devices.api.visibility import VisibleDeviceField
+from devices.models import MaintenanceWindow, PresenceSettings, StatusChange
 from devices.models.presence import Cause, Status, SuppressedBy
 from devices.services.presence import descriptions
 from tenants.api.serializers.base import StrictModelSerializer, Timestamp
@@ -106,11 +106,7 @@ class MaintenanceWindowSerializer(StrictModelSerializer[MaintenanceWindow]):
 
     fixed = ("device",)
 
-    device = serializers.SlugRelatedField(
-        slug_field="uuid",
-        queryset=Device.objects.all(),
-        error_messages={"does_not_exist": _("There is no device with the UUID {value}. devices/ lists the devices.")},
-    )
+    device = VisibleDeviceField()
     starts_at = Timestamp()
     ends_at = Timestamp()
     description = serializers.CharField(

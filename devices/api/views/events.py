@@ -16,7 +16,7 @@ from devices.services.notifications import event_stream, status_feed
 from tenants.api.errors import ErrorSerializer, InvalidHeader
 from tenants.api.negotiation import JSONErrorsNegotiation
 from tenants.api.serializers.base import ExplainedSerializer
-from tenants.api.views.base import TenantView
+from tenants.api.views.base import DeviceScope, TenantView
 from tenants.infrastructure.concurrency import Operation
 from tenants.infrastructure.database import current_schema
 
@@ -49,6 +49,7 @@ class EventsParameters(ExplainedSerializer):
 class EventsView(TenantView):
     """Changes of state, as they happen."""
 
+    device_scope = DeviceScope.DEVICES
     http_method_names = ("get",)  # a HEAD would wait for the end of the stream
     content_negotiation_class = JSONErrorsNegotiation
     renderer_classes = (JSONRenderer,)
@@ -73,7 +74,7 @@ class EventsView(TenantView):
         happens. 429: too many streams of this key, person or tenant are open.
         """
         wanted = self._wanted(request)
-        device = device_by_uuid(wanted["device"]).uuid if "device" in wanted else None
+        device = device_by_uuid(request, wanted["device"]).uuid if "device" in wanted else None
         newest, access = status_feed.last_position(), stream_access(request)
         lease = concurrency_limits.begin(Operation.EVENT_STREAM, key_id=access.key_id, user_id=access.user_id)
         after = min(newest, wanted.get("last_event_id", newest))

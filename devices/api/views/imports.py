@@ -19,13 +19,14 @@ from rest_framework.response import Response
 from devices.api.access import stream_access
 from devices.api.serializers import imports as shapes
 from devices.api.serializers.inventory import credentials_data
+from devices.api.visibility import visible_devices
 from devices.models import DeviceImport
 from devices.services import concurrency_limits
 from devices.services.provisioning import import_application, import_files, import_jobs
 from tenants.api.errors import ErrorSerializer
 from tenants.api.negotiation import JSONParser
 from tenants.api.serializers.base import refuse_body
-from tenants.api.views.base import ObjectsView, TenantView
+from tenants.api.views.base import DeviceScope, ObjectsView, TenantView
 from tenants.infrastructure.concurrency import Operation
 from tenants.infrastructure.error_codes import ErrorCode
 from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableRow
@@ -79,17 +80,19 @@ class ImportView(AuditedView):
 class DeviceExportView(TenantView):
     """The tenant's devices as the table that can be imported again."""
 
+    device_scope = DeviceScope.DEVICES
+
     def known_parameters(self) -> Iterable[str]:
         """Return the names of the accepted query parameters."""
         return ("format",)
 
     @extend_schema(parameters=[_FORMAT], responses=_FILE)
     def get(self, request: Request) -> HttpResponse:
-        """Return all devices as CSV or XLSX."""
+        """Return all devices that the client can see, as CSV or XLSX."""
         file_format = _format(request)
         access = stream_access(request)
         with concurrency_limits.begin(Operation.EXPORT, key_id=access.key_id, user_id=access.user_id):
-            return _file(import_files.export_devices(file_format), "devices", file_format)
+            return _file(import_files.export_devices(file_format, visible_devices(request)), "devices", file_format)
 
 
 class ImportTemplateView(TenantView):

@@ -15,11 +15,12 @@ from rest_framework.serializers import BaseSerializer
 from devices.api import filters
 from devices.api.serializers import components as component_serializers
 from devices.api.serializers import inventory as serializers
+from devices.api.visibility import require_visible
 from devices.models import Component, Device, DeviceCredential
 from devices.services.presence.timeouts import prefetched, prefetched_components
 from devices.services.provisioning import activation, registration
 from tenants.api.errors import ErrorSerializer
-from tenants.api.views.base import FIELDS, ObjectsView
+from tenants.api.views.base import FIELDS, DeviceScope, ObjectsView
 from tenants.services.roles import Role
 
 from .base import AuditedUpdate, TenantModelViewSet
@@ -41,6 +42,8 @@ _WITH_FIELDS = extend_schema(parameters=[FIELDS])
 class ComponentViewSet(TenantModelViewSet):
     """Sensors and actuators on the devices."""
 
+    device_scope = DeviceScope.DEVICES
+    device_path = "device"
     role_to_write = Role.OPERATOR
     queryset = Component.objects.select_related("device", "component_type").order_by("device__uuid", "key")
     serializer_class = component_serializers.ComponentSerializer
@@ -63,6 +66,8 @@ class DeviceViewSet(
 ):
     """The devices: their state, components and keys."""
 
+    device_scope = DeviceScope.DEVICES
+    device_path = "pk"
     role_to_write = Role.OPERATOR
     http_method_names = ("get", "head", "post", "patch", "delete")
     lookup_value_converter = "uuid"
@@ -108,9 +113,11 @@ class DeviceViewSet(
         wanted = serializers.RegistrationSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         components = {part["key"]: part["component_type"] for part in wanted.validated_data.pop("components", ())}
-        device, issued = registration.register_device(
-            **wanted.validated_data, components=components, acting_user=self.acting_user
-        )
+        with transaction.atomic():
+            device, issued = registration.register_device(
+                **wanted.validated_data, components=components, acting_user=self.acting_user
+            )
+            require_visible(request, device)
         shown = self.get_serializer(self.get_queryset().get(pk=device.pk)).data
         return Response(shown | {"credentials": serializers.credentials_data(issued)}, status.HTTP_201_CREATED)
 
@@ -122,6 +129,8 @@ class DeviceViewSet(
                 super().perform_update(serializer)
             if active is not None:
                 activation.set_active(self.get_object(), active, acting_user=self.acting_user)
+            if serializer.instance is not None:
+                require_visible(self.request, serializer.instance)
         serializer.instance = self.get_object()  # with the state and the timeout that follow from the change
 
     @extend_schema(responses={204: None, 409: ErrorSerializer})

@@ -11,6 +11,7 @@ from devices.api import filters
 from devices.api.serializers import metadata as serializers
 from devices.models import ComponentType, HardwareModel, Metric, Unit
 from tenants.api.errors import ErrorSerializer
+from tenants.api.views.base import DeviceScope
 
 from .base import TenantModelViewSet
 
@@ -18,6 +19,7 @@ from .base import TenantModelViewSet
 class UnitViewSet(TenantModelViewSet):
     """Units of measurement. A new tenant has those that sensors use."""
 
+    device_scope = DeviceScope.SHARED
     queryset = Unit.objects.all()
     serializer_class = serializers.UnitSerializer
     filterset_class = filters.UnitFilter
@@ -26,6 +28,7 @@ class UnitViewSet(TenantModelViewSet):
 class HardwareModelViewSet(TenantModelViewSet):
     """Boards and their revisions, and which component types may be attached to them."""
 
+    device_scope = DeviceScope.SHARED
     queryset = HardwareModel.objects.prefetch_related("allowed_component_types")
     serializer_class = serializers.HardwareModelSerializer
     filterset_class = filters.HardwareModelFilter
@@ -34,6 +37,7 @@ class HardwareModelViewSet(TenantModelViewSet):
 class ComponentTypeViewSet(TenantModelViewSet):
     """Kinds of sensors and actuators, with their metrics (written at metrics/)."""
 
+    device_scope = DeviceScope.SHARED
     queryset = ComponentType.objects.prefetch_related(
         Prefetch("metrics", Metric.objects.select_related("unit", "sent_unit"))
     )
@@ -44,6 +48,7 @@ class ComponentTypeViewSet(TenantModelViewSet):
 class MetricViewSet(TenantModelViewSet):
     """Metrics of a component type: the path of a value in messages, its type, unit and range."""
 
+    device_scope = DeviceScope.SHARED
     queryset = Metric.objects.select_related("component_type", "unit", "sent_unit").order_by(
         "component_type__key", "key"
     )

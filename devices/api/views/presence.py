@@ -18,7 +18,7 @@ from devices.services.presence import status_changes
 from tenants.api import cursors
 from tenants.api.entity_tags import TaggedView
 from tenants.api.errors import ErrorSerializer
-from tenants.api.views.base import CursorPageView, ParametersView
+from tenants.api.views.base import CursorPageView, DeviceScope, ParametersView
 from tenants.services.roles import Role
 
 from .base import AuditedView, TenantModelViewSet
@@ -29,6 +29,7 @@ _NOT_FOUND = {404: ErrorSerializer}
 class HistoryView(CursorPageView):
     """The changes of a device's state."""
 
+    device_scope = DeviceScope.DEVICES
     parameters_class = parameters.HistoryParameters
     row_class = shapes.StatusChangeSerializer
 
@@ -40,7 +41,7 @@ class HistoryView(CursorPageView):
     def get(self, request: Request, uuid: UUID) -> Response:
         """Return the changes of a device's status, newest first, each with its evidence."""
         wanted = self.valid_parameters()
-        device = device_by_uuid(uuid)
+        device = device_by_uuid(request, uuid)
         narrowed = {name: wanted.get(name, "") for name in ("cause", "status")}
         scope = f"history:{device.uuid}:{narrowed['cause']}:{narrowed['status']}"
         before = cursors.decode(scope, wanted["cursor"])[0] if "cursor" in wanted else None
@@ -58,6 +59,7 @@ class HistoryView(CursorPageView):
 class TimelineView(ParametersView):
     """A device's states over a time."""
 
+    device_scope = DeviceScope.DEVICES
     parameters_class = parameters.TimelineParameters
 
     @extend_schema(
@@ -68,7 +70,7 @@ class TimelineView(ParametersView):
     def get(self, request: Request, uuid: UUID) -> Response:
         """Return a device's states in a range, oldest first, without gaps: the last 24 hours by default."""
         wanted = self.valid_parameters()
-        device = device_by_uuid(uuid)
+        device = device_by_uuid(request, uuid)
         span = wanted["from"], wanted["to"]
         answer = wanted | {
             "results": status_changes.timeline(device, *span),
@@ -80,6 +82,7 @@ class TimelineView(ParametersView):
 class AvailabilityView(ParametersView):
     """A device's availability by month."""
 
+    device_scope = DeviceScope.DEVICES
     parameters_class = parameters.AvailabilityParameters
 
     @extend_schema(
@@ -90,7 +93,7 @@ class AvailabilityView(ParametersView):
     def get(self, request: Request, uuid: UUID) -> Response:
         """Availability, outages and the time between them, by month, newest month first."""
         wanted = self.valid_parameters()
-        device = device_by_uuid(uuid)
+        device = device_by_uuid(request, uuid)
         year, month = wanted["month"]
         months = status_changes.recent_months(year, month, wanted["months"], wanted["timezone"], timezone.now())
         results = [
@@ -113,6 +116,8 @@ class AvailabilityView(ParametersView):
 class MaintenanceWindowViewSet(TenantModelViewSet):
     """Maintenance windows of devices: changes are recorded, and apps are not notified."""
 
+    device_scope = DeviceScope.DEVICES
+    device_path = "device"
     role_to_write = Role.OPERATOR
     queryset = MaintenanceWindow.objects.select_related("device").order_by("-starts_at", "-id")
     serializer_class = shapes.MaintenanceWindowSerializer
@@ -121,6 +126,8 @@ class MaintenanceWindowViewSet(TenantModelViewSet):
 
 class PresenceSettingsView(TaggedView, AuditedView):
     """The tenant's rules of presence."""
+
+    device_scope = DeviceScope.SHARED
 
     def lock_object(self) -> None:
         """Lock the settings until the end of the transaction; create them if they were never changed."""

@@ -17,7 +17,7 @@ from devices.api.serializers.provisioning import ClaimSerializer, FetchedSeriali
 from devices.services.provisioning import claims, credential_bootstrap
 from tenants.api.errors import Conflict, ErrorSerializer
 from tenants.api.serializers.base import refuse_body
-from tenants.api.views.base import StrictView
+from tenants.api.views.base import DeviceScope, StrictView
 from tenants.infrastructure.client_address import address_group
 from tenants.infrastructure.error_codes import ErrorCode
 from tenants.infrastructure.throttling import WindowThrottle
@@ -50,33 +50,35 @@ class ClaimView(AuditedView):
             raise Conflict(str(error), ErrorCode.ALREADY_CLAIMED) from error
         except claims.TooManyClaims as error:
             raise Throttled(error.wait, str(error)) from error
-        device = device_by_uuid(claimed.device.uuid)
+        device = device_by_uuid(request, claimed.device.uuid)
         return Response(DeviceSerializer(device).data, status.HTTP_201_CREATED)
 
 
 class ReleaseView(AuditedView):
     """Releases of claimed devices, after which any tenant can claim them."""
 
+    device_scope = DeviceScope.DEVICES
     role_to_read = role_to_write = Role.OPERATOR
 
     @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
     def post(self, request: Request, uuid: Any) -> Response:
         """Release a claimed device. It is deleted; a device with readings is deactivated and loses its keys."""
         refuse_body(request)
-        claims.release(device_by_uuid(uuid), acting_user=self.acting_user)
+        claims.release(device_by_uuid(request, uuid), acting_user=self.acting_user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 class ResetCredentialsView(AuditedView):
     """Resets of the credentials of claimed devices."""
 
+    device_scope = DeviceScope.DEVICES
     role_to_read = role_to_write = Role.OPERATOR
 
     @extend_schema(request=None, responses={204: None, 503: ErrorSerializer})
     def post(self, request: Request, uuid: Any) -> Response:
         """Issue a new key and password for the device to fetch, and revoke the old ones at once."""
         refuse_body(request)
-        claims.reset_credentials(device_by_uuid(uuid), acting_user=self.acting_user)
+        claims.reset_credentials(device_by_uuid(request, uuid), acting_user=self.acting_user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 

@@ -167,7 +167,8 @@ def _devices(names: list[str]) -> dict[str, "_Account | AuthUnavailable"]:
 
 
 def _apps(slug: str, names: list[str]) -> dict[str, "_Account | AuthUnavailable"]:
-    keys = ApiKey.objects.filter(prefix__in=names, revoked_at=None)
+    # The topics of apps are those of all devices of a tenant.
+    keys = ApiKey.objects.filter(prefix__in=names, revoked_at=None, selector={})
     now = timezone.now()
     return {
         key.prefix: _Account(key.digest.encode(), {"role": str(Role.APP), "slug": slug}, expires_at=key.expires_at)

@@ -58,16 +58,20 @@ def frame(event: StatusEvent) -> str:
 
 async def _follow(center: StreamHub, subscriber: Subscriber, device: UUID | None) -> AsyncIterator[str]:
     sent_at = checked_at = time.monotonic()
+    visible = await center.run_in_schema(subscriber.schema, subscriber.watcher.visible_uuids)
     while True:
         if subscriber.must_check or time.monotonic() - checked_at >= CHECK_SECONDS:
             subscriber.must_check = False
             if not await center.run_in_schema(subscriber.schema, subscriber.watcher.may_watch):
                 return
+            visible = await center.run_in_schema(subscriber.schema, subscriber.watcher.visible_uuids)
             checked_at, subscriber.must_read = time.monotonic(), True
         while subscriber.must_read:
             subscriber.must_read = False
             page = await center.run_in_schema(subscriber.schema, lambda: status_feed.read(subscriber.last, device))
             for event in page.events:
+                if visible is not None and event.device not in visible:
+                    continue
                 sent_at = time.monotonic()
                 yield frame(event)
             subscriber.last = max(subscriber.last, page.upto)
@@ -78,7 +82,7 @@ async def _follow(center: StreamHub, subscriber: Subscriber, device: UUID | None
         live_event = await subscriber.wait(max(0.0, pause))
         if live_event is not None and live_event.position == subscriber.last + 1:
             subscriber.last = live_event.position
-            if device is None or live_event.device == str(device):
+            if device in (None, UUID(live_event.device)) and (visible is None or live_event.device in visible):
                 sent_at = time.monotonic()
                 yield frame(live_event)
         elif live_event is not None and live_event.position > subscriber.last:

@@ -74,6 +74,9 @@ class Watcher(Protocol):
     def may_watch(self) -> bool:
         """Query, in the tenant's schema, whether the permission still holds."""
 
+    def visible_uuids(self) -> frozenset[str] | None:
+        """Query, in the tenant's schema, the UUIDs of the devices that they can see; None: all."""
+
 
 def end_streams(schema: str = "", *, key_id: int = 0, user_id: int = 0, session: str = "") -> None:
     """Make streams check their permission now, after the commit: those of a tenant ("": of all) that match all values.

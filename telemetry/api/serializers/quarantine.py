@@ -7,6 +7,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from devices.api.visibility import selector_of, visible_devices
 from devices.models import Device
 from telemetry.models import Quarantined, Reason, Replay, SuppressedMessages
 from telemetry.services.quarantine.replays import MOST_CHOSEN
@@ -33,10 +34,17 @@ class NewReplaySerializer(StrictSerializer, RangeParameters):
     )
 
     def validate_device(self, value: Any) -> Device:
-        device = Device.objects.filter(uuid=value).first()
+        device = visible_devices(self.context["request"]).filter(uuid=value).first()
         if device is None:
             raise serializers.ValidationError(_("There is no device with the UUID %(uuid)s.") % {"uuid": value})
         return device
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Validate the members together; raises ValidationError."""
+        if "device" not in attrs and selector_of(self.context["request"]):
+            refusal = _("A device must be given: your access is limited by a device selector.")
+            raise serializers.ValidationError({"device": refusal})
+        return super().validate(attrs)
 
 
 class ReplaySerializer(serializers.ModelSerializer[Replay]):

@@ -29,7 +29,7 @@ from telemetry.services.queries import calendar_intervals, completeness
 from telemetry.services.queries.aggregates import AggregateBucket, SeriesBuckets, aggregate
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import Timestamp
-from tenants.api.views.base import ParametersView
+from tenants.api.views.base import DeviceScope, ParametersView
 from tenants.infrastructure.error_codes import ErrorCode
 
 Text, Boolean = Metric.ValueType.TEXT, Metric.ValueType.BOOLEAN
@@ -39,6 +39,7 @@ _time = Timestamp().to_representation
 class AggregatesView(ParametersView):
     """Aggregates of series by intervals."""
 
+    device_scope = DeviceScope.DEVICES
     parameters_class = parameters.AggregatesParameters
 
     @extend_schema(
@@ -54,7 +55,7 @@ class AggregatesView(ParametersView):
         """
         wanted = self.valid_parameters()
         requested = time_range(wanted)
-        chosen = select_series(wanted, MAX_SERIES)
+        chosen = select_series(request, wanted, MAX_SERIES)
         edges = _edges(wanted, requested, len(chosen.series))
         with query_budget("from"):
             answer = aggregate(chosen.series, edges, requested.start, requested.stop)

@@ -7,9 +7,10 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from devices.api.visibility import selector_of
 from telemetry.api import parameters
 from telemetry.api.serializers import changes as shapes
-from telemetry.api.series_selection import devices_by_uuid
+from telemetry.api.series_selection import device_ids
 from telemetry.services.queries import change_items
 from telemetry.services.queries.change_positions import PositionLost
 from telemetry.services.queries.changes import ChangeKind, ChangeSelection, ChangesPage, changes_page
@@ -17,7 +18,7 @@ from telemetry.services.queries.status_changes import StatusChangesPage, status_
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer, Gone
 from tenants.api.serializers.base import Timestamp
-from tenants.api.views.base import CursorPageView
+from tenants.api.views.base import CursorPageView, DeviceScope
 
 _time = Timestamp().to_representation
 
@@ -31,9 +32,9 @@ class ChangesView(CursorPageView):
 
     def answer(self, wanted: dict[str, Any]) -> Response:
         """Return the page after the request's cursor. Raises Gone for a position that cannot be resumed from."""
-        devices = [device.pk for device in devices_by_uuid(wanted["device"])] if "device" in wanted else None
+        devices = device_ids(self.request, wanted)
         narrowed = {name: wanted[name] for name in self.filters if name in wanted}
-        scope = f"{self.scope}:{devices}:{narrowed}"
+        scope = f"{self.scope}:{wanted.get('device')}:{selector_of(self.request).stored()}:{narrowed}"
         after = cursors.decode(scope, wanted["cursor"]) if "cursor" in wanted else None
         place = {"after": after, "newest": wanted["start"] == "newest", "limit": wanted["limit"]}
         try:
@@ -60,6 +61,7 @@ class ChangesView(CursorPageView):
 class ReadingChangesView(ChangesView):
     """Stored readings."""
 
+    device_scope = DeviceScope.DEVICES
     scope = "reading-changes"
     filters = ("component", "metric", "hardware_model")
     parameters_class = parameters.ReadingChangesParameters
@@ -101,6 +103,7 @@ class ReadingChangesView(ChangesView):
 class MessageChangesView(ChangesView):
     """Stored messages."""
 
+    device_scope = DeviceScope.DEVICES
     scope = "message-changes"
     parameters_class = parameters.MessageChangesParameters
 
@@ -153,6 +156,7 @@ class QuarantineChangesView(ChangesView):
 class StatusChangesView(ChangesView):
     """Status changes."""
 
+    device_scope = DeviceScope.DEVICES
     scope = "status-changes"
     parameters_class = parameters.MessageChangesParameters
 

@@ -21,7 +21,7 @@ from telemetry.api.series_selection import (
 from telemetry.services.queries import charts, completeness
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import Timestamp
-from tenants.api.views.base import ParametersView
+from tenants.api.views.base import DeviceScope, ParametersView
 
 _time = Timestamp().to_representation
 
@@ -29,6 +29,7 @@ _time = Timestamp().to_representation
 class ChartView(ParametersView):
     """Lines of few points."""
 
+    device_scope = DeviceScope.DEVICES
     parameters_class = parameters.ChartParameters
 
     @extend_schema(
@@ -44,7 +45,7 @@ class ChartView(ParametersView):
         """
         wanted = self.valid_parameters()
         requested, most = time_range(wanted), wanted["max_points"]
-        chosen = select_series(wanted, min(MAX_SERIES, MAX_RESULTS // most))
+        chosen = select_series(request, wanted, min(MAX_SERIES, MAX_RESULTS // most))
         with query_budget("from"):
             found = charts.series_lines(chosen.series, requested.start, requested.stop, most)
         shown = [line.series for line in found]

@@ -19,7 +19,7 @@ from telemetry.services.export.tenant_download import download
 from telemetry.services.queries import completeness
 from tenants.api.errors import ErrorSerializer
 from tenants.api.negotiation import JSONErrorsNegotiation
-from tenants.api.views.base import ParametersView
+from tenants.api.views.base import DeviceScope, ParametersView
 from tenants.infrastructure.concurrency import Operation
 from tenants.infrastructure.database import current_schema
 from tenants.services.roles import Role
@@ -49,6 +49,7 @@ class TenantExportView(AuditedView):
 class ReadingsExportView(ParametersView):
     """Readings as a file."""
 
+    device_scope = DeviceScope.DEVICES
     http_method_names = ("get",)
     parameters_class = parameters.ExportParameters
     # Errors are JSON, whatever format the request accepts.
@@ -74,7 +75,7 @@ class ReadingsExportView(ParametersView):
         429: too many exports of this key, person or tenant are in progress.
         """
         wanted, access = self.valid_parameters(), stream_access(request)
-        requested, chosen = time_range(wanted), select_series(wanted)
+        requested, chosen = time_range(wanted), select_series(request, wanted)
         lease = concurrency_limits.begin(Operation.EXPORT, key_id=access.key_id, user_id=access.user_id)
         warnings = completeness.partial_reasons(
             [device.pk for device in chosen.devices],

@@ -9,29 +9,33 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from devices.api.filters import device_by_uuid
+from devices.api.visibility import selector_of
 from telemetry.api import parameters
 from telemetry.api.serializers import readings as shapes
-from telemetry.api.series_selection import completeness_data, devices_by_uuid, refuse_unknown_names
+from telemetry.api.series_selection import completeness_data, refuse_unknown_names, requested_devices
 from telemetry.services.queries import completeness, fleet_latest, readings
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import time_text
-from tenants.api.views.base import CursorPageView, TenantView
+from tenants.api.views.base import CursorPageView, DeviceScope, TenantView
 
 
 class LatestView(TenantView):
     """The newest value of each metric of a device."""
 
+    device_scope = DeviceScope.DEVICES
+
     @extend_schema(operation_id="devices_latest", responses=shapes.LatestPageSerializer)
     def get(self, request: Request, uuid: UUID) -> Response:
         """Return the newest value of each metric of a device."""
-        values = readings.latest_values(device_by_uuid(uuid))
+        values = readings.latest_values(device_by_uuid(request, uuid))
         return Response({"results": [_latest_data(value) for value in values]})
 
 
 class FleetLatestView(CursorPageView):
     """The newest values of all devices."""
 
+    device_scope = DeviceScope.DEVICES
     parameters_class = parameters.FleetLatestParameters
     filters: ClassVar = ("component", "metric", "hardware_model")
 
@@ -46,11 +50,11 @@ class FleetLatestView(CursorPageView):
         By device, component and metric. A page may hold fewer results than `limit` although there is a next.
         """
         wanted = self.valid_parameters()
-        selected = devices_by_uuid(wanted["device"]) if "device" in wanted else None
+        selected = requested_devices(request, wanted)
         refuse_unknown_names(selected, wanted.get("component"), wanted.get("metric"))
         devices = None if selected is None else [device.pk for device in selected]
         narrowed = {name: wanted.get(name) for name in self.filters}
-        scope = f"latest:{devices}:{narrowed}"
+        scope = f"latest:{wanted.get('device')}:{selector_of(request).stored()}:{narrowed}"
         after = cursors.decode(scope, wanted["cursor"]) if "cursor" in wanted else None
         page = fleet_latest.fleet_latest_values(devices=devices, after=after, limit=wanted["limit"], **narrowed)
         following = None if page.end is None else self.next_address(scope, list(page.end))

@@ -9,7 +9,7 @@ from telemetry.api.filters import LimitHitFilter
 from telemetry.api.serializers import limits as shapes
 from telemetry.models import LimitHit
 from telemetry.services.limits.overview import limits_now
-from tenants.api.views.base import ObjectsView, TenantView
+from tenants.api.views.base import DeviceScope, ObjectsView, TenantView
 
 
 class LimitsView(TenantView):
@@ -24,6 +24,8 @@ class LimitsView(TenantView):
 class LimitHitViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
     """Messages that each limit rejected, newest day (UTC) first."""
 
+    device_scope = DeviceScope.DEVICES
+    device_path = "device"
     queryset = LimitHit.objects.select_related("device").order_by("-day", "limit", "-count", "pk")
     serializer_class = shapes.LimitHitSerializer
     filterset_class = LimitHitFilter

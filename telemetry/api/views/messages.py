@@ -16,16 +16,18 @@ from telemetry.services.queries import readings
 from telemetry.services.queries.missing_sequences import SequenceCompleteness, find_missing_sequences
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
-from tenants.api.views.base import CursorPageView, ObjectsView, TenantView
+from tenants.api.views.base import CursorPageView, DeviceScope, ObjectsView, TenantView
 
 
 class MissingSequencesView(TenantView):
     """Which messages of a device are missing."""
 
+    device_scope = DeviceScope.DEVICES
+
     @extend_schema(operation_id="devices_missing_sequences", responses=shapes.MissingSequencesSerializer)
     def get(self, request: Request, uuid: UUID) -> Response:
         """Return the missing sequence numbers of a device's messages (version 2), and how many are expected."""
-        device = device_by_uuid(uuid)
+        device = device_by_uuid(request, uuid)
         whole = SequenceCompleteness.read(device)
         rows = shapes.MissingRangeSerializer(
             find_missing_sequences([device.pk], limit=shapes.MAX_RANGES), many=True
@@ -36,6 +38,7 @@ class MissingSequencesView(TenantView):
 class MessagesView(CursorPageView):
     """A device's messages as they were received."""
 
+    device_scope = DeviceScope.DEVICES
     parameters_class = parameters.MessagesParameters
     row_class = shapes.MessageSerializer
 
@@ -47,7 +50,7 @@ class MessagesView(CursorPageView):
     def get(self, request: Request) -> Response:
         """Return a device's messages as they were received, newest device time first."""
         wanted = self.valid_parameters()
-        device = device_by_uuid(wanted["device"])
+        device = device_by_uuid(request, wanted["device"])
         scope = f"messages:{device.uuid}"
         after = cursors.decode_after(scope, wanted.get("cursor"), UUID)
         rows = readings.messages(

@@ -32,7 +32,7 @@ class MetricProposalView(AuditedView):
         component_type = _type(id)
         wanted = _valid(shapes.ProposalSourceSerializer(data=request.data))
         try:
-            message = _example(component_type, wanted)
+            message = _example(request, component_type, wanted)
             given = wanted.get("metrics")
             metrics = proposal.propose_metrics(component_type, message) if given is None else _metrics(given)
             seen = proposal.preview_mapping(component_type, metrics, message)
@@ -84,7 +84,7 @@ def _metrics(given: list[dict[str, Any]]) -> list[Metric]:
     return [Metric(**values) for values in given]
 
 
-def _example(component_type: ComponentType, wanted: dict[str, Any]) -> dict[str, Any]:
+def _example(request: Request, component_type: ComponentType, wanted: dict[str, Any]) -> dict[str, Any]:
     if "payload" in wanted:
         payload = wanted["payload"]
         if isinstance(payload, dict):
@@ -97,7 +97,7 @@ def _example(component_type: ComponentType, wanted: dict[str, Any]) -> dict[str,
         if row is None:
             raise NotFound(_("There is no quarantined message %(id)s.") % {"id": wanted["quarantine_id"]})
         return sample_messages.quarantined_message(row)
-    found = sample_messages.sample_messages(component_type, device=device_by_uuid(wanted["device"]), limit=1)
+    found = sample_messages.sample_messages(component_type, device=device_by_uuid(request, wanted["device"]), limit=1)
     if not found:
         raise NotFound(
             _("The device has no message of a component of the type %(type)s.") % {"type": component_type.key}

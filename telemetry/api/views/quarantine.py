@@ -12,6 +12,7 @@ from rest_framework.response import Response
 
 from devices.api.filters import device_by_uuid
 from devices.api.views.base import AuditedView
+from devices.api.visibility import selector_of, visible_devices
 from devices.models import Device
 from telemetry.api import parameters
 from telemetry.api.filters import SuppressedMessagesFilter
@@ -22,7 +23,7 @@ from telemetry.services.queries import readings
 from tenants.api import cursors
 from tenants.api.errors import Conflict, ErrorSerializer
 from tenants.api.serializers.base import refuse_body
-from tenants.api.views.base import CursorPageView, ObjectsView
+from tenants.api.views.base import CursorPageView, DeviceScope, ObjectsView
 from tenants.infrastructure.error_codes import ErrorCode
 from tenants.services.roles import Role
 
@@ -32,6 +33,8 @@ class ReplayViewSet(
 ):
     """Replays of the quarantine, newest first. Operators and writing keys begin and cancel them."""
 
+    device_scope = DeviceScope.DEVICES
+    device_path = "device"
     role_to_write = Role.OPERATOR
     http_method_names = ("get", "head", "post")
     lookup_value_converter = "int"
@@ -43,7 +46,7 @@ class ReplayViewSet(
     @extend_schema(request=shapes.NewReplaySerializer, responses={201: shapes.ReplaySerializer})
     def create(self, request: Request) -> Response:
         """Put the quarantine's messages, or some of them, through the pipeline again; workers do it."""
-        wanted = shapes.NewReplaySerializer(data=request.data)
+        wanted = shapes.NewReplaySerializer(data=request.data, context={"request": request})
         wanted.is_valid(raise_exception=True)
         given = wanted.validated_data
         selection = replays.ReplaySelection(
@@ -71,6 +74,8 @@ class ReplayViewSet(
 class SuppressedMessagesViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
     """Refused messages that were counted instead of kept, because there were too many of one kind on a day."""
 
+    device_scope = DeviceScope.DEVICES
+    device_path = "device"
     queryset = SuppressedMessages.objects.annotate(
         device_uuid=Subquery(Device.objects.filter(pk=OuterRef("device_id")).values("uuid"))
     ).order_by("-day", "-count", "id")
@@ -81,6 +86,7 @@ class SuppressedMessagesViewSet(mixins.ListModelMixin, ObjectsView, viewsets.Gen
 class QuarantineView(CursorPageView):
     """The rejected messages."""
 
+    device_scope = DeviceScope.DEVICES
     parameters_class = parameters.QuarantineParameters
     row_class = shapes.QuarantinedSerializer
 
@@ -92,11 +98,12 @@ class QuarantineView(CursorPageView):
     def get(self, request: Request) -> Response:
         """Return the rejected messages and the reasons, last received first."""
         wanted = self.valid_parameters()
-        device = device_by_uuid(wanted["device"]) if "device" in wanted else None
+        device = device_by_uuid(request, wanted["device"]) if "device" in wanted else None
         topic = wanted.get("topic", "")
         scope = f"quarantine:{device.uuid if device else ''}:{wanted.get('reason', '')}:{topic}"
         rows = readings.quarantined(
             device=device,
+            devices=visible_devices(request) if selector_of(request) else None,
             reason=wanted.get("reason", ""),
             topic=topic,
             start=wanted.get("from"),

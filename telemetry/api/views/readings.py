@@ -14,12 +14,13 @@ from telemetry.services.queries import calendar_intervals, completeness, reading
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import time_text
-from tenants.api.views.base import CursorPageView
+from tenants.api.views.base import CursorPageView, DeviceScope
 
 
 class ReadingsView(CursorPageView):
     """The readings of one metric of one component."""
 
+    device_scope = DeviceScope.DEVICES
     parameters_class = parameters.ReadingsParameters
     row_class = shapes.ReadingSerializer
 
@@ -38,7 +39,7 @@ class ReadingsView(CursorPageView):
         Where the metric's unit was changed, those before the change carry the unit that they were measured in.
         """
         wanted = self.valid_parameters()
-        device, series = series_of_metric(wanted["device"], wanted["component"], wanted["metric"])
+        device, series = series_of_metric(request, wanted["device"], wanted["component"], wanted["metric"])
         scope = f"readings:{device.uuid}:{wanted['component']}:{wanted['metric']}"
         rows = readings.readings(
             series,

@@ -159,6 +159,7 @@ def messages(
 def quarantined(
     *,
     device: Device | None = None,
+    devices: QuerySet[Device] | None = None,
     reason: str = "",
     topic: str = "",
     start: datetime.datetime | None = None,
@@ -169,12 +170,16 @@ def quarantined(
 ) -> list[Quarantined]:
     """Return at most `limit` refused messages, last received first, with start ≤ last received < stop.
 
+    Of one device, or of several; by default of all, and of none.
+
     A payload can be as large as the broker allows, so only the first `payload_bytes` are read, as `payload_head`;
     `payload_size` is its size in bytes. `payload` itself is deferred.
     """
     rows = quarantined_rows(payload_bytes)
     if device is not None:
         rows = rows.filter(device=device)
+    if devices is not None:
+        rows = rows.filter(device__in=devices.order_by().values("pk"))
     if reason:
         rows = rows.filter(reason=reason)
     if topic:

@@ -1,6 +1,7 @@
 """Base classes of the API's views, and the answer for unknown addresses."""
 
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from typing import Any, ClassVar, NoReturn
 
 from django.http import Http404, HttpRequest, HttpResponseRedirect
@@ -84,8 +85,23 @@ class StrictView(APIView):
         raise AssertionError("permission_denied() raises")
 
 
+class DeviceScope(StrEnum):
+    """The access of clients with a device selector to a view."""
+
+    DEVICES = "devices"  # the view shows and changes their devices only
+    SHARED = "shared"  # they read what belongs to no device, and change nothing
+    TENANT = "tenant"  # closed to them
+
+
 class TenantView(StrictView):
-    """A view in a tenant. The permission classes read the roles and the flags for API keys."""
+    """A view in a tenant. The permission classes read the roles and the flags for API keys.
+
+    A view is closed to clients with a device selector unless it states another `device_scope`.
+    """
+
+    device_scope: ClassVar[DeviceScope] = DeviceScope.TENANT
+    # The lookup that leads from the rows of the view's queryset to their devices.
+    device_path: ClassVar[str] = ""
 
     role_to_read: ClassVar[Role] = Role.VIEWER
     role_to_write: ClassVar[Role] = Role.ADMIN

@@ -10,12 +10,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
-from .base import TenantView
+from .base import DeviceScope, TenantView
 
 
 class EndpointsView(TenantView):
     """The addresses of the lists, taken from the URL patterns."""
 
+    device_scope = DeviceScope.SHARED
     patterns: ClassVar[Sequence[URLPattern]] = ()
 
     @extend_schema(operation_id="endpoints", responses={200: OpenApiTypes.OBJECT})
