@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.filters import AllValuesFieldListFilter
 from django.core.exceptions import ValidationError
 from django.db.models import Model
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
@@ -20,12 +23,15 @@ from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from devices import hooks
+from devices.domain import networks
+from devices.domain.scopes import SCOPES
 from devices.models import ApiKey, AuditEntry, RotationCampaign
 from devices.models.access import ACTIONS
 from devices.services import audit_search
-from devices.services.api_keys import issue_api_key, revoke_api_key
+from devices.services.api_keys import OVERLAP, default_end, issue_api_key, revoke_api_key, rotate_api_key
 from tenants.admin.base import ReadOnly, coloured, form_page, render_page
 from tenants.infrastructure.hooks import NavigationGroup
 from tenants.services.roles import Role
@@ -38,9 +44,31 @@ from .site import tenant_admin
 class ApiKeyForm(forms.ModelForm):
     """The form of a new key."""
 
+    scopes = forms.MultipleChoiceField(
+        label=_("Scopes"),
+        choices=[(scope, scope) for scope in SCOPES],
+        required=False,
+        widget=UnfoldAdminCheckboxSelectMultipleWidget,
+    )
+
     class Meta:
         model = ApiKey
-        fields = ("name", "scope", "expires_at")
+        fields = ("name", "description", "scope", "scopes", "addresses", "expires_at")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial.setdefault("expires_at", default_end())
+
+    def clean(self) -> dict[str, Any]:
+        """Validate that scopes are listed for the scope `custom`, and for no other; raises ValidationError."""
+        values: dict[str, Any] = super().clean() or {}
+        if bool(values.get("scopes")) != (values.get("scope") == ApiKey.Scope.CUSTOM):
+            self.add_error("scopes", _("List scopes for the scope “the listed scopes” only."))
+        return values
+
+    def clean_addresses(self) -> list[str]:
+        """Return the networks as CIDR; the field's validator has checked them."""
+        return networks.normalize(self.cleaned_data["addresses"] or [])
 
     def clean_expires_at(self) -> Any:
         expires_at = self.cleaned_data["expires_at"]
@@ -57,16 +85,28 @@ class ApiKeyAdmin(TenantModelAdmin):
     list_display: ClassVar = ["name", "prefix", "scope", "state", "created_by_label", "expires_at", "last_used_at"]
     list_filter: ClassVar = ["scope"]
     search_fields: ClassVar = ["name", "prefix"]
-    add_fieldsets: ClassVar = [(None, {"fields": ["name", "scope", "expires_at"]})]
+    add_fieldsets: ClassVar = [
+        (None, {"fields": ["name", "description", "scope", "scopes", "addresses", "expires_at"]}),
+    ]
     fields: ClassVar = [
         ("name", "prefix"),
+        "description",
         ("scope", "state"),
-        "selector",
+        "granted_scopes",
+        ("addresses", "selector"),
         ("created_at", "created_by_label"),
         ("expires_at", "last_used_at"),
     ]
-    readonly_fields: ClassVar = ["prefix", "state", "selector", "created_at", "created_by_label", "last_used_at"]
-    actions_detail: ClassVar = ["revoke"]
+    readonly_fields: ClassVar = [
+        "prefix",
+        "state",
+        "granted_scopes",
+        "selector",
+        "created_at",
+        "created_by_label",
+        "last_used_at",
+    ]
+    actions_detail: ClassVar = ["rotate", "revoke"]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user may change."""
@@ -83,13 +123,20 @@ class ApiKeyAdmin(TenantModelAdmin):
     def state(self, key: ApiKey) -> SafeString:
         if key.revoked_at is not None:
             return coloured(_("revoked"), "danger")
+        if key.ends_soon:
+            return coloured(_("ends soon"), "warning")
         return coloured(_("valid"), "success") if key.is_valid() else coloured(_("expired"), "warning")
+
+    @display(description=_("scopes"))
+    def granted_scopes(self, key: ApiKey) -> str:
+        """Return the scopes, those of a set included."""
+        return ", ".join(sorted(key.granted))
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: forms.ModelForm, change: bool) -> None:
         """Save the row by its service, with an audit entry."""
         values = form.cleaned_data
         key, text = issue_api_key(
-            name=values["name"], scope=values["scope"], expires_at=values["expires_at"], acting_user=person(request)
+            **{name: values[name] for name in ApiKeyForm.Meta.fields}, acting_user=person(request)
         )
         obj.__dict__.update(key.__dict__)
         request.issued_api_key = text  # type: ignore[attr-defined]
@@ -132,6 +179,32 @@ class ApiKeyAdmin(TenantModelAdmin):
             back=self._page_url(key),
             obj=key,
         )
+
+    @action(description=_("Rotate"), icon="autorenew", permissions=["revoke"])
+    def rotate(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Issue the successor of a key, and show its text."""
+        key = self.get_object(request, object_id)
+        if key is None:
+            raise Http404
+        if request.method != "POST":
+            return form_page(
+                self,
+                request,
+                None,
+                title=_t("Rotate %(key)s") % {"key": key},
+                lead=_t("A successor with the same rights is issued. The present key ends in %(days)d days.")
+                % {"days": OVERLAP.days},
+                submit=_("Rotate"),
+                back=self._page_url(key),
+                obj=key,
+            )
+        try:
+            new, text = rotate_api_key(key, overlap=OVERLAP, acting_user=person(request))
+        except ValidationError as error:
+            messages.error(request, " ".join(error.messages))
+            return redirect(self._page_url(key))
+        request.issued_api_key = text  # type: ignore[attr-defined]
+        return self.response_add(request, new)
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """Return the actions of the object's page that the user may run."""
@@ -207,6 +280,16 @@ class AuditEntryAdmin(ReadOnly, TenantModelAdmin):
 
 def _shown(value: Any) -> str:
     return "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+@hooks.dashboard_panels.provider(5)
+def keys_that_end_soon(request: HttpRequest) -> SafeString:
+    """Render the API keys that end soon, for administrators."""
+    if not may(request, Role.ADMIN):
+        return SafeString("")
+    soon = timezone.now() + timedelta(days=settings.API_KEY_WARNING_DAYS)
+    keys = ApiKey.objects.filter(revoked_at=None, successor=None, expires_at__range=(timezone.now(), soon))
+    return render_to_string("devices/admin/keys_that_end_soon.html", {"keys": keys.order_by("expires_at")}, request)
 
 
 _NAVIGATION = NavigationGroup(

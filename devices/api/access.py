@@ -3,7 +3,7 @@
 import logging
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,18 @@ from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext as _
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
-from rest_framework.exceptions import AuthenticationFailed, Throttled
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied, Throttled
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 
 from devices.api.visibility import selector_of
+from devices.domain import networks
+from devices.domain.scopes import SETS
 from devices.domain.selector import Selector
 from devices.models import ApiKey
 from devices.services import api_keys
-from devices.services.visibility import selected_devices
-from tenants.api.permissions import MemberPermission
+from devices.services.visibility import uuids_of
+from tenants.api.permissions import ANY_KEY, MemberPermission
 from tenants.infrastructure.database import current_schema
 from tenants.infrastructure.error_codes import ErrorCode
 from tenants.infrastructure.throttling import SecretThrottle
@@ -62,6 +64,8 @@ class ApiKeyAuthentication(BaseAuthentication):
                     "An administrator of the tenant can issue a new one."
                 )
             )
+        if key.addresses and not networks.contain(key.addresses, request.META.get("REMOTE_ADDR", "")):
+            raise PermissionDenied(_("This API key cannot be used from this address."))
         return key, key
 
     def authenticate_header(self, request: Request) -> str:
@@ -93,8 +97,8 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
 class TenantAccess(MemberPermission):
     """Grant access to members by their role, and to API keys by their scope.
 
-    A view can set `role_to_read` (default: viewer), `role_to_write` (administrator), `open_to_keys` (true) and
-    `only_admin_keys` (false). A key with the scope write can change devices and metadata; no key can manage keys.
+    A view can set `role_to_read` (default: viewer), `role_to_write` (administrator), and `resource`: a key needs the
+    scope `resource:read` or `resource:write`; without a resource, all scopes of the set `read` or `write`.
     """
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
@@ -112,21 +116,18 @@ class TenantAccess(MemberPermission):
 
     def _has_selector(self, request: Request) -> bool:
         self.message = _("This requires access to all devices of the tenant; yours is limited by a device selector.")
+        self.code = ErrorCode.PERMISSION_DENIED
         return bool(selector_of(request))
 
     def _key_may(self, key: ApiKey, reading: bool, view: "APIView") -> bool:
-        if not getattr(view, "open_to_keys", True):
-            self.message = _("API keys cannot manage API keys. Log in as an administrator of the tenant.")
-            self.code = ErrorCode.PERSON_REQUIRED
-            return False
-        if key.scope == ApiKey.Scope.ADMIN:
-            return True
         self.code = ErrorCode.SCOPE_REQUIRED
-        if getattr(view, "only_admin_keys", False):
-            self.message = _("This requires an API key with the scope admin, or an administrator of the tenant.")
-            return False
-        self.message = _("This API key can only read. Use a key with the scope write.")
-        return reading or key.scope == ApiKey.Scope.WRITE
+        needed: str = view.needed_scope(reading) if hasattr(view, "needed_scope") else ""
+        if needed:
+            self.message = _("This requires an API key with the scope %(scope)s.") % {"scope": needed}
+            return needed == ANY_KEY or needed in key.granted
+        name = "read" if reading else "write"
+        self.message = _("This requires an API key with the scope %(scope)s.") % {"scope": name}
+        return SETS[name] <= key.granted
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ class StreamAccess:
     session: str = ""
     least: Role = Role.VIEWER  # that a person must have
     expires_at: datetime | None = None  # the key's end
+    visible: frozenset[str] | None = None  # as the stream was opened
 
     def seconds_left(self) -> float:
         """Return the seconds until the key expires; infinite without an end."""
@@ -160,15 +162,14 @@ class StreamAccess:
 
     def visible_uuids(self) -> frozenset[str] | None:
         """Return the UUIDs of the devices that the key or member can see; None: all. Queries the tenant's schema."""
-        selector = self._selector()
-        return frozenset(map(str, selected_devices(selector).values_list("uuid", flat=True))) if selector else None
+        return uuids_of(self._selector())
 
     def _selector(self) -> Selector:
         if self.key_id:
             key = ApiKey.objects.filter(pk=self.key_id).first()
-            return Selector.of(key.selector if key else {})
+            return Selector.from_stored(key.selector if key else {})
         user, tenant = User.objects.filter(pk=self.user_id).first(), Tenant.objects.filter(pk=self.tenant_id).first()
-        return Selector.of(access_of(user, tenant).selector if user else {})
+        return Selector.from_stored(access_of(user, tenant).selector if user else {})
 
     def _is_logged_in(self, user: User) -> bool:
         session = SessionStore(self.session)
@@ -180,8 +181,11 @@ class StreamAccess:
 def stream_access(request: Request, least: Role = Role.VIEWER) -> StreamAccess:
     """Return the access of an authorized request."""
     if isinstance(request.auth, ApiKey):
-        return StreamAccess(request._request.tenant.pk, key_id=request.auth.pk, expires_at=request.auth.expires_at)  # type: ignore[attr-defined]
-    return session_stream_access(request._request, least)
+        tenant = request._request.tenant  # type: ignore[attr-defined]
+        access = StreamAccess(tenant.pk, key_id=request.auth.pk, expires_at=request.auth.expires_at)
+    else:
+        access = session_stream_access(request._request, least)
+    return replace(access, visible=uuids_of(selector_of(request)))
 
 
 def session_stream_access(request: Any, least: Role) -> StreamAccess:

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
-from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.exceptions import NotFound
 
 from devices.api.visibility import visible_devices
 from devices.domain import attributes, tags
@@ -28,6 +28,7 @@ from devices.models import (
     Unit,
 )
 from devices.models.places import within
+from tenants.api.errors import InvalidParameters
 
 _NO_SUCH_TYPE = _("There is no component type with this key. component-types/ lists the component types.")
 ATTRIBUTE_PREFIX = "attribute."
@@ -67,7 +68,7 @@ def _attribute_is(name: str, text: str) -> Q:
     try:
         attributes.check_name(name)
     except ValueError as error:
-        raise ValidationError({f"{ATTRIBUTE_PREFIX}{name}": str(error)}) from error
+        raise InvalidParameters({f"{ATTRIBUTE_PREFIX}{name}": [str(error)]}) from error
     condition = Q(pk__in=[])
     for value in attributes.values_of(text):
         condition |= Q(attributes__contains={name: value})
@@ -111,7 +112,7 @@ class DeviceFilter(filters.FilterSet):
         try:
             return queryset.filter(tags__contains=tags.normalize(self.data.getlist("tag")))
         except ValueError as error:
-            raise ValidationError({"tag": str(error)}) from error
+            raise InvalidParameters({"tag": [str(error)]}) from error
 
     def filter_queryset(self, queryset: QuerySet[Device]) -> QuerySet[Device]:
         """Return the devices that all parameters select, `attribute.…` included."""

@@ -19,6 +19,7 @@ from .views.presence import (
 )
 from .views.provisioning import ClaimView, ReleaseView, ResetCredentialsView
 from .views.rotation import RotationViewSet
+from .views.whoami import WhoAmIView
 
 router = SimpleRouter(use_regex_path=False)
 router.register("devices", DeviceViewSet, "device")
@@ -47,5 +48,6 @@ urlpatterns = [
     path("devices/<uuid:uuid>/timeline/", TimelineView.as_view(), name="device-timeline"),
     path("devices/<uuid:uuid>/availability/", AvailabilityView.as_view(), name="device-availability"),
     path("events/", EventsView.as_view(), name="events"),
+    path("whoami/", WhoAmIView.as_view(), name="whoami"),
     path("presence-settings/", PresenceSettingsView.as_view(), name="presence-settings"),
 ]

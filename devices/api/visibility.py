@@ -20,7 +20,7 @@ NO_SUCH_DEVICE = gettext_lazy("There is no device with the UUID {value}. devices
 def selector_of(request: Any) -> Selector:
     """Return the device selector of the request's API key or member; empty for one that sees all devices."""
     key = getattr(request, "auth", None)
-    return Selector.of(key.selector if isinstance(key, ApiKey) else request_access(request).selector)
+    return Selector.from_stored(key.selector if isinstance(key, ApiKey) else request_access(request).selector)
 
 
 def visible_devices(request: Any) -> QuerySet[Device]:
@@ -38,6 +38,8 @@ def require_visible(request: Any, device: Device) -> None:
 
 class VisibilityFilter(BaseFilterBackend):
     """Narrows the queryset of every view with a `device_path`, lists and single objects alike."""
+
+    for_objects = True
 
     def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: Any) -> QuerySet[Any]:
         """Return the rows of the devices that the client can see."""

@@ -26,7 +26,7 @@ class Selector:
         return any(asdict(self).values())
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> "Selector":
+    def from_stored(cls, stored: Mapping[str, Any]) -> "Selector":
         """Return the selector as `stored` returned it."""
         return cls(**{name: tuple(values) for name, values in stored.items()})
 

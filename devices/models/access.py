@@ -5,12 +5,16 @@ import hashlib
 import secrets
 from typing import ClassVar
 
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+from devices.domain import scopes
+from devices.domain.networks import validate_networks
 from tenants.models.base import CountedModel
 
 from .inventory import Device
@@ -32,11 +36,26 @@ class ApiKey(CountedModel):
         READ = "read", _("read")
         WRITE = "write", _("read and write")
         ADMIN = "admin", _("read, write, and export everything")
+        CUSTOM = "custom", _("the listed scopes")
 
     name = models.CharField(_("name"), max_length=120)
+    description = models.CharField(_("description"), max_length=500, blank=True)
     prefix = models.CharField(_("prefix"), max_length=24, unique=True, editable=False)
     digest = models.CharField(max_length=64, editable=False)
-    scope = models.CharField(_("scope"), max_length=5, choices=Scope.choices, default=Scope.READ)
+    scope = models.CharField(_("scope"), max_length=8, choices=Scope.choices, default=Scope.READ)
+    # Of the scope `custom`.
+    scopes = ArrayField(
+        models.CharField(max_length=40), verbose_name=_("scopes"), default=list, db_default=[], blank=True
+    )
+    addresses = ArrayField(
+        models.CharField(max_length=43),
+        verbose_name=_("addresses"),
+        default=list,
+        db_default=[],
+        blank=True,
+        validators=[validate_networks],
+        help_text=_("Networks from which the key can be used, separated by commas. Empty: from everywhere."),
+    )
     # The devices that the key can see, as `devices.domain.selector` reads it; empty: all.
     selector = models.JSONField(_("device selector"), default=dict, db_default={}, blank=True, editable=False)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
@@ -44,6 +63,10 @@ class ApiKey(CountedModel):
     created_by_label = models.CharField(_("created by"), max_length=150, blank=True, editable=False)
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True, editable=False)
+    # The key that replaces it; until its end both are valid.
+    successor = models.OneToOneField(
+        "self", on_delete=models.SET_NULL, null=True, editable=False, related_name="predecessor"
+    )
     last_used_at = models.DateTimeField(_("last used"), null=True, blank=True, editable=False)
 
     class Meta:
@@ -63,6 +86,23 @@ class ApiKey(CountedModel):
     def counted(cls, schema: str) -> QuerySet["ApiKey"]:
         """Return the valid keys: a revoked or expired one makes room."""
         return cls.objects.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()), revoked_at=None)
+
+    @classmethod
+    def of_apps(cls) -> QuerySet["ApiKey"]:
+        """Return the keys that have an account at the broker, which knows no selectors and no addresses."""
+        return cls.objects.filter(revoked_at=None, selector={}, addresses=[])
+
+    @property
+    def granted(self) -> frozenset[str]:
+        """Return the key's scopes, as `devices.domain.scopes` lists them."""
+        return scopes.granted(self.scope, self.scopes)
+
+    @property
+    def ends_soon(self) -> bool:
+        """Return whether a valid key without a successor ends within `API_KEY_WARNING_DAYS`."""
+        if self.expires_at is None or self.successor_id is not None or not self.is_valid():
+            return False
+        return self.expires_at - timezone.now() <= datetime.timedelta(days=settings.API_KEY_WARNING_DAYS)
 
     def is_valid(self) -> bool:
         """Return whether the key is neither revoked nor expired."""
@@ -119,6 +159,7 @@ ACTIONS: dict[str, Promise] = {
     "issue": _("issue"),
     "revoke": _("revoke"),
     "rotate key": _("rotate key"),
+    "rotate API key": _("rotate API key"),
     "revoke key": _("revoke key"),
     "allow version 1": _("allow version 1"),
     "cpu serial mismatch": _("message from another board"),

@@ -38,3 +38,8 @@ def visible_places(selector: Selector) -> QuerySet[Place]:
     paths = Place.objects.filter(pk__in=selector.places).values_list("path", flat=True)
     of_devices = Q(pk__in=selected_devices(selector).order_by().values("place"))
     return Place.objects.filter(within(paths) | of_devices)
+
+
+def uuids_of(selector: Selector) -> frozenset[str] | None:
+    """Return the UUIDs of the selected devices; None for all."""
+    return frozenset(map(str, selected_devices(selector).values_list("uuid", flat=True))) if selector else None

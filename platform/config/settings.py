@@ -338,6 +338,10 @@ METRICS_TOKEN: str = SecretText(env.str("METRICS_TOKEN", default=""))
 API_KEY_FAILURES_PER_MINUTE: int = env.int("API_KEY_FAILURES_PER_MINUTE", default=100)
 # For so long a web process uses a tenant and an API key that it has read before it reads them again; 0: not at all.
 ACCESS_CACHE_SECONDS: float = env.float("ACCESS_CACHE_SECONDS", default=1.0)
+# Days after which a key ends that is issued without an end; 0: it does not end.
+API_KEY_DEFAULT_DAYS: int = env.int("API_KEY_DEFAULT_DAYS", default=0)
+# Days before its end from which a key is marked, and administrators see it on the first page.
+API_KEY_WARNING_DAYS: int = env.int("API_KEY_WARNING_DAYS", default=14)
 # For each tenant, of sessions and keys together; 0: unlimited.
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
 # Operations at a time: of each API key or person, of a tenant, and of one web process; 0: unlimited.

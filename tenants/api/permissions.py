@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rest_framework.views import APIView
 
 
+# Instead of a scope: every valid key.
+ANY_KEY = "*"
+
+
 class MemberPermission(BasePermission):
     """Members of the tenant by their role: `role_to_read` and `role_to_write` of the view."""
 

@@ -37,7 +37,6 @@ class ErrorCode(StrEnum):
     MEMBERSHIP_REQUIRED = "membership_required"
     ROLE_REQUIRED = "role_required"
     SCOPE_REQUIRED = "scope_required"
-    PERSON_REQUIRED = "person_required"
     UNKNOWN_TOKEN = "unknown_token"  # noqa: S105 (a code)
     NOT_FOUND = "not_found"
     UNKNOWN_ADDRESS = "unknown_address"
@@ -119,7 +118,6 @@ MEANINGS: dict[ErrorCode, Meaning] = {
     ErrorCode.MEMBERSHIP_REQUIRED: Meaning(403, _("The user is not a member of the tenant.")),
     ErrorCode.ROLE_REQUIRED: Meaning(403, _("The request requires a higher role.")),
     ErrorCode.SCOPE_REQUIRED: Meaning(403, _("The request requires an API key with another scope.")),
-    ErrorCode.PERSON_REQUIRED: Meaning(403, _("The request requires a user who has logged in.")),
     ErrorCode.UNKNOWN_TOKEN: Meaning(403, _("The fetch token is not known.")),
     ErrorCode.NOT_FOUND: Meaning(404, _("The object does not exist.")),
     ErrorCode.UNKNOWN_ADDRESS: Meaning(404, _("The address does not exist.")),

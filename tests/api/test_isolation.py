@@ -158,6 +158,8 @@ ROWS: list[Row] = [
     ("POST", "api/v1/api-keys/", IN_PERSON, 201, {"name": "new", "scope": "write"}),
     ("GET", "api/v1/api-keys/{api_key}/", IN_PERSON, 200, None),
     ("DELETE", "api/v1/api-keys/{api_key}/", IN_PERSON, 204, None),
+    ("POST", "api/v1/api-keys/{api_key}/rotate/", IN_PERSON, 201, {}),
+    ("GET", "api/v1/whoami/", READ, 200, None),
     ("GET", "api/schema/", PUBLIC, 200, None),
     ("GET", "api/docs/", PUBLIC, 200, None),
     ("GET", "api/docs/errors/", PUBLIC, 200, None),

@@ -1,28 +1,43 @@
-"""Fields for the tags and attributes of a device."""
+"""Fields for tags, attributes and networks."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from devices.domain import attributes, tags
+from devices.domain import attributes, networks, tags
 
 
-class TagsField(serializers.ListField):
-    """Tags in order, each once."""
+class NormalizedListField(serializers.ListField):
+    """A list of texts, as a function of the domain normalizes it."""
 
     child = serializers.CharField()
+    normalize: ClassVar[Any]  # a function of the texts; raises ValueError
+    description: ClassVar[str]
 
     def __init__(self, **options: Any) -> None:
-        help_text = f"Lower-case words, at most {tags.MAX_TAGS}; the new list replaces the present one."
-        super().__init__(**{"help_text": help_text, **options})
+        super().__init__(**{"help_text": self.description, **options})
 
     def to_internal_value(self, data: Any) -> list[str]:
-        """Return the tags; raises ValidationError."""
+        """Return the normalized texts; raises ValidationError."""
         try:
-            return tags.normalize(super().to_internal_value(data))
+            return type(self).normalize(super().to_internal_value(data))
         except ValueError as error:
             raise serializers.ValidationError(str(error)) from error
+
+
+class TagsField(NormalizedListField):
+    """Tags in order, each once."""
+
+    normalize = staticmethod(tags.normalize)
+    description = f"Lower-case words, at most {tags.MAX_TAGS}; the new list replaces the present one."
+
+
+class NetworksField(NormalizedListField):
+    """Networks as CIDR."""
+
+    normalize = staticmethod(networks.normalize)
+    description = f"Addresses or networks (CIDR), at most {networks.MAX_NETWORKS}. Empty: from everywhere."
 
 
 @extend_schema_field(

@@ -21,7 +21,7 @@ class AuditView(CursorPageView):
     """The audit entries."""
 
     role_to_read = Role.ADMIN
-    only_admin_keys = True
+    resource = "audit"
     parameters_class = parameters.AuditParameters
     row_class = AuditEntrySerializer
 
@@ -42,7 +42,7 @@ class AuditExportView(ParametersView):
     """The audit entries as a file."""
 
     role_to_read = Role.ADMIN
-    only_admin_keys = True
+    resource = "audit"
     parameters_class = parameters.AuditExportParameters
 
     @extend_schema(

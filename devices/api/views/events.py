@@ -49,6 +49,7 @@ class EventsParameters(ExplainedSerializer):
 class EventsView(TenantView):
     """Changes of state, as they happen."""
 
+    resource = "devices"
     device_scope = DeviceScope.DEVICES
     http_method_names = ("get",)  # a HEAD would wait for the end of the stream
     content_negotiation_class = JSONErrorsNegotiation

@@ -41,6 +41,7 @@ _FILE = {(200, kind.partition(";")[0]): OpenApiTypes.BINARY for kind in CONTENT_
 class ImportView(AuditedView):
     """Register devices by a table, with an error for each row that has one."""
 
+    resource = "devices"
     role_to_read = role_to_write = Role.OPERATOR
     parser_classes = (MultiPartParser, JSONParser)
 
@@ -80,6 +81,7 @@ class ImportView(AuditedView):
 class DeviceExportView(TenantView):
     """The tenant's devices as the table that can be imported again."""
 
+    resource = "devices"
     device_scope = DeviceScope.DEVICES
 
     def known_parameters(self) -> Iterable[str]:
@@ -98,6 +100,8 @@ class DeviceExportView(TenantView):
 class ImportTemplateView(TenantView):
     """An empty table with the columns of an import and two examples."""
 
+    resource = "devices"
+
     def known_parameters(self) -> Iterable[str]:
         """Return the names of the accepted query parameters."""
         return ("format",)
@@ -114,6 +118,7 @@ class DeviceImportViewSet(
 ):
     """Imports of devices, newest first."""
 
+    resource = "devices"
     role_to_write = Role.OPERATOR
     http_method_names = ("get", "head", "post")
     lookup_value_converter = "int"
@@ -121,6 +126,10 @@ class DeviceImportViewSet(
     lookup_url_kwarg = "id"
     queryset = DeviceImport.objects.exclude(state=DeviceImport.State.CHECKED).order_by("-id").defer("rows")
     serializer_class = shapes.DeviceImportSerializer
+
+    def needed_scope(self, reading: bool) -> str:
+        """Return the scope that an API key needs."""
+        return "credentials:write" if self.action == "credentials" else super().needed_scope(reading)
 
     @extend_schema(request=None, responses={200: shapes.HandedOverSerializer, 503: ErrorSerializer})
     @action(detail=True, methods=["post"], pagination_class=None)

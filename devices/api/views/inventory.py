@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from django.db import transaction
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
@@ -42,6 +42,7 @@ _WITH_FIELDS = extend_schema(parameters=[FIELDS])
 class ComponentViewSet(TenantModelViewSet):
     """Sensors and actuators on the devices."""
 
+    resource = "devices"
     device_scope = DeviceScope.DEVICES
     device_path = "device"
     role_to_write = Role.OPERATOR
@@ -66,6 +67,7 @@ class DeviceViewSet(
 ):
     """The devices: their state, components and keys."""
 
+    resource = "devices"
     device_scope = DeviceScope.DEVICES
     device_path = "pk"
     role_to_write = Role.OPERATOR
@@ -78,6 +80,10 @@ class DeviceViewSet(
     )
     serializer_class = serializers.DeviceSerializer
     filterset_class = filters.DeviceFilter
+
+    def needed_scope(self, reading: bool) -> str:
+        """Return the scope that an API key needs."""
+        return "credentials:write" if self.action == "keys" else super().needed_scope(reading)
 
     def known_parameters(self) -> Iterable[str]:
         """Return the names of the accepted query parameters: each attribute is one."""
@@ -127,10 +133,9 @@ class DeviceViewSet(
         with transaction.atomic():
             if serializer.validated_data:
                 super().perform_update(serializer)
+                require_visible(self.request, cast("Device", serializer.instance))
             if active is not None:
                 activation.set_active(self.get_object(), active, acting_user=self.acting_user)
-            if serializer.instance is not None:
-                require_visible(self.request, serializer.instance)
         serializer.instance = self.get_object()  # with the state and the timeout that follow from the change
 
     @extend_schema(responses={204: None, 409: ErrorSerializer})

@@ -19,6 +19,7 @@ from .base import TenantModelViewSet
 class UnitViewSet(TenantModelViewSet):
     """Units of measurement. A new tenant has those that sensors use."""
 
+    resource = "metadata"
     device_scope = DeviceScope.SHARED
     queryset = Unit.objects.all()
     serializer_class = serializers.UnitSerializer
@@ -28,6 +29,7 @@ class UnitViewSet(TenantModelViewSet):
 class HardwareModelViewSet(TenantModelViewSet):
     """Boards and their revisions, and which component types may be attached to them."""
 
+    resource = "metadata"
     device_scope = DeviceScope.SHARED
     queryset = HardwareModel.objects.prefetch_related("allowed_component_types")
     serializer_class = serializers.HardwareModelSerializer
@@ -37,6 +39,7 @@ class HardwareModelViewSet(TenantModelViewSet):
 class ComponentTypeViewSet(TenantModelViewSet):
     """Kinds of sensors and actuators, with their metrics (written at metrics/)."""
 
+    resource = "metadata"
     device_scope = DeviceScope.SHARED
     queryset = ComponentType.objects.prefetch_related(
         Prefetch("metrics", Metric.objects.select_related("unit", "sent_unit"))
@@ -48,6 +51,7 @@ class ComponentTypeViewSet(TenantModelViewSet):
 class MetricViewSet(TenantModelViewSet):
     """Metrics of a component type: the path of a value in messages, its type, unit and range."""
 
+    resource = "metadata"
     device_scope = DeviceScope.SHARED
     queryset = Metric.objects.select_related("component_type", "unit", "sent_unit").order_by(
         "component_type__key", "key"

@@ -16,6 +16,7 @@ from .base import TenantModelViewSet
 class PlaceViewSet(TenantModelViewSet):
     """Places, such as farms, houses and zones: a tree, in which each place has a key."""
 
+    resource = "devices"
     device_scope = DeviceScope.SHARED
     role_to_write = Role.OPERATOR
     lookup_value_converter = "str"

@@ -29,6 +29,7 @@ _NOT_FOUND = {404: ErrorSerializer}
 class HistoryView(CursorPageView):
     """The changes of a device's state."""
 
+    resource = "devices"
     device_scope = DeviceScope.DEVICES
     parameters_class = parameters.HistoryParameters
     row_class = shapes.StatusChangeSerializer
@@ -59,6 +60,7 @@ class HistoryView(CursorPageView):
 class TimelineView(ParametersView):
     """A device's states over a time."""
 
+    resource = "devices"
     device_scope = DeviceScope.DEVICES
     parameters_class = parameters.TimelineParameters
 
@@ -82,6 +84,7 @@ class TimelineView(ParametersView):
 class AvailabilityView(ParametersView):
     """A device's availability by month."""
 
+    resource = "devices"
     device_scope = DeviceScope.DEVICES
     parameters_class = parameters.AvailabilityParameters
 
@@ -116,6 +119,7 @@ class AvailabilityView(ParametersView):
 class MaintenanceWindowViewSet(TenantModelViewSet):
     """Maintenance windows of devices: changes are recorded, and apps are not notified."""
 
+    resource = "devices"
     device_scope = DeviceScope.DEVICES
     device_path = "device"
     role_to_write = Role.OPERATOR
@@ -127,6 +131,7 @@ class MaintenanceWindowViewSet(TenantModelViewSet):
 class PresenceSettingsView(TaggedView, AuditedView):
     """The tenant's rules of presence."""
 
+    resource = "metadata"
     device_scope = DeviceScope.SHARED
 
     def lock_object(self) -> None:

@@ -29,6 +29,7 @@ from .base import AuditedView
 class ClaimView(AuditedView):
     """Claims of preregistered devices."""
 
+    resource = "devices"
     role_to_read = role_to_write = Role.OPERATOR
 
     @extend_schema(
@@ -57,6 +58,7 @@ class ClaimView(AuditedView):
 class ReleaseView(AuditedView):
     """Releases of claimed devices, after which any tenant can claim them."""
 
+    resource = "devices"
     device_scope = DeviceScope.DEVICES
     role_to_read = role_to_write = Role.OPERATOR
 
@@ -71,6 +73,7 @@ class ReleaseView(AuditedView):
 class ResetCredentialsView(AuditedView):
     """Resets of the credentials of claimed devices."""
 
+    resource = "credentials"
     device_scope = DeviceScope.DEVICES
     role_to_read = role_to_write = Role.OPERATOR
 

@@ -26,6 +26,7 @@ class RotationViewSet(
 ):
     """New keys for many devices, with overlap."""
 
+    resource = "credentials"
     http_method_names = ("get", "head", "post")
     lookup_value_converter = "int"
     lookup_field = "pk"

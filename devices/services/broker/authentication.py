@@ -167,8 +167,7 @@ def _devices(names: list[str]) -> dict[str, "_Account | AuthUnavailable"]:
 
 
 def _apps(slug: str, names: list[str]) -> dict[str, "_Account | AuthUnavailable"]:
-    # The topics of apps are those of all devices of a tenant.
-    keys = ApiKey.objects.filter(prefix__in=names, revoked_at=None, selector={})
+    keys = ApiKey.of_apps().filter(prefix__in=names)
     now = timezone.now()
     return {
         key.prefix: _Account(key.digest.encode(), {"role": str(Role.APP), "slug": slug}, expires_at=key.expires_at)

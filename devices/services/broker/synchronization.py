@@ -185,8 +185,8 @@ def sync_tenant() -> int:
 
 
 def _valid_prefixes() -> list[str]:
-    """Return the prefixes of the current tenant's valid keys."""
-    return [key.prefix for key in ApiKey.objects.filter(revoked_at=None) if key.is_valid()]
+    """Return the prefixes of the current tenant's valid keys that have an account."""
+    return [key.prefix for key in ApiKey.of_apps() if key.is_valid()]
 
 
 def _device_rows() -> list[tuple[UUID, bool]]:
@@ -247,7 +247,7 @@ def _complete_app_routes() -> None:
     tenants = {tenant.schema_name: tenant for tenant in _tenants()}
 
     def unrevoked() -> list[str]:
-        return list(ApiKey.objects.filter(revoked_at=None).values_list("prefix", flat=True))
+        return list(ApiKey.of_apps().values_list("prefix", flat=True))
 
     for schema, prefixes in visit_each(_WORK, tenants, unrevoked).results.items():
         with schema_context("public"):

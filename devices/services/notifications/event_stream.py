@@ -56,15 +56,21 @@ def frame(event: StatusEvent) -> str:
     return f"id: {event.position}\nevent: status\ndata: {json.dumps(event.data, ensure_ascii=False)}\n\n"
 
 
+def _check(watcher: Watcher) -> tuple[bool, frozenset[str] | None]:
+    """Return whether the watcher may still watch, and which devices (None: all)."""
+    may_watch = watcher.may_watch()
+    return may_watch, watcher.visible_uuids() if may_watch else None
+
+
 async def _follow(center: StreamHub, subscriber: Subscriber, device: UUID | None) -> AsyncIterator[str]:
     sent_at = checked_at = time.monotonic()
-    visible = await center.run_in_schema(subscriber.schema, subscriber.watcher.visible_uuids)
+    visible = subscriber.watcher.visible
     while True:
         if subscriber.must_check or time.monotonic() - checked_at >= CHECK_SECONDS:
             subscriber.must_check = False
-            if not await center.run_in_schema(subscriber.schema, subscriber.watcher.may_watch):
+            may_watch, visible = await center.run_in_schema(subscriber.schema, lambda: _check(subscriber.watcher))
+            if not may_watch:
                 return
-            visible = await center.run_in_schema(subscriber.schema, subscriber.watcher.visible_uuids)
             checked_at, subscriber.must_read = time.monotonic(), True
         while subscriber.must_read:
             subscriber.must_read = False

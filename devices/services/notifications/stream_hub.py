@@ -68,6 +68,10 @@ class Watcher(Protocol):
     def session(self) -> str:
         """The key of the person's session."""
 
+    @property
+    def visible(self) -> frozenset[str] | None:
+        """The UUIDs of the devices that they could see when the stream was opened; None: all."""
+
     def seconds_left(self) -> float:
         """Return the time after which the permission must be checked; infinite for one without an end."""
 

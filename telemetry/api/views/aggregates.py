@@ -39,6 +39,7 @@ _time = Timestamp().to_representation
 class AggregatesView(ParametersView):
     """Aggregates of series by intervals."""
 
+    resource = "readings"
     device_scope = DeviceScope.DEVICES
     parameters_class = parameters.AggregatesParameters
 

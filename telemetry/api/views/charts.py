@@ -29,6 +29,7 @@ _time = Timestamp().to_representation
 class ChartView(ParametersView):
     """Lines of few points."""
 
+    resource = "readings"
     device_scope = DeviceScope.DEVICES
     parameters_class = parameters.ChartParameters
 

@@ -28,8 +28,8 @@ from tenants.services.roles import Role
 class TenantExportView(AuditedView):
     """The export of a whole tenant, for its administrators and for keys with the scope admin."""
 
+    resource = "export"
     role_to_read = Role.ADMIN
-    only_admin_keys = True
     http_method_names = ("get",)
     # Errors are JSON, whatever format the request accepts.
     content_negotiation_class = JSONErrorsNegotiation
@@ -49,6 +49,7 @@ class TenantExportView(AuditedView):
 class ReadingsExportView(ParametersView):
     """Readings as a file."""
 
+    resource = "readings"
     device_scope = DeviceScope.DEVICES
     http_method_names = ("get",)
     parameters_class = parameters.ExportParameters

@@ -23,6 +23,7 @@ from tenants.api.views.base import CursorPageView, DeviceScope, TenantView
 class LatestView(TenantView):
     """The newest value of each metric of a device."""
 
+    resource = "readings"
     device_scope = DeviceScope.DEVICES
 
     @extend_schema(operation_id="devices_latest", responses=shapes.LatestPageSerializer)
@@ -35,6 +36,7 @@ class LatestView(TenantView):
 class FleetLatestView(CursorPageView):
     """The newest values of all devices."""
 
+    resource = "readings"
     device_scope = DeviceScope.DEVICES
     parameters_class = parameters.FleetLatestParameters
     filters: ClassVar = ("component", "metric", "hardware_model")

@@ -15,6 +15,8 @@ from tenants.api.views.base import DeviceScope, ObjectsView, TenantView
 class LimitsView(TenantView):
     """The tenant's limits."""
 
+    resource = "usage"
+
     @extend_schema(operation_id="limits_list", responses=shapes.LimitsPageSerializer)
     def get(self, request: Request) -> Response:
         """Return the limits of the tenant and its devices, their use, and how many messages they rejected today."""
@@ -24,6 +26,7 @@ class LimitsView(TenantView):
 class LimitHitViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
     """Messages that each limit rejected, newest day (UTC) first."""
 
+    resource = "usage"
     device_scope = DeviceScope.DEVICES
     device_path = "device"
     queryset = LimitHit.objects.select_related("device").order_by("-day", "limit", "-count", "pk")

@@ -22,6 +22,7 @@ from tenants.api.views.base import CursorPageView, DeviceScope, ObjectsView, Ten
 class MissingSequencesView(TenantView):
     """Which messages of a device are missing."""
 
+    resource = "readings"
     device_scope = DeviceScope.DEVICES
 
     @extend_schema(operation_id="devices_missing_sequences", responses=shapes.MissingSequencesSerializer)
@@ -38,6 +39,7 @@ class MissingSequencesView(TenantView):
 class MessagesView(CursorPageView):
     """A device's messages as they were received."""
 
+    resource = "readings"
     device_scope = DeviceScope.DEVICES
     parameters_class = parameters.MessagesParameters
     row_class = shapes.MessageSerializer
@@ -64,6 +66,7 @@ class MessagesView(CursorPageView):
 class TotalsViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
     """Counts of each day's messages, newest day (UTC) first."""
 
+    resource = "usage"
     queryset = IngestTotals.objects.order_by("-day")
     serializer_class = shapes.TotalsSerializer
     filterset_class = TotalsFilter

@@ -22,6 +22,8 @@ from tenants.api.errors import ErrorSerializer
 class MetricProposalView(AuditedView):
     """Metrics for a component type, guessed from a message."""
 
+    resource = "metadata"
+
     @extend_schema(
         operation_id="metric_mapping_proposal",
         request=shapes.ProposalSourceSerializer,
@@ -50,6 +52,8 @@ class MetricProposalView(AuditedView):
 
 class MetricMappingView(AuditedView):
     """Metrics that were proposed, accepted."""
+
+    resource = "metadata"
 
     @extend_schema(
         operation_id="metric_mapping_apply",

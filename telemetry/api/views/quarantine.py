@@ -33,6 +33,7 @@ class ReplayViewSet(
 ):
     """Replays of the quarantine, newest first. Operators and writing keys begin and cancel them."""
 
+    resource = "quarantine"
     device_scope = DeviceScope.DEVICES
     device_path = "device"
     role_to_write = Role.OPERATOR
@@ -74,6 +75,7 @@ class ReplayViewSet(
 class SuppressedMessagesViewSet(mixins.ListModelMixin, ObjectsView, viewsets.GenericViewSet):
     """Refused messages that were counted instead of kept, because there were too many of one kind on a day."""
 
+    resource = "quarantine"
     device_scope = DeviceScope.DEVICES
     device_path = "device"
     queryset = SuppressedMessages.objects.annotate(
@@ -86,6 +88,7 @@ class SuppressedMessagesViewSet(mixins.ListModelMixin, ObjectsView, viewsets.Gen
 class QuarantineView(CursorPageView):
     """The rejected messages."""
 
+    resource = "quarantine"
     device_scope = DeviceScope.DEVICES
     parameters_class = parameters.QuarantineParameters
     row_class = shapes.QuarantinedSerializer

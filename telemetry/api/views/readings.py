@@ -20,6 +20,7 @@ from tenants.api.views.base import CursorPageView, DeviceScope
 class ReadingsView(CursorPageView):
     """The readings of one metric of one component."""
 
+    resource = "readings"
     device_scope = DeviceScope.DEVICES
     parameters_class = parameters.ReadingsParameters
     row_class = shapes.ReadingSerializer

@@ -97,7 +97,7 @@ class ReadingsStreamView(ParametersView):
         410 as of `readings/changes/`; 429: too many streams of this key, person or tenant are open.
         """
         wanted, access = self.valid_parameters(), stream_access(request)
-        devices = devices_by_uuid(wanted["device"]) if "device" in wanted else None
+        devices = devices_by_uuid(self.request, wanted["device"]) if "device" in wanted else None
         after = _resumed(wanted["last_event_id"]) if "last_event_id" in wanted else pages.newest_id()
         selection = pages.LiveFilter(
             devices=frozenset(device.uuid for device in devices or ()),

@@ -22,6 +22,7 @@ from rest_framework.views import APIView
 
 from tenants.api import cursors
 from tenants.api.errors import InvalidHeader, InvalidParameters
+from tenants.api.permissions import ANY_KEY
 from tenants.api.serializers.base import QuickSerializer
 from tenants.infrastructure.error_codes import ErrorCode
 from tenants.services.roles import Role
@@ -105,9 +106,15 @@ class TenantView(StrictView):
 
     role_to_read: ClassVar[Role] = Role.VIEWER
     role_to_write: ClassVar[Role] = Role.ADMIN
-    open_to_keys: ClassVar[bool] = True
-    only_admin_keys: ClassVar[bool] = False
+    # The resource in the scopes of API keys; empty: all scopes that only read, or that only read and write.
+    resource: ClassVar[str] = ""
     how_to_authenticate = _("Send an API key of this tenant (Authorization: Bearer <key>), or log in.")
+
+    def needed_scope(self, reading: bool) -> str:
+        """Return the scope that an API key needs, `ANY_KEY`, or "" for all scopes of the set `read` or `write`."""
+        if self.resource in ("", ANY_KEY):
+            return self.resource
+        return f"{self.resource}:{'read' if reading else 'write'}"
 
 
 class ObjectsView(TenantView, GenericAPIView):
@@ -144,8 +151,12 @@ class ObjectsView(TenantView, GenericAPIView):
         return bool(shows and self.serializer_class and issubclass(self.serializer_class, QuickSerializer))
 
     def filter_queryset(self, queryset: Any) -> Any:
-        """Return the objects that the parameters select; only lists have any."""
-        return super().filter_queryset(queryset) if getattr(self, "action", "list") == "list" else queryset
+        """Return the objects that the client can see and, of a list, that the parameters select."""
+        is_list = getattr(self, "action", "list") == "list"
+        for backend in self.filter_backends:
+            if is_list or getattr(backend, "for_objects", False):
+                queryset = backend().filter_queryset(self.request, queryset, self)
+        return queryset
 
     def get_object(self) -> Any:
         """Return the object of the request."""

@@ -10,12 +10,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
+from tenants.api.permissions import ANY_KEY
+
 from .base import DeviceScope, TenantView
 
 
 class EndpointsView(TenantView):
     """The addresses of the lists, taken from the URL patterns."""
 
+    resource = ANY_KEY
     device_scope = DeviceScope.SHARED
     patterns: ClassVar[Sequence[URLPattern]] = ()
 

@@ -1,0 +1,20 @@
+"""Scopes of API keys: a resource and an action, and the names of sets of them."""
+
+from collections.abc import Iterable
+
+READING = ("devices:read", "readings:read", "quarantine:read", "metadata:read", "credentials:read", "usage:read")
+WRITING = ("devices:write", "quarantine:write", "metadata:write", "credentials:write")
+EXPORTING = ("export:read", "audit:read")
+# In no set: they are given by name only.
+MANAGING = ("keys:read", "keys:write")
+SCOPES = tuple(sorted((*READING, *WRITING, *EXPORTING, *MANAGING)))
+SETS: dict[str, frozenset[str]] = {
+    "read": frozenset(READING),
+    "write": frozenset((*READING, *WRITING)),
+    "admin": frozenset((*READING, *WRITING, *EXPORTING)),
+}
+
+
+def granted(name: str, scopes: Iterable[str]) -> frozenset[str]:
+    """Return the scopes of a set's name, or else the scopes that are listed."""
+    return SETS.get(name) or frozenset(scopes)
