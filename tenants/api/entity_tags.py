@@ -1,4 +1,4 @@
-"""ETags of objects: for reading only what has changed, and for changing only what nobody else has changed.
+"""ETags of objects: for reading only what has changed, and for changing only what no other client has changed.
 
 An ETag has two parts, `"{edited}-{state}"`: hashes of the members that a client can write, and of the others.
 `If-Match` compares the first one, so that a message of the device makes no change of its name fail.

@@ -115,5 +115,6 @@ def test_every_object_that_is_edited_has_one(row: Row, world: World) -> None:  #
 
 def test_an_object_of_another_tenant_is_not_found_whatever_its_tag(world: World) -> None:  # noqa: F811
     caller = world.ask["administrator"].__self__  # type: ignore[attr-defined]
-    answer = call(caller, "patch", f"/t/alpha/api/v1/devices/{world.theirs['device']}/", {"name": "x"}, If_Match="*")
+    uuid = world.theirs["device"]
+    answer = call(caller, "patch", f"/t/alpha/api/v1/devices/{uuid}/", {"name": "x"}, If_Match="*")
     assert answer.status_code == 404

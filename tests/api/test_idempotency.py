@@ -22,7 +22,7 @@ from .client import Api
 from .test_isolation import OK, ROWS, Row, World, endpoints_of, made_world, world  # noqa: F401 (the fixtures)
 
 NEW = {"name": "once", "components": [{"key": "d", "component_type": "dht22"}]}
-# A text that nobody can guess.
+# A text that cannot be guessed.
 _RANDOM = re.compile(r"[A-Za-z0-9_+/=.-]{20,}")
 
 

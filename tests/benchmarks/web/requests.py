@@ -77,43 +77,43 @@ def requests_of(many: BenchTenant, few: BenchTenant, scale: float) -> list[ApiRe
     ]  # fmt: skip
 
 
-def _latest_path(of: BenchTenant) -> str:
-    return f"/t/{of.tenant.slug}/api/v1/devices/{of.dense}/latest/"
+def _latest_path(tenant: BenchTenant) -> str:
+    return f"/t/{tenant.tenant.slug}/api/v1/devices/{tenant.dense}/latest/"
 
 
-def _readings_path(base: str, of: BenchTenant) -> str:
+def _readings_path(base: str, tenant: BenchTenant) -> str:
     metric = METRICS[0][0]
     return (
-        f"{base}/readings/?device={of.dense}&component={COMPONENT}&metric={metric}&limit={_READINGS}"
-        f"&from={_text(_start_of_page(of))}"
+        f"{base}/readings/?device={tenant.dense}&component={COMPONENT}&metric={metric}&limit={_READINGS}"
+        f"&from={_text(_start_of_page(tenant))}"
     )
 
 
-def _export_path(base: str, of: BenchTenant) -> str:
-    start, stop = of.stop - timedelta(days=_EXPORT_DAYS), of.stop
-    return f"{base}/readings/export/?device={of.dense}&from={_text(start)}&to={_text(stop)}&format=ndjson"
+def _export_path(base: str, tenant: BenchTenant) -> str:
+    start, stop = tenant.stop - timedelta(days=_EXPORT_DAYS), tenant.stop
+    return f"{base}/readings/export/?device={tenant.dense}&from={_text(start)}&to={_text(stop)}&format=ndjson"
 
 
-def _start_of_page(of: BenchTenant) -> datetime:
-    return of.stop - timedelta(days=10)
+def _start_of_page(tenant: BenchTenant) -> datetime:
+    return tenant.stop - timedelta(days=10)
 
 
 def _text(time: datetime) -> str:
     return time.isoformat().replace("+00:00", "Z")
 
 
-def _latest(of: BenchTenant) -> Callable[[bytes], None]:
+def _latest(tenant: BenchTenant) -> Callable[[bytes], None]:
     def verify(body: bytes) -> None:
         found = {row["metric"]: (row["time"], row["value"]) for row in json.loads(body)["results"]}
-        assert found == {metric: (_text(of.stop), value) for metric, value in of.newest.items()}, found
+        assert found == {metric: (_text(tenant.stop), value) for metric, value in tenant.newest.items()}, found
         assert len(found) == len(METRICS)
 
     return verify
 
 
-def _page_of_readings(of: BenchTenant) -> Callable[[bytes], None]:
-    start = _start_of_page(of)
-    stored = [(_text(time), value) for time, value in of.stored if time >= start][:_READINGS]
+def _page_of_readings(tenant: BenchTenant) -> Callable[[bytes], None]:
+    start = _start_of_page(tenant)
+    stored = [(_text(time), value) for time, value in tenant.stored if time >= start][:_READINGS]
 
     def verify(body: bytes) -> None:
         document = json.loads(body)
@@ -124,25 +124,25 @@ def _page_of_readings(of: BenchTenant) -> Callable[[bytes], None]:
     return verify
 
 
-def _device(of: BenchTenant) -> Callable[[bytes], None]:
+def _device(tenant: BenchTenant) -> Callable[[bytes], None]:
     def verify(body: bytes) -> None:
         document = json.loads(body)
-        assert document["uuid"] == str(of.dense)
+        assert document["uuid"] == str(tenant.dense)
         assert document["status"] == "ONLINE"
         assert [(part["key"], part["freshness"]) for part in document["components"]] == [(COMPONENT, "FRESH")] or (
-            document["components"][0]["last_reading_at"] == _text(of.stop)
+            document["components"][0]["last_reading_at"] == _text(tenant.stop)
         )
 
     return verify
 
 
-def _devices(of: BenchTenant, count: int) -> Callable[[bytes], None]:
+def _devices(tenant: BenchTenant, count: int) -> Callable[[bytes], None]:
     def verify(body: bytes) -> None:
         document = json.loads(body)
         names = [row["name"] for row in document["results"]]
         assert names == [f"device {n:04}" for n in range(count)], "the devices differ"
-        assert document["count"] == of.devices
-        assert all(row["components"][0]["last_reading_at"] == _text(of.stop) for row in document["results"])
+        assert document["count"] == tenant.devices
+        assert all(row["components"][0]["last_reading_at"] == _text(tenant.stop) for row in document["results"])
 
     return verify
 
@@ -155,20 +155,20 @@ def _healthz(body: bytes) -> None:
     assert json.loads(body) == {"status": "ok"}
 
 
-def _exported(of: BenchTenant) -> int:
-    start = of.stop - timedelta(days=_EXPORT_DAYS)
-    return len(METRICS) * sum(start <= time < of.stop for time, _value in of.stored)
+def _exported(tenant: BenchTenant) -> int:
+    start = tenant.stop - timedelta(days=_EXPORT_DAYS)
+    return len(METRICS) * sum(start <= time < tenant.stop for time, _value in tenant.stored)
 
 
-def _export(of: BenchTenant) -> Callable[[bytes], None]:
-    count, last = _exported(of), of.stored[-2]
+def _export(tenant: BenchTenant) -> Callable[[bytes], None]:
+    count, last = _exported(tenant), tenant.stored[-2]
 
     def verify(body: bytes) -> None:
         lines = body.splitlines()
         assert "complete" in json.loads(lines[-1])
         assert len(lines) == count + 1, f"{len(lines) - 1} of {count} readings"
         rows = [json.loads(line) for line in lines[:-1:997]]
-        stored = dict(of.stored)
+        stored = dict(tenant.stored)
         for row in rows:
             time = datetime.fromisoformat(row["time"])
             assert row["metric"] != METRICS[0][0] or stored[time] == row["value"], row

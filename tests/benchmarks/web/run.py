@@ -184,8 +184,10 @@ def _neighbour(server: WebServer, many: data.BenchTenant, few: data.BenchTenant,
     }
 
 
-def _load(server: WebServer, of: data.BenchTenant, path: str, seconds: float, **options: Any) -> load_client.Load:
-    return load_client.Load(server.port, f"/t/{of.tenant.slug}/api/v1/{path}", of.key, seconds=seconds, **options)
+def _load(server: WebServer, tenant: data.BenchTenant, path: str, seconds: float, **options: Any) -> load_client.Load:
+    return load_client.Load(
+        server.port, f"/t/{tenant.tenant.slug}/api/v1/{path}", tenant.key, seconds=seconds, **options
+    )
 
 
 def _percentile(ordered: list[float]) -> float:
