@@ -104,7 +104,7 @@ class TaggedView(APIView):
         return answer
 
     def _is_whole(self, request: Request) -> bool:
-        # An answer with some members only is no representation to compare with.
+        # An answer with some members only cannot be compared with the whole object.
         return self.is_of_one_object() and "fields" not in request.query_params
 
     def _tag(self, data: Mapping[str, Any]) -> str:
