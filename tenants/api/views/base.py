@@ -56,6 +56,12 @@ class StrictView(APIView):
         """Return the query parameters that can be given several times."""
         return ()
 
+    def check_permissions(self, request: Request) -> None:
+        """Answer 405 for a method that no client can use here, before asking what this client may do."""
+        if request.method not in self.allowed_methods:
+            self.http_method_not_allowed(request)
+        super().check_permissions(request)
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Check the request before its handler runs."""
         super().initial(request, *args, **kwargs)
