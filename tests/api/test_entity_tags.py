@@ -19,7 +19,9 @@ _TAG = re.compile(r'"[0-9a-f]{24}-[0-9a-f]{24}"')
 def call(api: Api, method: str, path: str, body: Any = None, **headers: str) -> Any:
     address = path if path.startswith("/") else api.root + path
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return getattr(api._client, method)(address, body, content_type="application/json", headers=names)
+    return getattr(api._client, method)(
+        address, "" if body is None else body, content_type="application/json", headers=names
+    )
 
 
 def code_of(answer: Any) -> str:
