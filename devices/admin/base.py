@@ -99,7 +99,8 @@ class TenantModelAdmin(QuotaErrors, RolePermissions, LongList, ModelAdmin):
     def save_form(self, request: HttpRequest, form: Any, change: bool) -> Any:
         """Note the object as it is stored, for the audit entry of its change."""
         if change:
-            stored = self.model._base_manager.get(pk=form.instance.pk)
+            # Settings that were never saved are shown with their defaults.
+            stored = self.model._base_manager.filter(pk=form.instance.pk).first() or self.model()
             request.audited_before = audit_changes.snapshot(stored)  # type: ignore[attr-defined]
         return super().save_form(request, form, change)
 

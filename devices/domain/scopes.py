@@ -14,6 +14,8 @@ SETS: dict[str, frozenset[str]] = {
     "admin": frozenset((*READING, *WRITING, *EXPORTING)),
 }
 
+SET_NAMES = tuple(SETS)
+
 
 def granted(name: str, scopes: Iterable[str]) -> frozenset[str]:
     """Return the scopes of a set's name, or else the scopes that are listed."""

@@ -398,6 +398,8 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "ErrorCodeEnum": "tenants.api.problems.ERROR_CODES",
         "StatusEnum": "devices.models.presence.Status",
+        "ApiKeyScopeEnum": "devices.models.access.ApiKey.Scope",
+        "ScopeSetEnum": "devices.domain.scopes.SET_NAMES",
         "RotationStateEnum": "devices.api.serializers.rotation.CAMPAIGN_STATES",
         "RotationMemberStateEnum": "devices.api.serializers.rotation.MEMBER_STATES",
     },

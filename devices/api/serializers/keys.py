@@ -8,7 +8,7 @@ from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from devices.api.idempotency import NULL_WHEN_REPEATED
-from devices.domain.scopes import SCOPES, SETS, granted
+from devices.domain.scopes import SCOPES, SET_NAMES, granted
 from devices.models import ApiKey
 from devices.services.api_keys import OVERLAP, default_end
 from tenants.api.serializers.base import StrictSerializer, Timestamp, WholeNumber
@@ -63,7 +63,7 @@ class NewApiKeySerializer(StrictSerializer):
     name = serializers.CharField(max_length=120, help_text="Purpose of the key.")
     description = serializers.CharField(max_length=500, required=False, allow_blank=True)
     scope = serializers.ChoiceField(
-        choices=list(SETS), required=False, help_text="The name of a set of scopes; `read` without `scopes`."
+        choices=SET_NAMES, required=False, help_text="The name of a set of scopes; `read` without `scopes`."
     )
     scopes = serializers.ListField(
         child=serializers.ChoiceField(choices=SCOPES),
