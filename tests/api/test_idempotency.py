@@ -23,7 +23,7 @@ from .test_isolation import OK, ROWS, Row, World, endpoints_of, made_world, worl
 
 NEW = {"name": "once", "components": [{"key": "d", "component_type": "dht22"}]}
 # A text that cannot be guessed.
-_RANDOM = re.compile(r"[A-Za-z0-9_+/=.-]{20,}")
+_RANDOM = re.compile(r"(?=.*[A-Z0-9].*[A-Z0-9])[A-Za-z0-9_+/=.-]{20,}")
 
 
 def send(api: Api, path: str, body: Any, key: str) -> Any:

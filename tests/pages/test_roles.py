@@ -14,6 +14,7 @@ ROLES = ("viewer", "operator", "admin")
 ADDED_BY: dict[str, str | None] = {
     "devices.device": "operator",
     "devices.component": "operator",
+    "devices.place": "operator",
     "devices.deviceimport": "operator",
     "devices.hardwaremodel": "admin",
     "devices.componenttype": "admin",

@@ -64,7 +64,9 @@ def test_each_component_is_judged_by_its_own_interval_else_its_types(device: Dev
         components = {one.key: one for one in device.components.select_related("component_type")}
         with CaptureQueriesContext(connection) as captured:
             reports = component_reports(components.values(), T0 + timedelta(seconds=30))
-    assert len([query for query in captured if not query["sql"].startswith("SET")]) == 2, "the series, and their newest"
+    queries = [query for query in captured if not query["sql"].startswith("SET")]
+    # Of the newest values that Redis has, the first two are enough.
+    assert len(queries) <= 3, "the series, the table of their newest values, and the readings of those in neither"
     answers = {key: (reports[one.pk].freshness, reports[one.pk].interval) for key, one in components.items()}
     usual = components["one"].component_type.expected_interval
     assert answers["one"] == ("FRESH", usual)

@@ -78,7 +78,9 @@ def test_every_table_of_a_tenant_is_exported_or_left_out_with_a_reason() -> None
 
 def test_no_column_holds_a_secret() -> None:
     columns = [f"{table.name}.{one.column}" for table in TABLES for one in table.columns]
-    assert not [name for name in columns if any(word in name.rpartition(".")[2] for word in SECRETS)]
+    # The audit's hashes are over entries that are exported beside them.
+    chain = {"devices.auditentry.hash", "devices.auditentry.previous_hash"}
+    assert {name for name in columns if any(word in name.rpartition(".")[2] for word in SECRETS)} == chain
     everything: list[Field[Any, Any]] = [f for m in tenant_models() for f in m._meta.concrete_fields if f.column]
     assert len(columns) > 150 < len(everything)
 
@@ -230,7 +232,7 @@ def test_who_may_and_that_it_is_written_down(filled: dict[str, Any], tenant_a: A
     assert json.loads(opened(b"".join(answer.streaming_content))["manifest.json"])["complete"] is True
     refused = Api(tenant_a.slug, key=issue_key(tenant_a, "write")).get("export/")
     assert refused.status_code == 403
-    assert "requires an API key with the scope admin" in refused.json()["detail"]
+    assert "requires an API key with the scope export:read" in refused.json()["detail"]
     with schema_context(tenant_a.schema_name):
         assert AuditEntry.objects.filter(action="export everything").count() == 1
     assert key.post("api-keys/", {"name": "x"}).status_code == 403, "keys manage no keys"
