@@ -127,7 +127,7 @@ def refusal_of_head(head: bytes, text: str) -> tuple[str, bytes]:
     if not is_for_api(head.partition(b"\r\n")[0].decode("latin-1")):
         return "text/plain; charset=utf-8", text.encode()
     accepted = _ACCEPT_LANGUAGE.search(head)
-    with translation.override(language_of(accepted[1].decode("latin-1") if accepted else "")):
+    with translation.override(language_of(accepted[1].decode("latin-1").strip() if accepted else "")):
         detail = _("The head of the request is not valid HTTP. In an address all but ASCII must be percent-encoded.")
         if len(head) >= HEAD_BYTES:
             detail = _("The head of a request must not be longer than %(most)d bytes.") % {"most": HEAD_BYTES}
