@@ -25,7 +25,7 @@ STEPS = (
     ("presence", "devices/services/presence/activity.py", "record"),
     ("acknowledgement", "telemetry/services/mqtt/session.py", "acknowledge"),
 )
-MAX_FILES = 24
+MAX_FILES = 28
 AFTER_SIGNATURE = frozenset({"telemetry/services/pipeline/contract.py", "telemetry/services/limits/buckets.py"})
 # What `Limiter.flush` calls about twice a second, whether a message has arrived or not: it takes no token.
 FLUSH_FUNCTIONS = frozenset({"classes", "set_share", "drop_idle", "<dictcomp>"})

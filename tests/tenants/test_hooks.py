@@ -23,7 +23,7 @@ PROVIDERS = {
     "console_navigation": ["tenants", "auth", "tenants", "django_q"],
     "session_ended": ["devices"],
     "newest_readings": ["telemetry"],
-    "dashboard_panels": ["devices", "telemetry", "telemetry", "telemetry", "devices", "telemetry"],
+    "dashboard_panels": ["devices", "devices", "telemetry", "telemetry", "telemetry", "devices", "telemetry"],
     "panels_above_device": ["devices", "devices", "devices", "devices", "telemetry", "telemetry"],
     "panels_below_device": ["devices", "devices", "telemetry", "telemetry", "devices"],
     "device_pages": ["devices", "telemetry"],
