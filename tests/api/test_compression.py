@@ -2,6 +2,7 @@
 
 import gzip
 import http.client
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from django_tenants.utils import schema_context
 
 from devices.models import Device
+from management.quickstart.hardware import install_hardware
 from tenants.compression import LEAST_BYTES, accepts_gzip
 from tests.devices.event_stream_client import Web
-from tests.factories import add_readings, add_series, issue_key, make_device
+from tests.factories import add_readings, add_series, issue_key, make_device, make_tenant, remove_tenant
 
 from .client import T0, Api
 
@@ -95,16 +97,27 @@ def test_the_tag_of_a_compressed_answer_serves_as_the_other(fleet: Api, tenant_a
     assert changed.status_code == 200
 
 
-def test_a_server_sends_compressed_exports(live_db: None, tenant_a: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def own_tenant(live_db: None) -> Iterator[Any]:
+    """A tenant with the demonstration hardware: what is committed in `alpha` would be counted by other tests."""
+    made = make_tenant("compressed-exports")
+    with schema_context(made.schema_name):
+        install_hardware()
+    yield made
+    remove_tenant(made)
+
+
+def test_a_server_sends_compressed_exports(own_tenant: Any, tmp_path: Path) -> None:
     """The asynchronous way, which Django's test client does not go."""
-    device, key = make_device(tenant_a, "exported", dht22="dht22"), issue_key(tenant_a)
+    device, key = make_device(own_tenant, "exported", dht22="dht22"), issue_key(own_tenant)
     rows = [(T0, float(n)) for n in range(1)]
-    add_readings(tenant_a, add_series(tenant_a, device, "dht22", "temperature", "°C"), *rows)
+    add_readings(own_tenant, add_series(own_tenant, device, "dht22", "temperature", "°C"), *rows)
     web = Web(tmp_path / "web.log")
     try:
         client = http.client.HTTPConnection("127.0.0.1", web.port, timeout=30)
         headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "gzip", "Host": "localhost"}
-        client.request("GET", f"/t/alpha/api/v1/readings/export/?device={device.uuid}&format=ndjson", headers=headers)
+        path = f"/t/{own_tenant.slug}/api/v1/readings/export/?device={device.uuid}&format=ndjson"
+        client.request("GET", path, headers=headers)
         answer = client.getresponse()
         assert (answer.status, answer.getheader("Content-Encoding")) == (200, "gzip")
         lines = gzip.decompress(answer.read()).splitlines()
