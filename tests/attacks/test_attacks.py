@@ -4,9 +4,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.attacks import run
+import pytest
+
+from tests.attacks import run, short_form
 from tests.attacks.arena import Grounds
-from tests.attacks.attack import ATTACKS, BRAKES, Attack, Measurement, load_rows
+from tests.attacks.attack import ATTACKS, BRAKES, Attack, Bound, Measurement, load_rows
 
 load_rows()
 
@@ -48,3 +50,22 @@ def test_an_attack_that_breaks_is_a_failure_and_ends_its_processes(grounds: Grou
     assert [text for text in result.failures if "no way in" in text] == result.failures
     assert len(result.failures) == 2
     assert not any(process.is_running for process in started)
+
+
+@pytest.mark.parametrize(
+    ("braked", "control", "worse"),
+    [
+        ([(5.0, 3), (0, 0)], [(19.0, 3), (0, 0)], True),
+        ([(5.0, 3), (0, 0)], [(9.0, 3), (0, 0)], False),
+        ([(5.0, 3), (1, 0)], [(19.0, 3), (0, 0)], False),  # something was lost
+        ([(0, 0)], [(9, 0)], False),  # no delay is compared
+    ],
+)
+def test_a_play_beside_other_work_is_compared_with_its_control(
+    braked: list[tuple[float, float]], control: list[tuple[float, float]], worse: bool
+) -> None:
+    def measured(bounds: list[tuple[float, float]]) -> Measurement:
+        return Measurement(bounds=[Bound("a figure", value, most) for value, most in bounds])
+
+    result = run.AttackResult(next(iter(ATTACKS.values())), measured(braked), measured(control))
+    assert short_form.is_clearly_worse_without(result) is worse
