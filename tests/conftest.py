@@ -80,9 +80,11 @@ def _commits(item: pytest.Item) -> bool:
     return "live_db" in getattr(item, "fixturenames", ())
 
 
-def _rank(path: str, commits: bool) -> tuple[bool, bool, int, str]:
+def _rank(path: str, commits: bool) -> tuple[bool, bool, bool, int, str]:
     counts = path.startswith(("api/", "pages/"))
-    return not counts, commits, _LONGEST.index(path) if path in _LONGEST else len(_LONGEST), path
+    # Pages that commit leave devices behind, which tests of the API in the same worker would count.
+    commits_pages = commits and path.startswith("pages/")
+    return not counts, commits, commits_pages, _LONGEST.index(path) if path in _LONGEST else len(_LONGEST), path
 
 
 @pytest.fixture(scope="session")
