@@ -249,6 +249,7 @@ def test_without_redis_each_listener_keeps_the_limits_for_itself(settings: Any, 
         assert [hit.limit for hit in limiter.admit(fleet.messages(3, 2)).values()] == ["tenant_rate"] * 2
         limiter.flush()
     assert sum("Redis is unavailable" in record.message for record in caplog.records) == 1
+    settings.CACHES = there  # before the fixture that empties it
 
 
 def test_listeners_that_are_gone_are_counted_no_more() -> None:
