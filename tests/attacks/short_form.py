@@ -5,7 +5,7 @@ from tests.attacks.arena import Grounds
 from tests.attacks.attack import ATTACKS, load_rows
 
 load_rows()
-# Beside other tests a delay says little by itself: then the control's must be so many times as long.
+# Other tests delay the neighbour too. The control's delay must then be more than this many times the braked one.
 _WORSE_WITHOUT = 2
 _MOST_TIMES = 2
 
