@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A figure and the greatest value that it may have."""
+    """A figure and the greatest value that it may have. A `timed` one depends on what else the machine does."""
 
     name: str
     value: float
     at_most: float
+    timed: bool = False
 
     @property
     def is_met(self) -> bool:
@@ -37,9 +38,9 @@ class Measurement:
     figures: dict[str, float] = field(default_factory=dict)
     bounds: list[Bound] = field(default_factory=list)
 
-    def bound(self, name: str, value: float, at_most: float) -> None:
+    def bound(self, name: str, value: float, at_most: float, *, timed: bool = False) -> None:
         """Add a figure that may not exceed `at_most`."""
-        self.bounds.append(Bound(name, value, at_most))
+        self.bounds.append(Bound(name, value, at_most, timed))
 
     @property
     def is_met(self) -> bool:

@@ -58,11 +58,24 @@ class AttackResult:
 
 def play(grounds: Grounds, attack: Attack) -> AttackResult:
     """Play the attack with all brakes, then without its own."""
+    result = play_braked(grounds, attack)
+    play_control(grounds, result)
+    return result
+
+
+def play_braked(grounds: Grounds, attack: Attack) -> AttackResult:
+    """Play the attack with all brakes."""
     began, result = time.monotonic(), AttackResult(attack)
     result.braked = _play_once(grounds, attack, result.failures, without_brake=False)
-    result.control = _play_once(grounds, attack, result.failures, without_brake=True)
     result.seconds = time.monotonic() - began
     return result
+
+
+def play_control(grounds: Grounds, result: AttackResult) -> None:
+    """Add to the result the play without the attack's brake."""
+    began = time.monotonic()
+    result.control = _play_once(grounds, result.attack, result.failures, without_brake=True)
+    result.seconds += time.monotonic() - began
 
 
 def play_all(grounds: Grounds, attacks: Sequence[Attack], say: Callable[[str], None]) -> list[AttackResult]:

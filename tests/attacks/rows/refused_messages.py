@@ -63,7 +63,7 @@ def _delayed(arena: Arena, account: tuple[str, str], messages: Iterable[Message]
     measurement = Measurement(quiet.figures("quiet") | under.figures("under_attack"))
     measurement.figures["listener_us_per_message"] = round(1e6 * (cpu_seconds(listener) - used) / len(messages), 1)
     measurement.figures["listener_grew_mb"] = round(memory_mb(listener, peak=True) - before, 1)
-    measurement.bound("p95 under attack, in quiet ones", round(under.p95 / floor, 2), _RATIO)
+    measurement.bound("p95 under attack, in quiet ones", round(under.p95 / floor, 2), _RATIO, timed=True)
     measurement.bound("lost messages of the neighbour", under.lost, 0)
     return measurement
 

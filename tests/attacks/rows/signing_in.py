@@ -96,7 +96,7 @@ def parallel_guesses(arena: Arena) -> Measurement:
         thread.join(60)
     figures = quiet.figures("quiet") | attacked.figures("attacked")
     measurement = Measurement(figures | {f"guesses_{status}": count for status, count in statuses.items()})
-    measurement.bound("neighbour's p95 in seconds", attacked.p95, max(0.5, 3 * quiet.p95))
+    measurement.bound("neighbour's p95 in seconds", attacked.p95, max(0.5, 3 * quiet.p95), timed=True)
     measurement.bound("neighbour's lost requests", attacked.lost, 0)
     return measurement
 
@@ -157,7 +157,7 @@ def account_names(arena: Arena) -> Measurement:
     medians = {exists: statistics.median(seconds) for exists, seconds in times.items()}
     figures = {"known_ms": round(1000 * medians[True], 1), "unknown_ms": round(1000 * medians[False], 1)}
     measurement = Measurement(figures)
-    measurement.bound("known account's time by an unknown one's", medians[True] / medians[False], 1.5)
+    measurement.bound("known account's time by an unknown one's", medians[True] / medians[False], 1.5, timed=True)
     return measurement
 
 

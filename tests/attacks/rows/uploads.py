@@ -105,7 +105,7 @@ def _upload_files(arena: Arena, content: bytes, count: int) -> Measurement:
     measurement = Measurement({**quiet.figures("quiet"), **probe.latencies.figures("neighbour")})
     measurement.figures |= {"files": count, "bytes_each": len(content), "refused": statuses.count(400)}
     # The requests of the neighbour need a part of it.
-    measurement.bound("processor seconds for a file", round((cpu_seconds(web) - used) / count, 2), 0.9)
+    measurement.bound("processor seconds for a file", round((cpu_seconds(web) - used) / count, 2), 0.9, timed=True)
     measurement.bound("growth of the web server in MB", round(memory_mb(web, peak=True) - memory), _WARM_MB)
     measurement.bound("requests of the neighbour without an answer", probe.latencies.lost, 0)
     return measurement
