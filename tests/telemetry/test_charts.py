@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from telemetry.models import Series
 from telemetry.services.queries import charts
 from telemetry.services.queries.charts import DeviceChart, SeriesLine, device_charts, series_lines
-from telemetry.services.queries.downsampling import lttb
+from telemetry.services.queries.downsampling import Candidate, bucket_count, choose_points
 from telemetry.services.rollups import aggregation, packing
 from tests.factories import add_readings, add_series, make_device
 from tests.telemetry.rollup_tenant import RollupTenant, make_rollup_tenant, remove_rollup_tenant
@@ -28,35 +28,38 @@ HOUR = timedelta(hours=1)
 MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
+def candidates_of(values: list[float], buckets: int) -> list[Candidate]:
+    return [(number * buckets // len(values), (float(number), value)) for number, value in enumerate(values)]
+
+
 @given(st.lists(st.floats(-1e6, 1e6), max_size=300), st.integers(3, 60))
 def test_points_are_chosen_from_those_there_are(values: list[float], most: int) -> None:
-    points = [(float(number), value) for number, value in enumerate(values)]
-    chosen = lttb(points, most)
+    candidates = candidates_of(values, bucket_count(most))
+    points = [point for _, point in candidates]
+    chosen = choose_points(candidates, most)
     assert len(chosen) == min(len(points), most)
     assert set(chosen) <= set(points)
     assert all(earlier[0] < later[0] for earlier, later in pairwise(chosen))
-    if points:
+    if points and most > 3:
         assert (chosen[0], chosen[-1]) == (points[0], points[-1])
 
 
-def test_the_largest_triangles_are_those_of_a_reference() -> None:
-    """By the definition: each group's point with the largest triangle, one after the other."""
-    chance = random.Random(4)
-    points = [(float(n), math.sin(n / 9) * 10 + chance.random()) for n in range(200)]
-    most = 20
-    size = (len(points) - 2) / (most - 2)
-    groups = [[points[0]]]
-    groups += [points[1 + int(n * size) : 1 + int((n + 1) * size)] for n in range(most - 2)]
-    groups += [[points[-1]]]
-    chosen = [points[0]]
-    for group, after in pairwise(groups[1:]):
-        mean = sum(x for x, _ in after) / len(after), sum(y for _, y in after) / len(after)
+@given(st.lists(st.one_of(st.just(0.0), st.floats(-1e6, 1e6)), max_size=300), st.integers(3, 60))
+def test_the_extremes_of_every_bucket_stay(values: list[float], most: int) -> None:
+    candidates = candidates_of(values, bucket_count(most))
+    chosen = set(choose_points(candidates, most))
+    for bucket in {number for number, _ in candidates}:
+        held = [value for number, (_, value) in candidates if number == bucket]
+        kept = [point[1] for number, point in candidates if number == bucket and point in chosen]
+        assert (min(kept), max(kept)) == (min(held), max(held))
 
-        def area(p: Any, a: Any = chosen[-1], c: Any = mean) -> float:
-            return abs(a[0] * (p[1] - c[1]) + p[0] * (c[1] - a[1]) + c[0] * (a[1] - p[1])) / 2
 
-        chosen.append(max(group, key=area))
-    assert lttb(points, most) == [*chosen, points[-1]]
+def test_what_is_left_goes_to_the_corners_of_the_line() -> None:
+    """Two buckets of a level line: the ends are their extremes, and the room is for the points beside it."""
+    level = [(0, (float(x), 0.0)) for x in range(10)] + [(1, (float(x), 0.0)) for x in range(10, 20)]
+    assert choose_points(level, 6)[:1] == [(0.0, 0.0)]
+    slope = [(0, (float(x), float(x * x))) for x in range(30)]
+    assert choose_points(slope, 3) == [(0.0, 0.0), (14.0, 196.0), (29.0, 841.0)]
 
 
 @pytest.fixture
@@ -185,3 +188,48 @@ def test_where_readings_are_too_many_or_gone_hours_stand_for_them(
     gone = series_lines(listed, begin, MIDNIGHT, 200)
     assert [(line.resolution, len(line.points)) for line in gone] == [(3600.0, 200), (3600.0, 20)]
     assert gone[0].points[0][0] < (begin + HOUR).timestamp()
+
+
+@pytest.mark.parametrize("most", [3, 4, 5, 12, 75, 500])
+@pytest.mark.parametrize("source", ["readings", "hours"])
+def test_no_spike_of_a_random_series_is_lost(
+    live_db: None, made: RollupTenant, monkeypatch: pytest.MonkeyPatch, most: int, source: str
+) -> None:
+    """The extremes of the whole range and of every bucket, in plain Python from the readings beside the tables."""
+    chance = random.Random(f"{most} {source}")
+    begin = MIDNIGHT - 30 * DAY
+    start, stop = begin + chance.random() * DAY, MIDNIGHT - chance.random() * DAY
+    with schema_context(made.schema):
+        made.clear()
+        one = made.series[0]
+        rows = [(one, begin + chance.random() * 30 * DAY, chance.gauss(20, 0.5)) for _ in range(3000)]
+        quiet = begin + 7 * DAY
+        rows = [row for row in rows if not quiet <= row[1] < quiet + 3 * DAY]
+        for number in chance.sample(range(len(rows)), 12):
+            rows[number] = (one, rows[number][1], chance.choice([-1, 1]) * chance.uniform(40, 400))
+        made.store(*rows)
+        aggregation.roll_up(now=MIDNIGHT - 10 * DAY)
+        packing.pack(now=MIDNIGHT - 15 * DAY)
+        if source == "hours":
+            monkeypatch.setattr(charts, "MAX_READINGS", 10)
+        (line,) = series_lines([Series.objects.get(pk=one)], start, stop, most)
+        made.clear()
+    by_hours = line.resolution > 0
+    assert by_hours == (source == "hours")
+    assert len(line.points) <= most
+    if by_hours:
+        first, end = aggregation.hour_of(start), aggregation.hour_of(stop) + HOUR
+        measured = [(aggregation.hour_of(time).timestamp(), value) for _, time, value in rows if first <= time < end]
+    else:
+        measured = [(time.timestamp(), value) for _, time, value in rows if start <= time < stop]
+        assert set(line.points) <= set(measured)
+    values = [value for _, value in line.points]
+    assert (min(values), max(values)) == (min(value for _, value in measured), max(value for _, value in measured))
+    width = (stop - start).total_seconds() / bucket_count(most)
+    buckets: dict[int, list[float]] = {}
+    for at, value in measured:
+        number = int((at - start.timestamp()) // width)
+        buckets.setdefault(min(max(number, 0), bucket_count(most) - 1), []).append(value)
+    kept = set(values)
+    missing = {number for number, held in buckets.items() if not {min(held), max(held)} <= kept}
+    assert missing == set()

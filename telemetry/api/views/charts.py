@@ -41,8 +41,9 @@ class ChartView(ParametersView):
     def get(self, request: Request) -> Response:
         """Lines of numbers and booleans with at most `max_points` points each that look like all readings.
 
-        The points are readings, chosen by largest triangle three buckets; no peak is lost. Only where there are very
-        many, or the readings are no longer kept, the least and the greatest of each hour stand for them.
+        The points are readings: all, or the least and the greatest of every bucket, the first and the last, and what
+        changes the line the most. The buckets have equal length; there are `max_points` / 2 - 1, or one. Only where
+        there are very many readings, or they are no longer kept, the least and the greatest of each hour replace them.
         """
         wanted = self.valid_parameters()
         requested, most = time_range(wanted), wanted["max_points"]

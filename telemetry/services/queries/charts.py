@@ -1,9 +1,10 @@
 """Lines of series over a range of time, reduced to few points with the same shape.
 
-A series with few readings keeps them all. For a longer one, the database returns the first, last, minimum and maximum
-of as many intervals as points are requested, and `downsampling.lttb` selects from those: no peak is lost, and memory
-is bounded for any range. Where reading them is too expensive, or retention has dropped them, the minimum and maximum
-of each hour replace them.
+A series with few readings keeps them all. For a longer one the range is cut into buckets, half as many as points are
+requested. The database returns the first, last, minimum and maximum of each half of a bucket, and
+`downsampling.choose_points` selects from those: the minimum and the maximum of every bucket stay, and memory is bounded
+for any range. Where reading them is too expensive, or retention has dropped them, the minimum and maximum of each hour
+replace them; an hour is in the bucket in which it begins.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from telemetry.services.rollups.aggregation import HOUR, hour_of, hours_sql
 from telemetry.services.rollups.packing import numbers_sql
 from telemetry.services.work_lock import work_state
 
-from .downsampling import Point, lttb
+from .downsampling import Candidate, Point, bucket_count, choose_points
 
 # The most readings of all series together that are read themselves.
 MAX_READINGS = 300_000
@@ -53,20 +54,27 @@ SELECT s.id, date_part('epoch', r.time), r.value FROM unnest(%(series)s::bigint[
 _COUNTS = f"""
 SELECT coalesce(sum(count), 0) FROM {hours_sql(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")} h
 """  # noqa: S608
-_READINGS = numbers_sql(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")
+_READINGS = f"""(
+    SELECT series_id, time, time AS bucket_time, value
+    FROM {numbers_sql(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")} n
+)"""  # noqa: S608
 # An hour's last value is where it was measured, and another extreme somewhere in the hour before it.
 _EXTREMES = f"""(
-    SELECT h.series_id, e.time, e.value
+    SELECT h.series_id, e.time, h.hour AS bucket_time, e.value
     FROM {hours_sql(_WHICH, "%(start)s::timestamptz", "%(stop)s::timestamptz")} h CROSS JOIN LATERAL (VALUES
         (CASE WHEN min = last THEN last_at ELSE hour + (last_at - hour) / 3 END, min),
         (CASE WHEN max = last THEN last_at ELSE hour + (last_at - hour) / 3 * 2 END, max)
     ) AS e(time, value)
 )"""  # noqa: S608
 _OUTLINE = """
-SELECT series_id, min(ARRAY[at, value]), max(ARRAY[at, value]), min(ARRAY[value, at]), max(ARRAY[value, -at])
-FROM (SELECT series_id, date_part('epoch', time) AS at, value FROM {points} p) AS points
-GROUP BY series_id, floor((at - %(begin)s) / %(width)s)
+SELECT series_id, part, min(ARRAY[at, value]), max(ARRAY[at, value]), min(ARRAY[value, at]), max(ARRAY[value, -at])
+FROM (
+    SELECT series_id, date_part('epoch', time) AS at, value,
+        least(greatest(floor((date_part('epoch', bucket_time) - %(begin)s) / %(width)s), 0), %(last)s)::int AS part
+    FROM {points} p
+) AS points GROUP BY series_id, part
 """
+_PARTS = 2  # of a bucket
 
 
 def series_lines(series: Sequence[Series], start: datetime, stop: datetime, most: int) -> list[SeriesLine]:
@@ -78,17 +86,20 @@ def series_lines(series: Sequence[Series], start: datetime, stop: datetime, most
     if not by_id or start >= stop:
         return []
     found = _read_short_series(list(by_id), start, stop, most)
+    chosen = dict(found)
     many = [pk for pk, points in found.items() if len(points) > most]
     resolution = dict.fromkeys(by_id, 0.0)
     if gone := _is_dropped(start):
         many = list(by_id)
     if many:
         by_hours = gone or _is_too_expensive(many, start, stop, most)
-        found |= _outline(many, start, stop, most, by_hours=by_hours)
+        for pk, candidates in _outline(many, start, stop, bucket_count(most), by_hours=by_hours).items():
+            found[pk] = [point for _, point in candidates]
+            chosen[pk] = choose_points(candidates, most)
         resolution |= dict.fromkeys(many, HOUR.total_seconds() if by_hours else 0.0)
     silence = max(_SILENCE_SECONDS, _SILENCE_POINTS * (stop - start).total_seconds() / most)
     return [
-        SeriesLine(one, lttb(found[pk], most), _silences(found[pk], silence), resolution[pk])
+        SeriesLine(one, chosen[pk], _silences(found[pk], silence), resolution[pk])
         for pk, one in by_id.items()
         if found.get(pk)
     ]
@@ -122,18 +133,20 @@ def _is_too_expensive(series: list[int], start: datetime, stop: datetime, most: 
 
 
 def _outline(
-    series: list[int], start: datetime, stop: datetime, most: int, *, by_hours: bool
-) -> dict[int, list[Point]]:
-    """The first, last, least and greatest of each stretch, in order of time."""
-    width = (stop - start).total_seconds() / most
+    series: list[int], start: datetime, stop: datetime, buckets: int, *, by_hours: bool
+) -> dict[int, list[Candidate]]:
+    """The first, last, least and greatest of each part of each bucket, in order of time."""
+    width = (stop - start).total_seconds() / (buckets * _PARTS)
     begin, end = (hour_of(start), _next_hour(stop)) if by_hours else (start, stop)
-    wanted: dict[str, Any] = {"series": series, "start": begin, "stop": end, "begin": begin.timestamp(), "width": width}
-    chosen: dict[int, set[Point]] = {pk: set() for pk in series}
+    wanted: dict[str, Any] = {"series": series, "start": begin, "stop": end}
+    wanted |= {"begin": start.timestamp(), "width": width, "last": buckets * _PARTS - 1}
+    found: dict[int, set[Candidate]] = {pk: set() for pk in series}
     with connection.cursor() as cursor:
         cursor.execute(_OUTLINE.format(points=_EXTREMES if by_hours else _READINGS), wanted)
-        for pk, first, last, least, greatest in cursor.fetchall():
-            chosen[pk] |= {tuple(first), tuple(last), (least[1], least[0]), (-greatest[1], greatest[0])}
-    return {pk: sorted(points) for pk, points in chosen.items()}
+        for pk, part, first, last, least, greatest in cursor.fetchall():
+            points = {tuple(first), tuple(last), (least[1], least[0]), (-greatest[1], greatest[0])}
+            found[pk] |= {(part // _PARTS, point) for point in points}
+    return {pk: sorted(candidates) for pk, candidates in found.items()}
 
 
 def _next_hour(time: datetime) -> datetime:
