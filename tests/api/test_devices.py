@@ -53,6 +53,19 @@ def test_a_device_is_registered_with_components_and_gets_credentials_once(api: A
     assert [(key["version"], key["valid"]) for key in again.json()["keys"]] == [(credentials["kid"], True)]
 
 
+def test_timeout_and_intervals_are_given_at_the_registration(api: Api) -> None:
+    parts = [
+        {"key": "dht22", "component_type": "dht22", "expected_interval": 1800},
+        {"key": "pump", "component_type": "pump", "expected_interval": None},
+    ]
+    device = api.post("devices/", {"name": "sleeper", "timeout_seconds": 4000, "components": parts}).json()
+    assert (device["timeout_seconds"], device["effective_timeout_seconds"]) == (4000, 4000)
+    assert [part["expected_interval"] for part in device["components"]] == [1800, None]
+    derived = api.post("devices/", {"name": "other", "components": parts[:1]}).json()
+    assert (derived["timeout_seconds"], derived["timeout_source"]) == (None, "interval")
+    assert derived["effective_timeout_seconds"] == 3600
+
+
 def test_who_registered_it_is_in_the_audit(admin_api: Api, tenant_a: Any) -> None:
     uuid = admin_api.post("devices/", {"name": "x"}).json()["uuid"]
     admin_api.patch(f"devices/{uuid}/", {"name": "y", "active": False})
@@ -70,6 +83,13 @@ def test_who_registered_it_is_in_the_audit(admin_api: Api, tenant_a: Any) -> Non
     [
         ({}, "name", "required"),
         ({"name": ""}, "name", "must not be empty"),
+        ({"name": "x", "timeout_seconds": 0}, "timeout_seconds", "must be at least 1, not 0"),
+        ({"name": "x", "timeout_seconds": 2**31}, "timeout_seconds", "must be at most 2147483647"),
+        (
+            {"name": "x", "components": [{"key": "a", "component_type": "dht22", "expected_interval": 0}]},
+            "components.0.expected_interval",
+            "must be at least 1, not 0",
+        ),
         (
             {"name": "x", "colour": "red"},
             "colour",

@@ -43,6 +43,12 @@ def external_id_field() -> serializers.CharField:
     )
 
 
+def _seconds_field(help_text: str) -> serializers.IntegerField:
+    return serializers.IntegerField(
+        min_value=1, max_value=2**31 - 1, required=False, allow_null=True, help_text=help_text
+    )
+
+
 def _is_valid(key: DeviceCredential) -> bool:
     return key.revoked_at is None and (key.not_after is None or key.not_after > timezone.now())
 
@@ -206,6 +212,7 @@ class NewComponentSerializer(StrictSerializer):
 
     key = serializers.CharField(validators=[validate_key], help_text="Key in topics, for example dht22.")
     component_type = component_type_by_key()
+    expected_interval = _seconds_field("Seconds between its reports, if they differ from the interval of its type.")
 
 
 class RegistrationSerializer(StrictSerializer):
@@ -221,6 +228,7 @@ class RegistrationSerializer(StrictSerializer):
     tags = TagsField(required=False)
     external_id = external_id_field()
     attributes = AttributesField(required=False)
+    timeout_seconds = _seconds_field("Seconds without a message until the device times out; null: derived.")
     components = NewComponentSerializer(many=True, required=False)
 
     def validate_components(self, value: list[dict[str, Any]]) -> list[dict[str, Any]]:

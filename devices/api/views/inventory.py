@@ -118,10 +118,13 @@ class DeviceViewSet(
         """Register a device. Its credentials are in this answer and never again."""
         wanted = serializers.RegistrationSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
-        components = {part["key"]: part["component_type"] for part in wanted.validated_data.pop("components", ())}
+        parts = wanted.validated_data.pop("components", ())
         with transaction.atomic():
             device, issued = registration.register_device(
-                **wanted.validated_data, components=components, acting_user=self.acting_user
+                **wanted.validated_data,
+                components={part["key"]: part["component_type"] for part in parts},
+                expected_intervals={part["key"]: part.get("expected_interval") for part in parts},
+                acting_user=self.acting_user,
             )
             require_visible(request, device)
         shown = self.get_serializer(self.get_queryset().get(pk=device.pk)).data

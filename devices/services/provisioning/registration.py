@@ -68,6 +68,7 @@ def register_device(
     cpu_serial: str = "",
     hardware_model: HardwareModel | None = None,
     components: Mapping[str, ComponentType] | None = None,
+    expected_intervals: Mapping[str, int | None] | None = None,
     timeout_seconds: int | None = None,
     place: Place | None = None,
     external_id: str | None = None,
@@ -78,7 +79,8 @@ def register_device(
     is_uuid_confirmed: bool = False,
     acting_user: audit.Actor = None,
 ) -> tuple[Device, IssuedCredentials]:
-    """Register a device of the current tenant with its components (key → type) and its first key.
+    """Register a device of the current tenant with its components (key → type), their own expected intervals in seconds
+    (key → interval), and its first key.
 
     `secret` is for a device with an existing one, for example of an old server: it becomes the first key, marked for
     rotation, because others may know it. `mqtt_password` likewise, for the broker. A given `uuid` must be proven by the
@@ -98,6 +100,7 @@ def register_device(
             cpu_serial=cpu_serial,
             hardware_model=hardware_model,
             components=components,
+            expected_intervals=expected_intervals,
             timeout_seconds=timeout_seconds,
             place=place,
             external_id=external_id,
@@ -118,6 +121,7 @@ def make_rows(
     cpu_serial: str = "",
     hardware_model: HardwareModel | None = None,
     components: Mapping[str, ComponentType] | None = None,
+    expected_intervals: Mapping[str, int | None] | None = None,
     timeout_seconds: int | None = None,
     place: Place | None = None,
     external_id: str | None = None,
@@ -138,7 +142,8 @@ def make_rows(
     device.full_clean()
     device.save()
     for key, component_type in (components or {}).items():
-        component = Component(device=device, key=key, component_type=component_type)
+        interval = (expected_intervals or {}).get(key)
+        component = Component(device=device, key=key, component_type=component_type, expected_interval=interval)
         component.full_clean()
         component.save()
     DeviceStatus.objects.create(device=device)
