@@ -44,8 +44,10 @@ BACK_OFF_MOST = 60.0  # seconds: the longest pause that a back-off command of th
 SESSION_EXPIRY = 7 * 24 * 3600  # seconds that the broker keeps a disconnected session (MQTT 5)
 FETCH_EVERY = 30.0  # seconds between requests for credentials when the platform does not say
 FORGET_EVERY = 1.0  # seconds; acknowledged rows are deleted in batches, which spares the SD card
-RESERVED = {"timestamp", "cpu_serial", "hardware_version", "component_type", "instance_name", "hmac"}
-RESERVED |= {"device_uuid", "component", "boot", "seq"}
+# Names that the platform reads itself, or that JSON Web Tokens define: they cannot name values.
+RESERVED = {"timestamp", "cpu_serial", "hardware_version", "firmware_version", "component_type", "instance_name"}
+RESERVED |= {"hmac", "device_uuid", "component", "boot", "seq", "session", "gateway"}
+RESERVED |= {"iss", "sub", "aud", "exp", "nbf", "iat", "jti"}
 CommandHandler = Callable[["dict[str, Any]"], "dict[str, Any] | None"]
 KeyKeeper = Callable[[str, str], None]
 
@@ -138,6 +140,18 @@ def _compact(value: dict[str, Any]) -> bytes:
 
 def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def finite(value: Any, path: str = "") -> Any:
+    """Return a JSON value with null for NaN and infinity, which JSON lacks; each is logged with its path."""
+    if isinstance(value, dict):
+        return {key: finite(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item, f"{path}.{index}") for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        logger.warning("%s is %s: it is sent as null, and not stored", path[1:], value)
+        return None
+    return value
 
 
 def iso_timestamp(when: datetime | str | float | None = None) -> str | float:
@@ -604,11 +618,12 @@ class GwanjeDevice(Link):
         """Return the unsigned message with the next number; ValueError for reserved names."""
         _check_topic_level(component)
         if RESERVED & values.keys():
-            raise ValueError(f"values must not contain reserved names: {sorted(RESERVED & values.keys())}")
+            names = ", ".join(sorted(RESERVED & values.keys()))
+            raise ValueError(f"{names}: reserved names cannot name values; rename them, or nest them in an object")
         message: dict[str, Any] = {"timestamp": iso_timestamp(timestamp)}
         if self.signature == "v2":
             message.update(device_uuid=self.uuid, component=component, boot=self.boot, seq=self.seq + 1)
-        return {**message, **self._board(), **values}
+        return {**message, **self._board(), **finite(values)}
 
     def _board(self) -> dict[str, str]:
         """Return what is known of the hardware."""

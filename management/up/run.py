@@ -5,6 +5,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -22,7 +23,8 @@ from .programs import environment, programs, servers_to_embed
 from .setup import prepare
 from .watch import Watch
 
-_WEB_SECONDS = 60.0
+_WAIT_SECONDS = 600.0
+_SAY_SECONDS = 20.0
 _LOOK_SECONDS = 0.5
 _QUIET_SECONDS = 60.0
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -72,21 +74,31 @@ class Up:
 
     def _wait_for_listener(self, redis_url: str) -> None:
         """Wait until a listener has recorded that it listens, or for the time that the web server has."""
-        deadline = time.monotonic() + _WEB_SECONDS
         with Redis.from_url(redis_url) as redis:
-            while float(redis.hget("device_listening", "last") or 0) < self._began and time.monotonic() < deadline:
-                self._report_endings()
-                time.sleep(0.1)
+            self._wait("listener", lambda: float(redis.hget("device_listening", "last") or 0) >= self._began)
 
     def _wait_for_web(self) -> None:
-        deadline = time.monotonic() + _WEB_SECONDS
-        while not _answers(f"http://127.0.0.1:{self._http_port}/healthz"):
-            given_up = self._stack.program_states()["web"].state == "FATAL"
-            if given_up or time.monotonic() > deadline:
-                log = self._logs / "web.log"
-                raise ServerFailed(f"The web server did not become ready. The end of {log}:\n{tail(log)}")
+        if not self._wait("web", lambda: _answers(f"http://127.0.0.1:{self._http_port}/healthz")):
+            log = self._logs / "web.log"
+            raise ServerFailed(
+                f"The web server did not become ready within {time.time() - self._began:.0f} s."
+                f" The end of {log}:\n{tail(log) or '(it is empty)'}"
+            )
+
+    def _wait(self, program: str, is_ready: Callable[[], bool]) -> bool:
+        """Return whether it becomes ready before its supervisor gives up; say at intervals what is waited for."""
+        began = reported_at = time.monotonic()
+        while not is_ready():
+            now = time.monotonic()
+            if now - began > _WAIT_SECONDS or self._stack.program_states()[program].state == "FATAL":
+                return False
+            if now - reported_at >= _SAY_SECONDS:
+                reported_at = now
+                log = self._logs / f"{program}.log"
+                self._say(f"Waiting for the process {program} since {now - began:.0f} s. See {log}")
             self._report_endings()
             time.sleep(0.1)
+        return True
 
     def _watch(self) -> None:
         while self._stack.is_running:

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devices.domain.paths import PROTOCOL_MEMBERS
 from management.device_client import gwanje_device
 from management.device_client.gwanje_device import GwanjeDevice, Outbox, iso_timestamp, sign_v1, sign_v2
 from tests.lossy_proxy import LossyProxy
@@ -154,8 +155,10 @@ def test_a_version_1_message_is_as_the_old_firmware_sends_it(device: MakeDevice)
     [
         ("dht22/status", {"value": 1}, "level of a topic"),
         ("", {"value": 1}, "level of a topic"),
-        ("dht22", {"seq": 1}, "reserved names"),
-        ("dht22", {"value": float("nan")}, "not JSON compliant"),
+        ("dht22", {"seq": 1}, "seq: reserved names"),
+        ("dht22", {"session": "x", "iat": 1, "temp": 2}, "iat, session: reserved names"),
+        ("dht22", {"firmware_version": "2"}, "firmware_version: reserved names"),
+        ("dht22", {"gateway": "x"}, "gateway: reserved names"),
         ("dht22", {"value": "x" * 70_000}, "65536 bytes"),
     ],
 )
@@ -167,6 +170,25 @@ def test_what_cannot_be_sent_is_refused_and_uses_no_number(
     with pytest.raises(ValueError, match=complaint):
         one.send(component, values)
     assert (one.seq, one.pending) == (0, 0)
+
+
+@pytest.mark.parametrize("signature", ["v1", "v2"])
+def test_values_that_json_lacks_are_sent_as_null_and_named_in_the_log(
+    device: MakeDevice, signature: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = device(signature=signature)
+    one.send("dht22", {"value": {"t": float("nan"), "h": 44.5, "list": [1, float("-inf")]}, "x": float("inf")})
+    ((_row, _topic, payload),) = one.outbox.after(0, 9)
+    message = opened(payload) if signature == "v2" else json.loads(payload)
+    assert is_signed(payload, SECRET)
+    assert (message["value"], message["x"]) == ({"t": None, "h": 44.5, "list": [1, None]}, None)
+    assert [line.split(" is sent")[0] for line in caplog.messages] == [
+        "value.t is nan: it", "value.list.1 is -inf: it", "x is inf: it",
+    ]  # fmt: skip
+
+
+def test_every_member_that_the_platform_reads_is_reserved() -> None:
+    assert PROTOCOL_MEMBERS <= gwanje_device.RESERVED
 
 
 def test_a_timestamp_without_an_offset_is_refused() -> None:

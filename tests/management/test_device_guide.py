@@ -4,6 +4,7 @@ import base64
 import hmac
 import http.server
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from management.device_client.gwanje_device import GwanjeDevice, device_from_config
+from management.device_client.gwanje_device import RESERVED, GwanjeDevice, device_from_config
 from management.management.commands.simulate_devices import Command
 from management.simulator.faults import FAULTS
 from telemetry.models import Reason
@@ -132,8 +133,22 @@ def asked() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
         server.shutdown()
 
 
-@pytest.mark.skipif(not shutil.which("mosquitto_pub"), reason="mosquitto_pub is of the package mosquitto-clients")
+def test_the_reserved_names_of_the_guide_are_those_of_the_device_client() -> None:
+    assert set(first_column("A measurement")) == RESERVED
+
+
+def path_without_mosquitto_pub(directory: Path) -> str:
+    """Return a PATH with the programs that the script needs, and no mosquitto_pub."""
+    directory.mkdir()
+    for name in ("curl", "sleep"):
+        (directory / name).symlink_to(shutil.which(name) or "")
+    (directory / "python3").symlink_to(sys.executable)
+    return str(directory)
+
+
+@pytest.mark.parametrize("program", ["mosquitto_pub", "python3"])
 def test_the_script_sends_a_signed_message_and_asks_for_the_latest_values(
+    program: str,
     broker: Broker,
     listener: Listener,
     asked: tuple[str, list[tuple[str, str | None]]],
@@ -149,8 +164,15 @@ def test_the_script_sends_a_signed_message_and_asks_for_the_latest_values(
     tenant = {"slug": "demo", "url": url, "api_key": "key-1", "devices": devices}
     quickstart = tmp_path / "quickstart.json"
     quickstart.write_text(json.dumps({"mqtt": {"host": "127.0.0.1", "port": broker.port}, "tenants": [tenant]}))
-    done = subprocess.run([SCRIPT, quickstart], capture_output=True, text=True, timeout=120, check=False)
+    environment = dict(os.environ)
+    if program == "python3":
+        environment["PATH"] = path_without_mosquitto_pub(tmp_path / "bin")
+    elif not shutil.which(program):
+        pytest.skip("mosquitto_pub is of the package mosquitto-clients")
+    command = ["/bin/sh", SCRIPT, quickstart]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
     assert done.returncode == 0, done.stderr
+    assert ("sending with Python" in done.stdout) is (program == "python3")
     (heard,) = listener.wait("telemetry/", 1)
     assert heard.topic == f"telemetry/demo/{UUID}/dht22"
     assert is_signed(heard.payload, 's3 "cr3t')

@@ -1,5 +1,6 @@
 """`manage.py up` as a person runs it: a process of its own, on a directory and ports of its own."""
 
+import io
 import json
 import os
 import re
@@ -16,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from management.embedded.supervisor import ProgramState
 from management.up import programs, setup
+from management.up import run as run_module
 from management.up.watch import Watch
 from tenants.infrastructure.secret_values import NEEDED_SECRETS
 from tests.processes import free_port
@@ -78,6 +82,20 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     finally:
         run.process.kill()
         run.process.wait()
+
+
+def test_a_long_start_states_what_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_SAY_SECONDS", 0.0)
+    shown = io.StringIO()
+    up = run_module.Up(tmp_path, Console(file=shown, width=200), http_port=1, mqtt_port=2, simulator=False)
+    (tmp_path / "supervisord.log").touch()
+    up._watching = Watch(tmp_path / "supervisord.log")
+    monkeypatch.setattr(up._stack, "program_states", lambda: {"web": ProgramState("web", "RUNNING", 1, 0, 0, "")})
+    answers = iter([False, False, True])
+    assert up._wait("web", lambda: next(answers)) is True
+    assert shown.getvalue().count("Waiting for the process web since 0 s. See") == 2
+    monkeypatch.setattr(up._stack, "program_states", lambda: {"web": ProgramState("web", "FATAL", 0, 0, 0, "")})
+    assert up._wait("web", lambda: False) is False
 
 
 def test_it_shows_where_to_look(up: Run) -> None:

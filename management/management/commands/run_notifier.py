@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from management.watchdog import Watchdog
 from telemetry.services.notifier.notifier import Notifier
+from tenants.infrastructure.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 

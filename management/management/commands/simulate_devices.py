@@ -5,6 +5,7 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,15 @@ from management.simulator.fleet import Fleet, FleetOptions, Summary
 from management.simulator.inventory import InventoryUnusable, load_inventory
 
 
-def positive(text: str) -> float:
-    """Return the number above zero that `text` is."""
-    number = float(text)
+def positive(text: str, kind: type[float] = float) -> float:
+    """Return the number above zero that `text` is, of that kind."""
+    number = kind(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
     return number
 
 
-def positive_int(text: str) -> int:
-    """Return the whole number above zero that `text` is."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
-    return number
+positive_int = partial(positive, kind=int)
 
 
 def faults(text: str) -> dict[str, float]:
