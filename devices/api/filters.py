@@ -29,6 +29,8 @@ from devices.models import (
 )
 from devices.models.places import within
 from tenants.api.errors import InvalidParameters
+from tenants.models import Membership
+from tenants.services.roles import Role
 
 _NO_SUCH_TYPE = _("There is no component type with this key. component-types/ lists the component types.")
 ATTRIBUTE_PREFIX = "attribute."
@@ -192,6 +194,14 @@ class PlaceFilter(filters.FilterSet):
 
     def in_key_or_name(self, queryset: QuerySet[Place], _name: str, text: str) -> QuerySet[Place]:
         return queryset.filter(Q(key__icontains=text.strip()) | Q(name__icontains=text.strip()))
+
+
+class MemberFilter(filters.FilterSet):
+    role = filters.ChoiceFilter(choices=Role.choices)
+
+    class Meta:
+        model = Membership
+        fields: tuple[str, ...] = ()
 
 
 class UnitFilter(filters.FilterSet):

@@ -8,6 +8,7 @@ from .views.events import EventsView
 from .views.imports import DeviceExportView, DeviceImportViewSet, ImportTemplateView, ImportView
 from .views.inventory import ComponentViewSet, DeviceViewSet
 from .views.keys import ApiKeyViewSet
+from .views.members import MemberViewSet
 from .views.metadata import ComponentTypeViewSet, HardwareModelViewSet, MetricViewSet, UnitViewSet
 from .views.places import PlaceViewSet
 from .views.presence import (
@@ -31,6 +32,7 @@ router.register("units", UnitViewSet, "unit")
 router.register("hardware-models", HardwareModelViewSet, "hardware-model")
 router.register("places", PlaceViewSet, "place")
 router.register("api-keys", ApiKeyViewSet, "api-key")
+router.register("members", MemberViewSet, "member")
 router.register("key-rotations", RotationViewSet, "key-rotation")
 router.register("maintenance-windows", MaintenanceWindowViewSet, "maintenance-window")
 

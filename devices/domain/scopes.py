@@ -6,7 +6,7 @@ READING = ("devices:read", "readings:read", "quarantine:read", "metadata:read", 
 WRITING = ("devices:write", "quarantine:write", "metadata:write", "credentials:write")
 EXPORTING = ("export:read", "audit:read")
 # In no set: they are given by name only.
-MANAGING = ("keys:read", "keys:write")
+MANAGING = ("keys:read", "keys:write", "members:read", "members:write")
 SCOPES = tuple(sorted((*READING, *WRITING, *EXPORTING, *MANAGING)))
 SETS: dict[str, frozenset[str]] = {
     "read": frozenset(READING),
@@ -15,6 +15,12 @@ SETS: dict[str, frozenset[str]] = {
 }
 
 SET_NAMES = tuple(SETS)
+# The rights of a role as scopes: a key gives a member a role only if it has them all. No key makes owners.
+ROLE_SCOPES: dict[str, frozenset[str]] = {
+    "viewer": frozenset(READING),
+    "operator": frozenset((*READING, "devices:write", "quarantine:write", "credentials:write")),
+    "admin": frozenset(SCOPES),
+}
 
 
 def granted(name: str, scopes: Iterable[str]) -> frozenset[str]:

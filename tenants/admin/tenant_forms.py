@@ -29,7 +29,7 @@ class OwnerAndHostForm(forms.Form):
     owner = forms.CharField(
         label=_("Owner"),
         required=False,
-        help_text=_("User name of an existing account, which becomes the tenant's administrator."),
+        help_text=_("User name of an existing account, which becomes the tenant's owner."),
         widget=UnfoldAdminTextInputWidget,
     )
     domain = forms.CharField(

@@ -54,6 +54,7 @@ class ErrorCode(StrEnum):
     WRONG_STATE = "wrong_state"
     TOO_MANY_REPLAYS = "too_many_replays"
     RACED = "raced"
+    LAST_OWNER = "last_owner"
     QUOTA_EXCEEDED = "quota_exceeded"
     IDEMPOTENCY_IN_PROGRESS = "idempotency_in_progress"
     POSITION_DROPPED = "position_dropped"
@@ -135,6 +136,7 @@ MEANINGS: dict[ErrorCode, Meaning] = {
     ErrorCode.WRONG_STATE: Meaning(409, _("The state of the object does not allow the request.")),
     ErrorCode.TOO_MANY_REPLAYS: Meaning(409, _("Too many replays are in progress.")),
     ErrorCode.RACED: Meaning(409, _("Another request changed the same object at the same time.")),
+    ErrorCode.LAST_OWNER: Meaning(409, _("The tenant would have no owner.")),
     ErrorCode.QUOTA_EXCEEDED: Meaning(409, _("The quota of the tenant is used up.")),
     ErrorCode.IDEMPOTENCY_IN_PROGRESS: Meaning(409, _("A request with this Idempotency-Key is in progress.")),
     ErrorCode.POSITION_DROPPED: Meaning(410, _("Retention has removed changes after the position of the cursor.")),

@@ -108,6 +108,7 @@ class Membership(CountedModel):
         VIEWER = "viewer", _("viewer: sees everything, changes nothing")
         OPERATOR = "operator", _("operator: registers and changes devices")
         ADMIN = "admin", _("administrator: also metadata, keys and people")
+        OWNER = "owner", _("owner: also names owners")
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships", verbose_name=_("user"))
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="memberships", verbose_name=_("tenant"))

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def create_tenant(*, slug: str, name: str, domain: str = "", owner: User | None = None) -> Tenant:
     """Create a tenant with its schema and first rows, or resume an incomplete creation.
 
-    `domain` is an optional host name; `owner` becomes the tenant's administrator. Takes a fraction of a second.
+    `domain` is an optional host name; `owner` becomes the tenant's owner. Takes a fraction of a second.
     Raises ValidationError for an invalid slug or that of a complete tenant; any other error sets the tenant
     `failed`, with the error in `state_detail`, and the same call resumes.
     """
@@ -127,6 +127,6 @@ def _finish(tenant: Tenant, domain: str, owner: User | None) -> None:
         if domain:
             Domain.objects.get_or_create(domain=domain.lower(), defaults={"tenant": tenant, "is_primary": True})
         if owner is not None:
-            Membership.objects.update_or_create(user=owner, tenant=tenant, defaults={"role": Membership.Role.ADMIN})
+            Membership.objects.update_or_create(user=owner, tenant=tenant, defaults={"role": Membership.Role.OWNER})
         tenant.state, tenant.state_detail = Tenant.State.ACTIVE, ""
         tenant.save(update_fields=["state", "state_detail"])

@@ -9,7 +9,7 @@ from django.contrib.auth.models import AnonymousUser
 from tenants.models import Membership, Tenant, User
 
 Role = Membership.Role
-_RANK = {Role.VIEWER: 1, Role.OPERATOR: 2, Role.ADMIN: 3}
+_RANK = {Role.VIEWER: 1, Role.OPERATOR: 2, Role.ADMIN: 3, Role.OWNER: 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,11 @@ class MemberAccess:
 
 
 def access_of(user: User | AnonymousUser, tenant: Tenant | None) -> MemberAccess:
-    """Return the user's access to the tenant. Superusers are administrators of all tenants and see all devices."""
+    """Return the user's access to the tenant. Superusers are owners of all tenants and see all devices."""
     if tenant is None or not isinstance(user, User) or not user.is_active:
         return MemberAccess()
     if user.is_superuser:
-        return MemberAccess(Role.ADMIN)
+        return MemberAccess(Role.OWNER)
     row = Membership.objects.filter(user=user, tenant_id=tenant.pk).values_list("role", "selector").first()
     return MemberAccess(Role(row[0]), row[1]) if row else MemberAccess()
 

@@ -16,6 +16,7 @@ from django_tenants.utils import schema_context
 
 from devices.services.provisioning import claims
 from tenants.infrastructure.spreadsheets import TableRow
+from tenants.models import Membership
 from tenants.services import enrollment
 from tests.api.client import HOUR, T0, Api, problems
 from tests.factories import (
@@ -34,16 +35,16 @@ OK = 0
 _UNAUTHENTICATED = {"anonymous": 401, "key of another tenant": 401, "expired key": 401, "revoked key": 401}
 _STRANGERS = {"member of another tenant": 403, "staff, not superuser": 403}
 READ = _UNAUTHENTICATED | _STRANGERS | {
-    "key": OK, "read-only key": OK, "viewer": OK, "operator": OK, "administrator": OK, "superuser": OK,
+    "key": OK, "read-only key": OK, "viewer": OK, "operator": OK, "administrator": OK, "owner": OK, "superuser": OK,
 }  # fmt: skip
 OPERATE = _UNAUTHENTICATED | _STRANGERS | {
-    "key": OK, "read-only key": 403, "viewer": 403, "operator": OK, "administrator": OK, "superuser": OK,
+    "key": OK, "read-only key": 403, "viewer": 403, "operator": OK, "administrator": OK, "owner": OK, "superuser": OK,
 }  # fmt: skip
 METADATA = _UNAUTHENTICATED | _STRANGERS | {
-    "key": OK, "read-only key": 403, "viewer": 403, "operator": 403, "administrator": OK, "superuser": OK,
+    "key": OK, "read-only key": 403, "viewer": 403, "operator": 403, "administrator": OK, "owner": OK, "superuser": OK,
 }  # fmt: skip
 IN_PERSON = _UNAUTHENTICATED | _STRANGERS | {
-    "key": 403, "read-only key": 403, "viewer": 403, "operator": 403, "administrator": OK, "superuser": OK,
+    "key": 403, "read-only key": 403, "viewer": 403, "operator": 403, "administrator": OK, "owner": OK, "superuser": OK,
 }  # fmt: skip
 PUBLIC = dict.fromkeys(READ, OK)
 
@@ -159,6 +160,11 @@ ROWS: list[Row] = [
     ("GET", "api/v1/api-keys/{api_key}/", IN_PERSON, 200, None),
     ("DELETE", "api/v1/api-keys/{api_key}/", IN_PERSON, 204, None),
     ("POST", "api/v1/api-keys/{api_key}/rotate/", IN_PERSON, 201, {}),
+    ("GET", "api/v1/members/", IN_PERSON, 200, None),  # and keys with members:…: tests/api/test_members.py
+    ("POST", "api/v1/members/", IN_PERSON, 201, {"username": "{newcomer}", "role": "operator"}),
+    ("GET", "api/v1/members/{member}/", IN_PERSON, 200, None),
+    ("PATCH", "api/v1/members/{member}/", IN_PERSON, 200, {"role": "viewer"}),
+    ("DELETE", "api/v1/members/{member}/", IN_PERSON, 204, None),
     ("GET", "api/v1/whoami/", READ, 200, None),
     ("GET", "api/schema/", PUBLIC, 200, None),
     ("GET", "api/docs/", PUBLIC, 200, None),
@@ -209,6 +215,7 @@ def _make_world(tenant_a: Any, tenant_b: Any) -> World:
         "viewer": Api(slug, user=make_user("viewer", tenant_a, "viewer")),
         "operator": Api(slug, user=make_user("operator", tenant_a, "operator")),
         "administrator": Api(slug, user=make_user("administrator", tenant_a, "admin")),
+        "owner": Api(slug, user=make_user("owner", tenant_a, "owner")),
         "member of another tenant": Api(slug, user=make_user("stranger", tenant_b, "admin")),
         "staff, not superuser": Api(slug, user=make_user("staff", is_staff=True)),
         "superuser": Api(slug, user=make_user("superuser", is_superuser=True)),
@@ -265,6 +272,8 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
             "import": str(DeviceImport.objects.create(pk=start, filename=f"canary of {tenant.slug}", state="done").pk),
             **_boards(tenant),
             "replay": str(Replay.objects.create(pk=start, topic=f"canary of {tenant.slug}").pk),
+            "member": str(Membership.objects.get(user=make_user(f"member-of-{tenant.slug}", tenant, "operator")).pk),
+            "newcomer": make_user(f"newcomer-of-{tenant.slug}").username,
             "api_key": str(ApiKey.objects.create(pk=start, name="k", prefix=f"gwj_{start}", digest="d").pk),
         }
 
@@ -307,15 +316,19 @@ def test_who_reaches_it(row: Row, world: World, tenant_a: Any) -> None:
 @pytest.mark.parametrize("row", [row for row in ROWS if "{" in row[1]], ids=lambda row: f"{row[0]} {row[1]}")
 def test_what_belongs_to_another_tenant_is_not_found(row: Row, world: World, tenant_a: Any) -> None:
     method, path, _, _, body = row
-    for name in ("administrator", "superuser") if "api-keys" in path else ("key", "administrator", "superuser"):
+    is_for_people = "api-keys" in path or "members" in path
+    for name in ("administrator", "superuser") if is_for_people else ("key", "administrator", "superuser"):
         answer = _ask_and_undo(world.ask[name], tenant_a, method, path, body, world.theirs)
         assert answer.status_code == 404, (name, answer.content)
         assert b"canary of beta" not in answer.content
 
 
-# A board that is free is nobody's; one that is taken: tests/api/test_claims.py.
+# A board that is free is nobody's; one that is taken: tests/api/test_claims.py. Accounts are the platform's.
+_OF_THE_PLATFORM = ("api/v1/claims/", "api/v1/members/")
+
+
 @pytest.mark.parametrize(
-    "row", [row for row in ROWS if _names_objects(row[4]) and row[1] != "api/v1/claims/"], ids=lambda row: row[1]
+    "row", [row for row in ROWS if _names_objects(row[4]) and row[1] not in _OF_THE_PLATFORM], ids=lambda row: row[1]
 )
 def test_a_body_cannot_name_what_belongs_to_another_tenant(row: Row, world: World, tenant_a: Any) -> None:
     method, path, _, _, body = row

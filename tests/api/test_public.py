@@ -96,7 +96,7 @@ def test_a_tenant_is_created_with_its_schema_and_its_administrator(staff: Client
     }  # fmt: skip
     tenant = Tenant.objects.get(slug="new-farm")
     assert schema_exists(tenant.schema_name)
-    assert role_of(owner, tenant) == Membership.Role.ADMIN
+    assert role_of(owner, tenant) == Membership.Role.OWNER
     with schema_context(tenant.schema_name):
         assert Unit.objects.filter(symbol="°C").exists()
     assert session(owner).get("/t/new-farm/api/v1/units/").status_code == 200

@@ -37,6 +37,8 @@ NEEDED = {
     "usage:read": ("get", "totals/"),
     "keys:read": ("get", "api-keys/"),
     "keys:write": ("post", "api-keys/"),
+    "members:read": ("get", "members/"),
+    "members:write": ("post", "members/"),
     "export:read": ("get", "export/"),
 }
 
@@ -66,7 +68,7 @@ def test_the_name_of_a_set_stands_for_its_scopes(db: None, tenant_a: Any, name: 
 
 
 def test_no_set_manages_keys() -> None:
-    assert not {"keys:read", "keys:write"} & frozenset.union(*SETS.values())
+    assert not {"keys:read", "keys:write", "members:read", "members:write"} & frozenset.union(*SETS.values())
     assert SETS["read"] < SETS["write"] < SETS["admin"] < set(SCOPES)
 
 

@@ -55,6 +55,8 @@ _CLOSED = (
         "api-keys/{}/",
         "api-keys/{}/rotate/",
         "quarantine/changes/",
+        "members/",
+        "members/{}/",
         "readings/stream/",
         "audit/",
         "audit/export/",

@@ -119,7 +119,7 @@ def test_creating_a_tenant_that_fails_says_so_and_can_be_tried_again(
     assert "is ready" in answer.content.decode()
     tenant.refresh_from_db()
     assert tenant.state == Tenant.State.ACTIVE
-    assert Membership.objects.get(tenant=tenant, user=owner).role == Membership.Role.ADMIN
+    assert Membership.objects.get(tenant=tenant, user=owner).role == Membership.Role.OWNER
     assert Domain.objects.get(tenant=tenant).domain == "unlucky.example.com"
 
 

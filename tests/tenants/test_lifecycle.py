@@ -32,7 +32,7 @@ def test_a_tenant_has_its_schema_its_units_and_its_owner(slug: str) -> None:
     tenant = create_tenant(slug=slug, name="Made", domain="Made.Example.org", owner=owner)
     assert (tenant.state, tenant.state_detail, tenant.schema_name) == ("active", "", "t_made_for_a_test")
     assert tenant.domains.get().domain == "made.example.org"
-    assert Membership.objects.get(tenant=tenant).role == Membership.Role.ADMIN
+    assert Membership.objects.get(tenant=tenant).role == Membership.Role.OWNER
     with schema_context(tenant.schema_name):
         assert Unit.objects.filter(symbol="°C", ucum="Cel").exists()
     with pytest.raises(ValidationError, match="already"):

@@ -17,7 +17,7 @@ class Command(BaseCommand):
         parser.add_argument("slug")
         parser.add_argument("name")
         parser.add_argument("--domain", default="", help="a host name of the tenant's own")
-        parser.add_argument("--owner", default="", help="the username of its administrator")
+        parser.add_argument("--owner", default="", help="the username of its owner")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command."""

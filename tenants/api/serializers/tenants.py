@@ -35,7 +35,7 @@ class NewTenantSerializer(StrictSerializer):
         queryset=User.objects.filter(is_active=True),
         required=False,
         error_messages={"does_not_exist": _("There is no active user {value}. Create the user first.")},
-        help_text="The username of its first administrator.",
+        help_text="The username of its first owner.",
     )
 
     def validate_domain(self, value: str) -> str:
