@@ -12,6 +12,8 @@ from devices.domain.paths import PROTOCOL_MEMBERS, Path
 
 # The largest finite number: a value within these bounds is neither infinite nor NaN.
 GREATEST = 1.7976931348623157e308
+# Up to this, every whole number is a float.
+EXACT = 2.0**53
 
 # Token → the known tokens below it; None: a metric or a unit's name, with everything below it.
 Tree = Mapping[str, "Tree | None"]
@@ -19,7 +21,7 @@ Tree = Mapping[str, "Tree | None"]
 
 @dataclass(frozen=True, slots=True)
 class MetricSlot:
-    """A metric within its object. `plain`: a number that is stored as sent, within the bounds.
+    """A metric within its object. `plain`: a number that is stored as sent, within the bounds and `EXACT`.
 
     No named tuple: its members are read for each value, which takes twice as long there.
     """
@@ -103,7 +105,7 @@ def _known_names(tree: Tree, path: Path) -> frozenset[str]:
 
 
 def _slot(metric: MetricSpec) -> MetricSlot:
-    plain = metric.value_type == "number" and (metric.factor, metric.offset) == (1.0, 0.0) and not metric.unit_path
+    plain = metric.value_type == "number" and metric.conversion is None and not metric.unit_path
     low, high = metric.minimum, metric.maximum
     return MetricSlot(
         token=metric.path[-1],
@@ -112,6 +114,6 @@ def _slot(metric: MetricSpec) -> MetricSlot:
         unit=metric.unit,
         value_type=metric.value_type,
         plain=plain,
-        low=-GREATEST if low is None else low,
-        high=GREATEST if high is None else high,
+        low=-EXACT if low is None else max(low, -EXACT),
+        high=EXACT if high is None else min(high, EXACT),
     )

@@ -2,8 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from devices.domain import paths
+from devices.domain.conversion import Conversion, conversion_of
+
+# An exact fraction, also as the text that a metric's row contains.
+Rational = Fraction | float | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +23,19 @@ class MetricSpec:
     path: paths.Path
     value_type: str
     unit: str
-    factor: float = 1.0
-    offset: float = 0.0
+    factor: Rational = 1
+    offset: Rational = 0
     minimum: float | None = None
     maximum: float | None = None
     true_value: str = ""
     false_value: str = ""
     unit_path: paths.Path = ()
-    conversions: tuple[tuple[str, float, float], ...] = ()
-    by_unit: Mapping[str, tuple[float, float]] = field(init=False, compare=False, repr=False)
+    conversions: tuple[tuple[str, Rational, Rational], ...] = ()
+    conversion: Conversion | None = field(init=False, compare=False, repr=False)
+    by_unit: Mapping[str, Conversion | None] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        by_unit = {name: (factor, offset) for name, factor, offset in self.conversions}
-        object.__setattr__(self, "by_unit", by_unit)  # the only way to set a field of a frozen instance
+        # The only way to set a field of a frozen instance.
+        object.__setattr__(self, "conversion", conversion_of(self.factor, self.offset))
+        by_unit = {name: conversion_of(factor, offset) for name, factor, offset in self.conversions}
+        object.__setattr__(self, "by_unit", by_unit)

@@ -1,6 +1,7 @@
 """Units and their conversions from UCUM codes, computed by pint when metadata is saved."""
 
 from collections.abc import Iterable
+from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any
 
@@ -40,6 +41,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 # Codes are cached by their text.
 _MAX_CODE_LENGTH = 100
+# Numbers of a conversion are stored as decimal digits; of usual units they have less than 200 bits.
+_MAX_BITS = 4096
 
 
 class UnknownUnit(ValueError):
@@ -56,7 +59,7 @@ def _registry() -> Any:
     import pint
     from ucumvert import PintUcumRegistry
 
-    registry = PintUcumRegistry()
+    registry = PintUcumRegistry(non_int_type=Fraction)  # exact: most units are rational multiples of each other
     registry.define("pH_value = [acidity]")  # UCUM has [pH]; pint's registry has no such unit
     pint.set_application_registry(registry)  # the registry in which UCUM codes are looked up
     return registry
@@ -73,27 +76,32 @@ def parse(ucum: str) -> Any:
         raise UnknownUnit(_("%(code)s is not a UCUM code.") % {"code": repr(ucum)}) from error
 
 
-def conversion(sent: str, kept: str) -> tuple[float, float]:
-    """Return (factor, offset) so that kept = sent × factor + offset, for two UCUM codes.
+@lru_cache(maxsize=4096)
+def conversion(sent: str, kept: str) -> tuple[Fraction, Fraction]:
+    """Return (factor, offset) so that kept = sent × factor + offset exactly, for two UCUM codes.
 
     Raises IncompatibleUnits if they measure different quantities, or if the conversion is not linear.
     """
     registry = _registry()
     try:
-        at_0, at_1, at_100 = (registry.Quantity(float(x), parse(sent)).to(parse(kept)).magnitude for x in (0, 1, 100))
+        at_0, at_1, at_100 = (
+            Fraction(registry.Quantity(Fraction(x), parse(sent)).to(parse(kept)).magnitude) for x in (0, 1, 100)
+        )
     except UnknownUnit as error:
         raise IncompatibleUnits(str(error)) from error
     except Exception as error:  # pint: DimensionalityError, OffsetUnitCalculusError, LogarithmicUnitCalculusError
         raise IncompatibleUnits(
             _("%(sent)s cannot be converted to %(kept)s.") % {"sent": sent, "kept": kept}
         ) from error
-    factor = (at_100 - at_0) / 100
-    if abs(at_1 - at_0 - factor) > 1e-9 * max(1.0, abs(factor)):
+    factor = at_1 - at_0
+    if at_100 - at_0 != 100 * factor:
         raise IncompatibleUnits(_("%(sent)s to %(kept)s is not linear.") % {"sent": sent, "kept": kept})
+    if any(part.bit_length() > _MAX_BITS for number in (factor, at_0) for part in number.as_integer_ratio()):
+        raise IncompatibleUnits(_("%(sent)s cannot be converted to %(kept)s.") % {"sent": sent, "kept": kept})
     return factor, at_0
 
 
-def conversions(kept: str, named: Iterable[tuple[str, str]]) -> dict[str, tuple[float, float]]:
+def conversions(kept: str, named: Iterable[tuple[str, str]]) -> dict[str, tuple[Fraction, Fraction]]:
     """Return name → (factor, offset) to the UCUM code `kept`, for all names of units of the same quantity.
 
     `named` are (name, UCUM code), of which the first of a name counts; the usual names of units come after them.
@@ -102,7 +110,7 @@ def conversions(kept: str, named: Iterable[tuple[str, str]]) -> dict[str, tuple[
     names: dict[str, str] = {}
     for name, ucum in [*named, *_usual_names()]:
         names.setdefault(name.strip(), ucum)
-    found: dict[str, tuple[float, float] | None] = {}
+    found: dict[str, tuple[Fraction, Fraction] | None] = {}
     for ucum in names.values():
         if ucum not in found:
             found[ucum] = _conversion_or_none(ucum, kept)
@@ -115,7 +123,7 @@ def _usual_names() -> Iterable[tuple[str, str]]:
             yield name, ucum
 
 
-def _conversion_or_none(sent: str, kept: str) -> tuple[float, float] | None:
+def _conversion_or_none(sent: str, kept: str) -> tuple[Fraction, Fraction] | None:
     try:
         return conversion(sent, kept)
     except IncompatibleUnits:

@@ -187,8 +187,9 @@ class Metric(CountedModel, SpecInput):
     true_value = models.CharField(_("text for true"), max_length=40, blank=True, help_text=_("For example ON."))
     false_value = models.CharField(_("text for false"), max_length=40, blank=True, help_text=_("For example OFF."))
     # Computed from the units when the metric is saved, never per message.
-    factor = models.FloatField(_("factor"), default=1.0, editable=False)
-    offset = models.FloatField(_("offset"), default=0.0, editable=False)
+    # Exact fractions, as text: no float is equal to 5/9.
+    factor = models.TextField(_("factor"), default="1", editable=False)
+    offset = models.TextField(_("offset"), default="0", editable=False)
     # With a path of the unit: name of a unit → [factor, offset], for every unit that can be converted.
     conversions = models.JSONField(default=dict, editable=False)
 
@@ -263,11 +264,12 @@ class Metric(CountedModel, SpecInput):
         Raises units.IncompatibleUnits.
         """
         unit, sent_unit = self._unit(self.unit, changed), self._unit(self.sent_unit, changed)
-        self.factor, self.offset, self.conversions = 1.0, 0.0, {}
+        self.factor, self.offset, self.conversions = "1", "0", {}
         if unit and sent_unit and sent_unit.ucum != unit.ucum:
-            self.factor, self.offset = units.conversion(sent_unit.ucum, unit.ucum)
+            self.factor, self.offset = map(str, units.conversion(sent_unit.ucum, unit.ucum))
         if unit and self.unit_path:
-            self.conversions = units.conversions(unit.ucum, _names_of_units(changed))
+            named = units.conversions(unit.ucum, _names_of_units(changed))
+            self.conversions = {name: [str(factor), str(offset)] for name, (factor, offset) in named.items()}
 
     @staticmethod
     def _unit(unit: Unit | None, changed: Unit | None) -> Unit | None:

@@ -91,8 +91,8 @@ def validate_plainly(
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise Refusal("wrong_type", "")
             number = float(value)
-            if (metric.factor, metric.offset) != (1.0, 0.0):
-                number = float(f"{number * metric.factor + metric.offset:.12g}")
+            if metric.conversion is not None:
+                number = metric.conversion.apply(value)
             if metric.minimum is not None and number < metric.minimum:
                 raise Refusal("out_of_range", "")
             if metric.maximum is not None and number > metric.maximum:

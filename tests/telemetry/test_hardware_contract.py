@@ -1,5 +1,6 @@
 """The hardware contract on real servers: values without a metric, units that messages name, boards that were moved."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -207,15 +208,15 @@ def test_a_units_code_changes_the_conversions_that_use_it(live_db: None, tenant_
         own = Unit.objects.create(symbol=f"u{kind.pk}", name="own", quantity="temperature", ucum="K")
         metric = Metric.objects.create(component_type=kind, key="own", path="own", unit=kelvin, sent_unit=own)
         named = Metric.objects.create(component_type=kind, key="named", path="n", unit=kelvin, unit_path="u")
-        assert (metric.factor, metric.offset) == (1.0, 0.0)
-        assert named.conversions[own.symbol] == (1.0, 0.0)
+        assert (metric.factor, metric.offset) == ("1", "0")
+        assert named.conversions[own.symbol] == ["1", "0"]
         own.ucum = "Cel"
         own.full_clean()
         own.save()
         metric.refresh_from_db()
         named.refresh_from_db()
-        assert (metric.factor, metric.offset) == (pytest.approx(1.0), pytest.approx(273.15))
-        assert named.conversions[own.symbol] == [pytest.approx(1.0), pytest.approx(273.15)]
+        assert (metric.factor, metric.offset) == ("1", "5463/20")
+        assert named.conversions[own.symbol] == ["1", "5463/20"]
         own.ucum = "hPa"
         with pytest.raises(ValidationError) as error:
             own.full_clean()
@@ -394,3 +395,31 @@ def test_an_aged_specification_is_read_again(register: Any) -> None:
     assert before.cpu_serial != "changed"
     # What other tables know the device by is there once.
     assert (after.number is before.number, after.device_id is before.device_id) == (True, True)
+
+
+def test_the_migration_makes_rounded_conversions_exact(live_db: None, tenant_a: Any, kind: Any) -> None:
+    from django.apps import apps
+
+    from devices.models import Metric, Unit
+    from devices.services.specs.loader import metric_spec
+
+    migration = importlib.import_module("devices.migrations.0026_exact_conversions")
+    with schema_context(tenant_a.schema_name):
+        celsius, fahrenheit = Unit.objects.get(symbol="°C"), Unit.objects.get(symbol="°F")
+        sent = Metric.objects.create(component_type=kind, key="s", path="s", unit=celsius, sent_unit=fahrenheit)
+        named = Metric.objects.create(component_type=kind, key="n", path="n", unit=celsius, unit_path="u")
+        plain = Metric.objects.create(component_type=kind, key="p", path="p", unit=celsius)
+        rounded = {"factor": "0.5555555555555556", "offset": "-17.77777777777777"}
+        Metric.objects.filter(pk=sent.pk).update(**rounded)
+        Metric.objects.filter(pk=named.pk).update(conversions={"F": [0.5555555555555556, -17.77777777777777]})
+        Metric.objects.filter(pk=plain.pk).update(factor="1", offset="0")
+        old = metric_spec(Metric.objects.get(pk=named.pk))
+        assert old.by_unit["F"].apply(212) == pytest.approx(100), "rows that are not computed again can be loaded"
+        migration._compute(apps, None)
+        for row in (sent, named, plain):
+            row.refresh_from_db()
+        assert (sent.factor, sent.offset) == ("5/9", "-160/9")
+        assert named.conversions["F"] == ["5/9", "-160/9"]
+        assert (plain.factor, plain.offset) == ("1", "0")
+        for row in (sent, named, plain):
+            row.delete()

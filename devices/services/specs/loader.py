@@ -244,7 +244,7 @@ def metric_spec(metric: Metric) -> MetricSpec:
     return _metric_spec(metric, metric.unit.symbol if metric.unit else "", metric.conversions)
 
 
-def _metric_spec(metric: Metric | MetricRow, symbol: str, conversions: Mapping[str, Sequence[float]]) -> MetricSpec:
+def _metric_spec(metric: Metric | MetricRow, symbol: str, conversions: Mapping[str, Sequence[str]]) -> MetricSpec:
     return MetricSpec(
         key=metric.key,
         path=paths.parse(metric.path),

@@ -74,8 +74,8 @@ class MetricRow(NamedTuple):
     path: str
     value_type: str
     symbol: str | None
-    factor: float
-    offset: float
+    factor: str
+    offset: str
     minimum: float | None
     maximum: float | None
     true_value: str

@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from devices.domain import paths
-from devices.domain.layout import GREATEST
+from devices.domain.conversion import Conversion
+from devices.domain.layout import EXACT, GREATEST
 from devices.domain.metric_spec import MetricSpec
 from devices.domain.specs import IGNORE, ComponentSpec
 
-from . import unmapped_values
+from . import form, unmapped_values
 from .results import Measurement, Refusal, Value, quote
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,8 +27,10 @@ class NormalizedValues(NamedTuple):
     cut: bool = False
 
 
-def normalize(message: dict[str, Any], component: ComponentSpec) -> NormalizedValues:
+def normalize(message: dict[str, Any], component: ComponentSpec, source: bytes = b"") -> NormalizedValues:
     """Return the values in the component's message. A path that is missing, or null, gives no value.
+
+    `source` is the JSON text of the message, of which the fast parser reads whole numbers beyond 64 bits as floats.
 
     Raises Refusal: `wrong_type`, `out_of_range` or `unit_mismatch`, naming the path, the value and the expectation.
     """
@@ -54,10 +57,10 @@ def normalize(message: dict[str, Any], component: ComponentSpec) -> NormalizedVa
             if member.plain and (raw.__class__ is float or raw.__class__ is int) and member.low <= raw <= member.high:
                 value: Value = float(raw)
             else:
-                value = _convert(raw, member.metric, message)
+                value = _convert(raw, member.metric, message, source)
             measurements.append(_new(Measurement, (member.key, value, member.unit, member.value_type)))
     if has_more and component.unmapped != IGNORE:
-        return NormalizedValues(measurements, *unmapped_values.collect(message, component))
+        return NormalizedValues(measurements, *unmapped_values.collect(message, component, source))
     return _new(NormalizedValues, (measurements, _NONE, False))
 
 
@@ -98,9 +101,9 @@ def _member(holder: Any, token: str) -> Any:
     return None
 
 
-def _convert(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> Value:
+def _convert(raw: Any, metric: MetricSpec, message: dict[str, Any], source: bytes) -> Value:
     if metric.value_type == "number":
-        return _number(raw, metric, message)
+        return _number(raw, metric, message, source)
     if metric.value_type == "boolean":
         return _boolean(raw, metric)
     if not isinstance(raw, str):
@@ -110,19 +113,22 @@ def _convert(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> Value:
     return raw
 
 
-def _number(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> float:
+def _number(raw: Any, metric: MetricSpec, message: dict[str, Any], source: bytes) -> float:
     if isinstance(raw, bool) or not isinstance(raw, int | float):
         raise _wrong_type(raw, metric, "a number")
-    factor, offset = _conversion(metric, message) if metric.unit_path else (metric.factor, metric.offset)
+    conversion = _conversion(metric, message) if metric.unit_path else metric.conversion
+    if not -EXACT <= raw <= EXACT:
+        raw = form.exact_number(raw, source, metric.path)
+        if raw.__class__ is float and not -GREATEST <= raw <= GREATEST:
+            raise _wrong_type(raw, metric, "a finite number")
     try:
-        value = float(raw)
-        if factor != 1.0 or offset != 0.0:
-            # Twelve digits: 68 °F is 20 °C and not 20.000000000000004.
-            value = float(f"{value * factor + offset:.12g}")
+        value = float(raw) if conversion is None else conversion.apply(raw)
     except OverflowError:
         raise _wrong_type(raw, metric, "a number that fits 64 bits") from None
     if not -GREATEST <= value <= GREATEST:
         raise _wrong_type(raw, metric, "a finite number that fits 64 bits")
+    if value != raw and conversion is None:
+        raise _wrong_type(raw, metric, f"a whole number up to {EXACT:.0f} or another that a 64-bit float is equal to")
     low, high = metric.minimum, metric.maximum
     if (low is not None and value < low) or (high is not None and value > high):
         raise Refusal(
@@ -134,13 +140,13 @@ def _number(raw: Any, metric: MetricSpec, message: dict[str, Any]) -> float:
     return value
 
 
-def _conversion(metric: MetricSpec, message: dict[str, Any]) -> tuple[float, float]:
-    """Return (factor, offset) for the unit that the message names, or else for the registered unit."""
+def _conversion(metric: MetricSpec, message: dict[str, Any]) -> Conversion | None:
+    """Return the conversion from the unit that the message names, or else from the registered unit."""
     named = paths.find(message, metric.unit_path)
     if named is paths.MISSING or named is None:
-        return metric.factor, metric.offset
-    found = metric.by_unit.get(named.strip()) if isinstance(named, str) else None
-    if found is None:
+        return metric.conversion
+    name = named.strip() if isinstance(named, str) else ""
+    if name not in metric.by_unit:
         known = ", ".join(name for name, _, _ in metric.conversions[:12])
         raise Refusal(
             "unit_mismatch",
@@ -148,7 +154,7 @@ def _conversion(metric: MetricSpec, message: dict[str, Any]) -> tuple[float, flo
             f"cannot be converted to {metric.unit}. Known units are {known}, and others; correct the unit that the "
             "device sends, or add it to the tenant's units.",
         )
-    return found
+    return metric.by_unit[name]
 
 
 def _boolean(raw: Any, metric: MetricSpec) -> bool:

@@ -8,7 +8,6 @@ one spelling.
 import binascii
 import hmac
 import json
-import re
 from collections.abc import Callable
 from datetime import datetime
 from hashlib import sha256
@@ -30,8 +29,6 @@ _INNER_PAD, _OUTER_PAD = (bytes(byte ^ constant for byte in range(256)) for cons
 _BLOCK_BYTES = 64
 # A named tuple's own constructor does the same through a function in Python.
 _new = tuple.__new__
-# Without a match both JSON parsers read the same.
-_BEYOND_64_BITS = re.compile(rb"[0-9]{19}")
 # The encoded header of a token: algorithm and key take some 40 bytes.
 _MAX_HEADER = 1024
 # Key ids by the encoded headers of verified tokens: all messages of a device have the same header.
@@ -108,7 +105,7 @@ def _text_of(message: dict[str, Any]) -> bytes:
 
 def _exact_text(payload: bytes) -> bytes:
     """Return the signed text as Python reads the payload: the fast parser reads integers beyond 64 bits as floats."""
-    if not _BEYOND_64_BITS.search(payload):
+    if not form.BEYOND_64_BITS.search(payload):
         return b""
     try:
         return _text_of(json.loads(payload))

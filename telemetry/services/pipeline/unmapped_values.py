@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from devices.domain.layout import GREATEST, Tree
+from devices.domain.layout import EXACT, GREATEST, Tree
 from devices.domain.paths import Path, format_path, series_name
 from devices.domain.specs import QUARANTINE, ComponentSpec
 
+from . import form
 from .results import Measurement, Refusal, Value, quote
 
 # Bounds of one message, one array, one text, and of the nesting of objects.
@@ -25,17 +26,18 @@ _NOTHING: Tree = {}
 CUT = object()
 
 
-def collect(message: dict[str, Any], component: ComponentSpec) -> tuple[list[Measurement], bool]:
+def collect(message: dict[str, Any], component: ComponentSpec, source: bytes = b"") -> tuple[list[Measurement], bool]:
     """Return (the values without a metric, whether the message has more than are kept).
 
-    Raises Refusal (`wrong_type`) where the component type rejects such values.
+    Raises Refusal (`wrong_type`) where the component type rejects such values. `source` is the JSON text of the
+    message, as in `normalize`.
     """
     found: list[Measurement] = []
     is_cut = False
     for path, raw in leaves(message, component.layout.tree, ()):
         if component.unmapped == QUARANTINE:
             raise _not_registered(message, component)
-        value = None if raw is CUT else _storable(raw)
+        value = None if raw is CUT else _storable(raw, source, path)
         if value is None or len(found) == MAX_VALUES:
             is_cut = True
             if len(found) == MAX_VALUES:
@@ -77,13 +79,16 @@ def _leaf_or_leaves(value: Any, known: Tree, path: Path) -> Iterator[tuple[Path,
     return iter(()) if value is None else iter(((path, value),))
 
 
-def _storable(raw: Any) -> Value | None:
-    """Return the value as it is stored, None where it cannot be."""
+def _storable(raw: Any, source: bytes, path: Path) -> Value | None:
+    """Return the value as it is stored, None where it cannot be: a whole number that is not equal to any float, too."""
     if isinstance(raw, bool):
         return raw
     if isinstance(raw, str):
         return raw if len(raw) <= MAX_LETTERS and "\x00" not in raw else None
-    return float(raw) if -GREATEST <= raw <= GREATEST else None
+    if -EXACT <= raw <= EXACT:
+        return float(raw)
+    raw = form.exact_number(raw, source, path)
+    return float(raw) if -GREATEST <= raw <= GREATEST and float(raw) == raw else None
 
 
 def _not_registered(message: dict[str, Any], component: ComponentSpec) -> Refusal:

@@ -41,7 +41,8 @@ def validate(
     if kind is _TELEMETRY:
         contract.check_board(message, spec)
         registered = contract.check_component(topic, message, spec)
-        component, values = registered.key, normalization.normalize(message, registered)
+        source = payload if version == 1 else content
+        component, values = registered.key, normalization.normalize(message, registered, source)
     elif "cpu_serial" in message:
         contract.check_board(message, spec)
     return ValidatedMessage(
@@ -85,7 +86,7 @@ def validate_legacy(
     if topic.kind is _TELEMETRY:
         contract.check_board(message, spec)
         registered = contract.check_component(topic, message, spec)
-        component, values = registered.key, normalization.normalize(message, registered)
+        component, values = registered.key, normalization.normalize(message, registered, payload)
     return ValidatedMessage(
         topic=topic,
         component=component,
