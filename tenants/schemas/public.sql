@@ -42,6 +42,7 @@
 -- migration: devices 0023_audit_append_only
 -- migration: devices 0024_device_selectors
 -- migration: devices 0025_api_key_scopes
+-- migration: devices 0026_exact_conversions
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326

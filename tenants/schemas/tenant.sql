@@ -42,6 +42,7 @@
 -- migration: devices 0023_audit_append_only
 -- migration: devices 0024_device_selectors
 -- migration: devices 0025_api_key_scopes
+-- migration: devices 0026_exact_conversions
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326
@@ -362,6 +363,10 @@ ALTER TABLE "devices_apikey" ADD COLUMN "scopes" varchar(40)[] DEFAULT '{}'::var
 ALTER TABLE "devices_apikey" ADD COLUMN "successor_id" bigint NULL UNIQUE CONSTRAINT "devices_apikey_successor_id_1b7de168_fk_devices_apikey_id" REFERENCES "devices_apikey"("id") DEFERRABLE INITIALLY DEFERRED; SET CONSTRAINTS "devices_apikey_successor_id_1b7de168_fk_devices_apikey_id" IMMEDIATE;
 
 ALTER TABLE "devices_apikey" ALTER COLUMN "scope" TYPE varchar(8);
+
+ALTER TABLE "devices_metric" ALTER COLUMN "factor" TYPE text USING "factor"::text;
+
+ALTER TABLE "devices_metric" ALTER COLUMN "offset" TYPE text USING "offset"::text;
 
 CREATE TABLE "telemetry_devicesequence" ("boot" bigint NOT NULL, "seen" int8multirange NOT NULL, "device_id" bigint NOT NULL, PRIMARY KEY ("device_id", "boot"));
 
