@@ -34,14 +34,17 @@ from devices.services import audit_search
 from devices.services.api_keys import OVERLAP, default_end, issue_api_key, revoke_api_key, rotate_api_key
 from tenants.admin.base import ReadOnly, coloured, form_page, render_page
 from tenants.infrastructure.hooks import NavigationGroup
+from tenants.models import Membership
 from tenants.services.roles import Role
 
+from . import selector_forms
 from .base import TenantModelAdmin
 from .roles import may, person
+from .selector_forms import SelectorForm
 from .site import tenant_admin
 
 
-class ApiKeyForm(forms.ModelForm):
+class ApiKeyForm(SelectorForm, forms.ModelForm):
     """The form of a new key."""
 
     scopes = forms.MultipleChoiceField(
@@ -87,6 +90,7 @@ class ApiKeyAdmin(TenantModelAdmin):
     search_fields: ClassVar = ["name", "prefix"]
     add_fieldsets: ClassVar = [
         (None, {"fields": ["name", "description", "scope", "scopes", "addresses", "expires_at"]}),
+        (_("Devices"), {"fields": selector_forms.FIELDS}),
     ]
     fields: ClassVar = [
         ("name", "prefix"),
@@ -136,7 +140,9 @@ class ApiKeyAdmin(TenantModelAdmin):
         """Save the row by its service, with an audit entry."""
         values = form.cleaned_data
         key, text = issue_api_key(
-            **{name: values[name] for name in ApiKeyForm.Meta.fields}, acting_user=person(request)
+            **{name: values[name] for name in ApiKeyForm.Meta.fields},
+            selector=form.selector,  # type: ignore[attr-defined]
+            acting_user=person(request),
         )
         obj.__dict__.update(key.__dict__)
         request.issued_api_key = text  # type: ignore[attr-defined]
@@ -295,6 +301,7 @@ def keys_that_end_soon(request: HttpRequest) -> SafeString:
 _NAVIGATION = NavigationGroup(
     _("Access"),
     (
+        (Membership, "group"),
         (ApiKey, "key"),
         (RotationCampaign, "sync_lock"),
         (AuditEntry, "history"),

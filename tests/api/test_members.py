@@ -103,6 +103,20 @@ def test_a_selector_limits_a_member_from_the_next_request_on(admin_api: Api, ten
     assert customer.get(f"devices/{outside.uuid}/").status_code == 200
 
 
+def test_a_selector_of_a_removed_place_does_not_become_one_of_all_devices(admin_api: Api, tenant_a: Any) -> None:
+    make_user("customer", tenant_a, "viewer")
+    address = f"members/{id_of('customer', tenant_a)}/"
+    admin_api.post("places/", {"key": "gone", "name": "gone"})
+    admin_api.patch(address, {"selector": {"places": ["gone"]}})
+    assert admin_api.delete("places/gone/").status_code == 204
+    read = admin_api.get(address).json()
+    assert read["selector"] == {"places": []}
+    refused = admin_api.patch(address, {"role": read["role"], "selector": read["selector"]})
+    assert "Send {}" in problems(refused)["selector"]
+    assert admin_api.patch(address, {"role": "operator"}).status_code == 200
+    assert Membership.objects.get(user__username="customer").selector["places"]
+
+
 def test_an_administrator_with_a_selector_manages_no_members(db: None, tenant_a: Any) -> None:
     user = make_user("limited-admin", tenant_a, "admin")
     Membership.objects.filter(user=user).update(selector={"tags": ["own"]})

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 
+from devices.domain.selector import Selector
 from tenants.api.serializers.base import StrictSerializer
 from tenants.models import Membership
 from tenants.services.roles import Role
@@ -28,6 +29,13 @@ class MemberSerializer(StrictSerializer, serializers.ModelSerializer[Membership]
         model = Membership
         fields: ClassVar = ["id", "username", "email", "active", "role", "selector"]
         extra_kwargs: ClassVar = {"role": {"required": False, "help_text": "Only owners give and take `owner`."}}
+
+    def validate_selector(self, value: Selector) -> Selector:
+        """Refuse empty lists: a selector of removed places is shown with them, and would become one of all devices."""
+        if not value and self.initial_data["selector"]:
+            text = _("All lists of the selector are empty. Send {} to show the member all devices.")
+            raise serializers.ValidationError(text)
+        return value
 
 
 class NewMemberSerializer(StrictSerializer):
