@@ -72,13 +72,20 @@ def test_what_names_say(path: tuple[str, ...], value: Any, key: str, unit: str) 
     assert infer_metric(path, value) == (key, unit)
 
 
-def test_units_that_are_guessed_are_those_of_the_catalogue() -> None:
-    from devices.services.metadata import unit_inference
+def test_inferred_units_are_those_of_the_catalogue_or_outside_of_it() -> None:
+    from devices.services.metadata import unit_names
     from devices.services.metadata.unit_catalogue import UNITS
 
-    words = [*unit_inference._WORDS.values(), *unit_inference._KOREAN.values()]
-    named = {*unit_inference._UNITS.values(), *unit_inference._LETTERS.values(), *(word.unit for word in words)}
-    assert named <= {symbol for symbol, *_ in UNITS}
+    known = [*unit_names.QUANTITIES.values(), *(quantity for quantity, _ in unit_names.AFTER.values())]
+    named = {rule.unit for quantity in known for rule in quantity.rules}
+    named |= {unit.symbol for unit in unit_names.SPELLED_UNITS.values()}
+    # A tenant can add these; until then a value with such a name has no unit.
+    assert named - {symbol for symbol, *_ in UNITS} == {"MWh", "MHz", "dBm", "in", "inHg", "kHz", "mph"}
+    by_symbol = {symbol: quantity for symbol, _, quantity, _ in UNITS}
+    spelled = [(unit.symbol, unit.quantity) for unit in unit_names.SPELLED_UNITS.values()]
+    assert [pair for pair in spelled if by_symbol.get(pair[0], pair[1]) != pair[1]] == []
+    ruled = [(rule.unit, quantity.quantities) for quantity in known for rule in quantity.rules]
+    assert [pair for pair in ruled if pair[0] in by_symbol and by_symbol[pair[0]] not in pair[1]] == []
 
 
 def test_proposals_for_messages_of_real_devices(tenant_a: Any, untaught: Any) -> None:
@@ -108,6 +115,33 @@ def test_the_name_of_a_unit_becomes_the_path_of_the_unit(tenant_a: Any, untaught
         seen = teaching.preview_mapping(untaught, list(metrics.values()), message)
     assert [tuple(value)[:3] for value in seen.readings] == [("temperature", 20.0, "°C"), ("pressure", 1000.0, "hPa")]
     assert seen.unmapped == []
+
+
+def test_a_unit_beside_belongs_only_to_what_it_can_measure(tenant_a: Any, untaught: Any) -> None:
+    from telemetry.services.mapping import proposal as teaching
+
+    def units_of(message: Any) -> dict[str, tuple[str, str]]:
+        with schema_context(tenant_a.schema_name):
+            metrics = teaching.propose_metrics(untaught, message)
+        return {m.path: (m.unit.symbol if m.unit else "", m.unit_path) for m in metrics}
+
+    assert units_of({"sensor_id": 7, "value": 21.5, "unit": "C"}) == {
+        "sensor_id": ("", ""),
+        "value": ("°C", "unit"),
+    }
+    assert units_of({"wind": {"speed": 3, "dir": 200}, "windUnit": "km/h"}) == {
+        "wind.speed": ("", ""),
+        "wind.dir": ("°", ""),
+    }
+    assert units_of({"windSpeed": 3, "windDir": 200, "windUnit": "km/h"}) == {
+        "windSpeed": ("km/h", "windUnit"),
+        "windDir": ("°", ""),
+    }
+    assert units_of({"xyz": 5, "xyz_unit": "V", "temp": 20, "tempUnit": "%"}) == {
+        "xyz": ("V", "xyz_unit"),
+        "temp": ("°C", ""),
+    }
+    assert units_of({"flow": 3, "unit": "L/min"}) == {"flow": ("L/min", "unit")}
 
 
 def test_a_preview_says_what_would_be_refused_and_what_is_left(tenant_a: Any, untaught: Any) -> None:

@@ -1,12 +1,31 @@
 """Inference of a metric's key and unit from a value's name, in the words of sensors, English and Korean. Pure.
 
-The result is a proposal for a person; a name without meaning gives none.
+The result is a proposal for a person: a name gives a unit only where it states one, or where its last word is a
+quantity with a usual unit and the value fits that unit. Otherwise there is no unit, rather than a wrong one.
 """
 
 import re
 from typing import NamedTuple
 
 from devices.domain.paths import Path, array_index
+
+from .unit_names import (
+    AFTER,
+    AFTER_CURRENT,
+    BEFORE_CURRENT,
+    COMPOUND,
+    JOINED,
+    KOREAN,
+    LETTERS,
+    NEUTRAL,
+    OTHER_MEANING,
+    PARTICLE_QUALIFIERS,
+    QUALIFIERS,
+    QUANTITIES,
+    SPELLED_UNITS,
+    Quantity,
+    SpelledUnit,
+)
 
 
 class InferredMetric(NamedTuple):
@@ -16,144 +35,249 @@ class InferredMetric(NamedTuple):
     unit: str
 
 
-class _Word(NamedTuple):
-    key: str
-    unit: str
+class _Meaning(NamedTuple):
+    """A name's words, its quantity (None: unknown), and the unit that it spells; `usual`: the usual unit counts."""
+
+    words: list[str]
+    quantity: Quantity | None = None
+    head: int = -1  # the index of the quantity's word
+    spelled: SpelledUnit | None = None
+    usual: bool = False
 
 
-# Units as a part of the name.
-_UNITS = {
-    "celsius": "°C", "degc": "°C", "fahrenheit": "°F", "degf": "°F", "kelvin": "K", "percent": "%", "pct": "%",
-    "ppm": "ppm", "ppb": "ppb", "pa": "Pa", "hpa": "hPa", "kpa": "kPa", "mbar": "mbar", "bar": "bar", "psi": "psi",
-    "mmhg": "mmHg", "mv": "mV", "ma": "mA", "kw": "kW", "wh": "Wh", "kwh": "kWh", "hz": "Hz", "ohm": "Ω", "lx": "lx",
-    "mm": "mm", "cm": "cm", "kmh": "km/h", "kg": "kg", "ml": "mL", "lpm": "L/min", "db": "dB",
-}  # fmt: skip
-# Units as a last letter after other words, as in temp_f.
-_LETTERS = {"c": "°C", "f": "°F", "k": "K", "v": "V", "a": "A", "w": "W"}
-_WORDS = {
-    **dict.fromkeys(("temp", "temperature", "tmp"), _Word("temperature", "°C")),
-    **dict.fromkeys(("dewpoint",), _Word("dewpoint", "°C")),
-    **dict.fromkeys(("hum", "humi", "humid", "humidity", "rh"), _Word("humidity", "%")),
-    **dict.fromkeys(("moisture", "soil", "vwc"), _Word("moisture", "%")),
-    **dict.fromkeys(("co2", "eco2"), _Word("co2", "ppm")),
-    **dict.fromkeys(("tvoc", "voc"), _Word("tvoc", "ppb")),
-    **dict.fromkeys(("lux", "illuminance", "light", "brightness"), _Word("illuminance", "lx")),
-    **dict.fromkeys(("par", "ppfd"), _Word("ppfd", "µmol/m²/s")),
-    **dict.fromkeys(("radiation", "irradiance", "solar"), _Word("irradiance", "W/m²")),
-    **dict.fromkeys(("pressure", "press", "baro", "barometer"), _Word("pressure", "hPa")),
-    **dict.fromkeys(("voltage", "volt", "volts", "vcc"), _Word("voltage", "V")),
-    **dict.fromkeys(("current", "amps", "ampere"), _Word("current", "A")),
-    **dict.fromkeys(("power", "watt", "watts"), _Word("power", "W")),
-    **dict.fromkeys(("energy",), _Word("energy", "kWh")),
-    **dict.fromkeys(("frequency", "freq"), _Word("frequency", "Hz")),
-    **dict.fromkeys(("ph",), _Word("ph", "pH")),
-    **dict.fromkeys(("ec", "conductivity"), _Word("ec", "mS/cm")),
-    **dict.fromkeys(("pm1", "pm10", "pm25"), _Word("", "µg/m³")),
-    **dict.fromkeys(("noise", "sound", "spl"), _Word("noise", "dB")),
-    **dict.fromkeys(("wind", "windspeed"), _Word("wind_speed", "m/s")),
-    **dict.fromkeys(("weight",), _Word("weight", "kg")),
-    **dict.fromkeys(("flow",), _Word("flow", "L/min")),
-    **dict.fromkeys(("distance",), _Word("distance", "cm")),
-    **dict.fromkeys(("rain", "rainfall"), _Word("rainfall", "mm")),
-    **dict.fromkeys(("battery", "batt", "soc"), _Word("battery", "%")),
-}
-# Longer words first: 토양수분 is not 수분.
-_KOREAN = {
-    "토양수분": _Word("moisture", "%"),
-    "이산화탄소": _Word("co2", "ppm"),
-    "초미세먼지": _Word("pm25", "µg/m³"),
-    "미세먼지": _Word("pm10", "µg/m³"),
-    "전기전도도": _Word("ec", "mS/cm"),
-    "전도도": _Word("ec", "mS/cm"),
-    "일사량": _Word("irradiance", "W/m²"),
-    "배터리": _Word("battery", "%"),
-    "강수량": _Word("rainfall", "mm"),
-    "전력량": _Word("energy", "kWh"),
-    "온도": _Word("temperature", "°C"),
-    "습도": _Word("humidity", "%"),
-    "수분": _Word("moisture", "%"),
-    "조도": _Word("illuminance", "lx"),
-    "기압": _Word("pressure", "hPa"),
-    "압력": _Word("pressure", "hPa"),
-    "전압": _Word("voltage", "V"),
-    "전류": _Word("current", "A"),
-    "전력": _Word("power", "W"),
-    "주파수": _Word("frequency", "Hz"),
-    "산도": _Word("ph", "pH"),
-    "소음": _Word("noise", "dB"),
-    "풍속": _Word("wind_speed", "m/s"),
-    "무게": _Word("weight", "kg"),
-    "유량": _Word("flow", "L/min"),
-    "거리": _Word("distance", "cm"),
-    "수위": _Word("level", "cm"),
-}
-
-_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
-_PARTICLES = re.compile(r"pm_?(?:2[._]?5|10|1)(?![0-9])", re.IGNORECASE)
+_PARTS = re.compile(r"[A-Z]+(?![a-zµμ])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+|[℃℉%]")
+_PARTICLES = re.compile(r"pm_?(?:2[._]?5|10(?:_0)?|1(?:_0)?|4(?:_0)?)(?![0-9])", re.IGNORECASE)
+# A unit with capitals of its own after small letters, as in batterymV.
+_CAMEL_UNIT = re.compile(r"(?<=[a-z])(mV|mA|kWh|kW|hPa|kPa|mmHg|inHg|dBm|mm|Hz|Wh)$")
+# Names of weather stations without any separator: tempinf, windspeedmph.
+_STATION = re.compile(r"(.*?(?:temp|dewpt|dewpoint|windchill|heatindex|feelslike))(in|out)?([fc])")
+_WIND = re.compile(r"(wind[a-z]*?)(mph|kmh|kph)")
+_PLACE = re.compile(r"(temperature|temp|humidity|baro)(indoor|outdoor|inside|outside|in|out)")
+_QUANTITY_END = re.compile(r"([a-z]{2,}?)(temperature|temp|humidity|voltage|moisture|pressure|illuminance)")
+_HANGUL = re.compile(r"[가-힣]+")
 _NO_KEY = re.compile(r"[^a-z0-9]+")
-# Names without meaning: their parent's name is used.
-_SAY_NOTHING = frozenset({"value", "val", "v", "data", "reading", "raw", "state", "status"})
 _KEY_LENGTH = 63
-# A value beyond these bounds is not in the usual unit of its name.
-_HIGHEST_HPA = 2000.0
-_LEAST_LIKELY = {"%": (0.0, 100.0)}
 
 
 def infer_metric(path: Path, value: object) -> InferredMetric:
     """Return the metric that the name of a value at the path suggests. Only a number has a unit."""
-    named = [token for token in path if array_index(token) is None] or list(path)
-    words = _words(named[-1])
-    known_word = next((word for word in map(_known_word, (named[-1], *reversed(named[:-1]))) if word), None)
-    unit = _unit(words, known_word, value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
-    key = known_word.key if known_word and _known_word(named[-1]) else ""
-    return InferredMetric(_with_index(key or _slug(named), path), unit)
+    named = _names(path)
+    meaning = _meaning(named)
+    unit = _unit(meaning, value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+    return InferredMetric(_with_index(_key(named, meaning), path), unit)
+
+
+def usual_unit(path: Path) -> str:
+    """Return the unit that is usual for values of this name, whatever they are; "" if there is none."""
+    meaning = _meaning(_names(path))
+    if meaning.spelled:
+        return _unit(meaning, 0)
+    return meaning.quantity.rules[0].unit if meaning.quantity and meaning.quantity.rules and meaning.usual else ""
+
+
+def quantities(path: Path) -> tuple[str, ...] | None:
+    """Return the quantities that a value of this name can have: () if it is unknown, None if the name says nothing."""
+    named = _names(path)
+    if all(_is_neutral(_words(name)) for name in named):
+        return None
+    meaning = _meaning(named)
+    return meaning.quantity.quantities if meaning.quantity and meaning.usual else ()
+
+
+def _names(path: Path) -> list[str]:
+    return [token for token in path if array_index(token) is None] or list(path)
+
+
+def _meaning(named: list[str]) -> _Meaning:
+    """Return the meaning of the last name; of the one above it where the last says nothing, or only a unit."""
+    spelled: SpelledUnit | None = None
+    for depth, name in enumerate(reversed(named)):
+        words = _words(name)
+        if not depth and len(words) == 1 and words[0] in AFTER and len(named) > 1:
+            words = [*_words(named[-2]), *words]  # {"wind": {"deg": 210}}
+        if spelled is None and len(words) == 1 and words[0] in SPELLED_UNITS and words[0] not in QUANTITIES:
+            spelled = SPELLED_UNITS[words[0]]
+            continue
+        if words and _is_neutral(words) and depth + 1 < len(named):
+            continue
+        meaning = _read(words)
+        if depth and meaning.words == ["current"]:
+            return _Meaning(words)  # what contains values is called so for the time, not for amperes
+        if spelled and (spelled.sure or not _is_neutral(_words(named[-1])) or _allows(meaning.quantity, spelled)):
+            return meaning._replace(spelled=spelled)
+        return meaning
+    return _Meaning(_words(named[-1]), spelled=spelled)
+
+
+def _is_neutral(words: list[str]) -> bool:
+    return all(word in NEUTRAL or word in ("avg", "mean", "min", "max") for word in words)
+
+
+def _read(words: list[str]) -> _Meaning:
+    """Return the meaning of a name's words, from the last one back to the quantity."""
+    spelled: SpelledUnit | None = None
+    for index in range(len(words) - 1, -1, -1):
+        word, before, after = words[index], words[:index], words[index + 1 :]
+        quantity = _quantity(word, before, after)
+        if quantity is not None:
+            return _Meaning(words, quantity, index, spelled, _is_usual(quantity, word, before, after))
+        unit = SPELLED_UNITS.get(word)
+        if unit is not None and spelled is None:
+            spelled = unit
+        elif not (word.isdigit() or word in QUALIFIERS or word in PARTICLE_QUALIFIERS or word == "level"):
+            break
+    if words[:1] == ["t"] and words[-1] in ("c", "f"):
+        return _Meaning(words, QUANTITIES["temperature"], 0, spelled, True)
+    return _Meaning(words, spelled=spelled)
+
+
+def _quantity(word: str, before: list[str], after: list[str]) -> Quantity | None:
+    if word in AFTER and AFTER[word][1] & set(before):
+        return AFTER[word][0]
+    if word == "current" and any(not _follows_current(word) for word in after):
+        return None  # an adjective
+    # The place of a measurement can also come last: voltage_battery.
+    quantity = QUANTITIES.get(word)
+    if word == "level" and before and before[-1] in QUANTITIES and before[-1] != "water":
+        return None
+    return quantity
+
+
+def _follows_current(word: str) -> bool:
+    return word.isdigit() or word in AFTER_CURRENT or word in SPELLED_UNITS
+
+
+def _is_usual(quantity: Quantity, word: str, before: list[str], after: list[str]) -> bool:
+    """Return whether the words around a quantity leave it its usual meaning."""
+    others = set(before)
+    if others & OTHER_MEANING or others & quantity.unlike:
+        return False
+    if quantity.place and any(_is_strict(other) for other in before):
+        return False
+    if word == "current" and not all(other in BEFORE_CURRENT or other.isdigit() for other in before):
+        return False
+    if "level" in after and quantity.key not in ("battery", "noise"):
+        return False
+    # Inches of mercury, or indoors?
+    if quantity.key == "pressure" and "in" in after:
+        return False
+    return word.startswith("pm") or not PARTICLE_QUALIFIERS & set(after)
+
+
+def _is_strict(word: str) -> bool:
+    return word in QUANTITIES and not QUANTITIES[word].place
+
+
+def _unit(meaning: _Meaning, value: float) -> str:
+    words, quantity, spelled = meaning.words, meaning.quantity, meaning.spelled
+    if COMPOUND & set(words) and not (spelled and spelled.symbol == "%"):
+        return ""
+    if spelled is not None:
+        if spelled.sure or _allows(quantity, spelled):
+            return spelled.symbol
+        # A letter is the name of a phase or a probe, where the quantity has another unit.
+        if not LETTERS & set(words[meaning.head + 1 :]):
+            return ""
+    if quantity is None or not meaning.usual:
+        return ""
+    return next((rule.unit for rule in quantity.rules if _fits(value, rule.low, rule.high, rule.whole)), "")
+
+
+def _allows(quantity: Quantity | None, spelled: SpelledUnit) -> bool:
+    return quantity is not None and spelled.quantity in quantity.quantities
+
+
+def _fits(value: float, low: float, high: float, whole: bool | None) -> bool:
+    return low <= value <= high and (whole is None or (float(value).is_integer() is whole))
 
 
 def _words(name: str) -> list[str]:
-    if name.lower() in _UNITS:  # mV is neither m nor V
+    """Return the words of a name in small letters, joined where they are one, and Korean ones in English."""
+    joined = _PARTICLES.sub(lambda match: _particle(match[0]), name)
+    joined = _CAMEL_UNIT.sub(r"_\1", joined)
+    if name.lower() in SPELLED_UNITS:  # mV is neither m nor V
         return [name.lower()]
-    joined = _PARTICLES.sub(lambda match: "pm" + re.sub(r"[^0-9]", "", match[0]), name)
-    parts = [part.lower() for part in _PARTS.findall(joined)]
-    # co2, pm25 and their like are one word.
     words: list[str] = []
-    for part in parts:
-        if part.isdigit() and words and words[-1] + part in _WORDS:
-            words[-1] += part
+    for part in map(str.lower, _PARTS.findall(joined)):
+        if part.isdigit() and words and words[-1] + part in (*QUANTITIES, "m3", "m2"):
+            words[-1] += part  # co2 and m3 are one word
         else:
-            words.append(part)
+            words.extend(_hangul_words(part) if _HANGUL.fullmatch(part) else _split(part))
+    return _join(words)
+
+
+def _particle(text: str) -> str:
+    digits = re.sub(r"[^0-9]", "", text)
+    return "pm" + {"100": "10", "40": "4", "10": "10" if "_0" not in text else "1"}.get(digits, digits) + "_"
+
+
+def _split(word: str) -> list[str]:
+    """Return the words in a word without separators, such as curflowtemp."""
+    if word in QUANTITIES or word in SPELLED_UNITS:
+        return [word]
+    if word == "%":
+        return ["percent"]
+    for pattern in (_STATION, _WIND, _PLACE, _QUANTITY_END):
+        if match := pattern.fullmatch(word):
+            return [
+                part
+                for group in match.groups()
+                if group
+                for part in ([group] if group in QUALIFIERS else _split(group))
+            ]
+    return [word]
+
+
+def _split_part(part: str) -> list[str]:
+    return [part] if part in QUALIFIERS else _split(part)
+
+
+def _hangul_words(text: str) -> list[str]:
+    """Return the words of a Korean compound, from its end: each the longest that is known."""
+    words: list[str] = []
+    while text:
+        known = next((text[start:] for start in range(len(text)) if text[start:] in KOREAN), "")
+        if not known:
+            return [text, *words]
+        words.insert(0, KOREAN[known])
+        text = text[: -len(known)]
     return words
 
 
-def _known_word(name: str) -> _Word | None:
-    for korean, word in _KOREAN.items():
-        if korean in name:
-            return word
-    words = _words(name)
-    for known in words:
-        if known in _WORDS:
-            word = _WORDS[known]
-            return word if word.key else _Word(known, word.unit)
-    return None
+def _join(words: list[str]) -> list[str]:
+    joined: list[str] = []
+    index = 0
+    while index < len(words):
+        for several, one in JOINED:
+            if tuple(words[index : index + len(several)]) == several:
+                joined.append(one)
+                index += len(several)
+                break
+        else:
+            joined.append(words[index])
+            index += 1
+    return joined
 
 
-def _unit(words: list[str], known_word: _Word | None, value: float) -> str:
-    named = next((_UNITS[word] for word in reversed(words) if word in _UNITS), "")
-    if not named and len(words) > 1 and known_word:
-        named = _LETTERS.get(words[-1], "")
-    if named:
-        return named
-    unit = known_word.unit if known_word else ""
-    if unit == "hPa" and value > _HIGHEST_HPA:
-        return "Pa"
-    low, high = _LEAST_LIKELY.get(unit, (value, value))
-    return unit if low <= value <= high else ""
+def _key(named: list[str], meaning: _Meaning) -> str:
+    """Return the quantity's key where the name has no other words; the name's own words otherwise."""
+    quantity, words = meaning.quantity, meaning.words
+    if quantity and meaning.usual:
+        minor = QUALIFIERS if _HANGUL.search(named[-1]) else NEUTRAL
+        others = [w for index, w in enumerate(words) if index != meaning.head and w not in minor and not _is_minor(w)]
+        if not others:
+            return quantity.key or words[meaning.head]
+        return _slug("_".join(word for word in words if word not in SPELLED_UNITS and not _HANGUL.fullmatch(word)))
+    telling = [name for name in named if not _is_neutral(_words(name)) and name.lower() not in SPELLED_UNITS] or named
+    return _slug("_".join(_words(telling[-1])))
 
 
-def _slug(named: list[str]) -> str:
-    """Return a key from the last meaningful names."""
-    telling = [token for token in named if token.lower() not in _SAY_NOTHING and token.lower() not in _UNITS] or named
-    slug = _NO_KEY.sub("_", "_".join(_words(telling[-1])).lower()).strip("_")
-    return slug[:_KEY_LENGTH] or "value"
+def _is_minor(word: str) -> bool:
+    return word.isdigit() or word in SPELLED_UNITS or _HANGUL.fullmatch(word) is not None or word == "t"
+
+
+def _slug(text: str) -> str:
+    return _NO_KEY.sub("_", text.lower()).strip("_")[:_KEY_LENGTH] or "value"
 
 
 def _with_index(key: str, path: Path) -> str:

@@ -12,9 +12,10 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
 
 from devices.domain import paths, specs
+from devices.domain import units as ucum_units
 from devices.models import ComponentType, Metric, Unit
 from devices.models.base import validate_key
-from devices.services.metadata.unit_inference import infer_metric
+from devices.services.metadata.unit_inference import infer_metric, quantities, usual_unit
 from devices.services.specs.loader import metric_spec
 from telemetry.services.pipeline import form, signature, unmapped_values
 from telemetry.services.pipeline.normalization import normalize
@@ -69,7 +70,7 @@ def propose_metrics(component_type: ComponentType, message: dict[str, Any]) -> l
     for path, value in leaves:
         if path not in names_of_units:
             metric = _proposed_metric(component_type, path, value, units, taken)
-            _find_unit_path(metric, path, names_of_units)
+            _find_unit_path(metric, path, names_of_units, units, _is_alone(path, value, leaves))
             taken.add(metric.key)
             proposed.append(metric)
     return proposed
@@ -157,26 +158,52 @@ def _is_unit_name(path: paths.Path, value: Any) -> bool:
     return isinstance(value, str) and len(value) <= 24 and any(name.endswith(word) for word in _UNIT_NAMES)
 
 
-def _find_unit_path(metric: Metric, path: paths.Path, names_of_units: dict[paths.Path, str]) -> None:
-    """`TempUnit` is that of what is called Temp…; `unit`, that of the values beside it."""
+def _find_unit_path(
+    metric: Metric, path: paths.Path, names_of_units: dict[paths.Path, str], units: dict[str, Unit], is_alone: bool
+) -> None:
+    """Set the path of the unit's name: `TempUnit` belongs to what is called Temp…; `unit`, to the values beside it.
+
+    Nothing is set where the value's name does not measure what the unit does. A name without meaning takes the unit
+    beside it, and so does an unknown one without other numbers beside it.
+    """
     if metric.value_type != Metric.ValueType.NUMBER:
         return
+    inferred = metric.unit
+    allowed = quantities(path)
     for unit_path, named in names_of_units.items():
-        stem = unit_path[-1].lower()
-        for word in _UNIT_NAMES:
-            stem = stem.removesuffix(word)
-        stem = stem.rstrip("_- ")
-        beside = not stem and unit_path[:-1] == path[: len(unit_path) - 1]
-        if beside or (stem and (path[-1].lower().startswith(stem) or metric.key.startswith(stem))):
-            candidate = metric.unit or _unit_by_name(named)
-            if candidate is None:
+        stem = _stem(unit_path[-1])
+        is_beside = not stem and unit_path[:-1] == path[: len(unit_path) - 1]
+        is_named = bool(stem) and (path[-1].lower().startswith(stem) or metric.key.startswith(stem))
+        if not is_beside and not is_named:
+            continue
+        is_free = allowed is None or (not allowed and (path[-1].lower() == stem or (is_beside and is_alone)))
+        for candidate in (inferred, units.get(usual_unit(path)), _unit_by_name(named)):
+            if candidate is None or not (is_free or candidate.quantity in (allowed or ())):
                 continue
             metric.unit, metric.unit_path = candidate, paths.format_path(unit_path)
             metric.work_out_conversion()
             if named.strip() in metric.conversions:
                 return
-            metric.unit_path = ""
+        metric.unit, metric.unit_path = inferred, ""
+        metric.work_out_conversion()
+
+
+def _stem(name: str) -> str:
+    """Return what a unit's name is called after: `temp` for `TempUnit`."""
+    stem = name.lower()
+    for word in _UNIT_NAMES:
+        stem = stem.removesuffix(word)
+    return stem.rstrip("_- ")
+
+
+def _is_alone(path: paths.Path, value: Any, leaves: list[tuple[paths.Path, Any]]) -> bool:
+    """Return whether the value is the only number in its object."""
+    numbers = [at for at, other in leaves if at[:-1] == path[:-1] and isinstance(other, int | float)]
+    return numbers == [path] and not isinstance(value, bool)
 
 
 def _unit_by_name(name: str) -> Unit | None:
-    return Unit.objects.filter(symbol=name.strip()).first() or Unit.objects.filter(ucum=name.strip()).first()
+    """Return the tenant's unit with the name: a symbol, a UCUM code, or a usual spelling of one."""
+    spelled = name.strip()
+    ucum = next((code for code, names in ucum_units.ALIASES.items() if spelled in names), spelled)
+    return Unit.objects.filter(symbol=spelled).first() or Unit.objects.filter(ucum=ucum).first()
