@@ -78,7 +78,7 @@ class HardwareModelAdmin(TenantModelAdmin):
 
     list_display: ClassVar = ["name", "version", "device_count"]
     search_fields: ClassVar = ["name", "version"]
-    fields: ClassVar = [("name", "version"), "timeout_seconds", "allowed_component_types"]
+    fields: ClassVar = [("name", "version"), "timeout_seconds", "text_wills", "allowed_component_types"]
     autocomplete_fields: ClassVar = ["allowed_component_types"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[HardwareModel]:

@@ -92,6 +92,7 @@ class DeviceSpec:
     keys: tuple[KeySpec, ...]
     timeout_seconds: float
     key_in_use: int = 0  # the version that the device is known to sign with; 0: none yet
+    text_wills: bool = False  # whether a fixed text, or an empty message, is a will
 
     @property
     def uuid(self) -> UUID:

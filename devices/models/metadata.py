@@ -84,6 +84,15 @@ class HardwareModel(CountedModel, SpecInput):
             " reporting interval and the tenant's default."
         ),
     )
+    text_wills = models.BooleanField(
+        _("texts as wills"),
+        default=False,
+        db_default=False,
+        help_text=_(
+            "Accept a fixed text as the will, for firmware that cannot send JSON: Offline, false, an empty message and"
+            " the like."
+        ),
+    )
 
     class Meta:
         ordering: ClassVar = ["name", "version"]

@@ -56,8 +56,10 @@ class DeviceStatus(models.Model):
     cause = models.CharField(_("cause"), max_length=10, choices=Cause.choices, blank=True, db_column="reason")
     since = models.DateTimeField(_("since"), null=True)
     session = models.CharField(_("session"), max_length=64, blank=True)
-    # The device's time of the session's begin: a late birth of an older session does not restore that session.
+    # The device's time of the session's begin: a late birth of an older session does not restore that session. Null
+    # where the device's clock was wrong; the arrival of the birth is compared then.
     session_at = models.DateTimeField(null=True)
+    session_received_at = models.DateTimeField(null=True, editable=False)
     # As of the last transition or birth; between them the last activity is in Redis.
     last_seen_at = models.DateTimeField(_("last seen"), null=True)
     # The newest will that counts for the session.

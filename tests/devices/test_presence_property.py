@@ -30,12 +30,13 @@ class Model:
     """What the device's status must be, from what was processed."""
 
     seen: datetime | None = None
-    newest: int = -1
+    session: str = ""
+    began: tuple[datetime | None, datetime] | None = None  # the session's birth by the device's clock, and its arrival
     wills: dict[str, datetime] = field(default_factory=dict)
     timed_out: bool = False
 
     def status(self) -> str:
-        counting = self.wills.values() if self.newest < 0 else [self.wills.get(SESSIONS[self.newest])]
+        counting = [self.wills.get(self.session)] if self.session else self.wills.values()
         gone = max((at for at in counting if at is not None), default=None)
         if gone is not None and (self.seen is None or gone >= self.seen):
             return "OFFLINE"
@@ -43,7 +44,20 @@ class Model:
             return "UNKNOWN"
         return "TIMEOUT" if self.timed_out else "ONLINE"
 
-    def hear(self, kind: str, at: datetime, session: str) -> None:
+    def begin(self, session: str, clock: datetime | None, at: datetime) -> None:
+        """A birth: by the clocks where both are right, else by the arrival."""
+        if self.began is None or self.session == session:
+            newest = True
+        elif clock is not None and self.began[0] is not None:
+            newest = clock >= self.began[0]
+        else:
+            newest = at >= self.began[1]
+        if newest:
+            again = self.began if self.session == session else None
+            self.began = (again[0], max(again[1], at)) if again else (clock, at)
+            self.session = session
+
+    def hear(self, kind: str, at: datetime, session: str, clock: datetime | None = None) -> None:
         if kind == "will":
             self.wills[session] = max(at, self.wills.get(session, at))
         else:
@@ -51,7 +65,7 @@ class Model:
                 self.timed_out = False
             self.seen = at if self.seen is None else max(self.seen, at)
             if kind == "birth":
-                self.newest = max(self.newest, SESSIONS.index(session))
+                self.begin(session, clock, at)
         if self.status() == "OFFLINE":
             self.timed_out = False
 
@@ -89,10 +103,11 @@ class Presence(RuleBasedStateMachine):
     def member(self) -> str:
         return f"{self.schema}:{self.device.uuid}"
 
-    def _sign(self, kind: str, session: str) -> Any:
+    def _sign(self, kind: str, session: str, wrong_clock: bool = False) -> Any:
         from devices.services.presence.activity import PresenceEvent
 
         self.time += timedelta(milliseconds=50)
+        is_dated = kind == "birth" and not wrong_clock
         return PresenceEvent(
             kind=kind,  # type: ignore[arg-type]  # one of the literals
             schema=self.schema,
@@ -101,16 +116,17 @@ class Presence(RuleBasedStateMachine):
             at=self.time,
             timeout=0,
             session=session if kind != "telemetry" else "",
-            session_at=EPOCH + timedelta(seconds=SESSIONS.index(session)) if kind == "birth" else None,
+            session_at=EPOCH + timedelta(seconds=SESSIONS.index(session)) if is_dated else None,
         )
 
     @rule(
         listener=st.integers(0, 1),
         kind=st.sampled_from(["birth", "telemetry", "telemetry", "will"]),
         session=st.sampled_from(SESSIONS),
+        wrong_clock=st.booleans(),
     )
-    def hear(self, listener: int, kind: str, session: str) -> None:
-        self.queues[listener].append(self._sign(kind, session))
+    def hear(self, listener: int, kind: str, session: str, wrong_clock: bool = False) -> None:
+        self.queues[listener].append(self._sign(kind, session, wrong_clock))
 
     @rule(listener=st.integers(0, 1), which=st.integers(0, 50))
     def hear_again(self, listener: int, which: int) -> None:
@@ -139,10 +155,11 @@ class Presence(RuleBasedStateMachine):
         listener=st.integers(0, 1),
         kinds=st.lists(st.sampled_from(["birth", "telemetry", "telemetry", "will"]), min_size=1, max_size=3),
         session=st.sampled_from(SESSIONS),
+        wrong_clock=st.booleans(),
     )
-    def hear_and_process(self, listener: int, kinds: list[str], session: str) -> None:
+    def hear_and_process(self, listener: int, kinds: list[str], session: str, wrong_clock: bool = False) -> None:
         for kind in kinds:
-            self.hear(listener, kind, session)
+            self.hear(listener, kind, session, wrong_clock)
         self.process(listener, killed=False)
 
     @rule(listener=st.integers(0, 1), which=st.integers(0, 50))
@@ -183,7 +200,7 @@ class Presence(RuleBasedStateMachine):
     def _note(self, batch: list[Any]) -> None:
         # The batch's activity is written to Redis together, before its wills are evaluated.
         for sign in sorted(batch, key=lambda sign: sign.kind == "will"):
-            self.model.hear(sign.kind, sign.at, sign.session)
+            self.model.hear(sign.kind, sign.at, sign.session, sign.session_at)
         self.heard += batch
 
     @rule()

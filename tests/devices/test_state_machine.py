@@ -20,6 +20,11 @@ def birth(seconds: float, session: str = "", began: float | None = None) -> Sign
     return Signal("birth", at(seconds), session, at(seconds if began is None else began))
 
 
+def wrong_clock(seconds: float, session: str) -> Signal:
+    """A birth of a device whose clock is wrong."""
+    return Signal("birth", at(seconds), session)
+
+
 def telemetry(seconds: float) -> Signal:
     return Signal("telemetry", at(seconds))
 
@@ -64,6 +69,43 @@ TABLE: list[tuple[str, list[Signal], list[tuple[str, str, str]], list[str]]] = [
     ("a will before its birth", [birth(1, "a"), will(5, "b"), birth(4, "b")], [ON_BIRTH, GONE], ["other_session"]),
     ("a will before the first birth", [will(5, "a"), birth(4, "a")], [("UNKNOWN", "OFFLINE", "will")], []),
     ("an old birth after the new one", [birth(4, "b"), birth(5, "a", began=1), will(6, "b")], [ON_BIRTH, GONE], []),
+    ("a birth with a wrong clock", [wrong_clock(1, "a"), will(2, "a")], [ON_BIRTH, GONE], []),
+    (
+        "a birth with a wrong clock after one with a right clock",
+        [birth(1, "a"), wrong_clock(2, "b"), will(3, "a"), telemetry(4), will(5, "b")],
+        [ON_BIRTH, GONE],
+        ["other_session"],
+    ),
+    (
+        "a right clock after a wrong one",
+        [wrong_clock(1, "a"), birth(2, "b", began=-90), will(3, "a"), will(4, "b")],
+        [ON_BIRTH, GONE],
+        ["other_session"],
+    ),
+    (
+        "births with wrong clocks, the later processed first",
+        [wrong_clock(5, "b"), wrong_clock(1, "a"), will(6, "a"), will(7, "b")],
+        [ON_BIRTH, GONE],
+        ["other_session"],
+    ),
+    (
+        "births that waited for hours at the broker, read together",
+        [wrong_clock(9, "a"), birth(9, "b", began=3), will(9.5, "a"), will(10, "b")],
+        [ON_BIRTH, GONE],
+        ["other_session"],
+    ),
+    (
+        "a will before a birth with a wrong clock",
+        [birth(1, "a"), will(5, "b"), wrong_clock(4, "b")],
+        [ON_BIRTH, GONE],
+        ["other_session"],
+    ),
+    (
+        "a session that begins again",
+        [wrong_clock(1, "a"), will(6, "a"), wrong_clock(3, "b"), wrong_clock(5, "a")],
+        [ON_BIRTH, GONE, ("OFFLINE", "ONLINE", "birth"), ("ONLINE", "OFFLINE", "will")],
+        [],
+    ),
     ("a will older than telemetry", [birth(1, "a"), telemetry(9), will(5, "a")], [ON_BIRTH], ["seen_since"]),
     ("telemetry older than the will", [birth(1, "a"), will(5, "a"), telemetry(4)], [ON_BIRTH, GONE], []),
     (
@@ -97,6 +139,12 @@ TABLE: list[tuple[str, list[Signal], list[tuple[str, str, str]], list[str]]] = [
         [],
     ),
     ("deactivated", [telemetry(1), Signal("deactivated", at(5))], [ON_TELEMETRY, ("ONLINE", "UNKNOWN", "staff")], []),
+    (
+        "a wrong clock after a deactivation",
+        [birth(9, "a"), Signal("deactivated", at(10)), wrong_clock(11, "b"), will(12, "b")],
+        [ON_BIRTH, ("ONLINE", "UNKNOWN", "staff"), ON_BIRTH, GONE],
+        [],
+    ),
     ("deactivated twice", [Signal("deactivated", at(5)), Signal("deactivated", at(6))], [], []),
 ]
 
@@ -121,13 +169,20 @@ SESSIONS = ("a", "b", "c", "d")
 
 @st.composite
 def evidence(draw: Any) -> list[Signal]:
-    """Births of up to four sessions, wills of them, and telemetry, at distinct times, in any order."""
+    """Births of up to four sessions, wills of them, and telemetry, at distinct times, in any order.
+
+    Either all clocks are right, and births may arrive in another order than they were sent; or some are wrong, and
+    those that are right agree with the order of arrival.
+    """
     times = draw(st.lists(st.integers(1, 500), min_size=1, max_size=9, unique=True))
+    some_wrong = draw(st.booleans())
     signals = []
-    for number, seconds in enumerate(times):
+    for number, seconds in enumerate(sorted(times) if some_wrong else times):
         kind = draw(st.sampled_from(["birth", "will", "telemetry"]))
         session = draw(st.sampled_from(SESSIONS))
-        if kind == "birth":
+        if kind == "birth" and some_wrong:
+            signals.append(wrong_clock(seconds, session) if draw(st.booleans()) else birth(seconds, session))
+        elif kind == "birth":
             # A session begins once; its birth may come several times.
             signals.append(birth(seconds, session, began=SESSIONS.index(session)))
         elif kind == "will":
@@ -139,12 +194,21 @@ def evidence(draw: Any) -> list[Signal]:
     return list(draw(st.permutations(signals)))
 
 
+def _newest(births: list[Signal]) -> str | None:
+    """The session of the newest birth: by their clocks where all are right, else by their arrival."""
+    if not births:
+        return None
+    by_clock = [birth.session_at for birth in births]
+    if None not in by_clock:
+        return max(births, key=lambda birth: birth.session_at or T0).session
+    return max(births, key=lambda birth: birth.at).session
+
+
 def expected(signals: list[Signal]) -> str:
     """The reference: what all the evidence together says, with no regard to order."""
-    births = [s for s in signals if s.kind == "birth"]
-    newest = max((SESSIONS.index(s.session) for s in births), default=None)
+    newest = _newest([s for s in signals if s.kind == "birth"])
     seen = max((s.at for s in signals if s.kind != "will"), default=None)
-    counting = [s.at for s in signals if s.kind == "will" and (newest is None or s.session == SESSIONS[newest])]
+    counting = [s.at for s in signals if s.kind == "will" and (newest is None or s.session == newest)]
     gone = max(counting, default=None)
     if gone is not None and (seen is None or gone >= seen):
         return "OFFLINE"

@@ -60,6 +60,7 @@ def device(policy: str = KEEP, floor: int = 1) -> DeviceSpec:
         type_keys=frozenset({"dht22"}),
         keys=(KeySpec(2, None), KeySpec(1, None)),
         timeout_seconds=60.0,
+        text_wills=floor == 2,
     )
 
 

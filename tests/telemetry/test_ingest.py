@@ -552,7 +552,7 @@ def test_the_will_of_a_device_without_a_valid_key_is_quarantined(register: Any, 
         key.revoked_at, key.not_after = (now, None) if how == "revoked" else (None, now)
         key.save()
     time.sleep(0.3)  # listeners read changes every 0.1 s
-    send((f"device/lwt/{device.uuid}", json.dumps({"device_uuid": device.uuid}).encode()))
+    send((f"device/lwt/{device.uuid}", json.dumps({"device_uuid": device.uuid, "status": "OFFLINE"}).encode()))
     assert status(device)[0] == "ONLINE"
     assert refused(device) == [("bad_signature", 1)]
     assert len(messages(device)) == 1, "nothing of it is in the permanent record"

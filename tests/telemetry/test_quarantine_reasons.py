@@ -93,6 +93,7 @@ MESSAGES: dict[str, Make] = {
     "wrong_type": lambda d: (topic(d), v1(d, {"temp": "warm"})),
     "out_of_range": lambda d: (topic(d), v1(d, {"temp": 81})),
     "unit_mismatch": _name_a_unit,
+    "not_a_will": lambda d: (f"device/lwt/{d.uuid}", b'{"status": "ONLINE"}'),
     # Those below need something before them, or around them.
     "replayed": lambda d: (topic(d), v2(d, {"temp": 2}, seq=1)),
     "quota_exceeded": lambda d: (topic(d), v1(d, {"temp": 2})),

@@ -46,7 +46,7 @@ class HardwareModelSerializer(StrictModelSerializer[HardwareModel]):
 
     class Meta:
         model = HardwareModel
-        fields: ClassVar = ["id", "name", "version", "allowed_component_types", "timeout_seconds"]
+        fields: ClassVar = ["id", "name", "version", "allowed_component_types", "timeout_seconds", "text_wills"]
         validators = ()  # full_clean() checks the constraints, once
 
 

@@ -38,7 +38,8 @@ DeviceSignal = tuple[int, UUID, Signal]  # device id, UUID, signal
 class PresenceEvent:
     """A birth, live telemetry, or a will of a device.
 
-    `at` is when the server received it; `session_at` is a birth's own time; `timeout` in seconds.
+    `at` is when the server received it; `session_at` is a birth's own time, None where its clock is wrong; `timeout`
+    in seconds.
     """
 
     kind: EventKind

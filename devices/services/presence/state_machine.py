@@ -4,6 +4,9 @@ Signals may be processed in another order than they happened (two listeners, red
 rule compares the times of evidence, never the order of arrival: the result is the same in any order.
 
 * A birth or live telemetry is activity. It ends OFFLINE unless the will that counts is newer.
+* The newest birth's session is the device's. Two births whose clocks were right are compared by these, which stays
+  right when one is redelivered; a birth with a wrong clock is compared by its arrival, since it came over a live
+  connection.
 * A will counts for its session, if that is the device's newest. A will of an old session changes nothing, and a will of
   a session without a birth waits for the birth. A will without a session always counts.
 * Silence counts for an ONLINE device without activity after the start of the silence. A device in TIMEOUT stays in
@@ -36,6 +39,7 @@ class PresenceState:
     last_seen_at: datetime | None = None
     will_at: datetime | None = None
     other_wills: tuple[tuple[str, datetime], ...] = ()
+    session_received_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Signal:
     """Evidence about the presence of a device. `at` is the server's time of the evidence.
 
     For silence, `at` is when the device was last seen. `session_at` is a birth's own timestamp, on the device's
-    clock, which tells the newer of two births.
+    clock; None where that clock is wrong.
     """
 
     kind: Kind
@@ -81,7 +85,8 @@ def step(state: PresenceState, signal: Signal, now: datetime) -> StepResult:
         return _silence(state, signal, now)
     if signal.kind == "deactivated":
         return _transition(
-            replace(state, session="", session_at=None, will_at=None), "UNKNOWN", "staff", signal.at, now
+            replace(state, session="", session_at=None, session_received_at=None, will_at=None),
+            *("UNKNOWN", "staff", signal.at, now),
         )
     return _activity(state, signal)
 
@@ -103,23 +108,40 @@ def _activity(state: PresenceState, signal: Signal) -> StepResult:
 
 def _begin_session(state: PresenceState, birth: Signal) -> PresenceState:
     """Make the newest birth's session the device's; a will that arrived before its birth counts from now on."""
-    if not birth.session or birth.session == state.session:
+    if not birth.session:
         return state
-    if state.session_at is not None and birth.session_at is not None and birth.session_at < state.session_at:
+    if birth.session == state.session:
+        return replace(state, session_received_at=_latest(state.session_received_at, birth.at))
+    if _is_older(birth, state):
         return state
+    wills = state.other_wills
+    if state.session and state.will_at is not None:
+        wills = _with_will(wills, state.session, state.will_at)
     return replace(
         state,
         session=birth.session,
         session_at=birth.session_at,
-        will_at=max((at for session, at in state.other_wills if session == birth.session), default=None),
-        other_wills=tuple(will for will in state.other_wills if will[0] != birth.session),
+        session_received_at=birth.at,
+        will_at=max((at for session, at in wills if session == birth.session), default=None),
+        other_wills=tuple(will for will in wills if will[0] != birth.session),
     )
+
+
+def _is_older(birth: Signal, state: PresenceState) -> bool:
+    """Return whether the birth is older than that of the device's session."""
+    if state.session_at is not None and birth.session_at is not None:
+        return birth.session_at < state.session_at
+    return state.session_received_at is not None and birth.at < state.session_received_at
+
+
+def _with_will(wills: tuple[tuple[str, datetime], ...], session: str, at: datetime) -> tuple[tuple[str, datetime], ...]:
+    others = sorted({*wills, (session, at)}, key=lambda other: other[1])
+    return tuple(others[-_MAX_OTHER_WILLS:])
 
 
 def _will(state: PresenceState, will: Signal) -> StepResult:
     if will.session and will.session != state.session:
-        others = sorted({*state.other_wills, (will.session, will.at)}, key=lambda other: other[1])
-        state = replace(state, other_wills=tuple(others[-_MAX_OTHER_WILLS:]))
+        state = replace(state, other_wills=_with_will(state.other_wills, will.session, will.at))
         if state.session:
             return StepResult(state, ignored="other_session")
     state = replace(state, will_at=_latest(state.will_at, will.at))
@@ -154,6 +176,7 @@ def _discard_future(state: PresenceState, now: datetime) -> PresenceState:
         state,
         last_seen_at=_past(state.last_seen_at, horizon),
         will_at=_past(state.will_at, horizon),
+        session_received_at=_past(state.session_received_at, horizon),
         other_wills=tuple(will for will in state.other_wills if will[1] <= horizon),
     )
 

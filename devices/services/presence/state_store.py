@@ -13,7 +13,9 @@ from devices.services.presence.state_machine import PresenceState, Signal, Trans
 # The channel of PostgreSQL's NOTIFY for committed transitions, with the schema's name: the notifier listens to it.
 CHANNEL = "gwanje_status"
 
-_COLUMNS = "device_id, status, reason, since, session, session_at, last_seen_at, will_at, other_wills"
+_COLUMNS = (
+    "device_id, status, reason, since, session, session_at, last_seen_at, will_at, other_wills, session_received_at"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,9 @@ def _read(cursor: Any, quoted: str, device_ids: Sequence[int], lock: str) -> dic
 
 
 def _state(row: tuple[Any, ...]) -> PresenceState:
-    _, status, reason, since, session, session_at, last_seen_at, will_at, wills = row
+    _, status, reason, since, session, session_at, last_seen_at, will_at, wills, received_at = row
     others = tuple((other, datetime.fromisoformat(at)) for other, at in _json(wills))
-    return PresenceState(status, reason, since, session, session_at, last_seen_at, will_at, others)
+    return PresenceState(status, reason, since, session, session_at, last_seen_at, will_at, others, received_at)
 
 
 def _json(value: Any) -> Any:
@@ -94,15 +96,17 @@ def _save(cursor: Any, quoted: str, states: dict[int, PresenceState]) -> None:
             state.last_seen_at,
             state.will_at,
             json.dumps([[session, at.astimezone(UTC).isoformat()] for session, at in state.other_wills]),
+            state.session_received_at,
         )
         for device_id, state in states.items()
     ]
     cursor.execute(
         f"UPDATE {quoted}.devices_devicestatus AS s SET status = n.status, reason = n.reason, since = n.since,"  # noqa: S608
         " session = n.session, session_at = n.session_at, last_seen_at = n.last_seen_at, will_at = n.will_at,"
-        " other_wills = n.other_wills::jsonb"
+        " other_wills = n.other_wills::jsonb, session_received_at = n.session_received_at"
         " FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::timestamptz[],"
-        f" %s::timestamptz[], %s::timestamptz[], %s::text[]) AS n({_COLUMNS}) WHERE s.device_id = n.device_id",
+        f" %s::timestamptz[], %s::timestamptz[], %s::text[], %s::timestamptz[]) AS n({_COLUMNS})"
+        " WHERE s.device_id = n.device_id",
         [list(column) for column in zip(*rows, strict=True)],
     )
 

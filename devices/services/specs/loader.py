@@ -187,11 +187,12 @@ def _specs_of(tenant: TenantSpec, rows: TenantRows) -> dict[UUID, DeviceSpec]:
                 timeout_of(device.timeout_seconds, model.timeout_seconds, least, types.intervals_of(own))
             ),
             key_in_use=max(((key.in_use_since, key.version) for key in mine if key.in_use_since), default=(None, 0))[1],
+            text_wills=model.text_wills,
         )
     return specs
 
 
-_NO_MODEL = ModelRow("", None, None)
+_NO_MODEL = ModelRow("", None, False, None)
 
 
 class _Types:

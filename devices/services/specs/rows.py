@@ -63,6 +63,7 @@ class ModelRow(NamedTuple):
 
     version: str
     timeout_seconds: int | None
+    text_wills: bool
     allowed: frozenset[int] | None
 
 
@@ -141,8 +142,8 @@ def _models(rows: Sequence[tuple[Any, ...]], links: Sequence[tuple[Any, ...]]) -
     for model_id, type_id in links:
         allowed.setdefault(model_id, set()).add(type_id)
     return {
-        pk: ModelRow(version, timeout, frozenset(allowed[pk]) if pk in allowed else None)
-        for pk, version, timeout in rows
+        pk: ModelRow(version, timeout, text_wills, frozenset(allowed[pk]) if pk in allowed else None)
+        for pk, version, timeout, text_wills in rows
     }
 
 
@@ -176,7 +177,7 @@ _KEYS = _select(
     where="a.device_id = ANY(%s::bigint[]) AND a.revoked_at IS NULL",
 )
 _TYPES = _select(ComponentType, "id", "key", "unmapped", "expected_interval")
-_MODELS = _select(HardwareModel, "id", "version", "timeout_seconds")
+_MODELS = _select(HardwareModel, "id", "version", "timeout_seconds", "text_wills")
 _LINKS = _select(HardwareModel.allowed_component_types.through, "hardwaremodel", "componenttype")
 _SETTINGS = _select(PresenceSettings, "timeout_seconds")
 _BEFORE_UNIT = ("component_type", "key", "path", "value_type")

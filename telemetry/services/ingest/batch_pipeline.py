@@ -17,7 +17,14 @@ from telemetry.services.limits.limiter import Limiter
 from telemetry.services.limits.refusals import RefusalLimiter
 from telemetry.services.lookups.keyring import Keyring
 from telemetry.services.lookups.routing import Router
-from telemetry.services.pipeline.results import AcceptedItem, Incoming, LimitedItem, TenantResult, TopicKind
+from telemetry.services.pipeline.results import (
+    AcceptedItem,
+    Incoming,
+    LimitedItem,
+    RefusedItem,
+    TenantResult,
+    TopicKind,
+)
 from telemetry.services.storage import overflow
 from telemetry.services.storage.statements import EPOCH_MICROS
 from telemetry.services.storage.tenant_writer import TenantWriter
@@ -303,17 +310,20 @@ class BatchPipeline:
 def presence_events_of(result: TenantResult) -> list[PresenceEvent]:
     """Return births, wills, and the newest live telemetry of each device; late telemetry is not activity.
 
-    A message that exceeds a limit is activity like any other where it was verified.
+    A birth counts by its arrival: it was verified and came over a live connection, whatever its clock says. A message
+    that exceeds a limit is activity like any other where it was verified.
     """
     newest: dict[int, AcceptedItem | LimitedItem] = {}
-    events = []
+    events = [_refused_birth(item) for item in result.quarantined if item.result.birth and item.spec is not None]
     for items in (result.duplicates, result.stored, result.limited):
         for item in items:
             message = item.result
-            if message is None or message.late:
+            if message is None:
                 continue
             if message.topic.kind is not _TELEMETRY:
                 events.append(_presence_event(item, _EVENT_KINDS[message.topic.kind]))
+                continue
+            if message.late:
                 continue
             known = newest.get(item.spec.device_id)
             if known is None or known.incoming.received_at <= item.incoming.received_at:
@@ -332,8 +342,15 @@ def _presence_event(item: AcceptedItem | LimitedItem, kind: EventKind) -> Presen
         item.incoming.received_at,
         spec.timeout_seconds,
         message.session,
-        message.time,
+        None if message.late else message.time,
     )
+
+
+def _refused_birth(item: RefusedItem) -> PresenceEvent:
+    spec, birth = item.spec, item.result.birth
+    assert spec is not None and birth is not None  # noqa: S101, PT018 (the caller's condition)
+    schema, uuid, at = spec.tenant.schema, spec.uuid, item.incoming.received_at
+    return PresenceEvent("birth", schema, spec.device_id, uuid, at, spec.timeout_seconds, birth.session)
 
 
 def build_pipeline() -> BatchPipeline:

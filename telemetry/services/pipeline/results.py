@@ -23,11 +23,19 @@ class Measurement(NamedTuple):
     value_type: str
 
 
+class RefusedBirth(NamedTuple):
+    """A verified birth that is refused because of its clock: its connection is as good as any."""
+
+    session: str
+
+
 class Refusal(Exception):
     """Why a message is quarantined: `reason` is one of `telemetry.models.Reason`, `detail` describes the correction.
 
     `limit` is the name of the tenant's limit that the message exceeds, or empty.
     """
+
+    birth: RefusedBirth | None = None
 
     def __init__(self, reason: str, detail: str, *, limit: str = "") -> None:
         super().__init__(f"{reason}: {detail}")

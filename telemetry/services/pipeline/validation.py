@@ -9,8 +9,8 @@ from typing import Any
 
 from devices.domain.specs import DeviceSpec
 
-from . import contract, form, normalization, signature
-from .results import Refusal, Topic, TopicKind, ValidatedMessage, quote
+from . import contract, form, normalization, signature, wills
+from .results import Refusal, RefusedBirth, Topic, TopicKind, ValidatedMessage, quote
 
 _NO_VALUES = normalization.NormalizedValues([])
 # Python 3.11 looks up a member of an enumeration in several steps, each time.
@@ -31,20 +31,22 @@ def validate(
     kind = topic.kind
     if kind is _WILL:
         check_valid_key(spec, received_at)
-        return _validate_will(topic, text_topic, payload, received_at)
+        return _validate_will(topic, text_topic, payload, spec, received_at)
     message, content, version, key_version = signature.verify(payload, spec, keys, received_at)
     # Not before the signature: it proves that the device is the tenant's, which must not see another one's payloads.
     check_segment(topic, spec)
     counter = contract.check_binding(topic, message) if version == 2 else None
-    moment, late = contract.check_time(message, received_at, clock)
     component, values = "", _NO_VALUES
     if kind is _TELEMETRY:
+        moment, late = contract.check_time(message, received_at, clock)
         contract.check_board(message, spec)
         registered = contract.check_component(topic, message, spec)
         source = payload if version == 1 else content
         component, values = registered.key, normalization.normalize(message, registered, source)
-    elif "cpu_serial" in message:
-        contract.check_board(message, spec)
+    else:
+        if "cpu_serial" in message:
+            contract.check_board(message, spec)
+        moment, late = _check_birth_time(message, received_at, clock)
     return ValidatedMessage(
         topic,
         component,
@@ -77,7 +79,7 @@ def validate_legacy(
     """
     check_segment(topic, spec)
     if topic.kind is _WILL:
-        will = _validate_will(topic, text_topic, payload, received_at)
+        will = _validate_will(topic, text_topic, payload, spec, received_at)
         will.late = True
         return will
     message = form.parse_object(payload)
@@ -138,14 +140,27 @@ def fingerprint(*parts: bytes) -> bytes:
     return hashlib.sha256(b"\x00".join(parts)).digest()[:16]
 
 
-def _validate_will(topic: Topic, text_topic: str, payload: bytes, received_at: datetime) -> ValidatedMessage:
-    """Return a will after checking its form. The broker binds it to its device; it is not signed.
+def _check_birth_time(
+    message: dict[str, Any], received_at: datetime, clock: contract.ClockTolerance
+) -> tuple[datetime, bool]:
+    """Return (device time, whether it is late). Raises Refusal with the birth, whose session begins all the same."""
+    session = _session(message)
+    try:
+        return contract.check_time(message, received_at, clock)
+    except Refusal as refusal:
+        if refusal.reason == "future_timestamp":
+            refusal.birth = RefusedBirth(session)
+        raise
+
+
+def _validate_will(
+    topic: Topic, text_topic: str, payload: bytes, spec: DeviceSpec, received_at: datetime
+) -> ValidatedMessage:
+    """Return a will after checking what it says. The broker binds it to its device; it is not signed.
 
     It carries no time, so that only its session and the second distinguish a redelivery from another will.
     """
-    message = form.parse_object(payload)
-    if str(message.get("device_uuid", topic.uuid)).lower() != str(topic.uuid):
-        raise Refusal("malformed", "The device_uuid in the payload must be the topic's.")
+    message = wills.parse_will(topic, payload, text_wills=spec.text_wills)
     moment = received_at.replace(microsecond=0)
     return ValidatedMessage(
         topic=topic,
