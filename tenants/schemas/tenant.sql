@@ -43,6 +43,7 @@
 -- migration: devices 0024_device_selectors
 -- migration: devices 0025_api_key_scopes
 -- migration: devices 0026_exact_conversions
+-- migration: devices 0027_wills_and_sessions
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326
@@ -72,6 +73,7 @@
 -- migration: telemetry 0007_field_labels
 -- migration: telemetry 0008_changes
 -- migration: telemetry 0009_uncompressed_changes
+-- migration: telemetry 0010_not_a_will
 -- migration: tenants 0002_broker
 -- migration: tenants 0003_limits
 -- migration: tenants 0004_quarantine
@@ -367,6 +369,10 @@ ALTER TABLE "devices_apikey" ALTER COLUMN "scope" TYPE varchar(8);
 ALTER TABLE "devices_metric" ALTER COLUMN "factor" TYPE text USING "factor"::text;
 
 ALTER TABLE "devices_metric" ALTER COLUMN "offset" TYPE text USING "offset"::text;
+
+ALTER TABLE "devices_devicestatus" ADD COLUMN "session_received_at" timestamp with time zone NULL;
+
+ALTER TABLE "devices_hardwaremodel" ADD COLUMN "text_wills" boolean DEFAULT false NOT NULL;
 
 CREATE TABLE "telemetry_devicesequence" ("boot" bigint NOT NULL, "seen" int8multirange NOT NULL, "device_id" bigint NOT NULL, PRIMARY KEY ("device_id", "boot"));
 
