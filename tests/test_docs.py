@@ -271,7 +271,7 @@ def packages(app: str) -> set[str]:
     return {path for path in found if not path.endswith("/migrations")}
 
 
-@pytest.mark.parametrize("app", ["tenants", "devices", "telemetry", "management"])
+@pytest.mark.parametrize("app", ["tenants", "devices", "telemetry", "alarms", "management"])
 def test_the_architecture_lists_every_package(app: str) -> None:
     assert table(read("docs/architecture.md"), f"package of {app} | contains").keys() == packages(app)
 

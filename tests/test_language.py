@@ -14,7 +14,7 @@ import pytest
 from tests.documents import FENCED, INLINE
 from tests.processes import ROOT
 
-SOURCES = ("tenants", "devices", "telemetry", "management", "platform", "tests")
+SOURCES = ("tenants", "devices", "telemetry", "alarms", "management", "platform", "tests")
 
 _BE = "(?:is|are|was|were|be|been|being)"
 # Construction → wording to use instead.

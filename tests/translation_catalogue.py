@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-_PLACES = ("devices", "management", "platform", "telemetry", "tenants", "templates")
+_PLACES = ("alarms", "devices", "management", "platform", "telemetry", "tenants", "templates")
 _LEFT_OUT = ("management/simulator/", "management/device_client/")
 
 # Function → which arguments are (context, text, plural).
