@@ -1,10 +1,15 @@
 """Query parameters of readings, messages and the quarantine."""
 
+from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 from django.utils.translation import gettext as _
 from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail
 
+from devices.domain import tags
+from devices.domain.tags import MAX_TAGS
+from telemetry.api.device_selection import SELECTING
 from telemetry.models import Reason
 from telemetry.services.queries import calendar_intervals
 from tenants.api.pagination import MAX_LIMIT
@@ -41,34 +46,79 @@ class QuarantineParameters(RangeParameters, CursorParameters):
     topic = serializers.CharField(required=False, max_length=1000, help_text="A part of the topic.")
 
 
-class SeriesParameters(ExplainedSerializer):
-    """The series of the devices: all, or those of the components and metrics that are named."""
+def _names(what: str) -> serializers.ListField:
+    return serializers.ListField(
+        child=serializers.CharField(),
+        required=False,
+        max_length=MAX_NAMES,
+        help_text=f"{what}; may be given several times. All unless given.",
+    )
+
+
+class DeviceSelectionParameters(ExplainedSerializer):
+    """The devices that all of the parameters select; a request must have one of these unless `selects_all`."""
+
+    selects_all: ClassVar[bool] = True
 
     device = serializers.ListField(
         child=serializers.UUIDField(),
-        min_length=1,
+        required=False,
         max_length=MAX_DEVICES,
         help_text="A device's UUID; may be given several times.",
     )
-    component = serializers.ListField(
+    place = serializers.ListField(
         child=serializers.CharField(),
         required=False,
         max_length=MAX_NAMES,
-        help_text="A component's key, for example dht22; may be given several times. All unless given.",
+        help_text="A place's key: the devices at it and below it; may be given several times, for any of them.",
     )
-    metric = serializers.ListField(
+    tag = serializers.ListField(
         child=serializers.CharField(),
         required=False,
-        max_length=MAX_NAMES,
-        help_text="A metric's key, for example temperature; may be given several times. All unless given.",
+        max_length=MAX_TAGS,
+        help_text="A tag. Given several times: devices with all these tags.",
     )
+    hardware_model = serializers.ListField(
+        child=serializers.IntegerField(min_value=1, max_value=2**63 - 1),
+        required=False,
+        max_length=MAX_NAMES,
+        help_text="A hardware model's id; may be given several times, for any of them.",
+    )
+
+    def validate_tag(self, value: list[str]) -> list[str]:
+        """Return the tags in their normal form. Raises ValidationError."""
+        try:
+            return tags.normalize(value)
+        except ValueError as error:
+            raise serializers.ValidationError(str(error), ErrorCode.INVALID_FORMAT) from error
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Validate the parameters together. Raises ValidationError."""
+        if not self.selects_all and not any(name in attrs for name in SELECTING):
+            text = _("'device' is required, or 'place', 'tag' or 'hardware_model'.")
+            raise serializers.ValidationError({"device": ErrorDetail(text, ErrorCode.REQUIRED)})
+        valid: dict[str, Any] = super().validate(attrs)
+        return valid
+
+
+class SeriesParameters(DeviceSelectionParameters):
+    """The series of the devices: all, or those of the components, component types and metrics that are named."""
+
+    component = _names("A component's key, for example dht22")
+    component_type = _names("A component type's key, for example dht22")
+    metric = _names("A metric's key, for example temperature")
 
 
 class SeriesRangeParameters(RangeParameters, SeriesParameters):
     """`from` inclusive, `to` exclusive; now unless `to` is given."""
 
+    selects_all = False
     from_required = True
     to_help = "Before this time (ISO 8601 with an offset); now unless it is given."
+
+
+class SeriesReadingsParameters(RangeParameters, CursorParameters, SeriesParameters):
+    limit = limit_field(MAX_LIMIT)
 
 
 class AggregatesParameters(SeriesRangeParameters):

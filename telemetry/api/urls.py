@@ -12,7 +12,7 @@ from .views.limits import LimitHitViewSet, LimitsView
 from .views.messages import MessagesView, MissingSequencesView, TotalsViewSet
 from .views.metric_mapping import MetricMappingView, MetricProposalView
 from .views.quarantine import QuarantineView, ReplayViewSet, SuppressedMessagesViewSet
-from .views.readings import ReadingsView
+from .views.readings import ReadingsView, SeriesReadingsView
 from .views.stream import ReadingsStreamView
 
 router = SimpleRouter(use_regex_path=False)
@@ -31,6 +31,7 @@ urlpatterns = [
     path("readings/chart/", ChartView.as_view(), name="reading-chart"),
     path("readings/export/", ReadingsExportView.as_view(), name="reading-export"),
     path("readings/changes/", ReadingChangesView.as_view(), name="reading-changes"),
+    path("readings/series/", SeriesReadingsView.as_view(), name="reading-series"),
     path("readings/stream/", ReadingsStreamView.as_view(), name="reading-stream"),
     path("messages/", MessagesView.as_view(), name="message-list"),
     path("messages/changes/", MessageChangesView.as_view(), name="message-changes"),

@@ -38,6 +38,7 @@ _OWN = (
     *("devices/{}/reset-credentials/", "devices/{}/missing-sequences/", "devices/{}/history/", "devices/{}/timeline/"),
     *("devices/{}/availability/", "maintenance-windows/", "maintenance-windows/{}/", "components/", "components/{}/"),
     *("readings/", "latest/", "readings/aggregates/", "readings/chart/", "readings/export/", "messages/"),
+    "readings/series/",
     *("quarantine/", "quarantine/suppressed/", "quarantine/replays/", "quarantine/replays/{}/", "events/"),
     *("quarantine/replays/{}/cancel/", "limits/refusals/", "readings/changes/", "messages/changes/", "status-changes/"),
 )

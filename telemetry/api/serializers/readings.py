@@ -35,6 +35,14 @@ class ReadingsPageSerializer(CompleteSerializer):
     next = serializers.URLField(allow_null=True, help_text="The address of the next page; null on the last.")
 
 
+class SeriesReadingSerializer(ReadingSerializer):
+    """A value with its device, component and metric."""
+
+    device = serializers.UUIDField()
+    component = serializers.CharField()
+    metric = serializers.CharField()
+
+
 class FleetLatestSerializer(LatestSerializer):
     """The newest value of a metric of a device's component."""
 
@@ -43,6 +51,11 @@ class FleetLatestSerializer(LatestSerializer):
 
 class FleetLatestPageSerializer(CompleteSerializer):
     results = FleetLatestSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="The address of the next page; null on the last.")
+
+
+class SeriesReadingsPageSerializer(CompleteSerializer):
+    results = SeriesReadingSerializer(many=True)
     next = serializers.URLField(allow_null=True, help_text="The address of the next page; null on the last.")
 
 

@@ -17,7 +17,6 @@ from telemetry.api.series_selection import (
     MAX_RESULTS,
     MAX_SERIES,
     TimeRange,
-    completeness_data,
     query_budget,
     select_series,
     series_data,
@@ -77,7 +76,7 @@ class AggregatesView(ParametersView):
             "timezone": str(wanted["timezone"]),
             "series": series,
         }
-        return Response(document | completeness_data(warnings))
+        return Response(document | completeness.completeness_data(warnings))
 
 
 class _Rows:

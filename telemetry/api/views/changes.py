@@ -9,8 +9,8 @@ from rest_framework.response import Response
 
 from devices.api.visibility import selector_of
 from telemetry.api import parameters
+from telemetry.api.device_selection import device_ids
 from telemetry.api.serializers import changes as shapes
-from telemetry.api.series_selection import device_ids
 from telemetry.services.queries import change_items
 from telemetry.services.queries.change_positions import PositionLost
 from telemetry.services.queries.changes import ChangeKind, ChangeSelection, ChangesPage, changes_page

@@ -12,7 +12,6 @@ from telemetry.api.serializers import readings as shapes
 from telemetry.api.series_selection import (
     MAX_RESULTS,
     MAX_SERIES,
-    completeness_data,
     query_budget,
     select_series,
     series_data,
@@ -61,7 +60,7 @@ class ChartView(ParametersView):
         )
         series = [series_data(chosen, line.series, shown) | _chart_data(line) for line in found]
         document = {"from": _time(requested.start), "to": _time(requested.stop), "series": series}
-        return Response(document | completeness_data(warnings))
+        return Response(document | completeness.completeness_data(warnings))
 
 
 def _chart_data(line: charts.SeriesLine) -> dict[str, Any]:

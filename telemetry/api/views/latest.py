@@ -11,8 +11,8 @@ from rest_framework.response import Response
 from devices.api.filters import device_by_uuid
 from devices.api.visibility import selector_of
 from telemetry.api import parameters
+from telemetry.api.device_selection import refuse_unknown_names, requested_devices
 from telemetry.api.serializers import readings as shapes
-from telemetry.api.series_selection import completeness_data, refuse_unknown_names, requested_devices
 from telemetry.services.queries import completeness, fleet_latest, readings
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
@@ -53,7 +53,8 @@ class FleetLatestView(CursorPageView):
         """
         wanted = self.valid_parameters()
         selected = requested_devices(request, wanted)
-        refuse_unknown_names(selected, wanted.get("component"), wanted.get("metric"))
+        names = ([wanted[name]] if name in wanted else [] for name in ("component", "metric"))
+        refuse_unknown_names(selected, *names)
         devices = None if selected is None else [device.pk for device in selected]
         narrowed = {name: wanted.get(name) for name in self.filters}
         scope = f"latest:{wanted.get('device')}:{selector_of(request).stored()}:{narrowed}"
@@ -64,7 +65,7 @@ class FleetLatestView(CursorPageView):
             [completeness.next_page_reason()] if following else []
         )
         results = [{**_latest_data(value), "device": str(value.device)} for value in page.values]
-        return Response({"results": results, "next": following} | completeness_data(warnings))
+        return Response({"results": results, "next": following} | completeness.completeness_data(warnings))
 
 
 def _latest_data(latest: readings.LatestValue | fleet_latest.FleetLatestValue) -> dict[str, Any]:

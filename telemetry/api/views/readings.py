@@ -1,4 +1,4 @@
-"""The readings of one metric."""
+"""The readings of one metric, and of many series."""
 
 import datetime
 from typing import Any
@@ -7,10 +7,19 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from devices.api.visibility import selector_of
+from devices.models import Device
 from telemetry.api import parameters
+from telemetry.api.device_selection import (
+    SELECTING,
+    refuse_unknown_names,
+    refuse_unknown_types,
+    select_devices,
+    series_of_metric,
+)
 from telemetry.api.serializers import readings as shapes
-from telemetry.api.series_selection import completeness_data, series_of_metric
-from telemetry.services.queries import calendar_intervals, completeness, readings
+from telemetry.api.series_selection import query_budget
+from telemetry.services.queries import calendar_intervals, completeness, readings, series_readings
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import time_text
@@ -54,7 +63,7 @@ class ReadingsView(CursorPageView):
         warnings = completeness.partial_reasons([device.pk], start, stop, raw_from=start or calendar_intervals.EARLIEST)
         if answer.data["next"]:
             warnings.append(completeness.next_page_reason())
-        answer.data |= completeness_data(warnings)
+        answer.data |= completeness.completeness_data(warnings)
         return answer
 
 
@@ -63,3 +72,81 @@ def _reading_position(scope: str, cursor: str | None) -> readings.ReadingPositio
         return None
     time, series, key = cursors.decode(scope, cursor)
     return readings.ReadingPosition(datetime.datetime.fromisoformat(time), series, key)
+
+
+class SeriesReadingsView(CursorPageView):
+    """The readings of many series."""
+
+    resource = "readings"
+    device_scope = DeviceScope.DEVICES
+    parameters_class = parameters.SeriesReadingsParameters
+
+    @extend_schema(
+        operation_id="readings_series",
+        parameters=[parameters.SeriesReadingsParameters],
+        responses={200: shapes.SeriesReadingsPageSerializer, 404: ErrorSerializer},
+    )
+    def get(self, request: Request) -> Response:
+        """Return the readings of many series, one metric after the other, each oldest first.
+
+        The series are those of all devices, or of the selected ones: each further parameter narrows the selection. A
+        page may hold fewer results than `limit` although there is a next.
+        """
+        wanted = self.valid_parameters()
+        devices = self._selected_devices(wanted)
+        ids = None if devices is None else [device.pk for device in devices]
+        chosen = {name: wanted.get(name) for name in (*SELECTING, "component", "component_type", "metric")}
+        scope = f"readings-series:{chosen}:{selector_of(request).stored()}"
+        start, stop = wanted.get("from"), wanted.get("to")
+        selection = series_readings.SeriesFilter(ids, chosen["component"], chosen["metric"], chosen["component_type"])
+        with query_budget("from"):
+            page = series_readings.series_readings(
+                selection,
+                start=start,
+                stop=stop,
+                after=_series_position(scope, wanted.get("cursor")),
+                limit=wanted["limit"],
+            )
+        following = None if page.end is None else self.next_address(scope, _series_token(page.end))
+        warnings = completeness.partial_reasons(ids, start, stop, raw_from=start or calendar_intervals.EARLIEST)
+        if following:
+            warnings.append(completeness.next_page_reason())
+        results = [_series_reading_data(one) for one in page.readings]
+        return Response({"results": results, "next": following} | completeness.completeness_data(warnings))
+
+    def _selected_devices(self, wanted: dict[str, Any]) -> list[Device] | None:
+        """Return the selected devices, None for all of the tenant. Raises NotFound for unknown names."""
+        devices = select_devices(self.request, wanted)
+        if "cursor" not in wanted:
+            refuse_unknown_types(wanted.get("component_type", ()))
+            refuse_unknown_names(devices, wanted.get("component", ()), wanted.get("metric", ()))
+        return devices
+
+
+def _series_reading_data(one: series_readings.SeriesReading) -> dict[str, Any]:
+    """Return the reading as SeriesReadingSerializer describes it, without it: a page holds up to 1000."""
+    return {
+        "device": str(one.device),
+        "component": one.component,
+        "metric": one.metric,
+        "value": one.row.value,
+        "unit": one.row.unit or None,
+        "time": time_text(one.row.time),
+    }
+
+
+def _series_token(position: series_readings.SeriesPosition) -> list[Any]:
+    reading = position.reading
+    return [*position.key, *((reading.time.isoformat(), reading.series, reading.key) if reading else ())]
+
+
+def _series_position(scope: str, cursor: str | None) -> series_readings.SeriesPosition | None:
+    if cursor is None:
+        return None
+    device_id, component, metric, *reading = cursors.decode(scope, cursor)
+    key = series_readings.MetricKey(device_id, component, metric)
+    if not reading:
+        return series_readings.SeriesPosition(key)
+    time, series, value = reading
+    position = readings.ReadingPosition(datetime.datetime.fromisoformat(time), series, value)
+    return series_readings.SeriesPosition(key, position)

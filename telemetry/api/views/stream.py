@@ -12,8 +12,8 @@ from rest_framework.request import Request
 
 from devices.api.access import stream_access
 from devices.services import concurrency_limits
+from telemetry.api.device_selection import devices_by_uuid
 from telemetry.api.parameters import MAX_DEVICES, MAX_NAMES
-from telemetry.api.series_selection import devices_by_uuid
 from telemetry.services.live import pages, stream
 from telemetry.services.queries.change_positions import PositionLost
 from tenants.api.errors import ErrorSerializer, Gone

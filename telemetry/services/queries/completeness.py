@@ -4,9 +4,10 @@ Later messages of a device and refused messages are not reasons.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
@@ -69,6 +70,11 @@ def partial_reasons(
 def next_page_reason() -> PartialReason:
     """Return the reason that there is a next page."""
     return PartialReason(PartialCode.MORE, _("More results are available at 'next'."))
+
+
+def completeness_data(warnings: Sequence[PartialReason]) -> dict[str, Any]:
+    """Return the members of an answer that state whether it is complete."""
+    return {"complete": not warnings, "warnings": [asdict(warning) for warning in warnings]}
 
 
 def _dropped_reasons(raw_from: datetime | None, rolled_from: datetime | None, now: datetime) -> list[PartialReason]:

@@ -63,8 +63,9 @@ PAYLOAD_BYTES = 64 * 1024
 _WINDOW = datetime.timedelta(days=31)
 _NO_WINDOW_FROM = datetime.datetime.max.replace(tzinfo=datetime.UTC) - 2 * _WINDOW
 # The predicate on text is that of the partial indexes: without it they are not used.
-_TEXTS = """(SELECT time, {series} AS series, NULL::float8 AS value, text, md5(text) AS hash FROM telemetry_reading
-WHERE series_id = {series} AND text IS NOT NULL {bounds} ORDER BY time, md5(text) LIMIT %(limit)s)"""
+ORDERED_TEXTS = """(SELECT time, {series} AS series, NULL::float8 AS value, text, md5(text) AS hash
+FROM telemetry_reading WHERE series_id = {series} AND text IS NOT NULL {bounds}
+ORDER BY time, md5(text) LIMIT %(limit)s)"""
 
 
 _SERIES_COLUMNS = ("pk", "device_id", "component", "metric", "unit", "value_type")
@@ -140,7 +141,7 @@ def _read(
     with cursor_for_many() as cursor:
         cursor.execute(page, {"start": start, "stop": stop, "limit": limit} | _position_parameters(after))
         rows = cursor.fetchall()
-    return [_row(time, by_id[pk], value, text, hash_) for time, pk, value, text, hash_ in rows]
+    return [reading_row(time, by_id[pk], value, text, hash_) for time, pk, value, text, hash_ in rows]
 
 
 def messages(
@@ -205,14 +206,14 @@ def _series_sql(
     if after is not None:
         bounds.append(_after_condition(one.pk, key, after))
     if is_text:
-        return _TEXTS.format(series=int(one.pk), bounds=" ".join(bounds))
+        return ORDERED_TEXTS.format(series=int(one.pk), bounds=" ".join(bounds))
     first = "%(after_time)s" if after is not None else "%(start)s" if start is not None else "'-infinity'"
     last = "%(stop)s" if stop is not None else "'infinity'"
-    rows = _ordered_numbers_sql(str(int(one.pk)), " ".join(bounds), first, last, "%(limit)s")
+    rows = ordered_numbers_sql(str(int(one.pk)), " ".join(bounds), first, last, "%(limit)s")
     return f"SELECT time, {int(one.pk)} AS series, value, NULL::text AS text, NULL::text AS hash FROM {rows} AS n"  # noqa: S608 (ids only)
 
 
-def _ordered_numbers_sql(series: str, bounds: str, start: str, stop: str, limit: str) -> str:
+def ordered_numbers_sql(series: str, bounds: str, start: str, stop: str, limit: str) -> str:
     """SQL of the first `limit` numbers of one series in order of (time, value), for pages: `(time, value)`.
 
     `series` is SQL of its id, `bounds` conditions on `time` and `value` (with their AND); before `start` and from
@@ -249,7 +250,9 @@ def _position_parameters(after: ReadingPosition | None) -> dict[str, Any]:
     return {} if after is None else {"after_time": after.time, "after_key": after.key}
 
 
-def _row(time: datetime.datetime, one: Series, value: float | None, text: str | None, hash_: str | None) -> ReadingRow:
+def reading_row(
+    time: datetime.datetime, one: Series, value: float | None, text: str | None, hash_: str | None
+) -> ReadingRow:
     key = hash_ if hash_ is not None else float(value or 0.0)
     return ReadingRow(time, one.pk, key, reading_value(value, text, one.value_type), one.unit)
 

@@ -255,7 +255,8 @@ class RangeParameters(ExplainedSerializer):
         if "from" in attrs and "to" in attrs and attrs["from"] >= attrs["to"]:
             refusal = ErrorDetail(_("'from' must be earlier than 'to'."), ErrorCode.INVALID_RANGE)
             raise serializers.ValidationError({"from": refusal})
-        return attrs
+        valid: dict[str, Any] = super().validate(attrs)
+        return valid
 
 
 class CursorParameters(ExplainedSerializer):
