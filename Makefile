@@ -22,7 +22,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test test-fast bench faults attacks upgrade fuzz fuzz-guided api-lint lint schemas docs hooks lock messages
+.PHONY: run test test-fast bench faults attacks upgrade fuzz fuzz-guided api-lint python-client typescript-client bruno-collection lint schemas docs hooks lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" WEB_PROCESSES="$(WEB_PROCESSES)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -76,10 +76,33 @@ api-lint: .venv/test.stamp
 	$(VENV_PYTHON) manage.py spectacular --urlconf config.$$urlconf --format openapi-json --file "$$folder/$$urlconf.json" && \
 	npx --yes $(SPECTRAL) lint --fail-severity warn --ruleset .spectral.yaml "$$folder/$$urlconf.json" || exit 1; done
 
+# The clients of clients/, generated from the OpenAPI document, as packages in CLIENTS.
+CLIENTS ?= var/clients
+OPENAPI_PYTHON_CLIENT := openapi-python-client==0.29.1
+GENERATED := clients/python/src/gwanje_client/generated
+OPENAPI := $(VENV_PYTHON) manage.py spectacular --urlconf config.urls --format openapi-json --file
+python-client: .venv/test.stamp
+	@mkdir -p "$(CLIENTS)" && $(OPENAPI) "$(CLIENTS)/openapi.json"
+	@rm -rf $(GENERATED) && $(UV) tool run --quiet --from $(OPENAPI_PYTHON_CLIENT) openapi-python-client generate \
+		--path "$(CLIENTS)/openapi.json" --config clients/python/generator.yaml --meta none --output-path $(GENERATED) >/dev/null
+	$(UV) build --quiet --wheel clients/python --out-dir "$(CLIENTS)"
+
+typescript-client: .venv/test.stamp
+	@mkdir -p "$(CLIENTS)" && $(OPENAPI) "$(CLIENTS)/openapi.json"
+	cp "$(CLIENTS)/openapi.json" clients/typescript/openapi.json
+	cd clients/typescript && npm install --no-audit --no-fund --no-package-lock && npm run build && \
+		npm pack --pack-destination "$(abspath $(CLIENTS))"
+
+# All requests of the API as a collection for Bruno, with the variables baseUrl and token.
+BRUNO := @usebruno/cli@4.1.0
+bruno-collection: .venv/test.stamp
+	@mkdir -p "$(CLIENTS)" && rm -rf "$(CLIENTS)/bruno" && $(OPENAPI) "$(CLIENTS)/openapi.json"
+	npx --yes $(BRUNO) import openapi --source "$(CLIENTS)/openapi.json" --output "$(CLIENTS)/bruno" --collection-name Gwanje
+
 # The settings must be complete; their values are not used.
-lint messages: export SECRET_KEY = lint
-lint messages: export DATABASE_URL = postgres://lint@127.0.0.1:1/lint
-lint messages: export REDIS_URL = redis://127.0.0.1:1/0
+lint messages python-client typescript-client bruno-collection: export SECRET_KEY = lint
+lint messages python-client typescript-client bruno-collection: export DATABASE_URL = postgres://lint@127.0.0.1:1/lint
+lint messages python-client typescript-client bruno-collection: export REDIS_URL = redis://127.0.0.1:1/0
 lint: .venv/test.stamp
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
