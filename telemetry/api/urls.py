@@ -7,6 +7,7 @@ from .views.aggregates import AggregatesView
 from .views.changes import MessageChangesView, QuarantineChangesView, ReadingChangesView, StatusChangesView
 from .views.charts import ChartView
 from .views.exports import ReadingsExportView, TenantExportView
+from .views.http_ingest import DeviceMessagesView
 from .views.latest import FleetLatestView, LatestView
 from .views.limits import LimitHitViewSet, LimitsView
 from .views.messages import MessagesView, MissingSequencesView, TotalsViewSet
@@ -23,6 +24,7 @@ router.register("limits/refusals", LimitHitViewSet, "limit-refusals")
 
 urlpatterns = [
     path("devices/<uuid:uuid>/latest/", LatestView.as_view(), name="device-latest"),
+    path("devices/<uuid:uuid>/messages/", DeviceMessagesView.as_view(), name="device-messages"),
     path("devices/<uuid:uuid>/missing-sequences/", MissingSequencesView.as_view(), name="device-missing-sequences"),
     path("export/", TenantExportView.as_view(), name="tenant-export"),
     path("latest/", FleetLatestView.as_view(), name="latest-list"),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_WITHOUT_KEY = frozenset({"/api/v1/tenants/", "/api/v1/provisioning/credentials/"})
+_WITHOUT_KEY = frozenset({"/api/v1/tenants/", "/api/v1/provisioning/credentials/", "/api/v1/devices/{uuid}/messages/"})
 _IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",

@@ -1,5 +1,6 @@
 """The tenant's schema of Django's connection, its settings, and connection parameters of the database."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 import psycopg
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connection, connections
+from django.db.utils import load_backend
 from django_tenants.utils import schema_context
 from psycopg.types.datetime import TimestamptzLoader
 
@@ -96,6 +98,18 @@ def bound_lock_waits(milliseconds: int) -> None:
     """Limit how long statements of this process' Django connection wait for a lock."""
     connection.settings_dict["OPTIONS"]["options"] = f"-c lock_timeout={milliseconds}"
     connection.close()
+
+
+def use_own_connection(lock_milliseconds: int) -> None:
+    """Give this thread a Django connection outside of the pool, whose statements wait so long for a lock.
+
+    For a thread that lasts as long as its process: it must neither keep a connection of the requests' pool, nor wait
+    for locks as long as a request.
+    """
+    wanted = copy.deepcopy(connections.settings["default"])
+    wanted["OPTIONS"].pop("pool", None)
+    wanted["OPTIONS"]["options"] = f"-c lock_timeout={lock_milliseconds}"
+    connections["default"] = load_backend(wanted["ENGINE"]).DatabaseWrapper(wanted, "default")
 
 
 @contextmanager

@@ -1,12 +1,15 @@
 """Fixtures of the API's tests."""
 
 import datetime
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
 from devices.api import access
+from telemetry.api.views import http_ingest as view
+from telemetry.services.ingest import http_ingest
 from tenants.infrastructure.throttling import SecretThrottle
 from tests.factories import issue_key, make_device, make_user
 
@@ -41,3 +44,13 @@ def expired() -> datetime.datetime:
 def greenhouse(api: Api, tenant_a: Any) -> Any:
     """A device of tenant A with a dht22 and a relay."""
     return make_device(tenant_a, "greenhouse", dht22="dht22", relay="relay")
+
+
+@pytest.fixture(autouse=True)
+def own_ingest_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[http_ingest.HttpIngest]:
+    """A thread for messages over HTTP that ends with the test, and no address that is blocked."""
+    monkeypatch.setattr(view, "failure_throttle", SecretThrottle(60))
+    made = http_ingest.HttpIngest()
+    monkeypatch.setattr(http_ingest, "http_ingest", made)
+    yield made
+    made.close()

@@ -68,6 +68,11 @@ ROWS: list[Row] = [
     ("POST", "api/v1/devices/{claimed}/reset-credentials/", OPERATE, 204, None),
     ("POST", "api/v1/devices/{claimed}/release/", OPERATE, 204, None),
     ("GET", "api/v1/devices/{device}/latest/", READ, 200, None),
+    # Its thread sees only what is committed, which this device is not; the answers: tests/api/test_http_ingest.py.
+    (
+        "POST", "api/v1/devices/{device}/messages/", PUBLIC, 404,
+        {"messages": [{"topic": "telemetry/alpha/{device}/dht22", "payload": "none"}]},
+    ),
     ("GET", "api/v1/devices/{device}/missing-sequences/", READ, 200, None),
     ("GET", "api/v1/devices/{device}/history/", READ, 200, None),
     ("GET", "api/v1/devices/{device}/timeline/", READ, 200, None),
@@ -398,11 +403,19 @@ def _pattern_of(path: str) -> str:
     return "/".join("<>" if part.startswith(("<", "{")) else part for part in parts)
 
 
+def _filled(value: Any, ids: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {name: _filled(part, ids) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_filled(part, ids) for part in value]
+    return value.format(**ids) if isinstance(value, str) else value
+
+
 def _ask_and_undo(
     ask: Callable[..., Any], tenant: Any, method: str, path: str, body: dict[str, Any] | None, ids: dict[str, str]
 ) -> Any:
     """Return the answer. The request's changes are rolled back, so that the next request finds the same rows."""
-    filled = None if body is None else {n: v.format(**ids) if isinstance(v, str) else v for n, v in body.items()}
+    filled = None if body is None else _filled(body, ids)
     with transaction.atomic():
         answer = ask(method, f"/t/{tenant.slug}/{path.format(**ids)}", filled)
         transaction.set_rollback(True)

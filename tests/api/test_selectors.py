@@ -31,8 +31,8 @@ from .client import HOUR, T0, Api, problems
 from .test_isolation import ROWS, Row, World, _ask_and_undo, _names_objects, _pattern_of
 
 # The access of a client with a device selector. OWN: its devices; others are unknown. READ_ONLY: what belongs to no
-# device is read and not changed. CLOSED: 403.
-OWN, READ_ONLY, CLOSED = "own devices", "read only", "closed"
+# device is read and not changed. CLOSED: 403. SIGNED: the signature is the proof, and no key is read.
+OWN, READ_ONLY, CLOSED, SIGNED = "own devices", "read only", "closed", "signed"
 _OWN = (
     *("devices/", "devices/{}/", "devices/{}/keys/", "devices/export/", "devices/{}/release/", "devices/{}/latest/"),
     *("devices/{}/reset-credentials/", "devices/{}/missing-sequences/", "devices/{}/history/", "devices/{}/timeline/"),
@@ -63,9 +63,10 @@ _CLOSED = (
         "audit/export/",
     ),
 )
+_SIGNED = ("devices/{}/messages/",)
 RULES = {
     f"api/v1/{path.format('<>')}": rule
-    for rule, paths in ((OWN, _OWN), (READ_ONLY, _READ_ONLY), (CLOSED, _CLOSED))
+    for rule, paths in ((OWN, _OWN), (READ_ONLY, _READ_ONLY), (CLOSED, _CLOSED), (SIGNED, _SIGNED))
     for path in paths
 }
 made_world = test_isolation.made_world

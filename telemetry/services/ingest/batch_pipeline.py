@@ -39,6 +39,7 @@ from .batch_preparation import BatchPreparer
 from .batch_writer import BatchWriter, messages_of
 from .batches import BatchResult, PreparedBatch
 from .blocked_tenants import BlockedTenantBuffer
+from .tenant_queues import TenantQueues
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,10 @@ class BatchPipeline:
         writer: TenantWriter,
         presence: PresenceRecorder,
         latest: LatestRecorder,
+        *,
+        not_charged: frozenset[str] = frozenset(),
     ) -> None:
+        """`not_charged`: reasons of refusals that do not brake their device, as in `BatchPreparer`."""
         self.router = router
         self.keyring = keyring
         self.writer = writer
@@ -72,7 +76,12 @@ class BatchPipeline:
         self.deferred_schemas: set[str] = set()
         self.refusals = RefusalLimiter()
         self.preparer = BatchPreparer(
-            router, keyring, limiter, self.refusals, lambda schema: self.deferred_schemas.add(schema)
+            router,
+            keyring,
+            limiter,
+            self.refusals,
+            lambda schema: self.deferred_schemas.add(schema),
+            not_charged=not_charged,
         )
         self.admission = Admission(router, self.refusals, self.preparer.topics)
         self._blocked = BlockedTenantBuffer()
@@ -80,9 +89,9 @@ class BatchPipeline:
         self.full_overflows: dict[str, str] = {}
         on_fault = self._blocked.add_fault
         self._batch_writer = BatchWriter(writer, self.preparer, router, latest, self._blocked, on_fault)
-        # For messages from the overflow: where their tenant is still blocked, they stay in the overflow.
+        # For messages from the overflow, and from HTTP: those of a blocked tenant stay there, or at their sender.
         self._still_blocked = BlockedTenantBuffer()
-        self._restoring_writer = BatchWriter(writer, self.preparer, router, latest, self._still_blocked, on_fault)
+        self._direct_writer = BatchWriter(writer, self.preparer, router, latest, self._still_blocked, on_fault)
         self._presence = presence
         self._latest = latest
         self._flush_at = 0.0
@@ -147,6 +156,34 @@ class BatchPipeline:
             self._batch_writer.release_limits(batch)
             self.admission.put_back(batch.counts)
         self.writer.close()
+
+    def prepare_direct(self, messages: Sequence[Incoming]) -> PreparedBatch:
+        """Prepare messages for `store_prepared`; those of braked publishers are only counted. Raises as `advance`."""
+        queues = TenantQueues()
+        self.admission.sort(messages, queues)
+        batch = self.preparer.prepare(queues.remove_all())
+        batch.counts = self.admission.take_counts()
+        self._add_counts(batch)
+        return batch
+
+    def store_prepared(self, batch: PreparedBatch, patience_ms: int) -> tuple[list[TenantResult], BatchResult]:
+        """Store a batch that its sender keeps until it is stored: messages of blocked tenants do not wait here, and are
+        not in `to_acknowledge`. Raises as `advance` does. No batch may be in flight.
+        """
+        try:
+            results = self._direct_writer.store(batch, patience_ms)
+        except BaseException:
+            self.admission.put_back(batch.counts)
+            raise
+        total = BatchResult()
+        self._record(batch, results, total, self._still_blocked)
+        self._still_blocked.clear()
+        return results, total
+
+    def discard(self, batch: PreparedBatch) -> None:
+        """Give up a prepared batch of which nothing is stored; its sender sends it again."""
+        self._direct_writer.release_limits(batch)
+        self.admission.put_back(batch.counts)
 
     @property
     def is_retry_due(self) -> bool:
@@ -247,10 +284,8 @@ class BatchPipeline:
             size = self._blocked.next_batch_size(schema)
             messages = overflow.oldest(connection, schema, size)
             if messages:
-                restored, batch = BatchResult(), self.preparer.prepare(messages, replayed=True)
-                results = self._restoring_writer.store(batch, _BLOCKED_PATIENCE_MS)
-                self._record(batch, results, restored, self._still_blocked)
-                self._still_blocked.clear()
+                batch = self.preparer.prepare(messages, replayed=True)
+                _, restored = self.store_prepared(batch, _BLOCKED_PATIENCE_MS)
                 overflow.delete(self.writer.connect(), [message.mid for message in restored.to_acknowledge])
                 total.restored += len(restored.to_acknowledge)
                 if len(restored.to_acknowledge) < len(messages):  # still blocked
@@ -353,9 +388,9 @@ def _refused_birth(item: RefusedItem) -> PresenceEvent:
     return PresenceEvent("birth", schema, spec.device_id, uuid, at, spec.timeout_seconds, birth.session)
 
 
-def build_pipeline() -> BatchPipeline:
-    """Return the pipeline on the configured servers."""
-    store, writer = SecretStore("listener"), TenantWriter(conninfo())
+def build_pipeline(*, role: str = "listener", not_charged: frozenset[str] = frozenset()) -> BatchPipeline:
+    """Return the pipeline on the configured servers. `role` is that in Vault; `not_charged` as in `BatchPreparer`."""
+    store, writer = SecretStore(role), TenantWriter(conninfo())
     return BatchPipeline(
         Router(ttl=settings.INGEST_SPEC_TTL, on_renamed_series=writer.forget),
         Keyring(store, soft_ttl=settings.KEY_CACHE_SOFT_TTL, hard_ttl=settings.KEY_CACHE_HARD_TTL),
@@ -363,4 +398,5 @@ def build_pipeline() -> BatchPipeline:
         writer,
         PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS, flush_seconds=_PUBLISH_SECONDS),
         LatestRecorder(),
+        not_charged=not_charged,
     )

@@ -55,13 +55,19 @@ class BatchPreparer:
         limiter: Limiter,
         refusals: RefusalLimiter,
         on_deferred: Callable[[str], None],
+        *,
+        not_charged: frozenset[str] = frozenset(),
     ) -> None:
-        """`on_deferred` is called with the schemas of messages whose key is unavailable."""
+        """`on_deferred` is called with the schemas of messages whose key is unavailable.
+
+        `not_charged`: further reasons of refusals that are not charged to the device, because anyone can cause them.
+        """
         self._router = router
         self._keyring = keyring
         self._limiter = limiter
         self._refusals = refusals
         self._on_deferred = on_deferred
+        self._not_charged = _NOT_CHARGED | not_charged
         self._key_usage = KeyUsageRecorder()
         # A device publishes on the same few topics for its whole life: those of accepted messages are not parsed again.
         self.topics: ByteBoundedCache[str, Topic] = ByteBoundedCache(_TOPIC_CACHE_BYTES, _topic_size)
@@ -208,7 +214,7 @@ class BatchPreparer:
                     self._refusals.refund(_publisher_of(item.spec))
 
     def _charge(self, item: RefusedItem) -> None:
-        if item.result.reason not in _NOT_CHARGED:
+        if item.result.reason not in self._not_charged:
             self._refusals.charge(UNREGISTERED if item.spec is None else _publisher_of(item.spec))
 
     def _validate_one(
@@ -325,4 +331,6 @@ def _limited(accepted: Sequence[AcceptedItem], exceeded: dict[int, ExceededLimit
         elif limit.kind == "quota":
             yield RefusedItem(item.incoming, item.spec, limit.refusal())
         else:
-            yield LimitedItem(item.incoming, item.spec, item.result, limit.limit, limit.device_id)
+            yield LimitedItem(
+                item.incoming, item.spec, item.result, limit.limit, limit.device_id, retry_after=limit.retry_after
+            )

@@ -148,7 +148,7 @@ class LimitedItem:
     """A message that exceeds a rate: it is counted under the limit's name, not stored.
 
     `device_id` is set where the limit is the device's own. `result` is None where the device is braked: its messages
-    are not validated, and the item stands for `count` of them.
+    are not validated, and the item stands for `count` of them. `retry_after` is in seconds.
     """
 
     incoming: Incoming
@@ -157,6 +157,7 @@ class LimitedItem:
     limit: str
     device_id: int | None
     count: int = 1
+    retry_after: float = 0.0
 
 
 MessageResult = AcceptedItem | RefusedItem | LimitedItem
