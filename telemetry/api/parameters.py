@@ -29,7 +29,25 @@ MAX_POINTS = 5000
 AGGREGATES = ("count", "min", "max", "avg", "sum", "last")
 
 
-class ReadingsParameters(RangeParameters, CursorParameters):
+class UnitParameters(ExplainedSerializer):
+    """The unit of the answer's numbers."""
+
+    unit = serializers.ListField(
+        child=serializers.CharField(),
+        required=False,
+        max_length=MAX_NAMES,
+        help_text=(
+            "The unit of the numbers in the answer: a symbol or UCUM code. Given several times: of each number the"
+            " first to which it can be converted. Unless given: the unit of the measurement."
+        ),
+    )
+
+
+class LatestParameters(UnitParameters):
+    pass
+
+
+class ReadingsParameters(RangeParameters, CursorParameters, UnitParameters):
     device = serializers.UUIDField(help_text="A device's UUID.")
     component = serializers.CharField(help_text="A component's key, for example dht22.")
     metric = serializers.CharField(help_text="A metric's key, for example temperature.")
@@ -117,11 +135,11 @@ class SeriesRangeParameters(RangeParameters, SeriesParameters):
     to_help = "Before this time (ISO 8601 with an offset); now unless it is given."
 
 
-class SeriesReadingsParameters(RangeParameters, CursorParameters, SeriesParameters):
+class SeriesReadingsParameters(RangeParameters, CursorParameters, UnitParameters, SeriesParameters):
     limit = limit_field(MAX_LIMIT)
 
 
-class AggregatesParameters(SeriesRangeParameters):
+class AggregatesParameters(UnitParameters, SeriesRangeParameters):
     interval = serializers.CharField(help_text="1m, 5m, 15m, 1h, 6h, 1d, 1w, 1mo, or another number of them.")
     timezone = serializers.CharField(default="UTC", help_text="Time zone of the intervals, for example Asia/Seoul.")
     aggregate = serializers.ListField(
@@ -148,7 +166,7 @@ class AggregatesParameters(SeriesRangeParameters):
         return time_zone(value)
 
 
-class ChartParameters(SeriesRangeParameters):
+class ChartParameters(UnitParameters, SeriesRangeParameters):
     max_points = WholeNumber(
         min_value=3, max_value=MAX_POINTS, default=500, help_text=f"How many points a line has, 3 to {MAX_POINTS}."
     )
@@ -186,7 +204,7 @@ class MetricFilterParameters(DeviceListParameters):
     )
 
 
-class FleetLatestParameters(MetricFilterParameters, CursorParameters):
+class FleetLatestParameters(MetricFilterParameters, UnitParameters, CursorParameters):
     pass
 
 

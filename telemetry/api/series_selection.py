@@ -123,15 +123,15 @@ def series_to_show(series: Iterable[Series], found: set[int]) -> list[Series]:
     return [one for one in series if one.pk in found or one.pk in bare]
 
 
-def series_data(selected: SelectedSeries, one: Series, shown: Iterable[Series]) -> dict[str, Any]:
-    """Return what SeriesSerializer describes of one of the series that are shown."""
+def series_data(selected: SelectedSeries, one: Series, shown: Iterable[Series], unit: str) -> dict[str, Any]:
+    """Return what SeriesSerializer describes of one of the series that are shown, with its numbers in `unit`."""
     key = one.device_id, one.component, one.metric
     others = [o for o in shown if o.pk != one.pk and (o.device_id, o.component, o.metric) == key]
     return {
         "device": selected.device_of(one),
         "component": one.component,
         "metric": one.metric,
-        "unit": one.unit or None,
+        "unit": unit or None,
         "value_type": one.value_type,
         "other_units": [other.unit or None for other in others],
     }

@@ -31,6 +31,7 @@ class ErrorCode(StrEnum):
     NOT_STORABLE = "not_storable"
     TOO_MANY_RESULTS = "too_many_results"
     TOO_EXPENSIVE = "too_expensive"
+    INCOMPATIBLE_UNITS = "incompatible_units"
     NOT_AUTHENTICATED = "not_authenticated"
     INVALID_CREDENTIALS = "invalid_credentials"
     PERMISSION_DENIED = "permission_denied"
@@ -113,6 +114,7 @@ MEANINGS: dict[ErrorCode, Meaning] = {
     ErrorCode.NOT_STORABLE: Meaning(400, _("The database cannot store the value.")),
     ErrorCode.TOO_MANY_RESULTS: Meaning(400, _("The request selects more than one response can contain.")),
     ErrorCode.TOO_EXPENSIVE: Meaning(400, _("The query takes too long.")),
+    ErrorCode.INCOMPATIBLE_UNITS: Meaning(400, _("The units measure different quantities.")),
     ErrorCode.NOT_AUTHENTICATED: Meaning(401, _("The request has no credentials.")),
     ErrorCode.INVALID_CREDENTIALS: Meaning(401, _("The credentials are not valid.")),
     ErrorCode.PERMISSION_DENIED: Meaning(403, _("The request is not permitted.")),

@@ -226,7 +226,7 @@ def test_a_cursor_of_another_tenant_or_list_does_not_help(
         (
             {"since": "2026-11-22T09:30:00Z"},
             "since",
-            "Known parameters: component, cursor, device, from, limit, metric, to.",
+            "Known parameters: component, cursor, device, from, limit, metric, to, unit.",
         ),
         ({"page": "2"}, "page", "'page' is not a known parameter"),
     ],

@@ -23,9 +23,10 @@ from telemetry.api.series_selection import (
     series_to_show,
     time_range,
 )
+from telemetry.api.unit_conversion import UnitTarget, series_targets, unit_converter
 from telemetry.models import Series
 from telemetry.services.queries import calendar_intervals, completeness
-from telemetry.services.queries.aggregates import AggregateBucket, SeriesBuckets, aggregate
+from telemetry.services.queries.aggregates import AggregateBucket, aggregate
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import Timestamp
 from tenants.api.views.base import DeviceScope, ParametersView
@@ -54,7 +55,7 @@ class AggregatesView(ParametersView):
         contain only the readings within the range. A metric whose unit was changed has one entry for each unit.
         """
         wanted = self.valid_parameters()
-        requested = time_range(wanted)
+        requested, converter = time_range(wanted), unit_converter(wanted)
         chosen = select_series(request, wanted, MAX_SERIES)
         edges = _edges(wanted, requested, len(chosen.series))
         with query_budget("from"):
@@ -67,8 +68,14 @@ class AggregatesView(ParametersView):
             rolled_from=answer.rolled_from,
         )
         rows = _Rows(wanted, edges)
-        shown = series_to_show(chosen.series, {pk for pk, buckets in answer.buckets.items() if buckets})
-        series = [series_data(chosen, one, shown) | {"results": rows.results_of(one, answer.buckets)} for one in shown]
+        filled = {pk for pk, buckets in answer.buckets.items() if buckets}
+        shown = series_to_show(chosen.series, filled)
+        targets = series_targets(converter, shown, {one.pk for one in shown} - filled)
+        series = [
+            series_data(chosen, one, shown, targets[one.pk].unit)
+            | {"results": rows.results_of(one, answer.buckets[one.pk], targets[one.pk])}
+            for one in shown
+        ]
         document = {
             "from": _time(requested.start),
             "to": _time(requested.stop),
@@ -87,10 +94,10 @@ class _Rows:
         self._fill: str = wanted["fill"]
         self._starts = [edge.astimezone(wanted["timezone"]).isoformat() for edge in edges[:-1]]
 
-    def results_of(self, one: Series, buckets: SeriesBuckets) -> list[dict[str, Any]]:
+    def results_of(self, one: Series, buckets: dict[int, AggregateBucket], target: UnitTarget) -> list[dict[str, Any]]:
         """Return the results of a series in order of time."""
         names = [name for name in self._names if one.value_type != Text or name in ("count", "last")]
-        own, rows, last = buckets[one.pk], [], None
+        own, rows, last = {number: target.bucket(measured) for number, measured in buckets.items()}, [], None
         for number in range(len(self._starts)) if self._fill != "none" else own:
             bucket = own.get(number)
             if bucket is not None:

@@ -17,6 +17,7 @@ from telemetry.api.series_selection import (
     series_data,
     time_range,
 )
+from telemetry.api.unit_conversion import UnitTarget, series_targets, unit_converter
 from telemetry.services.queries import charts, completeness
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import Timestamp
@@ -45,7 +46,7 @@ class ChartView(ParametersView):
         there are very many readings, or they are no longer kept, the least and the greatest of each hour replace them.
         """
         wanted = self.valid_parameters()
-        requested, most = time_range(wanted), wanted["max_points"]
+        requested, most, converter = time_range(wanted), wanted["max_points"], unit_converter(wanted)
         chosen = select_series(request, wanted, min(MAX_SERIES, MAX_RESULTS // most))
         with query_budget("from"):
             found = charts.series_lines(chosen.series, requested.start, requested.stop, most)
@@ -58,14 +59,19 @@ class ChartView(ParametersView):
             raw_from=requested.start if exact else None,
             rolled_from=requested.start,
         )
-        series = [series_data(chosen, line.series, shown) | _chart_data(line) for line in found]
+        targets = series_targets(converter, shown)
+        series = [
+            series_data(chosen, line.series, shown, targets[line.series.pk].unit)
+            | _chart_data(line, targets[line.series.pk])
+            for line in found
+        ]
         document = {"from": _time(requested.start), "to": _time(requested.stop), "series": series}
         return Response(document | completeness.completeness_data(warnings))
 
 
-def _chart_data(line: charts.SeriesLine) -> dict[str, Any]:
+def _chart_data(line: charts.SeriesLine, target: UnitTarget) -> dict[str, Any]:
     return {
-        "points": [{"time": _unix(at), "value": value} for at, value in line.points],
+        "points": [{"time": _unix(at), "value": target.value(value)} for at, value in line.points],
         "silences": [[_unix(earlier), _unix(later)] for earlier, later in line.gaps],
         "resolution_seconds": line.resolution,
     }

@@ -1,5 +1,6 @@
 """The newest values of a device and of all devices."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -13,24 +14,31 @@ from devices.api.visibility import selector_of
 from telemetry.api import parameters
 from telemetry.api.device_selection import refuse_unknown_names, requested_devices
 from telemetry.api.serializers import readings as shapes
+from telemetry.api.unit_conversion import convert_rows
 from telemetry.services.queries import completeness, fleet_latest, readings
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import time_text
-from tenants.api.views.base import CursorPageView, DeviceScope, TenantView
+from tenants.api.views.base import CursorPageView, DeviceScope, ParametersView
 
 
-class LatestView(TenantView):
+class LatestView(ParametersView):
     """The newest value of each metric of a device."""
 
     resource = "readings"
     device_scope = DeviceScope.DEVICES
+    parameters_class = parameters.LatestParameters
 
-    @extend_schema(operation_id="devices_latest", responses=shapes.LatestPageSerializer)
+    @extend_schema(
+        operation_id="devices_latest",
+        parameters=[parameters.LatestParameters],
+        responses={200: shapes.LatestPageSerializer, 404: ErrorSerializer},
+    )
     def get(self, request: Request, uuid: UUID) -> Response:
         """Return the newest value of each metric of a device."""
+        wanted = self.valid_parameters()
         values = readings.latest_values(device_by_uuid(request, uuid))
-        return Response({"results": [_latest_data(value) for value in values]})
+        return Response({"results": _latest_data(values, wanted)})
 
 
 class FleetLatestView(CursorPageView):
@@ -64,16 +72,26 @@ class FleetLatestView(CursorPageView):
         warnings = completeness.partial_reasons(devices, None, timezone.now()) + (
             [completeness.next_page_reason()] if following else []
         )
-        results = [{**_latest_data(value), "device": str(value.device)} for value in page.values]
+        results = _latest_data(page.values, wanted)
+        for value, row in zip(page.values, results, strict=True):
+            row["device"] = str(value.device)
         return Response({"results": results, "next": following} | completeness.completeness_data(warnings))
 
 
-def _latest_data(latest: readings.LatestValue | fleet_latest.FleetLatestValue) -> dict[str, Any]:
-    """Return the value as LatestSerializer describes it, without it: a page holds up to 1000."""
-    return {
-        "component": latest.component,
-        "metric": latest.metric,
-        "value": latest.value,
-        "unit": latest.unit or None,
-        "time": time_text(latest.time),
-    }
+def _latest_data(
+    values: Sequence[readings.LatestValue | fleet_latest.FleetLatestValue], wanted: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the values as LatestSerializer describes them, without it: a page holds up to 1000."""
+    rows = [
+        {
+            "component": latest.component,
+            "metric": latest.metric,
+            "value": latest.value,
+            "unit": latest.unit or None,
+            "time": time_text(latest.time),
+        }
+        for latest in values
+    ]
+    if "unit" in wanted:
+        convert_rows(wanted["unit"], rows)
+    return rows

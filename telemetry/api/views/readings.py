@@ -19,6 +19,7 @@ from telemetry.api.device_selection import (
 )
 from telemetry.api.serializers import readings as shapes
 from telemetry.api.series_selection import query_budget
+from telemetry.api.unit_conversion import convert_rows
 from telemetry.services.queries import calendar_intervals, completeness, readings, series_readings
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
@@ -36,7 +37,10 @@ class ReadingsView(CursorPageView):
 
     def row_data(self, rows: list[Any]) -> list[Any]:
         """Return the rows as ReadingSerializer describes them, without it: a page holds up to 1000."""
-        return [{"time": time_text(row.time), "value": row.value, "unit": row.unit or None} for row in rows]
+        data = [{"time": time_text(row.time), "value": row.value, "unit": row.unit or None} for row in rows]
+        if "unit" in self.request.query_params:
+            convert_rows(self.request.query_params.getlist("unit"), data, self.request.query_params["metric"])
+        return data
 
     @extend_schema(
         operation_id="readings_list",
@@ -112,6 +116,8 @@ class SeriesReadingsView(CursorPageView):
         if following:
             warnings.append(completeness.next_page_reason())
         results = [_series_reading_data(one) for one in page.readings]
+        if "unit" in wanted:
+            convert_rows(wanted["unit"], results)
         return Response({"results": results, "next": following} | completeness.completeness_data(warnings))
 
     def _selected_devices(self, wanted: dict[str, Any]) -> list[Device] | None:
