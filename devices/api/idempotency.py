@@ -86,7 +86,7 @@ def _key_of(request: Request) -> str | None:
         return None
     found = _KEY.fullmatch(given)
     if found is None:
-        text = _("'Idempotency-Key' must be 1 to 255 printable ASCII characters.")
+        text = _("'Idempotency-Key' must be 1 to 255 printable ASCII characters without blanks.")
         raise InvalidHeader({HEADER: ErrorDetail(str(text), ErrorCode.INVALID_FORMAT)})
     return found["quoted"] or found["bare"]
 

@@ -94,7 +94,7 @@ def test_a_refused_request_stores_nothing(api: Api, tenant_a: Any) -> None:
 def test_an_invalid_key_is_refused(api: Api, key: str) -> None:
     answer = send(api, "devices/", NEW, key)
     assert answer.status_code == 400
-    assert "'Idempotency-Key' must be 1 to 255 printable ASCII characters." in answer.content.decode()
+    assert "'Idempotency-Key' must be 1 to 255 printable ASCII characters without blanks." in answer.content.decode()
 
 
 def test_quotation_marks_do_not_belong_to_the_key(api: Api) -> None:
