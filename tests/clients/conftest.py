@@ -1,8 +1,12 @@
 """A tenant with readings, a status change and a quarantined message, and a web server for programs that use it."""
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 from urllib.request import urlopen
@@ -11,9 +15,19 @@ import pytest
 
 from tests.factories import Registered, issue_key, make_tenant, register_device, remove_tenant
 from tests.payloads import topic, v1
-from tests.processes import Process, free_port, wait_until
+from tests.processes import ROOT, Process, free_port, wait_until
 
 VALUES = (20.5, 22.0, 21.5)
+UV = Path(sys.executable).with_name("uv")
+
+
+def run(*command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> str:
+    """Return the output of the command. Raises AssertionError with all of it when it fails."""
+    ended = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
 
 
 @dataclass
@@ -23,6 +37,11 @@ class Site:
     url: str
     key: str
     device: Registered
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of a program that uses the tenant."""
+        return {"GWANJE_URL": self.url, "GWANJE_KEY": self.key}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +62,15 @@ def site(django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest
             worker.stop()
             web.stop()
             remove_tenant(tenant)
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The beginning of a command with the Python client, as a wheel in an environment of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run("make", "-o", ".venv/test.stamp", "python-client", f"CLIENTS={folder}")
+    (wheel,) = folder.glob("*.whl")
+    return (str(UV), "run", "--quiet", "--no-project", "--isolated", "--with", str(wheel))
 
 
 def _send(device: Registered) -> None:

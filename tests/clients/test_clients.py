@@ -1,11 +1,8 @@
 """The clients of the repository, built from the OpenAPI document, against a running platform."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,20 +11,10 @@ import pytest
 
 from tests.processes import ROOT
 
-from .conftest import VALUES, Site
+from .conftest import VALUES, Site, run
 from .unsteady_server import unsteady_server
 
 TASKS = Path(__file__).parent
-UV = Path(sys.executable).with_name("uv")
-
-
-def run(*command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> str:
-    """Return what the command prints. Raises AssertionError with all of it when it fails."""
-    ended = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=900, check=False
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
 
 
 def expected(site: Site) -> dict[str, Any]:
@@ -56,8 +43,7 @@ def assert_tasks(site: Site, *command: str, env: Mapping[str, str] | None = None
     with unsteady_server() as unsteady:
         variables = {
             **(env or {}),
-            "GWANJE_URL": site.url,
-            "GWANJE_KEY": site.key,
+            **site.variables,
             "GWANJE_DEVICE": site.device.uuid,
             "UNSTEADY_URL": unsteady.url,
         }
@@ -72,10 +58,7 @@ def assert_tasks(site: Site, *command: str, env: Mapping[str, str] | None = None
 
 
 @pytest.mark.slow
-def test_a_program_with_the_python_client(site: Site, tmp_path: Path) -> None:
-    run("make", "-o", ".venv/test.stamp", "python-client", f"CLIENTS={tmp_path}")
-    (wheel,) = tmp_path.glob("*.whl")
-    python = (str(UV), "run", "--quiet", "--no-project", "--isolated", "--with", str(wheel))
+def test_a_program_with_the_python_client(site: Site, python: tuple[str, ...], tmp_path: Path) -> None:
     script = str(TASKS / "python_tasks.py")
     run(*python, "--with", "mypy", "mypy", "--strict", "--no-incremental", script, cwd=tmp_path)
     assert_tasks(site, *python, "python", script)
