@@ -1,5 +1,6 @@
 """Step 4, contract: a message against the registered hardware. Pure."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from devices.domain.specs import ComponentSpec, DeviceSpec
 
 from .normalization import read_timestamp
-from .results import Refusal, Topic, TopicKind, quote
+from .results import Refusal, Topic, TopicKind, quote, quote_json
 
 _MAX_COUNTER = 2**63 - 1
 
@@ -22,15 +23,37 @@ class ClockTolerance:
 
 def check_board(message: dict[str, Any], spec: DeviceSpec) -> None:
     """Raise Refusal for another board or another hardware version than the registered one."""
-    if spec.cpu_serial and message.get("cpu_serial") != spec.cpu_serial:
-        raise _board_mismatch(message.get("cpu_serial"), spec)
+    serial = message.get("cpu_serial")
+    if spec.cpu_serial and serial != spec.cpu_serial and not _is_number(serial, spec.cpu_serial):
+        raise _board_mismatch(serial, spec)
     version = message.get("hardware_version")
-    if version is not None and spec.hardware_version and version != spec.hardware_version:
+    registered = spec.hardware_version
+    if version is not None and registered and version != registered and not _is_number(version, registered):
+        hint = _spelling_hint(version, registered)
         raise Refusal(
             "hardware_version_mismatch",
-            f"The hardware version must be {quote(spec.hardware_version)}, as registered, not {quote(version)}. "
-            "Choose the right hardware model on the device's page, or correct what the device sends.",
+            f"The hardware version must be {quote(registered)}, as registered, not {quote_json(version)}. "
+            f"{hint or 'Choose the right hardware model on the page of the device, or correct what the device sends.'}",
         )
+
+
+def _is_number(value: Any, text: str) -> bool:
+    """Return whether a message's value is the number that the registered text writes: 1 for '1'."""
+    return value.__class__ in (int, float) and repr(value) == text
+
+
+def _spelling_hint(value: Any, text: str) -> str:
+    """Return what to change in a value that is the registered one in another spelling; empty if it is another one."""
+    if isinstance(value, str):
+        if value.strip() == text:
+            return "It differs only in blanks at its ends; send it without them."
+        if value.casefold() == text.casefold():
+            return "It differs only in capital letters; send it as registered, or register it as sent."
+    elif value.__class__ in (int, float):
+        with suppress(ValueError):
+            if float(text) == value:
+                return "Send it as a string: a number has no zeros at its ends."
+    return ""
 
 
 def check_component(topic: Topic, message: dict[str, Any], spec: DeviceSpec) -> ComponentSpec:
@@ -61,13 +84,13 @@ def check_binding(topic: Topic, message: dict[str, Any]) -> tuple[int, int] | No
     named = message.get("device_uuid")
     if named != topic.device and (not isinstance(named, str) or named.lower() != topic.device):
         raise Refusal(
-            "bad_signature", f"The signed device_uuid must be the topic's, {topic.device}, not {quote(named)}."
+            "bad_signature", f"The signed device_uuid must be the topic's, {topic.device}, not {quote_json(named)}."
         )
     if topic.component and message.get("component") != topic.component:
         raise Refusal(
             "bad_signature",
             f"The signed component must be the topic's, {quote(topic.component)}, "
-            f"not {quote(message.get('component'))}.",
+            f"not {quote_json(message.get('component'))}.",
         )
     boot, seq = message.get("boot"), message.get("seq")
     # The usual case, in one comparison.
@@ -77,7 +100,7 @@ def check_binding(topic: Topic, message: dict[str, Any]) -> tuple[int, int] | No
         return None
     for name, value in (("boot", boot), ("seq", seq)):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_COUNTER:
-            raise Refusal("malformed", f"{name} must be a whole number from 0 in version 2, not {quote(value)}.")
+            raise Refusal("malformed", f"{name} must be a whole number from 0 in version 2, not {quote_json(value)}.")
     return boot, seq  # type: ignore[return-value]  # both are int, as just checked
 
 
@@ -121,8 +144,9 @@ def _board_mismatch(serial: Any, spec: DeviceSpec) -> Refusal:
         detail = f"The message must carry the registered cpu_serial, {registered}; it has none."
     else:
         detail = (
-            f"The message comes from the board {quote(serial)}; the registered board is {registered}. "
-            "The SD card may have been moved or copied."
+            f"The message comes from the board {quote(serial) if isinstance(serial, str) else quote_json(serial)}; "
+            f"the registered board is {registered}. "
+            f"{_spelling_hint(serial, spec.cpu_serial) or 'The SD card may have been moved or copied.'}"
         )
     return Refusal(
         "cpu_serial_mismatch", f"{detail} Where the board was replaced, register its serial on the device's page."
@@ -162,12 +186,12 @@ def _check_repeated(topic: Topic, message: dict[str, Any], component: ComponentS
     if named_type is not None and named_type != component.type_key:
         raise Refusal(
             "unknown_component",
-            f"The component_type must be the topic's, {component.type_key}, not {quote(named_type)}. "
+            f"The component_type must be the topic's, {component.type_key}, not {quote_json(named_type)}. "
             "Correct the topic or the message.",
         )
     if named_instance is not None and named_instance not in (component.key, topic.component):
         raise Refusal(
             "unknown_component",
-            f"The instance_name must be the topic's component, {component.key}, not {quote(named_instance)}. "
+            f"The instance_name must be the topic's component, {component.key}, not {quote_json(named_instance)}. "
             "Correct the topic or the message.",
         )

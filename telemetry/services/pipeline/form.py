@@ -14,7 +14,8 @@ import orjson
 from devices.domain import paths
 from devices.domain.specs import LimitSpec
 
-from .results import Refusal, Topic, TopicKind, quote
+from . import payload_faults
+from .results import Refusal, Topic, TopicKind, quote, quote_json
 
 # First bytes of JSON values other than objects, which begin with "{".
 _NO_TOKEN = frozenset({b" ", b"\t", b"\r", b"\n", b"[", b'"', b""})
@@ -89,22 +90,23 @@ def check_size(payload: bytes, maximum: int, limits: LimitSpec | None = None) ->
         raise Refusal("too_large", detail, limit="max_payload")
 
 
-def parse_object(payload: bytes) -> dict[str, Any]:
-    """Return the JSON object in the payload. Raises Refusal (`malformed`) with the place of the error."""
-    document = load_object(payload)
+def parse_object(payload: bytes, name: str = "payload") -> dict[str, Any]:
+    """Return the JSON object in the payload, which refusals call `name`. Raises Refusal (`malformed`)."""
+    document = load_object(payload, name)
     check_keys(payload, document)
     return document
 
 
-def load_object(payload: bytes) -> dict[str, Any]:
+def load_object(payload: bytes, name: str = "payload") -> dict[str, Any]:
     """Return the JSON object in the payload, of which `check_keys` must be called. Raises Refusal (`malformed`)."""
     check_nesting(payload)
     try:
         document = orjson.loads(payload)
     except ValueError as error:
-        raise Refusal("malformed", f"The payload must be JSON (UTF-8, without NaN or Infinity): {error}") from error
+        fault = payload_faults.json_fault(payload, error)
+        raise Refusal("malformed", f"The {name} must be a JSON object in UTF-8: {fault}.") from error
     if not isinstance(document, dict):
-        raise Refusal("malformed", f"The payload must be a JSON object, not a {type(document).__name__}.")
+        raise Refusal("malformed", f"The {name} must be a JSON object, not {quote_json(document)}.")
     return document
 
 

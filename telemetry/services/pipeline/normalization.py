@@ -9,8 +9,8 @@ from devices.domain.layout import EXACT, GREATEST
 from devices.domain.metric_spec import MetricSpec
 from devices.domain.specs import IGNORE, ComponentSpec
 
-from . import form, unmapped_values
-from .results import Measurement, Refusal, Value, quote
+from . import form, payload_faults, unmapped_values
+from .results import Measurement, Refusal, Value, quote_json
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS_FROM = 1e11
@@ -75,19 +75,19 @@ def read_timestamp(value: Any) -> datetime:
             if moment.tzinfo is UTC:
                 return moment
             if moment.tzinfo is None:
-                raise Refusal(
-                    "malformed", f"The timestamp must have an offset, for example Z or +00:00, not {quote(value)}."
-                )
+                fault = payload_faults.timestamp_fault(value) or "it must have an offset, for example Z or +00:00"
+                raise Refusal("malformed", f"The timestamp cannot be {quote_json(value)}: {fault}.")
             return moment.astimezone(UTC)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return _EPOCH + timedelta(seconds=value / 1000 if value >= _MILLISECONDS_FROM else value)
     except (ValueError, OverflowError) as error:
-        raise Refusal("malformed", f"The timestamp {quote(value)} cannot be read: {error}") from error
+        fault = payload_faults.timestamp_fault(value) or "it must be ISO 8601 such as 2026-11-30T09:00:00Z"
+        raise Refusal("malformed", f"The timestamp cannot be {quote_json(value)}: {fault}.") from error
     raise Refusal(
         "malformed",
         "The message must have a timestamp: ISO 8601 with an offset, or a Unix time as a number."
         if value is None
-        else f"The timestamp must be ISO 8601 or a Unix time, not {quote(value)}.",
+        else f"The timestamp must be ISO 8601 or a Unix time as a number, not {quote_json(value)}.",
     )
 
 
@@ -107,7 +107,7 @@ def _convert(raw: Any, metric: MetricSpec, message: dict[str, Any], source: byte
     if metric.value_type == "boolean":
         return _boolean(raw, metric)
     if not isinstance(raw, str):
-        raise _wrong_type(raw, metric, "text")
+        raise _wrong_type(raw, metric, "a string")
     if "\x00" in raw:
         raise Refusal("wrong_type", f"{_name(metric)}: the text must not contain a NUL character.")
     return raw
@@ -133,11 +133,24 @@ def _number(raw: Any, metric: MetricSpec, message: dict[str, Any], source: bytes
     if (low is not None and value < low) or (high is not None and value > high):
         raise Refusal(
             "out_of_range",
-            f"{_name(metric)}: {value:g} {metric.unit} is outside the valid range "
-            f"{'' if low is None else f'{low:g}'} to {'' if high is None else f'{high:g}'} {metric.unit}. "
+            f"{_name(metric)}: {_with_unit(value, metric)} is outside the valid range, {_range(metric)}. "
             "Check the sensor, or widen the metric's range.",
         )
     return value
+
+
+def _range(metric: MetricSpec) -> str:
+    """Return the bounds of a metric's values in words, of which it has at least one."""
+    low, high = metric.minimum, metric.maximum
+    if low is None:
+        return f"at most {_with_unit(high, metric)}"
+    if high is None:
+        return f"at least {_with_unit(low, metric)}"
+    return f"{low:.15g} to {_with_unit(high, metric)}"
+
+
+def _with_unit(value: float | None, metric: MetricSpec) -> str:
+    return f"{value:.15g} {metric.unit}".rstrip()
 
 
 def _conversion(metric: MetricSpec, message: dict[str, Any]) -> Conversion | None:
@@ -150,7 +163,7 @@ def _conversion(metric: MetricSpec, message: dict[str, Any]) -> Conversion | Non
         known = ", ".join(name for name, _, _ in metric.conversions[:12])
         raise Refusal(
             "unit_mismatch",
-            f"{_name(metric)}: the unit {quote(named, 40)} at {paths.format_path(metric.unit_path)} "
+            f"{_name(metric)}: the unit {quote_json(named, 40)} at {paths.format_path(metric.unit_path)} "
             f"cannot be converted to {metric.unit}. Known units are {known}, and others; correct the unit that the "
             "device sends, or add it to the tenant's units.",
         )
@@ -168,13 +181,13 @@ def _boolean(raw: Any, metric: MetricSpec) -> bool:
         return raw
     if isinstance(raw, int | float) and raw in (0, 1):
         return bool(raw)
-    raise _wrong_type(raw, metric, "a boolean")
+    raise _wrong_type(raw, metric, "true or false")
 
 
 def _wrong_type(raw: Any, metric: MetricSpec, expected: str) -> Refusal:
     return Refusal(
         "wrong_type",
-        f"{_name(metric)}: expected {expected}, got {quote(raw)}. "
+        f"{_name(metric)}: expected {expected}, got {quote_json(raw)}. "
         "Correct the metric's type or path, or the value that the device sends.",
     )
 

@@ -58,6 +58,19 @@ def quote(value: object, limit: int = 80) -> str:
     return repr(text if len(text) <= limit else text[:limit] + "…")
 
 
+def quote_json(value: object, limit: int = 80) -> str:
+    """Return a value from a message for a refusal's detail, with its type in the words of JSON."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, str):
+        return f"the string {quote(value, limit)}"
+    if isinstance(value, int | float):
+        text = repr(value)
+        return f"the number {text if len(text) <= limit else text[:limit] + '…'}"
+    name = "array" if isinstance(value, list) else "object"
+    return f"an {name}" if value else f"an empty {name}"
+
+
 class TopicKind(Enum):
     """The kind of message that a topic carries."""
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from devices.domain.specs import DeviceSpec, KeySpec
 from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
 
-from . import form
-from .results import Refusal, quote
+from . import form, signature_faults
+from .results import Refusal, quote, quote_json
 
 # (version) → the key's bytes, None where the key does not exist; may raise KeyUnavailable.
 KeySource = Callable[[int], bytes | None]
@@ -31,6 +31,10 @@ _BLOCK_BYTES = 64
 _new = tuple.__new__
 # The encoded header of a token: algorithm and key take some 40 bytes.
 _MAX_HEADER = 1024
+# What senders call the signature besides hmac.
+_NAMES_OF_HMAC = frozenset({"hmac", "signature", "sig", "mac", "hash"})
+# `{"` in base64url.
+_BEGIN_OF_HEADER = b"eyJ"
 # Key ids by the encoded headers of verified tokens: all messages of a device have the same header.
 _key_ids: ByteBoundedCache[bytes, str] = ByteBoundedCache(2**20, lambda header, kid: 140 + len(header) + 4 * len(kid))
 
@@ -74,7 +78,7 @@ def _verify_v1(
 ) -> SignedMessage:
     given = message.get("hmac")
     if not isinstance(given, str):
-        raise Refusal("bad_signature", "The message must have the member hmac with the version 1 signature.")
+        raise _no_hmac(message)
     tried: list[tuple[KeySpec, bytes]] = []
     text = _text_of(message)
     for key in spec.keys:
@@ -87,7 +91,18 @@ def _verify_v1(
         if is_hmac_of(given, exact, secret):
             return _signed_v1(message, payload, exact, key)
     named = ", ".join(str(key.version) for key in spec.keys if _is_valid(key, now)) or "none"
-    raise Refusal("bad_signature", f"The hmac does not match under any valid key of the device (tried: {named}).")
+    detail = f"The hmac does not match under any valid key of the device (tried: {named})."
+    if tried and signature_faults.budget.take(spec.device_id, now):
+        detail += signature_faults.explain_v1(message, payload, [secret for _, secret in tried])
+    raise Refusal("bad_signature", detail)
+
+
+def _no_hmac(message: dict[str, Any]) -> Refusal:
+    detail = "The message must have the member hmac with the version 1 signature"
+    if "hmac" in message:
+        return Refusal("bad_signature", f"{detail}, a string, not {quote_json(message['hmac'])}.")
+    other = next((name for name in message if name.lower() in _NAMES_OF_HMAC), None)
+    return Refusal("bad_signature", f"{detail}{f'; it has {quote(other)}' if other else ''}.")
 
 
 def _signed_v1(message: dict[str, Any], payload: bytes, text: bytes, key: KeySpec) -> SignedMessage:
@@ -114,6 +129,7 @@ def _exact_text(payload: bytes) -> bytes:
 
 
 def _verify_v2(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime) -> SignedMessage:
+    secret = None
     try:
         parts = _parts(payload)
         kid = _kid_of(parts[0])
@@ -127,8 +143,31 @@ def _verify_v2(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime)
             raise Refusal("bad_signature", f"Key {key.version} of the device no longer exists.")
         content = _verified(payload, parts, kid, secret)
     except BadToken as error:
-        raise Refusal("bad_signature", f"Version 2: {error}.") from error
-    return _new(SignedMessage, (form.parse_object(content), content, 2, key.version))
+        raise _bad_token(payload, error, secret, spec, now) from error
+    return _new(SignedMessage, (form.parse_object(content, "signed object"), content, 2, key.version))
+
+
+def _bad_token(payload: bytes, error: BadToken, secret: bytes | None, spec: DeviceSpec, now: datetime) -> Refusal:
+    """Return the refusal of a payload with two dots: a token, or a text that is neither a token nor JSON."""
+    if not _is_meant_as_token(payload):
+        try:
+            form.load_object(payload)
+        except Refusal as refusal:
+            return refusal
+    detail = f"Version 2: {error}."
+    if secret is not None and signature_faults.budget.take(spec.device_id, now):
+        detail += signature_faults.explain_v2(payload, [secret])
+    return Refusal("bad_signature", detail)
+
+
+def _is_meant_as_token(payload: bytes) -> bool:
+    """Return whether the first part of the payload is a header in base64url, as far as it can be read."""
+    if payload.lstrip().startswith(_BEGIN_OF_HEADER):
+        return True
+    try:
+        return isinstance(json.loads(_decode(payload.split(b".", 1)[0], "header")), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _find_key(spec: DeviceSpec, kid: str) -> KeySpec | None:

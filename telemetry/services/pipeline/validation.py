@@ -10,7 +10,7 @@ from typing import Any
 from devices.domain.specs import DeviceSpec
 
 from . import contract, form, normalization, signature, wills
-from .results import Refusal, RefusedBirth, Topic, TopicKind, ValidatedMessage, quote
+from .results import Refusal, RefusedBirth, Topic, TopicKind, ValidatedMessage, quote, quote_json
 
 _NO_VALUES = normalization.NormalizedValues([])
 # Python 3.11 looks up a member of an enumeration in several steps, each time.
@@ -177,5 +177,5 @@ def _validate_will(
 def _session(message: dict[str, Any]) -> str:
     session = message.get("session", "")
     if not isinstance(session, str) or len(session) > 64 or "\x00" in session:
-        raise Refusal("malformed", f"The session must be a text of at most 64 characters, not {quote(session)}.")
+        raise Refusal("malformed", f"The session must be a text of at most 64 characters, not {quote_json(session)}.")
     return session
