@@ -105,11 +105,12 @@ class DeviceAdmin(ClaimActions):
     list_select_related: ClassVar = ["hardware_model", "presence"]
     search_fields: ClassVar = ["name", "uuid", "cpu_serial", "external_id"]
     search_help_text = _("name, UUID, CPU serial or external id")
-    autocomplete_fields: ClassVar = ["place"]
+    autocomplete_fields: ClassVar = ["place", "gateway"]
     form = DeviceForm
     fields: ClassVar = [
         ("name", "hardware_model"),
-        ("place", "tags"),
+        ("place", "gateway"),
+        "tags",
         ("uuid", "cpu_serial"),
         ("external_id", "ownership"),
         "attributes",

@@ -97,6 +97,7 @@ class DeviceFilter(filters.FilterSet):
         method="in_place",
         label="A place's key; devices at places below it are included.",
     )
+    gateway = filters.UUIDFilter(method="of_gateway", label="A gateway's UUID: the devices that it speaks for.")
     tag = filters.CharFilter(method="with_tags", label="A tag. Given several times: devices with all these tags.")
     external_id = filters.CharFilter()
     search = filters.CharFilter(method="in_name_or_numbers", label="Part of the name, UUID or CPU serial.")
@@ -108,6 +109,9 @@ class DeviceFilter(filters.FilterSet):
     @extend_schema_field(OpenApiTypes.STR)
     def in_place(self, queryset: QuerySet[Device], _name: str, place: Place) -> QuerySet[Device]:
         return queryset.filter(within([place.path], "place__path"))
+
+    def of_gateway(self, queryset: QuerySet[Device], _name: str, uuid: UUID) -> QuerySet[Device]:
+        return queryset.filter(gateway=device_by_uuid(self.request, uuid))
 
     @extend_schema_field({"type": "array", "items": {"type": "string"}})
     def with_tags(self, queryset: QuerySet[Device], _name: str, _last: str) -> QuerySet[Device]:

@@ -22,6 +22,7 @@ PROTOCOL_MEMBERS = frozenset(
         "boot",
         "seq",
         "session",
+        "gateway",
         "hmac",
     }
 )

@@ -93,6 +93,7 @@ class DeviceSpec:
     timeout_seconds: float
     key_in_use: int = 0  # the version that the device is known to sign with; 0: none yet
     text_wills: bool = False  # whether a fixed text, or an empty message, is a will
+    gateway: int = 0  # the number of its gateway's UUID; 0: it has none
 
     @property
     def uuid(self) -> UUID:

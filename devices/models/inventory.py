@@ -8,7 +8,7 @@ from django.contrib.postgres.indexes import GinIndex
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models, transaction
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from devices.domain import pins
@@ -26,6 +26,18 @@ class Device(CountedModel, SpecInput):
 
     quota = "max_devices"
     not_in_specs = frozenset({"place", "tags", "external_id", "attributes"})
+
+    # One level: a gateway speaks for devices that speak for no other.
+    gateway = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="children",
+        verbose_name=_("gateway"),
+        db_index=False,
+        help_text=_("The device that may sign and send messages for this one."),
+    )
 
     class Signature(models.IntegerChoices):
         V1 = 1, _("version 1 or 2")
@@ -103,17 +115,33 @@ class Device(CountedModel, SpecInput):
         ordering: ClassVar = ["name", "id"]
         constraints: ClassVar = [
             models.CheckConstraint(condition=Q(tags__len__lte=MAX_TAGS), name="device_tags_bounded"),
+            models.CheckConstraint(
+                condition=Q(gateway__isnull=True) | ~Q(gateway=F("id")), name="device_is_not_its_own_gateway"
+            ),
         ]
         indexes: ClassVar = [
             # Lists by tag, and by the value of an attribute.
             GinIndex(fields=["tags"], name="device_tags"),
             GinIndex(fields=["attributes"], name="device_attributes", opclasses=["jsonb_path_ops"]),
+            # The children of a gateway whose state changes.
+            models.Index(fields=["gateway"], name="device_children", condition=Q(gateway__isnull=False)),
         ]
         verbose_name = _("device")
         verbose_name_plural = _("devices")
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Validate the gateway; raises ValidationError."""
+        if self.gateway is None:
+            return
+        if self.gateway_id == self.pk:
+            raise ValidationError({"gateway": _("A device cannot be its own gateway.")})
+        if self.gateway.gateway_id is not None:
+            raise ValidationError({"gateway": _("%(name)s has a gateway itself.") % {"name": self.gateway.name}})
+        if self.pk and self.children.exists():
+            raise ValidationError({"gateway": _("The device is the gateway of other devices.")})
 
 
 class Component(CountedModel, SpecInput):

@@ -27,6 +27,7 @@ class Cause(models.TextChoices):
     BIRTH = "birth", _("connected")
     WILL = "will", _("connection lost or closed")
     TIMEOUT = "timeout", _("no message within the timeout")
+    GATEWAY = "gateway", _("its gateway is gone")
     STAFF = "staff", _("set by a user")
     RECONCILE = "reconcile", _("corrected after a failure")
 
@@ -66,6 +67,9 @@ class DeviceStatus(models.Model):
     will_at = models.DateTimeField(null=True)
     # [session, time] of wills of other sessions: a will that precedes its birth counts after the birth.
     other_wills = models.JSONField(default=list)
+    # When the state of the device's gateway last ended, and when the gateway was last back.
+    gateway_gone_at = models.DateTimeField(null=True)
+    gateway_back_at = models.DateTimeField(null=True)
     flapping_until = models.DateTimeField(_("flapping until"), null=True)
     # Why apps have not received the present state, or received it as flapping: it is published when that is over.
     # Written by `devices.services.notifications.outbox`.

@@ -16,6 +16,7 @@ class Reason(models.TextChoices):
     TOO_LARGE = "too_large", _("too large")
     KEY_UNAVAILABLE = "key_unavailable", _("key unavailable (deferred)")
     UNKNOWN_DEVICE = "unknown_device", _("unknown device")
+    UNKNOWN_CHILD = "unknown_child", _("unknown child of a gateway")
     INACTIVE_DEVICE = "inactive_device", _("inactive device")
     WRONG_TENANT = "wrong_tenant", _("wrong tenant")
     BAD_SIGNATURE = "bad_signature", _("bad signature")

@@ -37,6 +37,18 @@ def silence(seen: float) -> Signal:
     return Signal("silence", at(seen))
 
 
+def gone(seconds: float) -> Signal:
+    return Signal("gateway_gone", at(seconds))
+
+
+def back(seconds: float) -> Signal:
+    return Signal("gateway_back", at(seconds))
+
+
+def quiet(seconds: float) -> Signal:
+    return Signal("gateway_silence", at(seconds))
+
+
 def run(signals: list[Signal], now: float = 1000) -> tuple[PresenceState, list[tuple[str, str, str]], list[str]]:
     state, changes, ignored = PresenceState(), [], []
     for signal in signals:
@@ -51,6 +63,7 @@ def run(signals: list[Signal], now: float = 1000) -> tuple[PresenceState, list[t
 
 ON_BIRTH, ON_TELEMETRY = ("UNKNOWN", "ONLINE", "birth"), ("UNKNOWN", "ONLINE", "telemetry")
 GONE, SILENT = ("ONLINE", "OFFLINE", "will"), ("ONLINE", "TIMEOUT", "timeout")
+HIDDEN = ("ONLINE", "UNKNOWN", "gateway")
 
 TABLE: list[tuple[str, list[Signal], list[tuple[str, str, str]], list[str]]] = [
     ("nothing", [], [], []),
@@ -145,6 +158,36 @@ TABLE: list[tuple[str, list[Signal], list[tuple[str, str, str]], list[str]]] = [
         [ON_BIRTH, ("ONLINE", "UNKNOWN", "staff"), ON_BIRTH, GONE],
         [],
     ),
+    ("its gateway is gone", [telemetry(1), gone(5)], [ON_TELEMETRY, HIDDEN], []),
+    ("its gateway is gone twice", [telemetry(1), gone(5), gone(6)], [ON_TELEMETRY, HIDDEN], []),
+    ("it was seen after its gateway's end", [telemetry(6), gone(5)], [ON_TELEMETRY], []),
+    ("its message from before the end comes late", [telemetry(1), gone(5), telemetry(4)], [ON_TELEMETRY, HIDDEN], []),
+    ("it never spoke, and its gateway is gone", [gone(5)], [], []),
+    ("hidden, it speaks", [telemetry(1), gone(5), telemetry(6)], [ON_TELEMETRY, HIDDEN, ON_TELEMETRY], []),
+    ("hidden, it is silent", [telemetry(1), gone(5), silence(1)], [ON_TELEMETRY, HIDDEN], []),
+    (
+        "hidden, its own will",
+        [birth(1, "a"), gone(5), will(6, "a")],
+        [ON_BIRTH, HIDDEN, ("UNKNOWN", "OFFLINE", "will")],
+        [],
+    ),
+    ("its gateway is back", [telemetry(1), gone(5), back(9)], [ON_TELEMETRY, HIDDEN], []),
+    (
+        "its gateway is back, and it stays silent",
+        [telemetry(1), gone(5), back(9), quiet(99)],
+        [ON_TELEMETRY, HIDDEN, ("UNKNOWN", "TIMEOUT", "timeout")],
+        [],
+    ),
+    ("its gateway is gone again", [telemetry(1), gone(5), back(9), gone(20), quiet(99)], [ON_TELEMETRY, HIDDEN], []),
+    ("its gateway came back later", [telemetry(1), gone(5), back(100), quiet(99)], [ON_TELEMETRY, HIDDEN], []),
+    (
+        "it spoke since",
+        [telemetry(1), gone(5), back(9), telemetry(10), quiet(99)],
+        [ON_TELEMETRY, HIDDEN, ON_TELEMETRY],
+        [],
+    ),
+    ("OFFLINE by its own will", [birth(1, "a"), will(2, "a"), gone(5), back(6), quiet(99)], [ON_BIRTH, GONE], []),
+    ("in TIMEOUT already", [telemetry(1), silence(1), gone(5), back(6), quiet(99)], [ON_TELEMETRY, SILENT], []),
     ("deactivated twice", [Signal("deactivated", at(5)), Signal("deactivated", at(6))], [], []),
 ]
 
@@ -169,7 +212,7 @@ SESSIONS = ("a", "b", "c", "d")
 
 @st.composite
 def evidence(draw: Any) -> list[Signal]:
-    """Births of up to four sessions, wills of them, and telemetry, at distinct times, in any order.
+    """Births of some sessions, wills of them, telemetry, and ends of a gateway, at distinct times, in any order.
 
     Either all clocks are right, and births may arrive in another order than they were sent; or some are wrong, and
     those that are right agree with the order of arrival.
@@ -178,7 +221,7 @@ def evidence(draw: Any) -> list[Signal]:
     some_wrong = draw(st.booleans())
     signals = []
     for number, seconds in enumerate(sorted(times) if some_wrong else times):
-        kind = draw(st.sampled_from(["birth", "will", "telemetry"]))
+        kind = draw(st.sampled_from(["birth", "will", "telemetry", "gateway_gone"]))
         session = draw(st.sampled_from(SESSIONS))
         if kind == "birth" and some_wrong:
             signals.append(wrong_clock(seconds, session) if draw(st.booleans()) else birth(seconds, session))
@@ -187,6 +230,8 @@ def evidence(draw: Any) -> list[Signal]:
             signals.append(birth(seconds, session, began=SESSIONS.index(session)))
         elif kind == "will":
             signals.append(will(seconds, session))
+        elif kind == "gateway_gone":
+            signals.append(gone(seconds))
         else:
             signals.append(telemetry(seconds))
         if draw(st.integers(0, 3)) == 0:
@@ -207,12 +252,13 @@ def _newest(births: list[Signal]) -> str | None:
 def expected(signals: list[Signal]) -> str:
     """The reference: what all the evidence together says, with no regard to order."""
     newest = _newest([s for s in signals if s.kind == "birth"])
-    seen = max((s.at for s in signals if s.kind != "will"), default=None)
+    seen = max((s.at for s in signals if s.kind in ("birth", "telemetry")), default=None)
     counting = [s.at for s in signals if s.kind == "will" and (newest is None or s.session == newest)]
-    gone = max(counting, default=None)
-    if gone is not None and (seen is None or gone >= seen):
+    ended = max(counting, default=None)
+    if ended is not None and (seen is None or ended >= seen):
         return "OFFLINE"
-    return "UNKNOWN" if seen is None else "ONLINE"
+    hidden = max((s.at for s in signals if s.kind == "gateway_gone"), default=None)
+    return "UNKNOWN" if seen is None or (hidden is not None and hidden >= seen) else "ONLINE"
 
 
 @given(evidence())

@@ -80,6 +80,7 @@ MESSAGES: dict[str, Make] = {
     "malformed": lambda d: (topic(d), b"{"),
     "too_large": lambda d: (topic(d), v1(d, GOOD, padding="x" * 64 * 1024)),
     "unknown_device": _unroute,
+    "unknown_child": lambda d: (f"telemetry/{d.tenant.slug}/{d.uuid}/{uuid4()}/dht22", v1(d, GOOD)),
     "inactive_device": _deactivate,
     "wrong_tenant": lambda d: (topic(d, segment="beta-farm"), v1(d, GOOD)),
     "bad_signature": lambda d: (topic(d), v1(d, GOOD, secret="another")),

@@ -12,6 +12,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from devices.api.idempotency import NULL_WHEN_REPEATED
+from devices.api.visibility import VisibleDeviceField
 from devices.models import Device, DeviceCredential, DeviceStatus, HardwareModel
 from devices.models.base import validate_key
 from devices.services.presence import descriptions, overview
@@ -34,6 +35,12 @@ def hardware_model_field() -> serializers.PrimaryKeyRelatedField:
         allow_null=True,
         error_messages={"does_not_exist": _NO_SUCH_MODEL},
         help_text="The id of a hardware model.",
+    )
+
+
+def gateway_field() -> VisibleDeviceField:
+    return VisibleDeviceField(
+        required=False, allow_null=True, help_text="The UUID of the device that may send messages for this one."
     )
 
 
@@ -105,6 +112,7 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
         "cpu_serial": attrgetter("cpu_serial"),
         "hardware_model": attrgetter("hardware_model_id"),
         "place": lambda device: device.place.key if device.place else None,
+        "gateway": lambda device: str(device.gateway.uuid) if device.gateway else None,
         "tags": attrgetter("tags"),
         "external_id": attrgetter("external_id"),
         "attributes": attrgetter("attributes"),
@@ -127,6 +135,7 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
 
     hardware_model = hardware_model_field()
     place = place_field()
+    gateway = gateway_field()
     tags = TagsField(required=False)
     external_id = external_id_field()
     attributes = AttributesField(required=False)
@@ -156,6 +165,7 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
             "cpu_serial",
             "hardware_model",
             "place",
+            "gateway",
             "tags",
             "external_id",
             "attributes",
@@ -225,6 +235,7 @@ class RegistrationSerializer(StrictSerializer):
     )
     hardware_model = hardware_model_field()
     place = place_field()
+    gateway = gateway_field()
     tags = TagsField(required=False)
     external_id = external_id_field()
     attributes = AttributesField(required=False)

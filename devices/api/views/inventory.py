@@ -74,7 +74,7 @@ class DeviceViewSet(
     http_method_names = ("get", "head", "post", "patch", "delete")
     lookup_value_converter = "uuid"
     lookup_field = "uuid"
-    queryset = Device.objects.select_related("presence", "hardware_model", "place").prefetch_related(
+    queryset = Device.objects.select_related("presence", "hardware_model", "place", "gateway").prefetch_related(
         prefetched_components(),
         prefetched("credentials", DeviceCredential.objects.order_by("-version")),
     )
@@ -116,7 +116,7 @@ class DeviceViewSet(
     )
     def create(self, request: Request) -> Response:
         """Register a device. Its credentials are in this answer and never again."""
-        wanted = serializers.RegistrationSerializer(data=request.data)
+        wanted = serializers.RegistrationSerializer(data=request.data, context=self.get_serializer_context())
         wanted.is_valid(raise_exception=True)
         parts = wanted.validated_data.pop("components", ())
         with transaction.atomic():

@@ -217,10 +217,10 @@ def apply_device_signals(schema: str, device_signals: Sequence[DeviceSignal], no
     devices = {device_id: uuid for device_id, uuid, _ in device_signals}
     wills = {device_id: uuid for device_id, uuid, signal in device_signals if signal.kind == "will"}
     earlier = _activity_signals(wills)
-    states = apply_signals(
-        schema, [*earlier, *((device_id, signal) for device_id, _, signal in device_signals)], now
-    ).states
-    absent = {key for key, state in states.items() if state.status != "ONLINE"}
+    applied = apply_signals(schema, [*earlier, *((device_id, signal) for device_id, _, signal in device_signals)], now)
+    states = applied.states
+    # Those of children of a gateway were removed with its transition.
+    absent = {key for key, state in states.items() if state.status != "ONLINE" and key in devices}
     drop_deadlines(f"{schema}:{devices[key]}" for key in absent)
     later = [
         (device_id, signal)
@@ -251,6 +251,8 @@ def _contrary_evidence_at(state: PresenceState) -> datetime | None:
         return state.will_at
     if state.status == "TIMEOUT" and state.last_seen_at is not None:
         return state.last_seen_at + ROUNDING
+    if state.is_hidden:
+        return state.gateway_gone_at
     return None
 
 

@@ -74,6 +74,9 @@ _SENTENCES: dict[str, Promise] = {
     Cause.TELEMETRY: gettext_lazy("Live telemetry received at %(evidence)s."),
     Cause.BIRTH: gettext_lazy("Birth message received at %(evidence)s."),
     Cause.WILL: gettext_lazy("Connection lost or closed: the will was received at %(evidence)s."),
+    Cause.GATEWAY: gettext_lazy(
+        "Its gateway is gone since %(evidence)s, so that the state of the device is not known."
+    ),
     Cause.STAFF: gettext_lazy("Set by a user at %(recorded)s."),
     Cause.RECONCILE: gettext_lazy("Corrected after a failure at %(recorded)s, based on evidence from %(evidence)s."),
 }

@@ -26,7 +26,7 @@ from tenants.infrastructure.database import current_schema, leave_schema
 from tenants.models import Tenant
 from tenants.services.tenant_rounds import visit_each
 
-from . import activity
+from . import activity, gateways
 from . import redis_scripts as scripts
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def check(limit: int = 2000) -> CheckResult:
     return CheckResult(
         expired=len(expired.members),
         timed_out=apply_timeouts(expired),
-        wills=decide_pending_wills(limit),
+        wills=decide_pending_wills(limit) + (0 if expired.obstacle else decide_pending_returns(limit)),
         overdue_seconds=expired.overdue_seconds,
         obstacle=expired.obstacle,
     )
@@ -141,7 +141,7 @@ def apply_silence(expired: LeasedDeadlines) -> SilenceResult:
         )
         known |= applied.states
         states.update({f"{schema}:{uuid}": (key, known[key]) for uuid, key in ids.items() if key in known})
-        return len(applied.changes)
+        return sum(change.new == DeviceStatus.Status.TIMEOUT for _, change in applied.changes)
 
     done = visit_each("presence", _existing_schemas(by_schema), apply)
     return SilenceResult(states, sum(done.results.values()), frozenset(done.failures))
@@ -199,6 +199,44 @@ def decide_pending_wills(limit: int) -> int:
     return len(decided)
 
 
+def decide_pending_returns(limit: int) -> int:
+    """Decide devices that have not reported for their timeout since their gateway is back: TIMEOUT.
+
+    A device without a listener for part of that time gets the part again.
+    """
+    redis = get_redis_connection("default")
+    at = activity.redis_now()
+    waiting = redis.zrangebyscore(scripts.PENDING_RETURNS, "-inf", at, start=0, num=limit)
+    if not waiting:
+        return 0
+    since = float(redis.hget(scripts.LISTENING, "since") or 0)
+    timeouts = redis.hmget(scripts.TIMEOUT, [member.rpartition(b":")[0] for member in waiting])
+    early = {
+        member: since + float(timeout or 0)
+        for member, timeout in zip(waiting, timeouts, strict=True)
+        if since + float(timeout or 0) > at
+    }
+    if early:
+        redis.zadd(scripts.PENDING_RETURNS, early)
+        waiting = [member for member in waiting if member not in early]
+    now = datetime.fromtimestamp(at, UTC)
+    by_schema: dict[str, list[tuple[int, Signal]]] = {}
+    for member in waiting:
+        schema, _uuid, device_id = member.decode().split(":")
+        by_schema.setdefault(schema, []).append((int(device_id), Signal("gateway_silence", now)))
+    done = visit_each(
+        "gateways",
+        _existing_schemas(by_schema),
+        lambda: len(apply_signals(current_schema(), by_schema[current_schema()], now).changes),
+    )
+    decided = [member for member in waiting if member.decode().split(":", 1)[0] not in done.failures]
+    if decided:
+        redis.zrem(scripts.PENDING_RETURNS, *decided)
+    if postponed := set(waiting).difference(decided):
+        redis.zadd(scripts.PENDING_RETURNS, dict.fromkeys(postponed, at + _FAILED_SECONDS))
+    return len(decided)
+
+
 def restart_timeouts() -> int:
     """Restart every device's timeout from now. Return the number of devices."""
     redis = get_redis_connection("default")
@@ -222,6 +260,7 @@ def reconcile() -> int:
         timeouts = timeouts_of(online)
         seen = dict(online.values_list("uuid", "presence__last_seen_at"))
         added = _add_deadlines(current_schema(), timeouts)
+        _restore_returns()
         _restore_last_seen(seen)
         return added
 
@@ -240,6 +279,18 @@ def _add_deadlines(schema: str, timeouts: dict[UUID, float]) -> int:
         arguments = [part for row in chunk for part in row]
         given += int(redis.eval(scripts.ADD_DEADLINES, 2, scripts.DEADLINE, scripts.TIMEOUT, *arguments))
     return given
+
+
+def _restore_returns() -> None:
+    """Have the children time out that are unknown although their gateway is back."""
+    hidden = Device.objects.filter(
+        active=True,
+        presence__status=DeviceStatus.Status.UNKNOWN,
+        presence__cause=DeviceStatus.Cause.GATEWAY,
+        gateway__presence__status=DeviceStatus.Status.ONLINE,
+    )
+    now = datetime.fromtimestamp(activity.redis_now(), UTC)
+    gateways.add_returns(current_schema(), dict(hidden.values_list("uuid", "id")), now, missing_only=True)
 
 
 def _restore_last_seen(seen: dict[UUID, datetime | None]) -> None:

@@ -10,6 +10,7 @@ DEADLINE = "device_deadline"  # sorted set: schema:UUID → when its silence bec
 TIMEOUT = "device_timeout"  # hash: schema:UUID → its timeout in seconds
 EXPIRING = "device_expiring"  # sorted set: schema:UUID → end of a checker's lease of the expired deadline
 PENDING_WILLS = "device_waiting_wills"  # sorted set: schema:UUID:device id:time of a will → when it is applied
+PENDING_RETURNS = "device_returning"  # sorted set: schema:UUID:device id of a hidden child → end of its timeout
 LISTENING = "device_listening"  # hash of heartbeats: last, since (without a gap), stepped (the clock was set back)
 SUSPENDED_TIMEOUTS = (
     "device_unheard"  # hash: schema whose messages wait for locked tables → until when its timeouts are suspended

@@ -11,6 +11,9 @@ rule compares the times of evidence, never the order of arrival: the result is t
   a session without a birth waits for the birth. A will without a session always counts.
 * Silence counts for an ONLINE device without activity after the start of the silence. A device in TIMEOUT stays in
   TIMEOUT, and its last activity is updated.
+* When a device's gateway is gone, the device is UNKNOWN, unless its own evidence is newer, or says that it is OFFLINE
+  or in TIMEOUT. When the gateway is back, the device stays UNKNOWN until its next activity, or until it has been silent
+  for its timeout since then.
 
 All times are of one clock. Evidence from the future of that clock (it was set back) is discarded.
 """
@@ -20,7 +23,9 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 Status = Literal["UNKNOWN", "ONLINE", "OFFLINE", "TIMEOUT"]
-Kind = Literal["birth", "telemetry", "will", "silence", "deactivated"]
+Kind = Literal[
+    "birth", "telemetry", "will", "silence", "deactivated", "gateway_gone", "gateway_back", "gateway_silence"
+]
 
 # Redis stores the times of evidence as rounded doubles, and a clock's offset moves a little.
 ROUNDING = timedelta(milliseconds=1)
@@ -40,14 +45,21 @@ class PresenceState:
     will_at: datetime | None = None
     other_wills: tuple[tuple[str, datetime], ...] = ()
     session_received_at: datetime | None = None
+    gateway_gone_at: datetime | None = None
+    gateway_back_at: datetime | None = None
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the state is UNKNOWN because the gateway is gone, or was."""
+        return self.status == "UNKNOWN" and self.cause == "gateway"
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
     """Evidence about the presence of a device. `at` is the server's time of the evidence.
 
-    For silence, `at` is when the device was last seen. `session_at` is a birth's own timestamp, on the device's
-    clock; None where that clock is wrong.
+    For silence, `at` is when the device was last seen. `gateway_silence` is silence since the gateway is back at `at`.
+    `session_at` is a birth's own timestamp, on the device's clock; None where that clock is wrong.
     """
 
     kind: Kind
@@ -83,6 +95,8 @@ def step(state: PresenceState, signal: Signal, now: datetime) -> StepResult:
         return _will(state, signal)
     if signal.kind == "silence":
         return _silence(state, signal, now)
+    if signal.kind in _GATEWAY_RULES:
+        return _GATEWAY_RULES[signal.kind](state, signal, now)
     if signal.kind == "deactivated":
         return _transition(
             replace(state, session="", session_at=None, session_received_at=None, will_at=None),
@@ -102,6 +116,9 @@ def _activity(state: PresenceState, signal: Signal) -> StepResult:
         return _transition(state, "OFFLINE", "will", state.will_at, state.will_at)
     if state.status == "TIMEOUT" and not news:
         return StepResult(state)
+    if state.gateway_gone_at is not None and seen <= state.gateway_gone_at:
+        # The gateway was gone after all activity: this signal only arrived late.
+        return _hide(state)
     cause = "birth" if signal.kind == "birth" else "telemetry"
     return _transition(state, "ONLINE", cause, signal.at, signal.at)
 
@@ -162,6 +179,41 @@ def _silence(state: PresenceState, silence: Signal, now: datetime) -> StepResult
     return _transition(state, "TIMEOUT", "timeout", silence.at, now)
 
 
+def _gateway_gone(state: PresenceState, gone: Signal, now: datetime) -> StepResult:
+    state = replace(state, gateway_gone_at=_latest(state.gateway_gone_at, gone.at))
+    if state.status != "ONLINE" or (state.last_seen_at is not None and state.last_seen_at > gone.at):
+        return StepResult(state)
+    return _hide(state)
+
+
+def _gateway_back(state: PresenceState, back: Signal, now: datetime) -> StepResult:
+    return StepResult(replace(state, gateway_back_at=_latest(state.gateway_back_at, back.at)))
+
+
+def _gateway_silence(state: PresenceState, silence: Signal, now: datetime) -> StepResult:
+    """Time out a hidden device that was silent since the gateway is back, unless that is gone again, or came later."""
+    gone, back = state.gateway_gone_at, state.gateway_back_at
+    if not state.is_hidden or back is None or back > silence.at + ROUNDING or (gone is not None and gone > back):
+        return StepResult(state)
+    return _transition(state, "TIMEOUT", "timeout", state.last_seen_at or silence.at, now)
+
+
+_GATEWAY_RULES = {
+    "gateway_gone": _gateway_gone,
+    "gateway_back": _gateway_back,
+    "gateway_silence": _gateway_silence,
+}
+
+
+def _hide(state: PresenceState) -> StepResult:
+    """Return the state UNKNOWN, since the gateway is gone."""
+    gone = state.gateway_gone_at
+    assert gone is not None  # noqa: S101 (for the type checker)
+    if state.status == "UNKNOWN":
+        return StepResult(replace(state, cause="gateway", since=state.since or gone))
+    return _transition(state, "UNKNOWN", "gateway", gone, gone)
+
+
 def _transition(state: PresenceState, status: str, cause: str, evidence_at: datetime, since: datetime) -> StepResult:
     if state.status == status:
         return StepResult(state)
@@ -177,6 +229,8 @@ def _discard_future(state: PresenceState, now: datetime) -> PresenceState:
         last_seen_at=_past(state.last_seen_at, horizon),
         will_at=_past(state.will_at, horizon),
         session_received_at=_past(state.session_received_at, horizon),
+        gateway_gone_at=_past(state.gateway_gone_at, horizon),
+        gateway_back_at=_past(state.gateway_back_at, horizon),
         other_wills=tuple(will for will in state.other_wills if will[1] <= horizon),
     )
 

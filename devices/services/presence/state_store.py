@@ -1,4 +1,7 @@
-"""Applying signals to the devices' rows: under their locks, by the state machine, each transition a StatusChange."""
+"""Applying signals to the devices' rows: under their locks, by the state machine, each transition a StatusChange.
+
+A transition of a gateway is a signal for its children, applied in the same transaction.
+"""
 
 import json
 from collections.abc import Sequence
@@ -8,19 +11,23 @@ from typing import Any
 
 from django.db import connection, transaction
 
+from devices.services.presence import gateways
 from devices.services.presence.state_machine import PresenceState, Signal, Transition, step
 
 # The channel of PostgreSQL's NOTIFY for committed transitions, with the schema's name: the notifier listens to it.
 CHANNEL = "gwanje_status"
 
 _COLUMNS = (
-    "device_id, status, reason, since, session, session_at, last_seen_at, will_at, other_wills, session_received_at"
+    "device_id, status, reason, since, session, session_at, last_seen_at, will_at, other_wills, session_received_at,"
+    " gateway_gone_at, gateway_back_at"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The result of signals: the devices' states after them, and the transitions in order."""
+    """The result of signals: the devices' states after them, and the transitions in order, children of gateways with
+    them.
+    """
 
     states: dict[int, PresenceState]
     changes: list[tuple[int, Transition]]
@@ -32,19 +39,31 @@ def apply_signals(schema: str, signals: Sequence[tuple[int, Signal]], now: datet
         return Applied({}, [])
     quoted = connection.ops.quote_name(schema)
     with transaction.atomic(), connection.cursor() as cursor:
-        before = _read(cursor, quoted, sorted({device_id for device_id, _ in signals}), "FOR UPDATE")
-        states = dict(before)
+        signaled = {device_id for device_id, _ in signals}
+        children = gateways.children_of(cursor, quoted, signaled)
+        # All in one order: two transactions with a gateway and its children must not wait for each other.
+        before = _read(cursor, quoted, sorted(signaled | {child.device_id for child in children}), "FOR UPDATE")
+        states = {device_id: state for device_id, state in before.items() if device_id in signaled}
         changes: list[tuple[int, Transition]] = []
         ignored: list[tuple[int, str, str, datetime]] = []
-        for device_id, signal in signals:
-            if device_id not in states:
-                continue
-            result = step(states[device_id], signal, now)
+
+        def apply(device_id: int, signal: Signal) -> None:
+            if (state := states.get(device_id)) is None:
+                return
+            result = step(state, signal, now)
             states[device_id] = result.state
             if result.change is not None:
                 changes.append((device_id, result.change))
             if result.ignored:
                 ignored.append((device_id, signal.session, result.ignored, signal.at))
+
+        for device_id, signal in signals:
+            apply(device_id, signal)
+        touched = gateways.children_of_changes(children, changes)
+        states |= {child.device_id: before[child.device_id] for child in touched if child.device_id not in states}
+        for device_id, signal in gateways.signals_of(schema, touched, states, changes, now):
+            apply(device_id, signal)
+        gateways.set_deadlines(schema, touched, states, now)
         _save(cursor, quoted, {key: state for key, state in states.items() if state != before[key]})
         _add_changes(cursor, quoted, changes, now)
         _add_ignored(cursor, quoted, ignored, now)
@@ -72,9 +91,9 @@ def _read(cursor: Any, quoted: str, device_ids: Sequence[int], lock: str) -> dic
 
 
 def _state(row: tuple[Any, ...]) -> PresenceState:
-    _, status, reason, since, session, session_at, last_seen_at, will_at, wills, received_at = row
+    _, status, reason, since, session, session_at, last_seen_at, will_at, wills, *times = row
     others = tuple((other, datetime.fromisoformat(at)) for other, at in _json(wills))
-    return PresenceState(status, reason, since, session, session_at, last_seen_at, will_at, others, received_at)
+    return PresenceState(status, reason, since, session, session_at, last_seen_at, will_at, others, *times)
 
 
 def _json(value: Any) -> Any:
@@ -97,16 +116,19 @@ def _save(cursor: Any, quoted: str, states: dict[int, PresenceState]) -> None:
             state.will_at,
             json.dumps([[session, at.astimezone(UTC).isoformat()] for session, at in state.other_wills]),
             state.session_received_at,
+            state.gateway_gone_at,
+            state.gateway_back_at,
         )
         for device_id, state in states.items()
     ]
     cursor.execute(
         f"UPDATE {quoted}.devices_devicestatus AS s SET status = n.status, reason = n.reason, since = n.since,"  # noqa: S608
         " session = n.session, session_at = n.session_at, last_seen_at = n.last_seen_at, will_at = n.will_at,"
-        " other_wills = n.other_wills::jsonb, session_received_at = n.session_received_at"
+        " other_wills = n.other_wills::jsonb, session_received_at = n.session_received_at,"
+        " gateway_gone_at = n.gateway_gone_at, gateway_back_at = n.gateway_back_at"
         " FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::timestamptz[],"
-        f" %s::timestamptz[], %s::timestamptz[], %s::text[], %s::timestamptz[]) AS n({_COLUMNS})"
-        " WHERE s.device_id = n.device_id",
+        " %s::timestamptz[], %s::timestamptz[], %s::text[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[])"
+        f" AS n({_COLUMNS}) WHERE s.device_id = n.device_id",
         [list(column) for column in zip(*rows, strict=True)],
     )
 

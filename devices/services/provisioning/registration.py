@@ -71,6 +71,7 @@ def register_device(
     expected_intervals: Mapping[str, int | None] | None = None,
     timeout_seconds: int | None = None,
     place: Place | None = None,
+    gateway: Device | None = None,
     external_id: str | None = None,
     tags: Sequence[str] = (),
     attributes: Attributes | None = None,
@@ -103,6 +104,7 @@ def register_device(
             expected_intervals=expected_intervals,
             timeout_seconds=timeout_seconds,
             place=place,
+            gateway=gateway,
             external_id=external_id,
             tags=tags,
             attributes=attributes,
@@ -124,6 +126,7 @@ def make_rows(
     expected_intervals: Mapping[str, int | None] | None = None,
     timeout_seconds: int | None = None,
     place: Place | None = None,
+    gateway: Device | None = None,
     external_id: str | None = None,
     tags: Sequence[str] = (),
     attributes: Attributes | None = None,
@@ -137,7 +140,7 @@ def make_rows(
     owned = ownership.claim(uuid, is_confirmed=is_uuid_confirmed)
     device = Device(uuid=uuid, ownership=owned, name=name, cpu_serial=cpu_serial, hardware_model=hardware_model)
     device.timeout_seconds = timeout_seconds
-    device.place, device.external_id = place, external_id or None
+    device.place, device.gateway, device.external_id = place, gateway, external_id or None
     device.tags, device.attributes = list(tags), dict(attributes or {})
     device.full_clean()
     device.save()

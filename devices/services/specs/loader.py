@@ -188,6 +188,7 @@ def _specs_of(tenant: TenantSpec, rows: TenantRows) -> dict[UUID, DeviceSpec]:
             ),
             key_in_use=max(((key.in_use_since, key.version) for key in mine if key.in_use_since), default=(None, 0))[1],
             text_wills=model.text_wills,
+            gateway=_shared(device.gateway.int) if device.gateway else 0,
         )
     return specs
 

@@ -22,7 +22,7 @@ from devices.models import (
 
 
 class DeviceRow(NamedTuple):
-    """A device; `model` is the id of its hardware model."""
+    """A device; `model` is the id of its hardware model, `gateway` the UUID of its gateway."""
 
     id: int
     uuid: UUID
@@ -31,6 +31,7 @@ class DeviceRow(NamedTuple):
     min_signature_version: int
     timeout_seconds: int | None
     model: int | None
+    gateway: UUID | None
 
 
 class StoredComponent(NamedTuple):
@@ -161,10 +162,12 @@ def _select(model: type[Model], *names: str, where: str = "true") -> str:
     return f'SELECT {{number}}, {_columns(model, *names)} FROM {{schema}}."{table}" AS a WHERE {where}'  # noqa: S608
 
 
-_DEVICES = _select(
-    Device,
-    *("id", "uuid", "active", "cpu_serial", "min_signature_version", "timeout_seconds", "hardware_model"),
-    where="a.uuid = ANY(%s::uuid[])",
+_DEVICE_FIELDS = ("id", "uuid", "active", "cpu_serial", "min_signature_version", "timeout_seconds", "hardware_model")
+_DEVICES = (
+    f"SELECT {{number}}, {_columns(Device, *_DEVICE_FIELDS)}, {_columns(Device, 'uuid', alias='g')}"  # noqa: S608
+    f' FROM {{schema}}."{Device._meta.db_table}" AS a'
+    f' LEFT JOIN {{schema}}."{Device._meta.db_table}" AS g ON g.id = a.gateway_id'
+    " WHERE a.uuid = ANY(%s::uuid[])"
 )
 _COMPONENTS = _select(
     Component,

@@ -6,6 +6,7 @@ While PostgreSQL stores one batch, the next is prepared.
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psycopg
 from django.conf import settings
@@ -349,6 +350,7 @@ def presence_events_of(result: TenantResult) -> list[PresenceEvent]:
     that exceeds a limit is activity like any other where it was verified.
     """
     newest: dict[int, AcceptedItem | LimitedItem] = {}
+    gateways: dict[int, AcceptedItem] = {}
     events = [_refused_birth(item) for item in result.quarantined if item.result.birth and item.spec is not None]
     for items in (result.duplicates, result.stored, result.limited):
         for item in items:
@@ -363,7 +365,11 @@ def presence_events_of(result: TenantResult) -> list[PresenceEvent]:
             known = newest.get(item.spec.device_id)
             if known is None or known.incoming.received_at <= item.incoming.received_at:
                 newest[item.spec.device_id] = item
-    return events + [_presence_event(item, "telemetry") for item in newest.values()]
+            if item.__class__ is AcceptedItem and item.gateway is not None:
+                gateways[item.gateway.device_id] = item
+    events += [_presence_event(item, "telemetry") for item in newest.values()]
+    # What a gateway sends for a child is activity of both.
+    return events + [_presence_event(replace(item, spec=item.gateway), "telemetry") for item in gateways.values()]
 
 
 def _presence_event(item: AcceptedItem | LimitedItem, kind: EventKind) -> PresenceEvent:
@@ -373,7 +379,7 @@ def _presence_event(item: AcceptedItem | LimitedItem, kind: EventKind) -> Presen
         kind,
         spec.tenant.schema,
         spec.device_id,
-        message.topic.uuid,
+        message.topic.uuid if message.topic.child is None else spec.uuid,
         item.incoming.received_at,
         spec.timeout_seconds,
         message.session,

@@ -30,7 +30,7 @@ from telemetry.services.pipeline.results import (
     Topic,
     ValidatedMessage,
 )
-from telemetry.services.pipeline.validation import names_other_tenant, validate
+from telemetry.services.pipeline.validation import check_child, names_other_tenant, validate
 from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
 
 from . import broker_events
@@ -111,6 +111,7 @@ class BatchPreparer:
             topic.uuid if isinstance(topic, Topic) else form.publisher_of(incoming.topic)
             for incoming, topic in zip(messages, topics, strict=True)
         ]
+        self._load_children(topics)
         routes = iter(self._routes([uuid for uuid in publishers if uuid is not None]))
         results: list[MessageResult | LockedMessage] = []
         for incoming, topic, uuid in zip(messages, topics, publishers, strict=True):
@@ -140,6 +141,7 @@ class BatchPreparer:
         self, messages: Sequence[Incoming], topics: Sequence[Topic], upgraded_devices: set[int]
     ) -> list[MessageResult | LockedMessage]:
         """Validate messages on topics of accepted ones, the usual batch: none of them needs to be parsed."""
+        self._load_children(topics)
         routes = self._routes([topic.uuid for topic in topics])
         return [
             self._validate_one(incoming, topic, route, upgraded_devices)
@@ -152,6 +154,12 @@ class BatchPreparer:
         self._keyring.prefetch({id(route): route.spec for route in routes if route.spec is not None}.values())
         return routes
 
+    def _load_children(self, topics: Iterable[Topic | Refusal]) -> None:
+        """Load the routes of gateways' children together: each is looked up by itself afterwards."""
+        children = [topic.child for topic in topics if topic.__class__ is Topic and topic.child is not None]
+        if children:
+            self._router.routes(children)
+
     def apply_limits(self, items: Sequence[MessageResult], *, replayed: bool) -> list[MessageResult]:
         """Return the items, in their order, with those that exceed their tenant's limits refused or limited.
 
@@ -163,7 +171,7 @@ class BatchPreparer:
             return list(items)
         for position, limit in exceeded.items():
             if limit.kind == "rate":
-                publisher, is_own = _publisher_of(accepted[position].spec), limit.device_id is not None
+                publisher, is_own = _publisher_of(accepted[position]), limit.device_id is not None
                 self._refusals.charge(publisher, limit.limit, limit.value, is_own=is_own)
         admitted = iter(_limited(accepted, exceeded))
         return [next(admitted) if isinstance(item, AcceptedItem) else item for item in items]
@@ -211,49 +219,62 @@ class BatchPreparer:
                 if isinstance(item, RefusedItem):
                     self._charge(item)
                 elif is_braking and isinstance(item, AcceptedItem):
-                    self._refusals.refund(_publisher_of(item.spec))
+                    self._refusals.refund(_publisher_of(item))
 
     def _charge(self, item: RefusedItem) -> None:
         if item.result.reason not in self._not_charged:
-            self._refusals.charge(UNREGISTERED if item.spec is None else _publisher_of(item.spec))
+            self._refusals.charge(_publisher_of(item))
 
     def _validate_one(
         self, incoming: Incoming, topic: Topic, route: Route, upgraded_devices: set[int]
     ) -> MessageResult | LockedMessage:
-        spec = route.spec
+        spec = signer = route.spec
         if spec is None and route.locked_schema:
             return LockedMessage(incoming, route.locked_schema)
         if spec is None and (candidates := self._router.candidates_of(topic.uuid)):
             return self._validate_unproven(incoming, topic, candidates, upgraded_devices)
         if upgraded_devices and spec is not None and spec.number in upgraded_devices:
-            spec = replace(spec, min_signature_version=2)
+            spec = signer = replace(spec, min_signature_version=2)
+        gateway = None
+        if topic.child is not None and signer is not None:
+            child = self._child_route(topic.child, signer)
+            if child.spec is None and child.locked_schema == signer.tenant.schema:
+                return LockedMessage(incoming, child.locked_schema)
+            if child.spec is not None and child.spec.gateway == signer.number:
+                spec, gateway = child.spec, signer
         try:
-            message = self._validate_payload(incoming, topic, spec)
+            message = self._validate_payload(incoming, topic, spec, signer)
         except Refusal as refusal:
-            if refusal.reason == "bad_signature" and spec is not None:
+            if refusal.reason == "bad_signature" and signer is not None:
                 current = self._router.reload(topic.uuid)
-                if current is not None and current.spec is not None and current.spec.keys != spec.keys:
+                if current is not None and current.spec is not None and current.spec.keys != signer.keys:
                     return self._validate_one(incoming, topic, current, upgraded_devices)
-            return _refused(incoming, topic, spec, refusal.detached())
+            return _refused(incoming, topic, spec, refusal.detached(), gateway)
         except KeyUnavailable as error:
-            refused = _refused(
-                incoming, topic, spec, Refusal("key_unavailable", f"Deferred until Vault answers: {error}.")
-            )
+            refusal = Refusal("key_unavailable", f"Deferred until Vault answers: {error}.")
+            refused = _refused(incoming, topic, spec, refusal, gateway)
             if refused.owner is not None:
                 self._on_deferred(refused.owner.tenant.schema)
             return refused
         except Exception as error:  # one unreadable message must not stop all others
             logger.exception("A message on %s could not be validated", incoming.topic)
             detail = f"The message cannot be read: {type(error).__name__}: {error}."
-            return _refused(incoming, topic, spec, Refusal("malformed", detail))
-        assert spec is not None  # noqa: S101 (for the type checker: without one it was refused)
+            return _refused(incoming, topic, spec, Refusal("malformed", detail), gateway)
+        assert spec is not None and signer is not None  # noqa: S101, PT018 (for the type checker: else it was refused)
         if message.signature == 2 and spec.min_signature_version < 2:
             upgraded_devices.add(spec.number)
-        if message.key_version != spec.key_in_use and message.signature:
-            self._key_usage.record(spec, message.key_version, incoming.received_at)
+        if message.key_version != signer.key_in_use and message.signature:
+            self._key_usage.record(signer, message.key_version, incoming.received_at)
         if self.topics.get(incoming.topic) is None:
             self.topics.put(incoming.topic, topic)
-        return AcceptedItem(incoming, spec, message)
+        return AcceptedItem(incoming, spec, message, gateway)
+
+    def _child_route(self, uuid: UUID, gateway: DeviceSpec) -> Route:
+        """Return the route of a gateway's child as it is registered now: it may have become one a moment ago."""
+        (route,) = self._router.routes([uuid])
+        if route.spec is None or route.spec.gateway != gateway.number:
+            route = self._router.reload(uuid) or route
+        return route
 
     def _validate_unproven(
         self, incoming: Incoming, topic: Topic, candidates: Sequence[DeviceSpec], upgraded_devices: set[int]
@@ -272,15 +293,25 @@ class BatchPreparer:
             self._on_deferred(named.tenant.schema)
         return RefusedItem(incoming, named, refusal)
 
-    def _validate_payload(self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None) -> ValidatedMessage:
+    def _validate_payload(
+        self, incoming: Incoming, topic: Topic, spec: DeviceSpec | None, signer: DeviceSpec | None
+    ) -> ValidatedMessage:
+        """Return the message of the device `spec`, which `signer` signed: the device itself, or its gateway."""
         form.check_size(incoming.payload, self._max_payload, None if spec is None else spec.tenant.limits)
-        if spec is None:
+        if spec is None or signer is None:
             raise Refusal("unknown_device", f"The device {topic.uuid} is not registered.")
+        gateway = signer if topic.child is not None else None
+        if gateway is not None and spec is gateway:
+            check_child(topic, None, gateway)
         keys = partial(self._keyring.get, spec.tenant.schema, topic.uuid)
-        return validate(topic, incoming.topic, incoming.payload, spec, keys, incoming.received_at, self._clock)
+        received_at, clock = incoming.received_at, self._clock
+        return validate(topic, incoming.topic, incoming.payload, spec, keys, received_at, clock, gateway)
 
 
-def _publisher_of(spec: DeviceSpec) -> Publisher:
+def _publisher_of(item: AcceptedItem | RefusedItem) -> Publisher:
+    spec = item.gateway or item.spec
+    if spec is None:
+        return UNREGISTERED
     return Publisher(spec.tenant.schema, spec.number, spec.device_id)
 
 
@@ -296,14 +327,16 @@ def _parse_topic(incoming: Incoming) -> Topic | Refusal:
         return refusal.detached()
 
 
-def _refused(incoming: Incoming, topic: Topic, spec: DeviceSpec | None, refusal: Refusal) -> RefusedItem:
+def _refused(
+    incoming: Incoming, topic: Topic, spec: DeviceSpec | None, refusal: Refusal, gateway: DeviceSpec | None = None
+) -> RefusedItem:
     """Return the refused message, for staff where the topic names another tenant than the device's.
 
     Its payload may be that tenant's: only a signature, which is verified before `wrong_tenant`, proves that it is not.
     """
     is_unverified = spec is not None and bool(topic.segment) and refusal.reason != "wrong_tenant"
     for_staff = is_unverified and spec is not None and names_other_tenant(topic.segment, spec)
-    return RefusedItem(incoming, spec, refusal, for_staff)
+    return RefusedItem(incoming, spec, refusal, for_staff, gateway)
 
 
 def _malformed(incoming: Incoming, refusal: Refusal, route: Route | None) -> RefusedItem | LockedMessage:

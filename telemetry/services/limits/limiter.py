@@ -293,11 +293,11 @@ def _return_all(tenant: TenantBuckets) -> list[LeaseRequest]:
 
 
 def _notice_of(item: AcceptedItem, limit: ExceededLimit) -> BackoffNotice:
-    spec, message = item.spec, item.result
+    spec, message = item.gateway or item.spec, item.result
     return BackoffNotice(
         schema=spec.tenant.schema,
         device_id=spec.device_id,
-        uuid=message.topic.device,
+        uuid=str(message.topic.uuid),
         limit=limit.limit,
         value=limit.value,
         retry_after=limit.retry_after,

@@ -104,6 +104,15 @@ def check_binding(topic: Topic, message: dict[str, Any]) -> tuple[int, int] | No
     return boot, seq  # type: ignore[return-value]  # both are int, as just checked
 
 
+def check_gateway(topic: Topic, message: dict[str, Any], version: int) -> None:
+    """Raise Refusal where a message on a gateway's topic was not signed to be the gateway's message for a child."""
+    if version != 2:
+        raise Refusal("bad_signature", "A gateway must sign the messages of other devices with version 2.")
+    named = message.get("gateway")
+    if not isinstance(named, str) or named.lower() != str(topic.uuid):
+        raise Refusal("bad_signature", f"The signed gateway must be the topic's, {topic.uuid}, not {quote(named)}.")
+
+
 def check_time(message: dict[str, Any], received_at: datetime, clock: ClockTolerance) -> tuple[datetime, bool]:
     """Return (device time, whether it is late). Raises Refusal for a time too far ahead."""
     moment = read_timestamp(message.get("timestamp"))

@@ -44,6 +44,8 @@ _BITS_64 = 2.0**63
 def parse_topic(topic: str) -> Topic:
     """Return the topic's parts. Raises Refusal (`malformed`)."""
     match topic.split("/", 5):
+        case ["telemetry", segment, uuid, device, component] if component and (child := canonical_uuid(device)):
+            return Topic(TopicKind.TELEMETRY, _parse_uuid(uuid, topic), segment, component, child)
         case ["telemetry", segment, uuid, component] | ["telemetry", segment, uuid, component, "status"] if component:
             return Topic(TopicKind.TELEMETRY, _parse_uuid(uuid, topic), segment, component)
         case ["device", "birth", uuid]:
@@ -52,8 +54,9 @@ def parse_topic(topic: str) -> Topic:
             return Topic(TopicKind.WILL, _parse_uuid(uuid, topic))
     raise Refusal(
         "malformed",
-        f"The topic must be telemetry/{{tenant}}/{{device_uuid}}/{{component}}, device/birth/{{device_uuid}} or "
-        f"device/lwt/{{device_uuid}}, not {quote(topic, 200)}.",
+        f"The topic must be telemetry/{{tenant}}/{{device_uuid}}/{{component}}, device/birth/{{device_uuid}}, "
+        "device/lwt/{device_uuid}, or telemetry/{tenant}/{gateway_uuid}/{device_uuid}/{component} of a gateway, "
+        f"not {quote(topic, 200)}.",
     )
 
 

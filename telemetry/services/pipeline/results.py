@@ -83,17 +83,21 @@ class TopicKind(Enum):
 class Topic:
     """A topic's parts. Only telemetry has `segment` (the tenant's slug or alias) and `component`.
 
-    `device` is the UUID as text, which version 2 messages repeat.
+    `uuid` is the publisher's, to which the broker binds the topic: the device itself, or the gateway of the device
+    `child`. `device` is the UUID of the device that the message is of, as text, which version 2 messages repeat.
     """
 
     kind: TopicKind
     uuid: UUID
     segment: str = ""
     component: str = ""
+    child: UUID | None = None
     device: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "device", str(self.uuid))  # the only way to set a field of a frozen dataclass
+        object.__setattr__(
+            self, "device", str(self.child or self.uuid)
+        )  # the only way to set a field of a frozen dataclass
 
 
 @dataclass(slots=True)
@@ -131,24 +135,26 @@ class ValidatedMessage:
 
 @dataclass(slots=True)
 class AcceptedItem:
-    """A message that passed all checks and limits, and its device."""
+    """A message that passed all checks and limits, and its device; `gateway`: the device that published it for it."""
 
     incoming: Incoming
     spec: DeviceSpec
     result: ValidatedMessage
+    gateway: DeviceSpec | None = None
 
 
 @dataclass(slots=True)
 class RefusedItem:
     """A message that is quarantined, and the device that it names (None: not registered).
 
-    `for_staff`: the device's tenant must not see it.
+    `for_staff`: the device's tenant must not see it. `gateway`: as of an accepted message.
     """
 
     incoming: Incoming
     spec: DeviceSpec | None
     result: Refusal
     for_staff: bool = False
+    gateway: DeviceSpec | None = None
 
     @property
     def owner(self) -> DeviceSpec | None:

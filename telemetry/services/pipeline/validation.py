@@ -25,14 +25,22 @@ def validate(
     keys: signature.KeySource,
     received_at: datetime,
     clock: contract.ClockTolerance,
+    gateway: DeviceSpec | None = None,
 ) -> ValidatedMessage:
-    """Return the message after all checks. Raises Refusal, or any error of `keys` when a key is unavailable."""
+    """Return the message after all checks. Raises Refusal, or any error of `keys` when a key is unavailable.
+
+    `gateway` is the device that published the message for its child, and `keys` are its keys then.
+    """
     check_routing(spec)
+    if gateway is not None:
+        check_child(topic, spec, gateway)
     kind = topic.kind
     if kind is _WILL:
         check_valid_key(spec, received_at)
         return _validate_will(topic, text_topic, payload, spec, received_at)
-    message, content, version, key_version = signature.verify(payload, spec, keys, received_at)
+    message, content, version, key_version = signature.verify(payload, gateway or spec, keys, received_at)
+    if gateway is not None:
+        contract.check_gateway(topic, message, version)
     # Not before the signature: it proves that the device is the tenant's, which must not see another one's payloads.
     check_segment(topic, spec)
     counter = contract.check_binding(topic, message) if version == 2 else None
@@ -78,6 +86,8 @@ def validate_legacy(
     deactivated by now. Its fingerprint equals that of the same message when the device itself sends it.
     """
     check_segment(topic, spec)
+    if topic.child is not None:
+        raise Refusal("malformed", "An old server has no messages of gateways.")
     if topic.kind is _WILL:
         will = _validate_will(topic, text_topic, payload, spec, received_at)
         will.late = True
@@ -112,6 +122,20 @@ def check_routing(spec: DeviceSpec) -> None:
         )
     if not spec.active:
         raise Refusal("inactive_device", "The device is deactivated; activate it on its page to accept its messages.")
+
+
+def check_child(topic: Topic, child: DeviceSpec | None, gateway: DeviceSpec) -> None:
+    """Raise Refusal unless the topic's child is a device of this gateway, and the gateway is active.
+
+    The text is the same for a device of another gateway, of another tenant, and for none.
+    """
+    check_routing(gateway)
+    if child is None or child.gateway != gateway.number or child.tenant.schema != gateway.tenant.schema:
+        raise Refusal(
+            "unknown_child",
+            f"The device {topic.device} is not a child of the gateway {gateway.uuid}; register it, and choose the "
+            "gateway on its page.",
+        )
 
 
 def check_valid_key(spec: DeviceSpec, at: datetime) -> None:
