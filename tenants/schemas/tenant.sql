@@ -44,6 +44,7 @@
 -- migration: devices 0025_api_key_scopes
 -- migration: devices 0026_exact_conversions
 -- migration: devices 0027_wills_and_sessions
+-- migration: devices 0028_gateways
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326
@@ -74,6 +75,7 @@
 -- migration: telemetry 0008_changes
 -- migration: telemetry 0009_uncompressed_changes
 -- migration: telemetry 0010_not_a_will
+-- migration: telemetry 0011_unknown_child
 -- migration: tenants 0002_broker
 -- migration: tenants 0003_limits
 -- migration: tenants 0004_quarantine
@@ -373,6 +375,16 @@ ALTER TABLE "devices_metric" ALTER COLUMN "offset" TYPE text USING "offset"::tex
 ALTER TABLE "devices_devicestatus" ADD COLUMN "session_received_at" timestamp with time zone NULL;
 
 ALTER TABLE "devices_hardwaremodel" ADD COLUMN "text_wills" boolean DEFAULT false NOT NULL;
+
+ALTER TABLE "devices_device" ADD COLUMN "gateway_id" bigint NULL CONSTRAINT "devices_device_gateway_id_95c8df4f_fk_devices_device_id" REFERENCES "devices_device"("id") DEFERRABLE INITIALLY DEFERRED; SET CONSTRAINTS "devices_device_gateway_id_95c8df4f_fk_devices_device_id" IMMEDIATE;
+
+ALTER TABLE "devices_devicestatus" ADD COLUMN "gateway_back_at" timestamp with time zone NULL;
+
+ALTER TABLE "devices_devicestatus" ADD COLUMN "gateway_gone_at" timestamp with time zone NULL;
+
+CREATE INDEX "device_children" ON "devices_device" ("gateway_id") WHERE "gateway_id" IS NOT NULL;
+
+ALTER TABLE "devices_device" ADD CONSTRAINT "device_is_not_its_own_gateway" CHECK (("gateway_id" IS NULL OR NOT ("gateway_id" = ("id") AND "gateway_id" IS NOT NULL)));
 
 CREATE TABLE "telemetry_devicesequence" ("boot" bigint NOT NULL, "seen" int8multirange NOT NULL, "device_id" bigint NOT NULL, PRIMARY KEY ("device_id", "boot"));
 
