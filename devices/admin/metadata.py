@@ -40,7 +40,9 @@ class MetricInline(TenantStackedInline):
         ("unit", "sent_unit"),
         "unit_path",
         ("minimum", "maximum"),
+        ("number_format", "numbers_as_text"),
         ("true_value", "false_value"),
+        ("sentinels", "sentinel_treatment"),
     ]
     autocomplete_fields: ClassVar = ["unit", "sent_unit"]
 

@@ -105,7 +105,8 @@ def _known_names(tree: Tree, path: Path) -> frozenset[str]:
 
 
 def _slot(metric: MetricSpec) -> MetricSlot:
-    plain = metric.value_type == "number" and metric.conversion is None and not metric.unit_path
+    as_sent = metric.conversion is None and not metric.unit_path and metric.no_values is None
+    plain = metric.value_type == "number" and as_sent
     low, high = metric.minimum, metric.maximum
     return MetricSlot(
         token=metric.path[-1],

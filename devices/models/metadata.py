@@ -7,10 +7,10 @@ from django.core.validators import MinValueValidator
 from django.db import models, transaction
 from django.utils.translation import gettext_lazy as _
 
-from devices.domain import paths, specs, units
+from devices.domain import paths, specs, text_values, units
 from tenants.models.base import CountedModel
 
-from .base import SpecInput, validate_key
+from .base import SpecInput, validate_key, validate_words
 
 
 class Unit(SpecInput):
@@ -158,6 +158,19 @@ class Metric(CountedModel, SpecInput):
         BOOLEAN = "boolean", _("boolean")
         TEXT = "text", _("text")
 
+    class NumberFormat(models.TextChoices):
+        """The form in which a number metric takes numbers that are sent as text."""
+
+        POINT = text_values.POINT, _("with a decimal point: 21.5")
+        COMMA = text_values.COMMA, _("with a decimal comma: 21,5")
+        JSON = text_values.JSON, _("none: JSON numbers only")
+
+    class SentinelTreatment(models.TextChoices):
+        """The treatment of sentinels."""
+
+        SKIP = text_values.SKIP, _("give no value, as null")
+        REFUSE = text_values.REFUSE, _("refuse the value")
+
     component_type = models.ForeignKey(
         ComponentType, on_delete=models.CASCADE, related_name="metrics", verbose_name=_("component type")
     )
@@ -193,8 +206,59 @@ class Metric(CountedModel, SpecInput):
     )
     minimum = models.FloatField(_("minimum"), null=True, blank=True, help_text=_("In the stored unit, inclusive."))
     maximum = models.FloatField(_("maximum"), null=True, blank=True, help_text=_("In the stored unit, inclusive."))
-    true_value = models.CharField(_("text for true"), max_length=40, blank=True, help_text=_("For example ON."))
-    false_value = models.CharField(_("text for false"), max_length=40, blank=True, help_text=_("For example OFF."))
+    true_value = models.CharField(
+        _("texts for true"),
+        max_length=200,
+        blank=True,
+        validators=[validate_words],
+        help_text=_(
+            "Words with commas between them, for example ON, running. If empty: on, true, 1, open, yes, y, 켜짐, 열림."
+        ),
+    )
+    false_value = models.CharField(
+        _("texts for false"),
+        max_length=200,
+        blank=True,
+        validators=[validate_words],
+        help_text=_(
+            "Words with commas between them, for example OFF, idle. If empty: off, false, 0, closed, no, n, 꺼짐, 닫힘."
+        ),
+    )
+    number_format = models.CharField(
+        _("numbers sent as text"),
+        max_length=5,
+        choices=NumberFormat.choices,
+        default=NumberFormat.POINT,
+        db_default=NumberFormat.POINT,
+        help_text=_(
+            "A unit after the number must be the stored one. If the unit varies, the path of the unit must be the path"
+            " of the value."
+        ),
+    )
+    sentinels = models.CharField(
+        _("sentinels"),
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[validate_words],
+        help_text=_(
+            "Values that stand for none, as the device sends them, with commas between them: -127, 85, 65535, N/A."
+        ),
+    )
+    sentinel_treatment = models.CharField(
+        _("treatment of sentinels"),
+        max_length=6,
+        choices=SentinelTreatment.choices,
+        default=SentinelTreatment.SKIP,
+        db_default=SentinelTreatment.SKIP,
+    )
+    numbers_as_text = models.BooleanField(
+        _("numbers as text"),
+        default=False,
+        db_default=False,
+        help_text=_("A text metric also takes numbers and true or false, as text."),
+    )
     # Computed from the units when the metric is saved, never per message.
     # Exact fractions, as text: no float is equal to 5/9.
     factor = models.TextField(_("factor"), default="1", editable=False)
@@ -240,6 +304,8 @@ class Metric(CountedModel, SpecInput):
         return {}
 
     def _clean_type(self) -> dict[str, Any]:
+        if self.numbers_as_text and self.value_type != self.ValueType.TEXT:
+            return {"numbers_as_text": _("Only a text metric can take numbers as text.")}
         if self.value_type == self.ValueType.NUMBER:
             if self.true_value or self.false_value:
                 return {"true_value": _("Only a boolean metric can have words for true and false.")}
@@ -249,6 +315,9 @@ class Metric(CountedModel, SpecInput):
             return {"value_type": _("Only a number can have a unit and a range.")}
         if bool(self.true_value) != bool(self.false_value):
             return {"false_value": _("Set both words, for true and for false, or neither.")}
+        both = {*text_values.split_words(self.true_value)} & {*text_values.split_words(self.false_value)}
+        if both:
+            return {"false_value": _("The word %(word)s must not stand for true and for false.") % {"word": min(both)}}
         return {}
 
     def _clean_units(self) -> dict[str, Any]:
@@ -259,8 +328,8 @@ class Metric(CountedModel, SpecInput):
                 paths.parse(self.unit_path)
             except ValueError as error:
                 return {"unit_path": str(error)}
-            if self.unit_path == self.path:
-                return {"unit_path": _("The path of the unit must differ from the path of the value.")}
+            if self.unit_path == self.path and self.number_format == self.NumberFormat.JSON:
+                return {"unit_path": _("Only in a number sent as text can the unit be at the path of the value.")}
         try:
             self.work_out_conversion()
         except units.IncompatibleUnits as error:

@@ -58,7 +58,7 @@ class ProposedMetricForm(forms.ModelForm):
         model = Metric
         fields = (
             "key", "path", "value_type", "unit", "sent_unit", "unit_path", "minimum", "maximum", "true_value",
-            "false_value", "name",
+            "false_value", "number_format", "sentinels", "sentinel_treatment", "numbers_as_text", "name",
         )  # fmt: skip
         _text, _number, _select = UnfoldAdminTextInputWidget, UnfoldAdminDecimalFieldWidget, UnfoldAdminSelectWidget
         widgets: ClassVar = {
@@ -72,6 +72,10 @@ class ProposedMetricForm(forms.ModelForm):
             "maximum": _number,
             "true_value": _text,
             "false_value": _text,
+            "number_format": _select,
+            "sentinels": _text,
+            "sentinel_treatment": _select,
+            "numbers_as_text": UnfoldBooleanSwitchWidget,
             "name": forms.HiddenInput,
         }
 

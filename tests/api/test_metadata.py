@@ -21,7 +21,8 @@ def test_a_component_type_is_described_by_its_metrics(api: Api) -> None:
     }  # fmt: skip
     metric = api.post("metrics/", body)
     assert metric.status_code == 201
-    assert metric.json() == metric.json() | body | {"value_type": "number", "true_value": ""}
+    usual = {"number_format": "point", "sentinels": "", "sentinel_treatment": "skip", "numbers_as_text": False}
+    assert metric.json() == metric.json() | body | usual | {"value_type": "number", "true_value": ""}
 
     (kind,) = api.get("component-types/", key="sht31").json()["results"]
     assert kind["metrics"] == [{n: v for n, v in metric.json().items() if n != "component_type"}]
@@ -49,6 +50,17 @@ def test_a_change_of_a_unit_works_the_conversion_out_again(api: Api, tenant_a: A
         ({"maximum": "nan"}, "maximum", "must be a number, not"),
         ({"value_type": "text", "unit": "°C"}, "value_type", "Only a number can have a unit"),
         ({"value_type": "boolean", "true_value": "ON"}, "false_value", "both words"),
+        ({"value_type": "boolean", "true_value": "a,b", "false_value": "b"}, "false_value", "The word b must not"),
+        ({"true_value": ",".join("abcdefghijklmnopq")}, "true_value", "At most 16 words are possible, not 17."),
+        ({"sentinels": "x" * 41}, "sentinels", "must have at most 40 printable characters"),
+        ({"number_format": "swiss"}, "number_format", "must be one of point, comma, json, not 'swiss'"),
+        ({"sentinel_treatment": "drop"}, "sentinel_treatment", "must be one of skip, refuse, not 'drop'"),
+        ({"numbers_as_text": True}, "numbers_as_text", "Only a text metric"),
+        (
+            {"path": "t", "unit": "°C", "unit_path": "t", "number_format": "json"},
+            "unit_path",
+            "Only in a number sent as text",
+        ),
         ({"value_type": "integer"}, "value_type", "must be one of number, boolean, text, not 'integer'"),
         ({"key": "a b"}, "key", "Use letters"),
         ({"factor": 3}, "factor", "'factor' is not a known member"),

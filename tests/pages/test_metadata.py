@@ -12,6 +12,9 @@ from tenants.models import Tenant
 
 from .client import Pages, formset
 
+# The fields of a metric that a browser always sends.
+WRITTEN = {"number_format": "point", "sentinel_treatment": "skip"}
+
 
 def test_changes_are_in_the_tenants_audit_and_not_in_djangos_log(pages: Pages, tenant_a: Tenant) -> None:
     before = LogEntry.objects.count()
@@ -65,7 +68,7 @@ def test_a_metric_that_is_wrong_is_said_at_its_field(
 ) -> None:
     with schema_context(tenant_a.schema_name):
         ids = dict(Unit.objects.values_list("symbol", "pk"))
-    given = {"key": "t", "path": "value.t", "value_type": "number", **values}
+    given = {"key": "t", "path": "value.t", "value_type": "number", **WRITTEN, **values}
     row: dict[str, Any] = {name: ids.get(value, value) for name, value in given.items()}
     answer = pages.post("devices/componenttype/add/", {"key": "new", "name": "New"} | formset("metrics", row))
     assert answer.status_code == 200
@@ -80,11 +83,13 @@ def test_a_component_type_with_its_metrics(pages: Pages, tenant_a: Tenant) -> No
     with schema_context(tenant_a.schema_name):
         celsius, fahrenheit = Unit.objects.get(symbol="°C"), Unit.objects.get(symbol="°F")
     row = {"key": "t", "path": "value.t", "value_type": "number", "unit": celsius.pk, "sent_unit": fahrenheit.pk}
+    row |= WRITTEN | {"sentinels": "-127, N/A"}
     values = {"key": "new", "name": "New", "expected_interval": 90, "unmapped": "ignore"}
     assert pages.post("devices/componenttype/add/", values | formset("metrics", row)).status_code == 302
     with schema_context(tenant_a.schema_name):
         metric = Metric.objects.get(component_type__key="new")
         assert metric.factor == "5/9"
+        assert (metric.sentinels, metric.number_format) == ("-127, N/A", "point")
         assert metric.component_type.expected_interval == 90
         assert metric.component_type.unmapped == "ignore"
 

@@ -230,13 +230,14 @@ def test_a_metric_is_no_member_of_the_protocol_and_names_units_of_numbers_alone(
     from devices.models import Metric, Unit
 
     with schema_context(tenant_a.schema_name):
+        celsius = Unit.objects.get(symbol="°C")
         for values, field in (
             ({"path": "cpu_serial"}, "path"),
             ({"path": "/boot/x"}, "path"),
             ({"path": "t", "unit_path": "u"}, "unit"),
             ({"path": "t", "unit_path": "u", "value_type": "text"}, "value_type"),
-            ({"path": "t", "unit_path": "t", "unit": Unit.objects.get(symbol="°C")}, "unit_path"),
-            ({"path": "t", "unit_path": "a..b", "unit": Unit.objects.get(symbol="°C")}, "unit_path"),
+            ({"path": "t", "unit_path": "t", "number_format": "json", "unit": celsius}, "unit_path"),
+            ({"path": "t", "unit_path": "a..b", "unit": celsius}, "unit_path"),
         ):
             with pytest.raises(ValidationError) as error:
                 Metric(component_type=kind, key="k", **values).full_clean()
@@ -423,3 +424,32 @@ def test_the_migration_makes_rounded_conversions_exact(live_db: None, tenant_a: 
         assert (plain.factor, plain.offset) == ("1", "0")
         for row in (sent, named, plain):
             row.delete()
+
+
+def test_numbers_and_switches_as_devices_write_them(
+    tenant_a: Any, register: Any, send: Send, ingest: Any, kind: Any
+) -> None:
+    from devices.models import Metric, Unit
+
+    with schema_context(tenant_a.schema_name):
+        celsius = Unit.objects.get(symbol="°C")
+        for key, settings in {
+            "out": {"unit": celsius},
+            "comma": {"unit": celsius, "number_format": "comma"},
+            "probe": {"unit": celsius, "sentinels": "-127, 85, N/A", "minimum": -55, "maximum": 125},
+            "any": {"unit": celsius, "unit_path": "value.any"},
+            "door": {"value_type": "boolean"},
+            "mode": {"value_type": "boolean", "true_value": "heat, cool", "false_value": "idle"},
+            "code": {"value_type": "text", "numbers_as_text": True},
+        }.items():
+            metric = Metric(component_type=kind, key=key, path=f"value.{key}", **settings)
+            metric.full_clean()
+            metric.save()
+    device = register(components={"x": kind.key}, hardware_model=None)
+    settle(ingest)
+    values = {"out": "27.0", "comma": "-0,5", "probe": -127, "any": "70.7 °F", "door": "Closed", "mode": "cool"}
+    assert send((topic(device, "x"), v1(device, values | {"code": 204}))).stored == 1
+    assert readings(device) == [
+        ("any", 21.5), ("code", "204"), ("comma", -0.5), ("door", 0.0), ("mode", 1.0), ("out", 27.0),
+    ]  # fmt: skip
+    assert send((topic(device, "x"), v1(device, values | {"mode": "unavailable"}))).quarantined == 1

@@ -309,3 +309,39 @@ def test_examples_are_the_newest_messages_and_what_was_refused(
         ({"temp": 3}, True),
         ({"temp": 2}, False),
     ]
+
+
+def test_numbers_and_switches_in_texts_are_proposed_with_their_form(tenant_a: Any, untaught: Any) -> None:
+    from telemetry.services.mapping import proposal as teaching
+
+    message = {
+        "outTemp": "27.0", "humidity": "44,5", "pool_temp": "79.7 °F", "flow_temp": "21.5 °C", "dewpoint": "N/A",
+        "DS18B20-1": {"Temperature": 85}, "ds18b20": {"temp": -127}, "temp_in": 25, "door": "Open", "wind_dir": "N",
+        "serial": "000012300007", "code": "0Y", "weight": "3 stones",
+    }  # fmt: skip
+    with schema_context(tenant_a.schema_name):
+        metrics = {metric.path: metric for metric in teaching.propose_metrics(untaught, message)}
+        seen = teaching.preview_mapping(untaught, list(metrics.values()), message)
+    form = {
+        path: (m.value_type, m.unit.symbol if m.unit else "", m.number_format, m.sentinels)
+        for path, m in metrics.items()
+    }
+    assert form == {
+        "outTemp": ("number", "°C", "point", ""),
+        "humidity": ("number", "%", "comma", ""),
+        "pool_temp": ("number", "°F", "point", ""),
+        "flow_temp": ("number", "°C", "point", ""),
+        "dewpoint": ("number", "°C", "point", "N/A"),
+        "DS18B20-1.Temperature": ("number", "°C", "point", "85"),
+        "ds18b20.temp": ("number", "°C", "point", "-127"),
+        "temp_in": ("number", "°C", "point", ""),
+        "door": ("boolean", "", "point", ""),
+        "wind_dir": ("text", "", "point", ""),
+        "serial": ("text", "", "point", ""),
+        "code": ("text", "", "point", ""),
+        "weight": ("text", "", "point", ""),
+    }
+    values = {value.metric: value.value for value in seen.readings}
+    assert sorted(map(str, values.values())) == sorted(
+        ["27.0", "44.5", "79.7", "21.5", "25.0", "True", "N", "000012300007", "0Y", "3 stones"]
+    )

@@ -60,13 +60,13 @@ def test_a_value_that_is_missing_or_null_gives_no_reading() -> None:
 @pytest.mark.parametrize(
     ("value_type", "raw", "reason"),
     [
-        ("number", "21.5", "wrong_type"),
+        ("number", "21,5", "wrong_type"),
         ("number", True, "wrong_type"),
         ("number", [1], "wrong_type"),
         ("number", 10**400, "wrong_type"),
         ("number", 81, "out_of_range"),
         ("number", -40.1, "out_of_range"),
-        ("boolean", "on", "wrong_type"),
+        ("boolean", "unavailable", "wrong_type"),
         ("boolean", 2, "wrong_type"),
         ("text", 5, "wrong_type"),
         ("text", "a\x00b", "wrong_type"),

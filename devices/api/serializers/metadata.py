@@ -73,6 +73,10 @@ class NestedMetricSerializer(StrictModelSerializer[Metric]):
             "maximum",
             "true_value",
             "false_value",
+            "number_format",
+            "sentinels",
+            "sentinel_treatment",
+            "numbers_as_text",
         ]
         validators = ()
 

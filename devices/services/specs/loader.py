@@ -259,5 +259,9 @@ def _metric_spec(metric: Metric | MetricRow, symbol: str, conversions: Mapping[s
         true_value=metric.true_value,
         false_value=metric.false_value,
         unit_path=paths.parse(metric.unit_path) if metric.unit_path else (),
+        number_format=metric.number_format,
+        sentinels=metric.sentinels,
+        sentinel_treatment=metric.sentinel_treatment,
+        numbers_as_text=metric.numbers_as_text,
         conversions=tuple((name, factor, offset) for name, (factor, offset) in conversions.items()),
     )

@@ -83,6 +83,10 @@ class MetricRow(NamedTuple):
     true_value: str
     false_value: str
     unit_path: str
+    number_format: str
+    sentinels: str
+    sentinel_treatment: str
+    numbers_as_text: bool
     conversions: str
 
 
@@ -186,6 +190,7 @@ _SETTINGS = _select(PresenceSettings, "timeout_seconds")
 _BEFORE_UNIT = ("component_type", "key", "path", "value_type")
 _AFTER_UNIT = (
     *("factor", "offset", "minimum", "maximum", "true_value", "false_value", "unit_path"),
+    *("number_format", "sentinels", "sentinel_treatment", "numbers_as_text"),
     "conversions",
 )
 _METRICS = (

@@ -21,13 +21,10 @@ from telemetry.services.pipeline import form, signature, unmapped_values
 from telemetry.services.pipeline.normalization import normalize
 from telemetry.services.pipeline.results import Measurement, Refusal
 
+from . import text_forms
+
 MAX_METRICS = unmapped_values.MAX_VALUES
 
-# Pairs of words for on and off; the first that the value is in.
-_BOOLEAN_WORDS = (
-    ("ON", "OFF"), ("on", "off"), ("On", "Off"), ("true", "false"), ("True", "False"), ("open", "closed"),
-    ("OPEN", "CLOSED"), ("yes", "no"), ("켜짐", "꺼짐"), ("열림", "닫힘"),
-)  # fmt: skip
 _UNIT_NAMES = ("unit", "units", "uom", "단위")
 
 
@@ -123,7 +120,8 @@ def _specs(metrics: Iterable[Metric]) -> tuple[specs.MetricSpec, ...]:
 def _proposed_metric(
     component_type: ComponentType, path: paths.Path, value: Any, units: dict[str, Unit], taken: set[str]
 ) -> Metric:
-    guessed = infer_metric(path, value)
+    written = text_forms.read_value(path, value)
+    guessed = infer_metric(path, value if written is None else written.number)
     metric = Metric(
         component_type=component_type,
         key=_free_key(guessed.key, taken),
@@ -132,12 +130,12 @@ def _proposed_metric(
     )
     if isinstance(value, bool):
         metric.value_type = Metric.ValueType.BOOLEAN
-    elif isinstance(value, str):
-        words = next((pair for pair in _BOOLEAN_WORDS if value in pair), None)
-        metric.value_type = Metric.ValueType.BOOLEAN if words else Metric.ValueType.TEXT
-        metric.true_value, metric.false_value = words or ("", "")
+    elif isinstance(value, str) and written is None:
+        metric.value_type = Metric.ValueType.BOOLEAN if text_forms.is_switch(value) else Metric.ValueType.TEXT
     else:
         metric.unit = units.get(guessed.unit)
+        if written is not None:
+            text_forms.set_form(metric, written, units)
     return metric
 
 

@@ -1,9 +1,10 @@
 """Step 5, normalization: a message's nested values as flat (metric, value, unit), in the stored unit. Pure."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from devices.domain import paths
+from devices.domain import paths, text_values
 from devices.domain.conversion import Conversion
 from devices.domain.layout import EXACT, GREATEST
 from devices.domain.metric_spec import MetricSpec
@@ -57,7 +58,11 @@ def normalize(message: dict[str, Any], component: ComponentSpec, source: bytes =
             if member.plain and (raw.__class__ is float or raw.__class__ is int) and member.low <= raw <= member.high:
                 value: Value = float(raw)
             else:
-                value = _convert(raw, member.metric, message, source)
+                metric = member.metric
+                if metric.no_values is not None and raw in metric.no_values:
+                    _check_sentinel(raw, metric)
+                    continue
+                value = _convert(raw, metric, message, source)
             measurements.append(_new(Measurement, (member.key, value, member.unit, member.value_type)))
     if has_more and component.unmapped != IGNORE:
         return NormalizedValues(measurements, *unmapped_values.collect(message, component, source))
@@ -106,6 +111,8 @@ def _convert(raw: Any, metric: MetricSpec, message: dict[str, Any], source: byte
         return _number(raw, metric, message, source)
     if metric.value_type == "boolean":
         return _boolean(raw, metric)
+    if metric.numbers_as_text and isinstance(raw, int | float):
+        return json.dumps(form.exact_number(raw, source, metric.path))
     if not isinstance(raw, str):
         raise _wrong_type(raw, metric, "a string")
     if "\x00" in raw:
@@ -114,9 +121,13 @@ def _convert(raw: Any, metric: MetricSpec, message: dict[str, Any], source: byte
 
 
 def _number(raw: Any, metric: MetricSpec, message: dict[str, Any], source: bytes) -> float:
+    unit = ""
+    if isinstance(raw, str):
+        raw, unit = text_values.split_number(raw, metric.number_format) or (raw, "")
+        source = b""  # the number at the path is a text there
     if isinstance(raw, bool) or not isinstance(raw, int | float):
         raise _wrong_type(raw, metric, "a number")
-    conversion = _conversion(metric, message) if metric.unit_path else metric.conversion
+    conversion = _conversion(metric, message, unit) if unit or metric.unit_path else metric.conversion
     if not -EXACT <= raw <= EXACT:
         raw = form.exact_number(raw, source, metric.path)
         if raw.__class__ is float and not -GREATEST <= raw <= GREATEST:
@@ -153,35 +164,63 @@ def _with_unit(value: float | None, metric: MetricSpec) -> str:
     return f"{value:.15g} {metric.unit}".rstrip()
 
 
-def _conversion(metric: MetricSpec, message: dict[str, Any]) -> Conversion | None:
-    """Return the conversion from the unit that the message names, or else from the registered unit."""
-    named = paths.find(message, metric.unit_path)
+def _conversion(metric: MetricSpec, message: dict[str, Any], unit: str) -> Conversion | None:
+    """Return the conversion from the unit that the value's own text or the message names, or else from the registered
+    unit.
+    """
+    named: Any = unit
+    if not unit:
+        if metric.unit_path == metric.path:
+            return metric.conversion
+        named = paths.find(message, metric.unit_path)
+    elif unit == metric.unit and metric.conversion is None:
+        return None
     if named is paths.MISSING or named is None:
         return metric.conversion
     name = named.strip() if isinstance(named, str) else ""
     if name not in metric.by_unit:
         known = ", ".join(name for name, _, _ in metric.conversions[:12])
+        advice = (
+            f"Known units are {known}, and others; correct the unit that the device sends, or add it to the tenant's "
+            "units."
+            if known
+            else "Where the unit is in the value's own text, the metric's unit_path must be equal to its path."
+        )
         raise Refusal(
             "unit_mismatch",
-            f"{_name(metric)}: the unit {quote_json(named, 40)} at {paths.format_path(metric.unit_path)} "
-            f"cannot be converted to {metric.unit}. Known units are {known}, and others; correct the unit that the "
-            "device sends, or add it to the tenant's units.",
+            f"{_name(metric)}: the unit {quote_json(named, 40)} at {paths.format_path(metric.unit_path or metric.path)} "
+            f"cannot be converted to {metric.unit}. {advice}",
         )
     return metric.by_unit[name]
 
 
 def _boolean(raw: Any, metric: MetricSpec) -> bool:
-    if metric.true_value and isinstance(raw, str):
-        if raw == metric.true_value:
-            return True
-        if raw == metric.false_value:
-            return False
-        raise _wrong_type(raw, metric, f"{metric.true_value} or {metric.false_value}")
     if isinstance(raw, bool):
         return raw
-    if isinstance(raw, int | float) and raw in (0, 1):
-        return bool(raw)
-    raise _wrong_type(raw, metric, "true or false")
+    if isinstance(raw, str):
+        word = raw.strip()
+        found = metric.words.get(word)
+        if found is None:
+            found = metric.words.get(word.casefold())
+        if found is not None:
+            return found
+    elif isinstance(raw, int | float):
+        found = metric.words.get(f"{raw:g}") if metric.true_value else None
+        if found is not None or raw in (0, 1):
+            return bool(raw) if found is None else found
+    if metric.true_value:
+        raise _wrong_type(raw, metric, f"{metric.true_value} or {metric.false_value}")
+    raise _wrong_type(raw, metric, "true or false, or a word such as on, off, yes, no, open or closed")
+
+
+def _check_sentinel(raw: Any, metric: MetricSpec) -> None:
+    """Raise Refusal (`out_of_range`) where the metric rejects its sentinels."""
+    if metric.sentinel_treatment == text_values.REFUSE:
+        raise Refusal(
+            "out_of_range",
+            f"{_name(metric)}: {quote_json(raw)} is one of the metric's sentinels, which stand for no valid value. "
+            "Check the sensor, or let the metric skip its sentinels.",
+        )
 
 
 def _wrong_type(raw: Any, metric: MetricSpec, expected: str) -> Refusal:
