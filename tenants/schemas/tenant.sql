@@ -45,6 +45,7 @@
 -- migration: devices 0026_exact_conversions
 -- migration: devices 0027_wills_and_sessions
 -- migration: devices 0028_gateways
+-- migration: devices 0029_written_values
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326
@@ -385,6 +386,18 @@ ALTER TABLE "devices_devicestatus" ADD COLUMN "gateway_gone_at" timestamp with t
 CREATE INDEX "device_children" ON "devices_device" ("gateway_id") WHERE "gateway_id" IS NOT NULL;
 
 ALTER TABLE "devices_device" ADD CONSTRAINT "device_is_not_its_own_gateway" CHECK (("gateway_id" IS NULL OR NOT ("gateway_id" = ("id") AND "gateway_id" IS NOT NULL)));
+
+ALTER TABLE "devices_metric" ADD COLUMN "number_format" varchar(5) DEFAULT 'point' NOT NULL;
+
+ALTER TABLE "devices_metric" ADD COLUMN "numbers_as_text" boolean DEFAULT false NOT NULL;
+
+ALTER TABLE "devices_metric" ADD COLUMN "sentinel_treatment" varchar(6) DEFAULT 'skip' NOT NULL;
+
+ALTER TABLE "devices_metric" ADD COLUMN "sentinels" varchar(200) DEFAULT '' NOT NULL;
+
+ALTER TABLE "devices_metric" ALTER COLUMN "false_value" TYPE varchar(200);
+
+ALTER TABLE "devices_metric" ALTER COLUMN "true_value" TYPE varchar(200);
 
 CREATE TABLE "telemetry_devicesequence" ("boot" bigint NOT NULL, "seen" int8multirange NOT NULL, "device_id" bigint NOT NULL, PRIMARY KEY ("device_id", "boot"));
 

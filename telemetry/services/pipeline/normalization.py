@@ -180,6 +180,7 @@ def _conversion(metric: MetricSpec, message: dict[str, Any], unit: str) -> Conve
     name = named.strip() if isinstance(named, str) else ""
     if name not in metric.by_unit:
         known = ", ".join(name for name, _, _ in metric.conversions[:12])
+        place = paths.format_path(metric.unit_path or metric.path)
         advice = (
             f"Known units are {known}, and others; correct the unit that the device sends, or add it to the tenant's "
             "units."
@@ -188,8 +189,8 @@ def _conversion(metric: MetricSpec, message: dict[str, Any], unit: str) -> Conve
         )
         raise Refusal(
             "unit_mismatch",
-            f"{_name(metric)}: the unit {quote_json(named, 40)} at {paths.format_path(metric.unit_path or metric.path)} "
-            f"cannot be converted to {metric.unit}. {advice}",
+            f"{_name(metric)}: the unit {quote_json(named, 40)} at {place} cannot be converted to "
+            f"{metric.unit}. {advice}",
         )
     return metric.by_unit[name]
 
