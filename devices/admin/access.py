@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from django import forms
+from django.apps import apps
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.filters import AllValuesFieldListFilter
@@ -230,12 +231,20 @@ class ActionFilter(AllValuesFieldListFilter):
             yield {**choice, "display": ACTIONS.get(recorded, recorded)}
 
 
+class ObjectTypeFilter(AllValuesFieldListFilter):
+    """A filter by type of object, by the names of the models."""
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        for choice in super().choices(changelist):
+            yield {**choice, "display": _model_name(str(choice["display"]))}
+
+
 @admin.register(AuditEntry, site=tenant_admin)
 class AuditEntryAdmin(ReadOnly, TenantModelAdmin):
     """Audit entries of this tenant."""
 
-    list_display: ClassVar = ["at", "user_label", "done", "object_type", "object_label", "detail"]
-    list_filter: ClassVar = [("at", RangeDateTimeFilter), ("action", ActionFilter), "object_type"]
+    list_display: ClassVar = ["at", "user_label", "done", "model", "object_label", "detail"]
+    list_filter: ClassVar = [("at", RangeDateTimeFilter), ("action", ActionFilter), ("object_type", ObjectTypeFilter)]
     list_filter_submit = True
     search_fields: ClassVar = ["user_label", "object_label", "detail", "=request_id", "=address"]
     fields: ClassVar = [
@@ -244,7 +253,7 @@ class AuditEntryAdmin(ReadOnly, TenantModelAdmin):
         "address",
         "request_id",
         "done",
-        "object_type",
+        "model",
         "object_label",
         "detail",
         "changed",
@@ -282,6 +291,18 @@ class AuditEntryAdmin(ReadOnly, TenantModelAdmin):
     @display(description=_("action"), ordering="action")
     def done(self, entry: AuditEntry) -> str:
         return str(entry.done)
+
+    @display(description=_("object type"), ordering="object_type")
+    def model(self, entry: AuditEntry) -> str:
+        return _model_name(entry.object_type)
+
+
+def _model_name(label: str) -> str:
+    """Return the name of the model for people; the label itself where there is no such model any more."""
+    try:
+        return str(apps.get_model(label)._meta.verbose_name)
+    except (LookupError, ValueError):
+        return label
 
 
 def _shown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from typing import Any
 
 from django_tenants.utils import schema_context
@@ -23,6 +24,14 @@ def test_a_change_in_a_form_has_before_and_after(pages: Pages, device: Any, tena
     page = pages.get(f"devices/auditentry/{entry.pk}/change/").content.decode()
     assert "name: greenhouse → renamed<br>timeout_seconds: – → 90" in page
     assert entry.request_id in page
+
+
+def test_objects_have_the_names_of_their_models_in_the_readers_language(pages: Pages, device: Any) -> None:
+    pages.post(device_page(device), device_form(name="renamed"))
+    listed = pages.client.get(f"{pages.root}devices/auditentry/", HTTP_ACCEPT_LANGUAGE="ko").content.decode()
+    texts = re.sub(r"<[^>]*>", " ", listed)
+    assert "장치" in texts
+    assert "devices.device" not in texts
 
 
 def test_a_name_in_a_change_is_no_markup(pages: Pages, device: Any, tenant_a: Any) -> None:
