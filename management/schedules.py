@@ -11,6 +11,7 @@ SCHEDULES: dict[str, tuple[str, int]] = {
     "Broker accounts: synchronization": ("devices.services.broker.synchronization.sync_broker", 10),
     "Imports of devices without a worker": ("devices.services.provisioning.import_jobs.resume_all", 1),
     "Stored answers: remove the expired": ("devices.services.idempotency.remove_all_expired", 60),
+    "Changes of objects: remove the expired": ("devices.services.object_changes.remove_all_expired", 60),
     "Audit: chain what is left unchained": ("devices.services.audit_chain.chain_every_tenant", 5),
     "Hourly and daily values": ("telemetry.services.periodic_tasks.roll_up", 1),
     "Newest values: complete Redis": ("telemetry.services.periodic_tasks.refill_latest", 1),

@@ -3,6 +3,7 @@ from .idempotency import StoredAnswer
 from .imports import DeviceImport
 from .inventory import Component, Device, DeviceCredential
 from .metadata import ComponentType, HardwareModel, Metric, Unit
+from .object_changes import ObjectChange
 from .places import Place
 from .presence import DeviceStatus, IgnoredWill, MaintenanceWindow, PresenceSettings, StatusChange, StatusFeed
 from .rotation import RotationCampaign, RotationMember
@@ -21,6 +22,7 @@ __all__ = [
     "IgnoredWill",
     "MaintenanceWindow",
     "Metric",
+    "ObjectChange",
     "Place",
     "PresenceSettings",
     "RotationCampaign",

@@ -342,6 +342,8 @@ ACCESS_CACHE_SECONDS: float = env.float("ACCESS_CACHE_SECONDS", default=1.0)
 API_KEY_DEFAULT_DAYS: int = env.int("API_KEY_DEFAULT_DAYS", default=0)
 # Days before its end from which a key is marked, and administrators see it on the first page.
 API_KEY_WARNING_DAYS: int = env.int("API_KEY_WARNING_DAYS", default=14)
+# Days for which changed objects are listed by `changed_since`; programs that come later make a new copy.
+OBJECT_CHANGE_DAYS: int = env.int("OBJECT_CHANGE_DAYS", default=30)
 # For each tenant, of sessions and keys together; 0: unlimited.
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000)
 # Operations at a time: of each API key or person, of a tenant, and of one web process; 0: unlimited.

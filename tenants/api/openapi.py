@@ -45,6 +45,8 @@ class ProblemAutoSchema(AutoSchema):
             statuses.add("429")
         if not isinstance(self.view.get_content_negotiator(), JSONErrorsNegotiation):
             statuses.add("406")
+        if getattr(self.view, "action", "") == "list":
+            statuses |= set(getattr(self.view, "list_statuses", ()))
         if self._has_body():
             statuses |= {"408", "409", "413", "415"}
         return statuses

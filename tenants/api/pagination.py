@@ -20,7 +20,7 @@ class LimitOffsetPage(LimitOffsetPagination):
     max_limit = MAX_LIMIT
     limit_query_description = "How many results, 1 to 1000."
     offset_query_description = "How many results to leave out from the beginning."
-    parameters = ("limit", "offset")
+    parameters: tuple[str, ...] = ("limit", "offset")
 
     def get_limit(self, request: Request) -> int:
         return whole_number(request, "limit", 1, MAX_LIMIT, self.default_limit)

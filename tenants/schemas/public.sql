@@ -46,6 +46,7 @@
 -- migration: devices 0027_wills_and_sessions
 -- migration: devices 0028_gateways
 -- migration: devices 0029_written_values
+-- migration: devices 0030_object_changes
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326

@@ -107,7 +107,7 @@ def test_it_holds_everything_with_counts_and_hashes(filled: dict[str, Any], tena
     assert message["payload_base64"] == "//4="
     assert rows(files, "telemetry.quarantined")[0]["payload"] == '{"a": 1}'
     members = {one["username"]: one["role"] for one in json.loads(files["tenant.json"])["members"]}
-    assert members.items() >= {"owner-alpha": "admin", "canary-of-alpha": "viewer"}.items()
+    assert members.items() >= {"owner-alpha": "owner", "canary-of-alpha": "viewer"}.items()
 
 
 def test_the_schema_describes_each_column(filled: dict[str, Any], tenant_a: Any) -> None:

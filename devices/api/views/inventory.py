@@ -13,6 +13,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 
 from devices.api import filters
+from devices.api.object_changes import MirroredObjects, MirroredPage
 from devices.api.serializers import components as component_serializers
 from devices.api.serializers import inventory as serializers
 from devices.api.visibility import require_visible
@@ -39,9 +40,10 @@ _WITH_FIELDS = extend_schema(parameters=[FIELDS])
 
 
 @extend_schema_view(list=_WITH_FIELDS, retrieve=_WITH_FIELDS)
-class ComponentViewSet(TenantModelViewSet):
+class ComponentViewSet(MirroredObjects, TenantModelViewSet):
     """Sensors and actuators on the devices."""
 
+    kind = "components"
     resource = "devices"
     device_scope = DeviceScope.DEVICES
     device_path = "device"
@@ -53,12 +55,17 @@ class ComponentViewSet(TenantModelViewSet):
     def paginate_queryset(self, queryset: Any) -> Any:
         """Return the page that the request asks for."""
         page = super().paginate_queryset(queryset)
-        component_serializers.note_reports(page or ())
+        self.prepare(page or ())
         return page
+
+    def prepare(self, rows: Iterable[Any]) -> None:
+        """Read the last reports of all components at once."""
+        component_serializers.note_reports(rows)
 
 
 @extend_schema_view(list=_WITH_FIELDS, retrieve=_WITH_FIELDS)
 class DeviceViewSet(
+    MirroredObjects,
     mixins.RetrieveModelMixin,
     AuditedUpdate,
     mixins.ListModelMixin,
@@ -67,6 +74,8 @@ class DeviceViewSet(
 ):
     """The devices: their state, components and keys."""
 
+    kind = "devices"
+    pagination_class = MirroredPage
     resource = "devices"
     device_scope = DeviceScope.DEVICES
     device_path = "pk"
@@ -100,14 +109,21 @@ class DeviceViewSet(
     def paginate_queryset(self, queryset: Any) -> Any:
         """Return the page that the request asks for."""
         page = super().paginate_queryset(queryset)
+        self.prepare(page or ())
+        return page
+
+    def prepare(self, rows: Iterable[Any]) -> None:
+        """Read the presence of all devices at once, if it is shown."""
         fields = self.wanted_fields()
         if fields is None or fields & serializers.PRESENCE_MEMBERS:
-            serializers.note_presence(page or ())
-        return page
+            serializers.note_presence(rows)
 
     @extend_schema(parameters=[_ATTRIBUTE])
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """List the devices."""
+        """List the devices; with `changed_since` those that were changed, and the UUIDs of removed ones.
+
+        Changes of the state are at status-changes/.
+        """
         return super().list(request, *args, **kwargs)
 
     @extend_schema(

@@ -12,6 +12,7 @@ from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from devices.api.object_changes import MirroredObjects
 from devices.api.serializers import keys as serializers
 from devices.models import ApiKey
 from devices.services import api_keys
@@ -25,10 +26,17 @@ from .base import AuditedView
 
 
 class ApiKeyViewSet(
-    TaggedObject, mixins.RetrieveModelMixin, mixins.ListModelMixin, AuditedView, ObjectsView, viewsets.GenericViewSet
+    MirroredObjects,
+    TaggedObject,
+    mixins.RetrieveModelMixin,
+    mixins.ListModelMixin,
+    AuditedView,
+    ObjectsView,
+    viewsets.GenericViewSet,
 ):
     """The tenant's API keys. What was issued is shown once; afterwards only its first characters are known."""
 
+    kind = "api-keys"
     resource = "keys"
     role_to_read = role_to_write = Role.ADMIN
     secret_members = frozenset({"key"})

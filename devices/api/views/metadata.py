@@ -8,6 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from devices.api import filters
+from devices.api.object_changes import MirroredObjects
 from devices.api.serializers import metadata as serializers
 from devices.models import ComponentType, HardwareModel, Metric, Unit
 from tenants.api.errors import ErrorSerializer
@@ -16,9 +17,11 @@ from tenants.api.views.base import DeviceScope
 from .base import TenantModelViewSet
 
 
-class UnitViewSet(TenantModelViewSet):
+class UnitViewSet(MirroredObjects, TenantModelViewSet):
     """Units of measurement. A new tenant has those that sensors use."""
 
+    kind = "units"
+    is_shared = True
     resource = "metadata"
     device_scope = DeviceScope.SHARED
     queryset = Unit.objects.all()
@@ -26,9 +29,11 @@ class UnitViewSet(TenantModelViewSet):
     filterset_class = filters.UnitFilter
 
 
-class HardwareModelViewSet(TenantModelViewSet):
+class HardwareModelViewSet(MirroredObjects, TenantModelViewSet):
     """Boards and their revisions, and which component types may be attached to them."""
 
+    kind = "hardware-models"
+    is_shared = True
     resource = "metadata"
     device_scope = DeviceScope.SHARED
     queryset = HardwareModel.objects.prefetch_related("allowed_component_types")
@@ -36,9 +41,11 @@ class HardwareModelViewSet(TenantModelViewSet):
     filterset_class = filters.HardwareModelFilter
 
 
-class ComponentTypeViewSet(TenantModelViewSet):
+class ComponentTypeViewSet(MirroredObjects, TenantModelViewSet):
     """Kinds of sensors and actuators, with their metrics (written at metrics/)."""
 
+    kind = "component-types"
+    is_shared = True
     resource = "metadata"
     device_scope = DeviceScope.SHARED
     queryset = ComponentType.objects.prefetch_related(
@@ -48,9 +55,11 @@ class ComponentTypeViewSet(TenantModelViewSet):
     filterset_class = filters.ComponentTypeFilter
 
 
-class MetricViewSet(TenantModelViewSet):
+class MetricViewSet(MirroredObjects, TenantModelViewSet):
     """Metrics of a component type: the path of a value in messages, its type, unit and range."""
 
+    kind = "metrics"
+    is_shared = True
     resource = "metadata"
     device_scope = DeviceScope.SHARED
     queryset = Metric.objects.select_related("component_type", "unit", "sent_unit").order_by(

@@ -3,6 +3,7 @@
 from django.db.models import QuerySet
 
 from devices.api import filters
+from devices.api.object_changes import MirroredObjects, MirroredPage
 from devices.api.serializers.places import PlaceSerializer
 from devices.api.visibility import selector_of
 from devices.models import Place
@@ -13,9 +14,11 @@ from tenants.services.roles import Role
 from .base import TenantModelViewSet
 
 
-class PlaceViewSet(TenantModelViewSet):
+class PlaceViewSet(MirroredObjects, TenantModelViewSet):
     """Places, such as farms, houses and zones: a tree, in which each place has a key."""
 
+    kind = "places"
+    pagination_class = MirroredPage
     resource = "devices"
     device_scope = DeviceScope.SHARED
     role_to_write = Role.OPERATOR

@@ -11,6 +11,7 @@ from rest_framework.response import Response
 
 from devices.api import filters, parameters
 from devices.api.filters import device_by_uuid
+from devices.api.object_changes import MirroredObjects
 from devices.api.serializers import presence as shapes
 from devices.models import MaintenanceWindow, PresenceSettings
 from devices.services import audit
@@ -116,9 +117,10 @@ class AvailabilityView(ParametersView):
         return Response(shapes.AvailabilityPageSerializer(answer).data)
 
 
-class MaintenanceWindowViewSet(TenantModelViewSet):
+class MaintenanceWindowViewSet(MirroredObjects, TenantModelViewSet):
     """Maintenance windows of devices: changes are recorded, and apps are not notified."""
 
+    kind = "maintenance-windows"
     resource = "devices"
     device_scope = DeviceScope.DEVICES
     device_path = "device"

@@ -93,6 +93,7 @@ EXCLUDED: dict[type[Model], str] = {
     telemetry.RepackDay: "Which days the platform packs anew; nothing that was measured.",
     devices.BrokerPassword: "What passwords are checked with: a secret.",
     devices.StoredAnswer: "Answers to requests of the last 24 hours, in case they are repeated.",
+    devices.ObjectChange: "Which objects programs must read again; nothing that happened.",
     devices.StatusFeed: "How far notifications were numbered; nothing that happened.",
 }
 
