@@ -11,7 +11,7 @@ from pathlib import Path
 WITHOUT_SETTINGS = ("up", "version")
 
 # Commands that serve no pages and do not load the modules that render them.
-WITHOUT_PAGES = ("run_mqtt_listener", "check_device_health", "run_notifier", "simulate_devices")
+WITHOUT_PAGES = ("run_mqtt_listener", "check_device_health", "run_notifier", "run_alarms", "simulate_devices")
 
 
 def main() -> None:

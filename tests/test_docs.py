@@ -142,18 +142,22 @@ def test_the_variables_of_make_run_are_in_the_makefile() -> None:
 # --- Commands -----------------------------------------------------------------------------------------------
 
 
-OURS = {path.stem for path in (ROOT / "management" / "management" / "commands").glob("*.py")} - {"__init__"}
+OURS = {
+    path.stem: app
+    for app in ("management", "alarms")
+    for path in (ROOT / app / "management" / "commands").glob("[!_]*.py")
+}
 
 
 def parser_of(command: str) -> CommandParser:
     """The command's parser; fails where there is no such command."""
-    commands = get_commands() | dict.fromkeys(OURS, "management")
+    commands = get_commands() | OURS
     assert command in commands, f"there is no command {command}"
     return load_command_class(commands[command], command).create_parser("manage.py", command)
 
 
 def test_every_command_of_ours_is_documented() -> None:
-    assert table(read("docs/operations.md"), "command | what | when").keys() == OURS
+    assert table(read("docs/operations.md"), "command | what | when").keys() == OURS.keys()
 
 
 BENCHMARKS = {path.stem for path in (ROOT / "tests" / "benchmarks" / "parts").glob("[a-z]*.py")}
@@ -169,7 +173,7 @@ def test_every_benchmark_is_documented_with_options_that_it_has() -> None:
 
 
 def test_no_other_app_has_a_command_of_the_same_name() -> None:
-    assert {name: app for name, app in get_commands().items() if name in OURS} == dict.fromkeys(OURS, "management")
+    assert {name: app for name, app in get_commands().items() if name in OURS} == OURS
 
 
 @pytest.mark.parametrize("name", CURRENT)
@@ -201,7 +205,7 @@ def test_make_has_the_targets_that_are_named(name: str) -> None:
 
 
 def test_log_messages_that_are_named_are_logged() -> None:
-    folders = ("telemetry", "devices", "tenants", "management")
+    folders = ("telemetry", "devices", "tenants", "alarms", "management")
     code = "".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
     named = [
         key for key in table(read("docs/operations.md"), "where | what it shows") if re.match(r"[A-Z]\w+ [a-z]", key)
@@ -277,13 +281,23 @@ def test_the_architecture_lists_every_package(app: str) -> None:
 
 
 def test_the_picture_of_the_data_has_every_table() -> None:
-    shown = re.findall(r"class=\"code\"[^>]*>((?:tenants|devices|telemetry)_\w+)\b", read("docs/images/data.svg"))
-    ours = [model for app in ("tenants", "devices", "telemetry") for model in apps.get_app_config(app).get_models()]
+    shown = re.findall(
+        r"class=\"code\"[^>]*>((?:tenants|devices|telemetry|alarms)_\w+)\b", read("docs/images/data.svg")
+    )
+    ours = [
+        model
+        for app in ("tenants", "devices", "telemetry", "alarms")
+        for model in apps.get_app_config(app).get_models()
+    ]
     assert sorted(shown) == sorted(model._meta.db_table for model in ours)
 
 
 def test_the_decision_lists_every_table_and_column_of_another_name() -> None:
-    ours = [model for app in ("tenants", "devices", "telemetry") for model in apps.get_app_config(app).get_models()]
+    ours = [
+        model
+        for app in ("tenants", "devices", "telemetry", "alarms")
+        for model in apps.get_app_config(app).get_models()
+    ]
     renamed = {
         model.__name__: model._meta.db_table
         for model in ours
@@ -311,7 +325,9 @@ def test_the_decision_lists_every_stored_value_of_another_name() -> None:
 def test_the_architecture_lists_every_key_in_redis() -> None:
     rows = re.findall(r"^\| (`(?:device_|gwanje:|telemetry_)[^|]+) \|", read("docs/architecture.md"), re.MULTILINE)
     listed = [key for row in rows for key in spans(row)]
-    sources = [path.read_text() for app in ("tenants", "devices", "telemetry") for path in (ROOT / app).rglob("*.py")]
+    sources = [
+        path.read_text() for app in ("tenants", "devices", "telemetry", "alarms") for path in (ROOT / app).rglob("*.py")
+    ]
     literals = {key for source in sources for key in re.findall(r"\"(gwanje:[a-z_:]+)", source)}
     presence = (ROOT / "devices/services/presence/redis_scripts.py").read_text()
     literals.update(re.findall(r"\"(device_[a-z_]+)\"", presence))

@@ -73,9 +73,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class EndByUser:
-    """A user ended the episode that was open at this time."""
+    """A user ended the episode that was open at this time; or, if it is final, the component left the rule."""
 
     at: datetime
+    is_final: bool = False
 
     @property
     def position(self) -> EventPosition:
@@ -258,8 +259,9 @@ def _end_by_user(
         return replace(state, position=event.position)
     version = history.version(state.version)
     ended = normal_state(version, event.position, state.last)
-    _record(changes, history, state, ended, ChangeCause.ENDED_BY_USER)
-    if state.last is None:
+    cause = ChangeCause.RULE_CHANGED if event.is_final else ChangeCause.ENDED_BY_USER
+    _record(changes, history, state, ended, cause)
+    if state.last is None or event.is_final:
         return ended
     value = state.last.value
     again = replace(

@@ -65,6 +65,7 @@ def programs(env: Mapping[str, str], logs: Path, http_port: int, *, simulator: b
         "listener": manage("run_mqtt_listener"),
         "checker": manage("check_device_health"),
         "notifier": manage("run_notifier"),
+        "alarms": manage("run_alarms"),
         "worker": manage("qcluster"),
     }
     if simulator:

@@ -50,7 +50,7 @@ SHARED_APPS = [
 SERVES_PAGES: bool = env.bool("SERVES_PAGES", default=True)
 if not SERVES_PAGES:
     SHARED_APPS = ["management", "django_tenants", "tenants", "django.contrib.auth", "django.contrib.contenttypes"]
-TENANT_APPS = ["devices", "telemetry"]
+TENANT_APPS = ["devices", "telemetry", "alarms"]
 INSTALLED_APPS = SHARED_APPS + TENANT_APPS
 
 TENANT_MODEL = "tenants.Tenant"
@@ -254,6 +254,15 @@ QUARANTINE_SOURCE_MESSAGES: int = env.int("QUARANTINE_SOURCE_MESSAGES", default=
 # --- Presence -----------------------------------------------------------------------------------------------
 
 PRESENCE_WILL_GRACE_SECONDS: float = env.float("PRESENCE_WILL_GRACE_SECONDS", default=2.0)
+
+# --- Alarms -------------------------------------------------------------------------------------------------
+
+# Of each tenant: rules, open alarms, and new alarms of a rule within a minute, beyond which they are a storm.
+ALARM_RULES: int = env.int("ALARM_RULES", default=500)
+ALARM_OPEN: int = env.int("ALARM_OPEN", default=50_000)
+ALARM_STORM_PER_MINUTE: int = env.int("ALARM_STORM_PER_MINUTE", default=200)
+# Readings that are received so long after their own time are of the past.
+ALARM_LATE_SECONDS: float = env.float("ALARM_LATE_SECONDS", default=300.0)
 
 # --- Web ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ NEEDED_SECRETS: Mapping[str, tuple[str, ...]] = {
     "listener": (*_EVERY, "MQTT_URL"),
     "checker": _EVERY,
     "notifier": (*_EVERY, "MQTT_URL"),
+    "alarms": _EVERY,
     "worker": (*_EVERY, "MQTT_URL", *_BROKER_ADMINISTRATION),
     "simulator": _EVERY,
 }

@@ -31,7 +31,7 @@ def test_every_code_is_one_that_the_product_can_answer() -> None:
 
 def codes_in_sources() -> Iterator[ErrorCode]:
     """The codes that the sources name, outside of the table itself."""
-    for app in ("tenants", "devices", "telemetry", "platform"):
+    for app in ("tenants", "devices", "telemetry", "alarms", "platform"):
         for path in (ROOT / app).rglob("*.py"):
             if path.name == "error_codes.py":
                 continue

@@ -11,7 +11,7 @@ from tests.processes import ROOT
 
 from .client import T0, Api
 
-APPS = tuple(f"{ROOT / app}/" for app in ("tenants", "devices", "telemetry"))
+APPS = tuple(f"{ROOT / app}/" for app in ("tenants", "devices", "telemetry", "alarms"))
 # Five of them are middlewares, four the access of keys with scopes and selectors.
 MOST_FILES = 27
 

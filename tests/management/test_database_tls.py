@@ -21,6 +21,7 @@ COMMANDS = {
     "listener": ("manage.py", "run_mqtt_listener", "--client-id", "tls-listener"),
     "checker": ("manage.py", "check_device_health"),
     "notifier": ("manage.py", "run_notifier"),
+    "alarms": ("manage.py", "run_alarms"),
     "worker": ("manage.py", "qcluster"),
     "web": ("-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1"),
 }

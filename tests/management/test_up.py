@@ -201,7 +201,9 @@ def test_a_process_that_ends_is_reported_and_started_again(up: Run) -> None:
 
 
 def test_ctrl_c_stops_everything_and_it_starts_again_on_the_same_data(up: Run) -> None:
-    pids = [up.pid(name) for name in ("web", "listener", "checker", "notifier", "worker", "postgres", "mosquitto")]
+    pids = [
+        up.pid(name) for name in ("web", "listener", "checker", "notifier", "alarms", "worker", "postgres", "mosquitto")
+    ]
     assert up.stop() == 0
     assert "Everything is stopped." in up.said
     assert "Traceback" not in up.said

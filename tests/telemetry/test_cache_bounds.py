@@ -23,7 +23,7 @@ from telemetry.services.pipeline import signature
 from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache, all_caches
 from tests.payloads import topic, v1
 
-APPS = ("tenants", "devices", "telemetry")
+APPS = ("tenants", "devices", "telemetry", "alarms")
 # Caches that are bounded by the number of their entries, and the reason why that bounds their bytes.
 # Caches whose keys are the project's own.
 UNBOUNDED = {

@@ -29,7 +29,7 @@ MAX_FILES = 28
 AFTER_SIGNATURE = frozenset({"telemetry/services/pipeline/contract.py", "telemetry/services/limits/buckets.py"})
 # What `Limiter.flush` calls about twice a second, whether a message has arrived or not: it takes no token.
 FLUSH_FUNCTIONS = frozenset({"classes", "set_share", "drop_idle", "<dictcomp>"})
-_APPS = tuple(f"{ROOT / app}/" for app in ("tenants", "devices", "telemetry"))
+_APPS = tuple(f"{ROOT / app}/" for app in ("tenants", "devices", "telemetry", "alarms"))
 _MESSAGES = 12
 
 

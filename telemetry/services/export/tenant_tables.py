@@ -80,6 +80,13 @@ TABLES: tuple[ExportedTable, ...] = (
     ExportedTable(telemetry.RetentionSettings),
     ExportedTable(telemetry.ReadingHour),
     ExportedTable(telemetry.ReadingDay),
+    # Of a higher app, which this one does not import.
+    ExportedTable(apps.get_model("alarms", "AlarmRule")),
+    ExportedTable(apps.get_model("alarms", "AlarmRuleVersion")),
+    ExportedTable(apps.get_model("alarms", "AlarmEpisode")),
+    ExportedTable(apps.get_model("alarms", "AlarmTransition"), frozenset({"after"})),
+    ExportedTable(apps.get_model("alarms", "AlarmSeries"), frozenset({"state"})),
+    ExportedTable(apps.get_model("alarms", "EpisodeEnd")),
 )
 
 EXCLUDED: dict[type[Model], str] = {
@@ -91,6 +98,7 @@ EXCLUDED: dict[type[Model], str] = {
     telemetry.RollupState: "How far the platform's background work has come; nothing that was measured.",
     telemetry.LateHour: "Which hours the platform sums up anew; nothing that was measured.",
     telemetry.RepackDay: "Which days the platform packs anew; nothing that was measured.",
+    apps.get_model("alarms", "AlarmProgress"): "How far readings were evaluated; nothing that happened.",
     devices.BrokerPassword: "What passwords are checked with: a secret.",
     devices.StoredAnswer: "Answers to requests of the last 24 hours, in case they are repeated.",
     devices.ObjectChange: "Which objects programs must read again; nothing that happened.",
@@ -100,7 +108,7 @@ EXCLUDED: dict[type[Model], str] = {
 
 def tenant_models() -> Iterator[type[Model]]:
     """Yield every model whose table is in the tenants' schemas, including many-to-many relations."""
-    for label in ("devices", "telemetry"):
+    for label in ("devices", "telemetry", "alarms"):
         for model in apps.get_app_config(label).get_models(include_auto_created=True):
             if model._meta.managed and not model._meta.proxy:
                 yield model
