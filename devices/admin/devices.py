@@ -23,7 +23,7 @@ from devices.api.visibility import selector_of, visible_devices
 from devices.domain import tags
 from devices.models import Component, Device, DeviceImport, Place, PresenceSettings, StatusChange
 from devices.models.places import within
-from devices.services.presence import overview, status_changes
+from devices.services.presence import contacts, overview, status_changes
 from devices.services.provisioning.registration import register_device
 from devices.services.visibility import visible_places
 from tenants.admin.base import LongChangeList, add_errors, form_page
@@ -78,6 +78,21 @@ class PlaceListFilter(admin.SimpleListFilter):
         return queryset.filter(within(paths, "place__path"))
 
 
+class RefusedListFilter(admin.SimpleListFilter):
+    """A filter of devices that send verified messages of which none counts."""
+
+    title = _("contact")
+    parameter_name = "refused"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Return the one choice."""
+        return [("true", _("sends, but is refused or late"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
+        """Return the devices whose last contact is newer than their last activity."""
+        return queryset.filter(contacts.sends_without_activity(timezone.now())) if self.value() == "true" else queryset
+
+
 class DeviceChangeList(LongChangeList):
     """The list, with the last activity of each device on the page, read from Redis at once."""
 
@@ -100,9 +115,16 @@ class DeviceAdmin(ClaimActions):
     device_path = "pk"
     list_display: ClassVar = ["name", "status", "seen", "hardware_model", "uuid", "active"]
     list_filter: ClassVar = [
-        *("presence__status", "active", PlaceListFilter, "hardware_model", "components__component_type")
+        *(
+            "presence__status",
+            "active",
+            RefusedListFilter,
+            PlaceListFilter,
+            "hardware_model",
+            "components__component_type",
+        )
     ]
-    list_select_related: ClassVar = ["hardware_model", "presence"]
+    list_select_related: ClassVar = ["hardware_model", "presence", "contact"]
     search_fields: ClassVar = ["name", "uuid", "cpu_serial", "external_id"]
     search_help_text = _("name, UUID, CPU serial or external id")
     autocomplete_fields: ClassVar = ["place", "gateway"]

@@ -28,6 +28,7 @@ from devices.models import (
     Unit,
 )
 from devices.models.places import within
+from devices.services.presence.contacts import sends_without_activity
 from tenants.api.errors import InvalidParameters
 from tenants.models import Membership
 from tenants.services.roles import Role
@@ -87,6 +88,10 @@ def by_object(model: type[Model], refusal: str | Promise, **options: Any) -> fil
 class DeviceFilter(filters.FilterSet):
     status = filters.ChoiceFilter(field_name="presence__status", choices=DeviceStatus.Status.choices)
     active = TrueOrFalseFilter(field_name="active")
+    refused = TrueOrFalseFilter(
+        method="with_refused_contact",
+        label="Whether it is not ONLINE although it sent, within a day, verified messages that do not count.",
+    )
     hardware_model = by_object(
         HardwareModel, _("There is no hardware model with this id."), label="A hardware model's id."
     )
@@ -105,6 +110,11 @@ class DeviceFilter(filters.FilterSet):
     class Meta:
         model = Device
         fields: tuple[str, ...] = ()
+
+    @extend_schema_field(OpenApiTypes.BOOL)
+    def with_refused_contact(self, queryset: QuerySet[Device], _name: str, refused: bool) -> QuerySet[Device]:
+        condition = sends_without_activity(timezone.now())
+        return queryset.filter(condition) if refused else queryset.exclude(condition)
 
     @extend_schema_field(OpenApiTypes.STR)
     def in_place(self, queryset: QuerySet[Device], _name: str, place: Place) -> QuerySet[Device]:

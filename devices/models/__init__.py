@@ -5,7 +5,15 @@ from .inventory import Component, Device, DeviceCredential
 from .metadata import ComponentType, HardwareModel, Metric, Unit
 from .object_changes import ObjectChange
 from .places import Place
-from .presence import DeviceStatus, IgnoredWill, MaintenanceWindow, PresenceSettings, StatusChange, StatusFeed
+from .presence import (
+    DeviceContact,
+    DeviceStatus,
+    IgnoredWill,
+    MaintenanceWindow,
+    PresenceSettings,
+    StatusChange,
+    StatusFeed,
+)
 from .rotation import RotationCampaign, RotationMember
 
 __all__ = [
@@ -15,6 +23,7 @@ __all__ = [
     "Component",
     "ComponentType",
     "Device",
+    "DeviceContact",
     "DeviceCredential",
     "DeviceImport",
     "DeviceStatus",

@@ -95,6 +95,38 @@ class DeviceStatus(models.Model):
         return self.status
 
 
+class DeviceContact(models.Model):
+    """The newest verified message of a device that does not count as activity: refused, or late. It shows that the device sends.
+
+    Written by ingest with the batch, in plain SQL.
+    """
+
+    LATE = "late"
+
+    # No database constraint: a device that is removed meanwhile must not make the batch fail.
+    device = models.OneToOneField(
+        Device,
+        on_delete=models.CASCADE,
+        primary_key=True,
+        related_name="contact",
+        verbose_name=_("device"),
+        db_constraint=False,
+    )
+    received_at = models.DateTimeField(_("received"))
+    # By the device's clock; null where the message has no readable time.
+    device_time = models.DateTimeField(_("device time"), null=True)
+    reason = models.CharField(_("reason"), max_length=30)
+    detail = models.TextField(_("detail"), blank=True)
+    topic = models.TextField(_("topic"))
+
+    class Meta:
+        verbose_name = _("contact of a device")
+        verbose_name_plural = _("contacts of devices")
+
+    def __str__(self) -> str:
+        return f"{self.device_id}: {self.reason}"
+
+
 class StatusChange(models.Model):
     """A transition with its evidence, and the outbox of notifications. Rows are only added."""
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import date
 from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
@@ -62,6 +63,14 @@ def required(env: environ.Env, name: str, hint: str) -> str:
             f"addresses to {var_dir() / 'embedded.env'}, which every process reads."
         )
     return value
+
+
+def optional_date(name: str, text: str) -> date | None:
+    """Return the day that the variable's text spells, None for an empty one; raise ImproperlyConfigured for others."""
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name} must be a date, for example 2024-01-31, or empty, not {text!r}.") from error
 
 
 def require_loopback(hosts: Sequence[str], arguments: Sequence[str]) -> None:

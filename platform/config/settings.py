@@ -212,6 +212,8 @@ INGEST_BATCH_SECONDS: float = env.float("INGEST_BATCH_SECONDS", default=0.005)
 INGEST_MAX_PAYLOAD: int = env.int("INGEST_MAX_PAYLOAD", default=64 * 1024)
 INGEST_LIVE_SECONDS: float = env.float("INGEST_LIVE_SECONDS", default=300.0)
 INGEST_FUTURE_SECONDS: float = env.float("INGEST_FUTURE_SECONDS", default=300.0)
+# The earliest day of a device time; empty: the day of the set-up, less 24 months.
+INGEST_EARLIEST_DATE = environment.optional_date("INGEST_EARLIEST_DATE", env.str("INGEST_EARLIEST_DATE", default=""))
 INGEST_SPEC_TTL: float = env.float("INGEST_SPEC_TTL", default=30.0)
 INGEST_UNMAPPED_SERIES: int = env.int("INGEST_UNMAPPED_SERIES", default=100)
 INGEST_WATCHDOG_SECONDS: float = env.float("INGEST_WATCHDOG_SECONDS", default=120.0)

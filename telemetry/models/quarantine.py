@@ -23,6 +23,7 @@ class Reason(models.TextChoices):
     DOWNGRADED_SIGNATURE = "downgraded_signature", _("downgraded signature")
     FUTURE_TIMESTAMP = "future_timestamp", _("timestamp in the future")
     NOT_A_WILL = "not_a_will", _("not a will")
+    PAST_TIMESTAMP = "past_timestamp", _("timestamp too long ago")
     REPLAYED = "replayed", _("replayed")
     CPU_SERIAL_MISMATCH = "cpu_serial_mismatch", _("CPU serial mismatch")
     HARDWARE_VERSION_MISMATCH = "hardware_version_mismatch", _("hardware version mismatch")

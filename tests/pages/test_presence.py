@@ -14,6 +14,7 @@ from django_tenants.utils import schema_context
 from devices.models import (
     Component,
     Device,
+    DeviceContact,
     DeviceStatus,
     HardwareModel,
     IgnoredWill,
@@ -22,7 +23,7 @@ from devices.models import (
     StatusChange,
 )
 from tenants.models import Tenant
-from tests.factories import add_change, add_readings, add_series, make_user
+from tests.factories import add_change, add_readings, add_series, make_device, make_user
 
 from .client import ADMIN, Pages, device_form, device_page, formset
 
@@ -65,6 +66,33 @@ def test_the_head_says_why_and_how_long_it_may_be_silent(
     listed = text_of(pages.get("devices/device/"))
     assert "> flapping <" in listed
     assert "> maintenance <" in listed
+
+
+def test_the_head_says_what_came_last_and_why_it_does_not_count(pages: Pages, tenant_a: Tenant, device: Device) -> None:
+    now = timezone.now()
+    with schema_context(tenant_a.schema_name):
+        contact = DeviceContact.objects.create(
+            device=device, received_at=now, device_time=now - timedelta(hours=5), reason="late", topic="telemetry/a/b/c"
+        )
+    page = text_of(pages.get(device_page(device)))
+    assert "5 h behind: a time zone?" in page
+    with schema_context(tenant_a.schema_name):
+        contact.detail, contact.reason = "<b>-127</b> °C is outside", "out_of_range"
+        contact.save()
+    page = text_of(pages.get(device_page(device)))
+    assert "&lt;b&gt;-127&lt;/b&gt; °C is outside" in page
+
+
+def test_the_list_filters_devices_that_send_but_are_refused(pages: Pages, tenant_a: Tenant, device: Device) -> None:
+    sending = make_device(tenant_a, "sends but is late")
+    with schema_context(tenant_a.schema_name):
+        DeviceContact.objects.create(device=sending, received_at=timezone.now(), reason="late", topic="t")
+    listed = text_of(pages.get("devices/device/"))
+    assert sending.name in listed
+    assert device.name in listed
+    filtered = text_of(pages.get("devices/device/?refused=true"))
+    assert sending.name in filtered
+    assert device.name not in filtered
 
 
 def test_the_bar_shows_each_state_with_its_times(pages: Pages, device: Device, evaluated_at: datetime) -> None:

@@ -22,6 +22,7 @@ WRONG_CLOCKS: dict[str, float] = {
     "six minutes behind": 360,
     "a day ahead": -86400,
     "twenty years ahead": -20 * 365 * 86400,
+    "before the platform was set up": 30 * 365 * 86400,
 }
 
 

@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -474,7 +474,8 @@ def test_late_messages_are_stored_and_no_sign_of_life(register: Any, send: Send)
     assert status(device) == ("UNKNOWN", [])
 
 
-def test_messages_of_old_and_odd_times_find_a_partition(register: Any, send: Send) -> None:
+def test_messages_of_old_and_odd_times_find_a_partition(register: Any, send: Send, settings: Any) -> None:
+    settings.INGEST_EARLIEST_DATE = date(1970, 1, 1)
     device = register()
     for at in ("1970-01-01T00:00:00Z", "2026-01-31T23:59:59.999999Z", "2026-02-01T00:00:00+00:00", 0):
         assert send((topic(device), v1(device, VALUE, timestamp=at))).stored == 1

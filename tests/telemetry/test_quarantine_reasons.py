@@ -86,6 +86,7 @@ MESSAGES: dict[str, Make] = {
     "bad_signature": lambda d: (topic(d), v1(d, GOOD, secret="another")),
     "downgraded_signature": _downgrade,
     "future_timestamp": lambda d: (topic(d), v1(d, GOOD, ago=-3600)),
+    "past_timestamp": lambda d: (topic(d), v1(d, GOOD, timestamp="1970-01-01T00:00:32Z")),
     "cpu_serial_mismatch": lambda d: (topic(d), v1(d, GOOD, cpu_serial="another")),
     "hardware_version_mismatch": lambda d: (topic(d), v1(d, GOOD, hardware_version="9.9")),
     "unknown_component": lambda d: (topic(d, "toaster"), v1(d, GOOD)),

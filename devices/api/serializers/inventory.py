@@ -13,9 +13,9 @@ from rest_framework import serializers
 
 from devices.api.idempotency import NULL_WHEN_REPEATED
 from devices.api.visibility import VisibleDeviceField
-from devices.models import Device, DeviceCredential, DeviceStatus, HardwareModel
+from devices.models import Device, DeviceContact, DeviceCredential, DeviceStatus, HardwareModel
 from devices.models.base import validate_key
-from devices.services.presence import descriptions, overview
+from devices.services.presence import contacts, descriptions, overview
 from devices.services.presence.timeouts import TimeoutSource, loaded
 from devices.services.provisioning.registration import IssuedCredentials
 from tenants.api.serializers.base import QuickSerializer, StrictModelSerializer, StrictSerializer, Timestamp
@@ -99,8 +99,37 @@ _component_serializer, _key_serializer = DeviceComponentSerializer(), DeviceKeyS
 
 
 def _status_description(device: Device) -> str | None:
-    change = _overview(device).change
-    return descriptions.describe_change(change) if change else None
+    known = _overview(device)
+    sentences = [descriptions.describe_change(known.change)] if known.change else []
+    sentences += [contacts.describe_contact(known.contact)] if known.contact else []
+    return " ".join(sentences) or None
+
+
+class ContactSerializer(serializers.Serializer[DeviceContact]):
+    """A verified message that came after the last activity and does not count: late, or refused for `reason`."""
+
+    received_at = Timestamp()
+    device_time = Timestamp(allow_null=True, help_text="By the device's clock; null where it cannot be read.")
+    clock_offset_seconds = serializers.FloatField(
+        allow_null=True, help_text="The device's time less the arrival; negative: the clock is behind."
+    )
+    reason = serializers.CharField(help_text="`late`, or a reason for quarantine.")
+    topic = serializers.CharField()
+    description = serializers.CharField(help_text="The message in words, and why it does not count.")
+
+
+def _contact(device: Device) -> dict[str, Any] | None:
+    contact = _overview(device).contact
+    if contact is None:
+        return None
+    return {
+        "received_at": time_or_null(contact.received_at),
+        "device_time": time_or_null(contact.device_time),
+        "clock_offset_seconds": contacts.clock_offset(contact),
+        "reason": contact.reason,
+        "topic": contact.topic,
+        "description": contacts.describe_contact(contact),
+    }
 
 
 class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
@@ -125,6 +154,7 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
         "status_cause": lambda device: overview.status_of(device).cause,
         "status_description": lambda device: _status_description(device),
         "last_seen_at": lambda device: time_or_null(_overview(device).last_seen_at),
+        "last_contact": _contact,
         "flapping": lambda device: _overview(device).flapping,
         "in_maintenance": lambda device: _overview(device).in_maintenance,
         "effective_timeout_seconds": lambda device: round(_overview(device).timeout),
@@ -146,6 +176,9 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
     status_cause = serializers.CharField(source="presence.cause", read_only=True, default="")
     status_description = serializers.SerializerMethodField(help_text="The cause of the state in words, with its times.")
     last_seen_at = serializers.SerializerMethodField()
+    last_contact = serializers.SerializerMethodField(
+        help_text="A verified message that came after `last_seen_at` and does not count; null if there is none."
+    )
     flapping = serializers.SerializerMethodField(help_text="It changes so often that apps do not receive each change.")
     in_maintenance = serializers.SerializerMethodField()
     effective_timeout_seconds = serializers.SerializerMethodField(
@@ -178,6 +211,7 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
             "status_cause",
             "status_description",
             "last_seen_at",
+            "last_contact",
             "flapping",
             "in_maintenance",
             "effective_timeout_seconds",
@@ -195,6 +229,10 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
     def get_last_seen_at(self, device: Device) -> str | None:
         return time_or_null(_overview(device).last_seen_at)
 
+    @extend_schema_field(ContactSerializer(allow_null=True))
+    def get_last_contact(self, device: Device) -> dict[str, Any] | None:
+        return _contact(device)
+
     def get_flapping(self, device: Device) -> bool:
         return _overview(device).flapping
 
@@ -211,7 +249,7 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
 # What the states of a page of devices are read for.
 PRESENCE_MEMBERS = frozenset(
     {
-        "status_description", "last_seen_at", "flapping", "in_maintenance", "effective_timeout_seconds",
+        "status_description", "last_seen_at", "last_contact", "flapping", "in_maintenance", "effective_timeout_seconds",
         "timeout_source", "components",
     }
 )  # fmt: skip

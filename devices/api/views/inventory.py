@@ -83,7 +83,9 @@ class DeviceViewSet(
     http_method_names = ("get", "head", "post", "patch", "delete")
     lookup_value_converter = "uuid"
     lookup_field = "uuid"
-    queryset = Device.objects.select_related("presence", "hardware_model", "place", "gateway").prefetch_related(
+    queryset = Device.objects.select_related(
+        "presence", "contact", "hardware_model", "place", "gateway"
+    ).prefetch_related(
         prefetched_components(),
         prefetched("credentials", DeviceCredential.objects.order_by("-version")),
     )

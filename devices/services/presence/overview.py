@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.db.models import prefetch_related_objects
 
-from devices.models import Device, DeviceStatus, MaintenanceWindow, PresenceSettings, StatusChange
+from devices.models import Device, DeviceContact, DeviceStatus, MaintenanceWindow, PresenceSettings, StatusChange
 from devices.services.presence.timeouts import TimeoutSource, effective_timeout, loaded, prefetched_components
 
 from . import activity, freshness, status_changes
@@ -15,7 +15,10 @@ from . import activity, freshness, status_changes
 
 @dataclass(frozen=True, slots=True)
 class PresenceOverview:
-    """The presence of a device. `change` is the status change that led to the state, None if there is none."""
+    """The presence of a device. `change` is the status change that led to the state, None if there is none.
+
+    `contact` is a verified message that came after the last activity and does not count, None if there is none.
+    """
 
     status: DeviceStatus
     change: StatusChange | None
@@ -25,6 +28,7 @@ class PresenceOverview:
     timeout: float  # seconds
     timeout_source: TimeoutSource
     reports: Mapping[int, freshness.ComponentReport] = field(default_factory=dict)  # by component id
+    contact: DeviceContact | None = None
 
 
 def overviews_of(devices: Iterable[Device], now: datetime) -> dict[int, PresenceOverview]:
@@ -54,6 +58,7 @@ def overviews_of(devices: Iterable[Device], now: datetime) -> dict[int, Presence
             timeout,
             source,
             {part.pk: reports[part.pk] for part in loaded(device, "components")},
+            contact_of(device, seen[device.pk]),
         )
     return overviews
 
@@ -66,6 +71,12 @@ def overview_of(device: Device, now: datetime) -> PresenceOverview:
 def status_of(device: Device) -> DeviceStatus:
     """Return the device's state; UNKNOWN if none was recorded."""
     return getattr(device, "presence", None) or DeviceStatus(device=device)
+
+
+def contact_of(device: Device, seen: datetime | None) -> DeviceContact | None:
+    """Return the device's contact if it is newer than its last activity."""
+    contact: DeviceContact | None = getattr(device, "contact", None)
+    return contact if contact is not None and (seen is None or contact.received_at > seen) else None
 
 
 def last_seen(devices: Iterable[Device]) -> dict[int, datetime | None]:

@@ -59,6 +59,7 @@ TABLES: tuple[ExportedTable, ...] = (
     ExportedTable(devices.Component),
     ExportedTable(devices.DeviceCredential),
     ExportedTable(devices.DeviceStatus),
+    ExportedTable(devices.DeviceContact),
     ExportedTable(devices.StatusChange),
     ExportedTable(devices.IgnoredWill),
     ExportedTable(devices.MaintenanceWindow),

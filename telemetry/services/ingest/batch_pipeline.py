@@ -351,7 +351,7 @@ def presence_events_of(result: TenantResult) -> list[PresenceEvent]:
     """
     newest: dict[int, AcceptedItem | LimitedItem] = {}
     gateways: dict[int, AcceptedItem] = {}
-    events = [_refused_birth(item) for item in result.quarantined if item.result.birth and item.spec is not None]
+    events = [event for item in result.quarantined if (event := _refused_birth(item)) is not None]
     for items in (result.duplicates, result.stored, result.limited):
         for item in items:
             message = item.result
@@ -387,11 +387,13 @@ def _presence_event(item: AcceptedItem | LimitedItem, kind: EventKind) -> Presen
     )
 
 
-def _refused_birth(item: RefusedItem) -> PresenceEvent:
-    spec, birth = item.spec, item.result.birth
-    assert spec is not None and birth is not None  # noqa: S101, PT018 (the caller's condition)
+def _refused_birth(item: RefusedItem) -> PresenceEvent | None:
+    """Return the event of a birth whose clock alone is wrong; None for any other refused message."""
+    spec, contact = item.spec, item.result.contact
+    if spec is None or contact is None or contact.session is None:
+        return None
     schema, uuid, at = spec.tenant.schema, spec.uuid, item.incoming.received_at
-    return PresenceEvent("birth", schema, spec.device_id, uuid, at, spec.timeout_seconds, birth.session)
+    return PresenceEvent("birth", schema, spec.device_id, uuid, at, spec.timeout_seconds, contact.session)
 
 
 def build_pipeline(*, role: str = "listener", not_charged: frozenset[str] = frozenset()) -> BatchPipeline:

@@ -4,7 +4,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from typing import cast
 from uuid import UUID
@@ -29,12 +28,14 @@ from telemetry.services.pipeline.results import (
     RefusedItem,
     Topic,
     ValidatedMessage,
+    VerifiedContact,
 )
 from telemetry.services.pipeline.validation import check_child, names_other_tenant, validate
 from tenants.infrastructure.byte_bounded_cache import ByteBoundedCache
 
 from . import broker_events
 from .batches import LockedMessage, PreparedBatch
+from .clock_limits import clock_tolerance
 from .message_ownership import UnprovenMessage
 
 logger = logging.getLogger(__name__)
@@ -72,10 +73,7 @@ class BatchPreparer:
         # A device publishes on the same few topics for its whole life: those of accepted messages are not parsed again.
         self.topics: ByteBoundedCache[str, Topic] = ByteBoundedCache(_TOPIC_CACHE_BYTES, _topic_size)
         self._max_payload = settings.INGEST_MAX_PAYLOAD
-        self._clock = ClockTolerance(
-            live=timedelta(seconds=settings.INGEST_LIVE_SECONDS),
-            future=timedelta(seconds=settings.INGEST_FUTURE_SECONDS),
-        )
+        self._clock: ClockTolerance | None = None
 
     def prepare(
         self, messages: Sequence[Incoming], upgraded_devices: Iterable[int] = (), *, replayed: bool = False
@@ -150,6 +148,8 @@ class BatchPreparer:
 
     def _routes(self, uuids: Sequence[UUID]) -> list[Route]:
         """Return the devices' routes, in their order, and read the keys of these devices that are not cached."""
+        if self._clock is None:  # not at the start, when the database may be unavailable
+            self._clock = clock_tolerance()
         routes = self._router.routes(uuids)
         self._keyring.prefetch({id(route): route.spec for route in routes if route.spec is not None}.values())
         return routes
@@ -305,6 +305,7 @@ class BatchPreparer:
             check_child(topic, None, gateway)
         keys = partial(self._keyring.get, spec.tenant.schema, topic.uuid)
         received_at, clock = incoming.received_at, self._clock
+        assert clock is not None  # noqa: S101 (read with the routes)
         return validate(topic, incoming.topic, incoming.payload, spec, keys, received_at, clock, gateway)
 
 
@@ -362,7 +363,9 @@ def _limited(accepted: Sequence[AcceptedItem], exceeded: dict[int, ExceededLimit
         if limit is None:
             yield item
         elif limit.kind == "quota":
-            yield RefusedItem(item.incoming, item.spec, limit.refusal())
+            refusal = limit.refusal()
+            refusal.contact = VerifiedContact(item.result.time)
+            yield RefusedItem(item.incoming, item.spec, refusal)
         else:
             yield LimitedItem(
                 item.incoming, item.spec, item.result, limit.limit, limit.device_id, retry_after=limit.retry_after

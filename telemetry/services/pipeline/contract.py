@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from devices.domain.specs import ComponentSpec, DeviceSpec
@@ -11,14 +11,19 @@ from .normalization import read_timestamp
 from .results import Refusal, Topic, TopicKind, quote, quote_json
 
 _MAX_COUNTER = 2**63 - 1
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class ClockTolerance:
-    """The tolerated distance of a device's clock from ours: live within `live`, refused beyond `future` ahead."""
+    """The tolerated distance of a device's clock from ours: live within `live`, refused beyond `future` ahead.
+
+    Times before `earliest` are refused too.
+    """
 
     live: timedelta
     future: timedelta
+    earliest: datetime = _BEGINNING
 
 
 def check_board(message: dict[str, Any], spec: DeviceSpec) -> None:
@@ -114,9 +119,16 @@ def check_gateway(topic: Topic, message: dict[str, Any], version: int) -> None:
 
 
 def check_time(message: dict[str, Any], received_at: datetime, clock: ClockTolerance) -> tuple[datetime, bool]:
-    """Return (device time, whether it is late). Raises Refusal for a time too far ahead."""
+    """Return (device time, whether it is late). Raises Refusal for a time too far ahead, or too long ago."""
     moment = read_timestamp(message.get("timestamp"))
-    return moment, -check_not_ahead(moment, received_at, clock) > clock.live
+    is_late = -check_not_ahead(moment, received_at, clock) > clock.live
+    if is_late and moment < clock.earliest:
+        raise Refusal(
+            "past_timestamp",
+            f"The timestamp {moment.isoformat()} is before {clock.earliest.date().isoformat()}, the earliest that the "
+            "platform accepts. Set the device's clock.",
+        )
+    return moment, is_late
 
 
 def recorded_time(

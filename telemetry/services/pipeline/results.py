@@ -23,19 +23,24 @@ class Measurement(NamedTuple):
     value_type: str
 
 
-class RefusedBirth(NamedTuple):
-    """A verified birth that is refused because of its clock: its connection is as good as any."""
+class VerifiedContact(NamedTuple):
+    """A verified message that is refused: the device's time (None: unreadable).
 
-    session: str
+    `session` is that of a birth whose clock alone is wrong: it begins all the same.
+    """
+
+    time: datetime | None
+    session: str | None = None
 
 
 class Refusal(Exception):
     """Why a message is quarantined: `reason` is one of `telemetry.models.Reason`, `detail` describes the correction.
 
-    `limit` is the name of the tenant's limit that the message exceeds, or empty.
+    `limit` is the name of the tenant's limit that the message exceeds, or empty. `contact` is set where the signature
+    is valid.
     """
 
-    birth: RefusedBirth | None = None
+    contact: VerifiedContact | None = None
 
     def __init__(self, reason: str, detail: str, *, limit: str = "") -> None:
         super().__init__(f"{reason}: {detail}")

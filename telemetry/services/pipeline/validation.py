@@ -10,9 +10,10 @@ from typing import Any
 from devices.domain.specs import DeviceSpec
 
 from . import contract, form, normalization, signature, wills
-from .results import Refusal, RefusedBirth, Topic, TopicKind, ValidatedMessage, quote, quote_json
+from .results import Refusal, Topic, TopicKind, ValidatedMessage, VerifiedContact, quote, quote_json
 
 _NO_VALUES = normalization.NormalizedValues([])
+_CLOCK_REASONS = frozenset({"future_timestamp", "past_timestamp"})
 # Python 3.11 looks up a member of an enumeration in several steps, each time.
 _TELEMETRY, _BIRTH, _WILL = TopicKind.TELEMETRY, TopicKind.BIRTH, TopicKind.WILL
 
@@ -41,20 +42,28 @@ def validate(
     message, content, version, key_version = signature.verify(payload, gateway or spec, keys, received_at)
     if gateway is not None:
         contract.check_gateway(topic, message, version)
-    # Not before the signature: it proves that the device is the tenant's, which must not see another one's payloads.
-    check_segment(topic, spec)
-    counter = contract.check_binding(topic, message) if version == 2 else None
-    component, values = "", _NO_VALUES
-    if kind is _TELEMETRY:
-        moment, late = contract.check_time(message, received_at, clock)
-        contract.check_board(message, spec)
-        registered = contract.check_component(topic, message, spec)
-        source = payload if version == 1 else content
-        component, values = registered.key, normalization.normalize(message, registered, source)
-    else:
-        if "cpu_serial" in message:
+    try:
+        # Not before the signature: it proves that the device is the tenant's, which must not see another one's
+        # payloads.
+        check_segment(topic, spec)
+        counter = contract.check_binding(topic, message) if version == 2 else None
+        component, values, session = "", _NO_VALUES, ""
+        if kind is _TELEMETRY:
+            moment, late = contract.check_time(message, received_at, clock)
             contract.check_board(message, spec)
-        moment, late = _check_birth_time(message, received_at, clock)
+            registered = contract.check_component(topic, message, spec)
+            source = payload if version == 1 else content
+            component, values = registered.key, normalization.normalize(message, registered, source)
+        else:
+            if "cpu_serial" in message:
+                contract.check_board(message, spec)
+            session = _session(message)
+            moment, late = contract.check_time(message, received_at, clock)
+    except Refusal as refusal:
+        # A valid signature of another topic says nothing of this device.
+        if refusal.reason != "bad_signature":
+            refusal.contact = _contact_of(kind, message, refusal.reason)
+        raise
     return ValidatedMessage(
         topic,
         component,
@@ -64,7 +73,7 @@ def validate(
         key_version,
         fingerprint(text_topic.encode(), content),
         values.measurements,
-        _session(message) if kind is _BIRTH else "",
+        session,
         counter,
         values.unmapped,
         values.cut,
@@ -164,17 +173,14 @@ def fingerprint(*parts: bytes) -> bytes:
     return hashlib.sha256(b"\x00".join(parts)).digest()[:16]
 
 
-def _check_birth_time(
-    message: dict[str, Any], received_at: datetime, clock: contract.ClockTolerance
-) -> tuple[datetime, bool]:
-    """Return (device time, whether it is late). Raises Refusal with the birth, whose session begins all the same."""
-    session = _session(message)
+def _contact_of(kind: TopicKind, message: dict[str, Any], reason: str) -> VerifiedContact:
+    """Return what a refused message says of its device. The session of a birth whose clock alone is wrong begins."""
+    begins = kind is _BIRTH and reason in _CLOCK_REASONS
     try:
-        return contract.check_time(message, received_at, clock)
-    except Refusal as refusal:
-        if refusal.reason == "future_timestamp":
-            refusal.birth = RefusedBirth(session)
-        raise
+        moment = normalization.read_timestamp(message.get("timestamp"))
+    except Refusal:
+        moment = None
+    return VerifiedContact(moment, _session(message) if begins else None)
 
 
 def _validate_will(

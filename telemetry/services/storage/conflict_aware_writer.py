@@ -11,9 +11,16 @@ from uuid import UUID
 
 import psycopg
 
-from telemetry.services.pipeline.results import AcceptedItem, Refusal, RefusedItem, TenantResult, ValidatedMessage
+from telemetry.services.pipeline.results import (
+    AcceptedItem,
+    Refusal,
+    RefusedItem,
+    TenantResult,
+    ValidatedMessage,
+    VerifiedContact,
+)
 
-from . import bookkeeping, message_rows, quarantine_rows
+from . import bookkeeping, contacts, message_rows, quarantine_rows
 from .message_rows import MessageCounter, counter_of
 from .series import SeriesIds
 from .statements import Array, per_schema, run
@@ -51,6 +58,7 @@ def store(
     if result.quarantined:
         suppressor.load_day(connection, schema)
         quarantine_rows.add_quarantined(connection, schema, suppressor, result.quarantined)
+    contacts.record(connection, result)
     bookkeeping.add_totals(connection, result)
 
 
@@ -78,9 +86,11 @@ def _refuse_replayed(
 
 def _replayed(message: ValidatedMessage) -> Refusal:
     boot, seq = message.counter or (0, 0)
-    return Refusal(
+    refusal = Refusal(
         "replayed", f"Another message was received under boot {boot}, seq {seq} before: a counter must be used once."
     )
+    refusal.contact = VerifiedContact(message.time)
+    return refusal
 
 
 def _key(item: AcceptedItem) -> _Key:

@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 
 from telemetry.services.pipeline.results import AcceptedItem, TenantResult
 
-from . import bookkeeping, message_rows, quarantine_rows
+from . import bookkeeping, contacts, message_rows, quarantine_rows
 from .series import SeriesIds
 from .statements import run
 from .suppression import QuarantineSuppressor
@@ -134,5 +134,7 @@ def _write(connection: psycopg.Connection, tenants: Sequence[PackedTenant], supp
         bookkeeping.raise_min_signature_versions(connection, result.schema, result.stored)
         if result.quarantined:
             quarantine_rows.add_quarantined(connection, result.schema, suppressor, result.quarantined)
+    for tenant in tenants:
+        contacts.record(connection, tenant.result)
     for tenant in tenants:
         bookkeeping.add_totals(connection, tenant.result)
