@@ -96,8 +96,9 @@ class DeviceStatus(models.Model):
 
 
 class DeviceContact(models.Model):
-    """The newest verified message of a device that does not count as activity: refused, or late. It shows that the device sends.
+    """The newest verified message of a device that does not count as activity: refused, or late.
 
+    It shows that the device sends.
     Written by ingest with the batch, in plain SQL.
     """
 

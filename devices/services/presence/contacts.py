@@ -1,4 +1,4 @@
-"""Contacts: verified messages that do not count as activity, in words, with what their times say of the device's clock."""
+"""Contacts: verified messages that do not count, in words, and what their times say of the clock."""
 
 from datetime import datetime, timedelta
 
