@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("devices", "0028_gateways"),
+        ('devices', '0029_written_values'),
     ]
 
     operations = [
