@@ -47,6 +47,7 @@
 -- migration: devices 0028_gateways
 -- migration: devices 0029_written_values
 -- migration: devices 0030_object_changes
+-- migration: devices 0031_device_contacts
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326
@@ -78,6 +79,7 @@
 -- migration: telemetry 0009_uncompressed_changes
 -- migration: telemetry 0010_not_a_will
 -- migration: telemetry 0011_unknown_child
+-- migration: telemetry 0012_past_timestamp
 -- migration: tenants 0002_broker
 -- migration: tenants 0003_limits
 -- migration: tenants 0004_quarantine
@@ -476,6 +478,8 @@ CREATE TRIGGER note_dependents_of_update AFTER UPDATE ON devices_place FOR EACH 
 CREATE INDEX "object_changes_of_kind" ON "devices_objectchange" ("kind", "position");
 
 CREATE INDEX "object_changes_unnumbered" ON "devices_objectchange" ("id") WHERE "position" IS NULL;
+
+CREATE TABLE "devices_devicecontact" ("device_id" bigint NOT NULL PRIMARY KEY, "received_at" timestamp with time zone NOT NULL, "device_time" timestamp with time zone NULL, "reason" varchar(30) NOT NULL, "detail" text NOT NULL, "topic" text NOT NULL);
 
 CREATE TABLE "telemetry_devicesequence" ("boot" bigint NOT NULL, "seen" int8multirange NOT NULL, "device_id" bigint NOT NULL, PRIMARY KEY ("device_id", "boot"));
 

@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ('devices', '0029_written_values'),
+        ("devices", "0030_object_changes"),
     ]
 
     operations = [
