@@ -10,6 +10,7 @@ from rest_framework.exceptions import ErrorDetail
 from devices.domain import tags
 from devices.domain.tags import MAX_TAGS
 from telemetry.api.device_selection import SELECTING
+from telemetry.api.series_groups import GroupBy
 from telemetry.models import Reason
 from telemetry.services.queries import calendar_intervals
 from tenants.api.pagination import MAX_LIMIT
@@ -26,7 +27,9 @@ from tenants.infrastructure.error_codes import ErrorCode
 MAX_DEVICES = 50
 MAX_NAMES = 50
 MAX_POINTS = 5000
+MAX_PERCENTILES = 10
 AGGREGATES = ("count", "min", "max", "avg", "sum", "last")
+GROUP_AGGREGATES = ("count", "min", "max", "avg", "sum")
 
 
 class UnitParameters(ExplainedSerializer):
@@ -139,19 +142,11 @@ class SeriesReadingsParameters(RangeParameters, CursorParameters, UnitParameters
     limit = limit_field(MAX_LIMIT)
 
 
-class AggregatesParameters(UnitParameters, SeriesRangeParameters):
+class IntervalParameters(serializers.Serializer):
+    """Intervals by the clocks of a time zone."""
+
     interval = serializers.CharField(help_text="1m, 5m, 15m, 1h, 6h, 1d, 1w, 1mo, or another number of them.")
     timezone = serializers.CharField(default="UTC", help_text="Time zone of the intervals, for example Asia/Seoul.")
-    aggregate = serializers.ListField(
-        child=serializers.ChoiceField(choices=AGGREGATES),
-        required=False,
-        help_text="Which values each result holds; may be given several times. All unless given.",
-    )
-    fill = serializers.ChoiceField(
-        choices=("none", "null", "previous"),
-        default="none",
-        help_text="Intervals without readings: left out, with null, or with the last value before them in the range.",
-    )
 
     def validate_interval(self, value: str) -> calendar_intervals.CalendarInterval:
         try:
@@ -164,6 +159,64 @@ class AggregatesParameters(UnitParameters, SeriesRangeParameters):
     def validate_timezone(self, value: str) -> ZoneInfo:
         """Validate the time zone's name."""
         return time_zone(value)
+
+
+class AggregatesParameters(UnitParameters, IntervalParameters, SeriesRangeParameters):
+    aggregate = serializers.ListField(
+        child=serializers.ChoiceField(choices=AGGREGATES),
+        required=False,
+        help_text="Which values each result holds; may be given several times. All unless given.",
+    )
+    fill = serializers.ChoiceField(
+        choices=("none", "null", "previous"),
+        default="none",
+        help_text="Intervals without readings: left out, with null, or with the last value before them in the range.",
+    )
+
+
+class GroupAggregatesParameters(UnitParameters, IntervalParameters, SeriesRangeParameters):
+    selects_all = True
+
+    metric = serializers.ListField(
+        child=serializers.CharField(),
+        min_length=1,
+        max_length=MAX_NAMES,
+        help_text="A metric's key, for example temperature; may be given several times, for groups of each.",
+    )
+    group_by = serializers.ListField(
+        child=serializers.ChoiceField(choices=[one.value for one in GroupBy]),
+        required=False,
+        help_text=(
+            "The member by which series are grouped; may be given several times, for all combinations. By `place`:"
+            " the devices' own places, or with the parameter `place` these. Unless given: one group for each metric."
+        ),
+    )
+    interval = serializers.CharField(
+        required=False,
+        help_text="1m, 5m, 15m, 1h, 6h, 1d, 1w, 1mo, or another number of them. The whole range unless it is given.",
+    )
+    aggregate = serializers.ListField(
+        child=serializers.ChoiceField(choices=GROUP_AGGREGATES),
+        required=False,
+        help_text="Which values each result holds; may be given several times. All unless given.",
+    )
+    percentile = serializers.ListField(
+        child=serializers.FloatField(),
+        required=False,
+        max_length=MAX_PERCENTILES,
+        help_text="A percentile of the readings, 0 to 100, for example 95; may be given several times.",
+    )
+    fill = serializers.ChoiceField(
+        choices=("none", "null"), default="none", help_text="Intervals without readings: left out, or with null."
+    )
+
+    def validate_percentile(self, value: list[float]) -> list[float]:
+        """Return the percentiles. Raises ValidationError for one beyond 0 to 100."""
+        for percent in value:
+            if not 0 <= percent <= 100:
+                text = _("'percentile' must be a number from 0 to 100, not %(value)s.") % {"value": percent}
+                raise serializers.ValidationError(text, ErrorCode.OUT_OF_RANGE)
+        return value
 
 
 class ChartParameters(UnitParameters, SeriesRangeParameters):

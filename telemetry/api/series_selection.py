@@ -99,6 +99,26 @@ def time_range(wanted: dict[str, Any]) -> TimeRange:
     return TimeRange(start, stop, wanted.get("to", stop))
 
 
+def requested_edges(wanted: dict[str, Any], requested: TimeRange, count: int, refusal: str) -> list[datetime.datetime]:
+    """Return the edges of the requested intervals.
+
+    Raises ValidationError with the refusal if one answer cannot contain them `count` times.
+    """
+    most = MAX_RESULTS // max(count, 1)
+    try:
+        return calendar_intervals.interval_edges(
+            wanted["interval"], wanted["timezone"], requested.start, requested.stop, most
+        )
+    except calendar_intervals.TooManyBuckets:
+        values = {
+            "interval": wanted["interval"],
+            "most": most,
+            "count": count,
+            "longer": calendar_intervals.suggested_interval(requested.stop - requested.start, most),
+        }
+        raise ValidationError({"interval": ErrorDetail(refusal % values, ErrorCode.TOO_MANY_RESULTS)}) from None
+
+
 @contextmanager
 def query_budget(parameter: str) -> Iterator[None]:
     """Bound the queries of the block. Raises ValidationError that names the parameter to change."""

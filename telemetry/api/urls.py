@@ -7,6 +7,7 @@ from .views.aggregates import AggregatesView
 from .views.changes import MessageChangesView, QuarantineChangesView, ReadingChangesView, StatusChangesView
 from .views.charts import ChartView
 from .views.exports import ReadingsExportView, TenantExportView
+from .views.group_aggregates import GroupAggregatesView
 from .views.http_ingest import DeviceMessagesView
 from .views.latest import FleetLatestView, LatestView
 from .views.limits import LimitHitViewSet, LimitsView
@@ -30,6 +31,7 @@ urlpatterns = [
     path("latest/", FleetLatestView.as_view(), name="latest-list"),
     path("readings/", ReadingsView.as_view(), name="reading-list"),
     path("readings/aggregates/", AggregatesView.as_view(), name="reading-aggregates"),
+    path("readings/group-aggregates/", GroupAggregatesView.as_view(), name="reading-group-aggregates"),
     path("readings/chart/", ChartView.as_view(), name="reading-chart"),
     path("readings/export/", ReadingsExportView.as_view(), name="reading-export"),
     path("readings/changes/", ReadingChangesView.as_view(), name="reading-changes"),

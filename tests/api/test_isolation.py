@@ -139,6 +139,14 @@ ROWS: list[Row] = [
     (
         "GET", "api/v1/readings/aggregates/?device={device}&from=2026-11-22T00:00:00Z&interval=1h", READ, 200, None,
     ),
+    (
+        "GET", "api/v1/readings/group-aggregates/?metric=temperature&group_by=device&group_by=place&percentile=50"
+        "&from=2026-11-22T00:00:00Z", READ, 200, None,
+    ),
+    (
+        "GET", "api/v1/readings/group-aggregates/?metric=temperature&place={place}&from=2026-11-22T00:00:00Z",
+        READ, 200, None,
+    ),
     ("GET", "api/v1/readings/chart/?device={device}&from=2026-11-22T00:00:00Z", READ, 200, None),
     ("GET", "api/v1/readings/export/?device={device}&format=ndjson", READ, 200, None),
     ("GET", "api/v1/readings/changes/?device={device}", READ, 200, None),

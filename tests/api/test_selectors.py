@@ -39,6 +39,7 @@ _OWN = (
     *("devices/{}/availability/", "maintenance-windows/", "maintenance-windows/{}/", "components/", "components/{}/"),
     *("readings/", "latest/", "readings/aggregates/", "readings/chart/", "readings/export/", "messages/"),
     "readings/series/",
+    "readings/group-aggregates/",
     *("quarantine/", "quarantine/suppressed/", "quarantine/replays/", "quarantine/replays/{}/", "events/"),
     *("quarantine/replays/{}/cancel/", "limits/refusals/", "readings/changes/", "messages/changes/", "status-changes/"),
 )

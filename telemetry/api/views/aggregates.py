@@ -6,7 +6,6 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
-from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -14,10 +13,9 @@ from devices.models import Metric
 from telemetry.api import parameters
 from telemetry.api.serializers import readings as shapes
 from telemetry.api.series_selection import (
-    MAX_RESULTS,
     MAX_SERIES,
-    TimeRange,
     query_budget,
+    requested_edges,
     select_series,
     series_data,
     series_to_show,
@@ -25,12 +23,11 @@ from telemetry.api.series_selection import (
 )
 from telemetry.api.unit_conversion import UnitTarget, series_targets, unit_converter
 from telemetry.models import Series
-from telemetry.services.queries import calendar_intervals, completeness
+from telemetry.services.queries import completeness
 from telemetry.services.queries.aggregates import AggregateBucket, aggregate
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import Timestamp
 from tenants.api.views.base import DeviceScope, ParametersView
-from tenants.infrastructure.error_codes import ErrorCode
 
 Text, Boolean = Metric.ValueType.TEXT, Metric.ValueType.BOOLEAN
 _time = Timestamp().to_representation
@@ -57,7 +54,15 @@ class AggregatesView(ParametersView):
         wanted = self.valid_parameters()
         requested, converter = time_range(wanted), unit_converter(wanted)
         chosen = select_series(request, wanted, MAX_SERIES)
-        edges = _edges(wanted, requested, len(chosen.series))
+        edges = requested_edges(
+            wanted,
+            requested,
+            len(chosen.series),
+            _(
+                "The range contains more than %(most)d intervals of %(interval)s, the most for %(count)d series."
+                " Use a longer interval (%(longer)s), a shorter range or fewer series."
+            ),
+        )
         with query_budget("from"):
             answer = aggregate(chosen.series, edges, requested.start, requested.stop)
         warnings = completeness.partial_reasons(
@@ -128,24 +133,3 @@ def _nothing(last: Any, kind: str) -> dict[str, Any]:
 
 def _of_type(value: float | str | None, kind: str) -> float | bool | str | None:
     return bool(value) if kind == Boolean and value is not None else value
-
-
-def _edges(wanted: dict[str, Any], requested: TimeRange, count: int) -> list[datetime.datetime]:
-    """Return the edges of the intervals. Raises ValidationError if one answer cannot contain them all."""
-    most = MAX_RESULTS // max(count, 1)
-    try:
-        return calendar_intervals.interval_edges(
-            wanted["interval"], wanted["timezone"], requested.start, requested.stop, most
-        )
-    except calendar_intervals.TooManyBuckets:
-        values = {
-            "interval": wanted["interval"],
-            "most": most,
-            "series": count,
-            "longer": calendar_intervals.suggested_interval(requested.stop - requested.start, most),
-        }
-        refusal = _(
-            "The range contains more than %(most)d intervals of %(interval)s, the most for %(series)d series."
-            " Use a longer interval (%(longer)s), a shorter range or fewer series."
-        )
-        raise ValidationError({"interval": ErrorDetail(refusal % values, ErrorCode.TOO_MANY_RESULTS)}) from None

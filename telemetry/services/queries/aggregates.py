@@ -104,7 +104,7 @@ def aggregate(
                 found[pk][bucket - 1] = AggregateBucket(*values)
         if of_texts:
             wanted: dict[str, Any] = {"series": of_texts, "start": start, "stop": stop}
-            cursor.execute(_with_edges(edges, wanted) + _TEXTS_STATEMENT, wanted)
+            cursor.execute(with_edges(edges, wanted) + _TEXTS_STATEMENT, wanted)
             for pk, bucket, count, last, last_at in cursor.fetchall():
                 found[pk][bucket - 1] = AggregateBucket(count, None, None, None, last, last_at)
     rolled = [runs[0][0] for runs in (parts.days, parts.hours) if runs and of_numbers]
@@ -220,16 +220,26 @@ FROM (
 
 def _numbers_statement(series: list[int], edges: Sequence[datetime], parts: ReadPlan) -> tuple[str, dict[str, Any]]:
     """The statement of a plan, and its parameters."""
+    begin, sources, wanted = plan_sql(series, edges, parts)
+    return (
+        f"{begin} SELECT series_id, bucket, {ROLLUP_AGGREGATES}"  # noqa: S608
+        f" FROM {sources} AS parts GROUP BY series_id, bucket ORDER BY series_id, bucket",
+        wanted,
+    )
+
+
+def plan_sql(series: list[int], edges: Sequence[datetime], parts: ReadPlan) -> tuple[str, str, dict[str, Any]]:
+    """Return a statement's beginning, SQL of the aggregates of each part of a plan, and the parameters.
+
+    The SQL is a subquery in brackets: `(series_id, bucket, count, min, max, sum, last, last_at)`, for one series and
+    bucket with a row of each source; buckets are counted from 1.
+    """
     wanted: dict[str, Any] = {"series": series}
     raw, end = parts.raw, None
     if 0 < len(parts.hours) <= _MAX_SPANS and raw and _is_part_of_hour(parts.hours[-1], raw[-1], edges):
         raw, end = raw[:-1], raw[-1][1]
     sources = [*_from_days(parts.days, wanted), *_from_hours(parts.hours, end, wanted), *_from_readings(raw, wanted)]
-    return (
-        f"{_with_edges(edges, wanted)} SELECT series_id, bucket, {ROLLUP_AGGREGATES}"  # noqa: S608
-        f" FROM ({' UNION ALL '.join(sources)}) AS parts GROUP BY series_id, bucket ORDER BY series_id, bucket",
-        wanted,
-    )
+    return with_edges(edges, wanted), f"({' UNION ALL '.join(sources)})", wanted
 
 
 def _is_part_of_hour(hours: TimeSpan, raw: TimeSpan, edges: Sequence[datetime]) -> bool:
@@ -238,8 +248,8 @@ def _is_part_of_hour(hours: TimeSpan, raw: TimeSpan, edges: Sequence[datetime]) 
     return begin == hours[1] and end - begin < HOUR and not any(begin < edge < end for edge in edges[-2:])
 
 
-def _with_edges(edges: Sequence[datetime], wanted: dict[str, Any]) -> str:
-    """The beginning of a statement in which the edges are `e.edges`; adds its parameters.
+def with_edges(edges: Sequence[datetime], wanted: dict[str, Any]) -> str:
+    """Return the beginning of a statement in which the edges are `e.edges`; adds its parameters.
 
     Edges that are all as far apart, as those of hours mostly are, are made by PostgreSQL: to write and to read hundreds
     of times takes as long as the answer.
@@ -254,7 +264,8 @@ def _with_edges(edges: Sequence[datetime], wanted: dict[str, Any]) -> str:
     return "WITH e AS MATERIALIZED (SELECT %(edges)s::timestamptz[] AS edges)"
 
 
-def _bucket(time: str) -> str:
+def bucket_sql(time: str) -> str:
+    """Return SQL of the number of the interval in which a time is, counted from 1."""
     return f"width_bucket({time}, (SELECT edges FROM e)) AS bucket"  # noqa: S608 (constants)
 
 
@@ -262,7 +273,7 @@ def _from_days(runs: Sequence[TimeSpan], wanted: dict[str, Any]) -> Iterable[str
     for number, run in enumerate(runs[:1] if len(runs) > _MAX_SPANS else runs):
         begin, end = _bounds(runs if len(runs) > _MAX_SPANS else [run], f"days{number}", wanted)
         within = _in_spans(runs, "day", "days", wanted)
-        yield f"""SELECT series_id, {_bucket("day")}, {ROLLUP_COLUMNS} FROM telemetry_readingday
+        yield f"""SELECT series_id, {bucket_sql("day")}, {ROLLUP_COLUMNS} FROM telemetry_readingday
             WHERE series_id {_WHICH} AND day >= {begin} AND day < {end} {within}"""  # noqa: S608
 
 
@@ -274,7 +285,7 @@ def _from_hours(runs: Sequence[TimeSpan], end: datetime | None, wanted: dict[str
         if end is not None and run is runs[-1]:
             wanted["end"], part = end, "%(end)s::timestamptz"
         within = _in_spans(runs, "h.hour", "hours", wanted)
-        yield f"""SELECT h.series_id, {_bucket("h.hour")}, {ROLLUP_COLUMNS}
+        yield f"""SELECT h.series_id, {bucket_sql("h.hour")}, {ROLLUP_COLUMNS}
             FROM {hours_sql(_WHICH, begin, stop, part)} h
             WHERE true {within}"""  # noqa: S608
 
@@ -283,13 +294,13 @@ def _from_readings(runs: Sequence[TimeSpan], wanted: dict[str, Any]) -> Iterable
     if len(runs) > _MAX_SPANS:
         begins, ends = ([run[side] for run in runs] for side in (0, 1))
         wanted |= {"raw_begins": begins, "raw_ends": ends}
-        yield f"""SELECT n.series_id, {_bucket("n.time")}, {READING_AGGREGATES}
+        yield f"""SELECT n.series_id, {bucket_sql("n.time")}, {READING_AGGREGATES}
             FROM unnest(%(raw_begins)s::timestamptz[], %(raw_ends)s::timestamptz[]) AS run(start, stop)
             CROSS JOIN LATERAL {numbers_sql(_WHICH, "run.start", "run.stop")} n GROUP BY 1, 2"""  # noqa: S608
         return
     for number, run in enumerate(runs):
         begin, end = _bounds([run], f"raw{number}", wanted)
-        yield f"""SELECT n.series_id, {_bucket("n.time")}, {READING_AGGREGATES}
+        yield f"""SELECT n.series_id, {bucket_sql("n.time")}, {READING_AGGREGATES}
             FROM {numbers_sql(_WHICH, begin, end)} n GROUP BY 1, 2"""  # noqa: S608
 
 
