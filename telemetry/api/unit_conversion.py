@@ -10,6 +10,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from devices.domain import units
 from devices.domain.conversion import Conversion, conversion_of
+from devices.domain.unit_spellings import spelled
 from devices.models import Metric, Unit
 from devices.services.metadata.unit_catalogue import UNITS
 from telemetry.models import Series
@@ -63,9 +64,10 @@ class UnitConverter:
         own = list(Unit.objects.order_by("pk").values_list("symbol", "ucum"))
         self._codes |= dict(own)
         symbols = {ucum: symbol for symbol, ucum in (*self._codes.items(), *own)}
+        symbols = {spelled(symbol): symbol for symbol in self._codes} | symbols
         self._wanted: list[str] = []
         for name in wanted:
-            symbol = name if name in self._codes else symbols.get(name)
+            symbol = name if name in self._codes else symbols.get(name, symbols.get(spelled(name[:80])))
             if symbol is None:
                 text = _("There is no unit %(unit)r. units/ lists the units; use a symbol or a UCUM code.")
                 raise ValidationError({"unit": ErrorDetail(text % {"unit": name}, ErrorCode.DOES_NOT_EXIST)})

@@ -143,3 +143,25 @@ def test_a_list_makes_as_many_queries_for_30_as_for_3(
     assert count_queries(lambda: api.get(path)) == few
     # the tenant, the key, the count, the rows; metrics within types, types within hardware models
     assert few == {"component-types/": 5, "hardware-models/": 5}.get(path, 4)
+
+
+@pytest.mark.parametrize("ucum", ["{pulse}", "{UVI}", "{IAQ}", "dBm", "kVA", "mg/m³", "inHg"])
+def test_a_unit_may_have_an_annotation_or_a_usual_spelling(api: Api, ucum: str) -> None:
+    body = {"symbol": f"test {ucum}", "name": "of a test", "quantity": "any", "ucum": ucum}
+    made = api.post("units/", body)
+    assert (made.status_code, made.json()["ucum"]) == (201, ucum)
+    refused = api.post("units/", body | {"symbol": "x", "ucum": f"{ucum}!"})
+    assert refused.status_code == 400
+    assert "is not a UCUM code" in str(problems(refused)["ucum"])
+
+
+@pytest.mark.parametrize(
+    ("spelled", "symbol"),
+    [("μg/m³", "µg/m³"), ("ug/m3", "µg/m³"), ("ºC", "°C"), ("℃", "°C"), ("m3/h", "m³/h"), ("W/m^2", "W/m²")],
+)
+def test_a_unit_is_found_in_other_spellings_of_its_symbol(api: Api, spelled: str, symbol: str) -> None:
+    metric = api.post("metrics/", {"component_type": "pump", "key": "spelled", "path": "s", "unit": spelled})
+    assert (metric.status_code, metric.json()["unit"]) == (201, symbol)
+    refused = api.patch(f"metrics/{metric.json()['id']}/", {"unit": "x" * 500})
+    assert refused.status_code == 400
+    assert "There is no unit" in str(problems(refused))

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
+from devices.domain import unit_spellings
 from devices.models import ComponentType, HardwareModel, Metric, Unit
 from tenants.api.serializers.base import StrictModelSerializer
 
@@ -20,8 +21,29 @@ def _type_by_key(**options: Any) -> serializers.SlugRelatedField:
     )
 
 
+class SpelledUnitField(serializers.SlugRelatedField):
+    """A unit by its symbol, also in another spelling of it: μg/m³, ug/m3, ºC."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Return the unit. Raises ValidationError where none, or more than one, is spelled so."""
+        try:
+            return super().to_internal_value(data)
+        except serializers.ValidationError:
+            found = [unit for unit in self.get_queryset() if isinstance(data, str) and _is_spelled(unit, data)]
+            if len(found) != 1:
+                raise
+            return found[0]
+
+
+def _is_spelled(unit: Unit, name: str) -> bool:
+    return len(name) <= _LONGEST_NAME and unit_spellings.spelled(unit.symbol) == unit_spellings.spelled(name)
+
+
+_LONGEST_NAME = 80
+
+
 def _unit_by_symbol(**options: Any) -> serializers.SlugRelatedField:
-    return serializers.SlugRelatedField(
+    return SpelledUnitField(
         slug_field="symbol",
         queryset=Unit.objects.all(),
         required=False,

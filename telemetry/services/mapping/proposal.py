@@ -11,8 +11,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
 
-from devices.domain import paths, specs
-from devices.domain import units as ucum_units
+from devices.domain import paths, specs, unit_spellings
 from devices.models import ComponentType, Metric, Unit
 from devices.models.base import validate_key
 from devices.services.metadata.unit_inference import infer_metric, quantities, usual_unit
@@ -203,5 +202,5 @@ def _is_alone(path: paths.Path, value: Any, leaves: list[tuple[paths.Path, Any]]
 def _unit_by_name(name: str) -> Unit | None:
     """Return the tenant's unit with the name: a symbol, a UCUM code, or a usual spelling of one."""
     spelled = name.strip()
-    ucum = next((code for code, names in ucum_units.ALIASES.items() if spelled in names), spelled)
-    return Unit.objects.filter(symbol=spelled).first() or Unit.objects.filter(ucum=ucum).first()
+    named = Unit.objects.filter(symbol=spelled).first()
+    return named or Unit.objects.filter(ucum=unit_spellings.usual_code(spelled)).first()

@@ -9,12 +9,15 @@ from devices.domain.conversion import Conversion
 from devices.domain.layout import EXACT, GREATEST
 from devices.domain.metric_spec import MetricSpec
 from devices.domain.specs import IGNORE, ComponentSpec
+from devices.domain.unit_spellings import spelled
 
 from . import form, payload_faults, unmapped_values
 from .results import Measurement, Refusal, Value, quote_json
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS_FROM = 1e11
+# The length of the longest names of units.
+_UNIT_NAME_LENGTH = 80
 _NONE: list[Measurement] = []
 # Measurement(…) does the same through a function in Python.
 _new = tuple.__new__
@@ -178,6 +181,8 @@ def _conversion(metric: MetricSpec, message: dict[str, Any], unit: str) -> Conve
     if named is paths.MISSING or named is None:
         return metric.conversion
     name = named.strip() if isinstance(named, str) else ""
+    if name not in metric.by_unit and len(name) <= _UNIT_NAME_LENGTH:
+        name = spelled(name)
     if name not in metric.by_unit:
         known = ", ".join(name for name, _, _ in metric.conversions[:12])
         place = paths.format_path(metric.unit_path or metric.path)
