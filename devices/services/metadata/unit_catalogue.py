@@ -58,7 +58,7 @@ UNITS: tuple[tuple[str, str, str, str], ...] = (
     ("µS/cm", "microsiemens per centimetre", "conductivity", "uS/cm"),
     ("pH", "pH", "acidity", "[pH]"),
     ("dB", "decibel", "level", "dB"),
-    ("dBm", "decibel-milliwatt", "power level", "dB[mW]"),
+    ("dBm", "decibel-milliwatt", "signal level", "dB[mW]"),
     ("ms", "millisecond", "time", "ms"),
     ("s", "second", "time", "s"),
     ("min", "minute", "time", "min"),
