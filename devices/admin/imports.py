@@ -20,6 +20,7 @@ from unfold.widgets import UnfoldAdminFileFieldWidget
 from devices.models import DeviceImport
 from devices.services.provisioning import import_application, import_files, import_jobs
 from tenants.admin.base import ReadOnly, add_errors, coloured, form_page, render_page
+from tenants.admin.enrollment_forms import encoding_field
 from tenants.infrastructure.spreadsheets import CONTENT_TYPES
 from tenants.services.roles import Role
 
@@ -44,11 +45,11 @@ class UploadForm(forms.Form):
 
     file = forms.FileField(
         label=_("File"),
-        help_text=_(
-            "CSV (UTF-8 or CP949) or XLSX. Nothing is registered yet: a preview shows the result for each row."
-        ),
+        help_text=_("CSV or XLSX. Nothing is registered yet: a preview shows the result for each row."),
         widget=UnfoldAdminFileFieldWidget,
     )
+
+    encoding = encoding_field()
 
     def clean_file(self) -> Any:
         """Validate the file; raises ValidationError."""
@@ -106,7 +107,8 @@ class DeviceImportAdmin(ReadOnly, TenantModelAdmin):
         if form.is_valid():
             file = form.cleaned_data["file"]
             try:
-                kept = import_jobs.keep(import_files.read(file.read()), file.name, acting_user=person(request))
+                table = import_files.read_upload(file.read(), form.cleaned_data["encoding"])
+                kept = import_jobs.keep(table.rows, file.name, encoding=table.encoding, acting_user=person(request))
             except ValidationError as error:
                 add_errors(form, error)
             else:

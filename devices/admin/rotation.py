@@ -29,6 +29,7 @@ from devices.services.rotation import campaigns, tokens
 from devices.services.rotation.selection import DeviceSelection, select
 from tenants.admin.base import add_errors, coloured, form_page
 from tenants.infrastructure.spreadsheets import csv_line
+from tenants.infrastructure.table_formats import begin
 
 from .base import TenantModelAdmin
 from .keys import errors_as_messages
@@ -332,6 +333,7 @@ def _as_file(campaign: RotationCampaign, handed: Sequence[tokens.WrappedKey]) ->
             "Cache-Control": "no-store",
         },
     )
+    answer.write(begin())
     answer.write(csv_line(["device", "name", "kid", "token", "expires_at"]))
     for token in handed:
         expires_at = token.expires_at.isoformat(timespec="seconds")

@@ -13,6 +13,7 @@ from rest_framework.exceptions import ErrorDetail
 from devices.models.access import ACTIONS
 from devices.models.presence import Cause, Status
 from tenants.api.serializers.base import CursorParameters, ExplainedSerializer, RangeParameters, WholeNumber, time_zone
+from tenants.api.serializers.table_formats import TimesParameters
 from tenants.infrastructure.error_codes import ErrorCode
 
 DAY = timedelta(days=1)
@@ -28,7 +29,7 @@ class HistoryParameters(RangeParameters, CursorParameters):
     status = serializers.ChoiceField(choices=Status.choices, required=False, help_text="New state of the change.")
 
 
-class AuditExportParameters(RangeParameters):
+class AuditFilters(RangeParameters):
     """Who, what, which object, and when."""
 
     user = serializers.CharField(max_length=150, required=False, help_text="The name of the person or key, exactly.")
@@ -40,8 +41,12 @@ class AuditExportParameters(RangeParameters):
     object_id = serializers.CharField(max_length=64, required=False, help_text="The number of the object.")
 
 
-class AuditParameters(AuditExportParameters, CursorParameters):
-    """The same, page by page."""
+class AuditParameters(AuditFilters, CursorParameters):
+    """The entries, page by page."""
+
+
+class AuditExportParameters(TimesParameters, AuditFilters):
+    """The entries as a file."""
 
 
 class TimelineParameters(RangeParameters):

@@ -28,6 +28,8 @@ class DeviceImport(QueuedJob):
         DONE = "done", _("done")
 
     filename = models.CharField(_("file"), max_length=200, blank=True)
+    # That a CSV was read in; empty for XLSX and JSON.
+    encoding = models.CharField(_("encoding"), max_length=20, blank=True, default="", db_default="")
     state = models.CharField(_("state"), max_length=9, choices=State.choices, default=State.WAITING)
     note = models.CharField(_("note"), max_length=200, blank=True)
     # [row number, {column: cell}]; emptied when it is done.

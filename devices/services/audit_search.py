@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 
 from devices.models import AuditEntry
 from tenants.infrastructure.spreadsheets import write_table
+from tenants.infrastructure.table_formats import DEFAULT, TableFormat
 
 MOST_EXPORTED = 100_000
 _CHUNK = 2000
@@ -43,22 +44,22 @@ def entries(wanted: Mapping[str, Any], after: tuple[datetime, int] | None = None
     return chosen.order_by("-at", "-id")
 
 
-def as_csv(chosen: QuerySet[AuditEntry]) -> bytes:
+def as_csv(chosen: QuerySet[AuditEntry], table_format: TableFormat = DEFAULT) -> bytes:
     """Return the entries as CSV for spreadsheet programs. Raises ValidationError for more than 100,000."""
     if chosen[MOST_EXPORTED : MOST_EXPORTED + 1].exists():
         raise ValidationError(
             _("A file can contain at most %(most)d entries. Narrow the range with 'from' and 'to'.")
             % {"most": MOST_EXPORTED}
         )
-    return write_table(_HEADINGS, _rows(chosen), "csv")
+    return write_table(_HEADINGS, _rows(chosen, table_format), "csv", table_format)
 
 
-def _rows(chosen: QuerySet[AuditEntry]) -> Iterable[list[Any]]:
+def _rows(chosen: QuerySet[AuditEntry], table_format: TableFormat) -> Iterable[list[Any]]:
     for row in chosen.values_list(*_COLUMNS).iterator(chunk_size=_CHUNK):
-        yield [_cell(value) for value in row]
+        yield [_cell(value, table_format) for value in row]
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any, table_format: TableFormat) -> Any:
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
+        return value.astimezone(table_format.zone).isoformat()
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value

@@ -380,6 +380,8 @@ QUERY_WAIT_SECONDS: float = env.float("QUERY_WAIT_SECONDS", default=5.0)
 # Uploaded tables: maximum bytes and rows; up to so many rows are imported in the request, more by a worker.
 IMPORT_MAX_BYTES: int = env.int("IMPORT_MAX_BYTES", default=5 * 1024 * 1024)
 IMPORT_MAX_ROWS: int = env.int("IMPORT_MAX_ROWS", default=20000)
+# Whether a CSV for people begins with a byte order mark, by which Excel recognizes UTF-8.
+CSV_BYTE_ORDER_MARK: bool = env.bool("CSV_BYTE_ORDER_MARK", default=True)
 # Bodies of more than 64 KB that a web process receives or works on at a time, of one address and together.
 LARGE_REQUESTS_PER_ADDRESS: int = env.int("LARGE_REQUESTS_PER_ADDRESS", default=4)
 LARGE_REQUESTS_AT_ONCE: int = env.int("LARGE_REQUESTS_AT_ONCE", default=16)

@@ -22,6 +22,7 @@ from tenants.api.serializers.base import (
     limit_field,
     time_zone,
 )
+from tenants.api.serializers.table_formats import NumbersParameters
 from tenants.infrastructure.error_codes import ErrorCode
 
 MAX_DEVICES = 50
@@ -225,7 +226,7 @@ class ChartParameters(UnitParameters, SeriesRangeParameters):
     )
 
 
-class ExportParameters(SeriesRangeParameters):
+class ExportParameters(NumbersParameters, SeriesRangeParameters):
     from_required = False
     format = serializers.ChoiceField(choices=("csv", "ndjson"), default="csv")
 

@@ -6,8 +6,9 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
-from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from tenants.infrastructure.text_encodings import ENCODINGS
 from tenants.models import PreregisteredDevice
 from tenants.services.enrollment import clean_components, clean_serial, split_hardware
 
@@ -76,14 +77,26 @@ class ChangePreregisteredDeviceForm(forms.ModelForm):
         return clean_components(self.cleaned_data["components"])
 
 
+def encoding_field() -> forms.ChoiceField:
+    """Return the field of a CSV's encoding, empty for one that is recognized."""
+    return forms.ChoiceField(
+        label=_("Encoding"),
+        required=False,
+        choices=[("", _("recognize UTF-8, UTF-16 and Korean CP949")), *((name, name) for name in ENCODINGS)],
+        help_text=_("Of a CSV. Choose it if names look wrong in the preview."),
+        widget=UnfoldAdminSelectWidget,
+    )
+
+
 class EnrollmentTableForm(forms.Form):
     """A table of devices to preregister."""
 
     file = forms.FileField(
         label=_("File"),
-        help_text=_("CSV (UTF-8 or CP949) or XLSX. A preview shows the result of each row first."),
+        help_text=_("CSV or XLSX. A preview shows the result of each row first."),
         widget=UnfoldAdminFileFieldWidget,
     )
+    encoding = encoding_field()
 
     def clean_file(self) -> Any:
         """Return the uploaded file. Raises ValidationError for one that is too large."""

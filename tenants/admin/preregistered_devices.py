@@ -23,7 +23,7 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from tenants.infrastructure import hooks
-from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableRow
+from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableFile, TableRow
 from tenants.models import PreregisteredDevice, User
 from tenants.services import enrollment
 from tenants.services.enrollment import IssuedCodes
@@ -160,7 +160,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
                 return self._show(request, issued) if issued else self._nothing_new(request)
             if form.is_valid():
                 content = form.cleaned_data["file"].read()
-                return self._preview(request, content, enrollment.read_rows(content))
+                return self._preview(request, content, enrollment.read_upload(content, form.cleaned_data["encoding"]))
         except ValidationError as error:
             add_errors(form, error)
         return form_page(
@@ -181,8 +181,8 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
         headers = {"Content-Disposition": f'attachment; filename="devices-template.{form}"'}
         return HttpResponse(enrollment.template(form), content_type=CONTENT_TYPES[form], headers=headers)
 
-    def _preview(self, request: HttpRequest, content: bytes, rows: Sequence[TableRow]) -> HttpResponse:
-        results = enrollment.dry_run(rows)
+    def _preview(self, request: HttpRequest, content: bytes, table: TableFile) -> HttpResponse:
+        results = enrollment.dry_run(table.rows)
         shown = sorted(results, key=lambda row: row.outcome != "error")[:_SHOWN]
         numbers = {name: sum(row.outcome == name for row in results) for name in _OUTCOMES}
         return render_page(
@@ -199,6 +199,7 @@ class PreregisteredDeviceAdmin(LongList, ModelAdmin):
             new=numbers["new"],
             errors=numbers["error"],
             kept=base64.b64encode(content).decode(),
+            encoding=table.encoding,
             back=_list_url(),
         )
 
@@ -317,7 +318,7 @@ def _kept_rows(request: HttpRequest) -> list[TableRow]:
         content = base64.b64decode(request.POST["kept"], validate=True)
     except (ValueError, binascii.Error) as error:
         raise ValidationError(_t("The file cannot be read. Upload it again.")) from error
-    return enrollment.read_rows(content)
+    return enrollment.read_upload(content, request.POST.get("encoding", "")).rows
 
 
 def _as_url(content: bytes, kind: str) -> str:

@@ -22,6 +22,8 @@ from openpyxl import Workbook
 
 from .database import release_connection
 from .limited_process import MemoryExceeded, ProgramFailed, TimeExceeded, TooManyPrograms, run_limited
+from .table_formats import DEFAULT, TableFormat, begin
+from .text_encodings import decode
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,6 @@ _MOST_LINES = 10
 _MOST_ELEMENTS = 60
 _MOST_STYLES = 500_000
 _XLSX_READER = Path(__file__).with_name("xlsx_reader.py")
-_BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
 class TooManyFiles(ValidationError):
@@ -61,10 +62,24 @@ class TableRow:
     cells: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """The rows of a file, and the encoding of its text; empty for XLSX, which has one of its own."""
+
+    rows: list[TableRow]
+    encoding: str
+
+
 def read_table(content: bytes, known: Sequence[str], needed: Sequence[str] = ()) -> list[TableRow]:
-    """Return the rows of a CSV or XLSX file. Raises ValidationError.
+    """Return the rows of a CSV or XLSX file in an encoding that can be recognized. Raises ValidationError."""
+    return read_file(content, known, needed).rows
+
+
+def read_file(content: bytes, known: Sequence[str], needed: Sequence[str] = (), encoding: str = "") -> TableFile:
+    """Return the rows of a CSV or XLSX file, and the encoding that was used. Raises ValidationError.
 
     `known` are the columns that a file may have, `needed` those that it must have. Rows without any cell are left out.
+    `encoding` is that of a CSV, recognized unless it is given.
     """
     if len(content) > settings.IMPORT_MAX_BYTES:
         raise ValidationError(
@@ -74,8 +89,10 @@ def read_table(content: bytes, known: Sequence[str], needed: Sequence[str] = ())
         raise ValidationError(_("The file is empty."))
     # Other requests need the connection more than a request that only computes.
     release_connection()
-    lines = _xlsx_lines(content) if content.startswith(b"PK") else _csv_lines(content)
-    return _rows(lines, known, needed)
+    if content.startswith(b"PK"):
+        return TableFile(_rows(_xlsx_lines(content), known, needed), "")
+    text, used = decode(content, encoding)
+    return TableFile(_rows(_csv_lines(text), known, needed), used)
 
 
 def check_rows(rows: Iterable[dict[str, Any]], known: Sequence[str], needed: Sequence[str] = ()) -> list[TableRow]:
@@ -90,10 +107,13 @@ def check_rows(rows: Iterable[dict[str, Any]], known: Sequence[str], needed: Seq
     return found
 
 
-def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: str) -> bytes:
-    """Return the table as CSV (UTF-8 with a byte order mark, for Excel) or XLSX; no cell is a formula."""
+def write_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], form: str, table_format: TableFormat = DEFAULT
+) -> bytes:
+    """Return the table as CSV (UTF-8) or XLSX; no cell is a formula."""
     if form == "csv":
-        return "".join(map(csv_line, [columns, *rows])).encode("utf-8-sig")
+        lines = "".join(csv_line(row, table_format.separator) for row in (columns, *rows))
+        return begin() + lines.encode()
     book = Workbook(write_only=True)
     sheet = book.create_sheet()
     sheet.append(list(columns))
@@ -104,10 +124,10 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: str
     return packed.getvalue()
 
 
-def csv_line(cells: Iterable[Any]) -> str:
+def csv_line(cells: Iterable[Any], separator: str = ",") -> str:
     """Return the cells as one line of CSV with its end; no cell is a formula, whatever the separator of the reader."""
     to = io.StringIO()
-    csv.writer(to).writerow(_harmless(cell) for cell in cells)
+    csv.writer(to, delimiter=separator).writerow(_harmless(cell) for cell in cells)
     return to.getvalue()
 
 
@@ -195,8 +215,7 @@ def _text(value: Any) -> str:
 # --- CSV ------------------------------------------------------------------------------------------------------
 
 
-def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
-    text = _decode(content)
+def _csv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -211,17 +230,6 @@ def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
         raise ValidationError(
             _("Row %(row)d is not valid CSV: %(error)s") % {"row": reader.line_num, "error": error}
         ) from error
-
-
-def _decode(content: bytes) -> str:
-    """Return the decoded text: by its byte order mark, as UTF-8, or as CP949, which Excel writes in Korea."""
-    encodings = [name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)] or ["utf-8", "cp949"]
-    for encoding in encodings:
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise ValidationError(_("The file must be UTF-8 or CP949 (EUC-KR) text. Save it as “CSV UTF-8” or as XLSX."))
 
 
 # --- XLSX -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from tenants.infrastructure.spreadsheets import TableRow, read_table, write_table
+from tenants.infrastructure.spreadsheet_errors import check_identifier
+from tenants.infrastructure.spreadsheets import TableFile, TableRow, read_file, write_table
 from tenants.models import PreregisteredDevice, User
 
 from . import claim_codes
@@ -143,9 +144,9 @@ def make_claimable(device_uuid: UUID | None) -> bool:
     )
 
 
-def read_rows(content: bytes) -> list[TableRow]:
-    """Return the rows of an uploaded table. Raises ValidationError."""
-    return read_table(content, COLUMNS, NEEDED)
+def read_upload(content: bytes, encoding: str = "") -> TableFile:
+    """Return the rows of an uploaded table, and the encoding that was used. Raises ValidationError."""
+    return read_file(content, COLUMNS, NEEDED, encoding)
 
 
 def template(form: str) -> bytes:
@@ -179,9 +180,16 @@ def _evaluate(row: TableRow, existing: Mapping[str, PreregisteredDevice], seen: 
     serial = cells.get("serial", "")
     device = PreregisteredDevice(cpu_serial=cells.get("cpu_serial", ""), name=cells.get("name", ""))
     try:
-        device.serial = serial = clean_serial(serial)
+        device.serial = serial = clean_serial(check_identifier(serial))
     except ValidationError as error:
         errors["serial"] = " ".join(error.messages)
+    except ValueError as error:
+        errors["serial"] = str(error)
+    for name in ("cpu_serial", "name"):
+        try:
+            check_identifier(cells.get(name, ""))
+        except ValueError as error:
+            errors[name] = str(error)
     try:
         device.hardware_name, device.hardware_version = split_hardware(cells.get("hardware_model", ""))
     except ValidationError as error:

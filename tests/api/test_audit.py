@@ -117,6 +117,15 @@ def test_a_file_has_the_same_rows(admin_api: Api, changed: str) -> None:
     assert '"before": "first"' in next(row["changes"] for row in table if row["action"] == "change")
 
 
+def test_a_file_in_the_form_of_a_country(admin_api: Api, changed: str) -> None:
+    answer = admin_api.get("audit/export/", separator="semicolon", timezone="Asia/Seoul")
+    table = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig")), delimiter=";"))
+    assert table[0]["at"].endswith("+09:00")
+    assert len(table) == len(rows(admin_api, limit=100))
+    assert admin_api.get("audit/", separator="semicolon").status_code == 400
+    assert admin_api.get("audit/export/", decimal="comma").status_code == 400
+
+
 def test_a_name_is_no_formula(admin_api: Api, tenant_a: Any) -> None:
     admin_api.post("hardware-models/", {"name": "=HYPERLINK(1)", "version": "1"})
     assert ",=HYPERLINK" not in admin_api.get("audit/export/").content.decode()

@@ -147,6 +147,66 @@ def test_encodings_of_spreadsheets(api: Api, tenant_a: Any, encoding: str) -> No
     assert answer.json()["results"][0]["name"] == "온실 북쪽"
 
 
+def test_the_answer_names_the_encoding_and_nothing_is_read_in_another_script(api: Api, tenant_a: Any) -> None:
+    content = "name\nОфис 1\n".encode("cp1251")
+    before = names(tenant_a)
+    answer = upload(api, content)
+    assert answer.status_code == 400
+    assert "its encoding must be given" in " ".join(problems(answer).values())
+    assert names(tenant_a) == before
+    answer = upload(api, content, encoding="cp1251", dry_run="true")
+    assert (answer.json()["encoding"], answer.json()["results"][0]["name"]) == ("cp1251", "Офис 1")
+    answer = upload(api, content, encoding="cp1251")
+    assert (answer.status_code, answer.json()["encoding"]) == (200, "cp1251")
+    assert api.get(f"device-imports/{answer.json()['id']}/").json()["encoding"] == "cp1251"
+    assert "Офис 1" in names(tenant_a)
+    assert upload(api, "name\n온실\n".encode("cp949"), dry_run="true").json()["encoding"] == "cp949"
+    assert upload(api, xlsx(["name"], ["a"]), dry_run="true").json()["encoding"] == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "member", "words"),
+    [
+        ({"encoding": "klingon"}, "encoding", "must be one of"),
+        ({"encoding": "cp1251", "rows": [{"name": "x"}]}, "encoding", "applies to a file"),
+    ],
+)
+def test_an_encoding_that_does_not_apply(api: Api, fields: dict[str, Any], member: str, words: str) -> None:
+    answer = api.post("devices/import/", fields) if "rows" in fields else upload(api, b"name\nx\n", **fields)
+    assert answer.status_code == 400
+    assert words in problems(answer)[member]
+
+
+def test_damaged_serials_are_refused_by_name(api: Api, tenant_a: Any) -> None:
+    before = names(tenant_a)
+    lines = ("north,,1E+15,,", 'south,,"=""0000000099999999""",,', "east,,10000000e1234567,,", "1E+05,,,,")
+    document = upload(api, table(*lines), dry_run="true").json()
+    errors = {row["name"]: row["errors"] for row in document["results"]}
+    assert [(one["column"], "shortened" in one["detail"]) for one in errors["north"]] == [("cpu_serial", True)]
+    assert [(one["column"], "a formula" in one["detail"]) for one in errors["south"]] == [("cpu_serial", True)]
+    assert errors["east"] == []
+    assert document["counts"]["error"] == 3
+    assert upload(api, table(*lines)).status_code == 400
+    answer = api.post("devices/import/", {"rows": [{"name": "x", "cpu_serial": "1E+15"}], "dry_run": True})
+    assert answer.json()["counts"]["error"] == 1
+    number = upload(api, xlsx(["name", "cpu_serial"], ["x", 1e300]), dry_run="true").json()
+    assert "shortened" in number["results"][0]["errors"][0]["detail"]
+    assert names(tenant_a) == before
+
+
+def test_the_separator_of_an_export(api: Api, settings: Any) -> None:
+    api.post("devices/", {"name": "one; two, three"})
+    for separator, sign in (("comma", ","), ("semicolon", ";"), ("tab", "\t")):
+        content = api.get("devices/export/", separator=separator).content.decode("utf-8-sig")
+        assert content.startswith(f"uuid{sign}name{sign}")
+        assert upload(api, content.encode(), dry_run="true").json()["counts"]["error"] == 0
+    answer = api.get("devices/export/", format="xlsx", separator="tab")
+    assert (answer.status_code, "applies to CSV only" in problems(answer)["separator"]) == (400, True)
+    assert "must be one of" in problems(api.get("devices/export/", separator="|"))["separator"]
+    settings.CSV_BYTE_ORDER_MARK = False
+    assert api.get("devices/export/").content.startswith(b"uuid,")
+
+
 def xlsx(*rows: list[Any]) -> bytes:
     book = openpyxl.Workbook()
     for row in rows:

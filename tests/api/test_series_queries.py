@@ -265,7 +265,7 @@ def test_csv(ask: Callable[..., Any], mixed: None, greenhouse: Any) -> None:
     assert answer["Content-Type"] == "text/csv; charset=utf-8"
     assert answer["Content-Disposition"] == 'attachment; filename="readings-20261122T120000Z.csv"'
     assert answer["Cache-Control"] == "no-store"
-    rows = list(csv.reader(io.StringIO(answer.getvalue().decode(), newline="")))
+    rows = list(csv.reader(io.StringIO(answer.getvalue().decode("utf-8-sig"), newline="")))
     assert rows[0] == ["time", "device", "component", "metric", "value", "unit"]
     assert rows[1] == ["2026-11-22T09:30:00Z", str(greenhouse.uuid), "dht22", "temperature", "0.0", "°C"]
     assert [(row[3], row[4]) for row in rows[1:]] == [
@@ -273,6 +273,47 @@ def test_csv(ask: Callable[..., Any], mixed: None, greenhouse: Any) -> None:
         ("on", "true"), ("on", "false"),
         *(("said", text) for text in ("'=HYPERLINK(1)", "'-1", 'a "quoted", text', "two\nlines", "'@x", "ordinary")),
     ]  # fmt: skip
+
+
+def test_csv_in_the_form_of_a_country(ask: Callable[..., Any], mixed: None, greenhouse: Any, settings: Any) -> None:
+    form = {"separator": "semicolon", "decimal": "comma", "timezone": "Asia/Seoul"}
+    content = ask("export", **form).getvalue()
+    assert content.startswith(b"\xef\xbb\xbf"), "without it Excel shows 째C for °C"
+    rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=";"))
+    assert rows[0] == ["time", "device", "component", "metric", "value", "unit"]
+    assert rows[1] == ["2026-11-22T18:30:00+09:00", str(greenhouse.uuid), "dht22", "temperature", "0,0", "°C"]
+    assert [row[4] for row in rows[1:3]] == ["0,0", "-5,25"]
+    assert {len(row) for row in rows} == {6}
+    assert 'a "quoted", text' in [row[4] for row in rows], "a text keeps its own commas and points"
+    tabs = ask("export", separator="tab").getvalue().decode("utf-8-sig")
+    assert tabs.splitlines()[1].split("\t")[4] == "0.0"
+    settings.CSV_BYTE_ORDER_MARK = False
+    assert ask("export").getvalue().startswith(b"time,device,")
+
+
+def test_ndjson_in_a_time_zone(ask: Callable[..., Any], mixed: None) -> None:
+    lines = ask("export", format="ndjson", component="relay", timezone="America/New_York").getvalue().splitlines()
+    assert json.loads(lines[0])["time"] == "2026-11-22T04:30:00-05:00"
+
+
+@pytest.mark.parametrize(
+    ("form", "member", "words"),
+    [
+        ({"separator": "|"}, "separator", "must be one of comma, semicolon, tab, not '|'"),
+        ({"decimal": ","}, "decimal", "must be one of comma, point, not ','"),
+        ({"timezone": "KST"}, "timezone", "'KST' is not a valid time zone"),
+        ({"decimal": "comma"}, "separator", "add separator=semicolon"),
+        ({"decimal": "comma", "separator": "comma"}, "separator", "add separator=semicolon"),
+        ({"format": "ndjson", "decimal": "comma"}, "decimal", "applies to CSV only"),
+        ({"format": "ndjson", "separator": "tab"}, "separator", "applies to CSV only"),
+    ],
+)
+def test_a_form_that_cannot_be(
+    ask: Callable[..., Any], greenhouse: Any, form: dict[str, str], member: str, words: str
+) -> None:
+    answer = ask("export", **form)
+    assert answer.status_code == 400
+    assert words in problems(answer)[member]
 
 
 def test_ndjson(ask: Callable[..., Any], mixed: None, greenhouse: Any) -> None:

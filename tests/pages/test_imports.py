@@ -82,6 +82,19 @@ def test_a_table_is_looked_through_then_imported_and_its_credentials_downloaded_
     assert "begun already" in pages.post(f"{LIST}{kept.pk}/begin/", follow=True).content.decode()
 
 
+def test_the_encoding_of_a_table_is_shown_and_can_be_chosen(pages: Pages, tenant_a: Any) -> None:
+    def page(text: str, codec: str, **fields: str) -> str:
+        file = SimpleUploadedFile("fleet.csv", f"name\n{text}\n".encode(codec))
+        return str(pages.post(f"{LIST}add/", {"file": file, **fields}, follow=True).content.decode())
+
+    assert "its encoding must be given" in page("Офис 1", "cp1251")
+    shown = page("Офис 1", "cp1251", encoding="cp1251")
+    assert "Офис 1" in shown
+    assert "CP1251" in shown
+    assert newest(tenant_a).encoding == "cp1251"
+    assert "CP949" in page("온실 1동", "cp949")
+
+
 def test_rows_with_errors_are_shown_and_left_out_only_when_it_is_asked_for(pages: Pages, tenant_a: Any) -> None:
     from devices.models import Device
 

@@ -46,6 +46,24 @@ def confirm(console: Pages, preview: str) -> str:
     return str(console.post(f"{LIST}import-table/", {"kept": kept}, follow=True).content.decode())
 
 
+def test_the_encoding_of_a_table_is_kept_for_the_confirmation(console: Pages) -> None:
+    lines = "serial,hardware_model,name\nGB-CYR-1,GreenBox 1.2,Офис 1\n".encode("cp1251")
+    file = SimpleUploadedFile("devices.csv", lines)
+    refused = console.post(f"{LIST}import-table/", {"file": file}).content.decode()
+    assert "its encoding must be given" in refused
+    file = SimpleUploadedFile("devices.csv", lines)
+    page = console.post(f"{LIST}import-table/", {"file": file, "encoding": "cp1251"}).content.decode()
+    assert "read as CP1251" in page
+    (kept,) = re.findall(r'name="kept" value="([^"]+)"', page)
+    console.post(f"{LIST}import-table/", {"kept": kept, "encoding": "cp1251"}, follow=True)
+    assert PreregisteredDevice.objects.get(serial="GB-CYR-1").name == "Офис 1"
+
+
+def test_damaged_serials_are_named(console: Pages) -> None:
+    page = upload(console, "1E+15,GreenBox 1.2,,,", "GB-OK-1,GreenBox 1.2,1.5E+11,,")
+    assert page.count("has shortened") == 2
+
+
 def test_one_board(console: Pages) -> None:
     form = {"serial": " gb-1001 ", "hardware_model": "GreenBox  1.2", "components": "dht22; second : dht22"}
     page = console.post(f"{LIST}add/", form)

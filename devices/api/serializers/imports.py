@@ -9,6 +9,9 @@ from rest_framework import serializers
 from devices.models import DeviceImport
 from devices.services.provisioning.import_application import CellError, ImportedRow, ImportResult
 from tenants.api.serializers.base import StrictSerializer
+from tenants.api.serializers.table_formats import SeparatorParameters
+from tenants.infrastructure.spreadsheets import CONTENT_TYPES
+from tenants.infrastructure.text_encodings import ENCODINGS
 
 from .inventory import CredentialsSerializer
 
@@ -16,7 +19,12 @@ from .inventory import CredentialsSerializer
 class UploadSerializer(StrictSerializer):
     """A table of devices: a file (CSV or XLSX, as multipart/form-data), or its rows as JSON."""
 
-    file = serializers.FileField(required=False, help_text="CSV (UTF-8 or CP949) or XLSX; the first row names columns.")
+    file = serializers.FileField(required=False, help_text="CSV or XLSX; the first row names columns.")
+    encoding = serializers.ChoiceField(
+        choices=ENCODINGS,
+        required=False,
+        help_text="Encoding of a CSV; recognized unless given, if it is UTF-8, UTF-16 or Korean CP949.",
+    )
     rows = serializers.ListField(
         child=serializers.DictField(), required=False, help_text="Instead of a file: objects with the same names."
     )
@@ -24,6 +32,12 @@ class UploadSerializer(StrictSerializer):
     skip_errors = serializers.BooleanField(
         default=False, help_text="Register the rows without errors although others have some."
     )
+
+
+class DeviceExportParameters(SeparatorParameters):
+    """The file of an export of devices."""
+
+    format = serializers.ChoiceField(choices=tuple(CONTENT_TYPES), default="csv")
 
 
 class ProblemSerializer(serializers.Serializer):
@@ -58,6 +72,7 @@ class ImportResultSerializer(serializers.Serializer):
 
     dry_run = serializers.BooleanField()
     id = serializers.IntegerField(allow_null=True, help_text="The import, at device-imports/; null of a dry run.")
+    encoding = serializers.CharField(help_text="Encoding that a CSV was read in; empty for XLSX and JSON.")
     counts = CountsSerializer()
     results = RowResultSerializer(many=True)
     credentials = CredentialsSerializer(many=True)
@@ -82,6 +97,7 @@ class DeviceImportSerializer(serializers.ModelSerializer[DeviceImport]):
         fields: ClassVar = [
             "id",
             "filename",
+            "encoding",
             "state",
             "description",
             "total",

@@ -13,6 +13,7 @@ from devices.services import audit_search, concurrency_limits
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
 from tenants.api.views.base import CursorPageView, ParametersView
+from tenants.infrastructure import table_formats
 from tenants.infrastructure.concurrency import Operation
 from tenants.services.roles import Role
 
@@ -54,6 +55,7 @@ class AuditExportView(ParametersView):
         """Return the changes as CSV, newest first. At most 100,000: narrow the range for more."""
         wanted, access = self.valid_parameters(), stream_access(request, Role.ADMIN)
         with concurrency_limits.begin(Operation.EXPORT, key_id=access.key_id, user_id=access.user_id):
-            content = audit_search.as_csv(audit_search.entries(wanted))
+            filters = {name: value for name, value in wanted.items() if name not in ("separator", "timezone")}
+            content = audit_search.as_csv(audit_search.entries(filters), table_formats.from_parameters(wanted))
         disposition = {"Content-Disposition": 'attachment; filename="audit.csv"'}
         return HttpResponse(content, content_type="text/csv; charset=utf-8", headers=disposition)

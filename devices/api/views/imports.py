@@ -26,10 +26,11 @@ from devices.services.provisioning import import_application, import_files, impo
 from tenants.api.errors import ErrorSerializer
 from tenants.api.negotiation import JSONParser
 from tenants.api.serializers.base import refuse_body
-from tenants.api.views.base import DeviceScope, ObjectsView, TenantView
+from tenants.api.views.base import DeviceScope, ObjectsView, ParametersView, TenantView
+from tenants.infrastructure import table_formats
 from tenants.infrastructure.concurrency import Operation
 from tenants.infrastructure.error_codes import ErrorCode
-from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableRow
+from tenants.infrastructure.spreadsheets import CONTENT_TYPES, TableFile
 from tenants.services.roles import Role
 
 from .base import AuditedView
@@ -63,38 +64,40 @@ class ImportView(AuditedView):
         wanted = shapes.UploadSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         given = wanted.validated_data
-        rows, name = _rows(given)
+        table, name = _table(given)
         if given["dry_run"]:
-            return Response(_result(import_application.dry_run(rows), None, dry_run=True))
+            return Response(_result(import_application.dry_run(table.rows), None, table.encoding, dry_run=True))
         try:
             kept, done = import_jobs.import_rows(
-                rows, name, skip_errors=given["skip_errors"], acting_user=self.acting_user
+                table.rows,
+                name,
+                encoding=table.encoding,
+                skip_errors=given["skip_errors"],
+                acting_user=self.acting_user,
             )
         except import_jobs.HasErrors as error:
             detail = shapes.error_detail(error.found, import_jobs.MOST_PROBLEMS, is_file="file" in given)
             raise serializers.ValidationError(detail) from error
         if done is None:
             return Response(shapes.DeviceImportSerializer(kept).data, status.HTTP_202_ACCEPTED)
-        return Response(_result(done, kept.pk, dry_run=False))
+        return Response(_result(done, kept.pk, table.encoding, dry_run=False))
 
 
-class DeviceExportView(TenantView):
+class DeviceExportView(ParametersView):
     """The tenant's devices as the table that can be imported again."""
 
     resource = "devices"
     device_scope = DeviceScope.DEVICES
+    parameters_class = shapes.DeviceExportParameters
 
-    def known_parameters(self) -> Iterable[str]:
-        """Return the names of the accepted query parameters."""
-        return ("format",)
-
-    @extend_schema(parameters=[_FORMAT], responses=_FILE)
+    @extend_schema(parameters=[shapes.DeviceExportParameters], responses=_FILE)
     def get(self, request: Request) -> HttpResponse:
         """Return all devices that the client can see, as CSV or XLSX."""
-        file_format = _format(request)
-        access = stream_access(request)
+        wanted, access = self.valid_parameters(), stream_access(request)
+        file_format, table_format = wanted["format"], table_formats.from_parameters(wanted)
         with concurrency_limits.begin(Operation.EXPORT, key_id=access.key_id, user_id=access.user_id):
-            return _file(import_files.export_devices(file_format, visible_devices(request)), "devices", file_format)
+            content = import_files.export_devices(file_format, visible_devices(request), table_format)
+            return _file(content, "devices", file_format)
 
 
 class ImportTemplateView(TenantView):
@@ -142,22 +145,28 @@ class DeviceImportViewSet(
         return Response({"credentials_remaining": kept.to_hand_over, "credentials": credentials})
 
 
-def _rows(given: dict[str, Any]) -> tuple[list[TableRow], str]:
+def _table(given: dict[str, Any]) -> tuple[TableFile, str]:
     if ("file" in given) == ("rows" in given):
         raise serializers.ValidationError(_("Send either 'file' or 'rows'."))
     if "rows" in given:
-        return import_files.check(given["rows"]), ""
+        if "encoding" in given:
+            text = _("'encoding' applies to a file; JSON is always UTF-8.")
+            raise serializers.ValidationError({"encoding": ErrorDetail(text, ErrorCode.INVALID_CHOICE)})
+        return TableFile(import_files.check(given["rows"]), ""), ""
     file = cast("UploadedFile", given["file"])
     if (file.size or 0) > settings.IMPORT_MAX_BYTES:
         text = _("The file must not be larger than %(most)d bytes. Split it.") % {"most": settings.IMPORT_MAX_BYTES}
         raise serializers.ValidationError({"file": ErrorDetail(text, ErrorCode.TOO_LARGE)})
-    return import_files.read(file.read()), file.name or ""
+    return import_files.read_upload(file.read(), given.get("encoding", "")), file.name or ""
 
 
-def _result(found: import_application.ImportResult, import_id: int | None, *, dry_run: bool) -> dict[str, Any]:
+def _result(
+    found: import_application.ImportResult, import_id: int | None, encoding: str, *, dry_run: bool
+) -> dict[str, Any]:
     return {
         "dry_run": dry_run,
         "id": import_id,
+        "encoding": encoding,
         "counts": found.counts(),
         "results": [shapes.row_data(row) for row in found.rows],
         "credentials": [credentials_data(issued) for issued in found.issued],

@@ -12,6 +12,7 @@ from import_export.widgets import BooleanWidget, Widget
 from devices.domain import attributes, tags
 from devices.models import ComponentType, HardwareModel, Place
 from devices.models.base import validate_key
+from tenants.infrastructure.spreadsheet_errors import check_identifier
 
 from . import import_lookup
 
@@ -27,6 +28,14 @@ class UuidCell(Widget):
         if found is None:
             raise ValueError(_("The value must be a UUID such as 6d1f6a3e-5f0e-4c53-9d68-0a6f0c8a1f11, or empty."))
         return found
+
+
+class IdentifierCell(Widget):
+    """A cell with a serial, an id or a name, as it was before a spreadsheet program opened the file."""
+
+    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> str:
+        """Return the text; raises ValueError."""
+        return check_identifier(str(value))
 
 
 class SecondsCell(Widget):

@@ -13,7 +13,8 @@ from django.utils.translation import gettext as _
 from devices.models import ComponentType, Device, HardwareModel, Place
 from devices.services.provisioning.device_config import device_config
 from devices.services.provisioning.registration import IssuedCredentials
-from tenants.infrastructure.spreadsheets import TableRow, check_rows, read_table, write_table
+from tenants.infrastructure.spreadsheets import TableFile, TableRow, check_rows, read_file, write_table
+from tenants.infrastructure.table_formats import DEFAULT, TableFormat
 
 from .import_columns import join_parts
 from .import_lookup import parts_of
@@ -24,8 +25,13 @@ _CHUNK = 1000
 
 
 def read(content: bytes) -> list[TableRow]:
-    """Return the rows of an uploaded table. Raises ValidationError."""
-    return read_table(content, COLUMNS, ("name",))
+    """Return the rows of a table in an encoding that can be recognized. Raises ValidationError."""
+    return read_upload(content).rows
+
+
+def read_upload(content: bytes, encoding: str = "") -> TableFile:
+    """Return the rows of an uploaded table, and the encoding that was used. Raises ValidationError."""
+    return read_file(content, COLUMNS, ("name",), encoding)
 
 
 def check(rows: Iterable[dict[str, Any]]) -> list[TableRow]:
@@ -33,14 +39,14 @@ def check(rows: Iterable[dict[str, Any]]) -> list[TableRow]:
     return check_rows(rows, COLUMNS)
 
 
-def export_devices(form: str, devices: QuerySet[Device] | None = None) -> bytes:
+def export_devices(form: str, devices: QuerySet[Device] | None = None, table_format: TableFormat = DEFAULT) -> bytes:
     """Return the devices (of the current tenant, all by default) as CSV or XLSX that can be imported again."""
     chosen = (
         (Device.objects.all() if devices is None else devices).select_related("hardware_model", "place").order_by("pk")
     )
     if chosen.count() > MOST_EXPORTED:
         raise ValidationError(_("A table can contain at most %(most)d devices.") % {"most": MOST_EXPORTED})
-    return write_table(COLUMNS, _exported(chosen), form)
+    return write_table(COLUMNS, _exported(chosen), form, table_format)
 
 
 def template(form: str) -> bytes:

@@ -45,14 +45,19 @@ class HasErrors(Exception):
         self.found = found
 
 
-def keep(rows: Sequence[TableRow], filename: str, *, acting_user: audit.Actor) -> DeviceImport:
+def keep(rows: Sequence[TableRow], filename: str, *, encoding: str = "", acting_user: audit.Actor) -> DeviceImport:
     """Store a table that a person reviews before the import begins, and delete those stored for more than a day."""
     DeviceImport.objects.filter(state=State.CHECKED, created_at__lt=timezone.now() - _CHECKED_KEPT).delete()
-    return _create(rows, filename, State.CHECKED, skip_errors=False, acting_user=acting_user)
+    return _create(rows, filename, State.CHECKED, encoding=encoding, skip_errors=False, acting_user=acting_user)
 
 
 def import_rows(
-    rows: Sequence[TableRow], filename: str = "", *, skip_errors: bool = False, acting_user: audit.Actor = None
+    rows: Sequence[TableRow],
+    filename: str = "",
+    *,
+    encoding: str = "",
+    skip_errors: bool = False,
+    acting_user: audit.Actor = None,
 ) -> tuple[DeviceImport, ImportResult | None]:
     """Register the devices of the rows; return the import and its outcomes, None where a worker does a large one.
 
@@ -60,7 +65,9 @@ def import_rows(
     nothing is registered then.
     """
     with accounts.batch_grants(), transaction.atomic():
-        kept = _create(rows, filename, State.CHECKED, skip_errors=skip_errors, acting_user=acting_user)
+        kept = _create(
+            rows, filename, State.CHECKED, encoding=encoding, skip_errors=skip_errors, acting_user=acting_user
+        )
         return kept, begin(kept, skip_errors=skip_errors, acting_user=acting_user, hand_over=True)
 
 
@@ -139,11 +146,18 @@ def rows_of(kept: DeviceImport) -> list[TableRow]:
 
 
 def _create(
-    rows: Sequence[TableRow], filename: str, state: State, *, skip_errors: bool, acting_user: audit.Actor
+    rows: Sequence[TableRow],
+    filename: str,
+    state: State,
+    *,
+    encoding: str,
+    skip_errors: bool,
+    acting_user: audit.Actor,
 ) -> DeviceImport:
     who = audit.named(acting_user)
     return DeviceImport.objects.create(
         filename=filename.replace("\0", "")[-200:],
+        encoding=encoding,
         state=state,
         skip_errors=skip_errors,
         rows=[[row.number, row.cells] for row in rows],

@@ -17,7 +17,17 @@ from devices.models import Component, Device
 from devices.services import audit, audit_changes
 
 from . import activation, import_lookup, registration
-from .import_columns import AttributesCell, ModelCell, PartsCell, PlaceCell, SecondsCell, TagsCell, UuidCell, YesCell
+from .import_columns import (
+    AttributesCell,
+    IdentifierCell,
+    ModelCell,
+    PartsCell,
+    PlaceCell,
+    SecondsCell,
+    TagsCell,
+    UuidCell,
+    YesCell,
+)
 
 COLUMNS = (
     *("uuid", "name", "external_id", "hardware_model", "place", "cpu_serial", "timeout_seconds", "active"),
@@ -31,11 +41,11 @@ class DeviceResource(resources.ModelResource):
     """Devices as rows. Call `load` first; rows are imported, or devices exported, in the tenant's schema."""
 
     uuid = Field("uuid", "uuid", widget=UuidCell())
-    name = Field("name", "name")
-    external_id = Field("external_id", "external_id")
+    name = Field("name", "name", widget=IdentifierCell())
+    external_id = Field("external_id", "external_id", widget=IdentifierCell())
     hardware_model = Field("hardware_model", "hardware_model", widget=ModelCell())
     place = Field("place", "place", widget=PlaceCell())
-    cpu_serial = Field("cpu_serial", "cpu_serial")
+    cpu_serial = Field("cpu_serial", "cpu_serial", widget=IdentifierCell())
     timeout_seconds = Field("timeout_seconds", "timeout_seconds", widget=SecondsCell())
     active = Field("active", "active", widget=YesCell())
     tags = Field("tags", "tags", widget=TagsCell())

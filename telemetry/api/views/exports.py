@@ -20,6 +20,7 @@ from telemetry.services.queries import completeness
 from tenants.api.errors import ErrorSerializer
 from tenants.api.negotiation import JSONErrorsNegotiation
 from tenants.api.views.base import DeviceScope, ParametersView
+from tenants.infrastructure import table_formats
 from tenants.infrastructure.concurrency import Operation
 from tenants.infrastructure.database import current_schema
 from tenants.services.roles import Role
@@ -92,6 +93,7 @@ class ReadingsExportView(ParametersView):
             requested.stop,
             form,
             warnings,
+            table_formats.from_parameters(wanted),
         )
         is_async = isinstance(request._request, ASGIRequest)
         content: Any = (

@@ -23,6 +23,7 @@ from telemetry.services.queries.readings import ReadingPosition, ReadingRow, Rea
 from tenants.infrastructure.database import run_in_schema
 from tenants.infrastructure.retry import DATABASE_LOST
 from tenants.infrastructure.spreadsheets import csv_line
+from tenants.infrastructure.table_formats import DEFAULT, TableFormat, begin
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class ReadingsExportRequest:
     stop: datetime
     form: str  # csv or ndjson
     warnings: Sequence[PartialReason]  # known at the start
+    table_format: TableFormat = DEFAULT
 
 
 class ReadingsExport:
@@ -68,7 +70,9 @@ class ReadingsExport:
 
     def begin(self) -> bytes:
         """Return the header before the readings."""
-        return ",".join(COLUMNS).encode() + b"\r\n" if self._wanted.form == "csv" else b""
+        if self._wanted.form != "csv":
+            return b""
+        return begin() + csv_line(COLUMNS, self._wanted.table_format.separator).encode()
 
     def next(self) -> bytes | None:
         """Return the next chunk, read in the current schema; None at the end."""
@@ -81,7 +85,9 @@ class ReadingsExport:
             rows = readings(
                 [one.series], start=self._wanted.start, stop=self._wanted.stop, after=self._after, limit=room
             )
-            chunks.append(_as_csv(one, rows) if self._wanted.form == "csv" else as_ndjson(one, rows))
+            table_format = self._wanted.table_format
+            as_lines = _as_csv if self._wanted.form == "csv" else as_ndjson
+            chunks.append(as_lines(one, rows, table_format))
             if len(rows) < room:
                 self._number, self._after = self._number + 1, None
             else:
@@ -145,34 +151,40 @@ def readings_chunks(wanted: ReadingsExportRequest) -> Iterator[bytes]:
         yield piece
 
 
-def as_ndjson(one: ExportedSeries, rows: Sequence[ReadingRow]) -> bytes:
-    """Return the rows as NDJSON."""
+def as_ndjson(one: ExportedSeries, rows: Sequence[ReadingRow], table_format: TableFormat = DEFAULT) -> bytes:
+    """Return the rows as NDJSON, with times in the zone of the format."""
     head = {"device": one.device, "component": one.series.component, "metric": one.series.metric}
     unit = one.series.unit or None
-    return b"".join(_line({"time": row.time, **head, "value": row.value, "unit": unit}) for row in rows)
+    zone = table_format.zone
+    return b"".join(
+        _line(
+            {"time": row.time if zone is UTC else row.time.astimezone(zone), **head, "value": row.value, "unit": unit}
+        )
+        for row in rows
+    )
 
 
 def _line(document: dict[str, Any]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
 
 
-def _as_csv(one: ExportedSeries, rows: Sequence[ReadingRow]) -> bytes:
+def _as_csv(one: ExportedSeries, rows: Sequence[ReadingRow], table_format: TableFormat) -> bytes:
     """Return the rows as CSV. Only names and texts are quoted: checking every number takes half of the time."""
-    head = _cells(one.device, one.series.component, one.series.metric)
-    unit = _cells(one.series.unit)
-    return "".join(f"{_time(row.time)},{head},{_cell(row.value)},{unit}\r\n" for row in rows).encode()
+    between = table_format.separator
+    head = _cells(between, one.device, one.series.component, one.series.metric)
+    unit = _cells(between, one.series.unit)
+    return "".join(
+        f"{table_format.time(row.time)}{between}{head}{between}{_cell(row.value, table_format)}{between}{unit}\r\n"
+        for row in rows
+    ).encode()
 
 
-def _time(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat()[:-6] + "Z"
-
-
-def _cell(value: ReadingValue) -> str:
+def _cell(value: ReadingValue, table_format: TableFormat) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return _cells(value) if isinstance(value, str) else repr(value)
+    return _cells(table_format.separator, value) if isinstance(value, str) else table_format.number(value)
 
 
-def _cells(*texts: str) -> str:
+def _cells(separator: str, *texts: str) -> str:
     """Texts as one line of CSV, without its end."""
-    return csv_line(texts).removesuffix("\r\n")
+    return csv_line(texts, separator).removesuffix("\r\n")
