@@ -17,7 +17,7 @@ import django
 django.setup()
 import management.management.commands.run_mqtt_listener
 from pathlib import Path
-from management.memory import give_back_memory
+from tenants.infrastructure.memory import give_back_memory
 def resident():
     return int(Path('/proc/self/statm').read_text().split()[1])
 before = resident()

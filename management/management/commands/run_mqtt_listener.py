@@ -9,12 +9,12 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from management.memory import give_back_memory
 from management.replicas import run_replicas
 from telemetry.services.ingest.batch_pipeline import build_pipeline
 from telemetry.services.ingest.listener import SHARE, Listener
 from telemetry.services.storage.tenant_writer import LOCK_TIMEOUT_MS
 from tenants.infrastructure.database import bound_lock_waits
+from tenants.infrastructure.memory import give_back_memory
 from tenants.infrastructure.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
