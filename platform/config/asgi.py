@@ -14,10 +14,12 @@ os.environ.setdefault("VAULT_ROLE", "web")
 django.setup(set_prefix=False)
 
 from django.conf import settings  # noqa: E402 (what follows needs the settings)
+from django.urls import get_resolver  # noqa: E402
 from django.utils import translation  # noqa: E402
 
 from tenants.api.problems import CONTENT_TYPE, is_for_api, language_of, problem  # noqa: E402
 from tenants.infrastructure.client_address import address_group, client_address  # noqa: E402
+from tenants.infrastructure.memory import give_back_memory  # noqa: E402
 from tenants.infrastructure.request_bodies import BodyLimits, BodyRefused, BoundedBodies, Scope  # noqa: E402
 from tenants.request_ids import asgi_with_request_id  # noqa: E402
 from tenants.security_headers import asgi_with_headers  # noqa: E402
@@ -75,3 +77,8 @@ _bounded = BoundedBodies(
     refusal_body=_refusal_body,
 )
 application = asgi_with_request_id(asgi_with_headers(_bounded))
+
+# All pages and endpoints are loaded now, and not by the first request.
+for _urls in (settings.ROOT_URLCONF, settings.PUBLIC_SCHEMA_URLCONF):
+    get_resolver(_urls).url_patterns  # noqa: B018 (reading it loads them)
+give_back_memory()

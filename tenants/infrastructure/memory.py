@@ -6,8 +6,9 @@ import logging
 
 logger = logging.getLogger(__name__)
 
-# Net new objects between two searches for cyclic garbage. A listener has some thousands of them in its two batches,
-# which are freed without a search: at Python's own 700 it would look at each of them several times.
+# Net new objects between two searches for cyclic garbage. A listener has some thousands of them in its two batches, a
+# web process in a page of devices, which are freed without a search: at Python's own 700 it would look at each of them
+# several times.
 _OBJECTS_BETWEEN_COLLECTIONS = 10_000
 
 
