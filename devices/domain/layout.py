@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from devices.domain.metric_spec import MetricSpec
-from devices.domain.paths import PROTOCOL_MEMBERS, Path
+from devices.domain.paths import CLAIMS, PROTOCOL_MEMBERS, Path
 
 # The largest finite number: a value within these bounds is neither infinite nor NaN.
 GREATEST = 1.7976931348623157e308
@@ -61,7 +61,7 @@ class Layout:
 def build_layout(metrics: Iterable[MetricSpec]) -> Layout:
     """Return the layout of a component's metrics."""
     listed = tuple(metrics)
-    tree: dict[str, Tree | None] = dict.fromkeys(PROTOCOL_MEMBERS)
+    tree: dict[str, Tree | None] = dict.fromkeys(PROTOCOL_MEMBERS | CLAIMS)
     paths = [metric.path for metric in listed] + [metric.unit_path for metric in listed if metric.unit_path]
     for path in paths:
         _cover(tree, path)

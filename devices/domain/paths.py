@@ -27,6 +27,9 @@ PROTOCOL_MEMBERS = frozenset(
     }
 )
 
+# Registered claims of JSON Web Tokens (RFC 7519), which libraries add: values only where a metric has the path.
+CLAIMS = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})
+
 # The length of a series' name.
 _NAME_LENGTH = 63
 _DIGEST_LENGTH = 12

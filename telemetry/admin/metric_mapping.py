@@ -24,7 +24,7 @@ from unfold.widgets import (
 from devices import hooks
 from devices.admin import tenant_admin
 from devices.admin.roles import person
-from devices.domain.paths import PROTOCOL_MEMBERS
+from devices.domain.paths import CLAIMS, PROTOCOL_MEMBERS
 from devices.models import ComponentType, Metric, Unit
 from telemetry.services.mapping import application, proposal, sample_messages
 from tenants.admin.base import render_page
@@ -161,7 +161,7 @@ def _choice(example: sample_messages.SampleMessage) -> dict[str, Any]:
 
 def _values(message: dict[str, Any]) -> str:
     """Return the measured members of the message on one line."""
-    return json.dumps({k: v for k, v in message.items() if k not in PROTOCOL_MEMBERS}, ensure_ascii=False)
+    return json.dumps({k: v for k, v in message.items() if k not in PROTOCOL_MEMBERS | CLAIMS}, ensure_ascii=False)
 
 
 def _proposed_page(component_type: ComponentType, message: dict[str, Any]) -> _MappingPage:

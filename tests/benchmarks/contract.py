@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from devices.domain.metric_spec import MetricSpec
-from devices.domain.paths import PROTOCOL_MEMBERS, Path
+from devices.domain.paths import CLAIMS, PROTOCOL_MEMBERS, Path
 from devices.domain.specs import ComponentSpec, DeviceSpec, KeySpec, TenantSpec
 from telemetry.services.pipeline import contract, form, normalization, validation
 from telemetry.services.pipeline.normalization import NormalizedValues
@@ -104,7 +104,7 @@ def validate_plainly(
             ".".join(path), value if type(value) in kinds else float(value), "", kinds.get(type(value), "number")
         )
         for path, value in flat.items()
-        if path[0] not in PROTOCOL_MEMBERS and value is not None
+        if path[0] not in PROTOCOL_MEMBERS | CLAIMS and value is not None
     ]
     return moment, moment < now - _CLOCK.live, NormalizedValues(measured, unmapped)
 

@@ -47,7 +47,7 @@ def test_a_message_of_metrics_alone_keeps_nothing_else() -> None:
     assert _normalize({**SIGNED, "value": {"temp": 1}}, TEMP).unmapped == []
 
 
-@pytest.mark.parametrize("member", sorted(paths.PROTOCOL_MEMBERS))
+@pytest.mark.parametrize("member", sorted(paths.PROTOCOL_MEMBERS | paths.CLAIMS))
 def test_what_the_protocol_reads_is_no_value(member: str) -> None:
     assert _kept({member: 1, "x": 2}) == {"x": 2.0}
     assert _kept({"value": {member: 1}}) == {f"value.{member}": 1.0}, "its names are its own at the top alone"

@@ -29,6 +29,7 @@ _INNER_PAD, _OUTER_PAD = (bytes(byte ^ constant for byte in range(256)) for cons
 _BLOCK_BYTES = 64
 # A named tuple's own constructor does the same through a function in Python.
 _new = tuple.__new__
+_NEWLINE = "the token must not end with a newline or blank; send it without one (printf instead of echo)"
 # The encoded header of a token: algorithm and key take some 40 bytes.
 _MAX_HEADER = 1024
 # What senders call the signature besides hmac.
@@ -143,7 +144,8 @@ def _verify_v2(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime)
             raise Refusal("bad_signature", f"Key {key.version} of the device no longer exists.")
         content = _verified(payload, parts, kid, secret)
     except BadToken as error:
-        raise _bad_token(payload, error, secret, spec, now) from error
+        fault = BadToken(_NEWLINE) if payload[-1:].isspace() else error
+        raise _bad_token(payload, fault, secret, spec, now) from error
     return _new(SignedMessage, (form.parse_object(content, "signed object"), content, 2, key.version))
 
 
@@ -272,10 +274,12 @@ def _parts(token: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _find_kid(encoded: bytes) -> str | None:
-    """Return the `kid` of a header, whose algorithm must be HS256; None: it has no text there."""
+    """Return the `kid` of a header, whose algorithm must be HS256, a whole number as its text; None: it has neither."""
     kid = _key_ids.get(encoded)
     if kid is None:
         kid = _header(encoded).get("kid")
+        if kid.__class__ is int:
+            kid = str(kid)
     return kid if isinstance(kid, str) else None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from devices.domain.specs import DeviceSpec
 
-from . import contract, form, normalization, signature, wills
+from . import claims, contract, form, normalization, signature, wills
 from .results import Refusal, Topic, TopicKind, ValidatedMessage, VerifiedContact, quote, quote_json
 
 _NO_VALUES = normalization.NormalizedValues([])
@@ -52,11 +52,15 @@ def validate(
             moment, late = contract.check_time(message, received_at, clock)
             contract.check_board(message, spec)
             registered = contract.check_component(topic, message, spec)
+            if version == 2 and not claims.VALIDITY.isdisjoint(message):
+                claims.check_validity(message, registered, received_at, clock)
             source = payload if version == 1 else content
             component, values = registered.key, normalization.normalize(message, registered, source)
         else:
             if "cpu_serial" in message:
                 contract.check_board(message, spec)
+            if version == 2 and not claims.VALIDITY.isdisjoint(message):
+                claims.check_validity(message, None, received_at, clock)
             session = _session(message)
             moment, late = contract.check_time(message, received_at, clock)
     except Refusal as refusal:
