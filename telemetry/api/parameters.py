@@ -29,7 +29,9 @@ MAX_DEVICES = 50
 MAX_NAMES = 50
 MAX_POINTS = 5000
 MAX_PERCENTILES = 10
+MAX_GAP_SECONDS = 10 * 366 * 86400
 AGGREGATES = ("count", "min", "max", "avg", "sum", "last")
+INTERPOLATED = ("delta", "rate", "integral")
 GROUP_AGGREGATES = ("count", "min", "max", "avg", "sum")
 
 
@@ -164,14 +166,29 @@ class IntervalParameters(serializers.Serializer):
 
 class AggregatesParameters(UnitParameters, IntervalParameters, SeriesRangeParameters):
     aggregate = serializers.ListField(
-        child=serializers.ChoiceField(choices=AGGREGATES),
+        child=serializers.ChoiceField(choices=(*AGGREGATES, *INTERPOLATED)),
         required=False,
-        help_text="Which values each result holds; may be given several times. All unless given.",
+        help_text=(
+            "Which values each result holds; may be given several times. All but `delta`, `rate` and `integral` unless"
+            " given."
+        ),
     )
     fill = serializers.ChoiceField(
-        choices=("none", "null", "previous"),
+        choices=("none", "null", "previous", "linear"),
         default="none",
-        help_text="Intervals without readings: left out, with null, or with the last value before them in the range.",
+        help_text=(
+            "Intervals without readings: left out, with null, with the last value before them in the range, or on the"
+            " line between the intervals before and after."
+        ),
+    )
+    max_gap_seconds = WholeNumber(
+        min_value=1,
+        max_value=MAX_GAP_SECONDS,
+        required=False,
+        help_text=(
+            "Readings that are farther apart have no line between them, for `delta`, `rate`, `integral` and"
+            " `fill=linear`. No limit unless given."
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from devices.models import Metric, Unit
 from devices.services.metadata.unit_catalogue import UNITS
 from telemetry.models import Series
 from telemetry.services.queries.aggregates import AggregateBucket
+from telemetry.services.queries.interpolation import InterpolatedAggregate
 from tenants.infrastructure.error_codes import ErrorCode
 
 
@@ -47,12 +48,25 @@ class UnitTarget:
 
     def sum(self, measured: float | None, count: int) -> float | None:
         """Return the sum of `count` numbers in this unit; None where it is too large for a float."""
-        if measured is None:
-            return None
-        try:
-            return float(Fraction(measured) * self.factor + count * self.offset)
-        except OverflowError:
-            return None
+        return None if measured is None else _float(Fraction(measured) * self.factor + count * self.offset)
+
+    def line(self, measured: InterpolatedAggregate) -> InterpolatedAggregate:
+        """Return the increase and the integral of a line in this unit; None where they are too large for a float."""
+        if self.conversion is None:
+            return measured
+        delta = None if measured.delta is None else _float(Fraction(measured.delta) * self.factor)
+        seconds = Fraction(measured.seconds)
+        integral = None
+        if measured.integral is not None:
+            integral = _float(Fraction(measured.integral) * self.factor + seconds * self.offset)
+        return replace(measured, delta=delta, integral=integral)
+
+
+def _float(number: Fraction) -> float | None:
+    try:
+        return float(number)
+    except OverflowError:
+        return None
 
 
 class UnitConverter:

@@ -84,6 +84,13 @@ class AggregateSerializer(serializers.Serializer):
     avg = serializers.FloatField(required=False, allow_null=True, help_text="Of booleans the share of true.")
     sum = serializers.FloatField(required=False, allow_null=True)
     last = ValueField(required=False, allow_null=True)
+    delta = serializers.FloatField(required=False, allow_null=True, help_text="The increase of a counter.")
+    rate = serializers.FloatField(required=False, allow_null=True, help_text="The increase of a counter a second.")
+    integral = serializers.FloatField(
+        required=False,
+        allow_null=True,
+        help_text="The integral over time in seconds. Of booleans the seconds of true.",
+    )
 
 
 class AggregatedSeriesSerializer(SeriesSerializer):
