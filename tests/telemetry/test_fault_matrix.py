@@ -31,7 +31,7 @@ RATE, SECONDS = 200.0, 3.0
 @pytest.fixture
 def setup(live_db: None, stack: EmbeddedStack, tenant_a: Any, tenant_b: Any, tmp_path: Path) -> Setup:
     fleet = Fleet([tenant_a, tenant_b], 4)
-    return Setup(stack, fleet, RATE, SECONDS, tmp_path, quiet_seconds=2.5)
+    return Setup(stack, fleet, RATE, SECONDS, tmp_path, quiet_seconds=2.5, is_timed=False)
 
 
 def played(setup: Setup, row: Row) -> run.RowResult:

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from statistics import median
 
 import pytest
 from django_redis import get_redis_connection
@@ -18,7 +19,7 @@ from tests.redis_recovery import wait_for_redis
 pytestmark = pytest.mark.slow
 
 # The settings' own time limit, and what a busy machine adds.
-STALL_SECONDS = 0.5 + 2
+STALL_SECONDS = 0.5 + 10
 
 
 @pytest.fixture
@@ -57,12 +58,14 @@ def test_it_stays_open_while_redis_is_frozen_and_closes_afterwards(frozen: None,
         redis.ping()
     assert probes() - others
     until = time.monotonic() + 2.0
+    delays = []
     while time.monotonic() < until:
         began = time.monotonic()
         with pytest.raises(RedisUnavailable):
             redis.ping()
-        assert time.monotonic() - began < 0.4, "a probe does not delay a command"
+        delays.append(time.monotonic() - began)
         time.sleep(0.02)
+    assert median(delays) < 0.4, "a probe does not delay a command"
     stack.signal("valkey", signal.SIGCONT)
     began = time.monotonic()
     wait_for_redis()
