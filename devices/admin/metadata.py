@@ -29,6 +29,11 @@ class UnitAdmin(TenantModelAdmin):
     fields: ClassVar = [("symbol", "name"), ("quantity", "ucum")]
 
 
+def keep_blanks(field: Any) -> None:
+    """Make a form's text field keep blanks at its ends: a device can send them in the names of its values."""
+    field.strip = False
+
+
 class MetricInline(TenantStackedInline):
     """The metrics of a component type. Errors of the model are shown at their fields."""
 
@@ -45,6 +50,13 @@ class MetricInline(TenantStackedInline):
         ("sentinels", "sentinel_treatment"),
     ]
     autocomplete_fields: ClassVar = ["unit", "sent_unit"]
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Return the form's field; paths keep their blanks."""
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if db_field.name in ("path", "unit_path"):
+            keep_blanks(field)
+        return field
 
 
 @admin.register(ComponentType, site=tenant_admin)

@@ -23,10 +23,11 @@ from unfold.widgets import (
 
 from devices import hooks
 from devices.admin import tenant_admin
+from devices.admin.metadata import keep_blanks
 from devices.admin.roles import person
 from devices.domain.paths import CLAIMS, PROTOCOL_MEMBERS
 from devices.models import ComponentType, Metric, Unit
-from telemetry.services.mapping import application, proposal, sample_messages
+from telemetry.services.mapping import application, proposal, sample_messages, unmatched_metrics
 from tenants.admin.base import render_page
 
 from .device_panels import in_words
@@ -83,6 +84,8 @@ class ProposedMetricForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         for name in ("unit", "sent_unit"):
             self.fields[name].widget.choices = units  # read once for all rows
+        for name in ("path", "unit_path"):
+            keep_blanks(self.fields[name])
 
     @property
     def is_taken(self) -> bool:
@@ -140,6 +143,7 @@ def metric_mapping(request: HttpRequest, component_type: ComponentType) -> HttpR
         except ValidationError as error:
             form.add_error("example", error)
     found = [] if taught else [_choice(example) for example in sample_messages.sample_messages(component_type)]
+    unmatched = None if taught else unmatched_metrics.find_unmatched(component_type)
     return render_page(
         tenant_admin.get_model_admin(ComponentType),
         request,
@@ -149,6 +153,7 @@ def metric_mapping(request: HttpRequest, component_type: ComponentType) -> HttpR
         form=form,
         taught=taught,
         found=found,
+        unmatched=unmatched,
         example=form["example"].value() or "",
         back=reverse("admin:devices_componenttype_change", args=[component_type.pk]),
     )

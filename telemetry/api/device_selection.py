@@ -163,4 +163,4 @@ def _text_of(devices: Sequence[Device]) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or _("none")
+    return ", ".join(name if name == name.strip() else repr(name) for name in sorted(names)) or _("none")

@@ -56,7 +56,7 @@ class LatestParameters(UnitParameters):
 class ReadingsParameters(RangeParameters, CursorParameters, UnitParameters):
     device = serializers.UUIDField(help_text="A device's UUID.")
     component = serializers.CharField(help_text="A component's key, for example dht22.")
-    metric = serializers.CharField(help_text="A metric's key, for example temperature.")
+    metric = serializers.CharField(trim_whitespace=False, help_text="A metric's key, for example temperature.")
     limit = limit_field(MAX_LIMIT)
 
 
@@ -72,7 +72,8 @@ class QuarantineParameters(RangeParameters, CursorParameters):
 
 def _names(what: str) -> serializers.ListField:
     return serializers.ListField(
-        child=serializers.CharField(),
+        # The name of an unmapped value can have blanks at its ends.
+        child=serializers.CharField(trim_whitespace=False),
         required=False,
         max_length=MAX_NAMES,
         help_text=f"{what}; may be given several times. All unless given.",
@@ -196,7 +197,7 @@ class GroupAggregatesParameters(UnitParameters, IntervalParameters, SeriesRangeP
     selects_all = True
 
     metric = serializers.ListField(
-        child=serializers.CharField(),
+        child=serializers.CharField(trim_whitespace=False),
         min_length=1,
         max_length=MAX_NAMES,
         help_text="A metric's key, for example temperature; may be given several times, for groups of each.",
@@ -269,7 +270,9 @@ class DeviceListParameters(serializers.Serializer):
 
 class MetricFilterParameters(DeviceListParameters):
     component = serializers.CharField(required=False, help_text="A component's key, for example dht22.")
-    metric = serializers.CharField(required=False, help_text="A metric's key, for example temperature.")
+    metric = serializers.CharField(
+        required=False, trim_whitespace=False, help_text="A metric's key, for example temperature."
+    )
     hardware_model = serializers.IntegerField(
         required=False, min_value=1, max_value=2**63 - 1, help_text="A hardware model's id."
     )

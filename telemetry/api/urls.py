@@ -12,7 +12,7 @@ from .views.http_ingest import DeviceMessagesView
 from .views.latest import FleetLatestView, LatestView
 from .views.limits import LimitHitViewSet, LimitsView
 from .views.messages import MessagesView, MissingSequencesView, TotalsViewSet
-from .views.metric_mapping import MetricMappingView, MetricProposalView
+from .views.metric_mapping import MetricMappingView, MetricProposalView, UnmatchedMetricsView
 from .views.quarantine import QuarantineView, ReplayViewSet, SuppressedMessagesViewSet
 from .views.readings import ReadingsView, SeriesReadingsView
 from .views.stream import ReadingsStreamView
@@ -47,6 +47,11 @@ urlpatterns = [
         "component-types/<int:id>/metric-mapping/proposal/",
         MetricProposalView.as_view(),
         name="metric-mapping-proposal",
+    ),
+    path(
+        "component-types/<int:id>/metric-mapping/unmatched/",
+        UnmatchedMetricsView.as_view(),
+        name="metric-mapping-unmatched",
     ),
     path("component-types/<int:id>/metric-mapping/apply/", MetricMappingView.as_view(), name="metric-mapping-apply"),
     *router.urls,

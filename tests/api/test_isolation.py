@@ -105,6 +105,7 @@ ROWS: list[Row] = [
         "POST", "api/v1/component-types/{type}/metric-mapping/apply/", METADATA, 201,
         {"metrics": [{"key": "n", "path": "n"}]},
     ),
+    ("GET", "api/v1/component-types/{type}/metric-mapping/unmatched/", READ, 200, None),
     ("GET", "api/v1/metrics/", READ, 200, None),
     ("POST", "api/v1/metrics/", METADATA, 201, {"component_type": "{type_key}", "key": "n", "path": "n"}),
     ("GET", "api/v1/metrics/{metric}/", READ, 200, None),

@@ -52,6 +52,7 @@ _CLOSED = (
     *("device-imports/{}/credentials/", "key-rotations/", "key-rotations/{}/", "key-rotations/{}/devices/"),
     *("key-rotations/{}/extend/", "key-rotations/{}/end/", "key-rotations/{}/roll-back/", "key-rotations/{}/tokens/"),
     *("component-types/{}/metric-mapping/proposal/", "component-types/{}/metric-mapping/apply/", "limits/", "export/"),
+    "component-types/{}/metric-mapping/unmatched/",
     *(
         "api-keys/",
         "api-keys/{}/",

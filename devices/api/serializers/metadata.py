@@ -101,6 +101,8 @@ class NestedMetricSerializer(StrictModelSerializer[Metric]):
             "numbers_as_text",
         ]
         validators = ()
+        # A device can send names with blanks at their ends.
+        extra_kwargs: ClassVar = {name: {"trim_whitespace": False} for name in ("path", "unit_path")}
 
 
 class MetricSerializer(NestedMetricSerializer):

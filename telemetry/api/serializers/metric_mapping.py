@@ -64,6 +64,23 @@ class MetricProposalSerializer(serializers.Serializer):
     refusal = RefusalSerializer(allow_null=True)
 
 
+class UnmatchedMetricSerializer(serializers.Serializer):
+    """A metric that found nothing, and paths in the messages that resemble its path."""
+
+    key = serializers.CharField(source="metric.key")
+    path = serializers.CharField(source="metric.path")
+    near = serializers.ListField(child=serializers.CharField(), help_text="At most three, the likeliest first.")
+
+
+class UnmatchedMetricsSerializer(serializers.Serializer):
+    """Metrics that found no value in any of `messages`; none without a message."""
+
+    messages = serializers.IntegerField(
+        help_text="Number of messages that were read: the 20 newest of the 20 devices heard last, and refused ones."
+    )
+    metrics = UnmatchedMetricSerializer(many=True)
+
+
 class MetricMappingSerializer(StrictSerializer):
     """Metrics to create."""
 

@@ -15,7 +15,7 @@ from devices.api.views.base import AuditedView
 from devices.models import ComponentType, Metric
 from telemetry.api.serializers import metric_mapping as shapes
 from telemetry.models import Quarantined
-from telemetry.services.mapping import application, proposal, sample_messages
+from telemetry.services.mapping import application, proposal, sample_messages, unmatched_metrics
 from tenants.api.errors import ErrorSerializer
 
 
@@ -48,6 +48,20 @@ class MetricProposalView(AuditedView):
             "refusal": seen.refusal,
         }
         return Response(shapes.MetricProposalSerializer(answer).data)
+
+
+class UnmatchedMetricsView(AuditedView):
+    """Metrics of a component type that find nothing in its messages."""
+
+    resource = "metadata"
+
+    @extend_schema(
+        operation_id="metric_mapping_unmatched",
+        responses={200: shapes.UnmatchedMetricsSerializer, 404: ErrorSerializer},
+    )
+    def get(self, request: Request, id: int) -> Response:  # noqa: A002
+        """Return the type's metrics without a value in the newest messages, with the paths that they may mean."""
+        return Response(shapes.UnmatchedMetricsSerializer(unmatched_metrics.find_unmatched(_type(id))).data)
 
 
 class MetricMappingView(AuditedView):

@@ -37,7 +37,7 @@ data: [{"device": "6d1f6a3e-…", "component": "dht22", "metric": "temperature",
 
 def _names(what: str, most: int) -> serializers.ListField:
     return serializers.ListField(
-        child=serializers.CharField(),
+        child=serializers.CharField(trim_whitespace=False),
         required=False,
         max_length=most,
         help_text=f"{what}; may be given several times. All unless given.",

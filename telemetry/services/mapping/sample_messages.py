@@ -38,14 +38,30 @@ def sample_messages(
     component_type: ComponentType, *, device: Device | None = None, limit: int = 10
 ) -> list[SampleMessage]:
     """Return the newest message of each of the type's components, optionally of one device, newest first."""
+    found = [example for one, named in _devices_with(component_type, device) for example in _device_samples(one, named)]
+    return sorted(found, key=lambda example: example.at, reverse=True)[:limit]
+
+
+def recent_messages(component_type: ComponentType) -> list[dict[str, Any]]:
+    """Return the newest messages of the type's components: of 20 devices the 20 newest, and one that was refused."""
+    found = []
+    for device, named in _devices_with(component_type, None):
+        for message in readings.messages(device, limit=_MAX_MESSAGES):
+            if _component_of(message.topic) in named and (content := _content(message.payload)) is not None:
+                found.append(content)
+        found += [example.message for example in _refused_sample(device, named)]
+    return found
+
+
+def _devices_with(component_type: ComponentType, device: Device | None) -> list[tuple[Device, set[str]]]:
+    """Return the devices that have components of the type, heard last first, each with the names of these in topics."""
     components = Component.objects.filter(component_type=component_type, attached=True).select_related("device")
     if device is not None:
         components = components.filter(device=device)
     keys: dict[Device, set[str]] = {}
     for component in components.order_by("-device__presence__last_seen_at", "-id")[:_MAX_DEVICES]:
         keys.setdefault(component.device, set()).update((component.key, component_type.key))
-    found = [example for one, named in keys.items() for example in _device_samples(one, named)]
-    return sorted(found, key=lambda example: example.at, reverse=True)[:limit]
+    return list(keys.items())
 
 
 def quarantined_message(row: Quarantined) -> dict[str, Any]:
@@ -61,6 +77,11 @@ def _device_samples(device: Device, named: set[str]) -> Iterator[SampleMessage]:
         if component in named - seen and (content := _content(message.payload)) is not None:
             seen.add(component)
             yield SampleMessage(device, component, message.time, content)
+    yield from _refused_sample(device, named)
+
+
+def _refused_sample(device: Device, named: set[str]) -> Iterator[SampleMessage]:
+    """Yield the newest refused message of the components, if there is one."""
     refused = Quarantined.objects.filter(device=device).alias(size=Length("payload")).filter(size__lte=_MAX_PAYLOAD)
     for row in refused[:_MAX_MESSAGES]:
         component = _component_of(row.topic)
