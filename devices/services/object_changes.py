@@ -14,6 +14,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Max
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -59,6 +60,13 @@ def newest() -> list[int]:
     """Return the token behind every change that is committed now."""
     _number_all()
     return list(_newest())
+
+
+def newest_of(kinds: Sequence[str]) -> int:
+    """Return the position of the last committed change of these kinds; 0 without one."""
+    _number_all()
+    last = ObjectChange.objects.filter(kind__in=kinds, position__isnull=False).aggregate(last=Max("position"))
+    return int(last["last"] or 0)
 
 
 def changed_keys(kind: str, after: Sequence[int], limit: int) -> ObjectChangesPage:

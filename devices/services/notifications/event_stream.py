@@ -40,6 +40,9 @@ async def events(
         await leave_request_thread()
         yield f"retry: {_RETRY_MILLISECONDS}\nid: {after}\n\n"
         await center.join(subscriber)
+        if subscriber.is_limited:
+            # The devices may have been changed before the hub could say so.
+            subscriber.check()
         async for text in _follow(center, subscriber, device):
             yield text
     except DATABASE_LOST as error:
@@ -71,6 +74,7 @@ async def _follow(center: StreamHub, subscriber: Subscriber, device: UUID | None
             may_watch, visible = await center.run_in_schema(subscriber.schema, lambda: _check(subscriber.watcher))
             if not may_watch:
                 return
+            subscriber.is_limited = visible is not None
             checked_at, subscriber.must_read = time.monotonic(), True
         while subscriber.must_read:
             subscriber.must_read = False

@@ -25,6 +25,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from devices.services import object_changes
 from tenants.infrastructure.retry import DATABASE_LOST
 from tenants.infrastructure.secret_values import reveal
 
@@ -41,6 +42,8 @@ QUEUE_EVENTS = 100
 POLL_SECONDS = 2.0
 # How long a new stream waits for the confirmation of its subscription.
 _CONFIRMED_WITHIN = 1.0
+# How often tenants with streams of a part of their devices are read for changes of devices and places.
+SELECTION_SECONDS = 1.0
 # A connection without an answer for two beats is lost.
 _BEAT_SECONDS = 10.0
 # Other work of the process has its turn after so many messages.
@@ -108,6 +111,8 @@ class Subscriber:
 
     def __init__(self, schema: str, watcher: Watcher, last: int) -> None:
         self.schema, self.watcher, self.last = schema, watcher, last
+        # Whether it has the events of some devices only; which, changes with the devices.
+        self.is_limited = watcher.visible is not None
         # PostgreSQL may have events that are not in the queue; the permission must be checked.
         self.must_read, self.must_check = True, False
         self._events: deque[StatusEvent] = deque()
@@ -164,6 +169,7 @@ class StreamHub:
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._connection: Any = None
         self._task: asyncio.Task[None] | None = None
+        self._selections = SelectionWatch(self)
         self._is_unavailable = False
         self._heard_at = 0.0
 
@@ -176,6 +182,7 @@ class StreamHub:
             await self._send("SUBSCRIBE", channel)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="stream-hub")
+            self._selections.start()
         if not self._is_unavailable:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CONFIRMED_WITHIN):
@@ -195,6 +202,15 @@ class StreamHub:
         elif self._task is not None:
             self._task.cancel()
             self._task = None
+            self._selections.stop()
+
+    def limited_subscribers(self) -> dict[str, list[Subscriber]]:
+        """Return the streams that have the events of some devices only, by schema."""
+        found: dict[str, list[Subscriber]] = {}
+        for subscriber in (one for subscribers in self._subscribers.values() for one in subscribers):
+            if subscriber.is_limited:
+                found.setdefault(subscriber.schema, []).append(subscriber)
+        return found
 
     async def run_in_schema(self, schema: str, function: Callable[[], T]) -> T:
         """Return the function's result in the schema, in one of the readers' threads; closes its connections."""
@@ -317,6 +333,50 @@ class StreamHub:
         task = asyncio.ensure_future(work)
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
+
+
+class SelectionWatch:
+    """Makes streams of some devices select these again when devices or places of their tenant were changed.
+
+    It follows the changes of objects, in whichever process they were made. A tenant without such streams is not read.
+    """
+
+    def __init__(self, center: StreamHub) -> None:
+        self._center = center
+        self._positions: dict[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._task = asyncio.create_task(self._run(), name="stream-selections")
+
+    def stop(self) -> None:
+        """End the watch."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(SELECTION_SECONDS)
+            limited = self._center.limited_subscribers()
+            self._positions = {schema: self._positions[schema] for schema in limited if schema in self._positions}
+            for schema, subscribers in limited.items():
+                try:
+                    position = await self._center.run_in_schema(schema, _last_change_of_selections)
+                except DATABASE_LOST:
+                    continue  # The streams find it out, and end.
+                except Exception:
+                    logger.exception("Changes of the devices of %s could not be read", schema)
+                    continue
+                if self._positions.get(schema) != position:
+                    self._positions[schema] = position
+                    for subscriber in subscribers:
+                        subscriber.check()
+
+
+def _last_change_of_selections() -> int:
+    return object_changes.newest_of(("devices", "places"))
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, StreamHub] = WeakKeyDictionary()

@@ -128,6 +128,7 @@ class MessageChangesView(ChangesView):
 class QuarantineChangesView(ChangesView):
     """Messages that were added to the quarantine, changed in it, or removed from it."""
 
+    device_scope = DeviceScope.DEVICES
     scope = "quarantine-changes"
     parameters_class = parameters.ChangesParameters
 
@@ -140,7 +141,8 @@ class QuarantineChangesView(ChangesView):
         """Return the changes of the quarantine in the order of storing; pages as of `readings/changes/`.
 
         A message has an entry when it is added, when it is received again, when a replay gives it another reason, and
-        when it is removed; each entry holds the message as it is now.
+        when it is removed; each entry holds the message as it is now. A client with a device selector gets the messages
+        of its devices, and the ids of all that were removed.
         """
         return self.answer(self.valid_parameters())
 
@@ -149,7 +151,7 @@ class QuarantineChangesView(ChangesView):
     ) -> tuple[ChangesPage, list[Any]]:
         """Return the page and the changes."""
         page = changes_page(ChangeSelection(ChangeKind.QUARANTINED), **place)
-        rows = change_items.quarantined_of(page.items)
+        rows = change_items.quarantined_of(page.items, devices)
         return page, list(shapes.QuarantineChangeSerializer(rows, many=True).data)
 
 

@@ -12,13 +12,13 @@ from rest_framework.request import Request
 
 from devices.api.access import stream_access
 from devices.services import concurrency_limits
-from telemetry.api.device_selection import devices_by_uuid
+from telemetry.api.device_selection import device_ids, devices_by_uuid
 from telemetry.api.parameters import MAX_DEVICES, MAX_NAMES
 from telemetry.services.live import pages, stream
 from telemetry.services.queries.change_positions import PositionLost
 from tenants.api.errors import ErrorSerializer, Gone
 from tenants.api.negotiation import JSONErrorsNegotiation
-from tenants.api.views.base import ParametersView
+from tenants.api.views.base import DeviceScope, ParametersView
 from tenants.infrastructure.concurrency import Operation
 from tenants.infrastructure.database import current_schema
 
@@ -73,6 +73,7 @@ class StreamParameters(serializers.Serializer):
 class ReadingsStreamView(ParametersView):
     """Readings as they are stored."""
 
+    device_scope = DeviceScope.DEVICES
     http_method_names = ("get",)  # a HEAD would wait for the end of the stream
     content_negotiation_class = JSONErrorsNegotiation
     renderer_classes = (JSONRenderer,)
@@ -105,6 +106,7 @@ class ReadingsStreamView(ParametersView):
             metrics=frozenset(wanted.get("metric", ())),
             types=frozenset(wanted.get("component_type", ())),
             of_types=pages.components_of_types(wanted.get("component_type", ())),
+            visible=access.visible,
         )
         lease = concurrency_limits.begin(Operation.EVENT_STREAM, key_id=access.key_id, user_id=access.user_id)
         events = stream.readings(
@@ -112,7 +114,7 @@ class ReadingsStreamView(ParametersView):
             after,
             selection,
             access,
-            latest_of=None if devices is None else [device.pk for device in devices],
+            latest_of=device_ids(request, wanted),
             has_latest="last_event_id" not in wanted,
             lease=lease,
         )

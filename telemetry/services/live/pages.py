@@ -49,11 +49,14 @@ class LiveFilter:
     metrics: Collection[str] = ()
     types: Collection[str] = ()
     of_types: Collection[tuple[UUID, str]] = ()
+    # The UUIDs of the devices that the client can see, as text; None: all.
+    visible: frozenset[str] | None = None
 
     def matches(self, reading: LiveReading | FleetLatestValue) -> bool:
         """Return whether the stream has the reading."""
         return (
-            (not self.devices or reading.device in self.devices)
+            (self.visible is None or str(reading.device) in self.visible)
+            and (not self.devices or reading.device in self.devices)
             and (not self.components or reading.component in self.components)
             and (not self.metrics or reading.metric in self.metrics)
             and (not self.types or (reading.device, reading.component) in self.of_types)

@@ -116,13 +116,15 @@ class _Stream:
         return self._subscriber.must_check
 
     async def _check(self) -> bool:
-        """Return whether the watcher may still watch; look the components of the types up again."""
+        """Return whether the watcher may still watch; look up what it can see, and the components of the types."""
         self._subscriber.must_check, self._checked_at = False, time.monotonic()
-        may_watch, of_types = await self._center.run_in_schema(
+        watcher = self._subscriber.watcher
+        may_watch, of_types, visible = await self._center.run_in_schema(
             self._subscriber.schema,
-            lambda: (self._subscriber.watcher.may_watch(), components_of_types(self._wanted.types)),
+            lambda: (watcher.may_watch(), components_of_types(self._wanted.types), watcher.visible_uuids()),
         )
-        self._wanted = replace(self._wanted, of_types=of_types)
+        self._wanted = replace(self._wanted, of_types=of_types, visible=visible)
+        self._subscriber.is_limited = visible is not None
         return may_watch
 
     async def _read(self) -> LivePage:

@@ -110,8 +110,15 @@ class QuarantineChange:
         return self.message is None
 
 
-def quarantined_of(items: Sequence[ChangedItem]) -> list[QuarantineChange]:
-    """Return the changes with their messages, in their order; one query."""
+def quarantined_of(items: Sequence[ChangedItem], devices: Sequence[int] | None = None) -> list[QuarantineChange]:
+    """Return the changes with their messages, in their order; one query.
+
+    With `devices` without the messages of other devices, and those of none.
+    """
     ids = {item.columns[0] for item in items}
     rows = {row.pk: row for row in quarantined_rows().filter(pk__in=ids)}
-    return [QuarantineChange(item.columns[0], rows.get(item.columns[0]), item.stored_at) for item in items]
+    changes = [QuarantineChange(item.columns[0], rows.get(item.columns[0]), item.stored_at) for item in items]
+    if devices is None:
+        return changes
+    selected = set(devices)
+    return [change for change in changes if change.message is None or change.message.device_id in selected]
