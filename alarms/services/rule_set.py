@@ -6,14 +6,20 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import connection
+from django.utils.translation import gettext as _
 
 from alarms.domain.rule_levels import parse_levels
 from alarms.domain.rules import RuleHistory, RuleVersion
 from alarms.models import AlarmEpisode, AlarmRule, AlarmSeries
 from devices.domain.selector import Selector
+from devices.models import ComponentType, Metric
 from devices.services.presence.freshness import MISSED_REPORTS
 from devices.services.visibility import selected_devices
+from tenants.infrastructure.error_codes import ErrorCode
+
+from .preview import MAX_SERIES, PreviewSeries
 
 _ROWS_AT_ONCE = 5000
 _COMPONENTS = """
@@ -134,3 +140,25 @@ def _watched(
 
 def _max_gap(rule: AlarmRule, interval: int) -> timedelta:
     return timedelta(seconds=rule.max_gap_seconds or MISSED_REPORTS * interval)
+
+
+def preview_series(
+    component_type: ComponentType, metric: Metric, selector: dict[str, Any], max_gap: int | None
+) -> list[PreviewSeries]:
+    """Return the series that such a rule would evaluate. Raises ValidationError where there are too many."""
+    rows = _read_components((component_type.pk, metric.key, metric.unit.symbol if metric.unit else ""))
+    devices = selected_devices(Selector.from_stored(selector)).filter(pk__in={row[0] for row in rows})
+    uuids = dict(devices.order_by().values_list("pk", "uuid"))
+    found = [
+        PreviewSeries(device, uuids[device], key, tuple(ids), _seconds(max_gap or MISSED_REPORTS * interval))
+        for device, key, interval, ids in rows
+        if device in uuids
+    ]
+    if len(found) > MAX_SERIES:
+        text = _("The preview reads at most %(most)d series; the rule has %(count)d. Give it a selector.")
+        raise ValidationError(text % {"most": MAX_SERIES, "count": len(found)}, ErrorCode.TOO_EXPENSIVE)
+    return sorted(found, key=lambda one: (str(one.uuid), one.component))
+
+
+def _seconds(seconds: int) -> timedelta:
+    return timedelta(seconds=seconds)

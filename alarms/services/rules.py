@@ -85,7 +85,7 @@ def _check(rule: AlarmRule) -> None:
     named = AlarmRule.objects.filter(name=rule.name, removed_at=None).exclude(pk=rule.pk)
     if named.exists():
         text = _("There is already an alarm rule with the name %(name)s.")
-        raise ValidationError({"name": text % {"name": rule.name}}, ErrorCode.EXISTS)
+        raise ValidationError({"name": ValidationError(text % {"name": rule.name}, ErrorCode.EXISTS)})
 
 
 def _add_version(rule: AlarmRule, acting_user: audit.Actor) -> None:

@@ -2,8 +2,16 @@
 
 from collections.abc import Iterable
 
-READING = ("devices:read", "readings:read", "quarantine:read", "metadata:read", "credentials:read", "usage:read")
-WRITING = ("devices:write", "quarantine:write", "metadata:write", "credentials:write")
+READING = (
+    "devices:read",
+    "readings:read",
+    "quarantine:read",
+    "metadata:read",
+    "credentials:read",
+    "usage:read",
+    "alarms:read",
+)
+WRITING = ("devices:write", "quarantine:write", "metadata:write", "credentials:write", "alarms:write")
 EXPORTING = ("export:read", "audit:read")
 # In no set: they are given by name only.
 MANAGING = ("keys:read", "keys:write", "members:read", "members:write")

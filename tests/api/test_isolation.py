@@ -48,6 +48,11 @@ IN_PERSON = _UNAUTHENTICATED | _STRANGERS | {
 }  # fmt: skip
 PUBLIC = dict.fromkeys(READ, OK)
 
+RULE = {
+    "kind": "threshold", "component_type": "dht22", "metric": "temperature",
+    "levels": [{"severity": "warning", "raise": 30, "clear": 29}],
+}  # fmt: skip
+
 Row = tuple[str, str, dict[str, int], int, dict[str, Any] | None]
 # method, address, who, status for those who may, body. {names} are ids of the tenant's objects.
 ROWS: list[Row] = [
@@ -182,6 +187,19 @@ ROWS: list[Row] = [
     ("GET", "api/v1/members/{member}/", IN_PERSON, 200, None),
     ("PATCH", "api/v1/members/{member}/", IN_PERSON, 200, {"role": "viewer"}),
     ("DELETE", "api/v1/members/{member}/", IN_PERSON, 204, None),
+    ("GET", "api/v1/alarm-rules/", READ, 200, None),
+    ("POST", "api/v1/alarm-rules/", OPERATE, 201, {**RULE, "name": "new"}),
+    ("POST", "api/v1/alarm-rules/preview/", OPERATE, 200, {**RULE, "from": "2026-11-22T00:00:00Z"}),
+    ("GET", "api/v1/alarm-rules/{rule}/", READ, 200, None),
+    ("PATCH", "api/v1/alarm-rules/{rule}/", OPERATE, 200, {"name": "renamed"}),
+    ("DELETE", "api/v1/alarm-rules/{rule}/", OPERATE, 204, None),
+    ("GET", "api/v1/alarms/", READ, 200, None),
+    ("GET", "api/v1/alarms/?device={device}", READ, 200, None),
+    ("GET", "api/v1/alarms/{alarm}/", READ, 200, None),
+    ("GET", "api/v1/alarms/{alarm}/history/", READ, 200, None),
+    ("POST", "api/v1/alarms/{alarm}/acknowledge/", OPERATE, 200, {"note": "seen"}),
+    ("POST", "api/v1/alarms/{alarm}/shelve/", OPERATE, 200, {"until": None}),
+    ("POST", "api/v1/alarms/{alarm}/end/", OPERATE, 200, {"reason": "repaired"}),
     ("GET", "api/v1/whoami/", READ, 200, None),
     ("GET", "api/schema/", PUBLIC, 200, None),
     ("GET", "api/docs/", PUBLIC, 200, None),
@@ -288,11 +306,29 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
             "rotation": _rotation(registered, start, f"canary of {tenant.slug}"),
             "import": str(DeviceImport.objects.create(pk=start, filename=f"canary of {tenant.slug}", state="done").pk),
             **_boards(tenant),
+            **_alarm(device, start, f"canary of {tenant.slug}"),
             "replay": str(Replay.objects.create(pk=start, topic=f"canary of {tenant.slug}").pk),
             "member": str(Membership.objects.get(user=make_user(f"member-of-{tenant.slug}", tenant, "operator")).pk),
             "newcomer": make_user(f"newcomer-of-{tenant.slug}").username,
             "api_key": str(ApiKey.objects.create(pk=start, name="k", prefix=f"gwj_{start}", digest="d").pk),
         }
+
+
+def _alarm(device: Any, pk: int, name: str) -> dict[str, str]:
+    """A rule, and an alarm that it raised for the device."""
+    from alarms.models import AlarmEpisode, AlarmSeries
+    from alarms.services.rules import add_rule
+    from devices.models import ComponentType, Metric
+
+    kind = ComponentType.objects.get(key="dht22")
+    metric = Metric.objects.get(component_type=kind, key="temperature")
+    rule = add_rule(None, pk=pk, name=name, kind="threshold", component_type=kind, metric=metric, levels=RULE["levels"])
+    AlarmSeries.objects.create(pk=pk, rule=rule, device=device, component="dht22")
+    alarm = AlarmEpisode.objects.create(
+        pk=pk, rule=rule, rule_version=1, device=device, component="dht22", metric="temperature",
+        state="ACTIVE", severity="warning", started_at=T0, note=name,
+    )  # fmt: skip
+    return {"rule": str(rule.pk), "alarm": str(alarm.pk)}
 
 
 def _boards(tenant: Any) -> dict[str, str]:

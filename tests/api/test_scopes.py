@@ -40,6 +40,8 @@ NEEDED = {
     "members:read": ("get", "members/"),
     "members:write": ("post", "members/"),
     "export:read": ("get", "export/"),
+    "alarms:read": ("get", "alarms/"),
+    "alarms:write": ("post", "alarm-rules/"),
 }
 
 

@@ -41,6 +41,7 @@ _OWN = (
     "readings/series/",
     "readings/group-aggregates/",
     *("quarantine/", "quarantine/suppressed/", "quarantine/replays/", "quarantine/replays/{}/", "events/"),
+    *("alarms/", "alarms/{}/", "alarms/{}/history/", "alarms/{}/acknowledge/", "alarms/{}/shelve/", "alarms/{}/end/"),
     *("quarantine/replays/{}/cancel/", "limits/refusals/", "readings/changes/", "messages/changes/", "status-changes/"),
     *("quarantine/changes/", "readings/stream/"),
 )
@@ -52,6 +53,7 @@ _CLOSED = (
     *("devices/import/", "devices/import-template/", "device-imports/", "device-imports/{}/", "claims/", "totals/"),
     *("device-imports/{}/credentials/", "key-rotations/", "key-rotations/{}/", "key-rotations/{}/devices/"),
     *("key-rotations/{}/extend/", "key-rotations/{}/end/", "key-rotations/{}/roll-back/", "key-rotations/{}/tokens/"),
+    *("alarm-rules/", "alarm-rules/{}/", "alarm-rules/preview/"),
     *("component-types/{}/metric-mapping/proposal/", "component-types/{}/metric-mapping/apply/", "limits/", "export/"),
     "component-types/{}/metric-mapping/unmatched/",
     *(
@@ -128,6 +130,7 @@ def _own_objects(tenant: Any, ours: dict[str, str]) -> dict[str, str]:
             "component": str(part.pk),
             "window": str(window.pk),
             "replay": str(Replay.objects.create(device=device).pk),
+            "alarm": test_isolation._alarm(device, 3_000, "of their own")["alarm"],
             "place": place.key,
         }
 

@@ -6,12 +6,14 @@ from tenants.services.roles import Role
 
 from .selectors import SelectorSerializer
 
+CLIENT_KINDS = ("key", "person")
+
 
 class WhoAmISerializer(serializers.Serializer):
     """The client: an API key with its scopes, or a person with a role."""
 
     tenant = serializers.CharField(help_text="The tenant's slug.")
-    kind = serializers.ChoiceField(choices=["key", "person"])
+    kind = serializers.ChoiceField(choices=CLIENT_KINDS)
     name = serializers.CharField(help_text="The key's name, or the person's user name.")
     prefix = serializers.CharField(allow_null=True, help_text="The key's first characters; null for a person.")
     role = serializers.ChoiceField(

@@ -1,0 +1,1 @@
+"""Addresses, members and views of alarms in the tenant's API."""

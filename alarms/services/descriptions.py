@@ -1,0 +1,46 @@
+"""Sentences about transitions, in the language of the reader."""
+
+from django.utils.translation import gettext as _
+
+from alarms.models import AlarmTransition
+
+
+def describe(transition: AlarmTransition) -> str:
+    """Return a sentence that says what happened and why."""
+    values = {
+        "value": "" if transition.value is None else f"{transition.value:g} {transition.unit}".strip(),
+        "severity": transition.severity,
+        "before": transition.from_severity,
+        "user": transition.user_label,
+    }
+    return _text(transition) % values
+
+
+def _text(transition: AlarmTransition) -> str:
+    cause = AlarmTransition.Cause
+    match transition.cause:
+        case cause.ACKNOWLEDGED:
+            return _("%(user)s acknowledged the alarm.")
+        case cause.SHELVED:
+            return _("%(user)s changed the shelving of the alarm.")
+        case cause.ENDED_BY_USER:
+            return _("%(user)s ended the alarm.")
+        case cause.STORM:
+            return _("The rule raised more new alarms than are listed one by one.")
+        case cause.STILL_RAISED:
+            return _("The condition still holds (%(value)s): raised again as %(severity)s.")
+        case cause.RULE_CHANGED:
+            return _("The rule was changed.")
+    return _text_of_reading(transition)
+
+
+def _text_of_reading(transition: AlarmTransition) -> str:
+    if transition.to_state == "ENDED":
+        return _("The value %(value)s is clear: the alarm has ended.")
+    if transition.from_state in ("NORMAL", "PENDING"):
+        return _("The value %(value)s raised the alarm as %(severity)s.")
+    if transition.severity != transition.from_severity:
+        return _("The value %(value)s changed the severity from %(before)s to %(severity)s.")
+    if transition.to_state == "RECOVERING":
+        return _("The value %(value)s is clear: the alarm ends if it stays so.")
+    return _("The value %(value)s is not clear any more.")
