@@ -66,7 +66,7 @@ class ComponentTypeAdmin(TenantModelAdmin):
     device_scope: ClassVar = DeviceScope.SHARED
     list_display: ClassVar = ["key", "name", "metric_count", "expected_interval"]
     search_fields: ClassVar = ["key", "name"]
-    fields: ClassVar = [("key", "name"), ("expected_interval", "unmapped"), "description"]
+    fields: ClassVar = [("key", "name"), ("expected_interval", "unmapped", "invalid_values"), "description"]
     inlines: ClassVar = [MetricInline]
     actions_detail: ClassVar = ["teach"]
 

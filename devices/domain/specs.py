@@ -11,11 +11,16 @@ from devices.domain.metric_spec import MetricSpec
 IGNORE, KEEP, QUARANTINE = "ignore", "keep", "quarantine"
 
 
+# The treatment of invalid values: see `devices.models.ComponentType.InvalidValues`.
+REFUSE_MESSAGE, REFUSE_VALUE = "refuse_message", "refuse_value"
+
+
 @dataclass(frozen=True, slots=True)
 class ComponentSpec:
     """A component of the device; `allowed` says whether the hardware model may have its type.
 
-    `unmapped` is the treatment of unmapped values. Devices with equal components share the object.
+    `unmapped` is the treatment of unmapped values, `invalid_values` that of values which a metric rejects.
+    Devices with equal components share the object.
     """
 
     key: str
@@ -24,6 +29,7 @@ class ComponentSpec:
     allowed: bool
     metrics: tuple[MetricSpec, ...]
     unmapped: str = KEEP
+    invalid_values: str = REFUSE_MESSAGE
     layout: Layout = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

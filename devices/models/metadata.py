@@ -119,6 +119,12 @@ class ComponentType(CountedModel, SpecInput):
         IGNORE = specs.IGNORE, _("ignore them")
         QUARANTINE = specs.QUARANTINE, _("quarantine the message")
 
+    class InvalidValues(models.TextChoices):
+        """The treatment of values that a metric rejects."""
+
+        REFUSE_VALUE = specs.REFUSE_VALUE, _("quarantine the value, store the others")
+        REFUSE_MESSAGE = specs.REFUSE_MESSAGE, _("quarantine the message")
+
     key = models.CharField(_("key"), max_length=63, unique=True, validators=[validate_key])
     name = models.CharField(_("name"), max_length=80)
     description = models.TextField(_("description"), blank=True)
@@ -137,6 +143,13 @@ class ComponentType(CountedModel, SpecInput):
             "Stored values have no unit. They are assigned to a metric when the metric is mapped from an example "
             "message."
         ),
+    )
+    invalid_values = models.CharField(
+        _("values that a metric rejects"),
+        max_length=14,
+        choices=InvalidValues.choices,
+        default=InvalidValues.REFUSE_VALUE,
+        help_text=_("A message of which no value is valid is quarantined as a whole in either case."),
     )
 
     class Meta:

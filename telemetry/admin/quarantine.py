@@ -43,7 +43,7 @@ def _list_url() -> str:
 class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
     """The quarantined messages: view and replay. The platform replays deferred ones automatically."""
 
-    list_display: ClassVar = ["reason_label", "detail", "topic", "device", "count", "last_received_at"]
+    list_display: ClassVar = ["reason_label", "detail", "topic", "device", "metric", "count", "last_received_at"]
     list_filter: ClassVar = [
         ("reason", ChoicesDropdownFilter),
         ("device", AutocompleteSelectFilter),
@@ -61,6 +61,7 @@ class QuarantinedAdmin(ReadOnly, TenantModelAdmin):
         "detail",
         "topic",
         "device_link",
+        "metric",
         "count",
         "more_like_it",
         "first_received_at",

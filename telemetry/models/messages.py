@@ -115,7 +115,10 @@ class DeviceSequence(models.Model):
 
 
 class IngestTotals(models.Model):
-    """The results of a day's messages: received = stored + duplicates + quarantined + rate limited."""
+    """The results of a day's messages: received = stored + duplicates + quarantined + rate limited.
+
+    And of the values in the stored ones: values received = values stored + values quarantined.
+    """
 
     day = models.DateField(_("day"), primary_key=True)
     received = models.BigIntegerField(_("received"), default=0)
@@ -123,6 +126,9 @@ class IngestTotals(models.Model):
     duplicates = models.BigIntegerField(_("duplicates"), default=0)
     quarantined = models.BigIntegerField(_("quarantined"), default=0)
     rate_limited = models.BigIntegerField(_("rate limited"), default=0)
+    values_received = models.BigIntegerField(_("values received"), default=0, db_default=0)
+    values_stored = models.BigIntegerField(_("values stored"), default=0, db_default=0)
+    values_quarantined = models.BigIntegerField(_("values quarantined"), default=0, db_default=0)
     # Messages that left the quarantine for a replay, and were then received again. The monotonic counters add it:
     # messages ever received are received + replayed; messages ever quarantined are quarantined + replayed.
     replayed = models.BigIntegerField(_("replayed"), default=0, db_default=0)
@@ -139,6 +145,11 @@ class IngestTotals(models.Model):
                     + models.F("rate_limited")
                 ),
                 name="nothing_is_lost",
+            ),
+            # The same for the values of stored messages.
+            models.CheckConstraint(
+                condition=models.Q(values_received=models.F("values_stored") + models.F("values_quarantined")),
+                name="no_value_is_lost",
             ),
         ]
         verbose_name = _("ingest totals")

@@ -48,11 +48,14 @@ NEVER_REPLAYED = frozenset({Reason.BAD_SIGNATURE.value})
 
 
 class Quarantined(models.Model):
-    """A refused message as it was sent, with the reason. A repetition increments `count`."""
+    """A refused message as it was sent, with the reason. A repetition increments `count`.
+
+    With `metric`, only this metric's value is refused: the message itself is stored, with its other values.
+    """
 
     Reason = Reason
 
-    # Over reason, topic and payload.
+    # Over reason, topic and payload, and the metric if there is one.
     fingerprint = models.UUIDField(_("fingerprint"), unique=True, editable=False)
     reason = models.CharField(_("reason"), max_length=30, choices=Reason.choices)
     detail = models.TextField(_("detail"))
@@ -66,6 +69,7 @@ class Quarantined(models.Model):
         related_name="quarantined",
         verbose_name=_("device"),
     )
+    metric = models.CharField(_("metric"), max_length=63, blank=True, default="", db_default="")
     first_received_at = models.DateTimeField(_("first received"))
     last_received_at = models.DateTimeField(_("last received"))
     count = models.BigIntegerField(_("count"), default=1, db_column="times")
@@ -88,7 +92,7 @@ class SuppressedMessages(models.Model):
     """The number of refused messages of a day (UTC) that were counted and not stored, by reason and source.
 
     The source is the device or, for unknown devices, the second and third level of the topic (segment/uuid). A row
-    with neither counts all unknown sources together.
+    with neither counts all unknown sources together. Values of a device's stored messages have the source `values`.
     """
 
     day = models.DateField(_("day"))

@@ -26,7 +26,7 @@ _JSON = st.recursive(
 _MEMBERS = {
     "devices/": ("name", "uuid", "cpu_serial", "hardware_model", "components"),
     "components/": ("device", "key", "name", "component_type", "attached", "expected_interval", "pins"),
-    "component-types/": ("key", "name", "description", "expected_interval", "unmapped"),
+    "component-types/": ("key", "name", "description", "expected_interval", "unmapped", "invalid_values"),
     "metrics/": (
         "component_type",
         "key",

@@ -84,6 +84,7 @@ def test_what_was_refused_is_shown_with_its_reason(api: Api, greenhouse: Any, te
                 "detail": "temperature 999 is above 80 °C",
                 "topic": "telemetry/alpha/x/dht22",
                 "device": str(greenhouse.uuid),
+                "metric": "",
                 "received_at": "2026-11-22T09:30:00Z",
                 "first_received_at": "2026-11-22T09:30:00Z",
                 "count": 3,
@@ -170,12 +171,21 @@ def test_what_became_of_each_day(api: Api, tenant_a: Any) -> None:
     with schema_context(tenant_a.schema_name):
         for day in (20, 21, 22):
             IngestTotals.objects.create(
-                day=datetime.date(2026, 11, day), received=10, stored=6, duplicates=2, quarantined=1, rate_limited=1
+                day=datetime.date(2026, 11, day),
+                received=10,
+                stored=6,
+                duplicates=2,
+                quarantined=1,
+                rate_limited=1,
+                values_received=13,
+                values_stored=12,
+                values_quarantined=1,
             )
     page = api.get("totals/").json()
     assert [row["day"] for row in page["results"]] == ["2026-11-22", "2026-11-21", "2026-11-20"]
     assert page["results"][0] == {
         "day": "2026-11-22", "received": 10, "stored": 6, "duplicates": 2, "quarantined": 1, "rate_limited": 1,
+        "values_received": 13, "values_stored": 12, "values_quarantined": 1,
     }  # fmt: skip
     within = {"from": "2026-11-21", "to": "2026-11-22"}
     assert [row["day"] for row in api.get("totals/", **within).json()["results"]] == ["2026-11-21"]

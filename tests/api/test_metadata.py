@@ -29,6 +29,15 @@ def test_a_component_type_is_described_by_its_metrics(api: Api) -> None:
     assert api.get("metrics/", component_type="sht31").json()["results"] == [metric.json()]
 
 
+def test_a_new_component_type_refuses_single_values(api: Api) -> None:
+    made = api.post("component-types/", {"key": "probes", "name": "Probes"}).json()
+    assert made["invalid_values"] == "refuse_value"
+    changed = api.patch(f"component-types/{made['id']}/", {"invalid_values": "refuse_message"})
+    assert changed.json()["invalid_values"] == "refuse_message"
+    refused = api.patch(f"component-types/{made['id']}/", {"invalid_values": "store"})
+    assert "must be one of refuse_value, refuse_message, not 'store'" in problems(refused)["invalid_values"]
+
+
 def test_a_change_of_a_unit_works_the_conversion_out_again(api: Api, tenant_a: Any) -> None:
     metric = api.post("metrics/", {"component_type": "pump", "key": "t", "path": "t", "unit": "°C"}).json()
     assert api.patch(f"metrics/{metric['id']}/", {"sent_unit": "K"}).json()["sent_unit"] == "K"

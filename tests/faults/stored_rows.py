@@ -101,9 +101,10 @@ class StoredRows:
             tables.stored.setdefault((topic, digest), []).append((schema, device_id, at))
             tables.late += late
         refused = connection.execute(
-            sql.SQL("SELECT topic, sha256(payload), reason FROM {} WHERE last_received_at >= to_timestamp(%s)").format(
-                sql.Identifier(schema, "telemetry_quarantined")
-            ),
+            sql.SQL(
+                "SELECT topic, sha256(payload), reason FROM {}"
+                " WHERE last_received_at >= to_timestamp(%s) AND metric = ''"
+            ).format(sql.Identifier(schema, "telemetry_quarantined")),
             [self._since],
         )
         for topic, digest, reason in refused:

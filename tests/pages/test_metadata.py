@@ -84,7 +84,13 @@ def test_a_component_type_with_its_metrics(pages: Pages, tenant_a: Tenant) -> No
         celsius, fahrenheit = Unit.objects.get(symbol="°C"), Unit.objects.get(symbol="°F")
     row = {"key": "t", "path": "value.t", "value_type": "number", "unit": celsius.pk, "sent_unit": fahrenheit.pk}
     row |= WRITTEN | {"sentinels": "-127, N/A"}
-    values = {"key": "new", "name": "New", "expected_interval": 90, "unmapped": "ignore"}
+    values = {
+        "key": "new",
+        "name": "New",
+        "expected_interval": 90,
+        "unmapped": "ignore",
+        "invalid_values": "refuse_message",
+    }
     assert pages.post("devices/componenttype/add/", values | formset("metrics", row)).status_code == 302
     with schema_context(tenant_a.schema_name):
         metric = Metric.objects.get(component_type__key="new")
@@ -92,6 +98,7 @@ def test_a_component_type_with_its_metrics(pages: Pages, tenant_a: Tenant) -> No
         assert (metric.sentinels, metric.number_format) == ("-127, N/A", "point")
         assert metric.component_type.expected_interval == 90
         assert metric.component_type.unmapped == "ignore"
+        assert metric.component_type.invalid_values == "refuse_message"
 
 
 def test_allowed_types_of_a_model_reach_the_listeners(

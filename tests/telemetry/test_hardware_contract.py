@@ -432,6 +432,8 @@ def test_numbers_and_switches_as_devices_write_them(
     from devices.models import Metric, Unit
 
     with schema_context(tenant_a.schema_name):
+        kind.invalid_values = kind.InvalidValues.REFUSE_MESSAGE
+        kind.save()
         celsius = Unit.objects.get(symbol="°C")
         for key, settings in {
             "out": {"unit": celsius},

@@ -119,11 +119,20 @@ class MetricSerializer(NestedMetricSerializer):
 class ComponentTypeSerializer(StrictModelSerializer[ComponentType]):
     """A kind of sensor or actuator. Its metrics are read here and written at `metrics/`.
 
-    `unmapped` is what becomes of values that no metric is for.
+    `unmapped` is what becomes of values that no metric is for, `invalid_values` of those that a metric rejects.
     """
 
     metrics = NestedMetricSerializer(many=True, read_only=True)
 
     class Meta:
         model = ComponentType
-        fields: ClassVar = ["id", "key", "name", "description", "expected_interval", "unmapped", "metrics"]
+        fields: ClassVar = [
+            "id",
+            "key",
+            "name",
+            "description",
+            "expected_interval",
+            "unmapped",
+            "invalid_values",
+            "metrics",
+        ]

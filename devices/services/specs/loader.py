@@ -232,6 +232,7 @@ class _Types:
             allowed=allowed is None or row.component_type in allowed,
             metrics=self._metrics.get(row.component_type, ()),
             unmapped=its_type.unmapped,
+            invalid_values=its_type.invalid_values,
         )
 
 

@@ -48,6 +48,7 @@ class TypeRow(NamedTuple):
 
     key: str
     unmapped: str
+    invalid_values: str
     expected_interval: int
 
 
@@ -183,7 +184,7 @@ _KEYS = _select(
     *("device", "version", "not_after", "in_use_since"),
     where="a.device_id = ANY(%s::bigint[]) AND a.revoked_at IS NULL",
 )
-_TYPES = _select(ComponentType, "id", "key", "unmapped", "expected_interval")
+_TYPES = _select(ComponentType, "id", "key", "unmapped", "invalid_values", "expected_interval")
 _MODELS = _select(HardwareModel, "id", "version", "timeout_seconds", "text_wills")
 _LINKS = _select(HardwareModel.allowed_component_types.through, "hardwaremodel", "componenttype")
 _SETTINGS = _select(PresenceSettings, "timeout_seconds")

@@ -60,7 +60,9 @@ class MessageReceiptSerializer(serializers.Serializer[Any]):
         " again after `retry_after` seconds.",
     )
     reason = serializers.ChoiceField(choices=Reason.choices, allow_blank=True)
-    detail = serializers.CharField(help_text="The correction that a quarantined message needs.")
+    detail = serializers.CharField(
+        help_text="The correction that a quarantined message, or a refused value of a stored one, needs."
+    )
     limit = serializers.CharField(help_text="The limit that a limited message exceeds.")
     retry_after = serializers.FloatField(allow_null=True, help_text="Seconds; null unless the message is limited.")
 

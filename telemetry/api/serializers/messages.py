@@ -53,11 +53,17 @@ class MessagesPageSerializer(serializers.Serializer):
 
 
 class TotalsSerializer(serializers.ModelSerializer[IngestTotals]):
-    """Results of the messages of a day: received = stored + duplicates + quarantined + rate_limited."""
+    """Results of the messages of a day: received = stored + duplicates + quarantined + rate_limited.
+
+    And of the values in the stored ones: values_received = values_stored + values_quarantined.
+    """
 
     class Meta:
         model = IngestTotals
-        fields: ClassVar = ["day", "received", "stored", "duplicates", "quarantined", "rate_limited"]
+        fields: ClassVar = [
+            *("day", "received", "stored", "duplicates", "quarantined", "rate_limited"),
+            *("values_received", "values_stored", "values_quarantined"),
+        ]
 
 
 class MissingRangeSerializer(serializers.Serializer):

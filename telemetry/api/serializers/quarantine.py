@@ -130,7 +130,10 @@ class SuppressedMessagesSerializer(serializers.ModelSerializer[SuppressedMessage
 
 
 class QuarantinedSerializer(serializers.ModelSerializer[Quarantined]):
-    """A message that was refused, as it was sent. The same one again raises `count` and `received_at`."""
+    """A message that was refused, as it was sent. The same one again raises `count` and `received_at`.
+
+    With `metric`, only this metric's value was refused, and the message is stored with its other values.
+    """
 
     device = serializers.UUIDField(source="device.uuid", read_only=True, allow_null=True, default=None)
     received_at = Timestamp(source="last_received_at", read_only=True)
@@ -147,6 +150,7 @@ class QuarantinedSerializer(serializers.ModelSerializer[Quarantined]):
             "detail",
             "topic",
             "device",
+            "metric",
             "received_at",
             "first_received_at",
             "count",

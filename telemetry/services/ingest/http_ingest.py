@@ -22,7 +22,7 @@ from django.db import connection
 
 from devices.services.presence import activity
 from telemetry.models import Reason
-from telemetry.services.pipeline.results import Incoming, LimitedItem, RefusedItem, TenantResult
+from telemetry.services.pipeline.results import AcceptedItem, Incoming, LimitedItem, RefusedItem, TenantResult
 from telemetry.services.storage.tenant_writer import LOCK_TIMEOUT_MS
 from tenants.infrastructure.database import use_own_connection
 from tenants.infrastructure.retry import DATABASE_LOST, first_line
@@ -65,7 +65,10 @@ class MessageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MessageReceipt:
-    """The answer for one message: `reason` and `detail` of a quarantined one, `limit` and seconds of a limited one."""
+    """The answer for one message: `reason` and `detail` of a quarantined one, `limit` and seconds of a limited one.
+
+    A stored one has a `detail` where some of its values were refused.
+    """
 
     state: MessageState
     reason: str = ""
@@ -283,10 +286,14 @@ def _receipts_of(result: TenantResult) -> dict[int, MessageReceipt]:
     unstorable = MessageReceipt(MessageState.QUARANTINED, Reason.MALFORMED, detail)
     receipts = {item.incoming.mid: unstorable for item in result.items}
     for state, items in ((MessageState.STORED, result.stored), (MessageState.DUPLICATE, result.duplicates)):
-        receipts |= {item.incoming.mid: MessageReceipt(state) for item in items}
+        receipts |= {item.incoming.mid: MessageReceipt(state, detail=_details(item)) for item in items}
     receipts |= {item.incoming.mid: _quarantined(item) for item in result.quarantined}
     receipts |= {item.incoming.mid: _limited(item) for item in result.limited if item.result is not None}
     return receipts
+
+
+def _details(item: AcceptedItem) -> str:
+    return " ".join(value.detail for value in item.result.refused)
 
 
 def _quarantined(item: RefusedItem) -> MessageReceipt:

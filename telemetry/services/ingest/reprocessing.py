@@ -7,20 +7,27 @@ stays, with its new reason. Messages keep their time of reception, so they do no
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import psycopg
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet, Value
 from django_tenants.utils import schema_context
 
-from telemetry.models import Reason
+from telemetry.models import Quarantined, Reason
 from telemetry.models.quarantine import NEVER_REPLAYED
-from telemetry.services.pipeline.results import Incoming, MessageResult, Refusal, RefusedItem, TenantResult
-from telemetry.services.pipeline.validation import fingerprint
+from telemetry.services.pipeline.results import (
+    AcceptedItem,
+    Incoming,
+    MessageResult,
+    Refusal,
+    RefusedItem,
+    TenantResult,
+)
 from telemetry.services.storage.quarantine_changes import note_changes
+from telemetry.services.storage.quarantine_rows import fingerprint_of
 from telemetry.services.storage.statements import per_schema, run
 from tenants.infrastructure.sql_errors import ErrorKind, kind_of
 
@@ -31,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 PAGE_ROWS = 200
 _OF_ANOTHER_TENANT = "The device belongs to another tenant."
+_NO_METRIC = "The component type has no value of the metric"
+_ADD_IT = "add the metric again, or delete the row."
 
 _TABLES = {"quarantined": "telemetry_quarantined", "totals": "telemetry_ingesttotals"}
 _SET_DETAIL = per_schema("UPDATE {quarantined} SET detail = $2 WHERE id = $1", **_TABLES)
@@ -38,8 +47,8 @@ _SET_DETAIL = per_schema("UPDATE {quarantined} SET detail = $2 WHERE id = $1", *
 _SET_REASON = per_schema(
     "WITH old AS (DELETE FROM {quarantined} WHERE id = $1 RETURNING *)"
     " INSERT INTO {quarantined} AS q (fingerprint, reason, detail, topic, payload, device_id, first_received_at,"
-    " last_received_at, times) SELECT $2, $3, $4, topic, payload, coalesce($5, device_id), first_received_at,"
-    " last_received_at, times FROM old"
+    " last_received_at, times, metric) SELECT $2, $3, $4, topic, payload, coalesce($5, device_id), first_received_at,"
+    " last_received_at, times, metric FROM old"
     " ON CONFLICT (fingerprint) DO UPDATE SET times = q.times + EXCLUDED.times, detail = EXCLUDED.detail,"
     " first_received_at = least(q.first_received_at, EXCLUDED.first_received_at),"
     " last_received_at = greatest(q.last_received_at, EXCLUDED.last_received_at) RETURNING id",
@@ -60,10 +69,12 @@ QUARANTINE = RefusedTable(
     # What was counted as quarantined is now received and counted anew.
     per_schema(
         "WITH gone AS (DELETE FROM {quarantined} WHERE id = ANY($1)"
-        " RETURNING (first_received_at AT TIME ZONE 'UTC')::date AS day, times),"
-        " sums AS (SELECT day, sum(times) AS times FROM gone GROUP BY day)"
+        " RETURNING (first_received_at AT TIME ZONE 'UTC')::date AS day, times, metric),"
+        " sums AS (SELECT day, coalesce(sum(times) FILTER (WHERE metric = ''), 0) AS times,"
+        " coalesce(sum(times) FILTER (WHERE metric <> ''), 0) AS value_count FROM gone GROUP BY day)"
         " UPDATE {totals} AS t SET received = t.received - sums.times, quarantined = t.quarantined - sums.times,"
-        " replayed = t.replayed + sums.times FROM sums WHERE t.day = sums.day",
+        " replayed = t.replayed + sums.times, values_received = t.values_received - sums.value_count,"
+        " values_quarantined = t.values_quarantined - sums.value_count FROM sums WHERE t.day = sums.day",
         **_TABLES,
     ),
 )
@@ -78,6 +89,7 @@ class RefusedRow:
     topic: str
     payload: bytes
     received_at: datetime
+    metric: str = ""  # only this metric's value was refused
 
 
 @dataclass(slots=True)
@@ -143,8 +155,10 @@ class _RowsGone(Exception):
 def next_page(rows: QuerySet[Any], after: int, size: int = PAGE_ROWS) -> list[RefusedRow]:
     """Return the rows after an id, oldest first, of the current schema."""
     page = rows.filter(pk__gt=after).order_by("pk")[:size]
-    columns = page.values_list("pk", "reason", "topic", "payload", "first_received_at")
-    return [RefusedRow(pk, reason, topic, bytes(payload), at) for pk, reason, topic, payload, at in columns]
+    # Messages of no tenant are not validated as far as their values.
+    metric = F("metric") if rows.model is Quarantined else Value("")
+    columns = page.values_list("pk", "reason", "topic", "payload", "first_received_at", metric)
+    return [RefusedRow(pk, reason, topic, bytes(payload), *others) for pk, reason, topic, payload, *others in columns]
 
 
 def pages(schema: str, rows: QuerySet[Any]) -> Iterator[list[RefusedRow]]:
@@ -165,7 +179,29 @@ def _page_of(schema: str, rows: QuerySet[Any], after: int) -> list[RefusedRow]:
 
 def process_again(pipeline: BatchPipeline, rows: Sequence[RefusedRow]) -> list[MessageResult | LockedMessage]:
     """Return what the rows' messages are now, in their order; nothing is stored."""
-    return pipeline.preparer.validate([Incoming(row.topic, row.payload, row.received_at) for row in rows])
+    results = pipeline.preparer.validate([Incoming(row.topic, row.payload, row.received_at) for row in rows])
+    return [
+        _value_of(item, row) if row.metric and not isinstance(item, LockedMessage) else item
+        for row, item in zip(rows, results, strict=True)
+    ]
+
+
+def _value_of(item: MessageResult, row: RefusedRow) -> MessageResult:
+    """Return the values of the row's metric alone, or why they are still refused."""
+    if isinstance(item, RefusedItem):
+        return replace(item, metric=row.metric)
+    if not isinstance(item, AcceptedItem):
+        return item
+    message = item.result
+    for value in message.refused:
+        if value.metric == row.metric:
+            return RefusedItem(item.incoming, item.spec, Refusal(value.reason, value.detail), metric=row.metric)
+    found = [value for value in message.measurements if value.metric == row.metric]
+    if not found:
+        refusal = Refusal(row.reason, f"{_NO_METRIC} {row.metric}: {_ADD_IT}")
+        return RefusedItem(item.incoming, item.spec, refusal, metric=row.metric)
+    alone = replace(message, measurements=found, unmapped=[], cut=False, refused=())
+    return replace(item, result=alone, metric=row.metric)
 
 
 def is_deferred(item: MessageResult | LockedMessage) -> bool:
@@ -275,7 +311,7 @@ def _settle_together(
             note_changes(connection, schema, set(changed))
 
     def count(connection: psycopg.Connection, stored: TenantResult) -> None:
-        result.stored, result.duplicates = len(stored.stored), len(stored.duplicates)
+        result.stored, result.duplicates = len(stored.stored) + len(stored.replayed_values), len(stored.duplicates)
         # A counter that is used twice is found only here, and its message is put into the quarantine anew.
         for item in [*stored.quarantined, *(item for _, item in settlement.kept)]:
             result.refused[item.result.reason] = result.refused.get(item.result.reason, 0) + 1
@@ -296,7 +332,7 @@ def _refuse_again(connection: psycopg.Connection, schema: str, row: RefusedRow, 
     if reason in (row.reason, Reason.KEY_UNAVAILABLE):
         run(connection, _SET_DETAIL(schema), [row.pk, detail])
         return [row.pk]
-    name = UUID(bytes=fingerprint(reason.encode(), row.topic.encode(), row.payload))
+    name = UUID(bytes=fingerprint_of(reason, row.topic, row.payload, row.metric))
     values = [row.pk, name, reason, detail, item.spec.device_id if item.spec else None]
     return [row.pk, *(pk for (pk,) in run(connection, _SET_REASON(schema), values))]
 

@@ -8,11 +8,11 @@ from devices.domain import paths, text_values
 from devices.domain.conversion import Conversion
 from devices.domain.layout import EXACT, GREATEST
 from devices.domain.metric_spec import MetricSpec
-from devices.domain.specs import IGNORE, ComponentSpec
+from devices.domain.specs import IGNORE, REFUSE_VALUE, ComponentSpec
 from devices.domain.unit_spellings import spelled
 
 from . import form, payload_faults, unmapped_values
-from .results import Measurement, Refusal, Value, quote_json
+from .results import Measurement, Refusal, RefusedValue, Value, quote_json
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS_FROM = 1e11
@@ -24,11 +24,15 @@ _new = tuple.__new__
 
 
 class NormalizedValues(NamedTuple):
-    """A message's values of metrics, and those without a metric; `cut`: there are more of these."""
+    """A message's values of metrics, and those without a metric; `cut`: there are more of these.
+
+    `refused` are those that their metric rejects, where the component's others are stored nevertheless.
+    """
 
     measurements: list[Measurement]
     unmapped: list[Measurement] = _NONE
     cut: bool = False
+    refused: tuple[RefusedValue, ...] = ()
 
 
 def normalize(message: dict[str, Any], component: ComponentSpec, source: bytes = b"") -> NormalizedValues:
@@ -36,9 +40,11 @@ def normalize(message: dict[str, Any], component: ComponentSpec, source: bytes =
 
     `source` is the JSON text of the message, of which the fast parser reads whole numbers beyond 64 bits as floats.
 
-    Raises Refusal: `wrong_type`, `out_of_range` or `unit_mismatch`, naming the path, the value and the expectation.
+    Raises Refusal: `wrong_type`, `out_of_range` or `unit_mismatch`, naming the path, the value and the expectation;
+    where the component type refuses single values, only if no value is valid.
     """
     measurements: list[Measurement] = []
+    refused: tuple[RefusedValue, ...] = ()
     objects: list[Any] = []
     has_more = False
     for holder, token, known, members in component.layout.nodes:
@@ -62,14 +68,23 @@ def normalize(message: dict[str, Any], component: ComponentSpec, source: bytes =
                 value: Value = float(raw)
             else:
                 metric = member.metric
-                if metric.no_values is not None and raw in metric.no_values:
-                    _check_sentinel(raw, metric)
+                try:
+                    if metric.no_values is not None and raw in metric.no_values:
+                        _check_sentinel(raw, metric)
+                        continue
+                    value = _convert(raw, metric, message, source)
+                except Refusal as refusal:
+                    if component.invalid_values != REFUSE_VALUE:
+                        raise
+                    refused = (*refused, RefusedValue(member.key, refusal.reason, refusal.detail))
                     continue
-                value = _convert(raw, metric, message, source)
             measurements.append(_new(Measurement, (member.key, value, member.unit, member.value_type)))
+    unmapped, is_cut = _NONE, False
     if has_more and component.unmapped != IGNORE:
-        return NormalizedValues(measurements, *unmapped_values.collect(message, component, source))
-    return _new(NormalizedValues, (measurements, _NONE, False))
+        unmapped, is_cut = unmapped_values.collect(message, component, source)
+    if refused and not measurements and not unmapped:
+        raise Refusal(refused[0].reason, " ".join(value.detail for value in refused))
+    return _new(NormalizedValues, (measurements, unmapped, is_cut, refused))
 
 
 def read_timestamp(value: Any) -> datetime:

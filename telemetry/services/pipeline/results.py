@@ -33,6 +33,14 @@ class VerifiedContact(NamedTuple):
     session: str | None = None
 
 
+class RefusedValue(NamedTuple):
+    """A value that its metric rejects, in a message of which others are stored; reason and detail as of a Refusal."""
+
+    metric: str
+    reason: str
+    detail: str
+
+
 class Refusal(Exception):
     """Why a message is quarantined: `reason` is one of `telemetry.models.Reason`, `detail` describes the correction.
 
@@ -136,23 +144,29 @@ class ValidatedMessage:
     counter: tuple[int, int] | None = None  # (boot, seq)
     unmapped: list[Measurement] = field(default_factory=list)
     cut: bool = False  # the message has more values without a metric than are kept
+    refused: Sequence[RefusedValue] = ()
 
 
 @dataclass(slots=True)
 class AcceptedItem:
-    """A message that passed all checks and limits, and its device; `gateway`: the device that published it for it."""
+    """A message that passed all checks and limits, and its device; `gateway`: the device that published it for it.
+
+    `metric`: only this metric's values are replayed, of a message that is stored.
+    """
 
     incoming: Incoming
     spec: DeviceSpec
     result: ValidatedMessage
     gateway: DeviceSpec | None = None
+    metric: str = ""
 
 
 @dataclass(slots=True)
 class RefusedItem:
     """A message that is quarantined, and the device that it names (None: not registered).
 
-    `for_staff`: the device's tenant must not see it. `gateway`: as of an accepted message.
+    `for_staff`: the device's tenant must not see it. `gateway`: as of an accepted message. `metric`: only this metric's
+    value is refused, the message is stored.
     """
 
     incoming: Incoming
@@ -160,6 +174,7 @@ class RefusedItem:
     result: Refusal
     for_staff: bool = False
     gateway: DeviceSpec | None = None
+    metric: str = ""
 
     @property
     def owner(self) -> DeviceSpec | None:
@@ -194,7 +209,8 @@ ReadingRow = tuple[int, int, float | str]
 class TenantResult:
     """The result of a tenant's messages of a batch; `readings` are those of the stored messages.
 
-    `items` are all of the messages. `schema` is empty for messages that belong to no tenant.
+    `items` are all of the messages. `refused_values` are those of stored messages; of `replayed_values` only a metric's
+    values are stored now, the messages were before. `schema` is empty for messages that belong to no tenant.
     """
 
     schema: str
@@ -202,5 +218,7 @@ class TenantResult:
     stored: list[AcceptedItem] = field(default_factory=list)
     duplicates: list[AcceptedItem] = field(default_factory=list)
     quarantined: list[RefusedItem] = field(default_factory=list)
+    refused_values: list[RefusedItem] = field(default_factory=list)
+    replayed_values: list[AcceptedItem] = field(default_factory=list)
     limited: list[LimitedItem] = field(default_factory=list)
     readings: list[ReadingRow] = field(default_factory=list)

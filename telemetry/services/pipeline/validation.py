@@ -81,6 +81,7 @@ def validate(
         counter,
         values.unmapped,
         values.cut,
+        values.refused,
     )
 
 
@@ -123,6 +124,7 @@ def validate_legacy(
         measurements=values.measurements,
         unmapped=values.unmapped,
         cut=values.cut,
+        refused=values.refused,
     )
 
 

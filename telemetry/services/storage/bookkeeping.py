@@ -21,11 +21,14 @@ _SETTLED_AFTER = timedelta(seconds=60)
 # The devices that a limit refused are known for this long; after that only the number of messages.
 _DEVICES_DAYS = 90
 _ADD_TOTALS = per_schema(
-    "INSERT INTO {totals} AS t (day, received, stored, duplicates, quarantined, rate_limited)"
-    " VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5)"
+    "INSERT INTO {totals} AS t (day, received, stored, duplicates, quarantined, rate_limited, values_received,"
+    " values_stored, values_quarantined) VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5, $6, $7, $8)"
     " ON CONFLICT (day) DO UPDATE SET received = t.received + EXCLUDED.received,"
     " stored = t.stored + EXCLUDED.stored, duplicates = t.duplicates + EXCLUDED.duplicates,"
-    " quarantined = t.quarantined + EXCLUDED.quarantined, rate_limited = t.rate_limited + EXCLUDED.rate_limited",
+    " quarantined = t.quarantined + EXCLUDED.quarantined, rate_limited = t.rate_limited + EXCLUDED.rate_limited,"
+    " values_received = t.values_received + EXCLUDED.values_received,"
+    " values_stored = t.values_stored + EXCLUDED.values_stored,"
+    " values_quarantined = t.values_quarantined + EXCLUDED.values_quarantined",
     totals="telemetry_ingesttotals",
 )
 _MERGE_LIMIT_COUNTS = """
@@ -66,20 +69,29 @@ def raise_min_signature_versions(connection: psycopg.Connection, schema: str, st
 def add_totals(connection: psycopg.Connection, result: TenantResult) -> None:
     """Add a tenant's result to the day's totals: received = stored + duplicates + quarantined + rate limited.
 
+    The same for values: received = stored + quarantined.
+
     The day's row is locked until the end of the transaction: call this last, and for tenants in one order.
     """
     counts = [len(result.stored), len(result.duplicates), len(result.quarantined)]
     counts.append(sum(item.count for item in result.limited))
     if refused := _count_by_limit(result):
         add_limit_counts(connection, result.schema, refused)
-    run(connection, _ADD_TOTALS(result.schema), [sum(counts), *counts])
+    values = [_count_values(result), len(result.readings), len(result.refused_values)]
+    run(connection, _ADD_TOTALS(result.schema), [sum(counts), *counts, *values])
 
 
 def add_limited(connection: psycopg.Connection, schema: str, counts: Mapping[tuple[str, int | None], int]) -> None:
     """Add messages that were over limits, by (limit's name, device id or None), to the day's totals and limits."""
     add_limit_counts(connection, schema, counts)
     total = sum(counts.values())
-    run(connection, _ADD_TOTALS(schema), [total, 0, 0, 0, total])
+    run(connection, _ADD_TOTALS(schema), [total, 0, 0, 0, total, 0, 0, 0])
+
+
+def _count_values(result: TenantResult) -> int:
+    """Return the number of values in the stored messages, valid or not, and of those that are replayed alone."""
+    stored = sum([len(item.result.measurements) + len(item.result.refused) for item in result.stored])
+    return stored + sum(len(item.result.measurements) for item in result.replayed_values)
 
 
 def _count_by_limit(result: TenantResult) -> Counter[tuple[str, int | None]]:

@@ -46,18 +46,20 @@ def store(
     schema = result.schema
     fresh = _refuse_replayed(connection, accepted, result)
     _insert_messages(connection, fresh, result)
-    result.duplicates = _as_first_received(connection, schema, result.duplicates)
-    times = message_rows.times_of(result.stored)
-    result.readings = message_rows.readings_of(result.stored, times, series)
-    if result.stored:
-        arrays = [*message_rows.reading_arrays(result.readings), *message_rows.message_arrays(result.stored, times)[:3]]
+    result.replayed_values = [item for item in result.duplicates if item.metric]
+    result.duplicates = _as_first_received(connection, schema, [one for one in result.duplicates if not one.metric])
+    result.refused_values = quarantine_rows.refused_values_of(result.stored)
+    sources = [*result.stored, *result.replayed_values]
+    result.readings = message_rows.readings_of(sources, message_rows.times_of(sources), series)
+    if sources:
+        arrays = [*message_rows.reading_arrays(result.readings), *_arrays_of(result.stored)[:3]]
         run(connection, message_rows.INSERT_NEW_READINGS(schema), arrays)
-    bookkeeping.mark_late_hours(connection, schema, result.stored)
+    bookkeeping.mark_late_hours(connection, schema, sources)
     message_rows.add_counters(connection, schema, message_rows.counters_of(result.stored))
     bookkeeping.raise_min_signature_versions(connection, schema, result.stored)
-    if result.quarantined:
+    if refused := [*result.quarantined, *result.refused_values]:
         suppressor.load_day(connection, schema)
-        quarantine_rows.add_quarantined(connection, schema, suppressor, result.quarantined)
+        quarantine_rows.add_quarantined(connection, schema, suppressor, refused)
     contacts.record(connection, result)
     bookkeeping.add_totals(connection, result)
 
@@ -66,7 +68,8 @@ def _refuse_replayed(
     connection: psycopg.Connection, accepted: Sequence[AcceptedItem], result: TenantResult
 ) -> list[AcceptedItem]:
     """Quarantine other messages under a used boot and counter, and return the rest."""
-    counted = [item for item in accepted if item.result.counter is not None]
+    # A value that is replayed alone: its message was stored under the counter.
+    counted = [item for item in accepted if item.result.counter is not None and not item.metric]
     if not counted:
         return list(accepted)
     seen = message_rows.lock_and_find_seen(connection, result.schema, message_rows.counters_of(counted))
@@ -75,7 +78,7 @@ def _refuse_replayed(
     first_with: dict[MessageCounter, bytes] = {}
     for item in accepted:
         counter, message = counter_of(item), item.result
-        if counter is not None:
+        if counter is not None and not item.metric:
             first = first_with.setdefault(counter, message.fingerprint)
             if (counter in seen and _key(item) not in known) or first != message.fingerprint:
                 result.quarantined.append(RefusedItem(item.incoming, item.spec, _replayed(message)))

@@ -47,6 +47,7 @@ def pack(accepted: list[AcceptedItem], result: TenantResult, series: SeriesIds) 
         return PackedTenant(result, ())
     times = message_rows.times_of(accepted)
     result.stored, result.readings = accepted, message_rows.readings_of(accepted, times, series)
+    result.refused_values = quarantine_rows.refused_values_of(accepted)
     counters = message_rows.counters_of(accepted)
     if len(set(counters)) != len(counters):
         raise AlreadyStored
@@ -73,7 +74,7 @@ class OptimisticTransaction:
         self._connection = connection
         self._open = ExitStack()
         try:
-            if any(tenant.result.quarantined for tenant in tenants):
+            if any(tenant.result.quarantined or tenant.result.refused_values for tenant in tenants):
                 self._open.enter_context(suppressor.transaction())
             self._open.enter_context(connection.pipeline())
             connection.execute("BEGIN")
@@ -132,8 +133,8 @@ def _write(connection: psycopg.Connection, tenants: Sequence[PackedTenant], supp
         result = tenant.result
         bookkeeping.mark_late_hours(connection, result.schema, result.stored)
         bookkeeping.raise_min_signature_versions(connection, result.schema, result.stored)
-        if result.quarantined:
-            quarantine_rows.add_quarantined(connection, result.schema, suppressor, result.quarantined)
+        if refused := [*result.quarantined, *result.refused_values]:
+            quarantine_rows.add_quarantined(connection, result.schema, suppressor, refused)
     for tenant in tenants:
         contacts.record(connection, tenant.result)
     for tenant in tenants:

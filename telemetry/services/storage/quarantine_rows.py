@@ -1,12 +1,12 @@
 """Refused messages as rows of the quarantine; repeated messages are counted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 
 import psycopg
 
 from telemetry.models import ChangeBatch
-from telemetry.services.pipeline.results import RefusedItem
+from telemetry.services.pipeline.results import AcceptedItem, Refusal, RefusedItem
 from telemetry.services.pipeline.validation import fingerprint
 
 from . import device_events, statements, suppression
@@ -18,16 +18,17 @@ _INSERT = (
     "INSERT INTO {{quarantined}} AS q (fingerprint, reason, detail, topic, payload, first_received_at,"
     " last_received_at, times{columns})"
     " SELECT fingerprint, reason, detail, topic, payload, first_at, last_at, times{values}"
-    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-    " AS r(fingerprint, reason, detail, topic, payload, first_at, last_at, times, device_id)"
+    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+    " AS r(fingerprint, reason, detail, topic, payload, first_at, last_at, times, device_id, metric)"
     # In one order, so that two listeners do not wait for each other crosswise.
     " ORDER BY fingerprint"
     " ON CONFLICT (fingerprint) DO UPDATE SET times = q.times + EXCLUDED.times, detail = EXCLUDED.detail,"
     " last_received_at = greatest(q.last_received_at, EXCLUDED.last_received_at)"
 )
+_COLUMNS, _VALUES = ", device_id, metric", ", nullif(device_id, 0), metric"
 # The row of the changes that names the messages, in the same statement.
 _ADD = statements.per_schema(
-    f"WITH kept AS ({_INSERT.format(columns=', device_id', values=', nullif(device_id, 0)')} RETURNING id)"  # noqa: S608 (ours)
+    f"WITH kept AS ({_INSERT.format(columns=_COLUMNS, values=_VALUES)} RETURNING id)"  # noqa: S608 (ours)
     " INSERT INTO {changes} (generation, transaction, part, stored_at, quarantined, quarantined_ids)"
     f" SELECT {POSITION}, {ChangeBatch.QUARANTINED}, now(), count(*), array_agg(id) FROM kept",
     quarantined="telemetry_quarantined",
@@ -80,6 +81,7 @@ def _arrays(rows: Sequence[QuarantineRow]) -> list[statements.Array]:
         statements.time_array([statements.micros(row.last_at) for row in rows]),
         statements.int8_array([row.times for row in rows]),
         statements.int8_array([row.device_id or 0 for row in rows]),
+        statements.text_array([row.metric for row in rows]),
     ]
 
 
@@ -88,11 +90,27 @@ def _rows(refused: Sequence[RefusedItem]) -> list[QuarantineRow]:
     rows: dict[bytes, QuarantineRow] = {}
     for item in refused:
         at, topic = item.incoming.received_at, item.incoming.topic
-        name = fingerprint(item.result.reason.encode(), topic.encode(), item.incoming.payload)
+        name = fingerprint_of(item.result.reason, topic, item.incoming.payload, item.metric)
         if (row := rows.get(name)) is not None:
             rows[name] = row._replace(last_at=at, times=row.times + 1)
             continue
         device_id = item.owner.device_id if item.owner else None
         detail = item.result.detail.replace("\x00", "\\0")
-        rows[name] = QuarantineRow(name, item.result.reason, detail, topic, item.incoming.payload, at, at, 1, device_id)
+        payload = item.incoming.payload
+        rows[name] = QuarantineRow(name, item.result.reason, detail, topic, payload, at, at, 1, device_id, item.metric)
     return list(rows.values())
+
+
+def fingerprint_of(reason: str, topic: str, payload: bytes, metric: str) -> bytes:
+    """Return the name of a row: the same message, or value of it, refused for the same reason has one row."""
+    parts = (reason.encode(), topic.encode(), payload)
+    return fingerprint(*parts, metric.encode()) if metric else fingerprint(*parts)
+
+
+def refused_values_of(stored: Iterable[AcceptedItem]) -> list[RefusedItem]:
+    """Return the values that are refused in stored messages, as items of the quarantine."""
+    return [
+        RefusedItem(item.incoming, item.spec, Refusal(value.reason, value.detail), metric=value.metric)
+        for item in stored
+        for value in item.result.refused
+    ]

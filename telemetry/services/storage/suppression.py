@@ -42,6 +42,8 @@ _SUPPRESSED = per_schema(
     "SELECT reason, device_id, source FROM {flood} WHERE day = $1", flood="telemetry_quarantineflood"
 )
 _SUPPRESSED_UNROUTED = b"SELECT reason, NULL::bigint, source FROM public.tenants_unroutedflood WHERE day = $1"
+# The source of refused values of a device's stored messages, which are no messages of their own.
+VALUES = "values"
 # As `source_of` a topic.
 TOPIC_SOURCE = f"coalesce(nullif(left(substring(topic from '^[^/]*/([^/]*(?:/[^/]*)?)'), {_SOURCE_LENGTH}), ''), '-')"
 # Sizes as `_size_of` counts them; they are read without the values.
@@ -51,7 +53,8 @@ _TODAY = (
     f" ORDER BY last_received_at DESC LIMIT {_LOADED_ROWS}"
 )
 _USED = per_schema(
-    f"SELECT reason, device_id, CASE WHEN device_id IS NULL THEN {TOPIC_SOURCE} ELSE '' END, count(*),"  # noqa: S608
+    f"SELECT reason, device_id, CASE WHEN device_id IS NULL THEN {TOPIC_SOURCE} WHEN metric <> '' THEN '{VALUES}'"  # noqa: S608
+    " ELSE '' END, count(*),"
     f" sum(size)::bigint FROM ({_TODAY}) AS today GROUP BY 1, 2, 3",
     quarantined="telemetry_quarantined",
 )
@@ -108,6 +111,7 @@ class QuarantineRow(NamedTuple):
     last_at: datetime
     times: int
     device_id: int | None
+    metric: str = ""
 
 
 @dataclass(slots=True)
@@ -203,7 +207,8 @@ class QuarantineSuppressor:
 
     def _suppressed_as(self, schema: str, usage: _DayUsage, row: QuarantineRow) -> SuppressionKey | None:
         """Return the key under which the row is counted; None: the row is kept, and counts for its source."""
-        own = SuppressionKey(row.reason, row.device_id, "" if row.device_id is not None else source_of(row.topic))
+        source = source_of(row.topic) if row.device_id is None else VALUES if row.metric else ""
+        own = SuppressionKey(row.reason, row.device_id, source)
         size = _size_of(row)
         if row.device_id is None and self._is_used_up(usage, _unregistered(row.reason), _UNREGISTERED_SHARE):
             return _unregistered(row.reason)

@@ -80,7 +80,7 @@ class TenantWriter:
             ]
         for tenant in packed.tenants:
             self._generations.ensure(connection, tenant.result.schema)
-            if tenant.result.quarantined:
+            if tenant.result.quarantined or tenant.result.refused_values:
                 self._suppressor.load_day(connection, tenant.result.schema)
         self._in_flight = optimistic_writer.OptimisticTransaction(
             connection, packed.tenants, self._suppressor, final_statements
