@@ -50,6 +50,7 @@
 -- migration: devices 0030_object_changes
 -- migration: devices 0031_device_contacts
 -- migration: devices 0032_import_encoding
+-- migration: devices 0033_invalid_values
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326
@@ -82,6 +83,7 @@
 -- migration: telemetry 0010_not_a_will
 -- migration: telemetry 0011_unknown_child
 -- migration: telemetry 0012_past_timestamp
+-- migration: telemetry 0013_refused_values
 -- migration: tenants 0002_broker
 -- migration: tenants 0003_limits
 -- migration: tenants 0004_quarantine
@@ -559,6 +561,10 @@ CREATE TABLE "devices_devicecontact" ("device_id" bigint NOT NULL PRIMARY KEY, "
 
 ALTER TABLE "devices_deviceimport" ADD COLUMN "encoding" varchar(20) DEFAULT '' NOT NULL;
 
+ALTER TABLE "devices_componenttype" ADD COLUMN "invalid_values" varchar(14) DEFAULT 'refuse_message' NOT NULL;
+
+ALTER TABLE "devices_componenttype" ALTER COLUMN "invalid_values" DROP DEFAULT;
+
 CREATE TABLE "telemetry_devicesequence" ("boot" bigint NOT NULL, "seen" int8multirange NOT NULL, "device_id" bigint NOT NULL, PRIMARY KEY ("device_id", "boot"));
 
 CREATE TABLE "telemetry_ingesttotals" ("day" date NOT NULL PRIMARY KEY, "received" bigint NOT NULL, "stored" bigint NOT NULL, "duplicates" bigint NOT NULL, "quarantined" bigint NOT NULL, "rate_limited" bigint NOT NULL, CONSTRAINT "nothing_is_lost" CHECK ("received" = ((("stored" + "duplicates") + "quarantined") + "rate_limited")));
@@ -719,4 +725,14 @@ CREATE TABLE telemetry_changebatch (
 CREATE TABLE telemetry_changebatch_default PARTITION OF telemetry_changebatch DEFAULT;
 
 ALTER TABLE telemetry_changebatch ALTER series_ids SET STORAGE EXTERNAL, ALTER times SET STORAGE EXTERNAL, ALTER numbers SET STORAGE EXTERNAL, ALTER texts SET STORAGE EXTERNAL, ALTER message_devices SET STORAGE EXTERNAL, ALTER message_times SET STORAGE EXTERNAL, ALTER message_fingerprints SET STORAGE EXTERNAL;
+
+ALTER TABLE "telemetry_ingesttotals" ADD COLUMN "values_quarantined" bigint DEFAULT 0 NOT NULL;
+
+ALTER TABLE "telemetry_ingesttotals" ADD COLUMN "values_received" bigint DEFAULT 0 NOT NULL;
+
+ALTER TABLE "telemetry_ingesttotals" ADD COLUMN "values_stored" bigint DEFAULT 0 NOT NULL;
+
+ALTER TABLE "telemetry_quarantined" ADD COLUMN "metric" varchar(63) DEFAULT '' NOT NULL;
+
+ALTER TABLE "telemetry_ingesttotals" ADD CONSTRAINT "no_value_is_lost" CHECK ("values_received" = ("values_stored" + "values_quarantined"));
 

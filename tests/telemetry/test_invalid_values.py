@@ -58,7 +58,7 @@ def test_each_value_is_stored_or_refused(message: dict[str, Any]) -> None:
         assert caught.value.reason in alone.values()
         return
     if "stored" not in alone.values():
-        return  # only values without a metric, which may be beyond what is kept
+        return  # only values without a metric, which may be beyond the bounds
     result = normalize(message, component(REFUSE_VALUE))
     assert [value.metric for value in result.measurements] == [name for name in NAMES if alone[name] == "stored"]
     refused = {value.metric: value.reason for value in result.refused}

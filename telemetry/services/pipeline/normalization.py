@@ -19,6 +19,8 @@ _MILLISECONDS_FROM = 1e11
 # The length of the longest names of units.
 _UNIT_NAME_LENGTH = 80
 _NONE: list[Measurement] = []
+# So many invalid values are named where no value is valid.
+_NAMED = 5
 # Measurement(…) does the same through a function in Python.
 _new = tuple.__new__
 
@@ -83,7 +85,7 @@ def normalize(message: dict[str, Any], component: ComponentSpec, source: bytes =
     if has_more and component.unmapped != IGNORE:
         unmapped, is_cut = unmapped_values.collect(message, component, source)
     if refused and not measurements and not unmapped:
-        raise Refusal(refused[0].reason, " ".join(value.detail for value in refused))
+        raise Refusal(refused[0].reason, " ".join(value.detail for value in refused[:_NAMED]))
     return _new(NormalizedValues, (measurements, unmapped, is_cut, refused))
 
 

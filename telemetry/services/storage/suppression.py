@@ -42,7 +42,7 @@ _SUPPRESSED = per_schema(
     "SELECT reason, device_id, source FROM {flood} WHERE day = $1", flood="telemetry_quarantineflood"
 )
 _SUPPRESSED_UNROUTED = b"SELECT reason, NULL::bigint, source FROM public.tenants_unroutedflood WHERE day = $1"
-# The source of refused values of a device's stored messages, which are no messages of their own.
+# The source of refused values, which have a share of their own: their messages are stored.
 VALUES = "values"
 # As `source_of` a topic.
 TOPIC_SOURCE = f"coalesce(nullif(left(substring(topic from '^[^/]*/([^/]*(?:/[^/]*)?)'), {_SOURCE_LENGTH}), ''), '-')"

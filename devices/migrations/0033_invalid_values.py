@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("devices", "0031_device_contacts"),
+        ("devices", "0032_import_encoding"),
     ]
 
     operations = [
