@@ -38,7 +38,7 @@ _PATIENCE_SECONDS = 150.0
 class Setup:
     """Servers and devices of all rows; `seconds` and `rate` (messages a second) of each; `logs` is a directory.
 
-    Unless it `is_timed`, delays are measured and not judged: they depend on what else the machine does.
+    Unless it `is_timed`, delays are measured and not evaluated: they depend on what else the machine does.
     """
 
     stack: EmbeddedStack
@@ -185,7 +185,7 @@ class Scenario:
             self.failures.append(failure)
 
     def require_in_time(self, holds: Any, failure: str) -> None:
-        """Fail the row as `require` does, where delays are judged."""
+        """Fail the row as `require` does, where delays are evaluated."""
         self.require(holds or not self.setup.is_timed, failure)
 
     def count_in_tenants(self, table: str, condition: str = "true") -> int:
