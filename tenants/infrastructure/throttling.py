@@ -47,8 +47,8 @@ class Window(NamedTuple):
 class WindowCounter(Protocol):
     """Events by key in windows of a fixed length."""
 
-    def add(self, key: str) -> Window:
-        """Count an event and return the window with it."""
+    def add(self, key: str, amount: int = 1) -> Window:
+        """Count events and return the window with them."""
 
     def read(self, key: str) -> Window:
         """Return the window without counting."""
@@ -66,7 +66,7 @@ class RedisCounter:
         self._lock = threading.Lock()
 
     def add(self, key: str, amount: int = 1) -> Window:
-        """Count an event and return the window with it; -1 subtracts an event that was counted too early."""
+        """Count events and return the window with them; -1 subtracts an event that was counted too early."""
         return self._increase(key, amount)
 
     def read(self, key: str) -> Window:
@@ -176,13 +176,18 @@ class WindowThrottle(BaseThrottle):
         raise NotImplementedError
 
     def allow_request(self, request: Request, view: "APIView") -> bool:
-        """Count the request, and return whether it is within the limit."""
+        """Count the request by its weight, and return whether it is within the limit."""
         limit = self.limit()
         if limit is None:
             return True
-        window = self.counter.add(self.key(request))
+        # A request that is as heavy as the limit is possible, alone.
+        window = self.counter.add(self.key(request), min(self.weight(request, view), limit))
         self._counted = limit, window
         return window.events <= limit
+
+    def weight(self, request: Request, view: "APIView") -> int:
+        """Return how many requests the request counts as."""
+        return 1
 
     def wait(self) -> float:
         """Return the seconds until the window ends."""
@@ -213,3 +218,8 @@ class TenantThrottle(WindowThrottle):
     def key(self, request: Request) -> str:
         """Return the key of the tenant."""
         return f"api:{current_schema()}"
+
+    def weight(self, request: Request, view: "APIView") -> int:
+        """Return the weight that the view gives the request, 1 unless it does."""
+        weigh = getattr(view, "weight_of", None)
+        return weigh(request) if weigh else 1

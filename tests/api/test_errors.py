@@ -210,6 +210,22 @@ def test_answers_say_what_is_left_of_the_limit(db: None, few_requests: None, ten
     assert abs(int(found[3][2]) - int(answers[3]["Retry-After"])) <= 1
 
 
+def test_long_pages_count_as_several_requests(db: None, few_requests: None, tenant_a: Any, settings: Any) -> None:
+    settings.API_REQUESTS_PER_MINUTE = 30
+    user = Api(tenant_a.slug, key=issue_key(tenant_a))
+    paths = ("units/", "units/?limit=100", "units/?limit=101", "devices/?limit=1000", "messages/?limit=1000")
+    left = [int(user.get(path)["RateLimit"].split(";r=")[1].split(";")[0]) for path in paths]
+    assert left == [29, 28, 26, 16, 15]
+    assert user.get("units/?limit=all").status_code == 400
+    settings.API_REQUESTS_PER_MINUTE = 20
+    assert user.get("devices/?limit=1000").status_code == 429
+
+
+def test_a_page_that_is_longer_than_the_limit_is_possible(db: None, few_requests: None, tenant_a: Any) -> None:
+    user = Api(tenant_a.slug, key=issue_key(tenant_a))
+    assert [user.get("devices/?limit=1000").status_code for _ in range(2)] == [200, 429]
+
+
 def test_without_a_limit_there_is_nothing_left_to_say(api: Api) -> None:
     answer = api.get("units/")
     assert "RateLimit" not in answer

@@ -1,5 +1,6 @@
 """Base classes of the API's views, and the answer for unknown addresses."""
 
+import math
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Any, ClassVar, NoReturn
@@ -36,6 +37,8 @@ class StrictView(APIView):
     """Rejects unknown query parameters, and keeps responses out of caches."""
 
     how_to_authenticate: ClassVar[str | Promise] = _("Log in first.")
+    # So many results of a list are the work of one request: a longer page counts as several.
+    results_per_request: ClassVar[int] = 100
     # Whether a POST with this header is carried out once; elsewhere it is rejected.
     accepts_idempotency_key: ClassVar[bool] = False
 
@@ -71,6 +74,13 @@ class StrictView(APIView):
         refuse_unknown_parameters(request, ())
         if request.method == "POST" and "Idempotency-Key" in request.headers and not self.accepts_idempotency_key:
             raise InvalidHeader({"Idempotency-Key": _t("This address does not accept 'Idempotency-Key'.")})
+
+    def weight_of(self, request: Request) -> int:
+        """Return how many requests the request counts as in the tenant's limit."""
+        limit = request.query_params.get("limit", "")
+        # Whether the number is valid is checked later.
+        results = int(limit) if limit.isascii() and limit.isdigit() and len(limit) < 10 else 0
+        return max(1, math.ceil(results / self.results_per_request))
 
     def get_throttles(self) -> list[Any]:
         """Return the throttles; they are kept, because they know what is left of their limits."""
@@ -204,6 +214,7 @@ class CursorPageView(ParametersView):
     """A list over time, page by page with a cursor: rows that arrive while a client reads shift nothing."""
 
     row_class: ClassVar[type[serializers.Serializer]]
+    results_per_request = 1000
 
     def page(self, rows: list[Any], limit: int, scope: str, position: Callable[[Any], list[Any]]) -> Response:
         """Return a page of `limit` rows; one row more than `limit` means that there is a next page."""
