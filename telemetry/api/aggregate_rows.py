@@ -46,7 +46,7 @@ class AggregateRows:
         for number in numbers:
             values = own.get(number) or nothing | filled.get(number, {})
             if number in lines:
-                values = values | _line_values(target.line(lines[number]))
+                values = values | line_values(target.line(lines[number]))
             rows.append({"starts_at": self._starts[number]} | {name: values.get(name) for name in names})
         return rows
 
@@ -76,6 +76,12 @@ class AggregateRows:
         }
 
 
+def requested_max_gap(wanted: dict[str, Any]) -> datetime.timedelta | None:
+    """Return the longest time between two readings that have a line between them; None for any."""
+    gap = wanted.get("max_gap_seconds")
+    return None if gap is None else datetime.timedelta(seconds=gap)
+
+
 def wants_interpolation(wanted: dict[str, Any]) -> bool:
     """Return whether a request needs the lines through the readings."""
     return any(name in INTERPOLATED for name in wanted.get("aggregate", ()))
@@ -92,7 +98,8 @@ def _values(bucket: AggregateBucket, kind: str) -> dict[str, Any]:
     }
 
 
-def _line_values(line: InterpolatedAggregate) -> dict[str, Any]:
+def line_values(line: InterpolatedAggregate) -> dict[str, Any]:
+    """Return the members of a result that have the values of a line."""
     return {"delta": line.delta, "rate": line.rate, "integral": line.integral}
 
 

@@ -165,7 +165,21 @@ class IntervalParameters(serializers.Serializer):
         return time_zone(value)
 
 
-class AggregatesParameters(UnitParameters, IntervalParameters, SeriesRangeParameters):
+class GapParameters(serializers.Serializer):
+    """The longest time between two readings that is bridged."""
+
+    max_gap_seconds = WholeNumber(
+        min_value=1,
+        max_value=MAX_GAP_SECONDS,
+        required=False,
+        help_text=(
+            "Readings that are farther apart have no line between them, for `delta`, `rate`, `integral` and"
+            " `fill=linear`. No limit unless given."
+        ),
+    )
+
+
+class AggregatesParameters(UnitParameters, GapParameters, IntervalParameters, SeriesRangeParameters):
     aggregate = serializers.ListField(
         child=serializers.ChoiceField(choices=(*AGGREGATES, *INTERPOLATED)),
         required=False,
@@ -182,18 +196,9 @@ class AggregatesParameters(UnitParameters, IntervalParameters, SeriesRangeParame
             " line between the intervals before and after."
         ),
     )
-    max_gap_seconds = WholeNumber(
-        min_value=1,
-        max_value=MAX_GAP_SECONDS,
-        required=False,
-        help_text=(
-            "Readings that are farther apart have no line between them, for `delta`, `rate`, `integral` and"
-            " `fill=linear`. No limit unless given."
-        ),
-    )
 
 
-class GroupAggregatesParameters(UnitParameters, IntervalParameters, SeriesRangeParameters):
+class GroupAggregatesParameters(UnitParameters, GapParameters, IntervalParameters, SeriesRangeParameters):
     selects_all = True
 
     metric = serializers.ListField(
@@ -215,9 +220,12 @@ class GroupAggregatesParameters(UnitParameters, IntervalParameters, SeriesRangeP
         help_text="1m, 5m, 15m, 1h, 6h, 1d, 1w, 1mo, or another number of them. The whole range unless it is given.",
     )
     aggregate = serializers.ListField(
-        child=serializers.ChoiceField(choices=GROUP_AGGREGATES),
+        child=serializers.ChoiceField(choices=(*GROUP_AGGREGATES, *INTERPOLATED)),
         required=False,
-        help_text="Which values each result holds; may be given several times. All unless given.",
+        help_text=(
+            "Which values each result holds; may be given several times. All but `delta`, `rate` and `integral`, which"
+            " are the sums of those of the series, unless given."
+        ),
     )
     percentile = serializers.ListField(
         child=serializers.FloatField(),

@@ -51,15 +51,17 @@ class UnitTarget:
         return None if measured is None else _float(Fraction(measured) * self.factor + count * self.offset)
 
     def line(self, measured: InterpolatedAggregate) -> InterpolatedAggregate:
-        """Return the increase and the integral of a line in this unit; None where they are too large for a float."""
+        """Return the same in this unit; None where a number is too large for a float."""
         if self.conversion is None:
             return measured
-        delta = None if measured.delta is None else _float(Fraction(measured.delta) * self.factor)
-        seconds = Fraction(measured.seconds)
+        delta, rate = (
+            None if value is None else _float(Fraction(value) * self.factor)
+            for value in (measured.delta, measured.rate)
+        )
         integral = None
         if measured.integral is not None:
-            integral = _float(Fraction(measured.integral) * self.factor + seconds * self.offset)
-        return replace(measured, delta=delta, integral=integral)
+            integral = _float(Fraction(measured.integral) * self.factor + Fraction(measured.seconds) * self.offset)
+        return InterpolatedAggregate(measured.seconds, delta, rate, integral)
 
 
 def _float(number: Fraction) -> float | None:

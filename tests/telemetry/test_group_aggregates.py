@@ -213,6 +213,38 @@ def test_groups_are_those_of_the_readings(
         check(answer, wanted, by, percents)
 
 
+@pytest.mark.parametrize("by", ["place", "tag", "hardware_model"])
+@pytest.mark.parametrize("interval", ["6h", "1d", "1mo"])
+def test_counters_of_a_group_add_up(api: Api, rows: list[Row], keys: Any, interval: str, by: str) -> None:
+    """The sums of what the same endpoint for single series returns, which is compared with its own computation."""
+    span = {"from": (BEGIN + HOUR / 3).isoformat(), "to": (END - DAY).isoformat(), "unit": "°C"}
+    query: dict[str, Any] = {"metric": "temperature", "interval": interval, "timezone": "Europe/Berlin", **span}
+    query |= {"aggregate": ["delta", "rate", "integral", "count"], "max_gap_seconds": 86400}
+    devices = sorted({key["device"][0] for key in keys.values()})
+    series = api.get("readings/aggregates/", device=devices, **query).json()["series"]
+    wanted: dict[Any, dict[str, dict[str, float]]] = {}
+    by_device = {key["device"][0]: key for key in keys.values()}
+    for one in series:
+        for group in by_device[one["device"]][by]:
+            for row in one["results"]:
+                sums = wanted.setdefault(group, {}).setdefault(row["starts_at"], {})
+                for name in query["aggregate"]:
+                    sums[name] = sums.get(name, 0) + (row[name] or 0)
+    answer = api.get("readings/group-aggregates/", group_by=by, **query).json()
+    assert answer["sources"]["interpolated"] == ["readings"]
+    found = {
+        group["group"][by]: {
+            row["starts_at"]: {name: row[name] or 0 for name in query["aggregate"]} for row in group["results"]
+        }
+        for group in answer["groups"]
+    }
+    assert found.keys() == wanted.keys()
+    for group, rows_of_group in wanted.items():
+        assert found[group].keys() == rows_of_group.keys()
+        for at, sums in rows_of_group.items():
+            assert found[group][at] == pytest.approx(sums, rel=1e-7, abs=1e-6)
+
+
 def test_a_selection_and_places_with_what_is_below_them(api: Api, rows: list[Row], keys: Any) -> None:
     query: dict[str, Any] = {
         "metric": "temperature", "from": BEGIN.isoformat(), "to": END.isoformat(), "unit": "°C", "interval": "1d",
@@ -244,8 +276,8 @@ def test_the_sources_are_named(api: Api, rows: list[Row], made: RollupTenant) ->
         return api.get("readings/group-aggregates/", **query, **more).json()["sources"]
 
     first = {"to": (BEGIN + 2 * DAY).isoformat(), "timezone": "UTC"}
-    assert sources(**first, interval="15m") == {"aggregates": ["readings"], "percentiles": []}
-    assert sources(**first, interval="1h") == {"aggregates": ["hours"], "percentiles": []}
+    assert sources(**first, interval="15m") == {"aggregates": ["readings"], "percentiles": [], "interpolated": []}
+    assert sources(**first, interval="1h") == {"aggregates": ["hours"], "percentiles": [], "interpolated": []}
     assert set(sources(to=END.isoformat(), interval="1mo")["aggregates"]) >= {"days", "hours"}
     with schema_context(made.schema):
         RollupState.objects.update(readings_from=BEGIN + DAY)

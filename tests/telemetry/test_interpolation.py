@@ -166,12 +166,15 @@ def test_a_boolean_keeps_its_value(meters: RollupTenant) -> None:
         )
     edges = [BEGIN, BEGIN + 2 * HOUR, BEGIN + 6 * HOUR]
     found = interpolated_aggregates([state], edges, BEGIN, BEGIN + 6 * HOUR)[state.pk]
-    assert found == {0: InterpolatedAggregate(7200.0, None, 3600.0), 1: InterpolatedAggregate(10800.0, None, 3600.0)}
+    assert found == {
+        0: InterpolatedAggregate(7200.0, None, None, 3600.0),
+        1: InterpolatedAggregate(10800.0, None, None, 3600.0),
+    }
 
 
 def test_too_large_numbers_have_no_line_and_one_reading_has_none(meters: RollupTenant) -> None:
     first, second = Series.objects.order_by("pk")[:2]
     meters.store((first.pk, BEGIN, -1.7e308), (first.pk, BEGIN + HOUR, 1.7e308), (second.pk, BEGIN, 1.0))
     found = interpolated_aggregates([first, second], [BEGIN, BEGIN + DAY], BEGIN, BEGIN + DAY)
-    assert found == {first.pk: {0: InterpolatedAggregate(3600.0, None, None)}, second.pk: {}}
+    assert found == {first.pk: {0: InterpolatedAggregate(3600.0, None, None, None)}, second.pk: {}}
     assert interpolated_aggregates([], [BEGIN, END], BEGIN, END) == {}

@@ -24,6 +24,11 @@ class GroupAggregateSerializer(serializers.Serializer):
     max = ValueField(required=False, allow_null=True)
     avg = serializers.FloatField(required=False, allow_null=True, help_text="Of booleans the share of true.")
     sum = serializers.FloatField(required=False, allow_null=True)
+    delta = serializers.FloatField(required=False, allow_null=True, help_text="The increase of all counters.")
+    rate = serializers.FloatField(required=False, allow_null=True, help_text="The increase of all counters a second.")
+    integral = serializers.FloatField(
+        required=False, allow_null=True, help_text="The sum of the integrals over time in seconds."
+    )
     percentiles = PercentileSerializer(many=True, required=False)
 
 
@@ -49,11 +54,19 @@ class AggregatedGroupSerializer(serializers.Serializer):
     results = GroupAggregateSerializer(many=True)
 
 
-class SourcesSerializer(serializers.Serializer):
-    """From where the values were read: daily or hourly rollups, or readings."""
+SOURCES = ("days", "hours", "readings")
 
-    aggregates = serializers.ListField(child=serializers.ChoiceField(choices=["days", "hours", "readings"]))
-    percentiles = serializers.ListField(child=serializers.ChoiceField(choices=["readings"]))
+
+def _sources(help_text: str) -> serializers.ListField:
+    return serializers.ListField(child=serializers.ChoiceField(choices=SOURCES), help_text=help_text)
+
+
+class SourcesSerializer(serializers.Serializer):
+    """The sources of the values: daily and hourly rollups, or readings; empty for values that were not requested."""
+
+    aggregates = _sources("Of `count`, `min`, `max`, `avg` and `sum`.")
+    percentiles = _sources("Of the percentiles.")
+    interpolated = _sources("Of `delta`, `rate` and `integral`.")
 
 
 class GroupAggregatesSerializer(CompleteSerializer):

@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from telemetry.api import parameters
-from telemetry.api.aggregate_rows import AggregateRows, wants_interpolation
+from telemetry.api.aggregate_rows import AggregateRows, requested_max_gap, wants_interpolation
 from telemetry.api.serializers import readings as shapes
 from telemetry.api.series_selection import (
     MAX_SERIES,
@@ -100,6 +100,5 @@ def _lines(
     """Return the lines of the series in the intervals; nothing unless the request needs them."""
     if not wants_interpolation(wanted):
         return {}
-    gap = wanted.get("max_gap_seconds")
-    max_gap = None if gap is None else datetime.timedelta(seconds=gap)
+    max_gap = requested_max_gap(wanted)
     return interpolated_aggregates(series, edges, requested.start, requested.stop, max_gap=max_gap)

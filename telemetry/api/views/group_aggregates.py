@@ -1,8 +1,9 @@
 """Aggregates over the readings of groups of series."""
 
 import datetime
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from django.db import DataError
 from django.utils.translation import gettext as _
@@ -13,6 +14,7 @@ from rest_framework.response import Response
 
 from devices.models import Metric
 from telemetry.api import parameters
+from telemetry.api.aggregate_rows import line_values, requested_max_gap, wants_interpolation
 from telemetry.api.serializers import group_aggregates as shapes
 from telemetry.api.series_groups import SeriesGroup, group_series
 from telemetry.api.series_selection import TimeRange, query_budget, requested_edges, time_range
@@ -22,14 +24,18 @@ from telemetry.services.queries.aggregates import AggregateBucket, ReadPlan
 from telemetry.services.queries.group_aggregates import (
     GroupMember,
     group_aggregates,
+    group_interpolated,
     group_percentiles,
     merge_buckets,
+    merge_interpolated,
 )
+from telemetry.services.queries.interpolation import InterpolatedAggregate
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import time_text
 from tenants.api.views.base import DeviceScope, ParametersView
 from tenants.infrastructure.error_codes import ErrorCode
 
+_Value = TypeVar("_Value", AggregateBucket, InterpolatedAggregate)
 Number, Boolean = Metric.ValueType.NUMBER, Metric.ValueType.BOOLEAN
 
 
@@ -50,7 +56,8 @@ class GroupAggregatesView(ParametersView):
 
         A group has the readings of one metric of all selected devices, or of those with one place, tag, hardware
         model, component or component type: each reading counts once, whatever device it is of. All readings of a group
-        must have one unit, or be convertible to `unit`. Percentiles are computed from the readings themselves, the
+        must have one unit, or be convertible to `unit`. `delta`, `rate` and `integral` are the sums of those of the
+        series. They and percentiles are computed from the readings themselves, the
         other values from rollups and readings; both are exact.
         """
         wanted = self.valid_parameters()
@@ -60,10 +67,11 @@ class GroupAggregatesView(ParametersView):
         query = _GroupQuery(grouped.groups, edges, requested)
         percents = list(dict.fromkeys(wanted.get("percentile", ())))
         with query_budget("from"):
-            found = query.read(converter)
+            found = query.read(converter, wanted)
             percentiles = query.read_percentiles(percents)
         rolled = [spans[0][0] for spans in (query.plan.days, query.plan.hours) if spans]
-        raw = [requested.start] if percents else [span[0] for span in query.plan.raw[:1]]
+        is_raw = bool(percents) or wants_interpolation(wanted)
+        raw = [requested.start] if is_raw else [span[0] for span in query.plan.raw[:1]]
         warnings = completeness.partial_reasons(
             grouped.device_ids,
             requested.start,
@@ -89,9 +97,21 @@ class GroupAggregatesView(ParametersView):
             "interval": str(wanted["interval"]) if "interval" in wanted else None,
             "timezone": str(wanted["timezone"]),
             "groups": groups,
-            "sources": {"aggregates": _sources(query.plan), "percentiles": ["readings"] if percents else []},
+            "sources": {
+                "aggregates": _sources(query.plan),
+                "percentiles": ["readings"] if percents else [],
+                "interpolated": ["readings"] if wants_interpolation(wanted) else [],
+            },
         }
         return Response(document | completeness.completeness_data(warnings))
+
+
+@dataclass(frozen=True, slots=True)
+class _GroupValues:
+    """The values of a group by the number of the interval."""
+
+    buckets: dict[int, AggregateBucket]
+    lines: dict[int, InterpolatedAggregate]
 
 
 class _GroupQuery:
@@ -107,24 +127,45 @@ class _GroupQuery:
         # (group, measured unit) → target, of units with readings in the range.
         self._targets: dict[tuple[int, str], UnitTarget] = {}
 
-    def read(self, converter: UnitConverter | None) -> list[dict[int, AggregateBucket]]:
-        """Return the values by interval of each group. Raises ValidationError for units that do not agree."""
+    def read(self, converter: UnitConverter | None, wanted: dict[str, Any]) -> list[_GroupValues]:
+        """Return the values of each group. Raises ValidationError for units that do not agree."""
         parts: list[tuple[int, str]] = []
         members = []
         for number, group in enumerate(self.groups):
             for unit in sorted({one.unit for one in group.series}):
                 members += [GroupMember(len(parts), one) for one in group.series if one.unit == unit]
                 parts.append((number, unit))
-        answer = group_aggregates(members, self._edges, self._range.start, self._range.stop)
+        span = (self._edges, self._range.start, self._range.stop)
+        answer, lines = group_aggregates(members, *span), {}
         self.plan = answer.plan
-        filled = [(part, answer.buckets[index]) for index, part in enumerate(parts) if answer.buckets[index]]
+        if wants_interpolation(wanted):
+            lines = group_interpolated(members, *span, max_gap=requested_max_gap(wanted))
+        filled = {part: index for index, part in enumerate(parts) if answer.buckets[index] or lines.get(index)}
         for number, group in enumerate(self.groups):
-            self._agree(number, group, [unit for (owner, unit), _ in filled if owner == number], converter)
-        found: list[dict[int, list[AggregateBucket]]] = [{} for _ in self.groups]
-        for part, buckets in filled:
-            for interval, bucket in buckets.items():
-                found[part[0]].setdefault(interval, []).append(self._targets[part].bucket(bucket))
-        return [{interval: merge_buckets(own[interval]) for interval in sorted(own)} for own in found]
+            self._agree(number, group, [unit for owner, unit in filled if owner == number], converter)
+        return [
+            _GroupValues(
+                self._merged(number, filled, answer.buckets, UnitTarget.bucket, merge_buckets),
+                self._merged(number, filled, lines, UnitTarget.line, merge_interpolated),
+            )
+            for number in range(len(self.groups))
+        ]
+
+    def _merged(
+        self,
+        number: int,
+        filled: dict[tuple[int, str], int],
+        values: Mapping[int, Mapping[int, _Value]],
+        convert: Callable[[UnitTarget, _Value], _Value],
+        merge: Callable[[list[_Value]], _Value],
+    ) -> dict[int, _Value]:
+        """Return the values of a group by interval, of all its measured units together."""
+        found: dict[int, list[_Value]] = {}
+        for part, index in filled.items():
+            if part[0] == number:
+                for interval, value in values.get(index, {}).items():
+                    found.setdefault(interval, []).append(convert(self._targets[part], value))
+        return {interval: merge(found[interval]) for interval in sorted(found)}
 
     def read_percentiles(self, percents: Sequence[float]) -> dict[int, dict[int, list[float]]]:
         """Return group → interval → percentiles, of groups of numbers. Raises ValidationError."""
@@ -168,13 +209,15 @@ class _GroupRows:
         self._starts = [edge.astimezone(wanted["timezone"]).isoformat() for edge in edges[:-1]]
 
     def results_of(
-        self, group: SeriesGroup, buckets: dict[int, AggregateBucket], percentiles: dict[int, list[float]]
+        self, group: SeriesGroup, found: _GroupValues, percentiles: dict[int, list[float]]
     ) -> list[dict[str, Any]]:
         """Return the results of a group in order of time."""
         rows = []
-        for number in range(len(self._starts)) if self._is_filled else buckets:
-            values = _values(buckets.get(number), group.value_type)
-            row = {"starts_at": self._starts[number]} | {name: values[name] for name in self._names}
+        for number in range(len(self._starts)) if self._is_filled else sorted({*found.buckets, *found.lines}):
+            values = _values(found.buckets.get(number), group.value_type)
+            if number in found.lines:
+                values |= line_values(found.lines[number])
+            row = {"starts_at": self._starts[number]} | {name: values.get(name) for name in self._names}
             if self._percents:
                 nothing: list[float | None] = [None] * len(self._percents)
                 pairs = zip(self._percents, percentiles.get(number) or nothing, strict=True)

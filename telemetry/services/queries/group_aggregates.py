@@ -6,7 +6,7 @@ Percentiles cannot be computed from rollups: they are read from the readings the
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from telemetry.models import Series
@@ -15,6 +15,7 @@ from telemetry.services.rollups.packing import numbers_sql
 from tenants.infrastructure.database import cursor_for_many
 
 from .aggregates import AggregateBucket, ReadPlan, bucket_sql, plan_sql, read_plan, with_edges
+from .interpolation import InterpolatedAggregate, interpolation_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +93,62 @@ def group_percentiles(
     return found
 
 
+def group_interpolated(
+    members: Sequence[GroupMember],
+    edges: Sequence[datetime],
+    start: datetime,
+    stop: datetime,
+    *,
+    max_gap: timedelta | None = None,
+) -> dict[int, dict[int, InterpolatedAggregate]]:
+    """Return group → number of the interval → the sums of what `interpolated_aggregates` returns of its series.
+
+    A sum is None where one of its series has none.
+    """
+    found: dict[int, dict[int, InterpolatedAggregate]] = {member.group: {} for member in members}
+    parts, wanted = interpolation_sql(_series_of(members), start, stop, max_gap)
+    values = ("delta", "delta / seconds", "integral")
+    sums = ", ".join(f"CASE WHEN count({value}) = count(*) THEN sum({value}) END" for value in values)
+    statement = f"""{with_edges(edges, wanted)}, {_MEMBERS}, {parts}
+        SELECT number, bucket, sum(seconds), {sums} FROM lines JOIN members USING (series_id)
+        GROUP BY number, bucket ORDER BY number, bucket"""  # noqa: S608
+    if members:
+        with cursor_for_many() as cursor:
+            cursor.execute(statement, wanted | _parameters_of(members))
+            for group, bucket, *values in cursor.fetchall():
+                found[group][bucket - 1] = InterpolatedAggregate(*values)
+    return found
+
+
+def merge_interpolated(lines: Iterable[InterpolatedAggregate]) -> InterpolatedAggregate:
+    """Return the sums of lines in one unit; at least one."""
+    parts = list(lines)
+    delta, rate, integral = (
+        _sum_or_none([getattr(part, name) for part in parts]) for name in ("delta", "rate", "integral")
+    )
+    return InterpolatedAggregate(sum(part.seconds for part in parts), delta, rate, integral)
+
+
 def merge_buckets(buckets: Iterable[AggregateBucket]) -> AggregateBucket:
     """Return the aggregates of numbers in one unit together; at least one bucket."""
     parts = list(buckets)
     if len(parts) == 1:
         return parts[0]
     last = max(parts, key=lambda part: (part.last_at, part.last))
-    sums = [part.sum for part in parts if part.sum is not None]
     return AggregateBucket(
         sum(part.count for part in parts),
         min(part.min for part in parts if part.min is not None),
         max(part.max for part in parts if part.max is not None),
-        sum(sums) if len(sums) == len(parts) else None,
+        _sum_or_none([part.sum for part in parts]),
         last.last,
         last.last_at,
     )
+
+
+def _sum_or_none(values: Sequence[float | None]) -> float | None:
+    """Return the sum; None where one of the values is None."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _series_of(members: Iterable[GroupMember]) -> list[Series]:

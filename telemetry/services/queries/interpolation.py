@@ -22,19 +22,16 @@ from .aggregates import with_edges
 # Not frozen: a result has thousands.
 @dataclass(slots=True)
 class InterpolatedAggregate:
-    """A series in one interval: the seconds that its line covers, the increase of a counter, and the integral.
+    """A series in one interval: the seconds that its line covers, the increase of a counter and its rate a second, and
+    the integral; of a group the sums of its series.
 
-    `delta` is None for booleans, and both are None where a number is too large.
+    `delta` and `rate` are None for booleans, and all three where a number is too large.
     """
 
     seconds: float
     delta: float | None
+    rate: float | None
     integral: float | None
-
-    @property
-    def rate(self) -> float | None:
-        """Return the increase a second."""
-        return None if self.delta is None else self.delta / self.seconds
 
 
 InterpolatedBuckets = dict[int, dict[int, InterpolatedAggregate]]
@@ -93,13 +90,33 @@ points AS (
             ELSE date_part('epoch', (low - t0) + (high - t0)) / 2 / whole END AS middle
     FROM parts WHERE high > low
 )"""  # noqa: S608
-_LINES = """
-SELECT series_id, bucket, sum(seconds) AS seconds,
-    CASE WHEN bool_and(is_usual AND NOT is_boolean) THEN sum(CASE WHEN NOT is_usual THEN 0
-        WHEN v1 >= v0 THEN (v1 - v0) * share ELSE greatest(v1, 0) * share END) END AS delta,
-    CASE WHEN bool_and(is_usual) THEN sum(CASE WHEN NOT is_usual THEN 0
-        WHEN is_boolean THEN v0 * seconds ELSE (v0 + (v1 - v0) * middle) * seconds END) END AS integral
-FROM pieces GROUP BY series_id, bucket"""
+_LINES = """lines AS (
+    SELECT series_id, bucket, sum(seconds) AS seconds,
+        CASE WHEN bool_and(is_usual AND NOT is_boolean) THEN sum(CASE WHEN NOT is_usual THEN 0
+            WHEN v1 >= v0 THEN (v1 - v0) * share ELSE greatest(v1, 0) * share END) END AS delta,
+        CASE WHEN bool_and(is_usual) THEN sum(CASE WHEN NOT is_usual THEN 0
+            WHEN is_boolean THEN v0 * seconds ELSE (v0 + (v1 - v0) * middle) * seconds END) END AS integral
+    FROM pieces GROUP BY series_id, bucket
+)"""
+
+
+def interpolation_sql(
+    series: Sequence[Series], start: datetime, stop: datetime, max_gap: timedelta | None
+) -> tuple[str, dict[str, Any]]:
+    """Return the parts of a statement's beginning after `e` (the edges), of which the last is `lines`; and parameters.
+
+    `lines` is (series_id, bucket, seconds, delta, integral), for each interval with a line; buckets count from 1.
+    """
+    wanted = {
+        "series": [one.pk for one in series],
+        "booleans": [one.pk for one in series if one.value_type == Metric.ValueType.BOOLEAN],
+        "start": start,
+        "stop": stop,
+        "earliest": "-infinity" if max_gap is None else start - max_gap,
+        "latest": "infinity" if max_gap is None else stop + max_gap,
+        "longest": max_gap if max_gap is not None else timedelta.max,
+    }
+    return f"{_PIECES}, {_LINES}", wanted
 
 
 def interpolated_aggregates(
@@ -118,22 +135,11 @@ def interpolated_aggregates(
     numbers = [one for one in series if one.value_type != Metric.ValueType.TEXT]
     found: InterpolatedBuckets = {one.pk: {} for one in series}
     if numbers:
-        wanted = _parameters(numbers, start, stop, max_gap)
-        statement = f"{with_edges(edges, wanted)}, {_PIECES} {_LINES} ORDER BY series_id, bucket"
+        parts, wanted = interpolation_sql(numbers, start, stop, max_gap)
+        statement = f"""{with_edges(edges, wanted)}, {parts}
+            SELECT series_id, bucket, seconds, delta, delta / seconds, integral FROM lines ORDER BY 1, 2"""  # noqa: S608
         with cursor_for_many() as cursor:
             cursor.execute(statement, wanted)
             for pk, bucket, *values in cursor.fetchall():
                 found[pk][bucket - 1] = InterpolatedAggregate(*values)
     return found
-
-
-def _parameters(series: Sequence[Series], start: datetime, stop: datetime, max_gap: timedelta | None) -> dict[str, Any]:
-    return {
-        "series": [one.pk for one in series],
-        "booleans": [one.pk for one in series if one.value_type == Metric.ValueType.BOOLEAN],
-        "start": start,
-        "stop": stop,
-        "earliest": "-infinity" if max_gap is None else start - max_gap,
-        "latest": "infinity" if max_gap is None else stop + max_gap,
-        "longest": max_gap if max_gap is not None else timedelta.max,
-    }
