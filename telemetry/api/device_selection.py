@@ -24,7 +24,8 @@ _NAMED_DEVICES = 5
 def devices_by_uuid(request: Any, uuids: Iterable[UUID]) -> list[Device]:
     """Return the devices in this order. Raises NotFound for one that the client cannot see."""
     wanted = list(dict.fromkeys(uuids))
-    found = {device.uuid: device for device in visible_devices(request).filter(uuid__in=wanted).order_by()}
+    rows = visible_devices(request).filter(uuid__in=wanted).only("uuid", "name").order_by()
+    found = {device.uuid: device for device in rows}
     for uuid in wanted:
         if uuid not in found:
             raise NotFound(_("There is no device with the UUID %(uuid)s. devices/ lists the devices.") % {"uuid": uuid})

@@ -51,4 +51,4 @@ class SuppressedMessagesFilter(filters.FilterSet):
     day = filters.DateFilter(label="A day (2026-11-22).")
 
     def of_device(self, rows: Any, _name: str, value: Any) -> Any:
-        return rows.filter(device_id=device_by_uuid(self.request, value).pk)
+        return rows.filter(device_id=device_by_uuid(self.request, value, "uuid").pk)

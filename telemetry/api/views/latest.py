@@ -37,7 +37,7 @@ class LatestView(ParametersView):
     def get(self, request: Request, uuid: UUID) -> Response:
         """Return the newest value of each metric of a device."""
         wanted = self.valid_parameters()
-        values = readings.latest_values(device_by_uuid(request, uuid))
+        values = readings.latest_values(device_by_uuid(request, uuid, "uuid"))
         return Response({"results": _latest_data(values, wanted)})
 
 
