@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
@@ -20,8 +21,19 @@ DAY = timedelta(days=1)
 LONGEST = timedelta(days=366)
 MOST_MONTHS = 36
 _MONTH = re.compile(r"^(2[0-9]{3})-(0[1-9]|1[0-2])$", re.ASCII)
+_ADDRESS = {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
 # No device has sent a message before it; the arithmetic of calendars has room on both sides.
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@extend_schema_field({"type": "string", "pattern": _MONTH.pattern})
+class MonthField(serializers.CharField):
+    """A month such as 2026-11."""
+
+
+@extend_schema_field(_ADDRESS)
+class AddressField(serializers.IPAddressField):
+    """An address of IPv4 or IPv6."""
 
 
 class HistoryParameters(RangeParameters, CursorParameters):
@@ -34,7 +46,7 @@ class AuditFilters(RangeParameters):
 
     user = serializers.CharField(max_length=150, required=False, help_text="The name of the person or key, exactly.")
     key_id = WholeNumber(min_value=1, max_value=2**53 - 1, required=False, help_text="The number of an API key.")
-    address = serializers.IPAddressField(required=False, help_text="The client's address.")
+    address = AddressField(required=False, help_text="The client's address.")
     request_id = serializers.CharField(max_length=64, required=False, help_text="`X-Request-ID` of the request.")
     action = serializers.ChoiceField(choices=sorted(ACTIONS), required=False)
     object_type = serializers.CharField(max_length=80, required=False, help_text="For example `devices.device`.")
@@ -64,7 +76,7 @@ class TimelineParameters(RangeParameters):
 
 
 class AvailabilityParameters(ExplainedSerializer):
-    month = serializers.CharField(required=False, help_text="The month, or the last of them; this month unless given.")
+    month = MonthField(required=False, help_text="The month, or the last of them; this month unless given.")
     months = WholeNumber(
         min_value=1, max_value=MOST_MONTHS, default=1, help_text="Number of months up to that one, newest first."
     )

@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from devices.domain.selector import Selector
 from devices.models import ApiKey, Device
 from devices.services.visibility import narrow, selected_devices
+from tenants.api.serializers.base import NamedObjectField
 from tenants.services.roles import request_access
 
 NO_SUCH_DEVICE = gettext_lazy("There is no device with the UUID {value}. devices/ lists the devices.")
@@ -47,7 +48,7 @@ class VisibilityFilter(BaseFilterBackend):
         return narrow(queryset, selector_of(request), path) if path else queryset
 
 
-class VisibleDeviceField(serializers.SlugRelatedField):
+class VisibleDeviceField(NamedObjectField):
     """A device by its UUID; a device that the client cannot see is unknown."""
 
     def __init__(self, **options: Any) -> None:

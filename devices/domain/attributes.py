@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 Attributes = dict[str, str | int | float | bool]
 
 MAX_ATTRIBUTES = 32
+MAX_NAME_LENGTH = 63
 MAX_TEXT_LENGTH = 256
 # Numbers that every JSON reader represents exactly.
 MAX_INTEGER = 2**53 - 1

@@ -407,6 +407,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "tenants.api.schema_headers.describe_headers",
+        "tenants.api.openapi.require_parameter_values",
         "tenants.api.openapi.remove_unused_schemas",
     ],
     # One set of choices, used by several members.

@@ -5,9 +5,12 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext as _
 from django_filters import rest_framework as filters
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
 
 from devices.api.filters import OfDevice, device_by_uuid
 from telemetry.models import Reason
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.services.limits import LimitName
 
 
@@ -19,7 +22,9 @@ class DayRangeForm(forms.Form):
         values = self.cleaned_data
         start, stop = values.get("from"), values.get("to")
         if start and stop and start >= stop:
-            self.add_error("from", _("'from' must be earlier than 'to'."))
+            self.add_error(
+                "from", forms.ValidationError(_("'from' must be earlier than 'to'."), ErrorCode.INVALID_RANGE)
+            )
         return values
 
 
@@ -50,5 +55,6 @@ class SuppressedMessagesFilter(filters.FilterSet):
     reason = filters.ChoiceFilter(choices=Reason.choices)
     day = filters.DateFilter(label="A day (2026-11-22).")
 
+    @extend_schema_field(OpenApiTypes.UUID)
     def of_device(self, rows: Any, _name: str, value: Any) -> Any:
         return rows.filter(device_id=device_by_uuid(self.request, value, "uuid").pk)

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
@@ -146,10 +147,15 @@ class SeriesReadingsParameters(RangeParameters, CursorParameters, UnitParameters
     limit = limit_field(MAX_LIMIT)
 
 
+@extend_schema_field({"type": "string", "pattern": calendar_intervals.PATTERN})
+class IntervalField(serializers.CharField):
+    """A calendar interval such as 15m or 1mo."""
+
+
 class IntervalParameters(serializers.Serializer):
     """Intervals by the clocks of a time zone."""
 
-    interval = serializers.CharField(help_text="1m, 5m, 15m, 1h, 6h, 1d, 1w, 1mo, or another number of them.")
+    interval = IntervalField(help_text="1m, 5m, 15m, 1h, 6h, 1d, 1w, 1mo, or another number of them.")
     timezone = serializers.CharField(default="UTC", help_text="Time zone of the intervals, for example Asia/Seoul.")
 
     def validate_interval(self, value: str) -> calendar_intervals.CalendarInterval:

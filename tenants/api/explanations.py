@@ -132,6 +132,7 @@ def _of_type(field: Field) -> str:
         ((serializers.DictField, serializers.Serializer), _("%(name)r must be an object, not %(value)s.")),
         (serializers.PrimaryKeyRelatedField, _("%(name)r must be an id, a whole number, not %(value)s.")),
         (serializers.SlugRelatedField, _("%(name)r must be a text, not %(value)s.")),
+        (serializers.IPAddressField, _("%(name)r must be an IP address, not %(value)s.")),
         (serializers.CharField, _("%(name)r must be a text, not %(value)s.")),
         (serializers.FileField, _("%(name)r must be a file.")),
     )
@@ -139,7 +140,7 @@ def _of_type(field: Field) -> str:
 
 
 def _type_code(field: Field, value: Any) -> ErrorCode:
-    is_of_format = isinstance(field, serializers.UUIDField) and isinstance(value, str)
+    is_of_format = isinstance(field, serializers.UUIDField | serializers.IPAddressField) and isinstance(value, str)
     return ErrorCode.INVALID_FORMAT if is_of_format else ErrorCode.INVALID_TYPE
 
 

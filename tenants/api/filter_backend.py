@@ -34,6 +34,8 @@ def _form_errors(form: forms.Form) -> dict[str, list[ErrorDetail]]:
 
 def _explained(form: forms.Form, name: str, error: ModelError) -> ErrorDetail:
     field = form.fields.get(name)
+    if isinstance(field, forms.ModelChoiceField) and error.code == "invalid_choice":
+        return ErrorDetail(" ".join(error.messages), ErrorCode.DOES_NOT_EXIST)
     is_own = field is None or error.code not in field.error_messages or _is_own(field, str(error.code))
     if is_own or field is None:
         return ErrorDetail(" ".join(error.messages), error.code or ErrorCode.INVALID)

@@ -1,10 +1,11 @@
-"""The OpenAPI document: the errors of each operation."""
+"""The OpenAPI document: the errors of each operation, and what a request must not contain."""
 
 import json
 from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import Direction
+from rest_framework.serializers import JSONField
 
 from tenants.api.entity_tags import TaggedView
 from tenants.api.negotiation import JSONErrorsNegotiation
@@ -28,6 +29,18 @@ class ProblemAutoSchema(AutoSchema):
         described = super()._map_serializer(serializer, direction, bypass_extensions)
         if direction == "request" and "properties" in described and _is_strict(serializer):
             described["additionalProperties"] = False
+            if getattr(serializer, "partial", False):
+                for name in getattr(serializer, "fixed", ()):
+                    described["properties"].pop(name, None)
+        return described
+
+    def _map_serializer_field(self, field: Any, direction: Direction, bypass_extensions: bool = False) -> Any:
+        """Describe a field; a list that must have entries, and any JSON value but null."""
+        described = super()._map_serializer_field(field, direction, bypass_extensions)
+        if direction == "request" and getattr(field, "allow_empty", True) is False and "items" in described:
+            described.setdefault("minItems", 1)
+        if direction == "request" and isinstance(field, JSONField) and not field.allow_null:
+            described.setdefault("type", ["object", "array", "string", "number", "boolean"])
         return described
 
     def _error(self, status: str) -> dict[str, Any]:
@@ -53,6 +66,22 @@ class ProblemAutoSchema(AutoSchema):
 
     def _has_body(self) -> bool:
         return self.method in ("POST", "PUT", "PATCH", "DELETE")
+
+
+def require_parameter_values(result: dict[str, Any], **_options: Any) -> dict[str, Any]:
+    """Return the document with query parameters that must not be empty; a hook of drf-spectacular."""
+    for operations in result["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "query":
+                    schema = parameter["schema"]
+                    _require_value(schema.get("items", schema))
+    return result
+
+
+def _require_value(schema: dict[str, Any]) -> None:
+    if schema.get("type") == "string" and not schema.keys() & {"enum", "format", "pattern"}:
+        schema.setdefault("minLength", 1)
 
 
 def remove_unused_schemas(result: dict[str, Any], **_options: Any) -> dict[str, Any]:

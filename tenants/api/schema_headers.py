@@ -3,10 +3,12 @@
 from typing import Any
 
 _WITHOUT_KEY = frozenset({"/api/v1/tenants/", "/api/v1/provisioning/credentials/", "/api/v1/devices/{uuid}/messages/"})
+# Printable ASCII without blanks, or in quotation marks with blanks.
+IDEMPOTENCY_KEY_PATTERN = r'^("[\x20-\x21\x23-\x5b\x5d-\x7e]{1,255}"|[\x21\x23-\x7e]{1,255})$'
 _IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 257, "pattern": IDEMPOTENCY_KEY_PATTERN},
     "description": "The same request with the same key is carried out once, and receives the same answer for 24 hours.",
 }
 _IF_MATCH = {

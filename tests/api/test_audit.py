@@ -92,6 +92,11 @@ def test_an_invalid_filter_is_refused(admin_api: Api, query: dict[str, str]) -> 
     assert problems(answer)
 
 
+def test_an_invalid_address_is_named_as_one(admin_api: Api) -> None:
+    answer = admin_api.get("audit/", address="x")
+    assert problems(answer) == {"address": "'address' must be an IP address, not 'x'."}
+
+
 def test_pages_have_each_entry_once(admin_api: Api, tenant_a: Any) -> None:
     with schema_context(tenant_a.schema_name):
         for number in range(25):

@@ -125,6 +125,7 @@ def test_a_pointer_leads_to_the_member(api: Api) -> None:
         ("devices/?device=", "device", "unknown_parameter"),
         ("devices/?status=", "status", "blank"),
         ("devices/?status=odd", "status", "invalid_choice"),
+        ("totals/?from=2026-11-22&to=2026-11-22", "from", "invalid_range"),
         ("devices/?active=yes", "active", "invalid_choice"),
         ("components/?device=7", "device", "invalid_format"),
         ("totals/?from=yesterday", "from", "invalid_format"),

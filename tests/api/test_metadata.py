@@ -74,7 +74,7 @@ def test_a_change_of_a_unit_works_the_conversion_out_again(api: Api, tenant_a: A
         ({"key": "a b"}, "key", "Use letters"),
         ({"factor": 3}, "factor", "'factor' is not a known member"),
         ({"component_type": "nothing"}, "component_type", "There is no component type nothing"),
-        ({"component_type": "nul\x00"}, None, "cannot store"),
+        ({"component_type": "nul\x00"}, "component_type", "There is no component type nul"),
     ],
 )
 def test_a_metric_that_is_wrong_says_what_to_mend(

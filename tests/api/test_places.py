@@ -11,7 +11,7 @@ from devices.models import AuditEntry, Device, Place
 from tests.factories import make_device
 from tests.processes import run_at_once
 
-from .client import Api, problems
+from .client import Api, problem_of, problems
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +158,9 @@ def test_a_device_is_registered_and_changed_with_all_of_it(farm: Api, tenant_a: 
         ({"attributes": {f"a{n}": n for n in range(33)}}, "attributes", "at most 32 attributes, not 33"),
         ({"attributes": []}, "attributes", "object"),
         ({"external_id": ""}, "external_id", "must not be empty"),
+        ({"place": ""}, "place", "'place' must not be empty"),
+        ({"place": "nul\x00"}, "place", "There is no place nul"),
+        ({"hardware_model": ""}, "hardware_model", "'hardware_model' must not be empty"),
         ({"external_id": "x" * 121}, "external_id", "120"),
     ],
 )
@@ -166,6 +169,12 @@ def test_an_invalid_value_is_refused_by_member(api: Api, greenhouse: Any, body: 
         assert answer.status_code == 400
         refused = problems(answer)
         assert text in next(detail for name, detail in refused.items() if str(name).split(".")[0] == attr)
+
+
+def test_a_filter_by_an_unknown_object_has_a_code_of_its_own(api: Api) -> None:
+    for query in ("place=nowhere", "hardware_model=999999"):
+        (error,) = problem_of(api.get(f"devices/?{query}"))["errors"]
+        assert (error["parameter"], error["code"]) == (query.partition("=")[0], "does_not_exist")
 
 
 def test_an_external_id_belongs_to_one_device_of_the_tenant(api: Api, tenant_a: Any, tenant_b: Any) -> None:

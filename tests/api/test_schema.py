@@ -79,6 +79,21 @@ def test_bodies_with_unknown_members_are_described_as_refused(document: dict[str
     assert {name for name, schema in bodies.items() if schema.get("additionalProperties") is not False} == set()
 
 
+def test_what_no_request_may_contain_is_described(document: dict[str, Any]) -> None:
+    paths, schemas = document["paths"], document["components"]["schemas"]
+    listed = {one["name"]: one["schema"] for one in paths["/api/v1/devices/"]["get"]["parameters"]}
+    assert listed["search"] == {"type": "string", "minLength": 1}
+    series = {one["name"]: one["schema"] for one in paths["/api/v1/readings/series/"]["get"]["parameters"]}
+    assert series["component"]["items"]["minLength"] == 1
+    assert "device" in schemas["ComponentRequest"]["properties"]
+    assert "device" not in schemas["PatchedComponentRequest"]["properties"], "it cannot be changed"
+    assert schemas["MetricMappingRequest"]["properties"]["metrics"]["minItems"] == 1
+    keys = [one for one in paths["/api/v1/devices/"]["post"]["parameters"] if one["name"] == "Idempotency-Key"]
+    pattern = keys[0]["schema"]["pattern"]
+    for text, is_valid in (("a", True), ('"a b"', True), ("a b", False), ("", False), ("ü", False), ("a" * 256, False)):
+        assert (re.search(pattern, text) is not None) is is_valid, text
+
+
 def test_parameters_have_their_bounds_and_types(document: dict[str, Any]) -> None:
     operations = [one for methods in document["paths"].values() for one in methods.values()]
     parameters = [one for operation in operations for one in operation.get("parameters", ())]

@@ -44,6 +44,7 @@ class NetworksField(NormalizedListField):
     {
         "type": "object",
         "maxProperties": attributes.MAX_ATTRIBUTES,
+        "propertyNames": {"minLength": 1, "maxLength": attributes.MAX_NAME_LENGTH},
         "additionalProperties": {
             "oneOf": [
                 {"type": "string", "minLength": 1, "maxLength": attributes.MAX_TEXT_LENGTH},

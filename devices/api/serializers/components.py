@@ -14,14 +14,14 @@ from devices.api.visibility import VisibleDeviceField
 from devices.models import Component, ComponentType
 from devices.services.presence import freshness
 from devices.services.presence.freshness import Freshness
-from tenants.api.serializers.base import QuickSerializer, StrictModelSerializer, Timestamp, time_text
+from tenants.api.serializers.base import NamedObjectField, QuickSerializer, StrictModelSerializer, Timestamp, time_text
 
 _NO_SUCH_TYPE = _("There is no component type {value}. Create it at component-types/ first.")
 
 
-def component_type_by_key() -> serializers.SlugRelatedField:
+def component_type_by_key() -> NamedObjectField:
     """Return a field for a component type by its key."""
-    return serializers.SlugRelatedField(
+    return NamedObjectField(
         slug_field="key", queryset=ComponentType.objects.all(), error_messages={"does_not_exist": _NO_SUCH_TYPE}
     )
 

@@ -18,7 +18,13 @@ from devices.models.base import validate_key
 from devices.services.presence import contacts, descriptions, overview
 from devices.services.presence.timeouts import TimeoutSource, loaded
 from devices.services.provisioning.registration import IssuedCredentials
-from tenants.api.serializers.base import QuickSerializer, StrictModelSerializer, StrictSerializer, Timestamp
+from tenants.api.serializers.base import (
+    NumberedObjectField,
+    QuickSerializer,
+    StrictModelSerializer,
+    StrictSerializer,
+    Timestamp,
+)
 from tenants.infrastructure.error_codes import ErrorCode
 
 from .attributes import AttributesField, TagsField
@@ -28,8 +34,8 @@ from .places import place_field
 _NO_SUCH_MODEL = _("There is no hardware model {pk_value}. Create it at hardware-models/ first.")
 
 
-def hardware_model_field() -> serializers.PrimaryKeyRelatedField:
-    return serializers.PrimaryKeyRelatedField(
+def hardware_model_field() -> NumberedObjectField:
+    return NumberedObjectField(
         queryset=HardwareModel.objects.all(),
         required=False,
         allow_null=True,

@@ -7,11 +7,11 @@ from rest_framework import serializers
 
 from devices.domain import unit_spellings
 from devices.models import ComponentType, HardwareModel, Metric, Unit
-from tenants.api.serializers.base import StrictModelSerializer
+from tenants.api.serializers.base import NamedObjectField, StrictModelSerializer
 
 
-def _type_by_key(**options: Any) -> serializers.SlugRelatedField:
-    return serializers.SlugRelatedField(
+def _type_by_key(**options: Any) -> NamedObjectField:
+    return NamedObjectField(
         slug_field="key",
         queryset=ComponentType.objects.all(),
         error_messages={
@@ -21,7 +21,7 @@ def _type_by_key(**options: Any) -> serializers.SlugRelatedField:
     )
 
 
-class SpelledUnitField(serializers.SlugRelatedField):
+class SpelledUnitField(NamedObjectField):
     """A unit by its symbol, also in another spelling of it: μg/m³, ug/m3, ºC."""
 
     def to_internal_value(self, data: Any) -> Any:
@@ -42,7 +42,7 @@ def _is_spelled(unit: Unit, name: str) -> bool:
 _LONGEST_NAME = 80
 
 
-def _unit_by_symbol(**options: Any) -> serializers.SlugRelatedField:
+def _unit_by_symbol(**options: Any) -> SpelledUnitField:
     return SpelledUnitField(
         slug_field="symbol",
         queryset=Unit.objects.all(),

@@ -3,17 +3,16 @@
 from typing import Any, ClassVar
 
 from django.utils.translation import gettext_lazy as _
-from rest_framework import serializers
 
 from devices.models import Place
-from tenants.api.serializers.base import StrictModelSerializer
+from tenants.api.serializers.base import NamedObjectField, StrictModelSerializer
 
 _NO_SUCH_PLACE = _("There is no place {value}. Create it at places/ first.")
 
 
-def place_field(**options: Any) -> serializers.SlugRelatedField:
+def place_field(**options: Any) -> NamedObjectField:
     """Return a field for a place by its key."""
-    return serializers.SlugRelatedField(
+    return NamedObjectField(
         slug_field="key",
         queryset=Place.objects.all(),
         required=False,

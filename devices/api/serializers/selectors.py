@@ -8,6 +8,7 @@ from rest_framework import serializers
 from devices.domain.selector import MAX_DEVICES, MAX_NAMES, Selector
 from devices.models import Device, HardwareModel, Place
 from tenants.api.serializers.base import StrictSerializer
+from tenants.infrastructure.error_codes import ErrorCode
 
 from .attributes import TagsField
 
@@ -56,5 +57,6 @@ class SelectorSerializer(StrictSerializer):
 def _ids(given: list[Any], known: dict[Any, Any]) -> list[Any]:
     """Return the known values of the given names, each once. Raises ValidationError for unknown ones."""
     if unknown := [str(name) for name in given if name not in known]:
-        raise serializers.ValidationError(_("These do not exist: %(names)s.") % {"names": ", ".join(unknown[:10])})
+        text = _("These do not exist: %(names)s.") % {"names": ", ".join(unknown[:10])}
+        raise serializers.ValidationError(text, ErrorCode.DOES_NOT_EXIST)
     return list(dict.fromkeys(known[name] for name in given))

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
@@ -22,12 +23,17 @@ class ProposedMetricSerializer(NestedMetricSerializer):
         fields: ClassVar = NestedMetricSerializer.Meta.fields[1:]
 
 
+@extend_schema_field({"type": ["object", "string"]})
+class PayloadField(serializers.JSONField):
+    """A JSON object, or a message as text."""
+
+
 class ProposalSourceSerializer(StrictSerializer):
     """An example: `payload` (the JSON object, or a message as text), the newest message of `device`, or the message
     of a `quarantine` row. With `metrics` nothing is guessed: the answer says what these would give.
     """
 
-    payload = serializers.JSONField(required=False)
+    payload = PayloadField(required=False)
     device = serializers.UUIDField(required=False)
     quarantine_id = serializers.IntegerField(required=False, min_value=1, max_value=2**63 - 1)
     metrics = ProposedMetricSerializer(many=True, required=False)

@@ -12,6 +12,7 @@ from devices.models import Device
 from telemetry.models import Quarantined, Reason, Replay, SuppressedMessages
 from telemetry.services.quarantine.replays import MOST_CHOSEN
 from tenants.api.serializers.base import RangeParameters, StrictSerializer, Timestamp
+from tenants.infrastructure.error_codes import ErrorCode
 
 from .base import payload_text
 
@@ -36,7 +37,8 @@ class NewReplaySerializer(StrictSerializer, RangeParameters):
     def validate_device(self, value: Any) -> Device:
         device = visible_devices(self.context["request"]).filter(uuid=value).first()
         if device is None:
-            raise serializers.ValidationError(_("There is no device with the UUID %(uuid)s.") % {"uuid": value})
+            text = _("There is no device with the UUID %(uuid)s.") % {"uuid": value}
+            raise serializers.ValidationError(text, ErrorCode.DOES_NOT_EXIST)
         return device
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-_TEXT = re.compile(r"^([1-9][0-9]{0,3})(m|h|d|w|mo)$", re.ASCII)
+PATTERN = r"^([1-9][0-9]{0,3})(m|h|d|w|mo)$"
+_TEXT = re.compile(PATTERN, re.ASCII)
 _MINUTES = {"m": 1, "h": 60}
 # Days are counted from a Monday, so that weeks are those of ISO 8601.
 _MONDAY = date(1970, 1, 5).toordinal()

@@ -146,6 +146,31 @@ def refuse_body(request: Request) -> None:
         StrictSerializer(data=request.data).is_valid(raise_exception=True)
 
 
+class _StrictRelation(serializers.RelatedField):
+    """Rejects an empty text instead of reading it as null."""
+
+    def run_validation(self, data: Any = empty) -> Any:
+        """Return the object. Raises ValidationError."""
+        if data == "":
+            name = self.field_name or getattr(self.parent, "field_name", "")
+            raise serializers.ValidationError(_("%(name)r must not be empty.") % {"name": name}, ErrorCode.BLANK)
+        return super().run_validation(data)
+
+
+class NamedObjectField(_StrictRelation, serializers.SlugRelatedField):
+    """An object by the text that names it."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Return the object. Raises ValidationError."""
+        if isinstance(data, str) and "\x00" in data:  # which PostgreSQL cannot even compare
+            self.fail("does_not_exist", slug_name=self.slug_field, value=data)
+        return super().to_internal_value(data)
+
+
+class NumberedObjectField(_StrictRelation, serializers.PrimaryKeyRelatedField):
+    """An object by its id."""
+
+
 # In a URL an unescaped + is a space; a space before the offset can be nothing else.
 _SPACE_FOR_PLUS = re.compile(r"^([^ ]+[T ][0-9:.,]+) ([0-9]{2}:?[0-9]{2})$")
 

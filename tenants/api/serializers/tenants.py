@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
-from tenants.api.serializers.base import StrictSerializer
+from tenants.api.serializers.base import NamedObjectField, StrictSerializer
 from tenants.models import Domain, Tenant, User, validate_slug
 
 
@@ -30,7 +30,7 @@ class NewTenantSerializer(StrictSerializer):
     slug = serializers.CharField(validators=[validate_slug], help_text="In addresses (/t/{slug}/) and topics.")
     name = serializers.CharField(max_length=120)
     domain = serializers.CharField(required=False, max_length=253, help_text="A host name of its own.")
-    owner = serializers.SlugRelatedField(
+    owner = NamedObjectField(
         slug_field="username",
         queryset=User.objects.filter(is_active=True),
         required=False,
