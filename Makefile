@@ -22,7 +22,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.venv/cache
 export PIP_NO_CACHE_DIR ?= 1
 endif
 
-.PHONY: run test test-fast bench faults attacks upgrade fuzz fuzz-guided api-lint python-client typescript-client bruno-collection lint schemas docs hooks lock messages
+.PHONY: run test test-fast bench faults attacks upgrade fuzz fuzz-guided api-fuzz api-lint python-client typescript-client bruno-collection lint schemas docs hooks lock messages
 
 run: .venv/run.stamp
 	@GWANJE_VAR="$(VAR)" HTTP_PORT="$(HTTP_PORT)" MQTT_PORT="$(MQTT_PORT)" WEB_PROCESSES="$(WEB_PROCESSES)" $(VENV_PYTHON) manage.py up $(ARGS)
@@ -64,6 +64,18 @@ ATHERIS := atheris==3.0.0
 fuzz-guided: .venv/test.stamp
 	@$(UV) pip install --quiet --python $(VENV_PYTHON) $(ATHERIS)
 	$(VENV_PYTHON) -m tests.fuzz.guided --seconds $(SECONDS)
+
+# Requests that schemathesis makes from the OpenAPI document, for two minutes: make api-fuzz SECONDS=1200 for longer.
+# In an environment of its own, because every run of the tests would load its plugin for pytest.
+SCHEMATHESIS_VERSION := 4.32.5
+SCHEMATHESIS_VENV := .venv/schemathesis-$(SCHEMATHESIS_VERSION)
+api-fuzz: SECONDS = 120
+api-fuzz: .venv/test.stamp $(SCHEMATHESIS_VENV)/bin/schemathesis
+	$(VENV_PYTHON) -m tests.api_fuzz --schemathesis $(SCHEMATHESIS_VENV)/bin/schemathesis --seconds $(SECONDS) $(ARGS)
+
+$(SCHEMATHESIS_VENV)/bin/schemathesis: | $(UV)
+	@$(UV) venv --quiet --clear --python $(VENV_PYTHON) $(SCHEMATHESIS_VENV)
+	@$(UV) pip install --quiet --python $(SCHEMATHESIS_VENV)/bin/python schemathesis==$(SCHEMATHESIS_VERSION)
 
 # The OpenAPI documents against the rules of .spectral.yaml, where npm is installed.
 SPECTRAL := @stoplight/spectral-cli@6
