@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import ErrorDetail, NotFound
 
 from devices.api.visibility import visible_devices
 from devices.domain import attributes, tags
@@ -30,6 +30,8 @@ from devices.models import (
 from devices.models.places import within
 from devices.services.presence.contacts import sends_without_activity
 from tenants.api.errors import InvalidParameters
+from tenants.api.explanations import shown
+from tenants.infrastructure.error_codes import ErrorCode
 from tenants.models import Membership
 from tenants.services.roles import Role
 
@@ -48,6 +50,19 @@ def device_by_uuid(request: Any, uuid: UUID, *columns: str) -> Device:
     for device in (found.only(*columns) if columns else found)[:1]:
         return device
     raise NotFound(_t("There is no device with the UUID %(uuid)s. devices/ lists the devices.") % {"uuid": uuid})
+
+
+def _devices(request: Any, texts: list[str]) -> list[Device]:
+    """Return the devices with these UUIDs. Raises InvalidParameters and NotFound."""
+    uuids = []
+    for text in texts:
+        try:
+            uuids.append(UUID(text))
+        except ValueError as error:
+            refusal = _t("%(name)r must be a UUID, not %(value)s.") % {"name": "device", "value": shown(text)}
+            raise InvalidParameters({"device": ErrorDetail(refusal, ErrorCode.INVALID_FORMAT)}) from error
+    found = {device.uuid: device for device in visible_devices(request).filter(uuid__in=uuids).only("uuid").order_by()}
+    return [found.get(uuid) or device_by_uuid(request, uuid) for uuid in uuids]
 
 
 class TrueOrFalseField(forms.TypedChoiceField):
@@ -82,15 +97,47 @@ def _attribute_is(name: str, text: str) -> Q:
     return condition
 
 
-def by_object(model: type[Model], refusal: str | Promise, **options: Any) -> filters.ModelChoiceFilter:
-    """Return a filter by the id or key of an object, which must exist."""
-    return filters.ModelChoiceFilter(
-        queryset=model._default_manager.all(), error_messages={"invalid_choice": refusal}, **options
-    )
+class ChoicesFilter(filters.MultipleChoiceFilter):
+    """A filter by one or several of the choices: any of them suffices."""
+
+    is_repeatable = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"distinct": False, **options})
+
+
+class ObjectsFilter(filters.ModelMultipleChoiceFilter):
+    """A filter by one or several objects: any of them suffices."""
+
+    is_repeatable = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"distinct": False, **options})
+
+
+class TagsFilter(filters.CharFilter):
+    """A filter by tags, all of which a device must have."""
+
+    is_repeatable = True
+
+
+class DevicesFilter(filters.CharFilter):
+    """A filter by one or several devices, which the client must see."""
+
+    is_repeatable = True
+
+
+def by_object(model: type[Model], refusal: str | Promise, **options: Any) -> ObjectsFilter:
+    """Return a filter by the ids or keys of objects, which must exist."""
+    messages = {"invalid_choice": refusal, "invalid_pk_value": refusal}
+    made = ObjectsFilter(queryset=model._default_manager.all(), error_messages=messages, **options)
+    if "to_field_name" in options:
+        extend_schema_field({"type": "array", "items": {"type": "string"}})(made)
+    return made
 
 
 class DeviceFilter(filters.FilterSet):
-    status = filters.ChoiceFilter(field_name="presence__status", choices=DeviceStatus.Status.choices)
+    status = ChoicesFilter(field_name="presence__status", choices=DeviceStatus.Status.choices)
     active = TrueOrFalseFilter(field_name="active")
     refused = TrueOrFalseFilter(
         method="with_refused_contact",
@@ -107,7 +154,7 @@ class DeviceFilter(filters.FilterSet):
         label="A place's key; devices at places below it are included.",
     )
     gateway = filters.UUIDFilter(method="of_gateway", label="A gateway's UUID: the devices that it speaks for.")
-    tag = filters.CharFilter(method="with_tags", label="A tag. Given several times: devices with all these tags.")
+    tag = TagsFilter(method="with_tags", label="A tag. Given several times: devices with all these tags.")
     external_id = filters.CharFilter()
     search = filters.CharFilter(method="in_name_or_numbers", label="Part of the name, UUID or CPU serial.")
 
@@ -120,9 +167,9 @@ class DeviceFilter(filters.FilterSet):
         condition = sends_without_activity(timezone.now())
         return queryset.filter(condition) if refused else queryset.exclude(condition)
 
-    @extend_schema_field(OpenApiTypes.STR)
-    def in_place(self, queryset: QuerySet[Device], _name: str, place: Place) -> QuerySet[Device]:
-        return queryset.filter(within([place.path], "place__path"))
+    @extend_schema_field({"type": "array", "items": {"type": "string"}})
+    def in_place(self, queryset: QuerySet[Device], _name: str, places: list[Place]) -> QuerySet[Device]:
+        return queryset.filter(within([place.path for place in places], "place__path")) if places else queryset
 
     def of_gateway(self, queryset: QuerySet[Device], _name: str, uuid: UUID) -> QuerySet[Device]:
         return queryset.filter(gateway=device_by_uuid(self.request, uuid, "uuid"))
@@ -150,14 +197,21 @@ class DeviceFilter(filters.FilterSet):
 class OfDevice(filters.FilterSet):
     """By the device that an object belongs to."""
 
-    device = filters.UUIDFilter(method="of_device", label="A device's UUID.")
+    device = DevicesFilter(method="of_device", label="A device's UUID; may be given several times.")
 
-    def of_device(self, queryset: QuerySet[Any], _name: str, uuid: UUID) -> QuerySet[Any]:
-        return queryset.filter(device=device_by_uuid(self.request, uuid, "uuid"))
+    @extend_schema_field({"type": "array", "items": {"type": "string", "format": "uuid"}})
+    def of_device(self, queryset: QuerySet[Any], name: str, _last: str) -> QuerySet[Any]:
+        return queryset.filter(device__in=[device.pk for device in _devices(self.request, self.data.getlist(name))])
 
 
 class ComponentFilter(OfDevice):
-    component_type = by_object(ComponentType, _NO_SUCH_TYPE, to_field_name="key", label="A component type's key.")
+    component_type = by_object(
+        ComponentType,
+        _NO_SUCH_TYPE,
+        field_name="component_type__key",
+        to_field_name="key",
+        label="A component type's key.",
+    )
     attached = TrueOrFalseFilter(field_name="attached")
 
     class Meta:
@@ -190,7 +244,13 @@ class ComponentTypeFilter(filters.FilterSet):
 
 
 class MetricFilter(filters.FilterSet):
-    component_type = by_object(ComponentType, _NO_SUCH_TYPE, to_field_name="key", label="A component type's key.")
+    component_type = by_object(
+        ComponentType,
+        _NO_SUCH_TYPE,
+        field_name="component_type__key",
+        to_field_name="key",
+        label="A component type's key.",
+    )
     key = filters.CharFilter()
 
     class Meta:
@@ -200,8 +260,8 @@ class MetricFilter(filters.FilterSet):
 
 class PlaceFilter(filters.FilterSet):
     parent = by_object(
-        Place, _("There is no place with this key. places/ lists the places."), to_field_name="key",
-        label="The key of the place that contains them.",
+        Place, _("There is no place with this key. places/ lists the places."), field_name="parent__key",
+        to_field_name="key", label="The key of the place that contains them.",
     )  # fmt: skip
     kind = filters.CharFilter(label="For example house.")
     search = filters.CharFilter(method="in_key_or_name", label="Part of the key or name.")
@@ -215,7 +275,7 @@ class PlaceFilter(filters.FilterSet):
 
 
 class MemberFilter(filters.FilterSet):
-    role = filters.ChoiceFilter(choices=Role.choices)
+    role = ChoicesFilter(choices=Role.choices)
 
     class Meta:
         model = Membership

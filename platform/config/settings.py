@@ -336,6 +336,7 @@ REST_FRAMEWORK = {
     "DEFAULT_FILTER_BACKENDS": [
         "devices.api.visibility.VisibilityFilter",
         "tenants.api.filter_backend.StrictFilterBackend",
+        "tenants.api.ordering.OrderingBackend",
     ],
     "DEFAULT_SCHEMA_CLASS": "tenants.api.openapi.ProblemAutoSchema",
     "EXCEPTION_HANDLER": "devices.api.errors.answer_exception",

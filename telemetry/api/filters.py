@@ -8,7 +8,7 @@ from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 
-from devices.api.filters import OfDevice, device_by_uuid
+from devices.api.filters import ChoicesFilter, OfDevice, device_by_uuid
 from telemetry.models import Reason
 from tenants.infrastructure.error_codes import ErrorCode
 from tenants.services.limits import LimitName
@@ -43,7 +43,7 @@ TotalsFilter: type[filters.FilterSet] = type(
 class LimitHitFilter(OfDevice, TotalsFilter):
     """By day, limit and device."""
 
-    name = filters.ChoiceFilter(
+    name = ChoicesFilter(
         field_name="limit", choices=[(name.value, name.value) for name in LimitName], label="The limit's name."
     )
 
@@ -52,7 +52,7 @@ class SuppressedMessagesFilter(filters.FilterSet):
     """By device, reason and day."""
 
     device = filters.UUIDFilter(label="A device's UUID.", method="of_device")
-    reason = filters.ChoiceFilter(choices=Reason.choices)
+    reason = ChoicesFilter(choices=Reason.choices)
     day = filters.DateFilter(label="A day (2026-11-22).")
 
     @extend_schema_field(OpenApiTypes.UUID)

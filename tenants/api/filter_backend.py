@@ -39,7 +39,9 @@ def _explained(form: forms.Form, name: str, error: ModelError) -> ErrorDetail:
     is_own = field is None or error.code not in field.error_messages or _is_own(field, str(error.code))
     if is_own or field is None:
         return ErrorDetail(" ".join(error.messages), error.code or ErrorCode.INVALID)
-    values = {"name": name, "value": shown(form.data.get(name))}
+    # Of several values the error names the wrong one.
+    wrong = (error.params or {}).get("value", form.data.get(name))
+    values = {"name": name, "value": shown(wrong)}
     if isinstance(field, forms.ModelChoiceField) or not hasattr(field, "choices"):
         return ErrorDetail(_of_type(field) % values, ErrorCode.INVALID_FORMAT)
     choices = ", ".join(str(value) for value, _label in field.choices if value != "")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from django.db import transaction
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
@@ -44,6 +44,7 @@ class ComponentViewSet(MirroredObjects, TenantModelViewSet):
     """Sensors and actuators on the devices."""
 
     kind = "components"
+    orderings: ClassVar = {"key": "key", "device": "device__uuid", "component_type": "component_type__key"}
     resource = "devices"
     device_scope = DeviceScope.DEVICES
     device_path = "device"
@@ -75,6 +76,12 @@ class DeviceViewSet(
     """The devices: their state, components and keys."""
 
     kind = "devices"
+    orderings: ClassVar = {
+        **{name: name for name in ("name", "uuid", "external_id", "cpu_serial", "created_at")},
+        "place": "place__path",
+        "status": "presence__status",
+        "status_changed_at": "presence__since",
+    }
     pagination_class = MirroredPage
     resource = "devices"
     device_scope = DeviceScope.DEVICES
@@ -103,10 +110,6 @@ class DeviceViewSet(
         if request is None or getattr(self, "action", "list") != "list":
             return known
         return {*known, *filter(filters.is_attribute_parameter, request.query_params)}
-
-    def repeatable_parameters(self) -> Iterable[str]:
-        """Return the query parameters that can be given several times."""
-        return ("tag",)
 
     def paginate_queryset(self, queryset: Any) -> Any:
         """Return the page that the request asks for."""

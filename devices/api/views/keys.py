@@ -1,7 +1,7 @@
 """API keys: administrators of the tenant, and keys with the scopes `keys:read` and `keys:write`."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
@@ -37,6 +37,7 @@ class ApiKeyViewSet(
     """The tenant's API keys. What was issued is shown once; afterwards only its first characters are known."""
 
     kind = "api-keys"
+    orderings: ClassVar = {name: name for name in ("name", "created_at", "expires_at", "last_used_at")}
     resource = "keys"
     role_to_read = role_to_write = Role.ADMIN
     secret_members = frozenset({"key"})

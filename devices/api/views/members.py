@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
@@ -38,6 +38,7 @@ class MemberViewSet(
     queryset = Membership.objects.none()
     serializer_class = MemberSerializer
     filterset_class = filters.MemberFilter
+    orderings: ClassVar = {"username": "user__username", "email": "user__email", "role": "role"}
 
     def get_queryset(self) -> QuerySet[Membership]:
         """Return the tenant's members."""

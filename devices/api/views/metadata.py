@@ -1,6 +1,6 @@
 """Units, hardware models, component types and metrics. Administrators and writing keys change them."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db.models import Prefetch
 from drf_spectacular.utils import extend_schema
@@ -21,6 +21,7 @@ class UnitViewSet(MirroredObjects, TenantModelViewSet):
     """Units of measurement. A new tenant has those that sensors use."""
 
     kind = "units"
+    orderings: ClassVar = {"symbol": "symbol", "quantity": "quantity"}
     is_shared = True
     resource = "metadata"
     device_scope = DeviceScope.SHARED
@@ -33,6 +34,7 @@ class HardwareModelViewSet(MirroredObjects, TenantModelViewSet):
     """Boards and their revisions, and which component types may be attached to them."""
 
     kind = "hardware-models"
+    orderings: ClassVar = {"name": "name", "version": "version"}
     is_shared = True
     resource = "metadata"
     device_scope = DeviceScope.SHARED
@@ -45,6 +47,7 @@ class ComponentTypeViewSet(MirroredObjects, TenantModelViewSet):
     """Kinds of sensors and actuators, with their metrics (written at metrics/)."""
 
     kind = "component-types"
+    orderings: ClassVar = {"key": "key", "name": "name"}
     is_shared = True
     resource = "metadata"
     device_scope = DeviceScope.SHARED
@@ -59,6 +62,7 @@ class MetricViewSet(MirroredObjects, TenantModelViewSet):
     """Metrics of a component type: the path of a value in messages, its type, unit and range."""
 
     kind = "metrics"
+    orderings: ClassVar = {"key": "key", "component_type": "component_type__key"}
     is_shared = True
     resource = "metadata"
     device_scope = DeviceScope.SHARED

@@ -1,5 +1,7 @@
 """Places of devices."""
 
+from typing import ClassVar
+
 from django.db.models import QuerySet
 
 from devices.api import filters
@@ -18,6 +20,7 @@ class PlaceViewSet(MirroredObjects, TenantModelViewSet):
     """Places, such as farms, houses and zones: a tree, in which each place has a key."""
 
     kind = "places"
+    orderings: ClassVar = {"path": "path", "key": "key", "name": "name"}
     pagination_class = MirroredPage
     resource = "devices"
     device_scope = DeviceScope.SHARED

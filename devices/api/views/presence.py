@@ -1,6 +1,6 @@
 """History, timeline and availability of a device, maintenance windows, and the tenant's rules of presence."""
 
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.db import transaction
@@ -121,6 +121,7 @@ class MaintenanceWindowViewSet(MirroredObjects, TenantModelViewSet):
     """Maintenance windows of devices: changes are recorded, and apps are not notified."""
 
     kind = "maintenance-windows"
+    orderings: ClassVar = {"starts_at": "starts_at", "ends_at": "ends_at"}
     resource = "devices"
     device_scope = DeviceScope.DEVICES
     device_path = "device"

@@ -2,6 +2,7 @@
 
 import copy
 import datetime
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, TypeVar, cast
 from zoneinfo import ZoneInfo, available_timezones
 
 from django.core.exceptions import ValidationError as ModelError
+from django.db import models
 from django.db.models import ManyToManyField, Model
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -71,12 +73,28 @@ class QuickSerializer(serializers.Serializer):
         return None if value is None else field.to_representation(value)
 
 
+class ExactNumber(serializers.FloatField):
+    """A number that is stored as it was sent: an integer that no 64-bit float represents is refused."""
+
+    def to_internal_value(self, data: Any) -> float:
+        """Return the number. Raises ValidationError."""
+        value = super().to_internal_value(data)
+        if isinstance(data, int) and math.isfinite(value) and int(value) != data:
+            text = _("%(name)r must be a number that a 64-bit float represents exactly, not %(value)s.")
+            raise serializers.ValidationError(text % {"name": self.field_name, "value": data}, ErrorCode.NOT_STORABLE)
+        return value
+
+
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 class StrictModelSerializer(StrictSerializer, serializers.ModelSerializer[AnyModel]):
     """A StrictSerializer of a model: runs `full_clean()` before saving, and saves only changed fields."""
 
+    serializer_field_mapping: ClassVar = {
+        **serializers.ModelSerializer.serializer_field_mapping,
+        models.FloatField: ExactNumber,
+    }
     # Members that can be set at creation only.
     fixed: tuple[str, ...] = ()
     # Fields that the model derives from others.

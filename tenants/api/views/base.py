@@ -1,7 +1,7 @@
 """Base classes of the API's views, and the answer for unknown addresses."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, NoReturn
 
@@ -136,13 +136,24 @@ class TenantView(StrictView):
 class ObjectsView(TenantView, GenericAPIView):
     """A view over objects of one model."""
 
+    # The members by which the list can be ordered, with their columns.
+    orderings: ClassVar[Mapping[str, str]] = {}
+
     def known_parameters(self) -> Iterable[str]:
         """Return the names of the accepted query parameters."""
         fields = ("fields",) if self._chooses_fields() else ()
         if getattr(self, "action", "list") != "list":
             return fields
         filterset = getattr(self, "filterset_class", None)
-        return {*fields, *getattr(self.paginator, "parameters", ()), *(filterset.base_filters if filterset else ())}
+        ordering = ("ordering",) if self.orderings else ()
+        filters = filterset.base_filters if filterset else ()
+        return {*fields, *ordering, *getattr(self.paginator, "parameters", ()), *filters}
+
+    def repeatable_parameters(self) -> Iterable[str]:
+        """Return the query parameters that can be given several times."""
+        filterset = getattr(self, "filterset_class", None)
+        filters = filterset.base_filters.items() if filterset else ()
+        return [name for name, one in filters if getattr(one, "is_repeatable", False)]
 
     def wanted_fields(self) -> frozenset[str] | None:
         """Return the members that `fields` names; None without it. Raises InvalidParameters (400)."""
