@@ -426,7 +426,7 @@ SPECTACULAR_SETTINGS = {
         "AlarmSuppressionEnum": "alarms.api.serializers.SUPPRESSIONS",
         "RotationStateEnum": "devices.api.serializers.rotation.CAMPAIGN_STATES",
         "RotationMemberStateEnum": "devices.api.serializers.rotation.MEMBER_STATES",
-        "SourceEnum": "telemetry.api.serializers.group_aggregates.SOURCES",
+        "AggregateSourceEnum": "telemetry.api.serializers.group_aggregates.SOURCES",
     },
 }
 
