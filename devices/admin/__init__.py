@@ -16,6 +16,7 @@ from . import (
     presence_page,
     presence_panels,
     rotation,
+    waiting_publishers,
 )
 from .site import tenant_admin
 
@@ -36,4 +37,5 @@ __all__ = [
     "presence_panels",
     "rotation",
     "tenant_admin",
+    "waiting_publishers",
 ]

@@ -21,7 +21,7 @@ from unfold.decorators import display
 from devices import hooks
 from devices.api.visibility import selector_of, visible_devices
 from devices.domain import tags
-from devices.models import Component, Device, DeviceImport, Place, PresenceSettings, StatusChange
+from devices.models import Component, Device, DeviceImport, Place, PresenceSettings, StatusChange, WaitingPublisher
 from devices.models.places import within
 from devices.services.presence import contacts, overview, status_changes
 from devices.services.provisioning.registration import register_device
@@ -270,6 +270,7 @@ _NAVIGATION = NavigationGroup(
         (Place, "account_tree"),
         (Component, "memory"),
         (DeviceImport, "upload_file"),
+        (WaitingPublisher, "router"),
         (StatusChange, "monitor_heart"),
         (PresenceSettings, "timer"),
     ),

@@ -26,6 +26,7 @@ from devices.models import (
     Metric,
     Place,
     Unit,
+    WaitingPublisher,
 )
 from devices.models.places import within
 from devices.services.presence.contacts import sends_without_activity
@@ -233,6 +234,17 @@ class MaintenanceWindowFilter(OfDevice):
         now = timezone.now()
         present = Q(starts_at__lte=now, ends_at__gt=now)
         return queryset.filter(present if ongoing else ~present)
+
+
+class WaitingPublisherFilter(filters.FilterSet):
+    gateway = filters.UUIDFilter(method="of_gateway", label="A gateway's UUID.")
+
+    class Meta:
+        model = WaitingPublisher
+        fields: tuple[str, ...] = ()
+
+    def of_gateway(self, queryset: QuerySet[WaitingPublisher], _name: str, uuid: UUID) -> QuerySet[WaitingPublisher]:
+        return queryset.filter(gateway=device_by_uuid(self.request, uuid))
 
 
 class ComponentTypeFilter(filters.FilterSet):

@@ -20,6 +20,7 @@ from .views.presence import (
 )
 from .views.provisioning import ClaimView, ReleaseView, ResetCredentialsView
 from .views.rotation import RotationViewSet
+from .views.waiting_publishers import AnnouncementView, WaitingPublisherViewSet
 from .views.whoami import WhoAmIView
 
 router = SimpleRouter(use_regex_path=False)
@@ -34,6 +35,7 @@ router.register("places", PlaceViewSet, "place")
 router.register("api-keys", ApiKeyViewSet, "api-key")
 router.register("members", MemberViewSet, "member")
 router.register("key-rotations", RotationViewSet, "key-rotation")
+router.register("waiting-publishers", WaitingPublisherViewSet, "waiting-publisher")
 router.register("maintenance-windows", MaintenanceWindowViewSet, "maintenance-window")
 
 urlpatterns = [
@@ -46,6 +48,7 @@ urlpatterns = [
     path("devices/import/", ImportView.as_view(), name="devices-import"),
     path("devices/import-template/", ImportTemplateView.as_view(), name="devices-import-template"),
     path("devices/export/", DeviceExportView.as_view(), name="devices-export"),
+    path("devices/<uuid:uuid>/waiting-publishers/", AnnouncementView.as_view(), name="device-waiting-publishers"),
     path("devices/<uuid:uuid>/history/", HistoryView.as_view(), name="device-history"),
     path("devices/<uuid:uuid>/timeline/", TimelineView.as_view(), name="device-timeline"),
     path("devices/<uuid:uuid>/availability/", AvailabilityView.as_view(), name="device-availability"),

@@ -11,7 +11,14 @@ READING = (
     "usage:read",
     "alarms:read",
 )
-WRITING = ("devices:write", "quarantine:write", "metadata:write", "credentials:write", "alarms:write")
+WRITING = (
+    "devices:write",
+    "quarantine:write",
+    "metadata:write",
+    "credentials:write",
+    "alarms:write",
+    "gateways:write",
+)
 EXPORTING = ("export:read", "audit:read")
 # In no set: they are given by name only.
 MANAGING = ("keys:read", "keys:write", "members:read", "members:write")

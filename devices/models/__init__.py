@@ -15,6 +15,7 @@ from .presence import (
     StatusFeed,
 )
 from .rotation import RotationCampaign, RotationMember
+from .waiting import WaitingPublisher
 
 __all__ = [
     "ApiKey",
@@ -40,4 +41,5 @@ __all__ = [
     "StatusFeed",
     "StoredAnswer",
     "Unit",
+    "WaitingPublisher",
 ]

@@ -82,6 +82,15 @@ ROWS: list[Row] = [
     ("GET", "api/v1/devices/{device}/history/", READ, 200, None),
     ("GET", "api/v1/devices/{device}/timeline/", READ, 200, None),
     ("GET", "api/v1/devices/{device}/availability/?months=2", READ, 200, None),
+    ("GET", "api/v1/waiting-publishers/", READ, 200, None),
+    ("GET", "api/v1/waiting-publishers/{waiting}/", READ, 200, None),
+    ("POST", "api/v1/waiting-publishers/{waiting}/register/", OPERATE, 201, {"name": "washing machine"}),
+    ("DELETE", "api/v1/waiting-publishers/{waiting}/", OPERATE, 204, None),
+    (
+        "POST", "api/v1/devices/{device}/waiting-publishers/", OPERATE, 200,
+        {"publishers": [{"publisher": "tasmota:plug", "message_count": 3, "example": {"value": {"Power": 3}},
+                         "contract": {"key": "tasmota-1", "name": "Tasmota", "metrics": []}}]},
+    ),
     ("GET", "api/v1/maintenance-windows/", READ, 200, None),
     (
         "POST", "api/v1/maintenance-windows/", OPERATE, 201,
@@ -272,6 +281,7 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
         Metric,
         Place,
         Unit,
+        WaitingPublisher,
     )
     from devices.services.provisioning.registration import register_device
     from telemetry.models import Replay
@@ -298,6 +308,17 @@ def objects_of(tenant: Any, *, start: int) -> dict[str, str]:
             "place": Place.objects.create(key=f"place-of-{tenant.slug}", name=f"canary of {tenant.slug}").key,
             "unit": str(Unit.objects.create(pk=start, symbol=f"u{start}", name="u", quantity="q", ucum="m").pk),
             "model": str(HardwareModel.objects.create(pk=start, name=f"canary of {tenant.slug}", version="1").pk),
+            "waiting": str(
+                WaitingPublisher.objects.create(
+                    pk=start,
+                    gateway=device,
+                    publisher="tasmota:washer",
+                    message_count=1,
+                    example={"value": {}},
+                    contract={"key": "tasmota-0", "name": "Tasmota", "metrics": []},
+                    last_seen_at=T0,
+                ).pk
+            ),
             "window": str(
                 MaintenanceWindow.objects.create(
                     pk=start, device=device, starts_at=T0, ends_at=T0 + HOUR, reason=f"canary of {tenant.slug}"

@@ -35,6 +35,7 @@ NEEDED = {
     "credentials:read": ("get", "key-rotations/"),
     "credentials:write": ("post", "devices/{device}/keys/"),
     "usage:read": ("get", "totals/"),
+    "gateways:write": ("post", "devices/{device}/waiting-publishers/"),
     "keys:read": ("get", "api-keys/"),
     "keys:write": ("post", "api-keys/"),
     "members:read": ("get", "members/"),

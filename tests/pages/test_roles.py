@@ -25,6 +25,7 @@ ADDED_BY: dict[str, str | None] = {
     "tenants.membership": "admin",
     "devices.auditentry": None,
     "devices.statuschange": None,
+    "devices.waitingpublisher": None,
     "devices.presencesettings": None,
     "devices.rotationcampaign": "admin",
     "telemetry.quarantined": None,

@@ -63,6 +63,7 @@ TABLES: tuple[ExportedTable, ...] = (
     ExportedTable(devices.StatusChange),
     ExportedTable(devices.IgnoredWill),
     ExportedTable(devices.MaintenanceWindow),
+    ExportedTable(devices.WaitingPublisher),
     ExportedTable(devices.PresenceSettings),
     ExportedTable(devices.RotationCampaign),
     ExportedTable(devices.RotationMember),
