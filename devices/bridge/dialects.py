@@ -6,6 +6,7 @@ the value; and the `payload`: `object`, `scalar`, `senml`, `ruuvi` or `discovery
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -124,7 +125,7 @@ class Dialects:
         units = {**self.discovery.units_of(report.publisher), **report.units}
         metrics = []
         for path, value in _leaves(report.values):
-            given = _metric_rule(rules, path)
+            given = _metric_rule(rules, path, value)
             if given is None and (".".join(path) in units or _is_switch(value)):
                 given = {"unit": units[".".join(path)]} if ".".join(path) in units else {}
             if given is not None:
@@ -165,9 +166,14 @@ def _leaves(values: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ..
     return found[:_MAX_LEAVES]
 
 
-def _metric_rule(rules: Sequence[Mapping[str, Any]], path: Sequence[str]) -> Mapping[str, Any] | None:
-    """Return the rule for a path: `*` is any part of a name, and the last names of the path decide."""
+def _metric_rule(rules: Sequence[Mapping[str, Any]], path: Sequence[str], value: Any) -> Mapping[str, Any] | None:
+    """Return the rule for a path: `*` is any part of a name, and the last names of the path decide.
+
+    A rule with `below` is that of smaller numbers only: devices send volts and millivolts under one name.
+    """
     for rule in rules:
+        if "below" in rule and not (isinstance(value, int | float) and value < rule["below"]):
+            continue
         wanted = rule["path"].split("/")
         if len(wanted) <= len(path) and all(
             re.fullmatch(re.escape(name).replace(r"\*", ".*"), given)
@@ -181,8 +187,17 @@ def _is_switch(value: Any) -> bool:
     return isinstance(value, bool) or (isinstance(value, str) and value.lower() in _SWITCHES)
 
 
+def _is_number(text: str) -> bool:
+    """Return whether the text is a number: the platform reads it as one, where the metric has a unit."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def _metric(path: Sequence[str], value: Any, rule: Mapping[str, Any]) -> dict[str, Any]:
-    kind = "boolean" if _is_switch(value) or "true_value" in rule else "text" if isinstance(value, str) else "number"
+    is_text = isinstance(value, str) and not ("unit" in rule and _is_number(value))
+    kind = "boolean" if _is_switch(value) or "true_value" in rule else "text" if is_text else "number"
     if kind == "boolean" and isinstance(value, str) and "true_value" not in rule:
         words = ("ON", "OFF") if value.isupper() else ("on", "off")
         rule = {**rule, "true_value": words[0], "false_value": words[1]}

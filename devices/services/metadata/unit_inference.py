@@ -51,6 +51,8 @@ _PARTICLES = re.compile(r"pm_?(?:2[._]?5|10(?:_0)?|1(?:_0)?|4(?:_0)?)(?![0-9])",
 _CAMEL_UNIT = re.compile(r"(?<=[a-z])(mV|mA|kWh|kW|hPa|kPa|mmHg|inHg|dBm|mm|Hz|Wh)$")
 # Names of weather stations without any separator: tempinf, windspeedmph.
 _STATION = re.compile(r"(.*?(?:temp|dewpt|dewpoint|windchill|heatindex|feelslike))(in|out)?([fc])")
+# Their pressure and rain are in inches: baromrelin, dailyrainin.
+_INCHES = re.compile(r"(barom)(rel|abs)?in|((?:daily|hourly|weekly|monthly|yearly|total|event)?)(rain)in")
 _WIND = re.compile(r"(wind[a-z]*?)(mph|kmh|kph)")
 _PLACE = re.compile(r"(temperature|temp|humidity|baro)(indoor|outdoor|inside|outside|in|out)")
 _QUANTITY_END = re.compile(r"([a-z]{2,}?)(temperature|temp|humidity|voltage|moisture|pressure|illuminance)")
@@ -217,6 +219,8 @@ def _split(word: str) -> list[str]:
         return [word]
     if word == "%":
         return ["percent"]
+    if match := _INCHES.fullmatch(word):
+        return [*filter(None, match.groups()), "inhg" if match[1] else "inch"]
     for pattern in (_STATION, _WIND, _PLACE, _QUANTITY_END):
         if match := pattern.fullmatch(word):
             return [

@@ -82,7 +82,7 @@ QUANTITIES: dict[str, Quantity] = {
     **dict.fromkeys(_set("irradiance solarradiation"), _IRRADIANCE),
     "radiation": Quantity("", _IRRADIANCE.quantities),
     **dict.fromkeys(
-        _set("pressure press baro barometer pressures"),
+        _set("pressure press baro barom barometer pressures"),
         Quantity("pressure", ("pressure",), (Rule(800, 1100, "hPa"), Rule(80000, 110000, "Pa")), _PRESSURE_UNLIKE),
     ),
     "vpd": Quantity("", ("pressure",)),
@@ -258,7 +258,7 @@ QUALIFIERS = _set(
     "value val reading readings measured measurement sensor probe avg average mean median min max minimum maximum"
     " indoor outdoor inside outside internal external int ext in out ambient room air water soil supply return inlet"
     " outlet top bottom left right upper lower phase now actual act cur last latest live today daily total sum filtered"
-    " smoothed target set setpoint sp desired compensated comp a b c d e x y z l data rms local ac dc"
+    " smoothed target set setpoint sp desired compensated comp a b c d e x y z l data rms local ac dc rel abs"
     " ch channel sht ds dht bme bmp scd ntc rtd"
 )
 # Letters that number phases and probes, where the quantity has another unit.
