@@ -59,6 +59,9 @@ class MetricInline(TenantStackedInline):
         return field
 
 
+_ENTRIES = (("list_path", "list_form"), ("time_path", "time_format", "time_zone"))
+
+
 @admin.register(ComponentType, site=tenant_admin)
 class ComponentTypeAdmin(TenantModelAdmin):
     """Types of sensors and actuators."""
@@ -66,7 +69,7 @@ class ComponentTypeAdmin(TenantModelAdmin):
     device_scope: ClassVar = DeviceScope.SHARED
     list_display: ClassVar = ["key", "name", "metric_count", "expected_interval"]
     search_fields: ClassVar = ["key", "name"]
-    fields: ClassVar = [("key", "name"), ("expected_interval", "unmapped", "invalid_values"), "description"]
+    fields: ClassVar = [("key", "name"), ("expected_interval", "unmapped", "invalid_values"), "description", *_ENTRIES]
     inlines: ClassVar = [MetricInline]
     actions_detail: ClassVar = ["teach"]
 

@@ -58,11 +58,12 @@ class Layout:
     keys: frozenset[str]
 
 
-def build_layout(metrics: Iterable[MetricSpec]) -> Layout:
-    """Return the layout of a component's metrics."""
+def build_layout(metrics: Iterable[MetricSpec], covered: Iterable[Path] = ()) -> Layout:
+    """Return the layout of a component's metrics; `covered` are further paths that are not unmapped values."""
     listed = tuple(metrics)
     tree: dict[str, Tree | None] = dict.fromkeys(PROTOCOL_MEMBERS | CLAIMS)
     paths = [metric.path for metric in listed] + [metric.unit_path for metric in listed if metric.unit_path]
+    paths.extend(covered)
     for path in paths:
         _cover(tree, path)
     holders = sorted({path[:depth] for path in paths for depth in range(len(path))} | {()}, key=_depth)

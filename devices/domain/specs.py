@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from devices.domain.entry_lists import EntryList
 from devices.domain.layout import Layout, build_layout
 from devices.domain.metric_spec import MetricSpec
 
@@ -19,7 +20,8 @@ REFUSE_MESSAGE, REFUSE_VALUE = "refuse_message", "refuse_value"
 class ComponentSpec:
     """A component of the device; `allowed` says whether the hardware model may have its type.
 
-    `unmapped` is the treatment of unmapped values, `invalid_values` that of values which a metric rejects.
+    `unmapped` is the treatment of unmapped values, `invalid_values` that of values which a metric rejects and
+    `entries` where messages have a list of entries, or their time.
     Devices with equal components share the object.
     """
 
@@ -30,10 +32,11 @@ class ComponentSpec:
     metrics: tuple[MetricSpec, ...]
     unmapped: str = KEEP
     invalid_values: str = REFUSE_MESSAGE
+    entries: EntryList | None = None
     layout: Layout = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layout", build_layout(self.metrics))
+        object.__setattr__(self, "layout", build_layout(self.metrics, self.entries.covered if self.entries else ()))
 
 
 @dataclass(frozen=True, slots=True)

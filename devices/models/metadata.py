@@ -11,6 +11,7 @@ from devices.domain import paths, specs, text_values, units
 from tenants.models.base import CountedModel
 
 from .base import SpecInput, validate_key, validate_words
+from .entry_lists import EntryListFields
 
 
 class Unit(SpecInput):
@@ -107,7 +108,7 @@ class HardwareModel(CountedModel, SpecInput):
         return f"{self.name} {self.version}"
 
 
-class ComponentType(CountedModel, SpecInput):
+class ComponentType(EntryListFields, CountedModel, SpecInput):
     """A type of sensor or actuator, for example dht22, with the metrics of its messages."""
 
     quota = "max_component_types"

@@ -26,7 +26,10 @@ _JSON = st.recursive(
 _MEMBERS = {
     "devices/": ("name", "uuid", "cpu_serial", "hardware_model", "components"),
     "components/": ("device", "key", "name", "component_type", "attached", "expected_interval", "pins"),
-    "component-types/": ("key", "name", "description", "expected_interval", "unmapped", "invalid_values"),
+    "component-types/": (
+        *("key", "name", "description", "expected_interval", "unmapped", "invalid_values"),
+        *("list_path", "list_form", "time_path", "time_format", "time_zone"),
+    ),
     "metrics/": (
         "component_type",
         "key",

@@ -174,3 +174,42 @@ def test_a_unit_is_found_in_other_spellings_of_its_symbol(api: Api, spelled: str
     refused = api.patch(f"metrics/{metric.json()['id']}/", {"unit": "x" * 500})
     assert refused.status_code == 400
     assert "There is no unit" in str(problems(refused))
+
+
+@pytest.mark.parametrize(
+    ("change", "member", "text"),
+    [
+        ({"list_path": "a..b"}, "list_path", "must not be empty"),
+        ({"list_path": "seq"}, "list_path", "seq is a member of the protocol"),
+        ({"time_path": "timestamp"}, "time_path", "timestamp is a member of the protocol"),
+        ({"list_form": "senml"}, "list_form", "A SenML pack needs the path of the list"),
+        ({"list_path": "e", "list_form": "senml", "time_path": "t"}, "list_form", "has times of its own"),
+        ({"time_path": "Time", "time_zone": "Seoul"}, "time_zone", "Seoul is not a time zone"),
+        ({"time_zone": "Asia/Seoul"}, "time_zone", "needs the path of the time"),
+        ({"time_format": "unix"}, "time_format", "must be one of auto, iso, s, ms, us, ns, not 'unix'"),
+    ],
+)
+def test_places_of_entries_and_times(api: Api, change: dict[str, Any], member: str, text: str) -> None:
+    body = {"key": "logger", "name": "Logger"}
+    refused = api.post("component-types/", body | change)
+    assert refused.status_code == 400
+    assert text in str(problems(refused)[member])
+    right = {"list_path": "log", "time_path": "timestamp", "time_format": "ms", "time_zone": "Asia/Seoul"}
+    made = api.post("component-types/", body | right)
+    assert made.json() == made.json() | right | {"list_form": "objects"}
+    assert api.patch(f"component-types/{made.json()['id']}/", change).status_code == 400 or "timestamp" in str(change)
+
+
+def test_metrics_are_derived_from_the_entries_of_a_list(api: Api) -> None:
+    body = {"key": "logger", "name": "Logger", "list_path": "readings", "time_path": "ts"}
+    kind = api.post("component-types/", body).json()["id"]
+    payload = {"readings": [{"ts": 1796029200, "temp": 21.5}, {"ts": 1796029260, "temp": 21.6, "humidity": 44}]}
+    found = api.post(f"component-types/{kind}/metric-mapping/proposal/", {"payload": payload}).json()
+    assert {metric["path"] for metric in found["metrics"]} == {"temp", "humidity"}
+    assert {reading["metric"]: reading["value"] for reading in found["readings"]} == {
+        "temperature": 21.5,
+        "humidity": 44,
+    }
+    refused = api.post(f"component-types/{kind}/metric-mapping/proposal/", {"payload": {"readings": 5}})
+    assert refused.status_code == 400
+    assert "readings must be an array of objects" in str(problems(refused))

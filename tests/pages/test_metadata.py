@@ -12,7 +12,8 @@ from tenants.models import Tenant
 
 from .client import Pages, formset
 
-# The fields of a metric that a browser always sends.
+# The fields of a type and of a metric that a browser always sends.
+TYPE = {"key": "new", "name": "New", "invalid_values": "refuse_value", "list_form": "objects", "time_format": "auto"}
 WRITTEN = {"number_format": "point", "sentinel_treatment": "skip"}
 
 
@@ -70,7 +71,7 @@ def test_a_metric_that_is_wrong_is_said_at_its_field(
         ids = dict(Unit.objects.values_list("symbol", "pk"))
     given = {"key": "t", "path": "value.t", "value_type": "number", **WRITTEN, **values}
     row: dict[str, Any] = {name: ids.get(value, value) for name, value in given.items()}
-    answer = pages.post("devices/componenttype/add/", {"key": "new", "name": "New"} | formset("metrics", row))
+    answer = pages.post("devices/componenttype/add/", TYPE | formset("metrics", row))
     assert answer.status_code == 200
     (fault,) = [errors for errors in answer.context["inline_admin_formsets"][0].formset.errors if errors]
     assert set(fault) <= set(row) | {"true_value", "sent_unit", "unit"}
@@ -91,6 +92,7 @@ def test_a_component_type_with_its_metrics(pages: Pages, tenant_a: Tenant) -> No
         "unmapped": "ignore",
         "invalid_values": "refuse_message",
     }
+    values |= {"list_path": "log", "time_path": "ts", "time_format": "ms", "list_form": "objects"}
     assert pages.post("devices/componenttype/add/", values | formset("metrics", row)).status_code == 302
     with schema_context(tenant_a.schema_name):
         metric = Metric.objects.get(component_type__key="new")
@@ -99,6 +101,7 @@ def test_a_component_type_with_its_metrics(pages: Pages, tenant_a: Tenant) -> No
         assert metric.component_type.expected_interval == 90
         assert metric.component_type.unmapped == "ignore"
         assert metric.component_type.invalid_values == "refuse_message"
+        assert (metric.component_type.list_path, metric.component_type.time_format) == ("log", "ms")
 
 
 def test_allowed_types_of_a_model_reach_the_listeners(

@@ -116,6 +116,9 @@ class MetricSerializer(NestedMetricSerializer):
         fields: ClassVar = ["id", "component_type", *NestedMetricSerializer.Meta.fields[1:]]
 
 
+_ENTRIES = ("list_path", "list_form", "time_path", "time_format", "time_zone")
+
+
 class ComponentTypeSerializer(StrictModelSerializer[ComponentType]):
     """A kind of sensor or actuator. Its metrics are read here and written at `metrics/`.
 
@@ -134,5 +137,6 @@ class ComponentTypeSerializer(StrictModelSerializer[ComponentType]):
             "expected_interval",
             "unmapped",
             "invalid_values",
+            *_ENTRIES,
             "metrics",
         ]

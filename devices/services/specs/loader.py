@@ -13,6 +13,7 @@ from devices.domain import paths
 from devices.domain.metric_spec import MetricSpec
 from devices.domain.specs import ComponentSpec, DeviceSpec, KeySpec, LimitSpec, RateSpec, TenantSpec
 from devices.models import Metric, PresenceSettings
+from devices.models.entry_lists import entry_list_of
 from devices.services.presence.timeouts import timeout_of
 from tenants.infrastructure.chunks import chunks
 from tenants.infrastructure.retry import first_line, is_lock_conflict
@@ -233,6 +234,7 @@ class _Types:
             metrics=self._metrics.get(row.component_type, ()),
             unmapped=its_type.unmapped,
             invalid_values=its_type.invalid_values,
+            entries=entry_list_of(its_type),
         )
 
 

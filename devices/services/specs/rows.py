@@ -50,6 +50,11 @@ class TypeRow(NamedTuple):
     unmapped: str
     invalid_values: str
     expected_interval: int
+    list_path: str
+    list_form: str
+    time_path: str
+    time_format: str
+    time_zone: str
 
 
 class KeyRow(NamedTuple):
@@ -184,7 +189,11 @@ _KEYS = _select(
     *("device", "version", "not_after", "in_use_since"),
     where="a.device_id = ANY(%s::bigint[]) AND a.revoked_at IS NULL",
 )
-_TYPES = _select(ComponentType, "id", "key", "unmapped", "invalid_values", "expected_interval")
+_TYPES = _select(
+    ComponentType,
+    *("id", "key", "unmapped", "invalid_values", "expected_interval"),
+    *("list_path", "list_form", "time_path", "time_format", "time_zone"),
+)
 _MODELS = _select(HardwareModel, "id", "version", "timeout_seconds", "text_wills")
 _LINKS = _select(HardwareModel.allowed_component_types.through, "hardwaremodel", "componenttype")
 _SETTINGS = _select(PresenceSettings, "timeout_seconds")

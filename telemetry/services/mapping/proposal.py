@@ -16,7 +16,7 @@ from devices.models import ComponentType, Metric, Unit
 from devices.models.base import validate_key
 from devices.services.metadata.unit_inference import infer_metric, quantities, usual_unit
 from devices.services.specs.loader import metric_spec
-from telemetry.services.pipeline import form, signature, unmapped_values
+from telemetry.services.pipeline import entries, form, signature, unmapped_values
 from telemetry.services.pipeline.normalization import normalize
 from telemetry.services.pipeline.results import Measurement, Refusal
 
@@ -53,7 +53,9 @@ def parse_message(payload: bytes | memoryview | str) -> dict[str, Any]:
 
 def propose_metrics(component_type: ComponentType, message: dict[str, Any]) -> list[Metric]:
     """Return unsaved metrics for the values in the message without a metric of the type, in the message's order."""
-    known = specs.ComponentSpec("", "", True, True, _specs(component_type.metrics.select_related("unit")))
+    message = _sample(component_type, message)
+    own = _specs(component_type.metrics.select_related("unit"))
+    known = specs.ComponentSpec("", "", True, True, own, entries=component_type.entries)
     leaves = [
         (path, value)
         for path, value in unmapped_values.leaves(message, known.layout.tree, ())
@@ -81,12 +83,25 @@ def preview_mapping(
     """
     validate_metrics(component_type, metrics)
     every = [*component_type.metrics.select_related("unit"), *metrics]
-    component = specs.ComponentSpec(component_type.key, component_type.key, True, True, _specs(every))
+    component = specs.ComponentSpec(
+        component_type.key, component_type.key, True, True, _specs(every), entries=component_type.entries
+    )
+    message = _sample(component_type, message)
     try:
         values = normalize(message, component)
     except Refusal as refusal:
         return MappingPreview([], [], refusal)
     return MappingPreview(values.measurements, values.unmapped)
+
+
+def _sample(component_type: ComponentType, message: dict[str, Any]) -> dict[str, Any]:
+    """Return the message with the values of its entries. Raises ValidationError for an invalid list."""
+    try:
+        return entries.sample(message, component_type.entries)
+    except Refusal as refusal:
+        raise ValidationError(
+            _("The text is not a valid message: %(reason)s") % {"reason": refusal.detail}
+        ) from refusal
 
 
 def validate_metrics(component_type: ComponentType, metrics: Sequence[Metric]) -> None:

@@ -120,7 +120,11 @@ def check_gateway(topic: Topic, message: dict[str, Any], version: int) -> None:
 
 def check_time(message: dict[str, Any], received_at: datetime, clock: ClockTolerance) -> tuple[datetime, bool]:
     """Return (device time, whether it is late). Raises Refusal for a time too far ahead, or too long ago."""
-    moment = read_timestamp(message.get("timestamp"))
+    return check_moment(read_timestamp(message.get("timestamp")), received_at, clock)
+
+
+def check_moment(moment: datetime, received_at: datetime, clock: ClockTolerance) -> tuple[datetime, bool]:
+    """Return (the time, whether it is late). Raises Refusal for a time too far ahead, or too long ago."""
     is_late = -check_not_ahead(moment, received_at, clock) > clock.live
     if is_late and moment < clock.earliest:
         raise Refusal(

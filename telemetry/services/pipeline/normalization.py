@@ -85,7 +85,9 @@ def normalize(message: dict[str, Any], component: ComponentSpec, source: bytes =
     if has_more and component.unmapped != IGNORE:
         unmapped, is_cut = unmapped_values.collect(message, component, source)
     if refused and not measurements and not unmapped:
-        raise Refusal(refused[0].reason, " ".join(value.detail for value in refused[:_NAMED]))
+        refusal = Refusal(refused[0].reason, " ".join(value.detail for value in refused[:_NAMED]))
+        refusal.values = refused
+        raise refusal
     return _new(NormalizedValues, (measurements, unmapped, is_cut, refused))
 
 

@@ -1,6 +1,6 @@
 """Data types that the steps of ingest exchange: topics, measurements, refusals, messages, and a tenant's result."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -21,6 +21,16 @@ class Measurement(NamedTuple):
     value: Value
     unit: str
     value_type: str
+
+
+class TimedMeasurement(NamedTuple):
+    """A measurement with its own time, of a message with a list of entries."""
+
+    metric: str
+    value: Value
+    unit: str
+    value_type: str
+    time: datetime
 
 
 class VerifiedContact(NamedTuple):
@@ -49,6 +59,7 @@ class Refusal(Exception):
     """
 
     contact: VerifiedContact | None = None
+    values: tuple[RefusedValue, ...] = ()  # where the message is refused because none of its values is valid
 
     def __init__(self, reason: str, detail: str, *, limit: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
@@ -145,6 +156,13 @@ class ValidatedMessage:
     unmapped: list[Measurement] = field(default_factory=list)
     cut: bool = False  # the message has more values without a metric than are kept
     refused: Sequence[RefusedValue] = ()
+    is_timed: bool = False  # the measurements are timed ones
+
+    def times_of_readings(self) -> Iterable[datetime]:
+        """Return the times that the message and its readings are stored under."""
+        if not self.is_timed:
+            return (self.time,)
+        return {self.time, *(one.time for one in (*self.measurements, *self.unmapped))}  # type: ignore[attr-defined]
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from devices.domain.specs import DeviceSpec
 
-from . import claims, contract, form, normalization, signature, wills
+from . import claims, contract, entries, form, normalization, signature, wills
 from .results import Refusal, Topic, TopicKind, ValidatedMessage, VerifiedContact, quote, quote_json
 
 _NO_VALUES = normalization.NormalizedValues([])
@@ -47,15 +47,23 @@ def validate(
         # payloads.
         check_segment(topic, spec)
         counter = contract.check_binding(topic, message) if version == 2 else None
-        component, values, session = "", _NO_VALUES, ""
+        component, values, session, is_timed = "", _NO_VALUES, "", False
         if kind is _TELEMETRY:
-            moment, late = contract.check_time(message, received_at, clock)
+            # A type may state another place for the time.
+            if is_dated := message.get("timestamp") is not None:
+                moment, late = contract.check_time(message, received_at, clock)
             contract.check_board(message, spec)
             registered = contract.check_component(topic, message, spec)
             if version == 2 and not claims.VALIDITY.isdisjoint(message):
                 claims.check_validity(message, registered, received_at, clock)
             source = payload if version == 1 else content
-            component, values = registered.key, normalization.normalize(message, registered, source)
+            component = registered.key
+            if registered.entries is not None:
+                moment, late, values, is_timed = entries.normalize(message, registered, source, received_at, clock)
+            else:
+                if not is_dated:
+                    moment, late = contract.check_time(message, received_at, clock)  # refuses it
+                values = normalization.normalize(message, registered, source)
         else:
             if "cpu_serial" in message:
                 contract.check_board(message, spec)
@@ -82,6 +90,7 @@ def validate(
         values.unmapped,
         values.cut,
         values.refused,
+        is_timed,
     )
 
 

@@ -47,7 +47,12 @@ def mark_late_hours(connection: psycopg.Connection, schema: str, stored: Iterabl
     Must run after the readings were inserted, in their transaction.
     """
     settled = datetime.now(UTC) - _SETTLED_AFTER
-    late = {(item.spec.device_id, item.result.time) for item in stored if item.result.time < settled}
+    late = {
+        (item.spec.device_id, moment)
+        for item in stored
+        for moment in item.result.times_of_readings()
+        if moment < settled
+    }
     if late:
         mark_late(connection, schema, late)
 

@@ -111,6 +111,10 @@ def readings_of(items: Iterable[AcceptedItem], times: Iterable[int], series: Ser
         message = item.result
         if message.measurements:
             offsets, first = ids_of(item.spec.device_id, message.component)
+            if message.is_timed:
+                for metric, value, unit, kind, moment in message.measurements:  # type: ignore[misc]
+                    append((first + offsets[metric, unit, kind], statements.micros(moment), value))
+                continue
             for metric, value, unit, kind in message.measurements:
                 append((first + offsets[metric, unit, kind], time, value))
     return rows

@@ -72,9 +72,9 @@ class SeriesIds:
                 continue
             device_id, component = item.spec.device_id, message.component
             known = self._known_of(device_id, component)
-            for metric, _value, unit, kind in message.measurements:
-                if (metric, unit, kind) not in known:
-                    missing.add(SeriesName(device_id, component, metric, unit, kind))
+            for measured in message.measurements:  # timed ones too, which have a member more
+                if (measured[0], measured[2], measured[3]) not in known:
+                    missing.add(SeriesName(device_id, component, measured[0], *measured[2:4]))
         return missing
 
     def load(self, connection: psycopg.Connection, schema: str, components: Collection[_Component]) -> None:

@@ -189,7 +189,7 @@ class TenantWriter:
 
 
 def _times(accepted: Iterable[AcceptedItem]) -> Iterable[datetime]:
-    return (item.result.time for item in accepted)
+    return (moment for item in accepted for moment in item.result.times_of_readings())
 
 
 def _split(schema: str, items: Sequence[MessageResult]) -> tuple[list[AcceptedItem], TenantResult]:
