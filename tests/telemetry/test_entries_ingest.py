@@ -20,7 +20,11 @@ def listed_type(live_db: None, tenant_a: Any) -> Any:
 
     with schema_context(tenant_a.schema_name):
         made = ComponentType(
-            key=f"list{datetime.now(UTC).timestamp():.6f}", name="of a test", list_path="readings", time_path="ts"
+            key=f"list{datetime.now(UTC).timestamp():.6f}",
+            name="of a test",
+            list_path="readings",
+            time_path="ts",
+            invalid_values="refuse_message",
         )
         made.full_clean()
         made.save()
@@ -115,6 +119,24 @@ def test_all_entries_are_stored_or_none(register: Any, send: Send, listed_type: 
     with schema_context(device.tenant.schema_name):
         [refused] = Quarantined.objects.filter(device=device.device)
         assert (refused.reason, refused.detail[:8]) == ("out_of_range", "Entry 2:")
+
+
+def test_a_type_may_store_the_other_entries(register: Any, send: Send, ingest: Any, listed_type: Any) -> None:
+    from telemetry.models import Quarantined
+
+    device = register(components={"x": listed_type.key}, hardware_model=None)
+    with schema_context(device.tenant.schema_name):
+        listed_type.invalid_values = "refuse_value"
+        listed_type.save()
+    ingest.router._poll_at = 0.0
+    begin = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
+    entries = [{"ts": (begin + timedelta(minutes=n)).isoformat(), "t": 79 + n} for n in range(4)]
+    assert send(_message(device, entries, 1)).stored == 1
+    assert [row[2] for row in _rows(device)] == [79.0, 80.0]
+    with schema_context(device.tenant.schema_name):
+        [refused] = Quarantined.objects.filter(device=device.device)
+        assert refused.reason == "out_of_range"
+        assert [text in refused.detail for text in ("Entry 1", "Entry 3", "Entry 4")] == [False, True, True]
 
 
 def test_a_thousand_entries_are_stored(register: Any, send: Send, listed_type: Any) -> None:
