@@ -52,6 +52,7 @@
 -- migration: devices 0032_import_encoding
 -- migration: devices 0033_invalid_values
 -- migration: devices 0034_waiting_publishers
+-- migration: devices 0035_entry_lists
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326

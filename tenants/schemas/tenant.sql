@@ -52,6 +52,7 @@
 -- migration: devices 0032_import_encoding
 -- migration: devices 0033_invalid_values
 -- migration: devices 0034_waiting_publishers
+-- migration: devices 0035_entry_lists
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326
@@ -571,6 +572,16 @@ CREATE TABLE "devices_waitingpublisher" ("id" bigint NOT NULL PRIMARY KEY GENERA
 ALTER TABLE "devices_waitingpublisher" ADD CONSTRAINT "devices_waitingpubli_gateway_id_f5df8bde_fk_devices_d" FOREIGN KEY ("gateway_id") REFERENCES "devices_device" ("id") DEFERRABLE INITIALLY DEFERRED;
 
 CREATE INDEX "devices_waitingpublisher_gateway_id_f5df8bde" ON "devices_waitingpublisher" ("gateway_id");
+
+ALTER TABLE "devices_componenttype" ADD COLUMN "list_form" varchar(7) DEFAULT 'objects' NOT NULL;
+
+ALTER TABLE "devices_componenttype" ADD COLUMN "list_path" varchar(200) DEFAULT '' NOT NULL;
+
+ALTER TABLE "devices_componenttype" ADD COLUMN "time_format" varchar(4) DEFAULT 'auto' NOT NULL;
+
+ALTER TABLE "devices_componenttype" ADD COLUMN "time_path" varchar(200) DEFAULT '' NOT NULL;
+
+ALTER TABLE "devices_componenttype" ADD COLUMN "time_zone" varchar(63) DEFAULT '' NOT NULL;
 
 CREATE TABLE "telemetry_devicesequence" ("boot" bigint NOT NULL, "seen" int8multirange NOT NULL, "device_id" bigint NOT NULL, PRIMARY KEY ("device_id", "boot"));
 
