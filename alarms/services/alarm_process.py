@@ -28,6 +28,7 @@ class AlarmProcess:
         self._caches: dict[str, RuleCache] = {}
         self._look_at = 0.0
         self._metrics_at = 0.0
+        self._open = 0
         self._longest_lag = 0.0
         self._transitions = 0
         self._retry = Backoff()
@@ -64,6 +65,7 @@ class AlarmProcess:
             return
         found = [schema for schema in active_schemas() if _has_rules(schema)]
         self._caches = {schema: self._caches.get(schema) or RuleCache() for schema in found}
+        self._open = sum(_open_alarms(schema) for schema in found)
         self._look_at = time.monotonic() + self._look_seconds
 
     def _evaluate(self, schema: str) -> StepOutcome:
@@ -87,10 +89,25 @@ class AlarmProcess:
         self._longest_lag = max([self._longest_lag, *(lag for one in outcomes for lag in one.lags)])
         self._transitions += sum(one.transitions for one in outcomes)
         if time.monotonic() >= self._metrics_at:
-            gauges = {"alarm_lag_seconds": self._longest_lag, "alarm_last_pass_timestamp_seconds": time.time()}
+            gauges = {
+                "alarm_lag_seconds": self._longest_lag,
+                "alarm_last_pass_timestamp_seconds": time.time(),
+                "alarm_episodes": self._open,
+            }
             metrics.record(gauges, {"alarm_transitions_total": self._transitions} if self._transitions else {})
             self._longest_lag, self._transitions = 0.0, 0
             self._metrics_at = time.monotonic() + _METRICS_SECONDS
+
+
+def _open_alarms(schema: str) -> int:
+    """Return the number of open alarms in the schema, from a partial index."""
+    quoted = connection.ops.quote_name(schema)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT count(*) FROM {quoted}.alarms_alarmepisode"  # noqa: S608 (quoted)
+            " WHERE ended_at IS NULL AND retracted_at IS NULL"
+        )
+        return int(cursor.fetchone()[0])
 
 
 def _has_rules(schema: str) -> bool:

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from django.conf import settings
 from django_tenants.utils import schema_context
 
+from alarms.services.quickstart_rules import install_quickstart_rules
 from devices.models import ApiKey, Device
 from devices.services.api_keys import issue_api_key
 from devices.services.provisioning.registration import register_device
@@ -57,6 +58,7 @@ def _fill(tenant: Tenant, known: dict[str, Any]) -> dict[str, Any]:
     """Return the tenant's API key and devices; create missing ones."""
     with schema_context(tenant.schema_name):
         board, types = install_hardware()
+        install_quickstart_rules()
         api_key = known.get("api_key")
         if not api_key or not ApiKey.objects.filter(name="quickstart", revoked_at=None).exists():
             _, api_key = issue_api_key(name="quickstart", scope=ApiKey.Scope.WRITE)

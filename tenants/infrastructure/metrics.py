@@ -25,6 +25,7 @@ PREFIX = "gwanje_"
 
 # The metrics that processes record, with the HELP line of each.
 HELP_TEXTS = {
+    "alarm_episodes": "Open alarms of all tenants.",
     "alarm_lag_seconds": "The longest time from storing a reading to the transition of an alarm in the last second.",
     "alarm_last_pass_timestamp_seconds": "Unix time of the last turn of a process of alarms.",
     "alarm_transitions_total": "Transitions of alarms that were written.",

@@ -98,3 +98,21 @@ def test_a_transition_follows_within_moments_and_a_stopped_process_ends_cleanly(
     start()
     wait_until(lambda: greenhouse.episodes(state="ENDED"), explain=process.output)
     assert greenhouse.history() == ["0.5: ACTIVE warning", "0.6: ENDED"]
+
+
+def test_the_metrics_have_the_lag_and_the_open_alarms(greenhouse: Greenhouse) -> None:
+    from alarms.services.alarm_process import AlarmProcess
+    from tenants.infrastructure import metrics
+
+    greenhouse.begin = datetime.now(UTC) - timedelta(minutes=1)
+    greenhouse.add_rule()
+    greenhouse.store((0.5, 35))
+    process = AlarmProcess(interval=0.0, look_seconds=0.0)
+    wait_until(lambda: process.run_once() or greenhouse.episodes())
+    process._metrics_at = 0.0
+    process.run_once()
+    process.close()
+    text = metrics.as_text().decode()
+    assert "gwanje_alarm_episodes 1.0" in text
+    assert float(text.partition("\ngwanje_alarm_transitions_total ")[2].split()[0]) >= 1
+    assert "gwanje_alarm_last_pass_timestamp_seconds" in text

@@ -33,6 +33,8 @@ ADDED_BY: dict[str, str | None] = {
     "telemetry.ingesttotals": None,
     "telemetry.retentionsettings": None,
     "telemetry.limithit": None,
+    "alarms.alarmepisode": None,
+    "alarms.alarmrule": "operator",
 }
 DEVICE_ACTIONS = ("rotate_key", "deactivate", "activate", "allow_v1", "remove")
 DEVICE_PATHS = {"rotate_key": "rotate-key", "allow_v1": "allow-version-1"}

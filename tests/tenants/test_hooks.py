@@ -25,10 +25,10 @@ PROVIDERS = {
     "newest_readings": ["telemetry"],
     "dashboard_panels": ["devices", "devices", "telemetry", "telemetry", "telemetry", "devices", "telemetry"],
     "panels_above_device": ["devices", "devices", "devices", "devices", "telemetry", "telemetry"],
-    "panels_below_device": ["devices", "devices", "telemetry", "telemetry", "devices"],
+    "panels_below_device": ["alarms", "devices", "devices", "telemetry", "telemetry", "devices"],
     "device_pages": ["devices", "telemetry"],
     "metric_mapping_page": ["telemetry"],
-    "tenant_navigation": ["devices", "devices", "telemetry", "devices"],
+    "tenant_navigation": ["devices", "devices", "alarms", "telemetry", "devices"],
     "quota_check": ["tenants"],
     "counted_models": ["tenants", *["devices"] * 7],
 }
