@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from management.device_client.gwanje_device import RESERVED, GwanjeDevice, device_from_config
+from management.device_client.gwanje_device import RESERVED, GwanjeDevice, device_from_config, sign_v2
 from management.management.commands.simulate_devices import Command
 from management.simulator.faults import FAULTS
 from telemetry.models import Reason
@@ -111,6 +112,91 @@ def test_ten_lines_of_standard_python_sign() -> None:
     text = f"{message['timestamp']}|{json.dumps(message, sort_keys=True)}"
     assert base64.b64decode(claimed) == hmac.digest(b"s3cr3t", text.encode(), "sha256")
     assert message["cpu_serial"] == "10000000a1b2c3d4"
+
+
+# --- other clients
+
+
+def client_config(port: int, directory: Path) -> str:
+    """Return the path of the guide's configuration, for the test's broker."""
+    config = json.loads(blocks("json", "On a Raspberry Pi")[0])
+    path = directory / "config.json"
+    path.write_text(json.dumps(config | {"host": "127.0.0.1", "port": port}))
+    return str(path)
+
+
+def is_installed(*command: str) -> bool:
+    """Return whether the command, which loads a library, succeeds."""
+    try:
+        return subprocess.run(command, capture_output=True, timeout=600, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def check_birth_and_measurement(listener: Listener) -> None:
+    birth, measurement = listener.wait("device/birth/", 1)[0], listener.wait("telemetry/", 1)[0]
+    assert (birth.topic, measurement.topic) == (f"device/birth/{UUID}", f"telemetry/demo/{UUID}/dht22")
+    assert is_signed(birth.payload, "the device's secret")
+    assert is_signed(measurement.payload, "the device's secret")
+    message = opened(measurement.payload)
+    assert (message["device_uuid"], message["component"], message["seq"]) == (UUID, "dht22", 1)
+    assert message["value"] == {"temp": 21.5, "humidity": 44}
+    assert opened(birth.payload)["session"]
+
+
+CLIENTS = {
+    "mqtt.js": (["node", "-e", "require('mqtt')"], ["node", "docs/examples/send_v2.js"]),
+    "aiomqtt": ([sys.executable, "-c", "import aiomqtt"], [sys.executable, "docs/examples/send_v2_aiomqtt.py"]),
+}
+
+
+@pytest.mark.parametrize("library", CLIENTS)
+def test_the_example_of_a_library_sends_a_birth_and_a_measurement(
+    library: str, broker: Broker, listener: Listener, tmp_path: Path
+) -> None:
+    """Where the library is installed (for mqtt.js in `NODE_PATH`)."""
+    probe, command = CLIENTS[library]
+    if not is_installed(*probe):
+        pytest.skip(f"{library} is not installed")
+    done = subprocess.run(
+        [*command, client_config(broker.port, tmp_path), "dht22"],
+        cwd=DOCS.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "acknowledged\n"), done.stderr
+    check_birth_and_measurement(listener)
+
+
+def test_a_small_client_of_mqtt_3_1_1_sends_with_qos_0(broker: Broker, listener: Listener) -> None:
+    """As PubSubClient does: a clean session, a will, a buffer of 1,024 bytes, and no acknowledgement."""
+
+    def text(value: bytes) -> bytes:
+        return len(value).to_bytes(2, "big") + value
+
+    def packet(kind: int, body: bytes) -> bytes:
+        assert len(body) <= 1024 - 5, "more than the buffer of the guide"
+        low, high = len(body) % 128, len(body) // 128
+        return bytes([kind, *((low | 128, high) if high else (low,))]) + body
+
+    uuid, session = UUID.encode(), "boot-1"
+    secret, now = "the device's secret", "2026-11-22T09:30:00+00:00"
+    will = json.dumps({"device_uuid": UUID, "status": "OFFLINE", "session": session}).encode()
+    birth = {"device_uuid": UUID, "session": session, "timestamp": now}
+    message = {"timestamp": now, "device_uuid": UUID, "component": "dht22", "boot": 1, "seq": 1}
+    message["value"] = {"temp": 21.5, "humidity": 44}
+    with socket.create_connection(("127.0.0.1", broker.port), 60) as connection:
+        # flags: user name, password, will with QoS 1, clean session
+        head = text(b"MQTT") + b"\x04\xce" + (30).to_bytes(2, "big")
+        connection.sendall(packet(0x10, head + b"".join(map(text, (uuid, b"device/lwt/" + uuid, will, uuid, b"pw")))))
+        assert connection.recv(4) == b"\x20\x02\x00\x00"
+        for topic, content in ((f"device/birth/{UUID}", birth), (f"telemetry/demo/{UUID}/dht22", message)):
+            connection.sendall(packet(0x30, text(topic.encode()) + sign_v2(content, secret, "1").encode()))
+        check_birth_and_measurement(listener)
+    gone = listener.wait("device/lwt/", 1)[0]
+    assert json.loads(gone.payload)["session"] == session, "the connection broke: the broker publishes the will"
 
 
 @pytest.fixture
