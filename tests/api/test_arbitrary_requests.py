@@ -60,6 +60,7 @@ _QUERIES = sorted(
     - {"", "api/schema/", "api/docs/"}
 )
 _PARAMETERS = (
+    "unit", "place", "tag", "group_by", "percentile", "max_gap_seconds",
     "limit", "offset", "cursor", "from", "to", "device", "component", "metric", "reason", "status", "active", "search",
     "hardware_model", "component_type", "attached", "key", "quantity", "symbol", "name", "version",
     "interval", "timezone", "aggregate", "fill", "max_points", "format",
@@ -95,7 +96,7 @@ def test_any_question(admin_api: Api, tenant_a: Any, path: str) -> None:
     device = make_device(tenant_a, dht22="dht22")
     asked = {"device": str(device.uuid), "component": "dht22", "metric": "temperature"} if "readings/" in path else {}
     asked |= {"from": "2026-11-22T00:00:00Z", "interval": "1h"} if path == "readings/aggregates/" else {}
-    asked |= {"from": "2026-11-22T00:00:00Z"} if path == "readings/chart/" else {}
+    asked |= {"from": "2026-11-22T00:00:00Z"} if path in ("readings/chart/", "readings/group-aggregates/") else {}
 
     @_EXAMPLES
     @given(st.dictionaries(st.sampled_from(_PARAMETERS), _TEXT, max_size=3))

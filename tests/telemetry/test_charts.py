@@ -213,23 +213,52 @@ def test_no_spike_of_a_random_series_is_lost(
         if source == "hours":
             monkeypatch.setattr(charts, "MAX_READINGS", 10)
         (line,) = series_lines([Series.objects.get(pk=one)], start, stop, most)
+        first, last = charts.extent_of([one], start, stop)
         made.clear()
     by_hours = line.resolution > 0
     assert by_hours == (source == "hours")
+    read = [time for _, time, _ in rows if start <= time < stop]
+    assert start <= first <= min(read)
+    assert max(read) < last <= stop
     assert len(line.points) <= most
     if by_hours:
-        first, end = aggregation.hour_of(start), aggregation.hour_of(stop) + HOUR
-        measured = [(aggregation.hour_of(time).timestamp(), value) for _, time, value in rows if first <= time < end]
+        begin, end = aggregation.hour_of(first), aggregation.hour_of(last - timedelta(microseconds=1)) + HOUR
+        measured = [(aggregation.hour_of(time).timestamp(), value) for _, time, value in rows if begin <= time < end]
     else:
         measured = [(time.timestamp(), value) for _, time, value in rows if start <= time < stop]
         assert set(line.points) <= set(measured)
     values = [value for _, value in line.points]
     assert (min(values), max(values)) == (min(value for _, value in measured), max(value for _, value in measured))
-    width = (stop - start).total_seconds() / bucket_count(most)
+    width = (last - first).total_seconds() / bucket_count(most)
     buckets: dict[int, list[float]] = {}
     for at, value in measured:
-        number = int((at - start.timestamp()) // width)
+        number = int((at - first.timestamp()) // width)
         buckets.setdefault(min(max(number, 0), bucket_count(most) - 1), []).append(value)
     kept = set(values)
     missing = {number for number, held in buckets.items() if not {min(held), max(held)} <= kept}
     assert missing == set()
+
+
+@pytest.mark.parametrize("source", ["readings", "packed", "hours", "rollups"])
+def test_a_range_that_is_much_longer_than_its_readings_is_drawn_as_finely(
+    live_db: None, made: RollupTenant, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """Four days of readings in a range of ten years have as many points as asked for, or all hours."""
+    begin = MIDNIGHT - 14 * DAY
+    with schema_context(made.schema):
+        made.clear()
+        one = Series.objects.get(pk=made.series[0])
+        made.store(*((one.pk, begin + n * HOUR / 30, math.sin(n / 40)) for n in range(4 * 24 * 30)))
+        aggregation.roll_up(now=MIDNIGHT)
+        if source == "packed":
+            packing.pack(now=MIDNIGHT)
+        if source == "hours":
+            monkeypatch.setattr(charts, "MAX_READINGS", 10)
+        if source == "rollups":
+            with connection.cursor() as cursor:
+                cursor.execute("DELETE FROM telemetry_reading")
+                cursor.execute("UPDATE telemetry_rollupstate SET readings_from = %s", [MIDNIGHT])
+        (line,) = series_lines([one], MIDNIGHT - 3650 * DAY, MIDNIGHT, 200)
+        made.clear()
+    assert (line.resolution > 0) == (source in ("hours", "rollups"))
+    assert len(line.points) >= (190 if line.resolution else 200)

@@ -42,8 +42,9 @@ class ChartView(ParametersView):
         """Lines of numbers and booleans with at most `max_points` points each that look like all readings.
 
         The points are readings: all, or the least and the greatest of every bucket, the first and the last, and what
-        changes the line the most. The buckets have equal length; there are `max_points` / 2 - 1, or one. Only where
-        there are very many readings, or they are no longer kept, the least and the greatest of each hour replace them.
+        changes the line the most. The `max_points` / 2 - 1 buckets divide the part of the range that has readings.
+        Only where there are very many readings, or they are no longer kept, the least and the greatest of each hour
+        replace them.
         """
         wanted = self.valid_parameters()
         requested, most, converter = time_range(wanted), wanted["max_points"], unit_converter(wanted)

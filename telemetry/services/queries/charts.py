@@ -1,15 +1,15 @@
 """Lines of series over a range of time, reduced to few points with the same shape.
 
-A series with few readings keeps them all. For a longer one the range is cut into buckets, half as many as points are
-requested. The database returns the first, last, minimum and maximum of each half of a bucket, and
-`downsampling.choose_points` selects from those: the minimum and the maximum of every bucket stay, and memory is bounded
-for any range. Where reading them is too expensive, or retention has dropped them, the minimum and maximum of each hour
-replace them; an hour is in the bucket in which it begins.
+A series with few readings keeps them all. For longer ones the part of the range that has readings is cut into buckets,
+half as many as points are requested. The database returns the first, last, minimum and maximum of each half of a
+bucket, and `downsampling.choose_points` selects from those: the minimum and the maximum of every bucket stay, and
+memory is bounded for any range. Where reading them is too expensive, or retention has dropped them, the minimum and
+maximum of each hour replace them; an hour is in the bucket in which it begins.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -75,6 +75,19 @@ FROM (
 ) AS points GROUP BY series_id, part
 """
 _PARTS = 2  # of a bucket
+# Of packed readings to the day, of rollups to the hour.
+_EXTENT = """
+SELECT min(part.first), max(part.last) FROM unnest(%(series)s::bigint[]) AS s(id) CROSS JOIN LATERAL (
+    (SELECT min(time) AS first, max(time) + interval '1 microsecond' AS last FROM telemetry_reading
+        WHERE series_id = s.id AND text IS NULL AND time >= %(start)s AND time < %(stop)s)
+    UNION ALL
+    (SELECT min(day), max(day) + interval '24 hours' FROM telemetry_packedday
+        WHERE series_id = s.id AND day > %(start)s::timestamptz - interval '24 hours' AND day < %(stop)s)
+    UNION ALL
+    (SELECT min(hour), max(hour) + interval '1 hour' FROM telemetry_readinghour
+        WHERE series_id = s.id AND hour > %(start)s::timestamptz - interval '1 hour' AND hour < %(stop)s)
+) AS part
+"""
 
 
 def series_lines(series: Sequence[Series], start: datetime, stop: datetime, most: int) -> list[SeriesLine]:
@@ -92,8 +105,9 @@ def series_lines(series: Sequence[Series], start: datetime, stop: datetime, most
     if gone := _is_dropped(start):
         many = list(by_id)
     if many:
-        by_hours = gone or _is_too_expensive(many, start, stop, most)
-        for pk, candidates in _outline(many, start, stop, bucket_count(most), by_hours=by_hours).items():
+        extent = extent_of(many, start, stop)
+        by_hours = gone or _is_too_expensive(many, *extent, most)
+        for pk, candidates in _outline(many, *extent, bucket_count(most), by_hours=by_hours).items():
             found[pk] = [point for _, point in candidates]
             chosen[pk] = choose_points(candidates, most)
         resolution |= dict.fromkeys(many, HOUR.total_seconds() if by_hours else 0.0)
@@ -103,6 +117,16 @@ def series_lines(series: Sequence[Series], start: datetime, stop: datetime, most
         for pk, one in by_id.items()
         if found.get(pk)
     ]
+
+
+def extent_of(series: list[int], start: datetime, stop: datetime) -> tuple[datetime, datetime]:
+    """Return the part of a range that has readings or rollups of the series, which is cut into buckets."""
+    with connection.cursor() as cursor:
+        cursor.execute(_EXTENT, {"series": series, "start": start, "stop": stop})
+        first, last = cursor.fetchone()
+    if first is None:
+        return start, stop
+    return max(start, first.astimezone(UTC)), min(stop, last.astimezone(UTC))
 
 
 def _read_short_series(series: list[int], start: datetime, stop: datetime, most: int) -> dict[int, list[Point]]:
