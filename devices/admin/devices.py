@@ -124,7 +124,7 @@ class DeviceAdmin(ClaimActions):
             "components__component_type",
         )
     ]
-    list_select_related: ClassVar = ["hardware_model", "presence", "contact"]
+    list_select_related: ClassVar = ["hardware_model", "presence", "contact", "omissions"]
     search_fields: ClassVar = ["name", "uuid", "cpu_serial", "external_id"]
     search_help_text = _("name, UUID, CPU serial or external id")
     autocomplete_fields: ClassVar = ["place", "gateway"]

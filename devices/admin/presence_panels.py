@@ -13,7 +13,15 @@ from django.utils.translation import gettext as _
 
 from devices import hooks
 from devices.models import Device
-from devices.services.presence import availability, contacts, descriptions, freshness, overview, status_changes
+from devices.services.presence import (
+    availability,
+    contacts,
+    descriptions,
+    freshness,
+    overview,
+    status_changes,
+    warnings,
+)
 from devices.services.presence.timeouts import loaded
 from tenants.admin.base import coloured
 
@@ -40,6 +48,7 @@ def head(request: HttpRequest, device: Device) -> SafeString:
         "description": descriptions.describe_change(known.change) if known.change else "",
         "suppression": descriptions.describe_suppression(known.change) if known.change else "",
         "contact": contacts.describe_contact(known.contact) if known.contact else "",
+        "warnings": [warning.detail for warning in warnings.warnings_of(device, timezone.now())],
         "silence": descriptions.format_duration(known.timeout),
     }
     return render_to_string("devices/admin/head.html", context, request)

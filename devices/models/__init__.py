@@ -7,6 +7,7 @@ from .object_changes import ObjectChange
 from .places import Place
 from .presence import (
     DeviceContact,
+    DeviceOmissions,
     DeviceStatus,
     IgnoredWill,
     MaintenanceWindow,
@@ -27,6 +28,7 @@ __all__ = [
     "DeviceContact",
     "DeviceCredential",
     "DeviceImport",
+    "DeviceOmissions",
     "DeviceStatus",
     "HardwareModel",
     "IgnoredWill",

@@ -128,6 +128,32 @@ class DeviceContact(models.Model):
         return f"{self.device_id}: {self.reason}"
 
 
+class DeviceOmissions(models.Model):
+    """The components of a device of whose messages ingest leaves out values, beyond the bounds of unmapped values.
+
+    Written by ingest with the batch, in plain SQL.
+    """
+
+    # As of contacts, without a database constraint.
+    device = models.OneToOneField(
+        Device,
+        on_delete=models.CASCADE,
+        primary_key=True,
+        related_name="omissions",
+        verbose_name=_("device"),
+        db_constraint=False,
+    )
+    # Component → {"code": …, "at": …} of its newest message with omitted values.
+    components = models.JSONField(_("components"), default=dict)
+
+    class Meta:
+        verbose_name = _("omitted values of a device")
+        verbose_name_plural = _("omitted values of devices")
+
+    def __str__(self) -> str:
+        return f"{self.device_id}: {', '.join(self.components)}"
+
+
 class StatusChange(models.Model):
     """A transition with its evidence, and the outbox of notifications. Rows are only added."""
 

@@ -129,6 +129,8 @@ class IngestTotals(models.Model):
     values_received = models.BigIntegerField(_("values received"), default=0, db_default=0)
     values_stored = models.BigIntegerField(_("values stored"), default=0, db_default=0)
     values_quarantined = models.BigIntegerField(_("values quarantined"), default=0, db_default=0)
+    # Stored messages of which values were left out, beyond the bounds of unmapped values.
+    truncated = models.BigIntegerField(_("truncated"), default=0, db_default=0)
     # Messages that left the quarantine for a replay, and were then received again. The monotonic counters add it:
     # messages ever received are received + replayed; messages ever quarantined are quarantined + replayed.
     replayed = models.BigIntegerField(_("replayed"), default=0, db_default=0)

@@ -185,7 +185,7 @@ def test_what_became_of_each_day(api: Api, tenant_a: Any) -> None:
     assert [row["day"] for row in page["results"]] == ["2026-11-22", "2026-11-21", "2026-11-20"]
     assert page["results"][0] == {
         "day": "2026-11-22", "received": 10, "stored": 6, "duplicates": 2, "quarantined": 1, "rate_limited": 1,
-        "values_received": 13, "values_stored": 12, "values_quarantined": 1,
+        "values_received": 13, "values_stored": 12, "values_quarantined": 1, "truncated": 0,
     }  # fmt: skip
     within = {"from": "2026-11-21", "to": "2026-11-22"}
     assert [row["day"] for row in api.get("totals/", **within).json()["results"]] == ["2026-11-21"]

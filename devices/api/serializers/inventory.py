@@ -15,7 +15,7 @@ from devices.api.idempotency import NULL_WHEN_REPEATED
 from devices.api.visibility import VisibleDeviceField
 from devices.models import Device, DeviceContact, DeviceCredential, DeviceStatus, HardwareModel
 from devices.models.base import validate_key
-from devices.services.presence import contacts, descriptions, overview
+from devices.services.presence import contacts, descriptions, overview, warnings
 from devices.services.presence.timeouts import TimeoutSource, loaded
 from devices.services.provisioning.registration import IssuedCredentials
 from tenants.api.serializers.base import (
@@ -124,6 +124,22 @@ class ContactSerializer(serializers.Serializer[DeviceContact]):
     description = serializers.CharField(help_text="The message in words, and why it does not count.")
 
 
+class DeviceWarningSerializer(serializers.Serializer[warnings.DeviceWarning]):
+    """Values were left out of the messages of a component; `at`: of the newest such message."""
+
+    code = serializers.ChoiceField(choices=["message_limit", "series_limit"])
+    detail = serializers.CharField()
+    component = serializers.CharField()
+    at = Timestamp()
+
+
+def _warnings(device: Device) -> list[dict[str, Any]]:
+    return [
+        {"code": one.code, "detail": one.detail, "component": one.component, "at": time_or_null(one.at)}
+        for one in warnings.warnings_of(device, timezone.now())
+    ]
+
+
 def _contact(device: Device) -> dict[str, Any] | None:
     contact = _overview(device).contact
     if contact is None:
@@ -161,6 +177,7 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
         "status_description": lambda device: _status_description(device),
         "last_seen_at": lambda device: time_or_null(_overview(device).last_seen_at),
         "last_contact": _contact,
+        "warnings": lambda device: _warnings(device),
         "flapping": lambda device: _overview(device).flapping,
         "in_maintenance": lambda device: _overview(device).in_maintenance,
         "effective_timeout_seconds": lambda device: round(_overview(device).timeout),
@@ -184,6 +201,9 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
     last_seen_at = serializers.SerializerMethodField()
     last_contact = serializers.SerializerMethodField(
         help_text="A verified message that came after `last_seen_at` and does not count; null if there is none."
+    )
+    warnings = serializers.SerializerMethodField(
+        help_text="Values that were left out of its messages in the last day, with the cause; empty: none."
     )
     flapping = serializers.SerializerMethodField(help_text="It changes so often that apps do not receive each change.")
     in_maintenance = serializers.SerializerMethodField()
@@ -218,6 +238,7 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
             "status_description",
             "last_seen_at",
             "last_contact",
+            "warnings",
             "flapping",
             "in_maintenance",
             "effective_timeout_seconds",
@@ -238,6 +259,10 @@ class DeviceSerializer(QuickSerializer, StrictModelSerializer[Device]):
     @extend_schema_field(ContactSerializer(allow_null=True))
     def get_last_contact(self, device: Device) -> dict[str, Any] | None:
         return _contact(device)
+
+    @extend_schema_field(DeviceWarningSerializer(many=True))
+    def get_warnings(self, device: Device) -> list[dict[str, Any]]:
+        return _warnings(device)
 
     def get_flapping(self, device: Device) -> bool:
         return _overview(device).flapping

@@ -91,7 +91,7 @@ class DeviceViewSet(
     lookup_value_converter = "uuid"
     lookup_field = "uuid"
     queryset = Device.objects.select_related(
-        "presence", "contact", "hardware_model", "place", "gateway"
+        "presence", "contact", "omissions", "hardware_model", "place", "gateway"
     ).prefetch_related(
         prefetched_components(),
         prefetched("credentials", DeviceCredential.objects.order_by("-version")),

@@ -55,14 +55,15 @@ class MessagesPageSerializer(serializers.Serializer):
 class TotalsSerializer(serializers.ModelSerializer[IngestTotals]):
     """Results of the messages of a day: received = stored + duplicates + quarantined + rate_limited.
 
-    And of the values in the stored ones: values_received = values_stored + values_quarantined.
+    And of the values in the stored ones: values_received = values_stored + values_quarantined. Of `truncated` messages
+    values without a metric were left out.
     """
 
     class Meta:
         model = IngestTotals
         fields: ClassVar = [
             *("day", "received", "stored", "duplicates", "quarantined", "rate_limited"),
-            *("values_received", "values_stored", "values_quarantined"),
+            *("values_received", "values_stored", "values_quarantined", "truncated"),
         ]
 
 

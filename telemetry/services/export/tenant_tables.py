@@ -60,6 +60,7 @@ TABLES: tuple[ExportedTable, ...] = (
     ExportedTable(devices.DeviceCredential),
     ExportedTable(devices.DeviceStatus),
     ExportedTable(devices.DeviceContact),
+    ExportedTable(devices.DeviceOmissions),
     ExportedTable(devices.StatusChange),
     ExportedTable(devices.IgnoredWill),
     ExportedTable(devices.MaintenanceWindow),

@@ -156,6 +156,7 @@ class ValidatedMessage:
     unmapped: list[Measurement] = field(default_factory=list)
     cut: bool = False  # the message has more values without a metric than are kept
     refused: Sequence[RefusedValue] = ()
+    omitted: str = ""  # the bound by which values were left out, set when series are admitted
     is_timed: bool = False  # the measurements are timed ones
 
     def times_of_readings(self) -> Iterable[datetime]:

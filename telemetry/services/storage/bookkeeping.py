@@ -22,13 +22,15 @@ _SETTLED_AFTER = timedelta(seconds=60)
 _DEVICES_DAYS = 90
 _ADD_TOTALS = per_schema(
     "INSERT INTO {totals} AS t (day, received, stored, duplicates, quarantined, rate_limited, values_received,"
-    " values_stored, values_quarantined) VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5, $6, $7, $8)"
+    " values_stored, values_quarantined, truncated)"
+    " VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5, $6, $7, $8, $9)"
     " ON CONFLICT (day) DO UPDATE SET received = t.received + EXCLUDED.received,"
     " stored = t.stored + EXCLUDED.stored, duplicates = t.duplicates + EXCLUDED.duplicates,"
     " quarantined = t.quarantined + EXCLUDED.quarantined, rate_limited = t.rate_limited + EXCLUDED.rate_limited,"
     " values_received = t.values_received + EXCLUDED.values_received,"
     " values_stored = t.values_stored + EXCLUDED.values_stored,"
-    " values_quarantined = t.values_quarantined + EXCLUDED.values_quarantined",
+    " values_quarantined = t.values_quarantined + EXCLUDED.values_quarantined,"
+    " truncated = t.truncated + EXCLUDED.truncated",
     totals="telemetry_ingesttotals",
 )
 _MERGE_LIMIT_COUNTS = """
@@ -83,14 +85,15 @@ def add_totals(connection: psycopg.Connection, result: TenantResult) -> None:
     if refused := _count_by_limit(result):
         add_limit_counts(connection, result.schema, refused)
     values = [_count_values(result), len(result.readings), len(result.refused_values)]
-    run(connection, _ADD_TOTALS(result.schema), [sum(counts), *counts, *values])
+    truncated = len([item for item in result.stored if item.result.omitted])
+    run(connection, _ADD_TOTALS(result.schema), [sum(counts), *counts, *values, truncated])
 
 
 def add_limited(connection: psycopg.Connection, schema: str, counts: Mapping[tuple[str, int | None], int]) -> None:
     """Add messages that were over limits, by (limit's name, device id or None), to the day's totals and limits."""
     add_limit_counts(connection, schema, counts)
     total = sum(counts.values())
-    run(connection, _ADD_TOTALS(schema), [total, 0, 0, 0, total, 0, 0, 0])
+    run(connection, _ADD_TOTALS(schema), [total, 0, 0, 0, total, 0, 0, 0, 0])
 
 
 def _count_values(result: TenantResult) -> int:

@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 
 from telemetry.services.pipeline.results import AcceptedItem, TenantResult
 
-from . import bookkeeping, contacts, message_rows, quarantine_rows
+from . import bookkeeping, contacts, message_rows, omissions, quarantine_rows
 from .series import SeriesIds
 from .statements import run
 from .suppression import QuarantineSuppressor
@@ -137,5 +137,6 @@ def _write(connection: psycopg.Connection, tenants: Sequence[PackedTenant], supp
             quarantine_rows.add_quarantined(connection, result.schema, suppressor, refused)
     for tenant in tenants:
         contacts.record(connection, tenant.result)
+        omissions.record(connection, tenant.result)
     for tenant in tenants:
         bookkeeping.add_totals(connection, tenant.result)

@@ -14,6 +14,9 @@ from telemetry.services.pipeline.results import AcceptedItem
 from . import device_events
 from .series import SeriesIds
 
+# The bounds by which values are left out: those of one message, and the series of a component.
+MESSAGE_LIMIT, SERIES_LIMIT = "message_limit", "series_limit"
+
 _Component = tuple[int, str]  # device id, component's key
 
 
@@ -36,11 +39,14 @@ def _admit(series: SeriesIds, item: AcceptedItem) -> bool:
         name = (value.metric, value.unit, value.value_type)
         if series.admit(_component(item), name, settings.INGEST_UNMAPPED_SERIES):
             kept.append(value)
-    is_cut = message.cut or len(kept) < len(message.unmapped)
+    if message.cut:
+        message.omitted = MESSAGE_LIMIT
+    elif len(kept) < len(message.unmapped):
+        message.omitted = SERIES_LIMIT
     # A new list: the measurements' own may be shared. A message that is stored again after a failure is not counted
     # again.
     message.measurements, message.unmapped, message.cut = message.measurements + kept, [], False
-    return is_cut
+    return bool(message.omitted)
 
 
 def _component(item: AcceptedItem) -> _Component:
