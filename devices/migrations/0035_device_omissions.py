@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('devices', '0033_invalid_values'),
+        ('devices', '0034_waiting_publishers'),
     ]
 
     operations = [
