@@ -4,15 +4,14 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('telemetry', '0013_refused_values'),
+        ("telemetry", "0013_refused_values"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='ingesttotals',
-            name='truncated',
-            field=models.BigIntegerField(db_default=0, default=0, verbose_name='truncated'),
+            model_name="ingesttotals",
+            name="truncated",
+            field=models.BigIntegerField(db_default=0, default=0, verbose_name="truncated"),
         ),
     ]

@@ -53,6 +53,7 @@
 -- migration: devices 0033_invalid_values
 -- migration: devices 0034_waiting_publishers
 -- migration: devices 0035_entry_lists
+-- migration: devices 0036_device_omissions
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326
@@ -86,6 +87,7 @@
 -- migration: telemetry 0011_unknown_child
 -- migration: telemetry 0012_past_timestamp
 -- migration: telemetry 0013_refused_values
+-- migration: telemetry 0014_truncated
 -- migration: tenants 0002_broker
 -- migration: tenants 0003_limits
 -- migration: tenants 0004_quarantine
@@ -583,6 +585,8 @@ ALTER TABLE "devices_componenttype" ADD COLUMN "time_path" varchar(200) DEFAULT 
 
 ALTER TABLE "devices_componenttype" ADD COLUMN "time_zone" varchar(63) DEFAULT '' NOT NULL;
 
+CREATE TABLE "devices_deviceomissions" ("device_id" bigint NOT NULL PRIMARY KEY, "components" jsonb NOT NULL);
+
 CREATE TABLE "telemetry_devicesequence" ("boot" bigint NOT NULL, "seen" int8multirange NOT NULL, "device_id" bigint NOT NULL, PRIMARY KEY ("device_id", "boot"));
 
 CREATE TABLE "telemetry_ingesttotals" ("day" date NOT NULL PRIMARY KEY, "received" bigint NOT NULL, "stored" bigint NOT NULL, "duplicates" bigint NOT NULL, "quarantined" bigint NOT NULL, "rate_limited" bigint NOT NULL, CONSTRAINT "nothing_is_lost" CHECK ("received" = ((("stored" + "duplicates") + "quarantined") + "rate_limited")));
@@ -753,4 +757,6 @@ ALTER TABLE "telemetry_ingesttotals" ADD COLUMN "values_stored" bigint DEFAULT 0
 ALTER TABLE "telemetry_quarantined" ADD COLUMN "metric" varchar(63) DEFAULT '' NOT NULL;
 
 ALTER TABLE "telemetry_ingesttotals" ADD CONSTRAINT "no_value_is_lost" CHECK ("values_received" = ("values_stored" + "values_quarantined"));
+
+ALTER TABLE "telemetry_ingesttotals" ADD COLUMN "truncated" bigint DEFAULT 0 NOT NULL;
 

@@ -156,8 +156,8 @@ class ValidatedMessage:
     unmapped: list[Measurement] = field(default_factory=list)
     cut: bool = False  # the message has more values without a metric than are kept
     refused: Sequence[RefusedValue] = ()
-    omitted: str = ""  # the bound by which values were left out, set when series are admitted
     is_timed: bool = False  # the measurements are timed ones
+    omitted: str = ""  # the bound by which values were left out, set when series are admitted
 
     def times_of_readings(self) -> Iterable[datetime]:
         """Return the times that the message and its readings are stored under."""
