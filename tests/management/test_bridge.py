@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import time
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -15,8 +16,8 @@ from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
 from devices.bridge.gateway import Gateway, GatewayChild
-from devices.bridge.program import Bridge, build
-from tests.factories import Registered
+from devices.bridge.program import Bridge, build, synchronize
+from tests.factories import Registered, issue_key
 from tests.mqtt import RawClient
 from tests.processes import Process, free_port, wait_until
 
@@ -366,3 +367,81 @@ def test_the_gateway_repeats_its_birth(make_bridge: Any, listener: Listener, mon
     assert len({opened(birth.payload)["session"] for birth in births}) == 1
     assert isinstance(bridge.gateway, Gateway)
     assert bridge.gateway.children["tasmota:plug"] == GatewayChild("22222222-2222-4222-8222-222222222222", "plug")
+
+
+# --- the lobby, from the local broker to the platform and back
+
+
+@pytest.fixture
+def web(live_db: None, start: Callable[..., Process]) -> str:
+    """The address of a web server."""
+    port = free_port()
+    command = ["-m", "uvicorn", "config.asgi:application", "--port", str(port), "--log-level", "warning"]
+    start(*command)
+    address = f"http://127.0.0.1:{port}"
+    wait_until(lambda: _answers(address), 300, "the web server does not answer")
+    return address
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/healthz", timeout=30) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_a_new_device_waits_is_registered_and_sends(
+    web: str, platform: None, register: Any, broker: Broker, tmp_path: Path
+) -> None:
+    """In between the platform is unavailable, and the bridge is started anew without it."""
+    from devices.models import WaitingPublisher
+    from devices.services.provisioning import waiting_publishers
+
+    gateway: Registered = register(components={}, cpu_serial="")
+    tenant, name = gateway.tenant, f"attic-{gateway.uuid[:8]}"
+    key = issue_key(tenant, "custom", scopes=("devices:read", "gateways:write"))
+    config = tmp_path / "config.json"
+    given = {
+        "uuid": gateway.uuid,
+        "secret": gateway.secret,
+        "kid": gateway.kid,
+        "tenant": tenant.slug,
+        "mqtt_password": gateway.mqtt_password,
+        "host": "127.0.0.1",
+        "port": settings.MQTT_PORT,
+        "local": {"host": "127.0.0.1", "port": broker.port},
+        "api": {"url": f"{web}/t/{tenant.slug}/api/v1", "key": key},
+    }
+    config.write_text(json.dumps(given))
+    bridge, api = build(config)
+    assert api is not None
+    topic, payload = form("zigbee2mqtt", name, 20.5)
+    bridge.handle(topic, payload)
+    synchronize(bridge, api)
+    with schema_context(tenant.schema_name):
+        waiting = WaitingPublisher.objects.get(gateway=gateway.device)
+        child = waiting_publishers.register(waiting)
+    assert child is not None
+    synchronize(bridge, api)
+    assert (list(bridge.gateway.children), bridge.gateway.waiting) == ([f"zigbee2mqtt:{name}"], {})
+    bridge.gateway.close()
+
+    config.write_text(json.dumps(given | {"api": {"url": f"http://127.0.0.1:{free_port()}/", "key": key}}))
+    bridge, api = build(config)
+    assert api is not None
+    synchronize(bridge, api)
+    assert bridge.gateway.children == {f"zigbee2mqtt:{name}": GatewayChild(str(child.uuid), "zigbee2mqtt")}
+    bridge.gateway.start()
+    bridge.handle(topic, payload)
+    try:
+        wait_until(lambda: _units(tenant, child) == {"temperature": "°C", "linkquality": ""}, 300, "its readings")
+    finally:
+        bridge.gateway.close()
+
+
+def _units(tenant: Any, device: Any) -> dict[str, str]:
+    from telemetry.models import Series
+
+    with schema_context(tenant.schema_name):
+        return dict(Series.objects.filter(device=device).values_list("metric", "unit"))
