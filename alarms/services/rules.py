@@ -90,7 +90,8 @@ def _check(rule: AlarmRule) -> None:
 
 def _add_version(rule: AlarmRule, acting_user: audit.Actor) -> None:
     actor = audit.named(acting_user)
-    now = datetime.now(UTC)
+    # Many devices send times of whole seconds: a reading of this second belongs to the version.
+    now = datetime.now(UTC).replace(microsecond=0)
     last = AlarmRuleVersion.objects.filter(rule=rule).order_by("-number").first()
     AlarmRuleVersion.objects.create(
         rule=rule,

@@ -20,11 +20,18 @@ from alarms.domain.rules import RuleVersion
 from alarms.models import AlarmTransition, EpisodeEnd
 from telemetry.models import Series
 from telemetry.services.queries.readings import ReadingPosition, readings
+from telemetry.services.work_lock import work_state
 
 from .rule_set import WatchedSeries
 
 _PAGE = 10_000
 _INSTANT = timedelta(microseconds=1)
+
+
+class ReadingsRemoved(Exception):
+    """Retention has removed readings that an evaluation of the past would need."""
+
+
 _FIRST_WINDOW = timedelta(hours=1)
 
 
@@ -48,7 +55,13 @@ class DatabaseRecord:
         return [stored_change(row) for row in self._changes().filter(later).order_by("at", "rank", "rank_value", "id")]
 
     def events(self, after: EventPosition, until: EventPosition) -> list[Event]:
-        """Return the readings and ends by hand after a position up to another, in their order."""
+        """Return the readings and ends by hand after a position up to another, in their order.
+
+        Raises ReadingsRemoved where retention has removed some of them.
+        """
+        readings_from = work_state().readings_from
+        if readings_from is not None and after.at < readings_from:
+            raise ReadingsRemoved
         ends = EpisodeEnd.objects.filter(series=self._watched.pk, at__gte=after.at, at__lte=until.at)
         found: list[Event] = [EndByUser(one.at, one.is_final) for one in ends]
         found += self._samples(after, until)

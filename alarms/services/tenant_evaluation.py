@@ -6,7 +6,7 @@ as before its step. The position is in the order of storing, so nothing is evalu
 
 import logging
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,10 +19,11 @@ from alarms.domain.revision import Advance, Arrivals, advance
 from alarms.models import AlarmEpisode, AlarmProgress, AlarmRule, AlarmSeries, EpisodeEnd
 from telemetry.services.queries.change_positions import PositionLost
 from telemetry.services.queries.changes import ChangedItem, ChangeKind, ChangeSelection, changes_page
+from telemetry.services.work_lock import work_state
 
 from . import episode_writer, storms
 from .rule_set import RuleSet, WatchedSeries, load_rule_set, unwatched_open_series, watched_of
-from .series_record import DatabaseRecord
+from .series_record import DatabaseRecord, ReadingsRemoved
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,10 @@ def _catch_up(cache: RuleCache, now: datetime) -> StepOutcome:
     assert rule_set is not None  # noqa: S101 (for the type checker)
     batch = _Batch()
     for pk, state in _states(rule_set, rule_set.watched).items():
-        batch.events[pk] = DatabaseRecord(rule_set.watched[pk]).events(state.position, _FAR)
+        record = DatabaseRecord(rule_set.watched[pk])
+        # Of a state that is older than the retention, the readings that are left.
+        begin = max(state.position, EventPosition(work_state().readings_from or state.position.at, 0))
+        batch.events[pk] = record.events(begin, _FAR)
         batch.delayed[pk] = {one.position for one in batch.events[pk]}
     return _advance_all(rule_set, batch, now)
 
@@ -166,8 +170,13 @@ def _has_changes(result: Advance) -> bool:
 
 
 def _advance(watched: WatchedSeries, state: SeriesState, arrivals: Arrivals, until: datetime | None = None) -> Advance:
-    record = DatabaseRecord(watched)
-    return advance(watched.rule.history, state, arrivals, record, max_gap=watched.max_gap, until=until)
+    record, history = DatabaseRecord(watched), watched.rule.history
+    try:
+        return advance(history, state, arrivals, record, max_gap=watched.max_gap, until=until)
+    except ReadingsRemoved:
+        # The past stays as it is recorded: only what comes after the state is evaluated.
+        newer = [event for event in arrivals.events if event.position > state.position]
+        return advance(history, state, replace(arrivals, events=newer), record, max_gap=watched.max_gap, until=until)
 
 
 def _states(rule_set: RuleSet, numbers: Any) -> dict[int, SeriesState]:

@@ -308,3 +308,39 @@ def test_random_histories_are_recorded_as_the_model_has_them(greenhouse: Greenho
             for one in greenhouse.transitions(series=series)
         ]
         assert found == expected, seed
+
+
+def test_the_past_stays_where_its_readings_were_removed(greenhouse: Greenhouse) -> None:
+    from telemetry.models import RollupState
+
+    greenhouse.add_rule()
+    greenhouse.store((1, 35), (2, 35), (3, 35), (60, 20))
+    greenhouse.evaluate()
+    assert greenhouse.history() == ["1: ACTIVE warning", "60: ENDED"]
+    with schema_context(greenhouse.tenant.schema_name):
+        RollupState.objects.update_or_create(pk=1, defaults={"readings_from": greenhouse.at(2.5)})
+    # Without the readings before, this one would have begun the episode.
+    greenhouse.store((0.5, 35))
+    assert greenhouse.evaluate() == 0
+    greenhouse.store((61, 35))
+    assert greenhouse.evaluate() == 1
+    assert greenhouse.history() == ["1: ACTIVE warning", "60: ENDED", "61: ACTIVE warning"]
+
+
+def test_a_rule_evaluates_times_of_whole_seconds_from_the_second_in_which_it_was_made(greenhouse: Greenhouse) -> None:
+    from alarms.models import AlarmRuleVersion
+    from alarms.services.rules import add_rule
+    from devices.models import Metric
+
+    with schema_context(greenhouse.tenant.schema_name):
+        metric = Metric.objects.get(component_type__key="dht22", key="temperature")
+        rule = add_rule(
+            None, name="new", kind="threshold", component_type=metric.component_type, metric=metric, levels=[WARNING]
+        )
+        assert AlarmRuleVersion.objects.get(rule=rule).effective_at.microsecond == 0
+        for number in (2, 3):
+            change_rule(rule, None, name=f"new {number}")
+        times = list(
+            AlarmRuleVersion.objects.filter(rule=rule).order_by("number").values_list("effective_at", flat=True)
+        )
+        assert times == sorted(set(times))
