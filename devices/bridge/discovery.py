@@ -68,7 +68,7 @@ class Discovery:
         entity = Entity(
             publisher,
             str(config.get("object_id") or topic.split("/")[-2]),
-            path,  # type: ignore[arg-type]  # not False
+            path,
             str(config.get("unit_of_measurement") or ""),
             words if is_switch else None,
         )

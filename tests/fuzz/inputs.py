@@ -11,6 +11,7 @@ from typing import Any
 LIMIT = 64 * 1024
 DATA = Path(__file__).parents[1] / "data"
 UUID = "6d1f0f2e-7a7e-4bcd-9d3a-0123456789ab"
+GATEWAY = "7e2a1b3c-8b8f-4cde-8e4b-123456789abc"
 SECRET = "s3cret-of-the-fuzzed-device"
 NOW_TEXT = "2026-11-22T09:30:00+00:00"
 
@@ -44,7 +45,7 @@ def corpus() -> list[dict[str, Any]]:
     """Objects that devices send."""
     payloads = [case["payload"] for case in json.loads((DATA / "payloads.json").read_text())]
     usual = {"timestamp": NOW_TEXT, "cpu_serial": "c0ffee", "hardware_version": "1.4"}
-    versioned = {"device_uuid": UUID, "component": "dht22", "boot": 1, "seq": 1}
+    versioned = {"device_uuid": UUID, "component": "dht22", "boot": 1, "seq": 1, "gateway": GATEWAY}
     return [{**usual, **versioned, **payload} for payload in payloads] + [
         {
             **usual,
@@ -123,6 +124,7 @@ def topic(rng: random.Random) -> str:
             ["device", "birth", UUID],
             ["device", "lwt", UUID],
             ["telemetry", "demo", UUID, "dht22", "status"],
+            ["telemetry", "demo", GATEWAY, UUID, "dht22"],
         )
     )
     if rng.random() < 0.5:

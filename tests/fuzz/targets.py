@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -71,6 +72,11 @@ TOPICS = [
 ]
 
 
+GATEWAY = replace(device(), number=UUID(inputs.GATEWAY).int, device_id=2)
+CHILDREN = [replace(spec, gateway=GATEWAY.number) for spec in DEVICES]
+CHILD_TOPIC = form.parse_topic(f"telemetry/demo/{inputs.GATEWAY}/{inputs.UUID}/dht22")
+
+
 def key(version: int) -> bytes | None:
     return inputs.SECRET.encode() if version == 1 else b"another secret"
 
@@ -133,6 +139,10 @@ def _pipeline(rng: random.Random) -> Callable[[], Any]:
             raw = inputs.as_bytes(rng, inputs.signed_v1(json.loads(raw)))
     if rng.random() < 0.3:
         raw = inputs.torn(rng, raw)
+    if rng.random() < 0.2:
+        child = rng.choice(CHILDREN)
+        at = NOW.astimezone(UTC)
+        return lambda: validation.validate(CHILD_TOPIC, "a topic", raw, child, key, at, CLOCK, GATEWAY)
     spec, topic = rng.choice(DEVICES), rng.choice((TOPICS[0], TOPICS[0], *TOPICS))
     return lambda: validation.validate(topic, "a topic", raw, spec, key, NOW.astimezone(UTC), CLOCK)
 

@@ -1,6 +1,6 @@
 """Messages of gateways for their children: stored as the child's, refused for any other device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -13,6 +13,7 @@ from tests.payloads import topic, v1, v2
 from tests.processes import wait_until
 
 GOOD = {"temp": 21.5, "humidity": 44}
+GATEWAY, CHILD = "7e2a1b3c-8b8f-4cde-8e4b-123456789abc", "6d1f0f2e-7a7e-4bcd-9d3a-0123456789ab"
 Send = Callable[..., Any]
 
 
@@ -121,6 +122,37 @@ def test_a_device_that_becomes_a_child_is_known_soon(send: Send, register: Any, 
         later.device.save(update_fields=["gateway"])
     message = child_topic(gateway, later), signed(gateway, later, seq=2)
     wait_until(lambda: send(message).stored == 1, 60, "the device is a child")
+
+
+@pytest.mark.parametrize(
+    ("levels", "publisher", "child", "component"),
+    [
+        ((GATEWAY, CHILD, "dht22"), GATEWAY, CHILD, "dht22"),
+        ((GATEWAY, CHILD.upper(), "dht22"), GATEWAY, CHILD, "dht22"),
+        ((GATEWAY, CHILD, "status"), GATEWAY, CHILD, "status"),
+        ((GATEWAY, "dht22", "status"), GATEWAY, "", "dht22"),
+        ((GATEWAY, CHILD), GATEWAY, "", CHILD),
+    ],
+)
+def test_a_gateways_topic_names_both(levels: Sequence[str], publisher: str, child: str, component: str) -> None:
+    from telemetry.services.pipeline import form
+
+    text = "/".join(("telemetry", "demo", *levels))
+    topic = form.parse_topic(text)
+    assert (str(topic.uuid), str(topic.child or ""), topic.component) == (publisher, child, component)
+    assert topic.device == (child or publisher)
+    assert form.publisher_of(text) == topic.uuid, "the broker binds the topic to the gateway"
+
+
+@pytest.mark.parametrize(
+    "rest", [f"{CHILD}/", f"{CHILD}/dht22/status", f"{CHILD}/dht22/x", f"{{{CHILD}}}/dht22", "x/dht22"]
+)
+def test_other_topics_below_a_gateway_are_malformed(rest: str) -> None:
+    from telemetry.services.pipeline import form
+    from telemetry.services.pipeline.results import Refusal
+
+    with pytest.raises(Refusal, match="malformed"):
+        form.parse_topic(f"telemetry/demo/{GATEWAY}/{rest}")
 
 
 # --- attacks

@@ -32,7 +32,7 @@ class ContractSerializer(StrictSerializer):
 
     key = serializers.CharField(validators=[validate_key])
     name = serializers.CharField(max_length=80)
-    metrics = ContractMetricSerializer(many=True, max_length=_MAX_METRICS)
+    metrics = ContractMetricSerializer(many=True, max_length=_MAX_METRICS)  # type: ignore[call-arg]  # of the list
 
 
 class AnnouncedPublisherSerializer(StrictSerializer):
@@ -58,7 +58,7 @@ class AnnouncedPublisherSerializer(StrictSerializer):
 class AnnouncementSerializer(StrictSerializer):
     """What a gateway has seen on its local broker."""
 
-    publishers = AnnouncedPublisherSerializer(many=True, max_length=_MAX_PUBLISHERS)
+    publishers = AnnouncedPublisherSerializer(many=True, max_length=_MAX_PUBLISHERS)  # type: ignore[call-arg]  # of the list
 
 
 class AnnouncedSerializer(serializers.Serializer):

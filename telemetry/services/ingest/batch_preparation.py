@@ -251,8 +251,8 @@ class BatchPreparer:
                     return self._validate_one(incoming, topic, current, upgraded_devices)
             return _refused(incoming, topic, spec, refusal.detached(), gateway)
         except KeyUnavailable as error:
-            refusal = Refusal("key_unavailable", f"Deferred until Vault answers: {error}.")
-            refused = _refused(incoming, topic, spec, refusal, gateway)
+            unavailable = Refusal("key_unavailable", f"Deferred until Vault answers: {error}.")
+            refused = _refused(incoming, topic, spec, unavailable, gateway)
             if refused.owner is not None:
                 self._on_deferred(refused.owner.tenant.schema)
             return refused
