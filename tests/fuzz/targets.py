@@ -12,7 +12,17 @@ from uuid import UUID
 
 from devices.domain import paths
 from devices.domain.metric_spec import MetricSpec
-from devices.domain.specs import IGNORE, KEEP, QUARANTINE, ComponentSpec, DeviceSpec, KeySpec, TenantSpec
+from devices.domain.specs import (
+    IGNORE,
+    KEEP,
+    QUARANTINE,
+    REFUSE_MESSAGE,
+    REFUSE_VALUE,
+    ComponentSpec,
+    DeviceSpec,
+    KeySpec,
+    TenantSpec,
+)
 from telemetry.services.pipeline import contract, form, signature, validation
 from telemetry.services.pipeline.normalization import normalize, read_timestamp
 from telemetry.services.pipeline.results import Refusal
@@ -43,7 +53,10 @@ _METRICS = (
     MetricSpec("own", ("temp.x", "a/b", ""), "number", ""),
 )
 COMPONENTS = {
-    policy: ComponentSpec("dht22", "dht22", True, True, _METRICS, policy) for policy in (KEEP, IGNORE, QUARANTINE)
+    policy: ComponentSpec(
+        "dht22", "dht22", True, True, _METRICS, policy, REFUSE_MESSAGE if policy == IGNORE else REFUSE_VALUE
+    )
+    for policy in (KEEP, IGNORE, QUARANTINE)
 }
 
 

@@ -9,6 +9,7 @@ from django_tenants.utils import schema_context
 
 from tests.factories import Registered
 from tests.payloads import token, topic
+from tests.telemetry.quarantine import begin, step
 
 Send = Callable[..., Any]
 
@@ -137,6 +138,37 @@ def test_a_type_may_store_the_other_entries(register: Any, send: Send, ingest: A
         [refused] = Quarantined.objects.filter(device=device.device)
         assert refused.reason == "out_of_range"
         assert [text in refused.detail for text in ("Entry 1", "Entry 3", "Entry 4")] == [False, True, True]
+
+
+def test_the_refused_values_of_a_list_are_replayed_and_counted_once(
+    register: Any, send: Send, ingest: Any, listed_type: Any
+) -> None:
+    from telemetry.models import IngestTotals, Quarantined
+
+    def counted() -> tuple[int, int, int]:
+        rows = IngestTotals.objects.values_list("values_received", "values_stored", "values_quarantined")
+        received, stored, refused = zip(*rows, strict=True)
+        return sum(received), sum(stored), sum(refused)
+
+    device = register(components={"x": listed_type.key}, hardware_model=None)
+    with schema_context(device.tenant.schema_name):
+        listed_type.invalid_values = "refuse_value"
+        listed_type.save()
+    ingest.router._poll_at = 0.0
+    begun = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
+    entries = [{"ts": (begun + timedelta(minutes=n)).isoformat(), "t": 79 + n} for n in range(4)]
+    send(_message(device, entries, 1))
+    with schema_context(device.tenant.schema_name):
+        before = counted()
+        metric = listed_type.metrics.get()
+        metric.maximum = None
+        metric.save()
+    done = step(device.tenant, begin(device.tenant, device=device.device))
+    assert (done.stored, done.refused) == (1, {})
+    assert [row[2] for row in _rows(device)] == [79.0, 80.0, 81.0, 82.0]
+    with schema_context(device.tenant.schema_name):
+        assert not Quarantined.objects.filter(device=device.device).exists()
+        assert counted() == (before[0], before[1] + 1, before[2] - 1)
 
 
 def test_a_thousand_entries_are_stored(register: Any, send: Send, listed_type: Any) -> None:

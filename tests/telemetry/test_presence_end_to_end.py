@@ -45,16 +45,20 @@ def device(register: Callable[..., Registered]) -> Registered:
 class Connection(RawClient):
     """A device's connection, with a session of its own in its will and its birth."""
 
-    def __init__(self, device: Registered, session: str) -> None:
+    def __init__(self, device: Registered, session: str, ago: float = 0.0) -> None:
         will = json.dumps({"device_uuid": device.uuid, "status": "OFFLINE", "session": session}).encode()
         self._topics = f"device/lwt/{device.uuid}", f"device/birth/{device.uuid}"
         self._device, self._will = device, will
         super().__init__(device.uuid, device.mqtt_password, will=(self._topics[0], will, False), keepalive=KEEPALIVE)
-        self._session = session
+        self._session, self._ago = session, ago
 
     def __enter__(self) -> "Connection":
         super().__enter__()
-        members = {"device_uuid": self._device.uuid, "session": self._session, "timestamp": payloads.timestamp()}
+        members = {
+            "device_uuid": self._device.uuid,
+            "session": self._session,
+            "timestamp": payloads.timestamp(self._ago),
+        }
         token = payloads.token(members, self._device.secret, self._device.kid)
         self.publish_acknowledged(self._topics[1], token)
         return self
@@ -81,6 +85,19 @@ def test_the_network_is_cut(platform: None, device: Registered) -> None:
     reaches(device, "ONLINE", 5)
     connection.drop()
     assert reaches(device, "OFFLINE", 3) == [ARRIVED, ("ONLINE", "OFFLINE", "will")]
+
+
+def test_a_board_that_connects_before_it_knows_the_time(platform: None, device: Registered) -> None:
+    """Its clock is two weeks behind, as after a start without a network: the will of this connection counts."""
+    first = Connection(device, "boot1").__enter__()
+    reaches(device, "ONLINE", 60)
+    first.drop()
+    reaches(device, "OFFLINE", 60)
+    second = Connection(device, "boot2", ago=14 * 86400).__enter__()
+    reaches(device, "ONLINE", 60)
+    second.publish_acknowledged(payloads.topic(device), payloads.v2(device, {"temp": 20}, seq=1))
+    second.drop()
+    assert reaches(device, "OFFLINE", 60)[-2:] == [("OFFLINE", "ONLINE", "birth"), ("ONLINE", "OFFLINE", "will")]
 
 
 def test_the_process_hangs_while_the_connection_lives(platform: None, device: Registered) -> None:

@@ -84,7 +84,9 @@ def add_totals(connection: psycopg.Connection, result: TenantResult) -> None:
     counts.append(sum(item.count for item in result.limited))
     if refused := _count_by_limit(result):
         add_limit_counts(connection, result.schema, refused)
-    values = [_count_values(result), len(result.readings), len(result.refused_values)]
+    # A row of the quarantine counts once, however many values of its metric the message has, some stored before.
+    extra = sum([len(item.result.measurements) - 1 for item in result.replayed_values])
+    values = [_count_values(result), len(result.readings) - extra, len(result.refused_values)]
     truncated = len([item for item in result.stored if item.result.omitted])
     run(connection, _ADD_TOTALS(result.schema), [sum(counts), *counts, *values, truncated])
 
@@ -97,9 +99,9 @@ def add_limited(connection: psycopg.Connection, schema: str, counts: Mapping[tup
 
 
 def _count_values(result: TenantResult) -> int:
-    """Return the number of values in the stored messages, valid or not, and of those that are replayed alone."""
+    """Return the number of values in the stored messages, valid or not, and of the rows that are replayed alone."""
     stored = sum([len(item.result.measurements) + len(item.result.refused) for item in result.stored])
-    return stored + sum(len(item.result.measurements) for item in result.replayed_values)
+    return stored + len(result.replayed_values)
 
 
 def _count_by_limit(result: TenantResult) -> Counter[tuple[str, int | None]]:
