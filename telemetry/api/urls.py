@@ -10,7 +10,7 @@ from .views.exports import ReadingsExportView, TenantExportView
 from .views.group_aggregates import GroupAggregatesView
 from .views.http_ingest import DeviceMessagesView
 from .views.latest import FleetLatestView, LatestView
-from .views.limits import LimitHitViewSet, LimitsView
+from .views.limits import LimitHitViewSet, LimitsView, UsageView
 from .views.messages import MessagesView, MissingSequencesView, TotalsViewSet
 from .views.metric_mapping import MetricMappingView, MetricProposalView, UnmatchedMetricsView
 from .views.quarantine import QuarantineView, ReplayViewSet, SuppressedMessagesViewSet
@@ -42,6 +42,7 @@ urlpatterns = [
     path("status-changes/", StatusChangesView.as_view(), name="status-change-list"),
     path("quarantine/changes/", QuarantineChangesView.as_view(), name="quarantine-changes"),
     path("quarantine/", QuarantineView.as_view(), name="quarantine-list"),
+    path("usage/", UsageView.as_view(), name="usage"),
     path("limits/", LimitsView.as_view(), name="limit-list"),
     path(
         "component-types/<int:id>/metric-mapping/proposal/",

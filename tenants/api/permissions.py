@@ -8,7 +8,7 @@ from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from tenants.infrastructure.error_codes import ErrorCode
-from tenants.models import User
+from tenants.models import ServiceKey, User
 from tenants.services.roles import Role, reaches, request_access
 
 if TYPE_CHECKING:
@@ -46,9 +46,30 @@ class MemberPermission(BasePermission):
 class IsSuperuser(BasePermission):
     """Superusers of the platform."""
 
-    message = gettext_lazy("This requires a superuser of the platform.")
+    message: Any = gettext_lazy("This requires a superuser of the platform.")
     code = ErrorCode.ROLE_REQUIRED
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         """Return whether the user is an active superuser."""
         return isinstance(request.user, User) and request.user.is_active and request.user.is_superuser
+
+
+class StaffAccess(IsSuperuser):
+    """Superusers of the platform, and their service keys by scope: `resource:read` or `resource:write` of the view.
+
+    A view without a resource is closed to service keys.
+    """
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        """Return whether the user is a superuser and the key, where there is one, has the scope."""
+        if not super().has_permission(request, view):
+            return False
+        resource = getattr(view, "resource", "")
+        scope = f"{resource}:{'read' if request.method in SAFE_METHODS else 'write'}"
+        if not isinstance(request.auth, ServiceKey):
+            return True
+        self.code = ErrorCode.SCOPE_REQUIRED
+        self.message = _("This requires a service key with the scope %(scope)s.") % {"scope": scope}
+        if not resource:
+            self.message = _("Service keys cannot be used here: log in, or send a user name and a password.")
+        return bool(resource) and scope in request.auth.scopes

@@ -4,6 +4,7 @@ from .enrollment import PreregisteredDevice
 from .messages import OverflowCount, OverflowMessage, OverflowUsage, SuppressedUnroutedMessages, UnroutedMessage
 from .plans import Plan, TenantLimits
 from .routes import AppRoute, DeviceRoute, RouteCandidate
+from .service_keys import ServiceKey
 from .sessions import UserSession
 from .sign_ins import SignIn
 from .tenants import SLUG_PATTERN, Domain, Membership, Tenant, TenantAlias, User, validate_slug
@@ -20,6 +21,7 @@ __all__ = [
     "Plan",
     "PreregisteredDevice",
     "RouteCandidate",
+    "ServiceKey",
     "SignIn",
     "SuppressedUnroutedMessages",
     "Tenant",

@@ -66,6 +66,12 @@ def resume_tenant(tenant: Tenant) -> bool:
     return _change_state(tenant, Tenant.State.SUSPENDED, Tenant.State.ACTIVE, "")
 
 
+def rename_tenant(tenant: Tenant, name: str) -> None:
+    """Give the tenant another name for people; slug and schema stay."""
+    Tenant.objects.filter(pk=tenant.pk).update(name=name)
+    transaction.on_commit(lambda: tenant_lookup.forget(tenant.pk))
+
+
 def _change_state(tenant: Tenant, old: Tenant.State, new: Tenant.State, detail: str) -> bool:
     """Change the state from `old` and publish the change to the listeners. Return False for another state."""
     with transaction.atomic():

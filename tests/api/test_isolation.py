@@ -181,6 +181,7 @@ ROWS: list[Row] = [
     ("POST", "api/v1/quarantine/replays/{replay}/cancel/", OPERATE, 200, None),
     ("GET", "api/v1/totals/", READ, 200, None),
     ("GET", "api/v1/limits/", READ, 200, None),
+    ("GET", "api/v1/usage/?days=7", READ, 200, None),
     ("GET", "api/v1/export/", IN_PERSON, 200, None),  # and keys for it: tests/telemetry/test_tenant_export.py
     ("GET", "api/v1/limits/refusals/?device={device}", READ, 200, None),
     ("GET", "api/v1/events/?device={device}", READ, 200, None),

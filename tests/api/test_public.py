@@ -19,6 +19,13 @@ from .client import HANDLER, Api, problems
 from .test_isolation import endpoints_of
 
 TENANTS = "/api/v1/tenants/"
+# Their access: tests/api/test_staff.py.
+STAFF_ENDPOINTS = {
+    ("GET", "api/v1/tenants/"), ("POST", "api/v1/tenants/"), ("GET", "api/v1/tenants/<str:slug>/"),
+    ("PATCH", "api/v1/tenants/<str:slug>/"), ("POST", "api/v1/tenants/<str:slug>/suspend/"),
+    ("POST", "api/v1/tenants/<str:slug>/resume/"), ("GET", "api/v1/plans/"), ("GET", "api/v1/service-keys/"),
+    ("POST", "api/v1/service-keys/"), ("DELETE", "api/v1/service-keys/<int:id>/"),
+}  # fmt: skip
 PASSWORD = "correct horse battery"
 
 
@@ -52,7 +59,7 @@ def post(client: Client, **body: Any) -> Any:
 def test_who_reaches_the_tenants(staff: Client, tenant_a: Any) -> None:
     """Every endpoint of the public side × who."""
     assert set(endpoints_of("config.urls_public")) == {
-        ("GET", "api/v1/tenants/"), ("POST", "api/v1/tenants/"), ("GET", "api/schema/"), ("GET", "api/docs/"),
+        *STAFF_ENDPOINTS, ("GET", "api/schema/"), ("GET", "api/docs/"),
         ("GET", "api/docs/errors/"),
         ("POST", "api/v1/provisioning/credentials/"),  # tests/api/test_claims.py
     }  # fmt: skip

@@ -60,6 +60,7 @@ _CLOSED = (
         "api-keys/",
         "api-keys/{}/",
         "api-keys/{}/rotate/",
+        "usage/",
         "members/",
         "members/{}/",
         "waiting-publishers/",

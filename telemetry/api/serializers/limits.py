@@ -5,7 +5,7 @@ from typing import ClassVar
 from rest_framework import serializers
 
 from telemetry.models import LimitHit
-from tenants.api.serializers.base import Timestamp
+from tenants.api.serializers.base import ExplainedSerializer, Timestamp, WholeNumber
 from tenants.services.limits import LimitName
 from tenants.services.quotas import QuotaName
 
@@ -42,3 +42,38 @@ class LimitHitSerializer(serializers.ModelSerializer[LimitHit]):
     class Meta:
         model = LimitHit
         fields: ClassVar = ["day", "name", "device", "count"]
+
+
+class UsageParameters(ExplainedSerializer):
+    """The query parameters."""
+
+    days = WholeNumber(min_value=1, max_value=366, default=31, help_text="Number of days, today included.")
+
+
+class DayUseSerializer(serializers.Serializer):
+    """The use of a day (UTC)."""
+
+    day = serializers.DateField()
+    messages = serializers.IntegerField(help_text="Received messages.")
+    readings = serializers.IntegerField(help_text="Readings that were stored of them.")
+
+
+class LimitShareSerializer(serializers.Serializer):
+    """A limit or quota of the tenant and the part of it that is used."""
+
+    name = serializers.ChoiceField(choices=[(name.value, name.value) for name in (*LimitName, *QuotaName)])
+    value = serializers.FloatField(allow_null=True, help_text="Null: no limit.")
+    used = serializers.FloatField(allow_null=True, help_text="As of limits/.")
+    share = serializers.FloatField(allow_null=True, help_text="`used` of `value`; null where there is none.")
+    is_near = serializers.BooleanField(help_text="Whether at least 80 % of the limit are used.")
+
+
+class UsageSerializer(serializers.Serializer):
+    """The use of the tenant."""
+
+    plan = serializers.CharField(allow_null=True, help_text="The name of its plan.")
+    devices = serializers.IntegerField()
+    active_devices = serializers.IntegerField()
+    storage_bytes = serializers.IntegerField(help_text="Of all its tables with their indexes.")
+    days = DayUseSerializer(many=True, help_text="Newest first; today is not over.")
+    limits = LimitShareSerializer(many=True)
