@@ -221,7 +221,7 @@ class GroupAggregatesParameters(UnitParameters, GapParameters, IntervalParameter
             " the devices' own places, or with the parameter `place` these. Unless given: one group for each metric."
         ),
     )
-    interval = serializers.CharField(
+    interval = IntervalField(
         required=False,
         help_text="1m, 5m, 15m, 1h, 6h, 1d, 1w, 1mo, or another number of them. The whole range unless it is given.",
     )
@@ -292,7 +292,7 @@ class MetricFilterParameters(DeviceListParameters):
     )
 
 
-class FleetLatestParameters(MetricFilterParameters, UnitParameters, CursorParameters):
+class FleetLatestParameters(UnitParameters, CursorParameters, SeriesParameters):
     pass
 
 

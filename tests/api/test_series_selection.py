@@ -46,9 +46,9 @@ def names_of(api: Api, fleet: dict[str, Any], path: str, **query: Any) -> list[s
     return sorted({by_uuid[row["device"]] for row in rows})
 
 
-@pytest.mark.parametrize("path", ["readings/series/", "readings/aggregates/", "readings/chart/"])
+@pytest.mark.parametrize("path", ["readings/series/", "readings/aggregates/", "readings/chart/", "latest/"])
 def test_devices_are_selected_by_place_tag_and_model(api: Api, fleet: dict[str, Any], path: str) -> None:
-    fixed = {**RANGE, **({"interval": "1h"} if "aggregates" in path else {})}
+    fixed = {**(RANGE if path != "latest/" else {}), **({"interval": "1h"} if "aggregates" in path else {})}
     uuid = {name: str(fleet[name].uuid) for name in "abcd"}
     for query, expected in (
         ({"place": "farm"}, "ab"),
@@ -77,6 +77,18 @@ def test_all_devices_of_the_tenant(api: Api, fleet: dict[str, Any]) -> None:
     assert names_of(api, fleet, "readings/series/", component_type="dht22") == list("abcd")
     relay = api.get("readings/series/", component=["relay"], metric=["on", "temperature"]).json()
     assert [row["metric"] for row in relay["results"]] == ["on"]
+
+
+def test_the_newest_values_of_several_metrics(api: Api, fleet: dict[str, Any]) -> None:
+    rows = api.get("latest/", metric=["temperature", "on"], component=["dht22", "relay"]).json()["results"]
+    assert [row["metric"] for row in rows] == ["temperature"] * 4 + ["on"]
+    assert api.get("latest/", metric=["temperature", "on"], tag="north").status_code == 404
+    rows = api.get("latest/", metric=["temperature", "on"], device=str(fleet["d"].uuid)).json()["results"]
+    assert [row["metric"] for row in rows] == ["temperature", "on"]
+    rows = api.get("latest/", component_type="dht22", device=str(fleet["d"].uuid)).json()["results"]
+    assert [row["metric"] for row in rows] == ["temperature"]
+    for query in ({"metric": ["temperature", "x"]}, {"place": "nowhere"}, {"component_type": "x"}):
+        assert api.get("latest/", **query).status_code == 404
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 13])

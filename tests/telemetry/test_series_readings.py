@@ -12,7 +12,8 @@ from django_tenants.utils import schema_context
 
 from telemetry.models import Series
 from telemetry.services.queries import series_readings as module
-from telemetry.services.queries.series_readings import SeriesFilter, SeriesPage, series_readings
+from telemetry.services.queries.metric_series import SeriesFilter
+from telemetry.services.queries.series_readings import SeriesPage, series_readings
 from telemetry.services.rollups import aggregation, packing
 from tests.telemetry.rollup_tenant import RollupTenant, make_rollup_tenant, remove_rollup_tenant
 

@@ -12,10 +12,11 @@ from rest_framework.response import Response
 from devices.api.filters import device_by_uuid
 from devices.api.visibility import selector_of
 from telemetry.api import parameters
-from telemetry.api.device_selection import refuse_unknown_names, requested_devices
+from telemetry.api.device_selection import refuse_unknown_names, refuse_unknown_types, select_devices
 from telemetry.api.serializers import readings as shapes
 from telemetry.api.unit_conversion import convert_rows
 from telemetry.services.queries import completeness, fleet_latest, readings
+from telemetry.services.queries.metric_series import MetricKey, SeriesFilter
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import time_text
@@ -47,7 +48,7 @@ class FleetLatestView(CursorPageView):
     resource = "readings"
     device_scope = DeviceScope.DEVICES
     parameters_class = parameters.FleetLatestParameters
-    filters: ClassVar = ("component", "metric", "hardware_model")
+    devices: ClassVar = ("device", "place", "tag")
 
     @extend_schema(
         operation_id="latest_list",
@@ -60,14 +61,22 @@ class FleetLatestView(CursorPageView):
         By device, component and metric. A page may hold fewer results than `limit` although there is a next.
         """
         wanted = self.valid_parameters()
-        selected = requested_devices(request, wanted)
-        names = ([wanted[name]] if name in wanted else [] for name in ("component", "metric"))
-        refuse_unknown_names(selected, *names)
+        # A hardware model without devices has no values; the other names must exist.
+        selected = select_devices(request, {name: wanted[name] for name in self.devices if name in wanted})
+        refuse_unknown_types(wanted.get("component_type", ()))
+        refuse_unknown_names(selected, wanted.get("component", ()), wanted.get("metric", ()))
         devices = None if selected is None else [device.pk for device in selected]
-        narrowed = {name: wanted.get(name) for name in self.filters}
-        scope = f"latest:{wanted.get('device')}:{selector_of(request).stored()}:{narrowed}"
-        after = cursors.decode(scope, wanted["cursor"]) if "cursor" in wanted else None
-        page = fleet_latest.fleet_latest_values(devices=devices, after=after, limit=wanted["limit"], **narrowed)
+        names = (*self.devices, "component", "component_type", "metric", "hardware_model")
+        scope = f"latest:{selector_of(request).stored()}:{ {name: wanted.get(name) for name in names} }"
+        after = MetricKey(*cursors.decode(scope, wanted["cursor"])) if "cursor" in wanted else None
+        selection = SeriesFilter(
+            devices,
+            wanted.get("component"),
+            wanted.get("metric"),
+            wanted.get("component_type"),
+            wanted.get("hardware_model"),
+        )
+        page = fleet_latest.fleet_latest_values(selection, after=after, limit=wanted["limit"])
         following = None if page.end is None else self.next_address(scope, list(page.end))
         warnings = completeness.partial_reasons(devices, None, timezone.now()) + (
             [completeness.next_page_reason()] if following else []

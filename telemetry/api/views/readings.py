@@ -21,6 +21,7 @@ from telemetry.api.serializers import readings as shapes
 from telemetry.api.series_selection import query_budget
 from telemetry.api.unit_conversion import convert_rows
 from telemetry.services.queries import calendar_intervals, completeness, readings, series_readings
+from telemetry.services.queries.metric_series import MetricKey, SeriesFilter
 from tenants.api import cursors
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import time_text
@@ -102,7 +103,7 @@ class SeriesReadingsView(CursorPageView):
         chosen = {name: wanted.get(name) for name in (*SELECTING, "component", "component_type", "metric")}
         scope = f"readings-series:{chosen}:{selector_of(request).stored()}"
         start, stop = wanted.get("from"), wanted.get("to")
-        selection = series_readings.SeriesFilter(ids, chosen["component"], chosen["metric"], chosen["component_type"])
+        selection = SeriesFilter(ids, chosen["component"], chosen["metric"], chosen["component_type"])
         with query_budget("from"):
             page = series_readings.series_readings(
                 selection,
@@ -150,7 +151,7 @@ def _series_position(scope: str, cursor: str | None) -> series_readings.SeriesPo
     if cursor is None:
         return None
     device_id, component, metric, *reading = cursors.decode(scope, cursor)
-    key = series_readings.MetricKey(device_id, component, metric)
+    key = MetricKey(device_id, component, metric)
     if not reading:
         return series_readings.SeriesPosition(key)
     time, series, value = reading

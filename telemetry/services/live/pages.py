@@ -13,6 +13,7 @@ from telemetry.services.queries.change_items import StoredReading, named_items, 
 from telemetry.services.queries.change_positions import ChangePosition
 from telemetry.services.queries.changes import changes_page
 from telemetry.services.queries.fleet_latest import FleetLatestValue, fleet_latest_values
+from telemetry.services.queries.metric_series import SeriesFilter
 
 PAGE_READINGS = 1000
 _ID = re.compile(r"([0-9a-f-]{36})?\.([0-9]{1,19})\.([0-9]{1,4})\.([0-9]{0,9})", re.ASCII)
@@ -110,18 +111,9 @@ def latest_page(wanted: LiveFilter, devices: list[int] | None, after: Any) -> tu
 
     `devices` are the ids of the filter's devices, None for all; `after` is the position of the page before, None first.
     """
-    page = fleet_latest_values(
-        devices=devices,
-        component=_only(wanted.components),
-        metric=_only(wanted.metrics),
-        after=after,
-        limit=PAGE_READINGS,
-    )
+    selection = SeriesFilter(devices, list(wanted.components) or None, list(wanted.metrics) or None)
+    page = fleet_latest_values(selection, after=after, limit=PAGE_READINGS)
     return [_json(value) for value in page.values if wanted.matches(value)], page.end
-
-
-def _only(names: Collection[str]) -> str | None:
-    return next(iter(names)) if len(names) == 1 else None
 
 
 def _live(place: tuple[float, ...], reading: StoredReading) -> LiveReading:

@@ -4,18 +4,16 @@ A page reads the metrics in groups. The first group is small, and each one is as
 that a page reads little more than it returns, whether a metric has one reading in the range or thousands.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
-from django.db import connection
-
 from devices.models import Metric
-from telemetry.models import Series
 from tenants.infrastructure.database import cursor_for_many
 
+from .metric_series import MetricKey, MetricSeries, SeriesFilter, metric_series
 from .readings import ORDERED_TEXTS, ReadingPosition, ReadingRow, ordered_numbers_sql, reading_row, readings
 
 _FIRST_GROUP = 4
@@ -23,24 +21,6 @@ _LARGEST_GROUP = 256
 _GROWTH = 4
 # A page ends after so many metrics, even where they have no readings in the range.
 MAX_METRICS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesFilter:
-    """The selected series; None selects all. `devices` are ids, `component_types` keys."""
-
-    devices: Sequence[int] | None = None
-    components: Sequence[str] | None = None
-    metrics: Sequence[str] | None = None
-    component_types: Sequence[str] | None = None
-
-
-class MetricKey(NamedTuple):
-    """A metric of a component of a device, by the device's id: the order of the pages."""
-
-    device_id: int
-    component: str
-    metric: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +49,7 @@ class SeriesPage:
     end: SeriesPosition | None
 
 
-@dataclass(frozen=True, slots=True)
-class _MetricSeries:
-    """A metric, its device's UUID and its series, one for each unit and value type."""
-
-    key: MetricKey
-    device: UUID
-    series: list[Series]
-
-
-_Found = tuple[_MetricSeries, ReadingRow]
-_METRICS = """
-SELECT s.device_id, s.component, s.metric, d.uuid, array_agg(s.id ORDER BY s.id), array_agg(s.unit ORDER BY s.id),
-    array_agg(s.value_type ORDER BY s.id)
-FROM telemetry_series s JOIN devices_device d ON d.id = s.device_id
-WHERE {conditions} GROUP BY s.device_id, s.component, s.metric, d.uuid
-ORDER BY s.device_id, s.component, s.metric LIMIT %(metrics_limit)s
-"""
-_CONDITIONS = {
-    "devices": "s.device_id = ANY(%(devices)s)",
-    "components": "s.component = ANY(%(components)s)",
-    "metrics": "s.metric = ANY(%(metrics)s)",
-    "component_types": """EXISTS (
-        SELECT 1 FROM devices_component c JOIN devices_componenttype t ON t.id = c.component_type_id
-        WHERE c.device_id = s.device_id AND c.key = s.component AND t.key = ANY(%(component_types)s))""",
-}
-_SAME = "(s.device_id, s.component, s.metric) = (%(device_id)s, %(component)s, %(metric)s)"
-_AFTER = "(s.device_id, s.component, s.metric) > (%(device_id)s, %(component)s, %(metric)s)"
+_Found = tuple[MetricSeries, ReadingRow]
 
 
 def series_readings(
@@ -114,7 +68,7 @@ def series_readings(
     found = _rest_of_metric(selection, after, start, stop, limit + 1)
     examined, size = 0, _FIRST_GROUP
     while len(found) <= limit and examined < MAX_METRICS:
-        group = list(_metrics(selection, _AFTER, key, min(size, MAX_METRICS - examined)))
+        group = list(metric_series(selection, after=key, limit=min(size, MAX_METRICS - examined)))
         if not group:
             return SeriesPage([_named(*one) for one in found], None)
         rows = _read_group(group, start, stop, limit + 1 - len(found))
@@ -136,7 +90,7 @@ def _rest_of_metric(
         return []
     return [
         (one, row)
-        for one in _metrics(selection, _SAME, after.key, 1)
+        for one in metric_series(selection, only=after.key, limit=1)
         for row in readings(one.series, start=start, stop=stop, after=after.reading, limit=limit)
     ]
 
@@ -144,26 +98,6 @@ def _rest_of_metric(
 def _next_size(size: int, rows: int, room: int) -> int:
     """Return how many metrics to read after a group of `size` with so many rows: those that may fill the room."""
     return max(1, min(_LARGEST_GROUP, size * _GROWTH, room * size // max(rows, 1)))
-
-
-def _metrics(selection: SeriesFilter, place: str, key: MetricKey | None, limit: int) -> Iterator[_MetricSeries]:
-    """Yield the selected metrics that are the key, or after it."""
-    wanted: dict[str, Any] = {name: getattr(selection, name) for name in _CONDITIONS}
-    conditions = [_CONDITIONS[name] for name, value in wanted.items() if value is not None]
-    if key is not None:
-        conditions.append(place)
-        wanted |= {"device_id": key.device_id, "component": key.component, "metric": key.metric}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _METRICS.format(conditions=" AND ".join(conditions) or "true"), wanted | {"metrics_limit": limit}
-        )
-        rows = cursor.fetchall()
-    for device_id, component, metric, uuid, *columns in rows:
-        series = [
-            Series(pk=pk, device_id=device_id, component=component, metric=metric, unit=unit, value_type=kind)
-            for pk, unit, kind in zip(*columns, strict=True)
-        ]
-        yield _MetricSeries(MetricKey(device_id, component, metric), uuid, series)
 
 
 # The first rows of each series; then those of all in order. Distinct: what came again after its day was packed is in
@@ -180,7 +114,7 @@ SELECT DISTINCT ON (number, time, series, value, hash) number, series, time, val
 
 
 def _read_group(
-    group: Sequence[_MetricSeries], start: datetime | None, stop: datetime | None, limit: int
+    group: Sequence[MetricSeries], start: datetime | None, stop: datetime | None, limit: int
 ) -> list[_Found]:
     """Return the first readings of a group of metrics, one metric after the other."""
     by_id = {series.pk: series for one in group for series in one.series}
@@ -210,5 +144,5 @@ def _read_group(
     ]
 
 
-def _named(one: _MetricSeries, row: ReadingRow) -> SeriesReading:
+def _named(one: MetricSeries, row: ReadingRow) -> SeriesReading:
     return SeriesReading(one.device, one.key.component, one.key.metric, row)
