@@ -1,16 +1,20 @@
 """The platform's API, as far as a bridge needs it: the gateway's children, and the publishers that wait."""
 
 import json
+import logging
 import os
 import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from .gateway import GatewayChild, Waiting
+
+logger = logging.getLogger(__name__)
 
 _SECONDS = 30
 _ANNOUNCED_AT_ONCE = 50
@@ -18,6 +22,10 @@ _ANNOUNCED_AT_ONCE = 50
 
 class PlatformUnavailable(Exception):
     """The platform cannot be reached, or refuses the request."""
+
+
+class RequestRefused(PlatformUnavailable):
+    """The platform refuses the content of the request (400)."""
 
 
 class ApiClient:
@@ -61,16 +69,28 @@ class ApiClient:
     def announce(self, waiting: Sequence[tuple[Waiting, dict[str, Any]]]) -> None:
         """Send the publishers that wait, with the component type that each would have. Raises PlatformUnavailable."""
         for start in range(0, len(waiting), _ANNOUNCED_AT_ONCE):
-            publishers = [
-                {
-                    "publisher": one.report.name,
-                    "message_count": one.count,
-                    "example": {"value": one.values},
-                    "contract": contract,
-                }
-                for one, contract in waiting[start : start + _ANNOUNCED_AT_ONCE]
-            ]
+            self._announce(
+                [
+                    {
+                        "publisher": one.report.name,
+                        "message_count": one.count,
+                        "example": {"value": one.values},
+                        "contract": contract,
+                    }
+                    for one, contract in waiting[start : start + _ANNOUNCED_AT_ONCE]
+                ]
+            )
+
+    def _announce(self, publishers: list[dict[str, Any]]) -> None:
+        """Send publishers; where the platform refuses one of them, the others by themselves."""
+        try:
             self._send(f"{self._url}devices/{self._gateway}/waiting-publishers/", {"publishers": publishers})
+        except RequestRefused as error:
+            if len(publishers) == 1:
+                logger.warning("%s cannot wait at the platform: %s", publishers[0]["publisher"], error)
+                return
+            for publisher in publishers:
+                self._announce([publisher])
 
     def _send(self, address: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -82,7 +102,8 @@ class ApiClient:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             text = error.read().decode("utf-8", "replace")[:500]
-            raise PlatformUnavailable(f"{address} answers {error.code}: {text}") from error
+            kind = RequestRefused if error.code == HTTPStatus.BAD_REQUEST else PlatformUnavailable
+            raise kind(f"{address} answers {error.code}: {text}") from error
         except (OSError, ValueError) as error:
             raise PlatformUnavailable(str(error)) from error
 

@@ -1,7 +1,9 @@
 """A bridge on Mosquitto: a gateway with 50 children of four dialects, killed, cut off for an hour, and back."""
 
+import http.server
 import json
 import sqlite3
+import threading
 import time
 import urllib.request
 from collections import Counter, defaultdict
@@ -15,6 +17,7 @@ from django.conf import settings
 from django_redis import get_redis_connection
 from django_tenants.utils import schema_context
 
+from devices.bridge.api_client import ApiClient
 from devices.bridge.gateway import Gateway, GatewayChild
 from devices.bridge.program import Bridge, build, synchronize
 from tests.factories import Registered, issue_key
@@ -337,7 +340,7 @@ def test_numbers_begin_again_with_each_boot(make_bridge: Any) -> None:
         ({"colour": "red"}, "unknown colour; known: api, buffer_limit"),
         ({"local": "localhost"}, "'local' must be an object with the host"),
         ({"signature": "v1"}, "signs with version 2"),
-        ({"dialects": ["klingon"]}, "unknown dialects: klingon; there are: esphome, homeassistant"),
+        ({"dialects": ["klingon"]}, "unknown dialects: klingon; there are: "),
         ({"api": {"url": "file:///etc/passwd", "key": "x"}}, "must be an http or https address"),
     ],
 )
@@ -445,3 +448,53 @@ def _units(tenant: Any, device: Any) -> dict[str, str]:
 
     with schema_context(tenant.schema_name):
         return dict(Series.objects.filter(device=device).values_list("metric", "unit"))
+
+
+class Platform(http.server.ThreadingHTTPServer):
+    """An API that refuses a publisher by its name, and notes what it accepts."""
+
+    def __init__(self) -> None:
+        self.accepted: list[str] = []
+        self.sizes: list[int] = []
+        super().__init__(("127.0.0.1", 0), _PlatformHandler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _PlatformHandler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self._answer(200, {"results": [], "next": None})
+
+    def do_POST(self) -> None:
+        platform: Any = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        names = [one["publisher"] for one in body["publishers"]]
+        platform.sizes.append(len(names))
+        if any("refused" in name for name in names):
+            self._answer(400, {"detail": "no"})
+            return
+        platform.accepted += names
+        self._answer(200, {"waiting": len(names)})
+
+    def _answer(self, status: int, body: Any) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_publisher_that_is_refused_holds_up_no_other(
+    make_bridge: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bridge = make_bridge(port=free_port())
+    for number in range(60):
+        name = "refused" if number == 7 else f"lamp{number}"
+        bridge.handle(f"zigbee2mqtt/{name}", b'{"temperature": 20}')
+    with Platform() as platform:
+        url = f"http://127.0.0.1:{platform.server_port}/t/demo/api/v1/"
+        api = ApiClient({"url": url, "key": "k"}, bridge.gateway.uuid, tmp_path / "children.json")
+        synchronize(bridge, api)
+        platform.shutdown()
+    assert platform.sizes == [50, *[1] * 50, 10]
+    assert len(platform.accepted) == len(set(platform.accepted)) == 59
+    assert sum("zigbee2mqtt:refused cannot wait" in text for text in caplog.messages) == 1
