@@ -30,7 +30,7 @@ class AlarmRuleForm(forms.ModelForm):
     """A rule; the levels as JSON, in the form of the API."""
 
     levels = forms.JSONField(
-        label=_("levels"),
+        label=_("Levels"),
         widget=UnfoldAdminTextareaWidget,
         help_text=_(
             "A list of one to five levels. 'raise' is the limit, 'clear' the limit at which the alarm ends; of a band"

@@ -47,6 +47,14 @@ class LevelsField(serializers.JSONField):
     """The levels of a rule; `alarms.services.levels` checks them."""
 
 
+class MetricKeyField(serializers.CharField):
+    """A metric of the component type by its key."""
+
+    def to_representation(self, value: Metric) -> str:
+        """Return the key."""
+        return value.key
+
+
 class AlarmRuleSerializer(StrictSerializer):
     """An alarm rule. `kind`, `component_type` and `metric` can be set at creation only."""
 
@@ -60,7 +68,7 @@ class AlarmRuleSerializer(StrictSerializer):
         error_messages={"does_not_exist": _("There is no component type {value}. component-types/ lists them.")},
         help_text="The key of a component type.",
     )
-    metric = serializers.CharField(max_length=63, help_text="The key of one of its metrics.")
+    metric = MetricKeyField(max_length=63, help_text="The key of one of its metrics.")
     levels = LevelsField(help_text="One to five levels, each with another severity.")
     selector = SelectorSerializer(required=False, help_text="The devices; without members all.")
     max_gap_seconds = serializers.IntegerField(

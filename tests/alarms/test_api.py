@@ -49,6 +49,7 @@ def test_an_alarm_from_the_rule_to_the_end(api: Api, recent: Greenhouse) -> None
     assert made.status_code == 201, made.content
     rule = made.json()
     assert (rule["version"], rule["unit"], rule["enabled"], rule["selector"]) == (1, "°C", True, {})
+    assert {name: rule[name] for name in RULE} == RULE
     recent.begin = datetime.now(UTC)
     recent.store((0, 31.5))
     recent.evaluate()
