@@ -42,7 +42,8 @@ class MetricInline(TenantStackedInline):
     fields: ClassVar = [
         ("key", "name"),
         ("path", "value_type"),
-        ("unit", "sent_unit"),
+        "unit",
+        "sent_unit",
         "unit_path",
         ("minimum", "maximum"),
         ("number_format", "numbers_as_text"),
@@ -59,7 +60,7 @@ class MetricInline(TenantStackedInline):
         return field
 
 
-_ENTRIES = (("list_path", "list_form"), ("time_path", "time_format", "time_zone"))
+_ENTRIES = (("list_path", "list_form"), ("time_path", "time_format"), "time_zone")
 
 
 @admin.register(ComponentType, site=tenant_admin)
@@ -69,7 +70,13 @@ class ComponentTypeAdmin(TenantModelAdmin):
     device_scope: ClassVar = DeviceScope.SHARED
     list_display: ClassVar = ["key", "name", "metric_count", "expected_interval"]
     search_fields: ClassVar = ["key", "name"]
-    fields: ClassVar = [("key", "name"), ("expected_interval", "unmapped", "invalid_values"), "description", *_ENTRIES]
+    fields: ClassVar = [
+        ("key", "name"),
+        "expected_interval",
+        ("unmapped", "invalid_values"),
+        "description",
+        *_ENTRIES,
+    ]
     inlines: ClassVar = [MetricInline]
     actions_detail: ClassVar = ["teach"]
 
