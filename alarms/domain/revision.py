@@ -127,8 +127,10 @@ def advance(
     missing = [one for one in map(_begin_of, history.versions) if state.position >= one > _begin_in(history, state)]
     first = min([end, *(position for position, _ in events[:1]), *missing])
     if first > state.position or not (events or missing):
-        open_episode = _open_episode(record.last_change_before(first)) if state.is_open else None
         evaluation = evaluate(history, state, [event for _, event in events], max_gap=max_gap, until=end)
+        # Most readings change nothing, and cost no query.
+        needs_episode = state.is_open and evaluation.changes
+        open_episode = _open_episode(record.last_change_before(first)) if needs_episode else None
         recorded: Sequence[StoredChange] = ()
     else:
         start, open_episode = _restart(history, first, record)

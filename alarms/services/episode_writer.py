@@ -16,8 +16,8 @@ from alarms.domain.evaluation import OPEN_STATES, EpisodeChange, EpisodeState, S
 from alarms.domain.revision import Advance, EpisodeRevision, RevisedChange
 from alarms.models import AlarmEpisode, AlarmTransition
 
-from . import storms
 from .rule_set import WatchedSeries
+from .storms import AlarmBudget
 
 _EVIDENCE = """
 SELECT time, received_at, fingerprint, topic FROM telemetry_message WHERE device_id = %s AND time = ANY(%s)
@@ -41,7 +41,9 @@ class ActingUser:
 NO_USER = ActingUser()
 
 
-def write_advance(watched: WatchedSeries, result: Advance, now: datetime, user: ActingUser = NO_USER) -> int:
+def write_advance(
+    watched: WatchedSeries, result: Advance, now: datetime, budget: AlarmBudget, user: ActingUser = NO_USER
+) -> int:
     """Write the revisions of a series; return the number of transitions that were added."""
     AlarmTransition.objects.filter(pk__in=result.superseded).update(superseded_at=now)
     AlarmEpisode.objects.filter(pk__in=result.retracted).update(
@@ -50,7 +52,7 @@ def write_advance(watched: WatchedSeries, result: Advance, now: datetime, user: 
     added = [one.change for revision in result.revisions for one in revision.changes if one.id is None]
     evidence = _evidence(watched, added)
     for revision in result.revisions:
-        _write_revision(watched, revision, evidence, now, user)
+        _write_revision(watched, revision, evidence, budget, user)
     return len(added)
 
 
@@ -66,16 +68,16 @@ def _write_revision(
     watched: WatchedSeries,
     revision: EpisodeRevision,
     evidence: Mapping[Sample, tuple[Any, ...]],
-    now: datetime,
+    budget: AlarmBudget,
     user: ActingUser,
 ) -> None:
     first = revision.changes[0].change
     episode = revision.episode
     if episode is None:
         # An episode that was not recorded, because the tenant had too many: neither are its later changes.
-        if first.from_state in OPEN_STATES or not storms.may_open(watched.rule, now):
+        if first.from_state in OPEN_STATES or not budget.may_open(watched.rule, is_open=revision.is_open):
             return
-        episode = _create(watched, revision, now)
+        episode = _create(watched, revision, budget)
     else:
         _update(episode, revision)
     new = [one for one in revision.changes if one.id is None]
@@ -86,10 +88,10 @@ def _write_revision(
             AlarmTransition.objects.filter(pk=one.id).update(episode=episode, **fields)
 
 
-def _create(watched: WatchedSeries, revision: EpisodeRevision, now: datetime) -> int:
+def _create(watched: WatchedSeries, revision: EpisodeRevision, budget: AlarmBudget) -> int:
     first = revision.changes[0].change
     fields = _episode_fields(revision)
-    suppressed = "" if revision.late else storms.suppression(watched.rule, watched.device, fields["severity"], now)
+    suppressed = "" if revision.late else budget.suppression(watched.rule, watched.device, fields["severity"])
     episode = AlarmEpisode.objects.create(
         rule_id=watched.rule.pk,
         rule_version=first.version,

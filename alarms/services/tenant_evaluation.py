@@ -144,7 +144,7 @@ def _catch_up(cache: RuleCache, now: datetime) -> StepOutcome:
 
 
 def _advance_all(rule_set: RuleSet, batch: _Batch, now: datetime) -> StepOutcome:
-    outcome = StepOutcome()
+    outcome, budget = StepOutcome(), storms.AlarmBudget(now)
     states = _states(rule_set, batch.events)
     changed: dict[int, SeriesState] = {}
     confirmed = []
@@ -154,13 +154,14 @@ def _advance_all(rule_set: RuleSet, batch: _Batch, now: datetime) -> StepOutcome
         arrivals = Arrivals(events, batch.delayed.get(pk, frozenset()))
         result = _advance(watched, state, arrivals)
         changed[pk] = result.state
-        added = episode_writer.write_advance(watched, result, now) if _has_changes(result) else 0
+        added = episode_writer.write_advance(watched, result, now, budget) if _has_changes(result) else 0
         outcome.transitions += added
         if result.confirmed:
             confirmed.append(pk)
         if added and pk in batch.stored_at:
             outcome.lags.append((now - batch.stored_at[pk]).total_seconds())
     episode_writer.confirm(confirmed)
+    budget.write_storms()
     _write_states(changed)
     return outcome
 
@@ -206,7 +207,7 @@ def _apply_changed_rules(rule_set: RuleSet, now: datetime) -> None:
     for one in watched:
         if states[one.pk].version != one.rule.number:
             result = _advance(one, states[one.pk], Arrivals(()), until=now)
-            episode_writer.write_advance(one, result, now)
+            episode_writer.write_advance(one, result, now, storms.AlarmBudget(now))
             changed[one.pk] = result.state
     _write_states(changed)
 
@@ -228,5 +229,5 @@ def end_series(
         series=row, at=at, is_final=is_final, user_id=user_id, user_label=user.label, note=user.note
     )
     result = _advance(watched, state, Arrivals([EndByUser(at, is_final)]))
-    episode_writer.write_advance(watched, result, now, user)
+    episode_writer.write_advance(watched, result, now, storms.AlarmBudget(now), user)
     _write_states({row.pk: result.state})

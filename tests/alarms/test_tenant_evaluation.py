@@ -220,7 +220,9 @@ def test_a_tenant_has_only_so_many_open_alarms(greenhouse: Greenhouse, settings:
     other = register_device(greenhouse.tenant)
     greenhouse.store((1, 35))
     greenhouse.evaluate()
-    greenhouse.store((2, 35), (3, 20), device=other)
+    greenhouse.store((2, 35), device=other)
+    greenhouse.evaluate()
+    greenhouse.store((3, 20), device=other)
     greenhouse.evaluate()
     assert [one.device.pk for one in greenhouse.episodes(device__isnull=False)] == [greenhouse.device.device.pk]
     settings.ALARM_OPEN = 10
