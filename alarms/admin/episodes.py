@@ -120,9 +120,9 @@ class AlarmEpisodeAdmin(ReadOnly, TenantModelAdmin):
         return render_to_string("alarms/admin/history.html", {"rows": shown})
 
 
-@hooks.panels_below_device.provider(40)
+@hooks.panels_above_device.provider(3)
 def alarms_of_device(request: HttpRequest, device: Device) -> SafeString:
-    """Render the open alarms of the device."""
+    """Render the open alarms of the device; nothing where there is none."""
     rows = open_alarms(request).filter(device=device).order_by("-started_at")[:_SHOWN]
     shown = [
         {
@@ -133,6 +133,8 @@ def alarms_of_device(request: HttpRequest, device: Device) -> SafeString:
         }
         for alarm in rows
     ]
+    if not shown:
+        return SafeString("")
     more_url = f"{reverse('admin:alarms_alarmepisode_changelist')}?{urlencode({'q': device.name})}"
     return render_to_string("alarms/admin/open_alarms.html", {"rows": shown, "more_url": more_url}, request)
 
