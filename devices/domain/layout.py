@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from devices.domain.metric_spec import MetricSpec
-from devices.domain.paths import CLAIMS, PROTOCOL_MEMBERS, Path
+from devices.domain.paths import CLAIMS, PROTOCOL_MEMBERS, Path, is_selecting
 
 # The largest finite number: a value within these bounds is neither infinite nor NaN.
 GREATEST = 1.7976931348623157e308
@@ -51,20 +51,25 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The nodes, the same as a tree of names, and the metrics' keys."""
+    """The nodes, the same as a tree of names, the metrics' keys, and the metrics whose paths select."""
 
     nodes: tuple[Node, ...]
     tree: Tree
     keys: frozenset[str]
+    selecting: tuple[MetricSpec, ...] = ()
 
 
 def build_layout(metrics: Iterable[MetricSpec], covered: Iterable[Path] = ()) -> Layout:
     """Return the layout of a component's metrics; `covered` are further paths that are not unmapped values."""
     listed = tuple(metrics)
+    selecting = tuple(metric for metric in listed if is_selecting(metric.path))
+    plain = [metric for metric in listed if metric not in selecting]
     tree: dict[str, Tree | None] = dict.fromkeys(PROTOCOL_MEMBERS | CLAIMS)
-    paths = [metric.path for metric in listed] + [metric.unit_path for metric in listed if metric.unit_path]
+    paths = [metric.path for metric in plain] + [metric.unit_path for metric in listed if metric.unit_path]
     paths.extend(covered)
-    for path in paths:
+    # The whole object or list in which a path selects.
+    paths = [*map(_before_selection, paths), *(_before_selection(metric.path) for metric in selecting)]
+    for path in filter(None, paths):
         _cover(tree, path)
     holders = sorted({path[:depth] for path in paths for depth in range(len(path))} | {()}, key=_depth)
     index = {path: number for number, path in enumerate(holders)}
@@ -73,11 +78,16 @@ def build_layout(metrics: Iterable[MetricSpec], covered: Iterable[Path] = ()) ->
             holder=index[path[:-1]] if path else -1,
             token=path[-1] if path else "",
             known=_known_names(tree, path),
-            members=tuple(_slot(metric) for metric in listed if metric.path[:-1] == path),
+            members=tuple(_slot(metric) for metric in plain if metric.path[:-1] == path),
         )
         for path in holders
     )
-    return Layout(nodes=nodes, tree=tree, keys=frozenset(metric.key for metric in listed))
+    return Layout(nodes=nodes, tree=tree, keys=frozenset(metric.key for metric in listed), selecting=selecting)
+
+
+def _before_selection(path: Path) -> Path:
+    """Return the parts before the first that selects."""
+    return path[: next((number for number, token in enumerate(path) if is_selecting((token,))), len(path))]
 
 
 def _depth(path: Path) -> tuple[int, Path]:

@@ -1,12 +1,49 @@
-"""Paths of values in a message: dotted (`value.temp`) or, with a leading slash, a JSON Pointer (RFC 6901)."""
+"""Paths of values in a message: dotted (`value.temp`) or, with a leading slash, a JSON Pointer (RFC 6901).
+
+A part of a dotted path may select: `list[name=P1].value` the first object in a list with this member, `tags.*.temp`
+all members of an object or list.
+"""
 
 import hashlib
+import json
 import re
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 Path = tuple[str, ...]
 MISSING = object()
+
+
+class Wildcard(str):
+    """A part of a path that stands for every member."""
+
+    __slots__ = ()
+
+
+class MemberSelector(str):
+    """A part of a path that stands for the first object in a list with a member of this value: `[name=P1]`."""
+
+    __slots__ = ("member", "value")
+
+    member: str
+    value: str
+
+    def __new__(cls, member: str, value: str) -> "MemberSelector":
+        """Return the part; its text is the one that `parse` reads."""
+        made = super().__new__(cls, f"[{member}={value}]")
+        made.member, made.value = member, value
+        return made
+
+    def find(self, holder: Any) -> Any:
+        """Return the object, or MISSING. Numbers, true and false are compared by their JSON text."""
+        for one in holder if isinstance(holder, list) else ():
+            found = one.get(self.member) if isinstance(one, dict) else None
+            if found == self.value or (isinstance(found, int | float) and json.dumps(found) == self.value):
+                return one
+        return MISSING
+
 
 # Members of a telemetry message that the protocol itself reads: they are never measured values.
 PROTOCOL_MEMBERS = frozenset(
@@ -37,6 +74,8 @@ _CACHED_PATH_LENGTH = 128
 
 _ARRAY_INDEX = re.compile(r"^(?:0|[1-9][0-9]{0,8})$", re.ASCII)
 _BAD_ESCAPE = re.compile(r"~(?![01])")
+# The selection in a part like list[name=P1].
+_SELECTOR = re.compile(r"\[([^\[\]=]+)=([^\[\]]*)\]")
 
 
 def parse(text: str) -> Path:
@@ -45,10 +84,56 @@ def parse(text: str) -> Path:
         if _BAD_ESCAPE.search(text):
             raise ValueError(f"{text!r} is not a valid JSON Pointer: ~ must be followed by 0 or 1.")
         return tuple(token.replace("~1", "/").replace("~0", "~") for token in text[1:].split("/"))
-    tokens = tuple(text.split("."))
+    tokens = _split(text) if "[" in text else tuple(text.split("."))
     if not all(tokens):
         raise ValueError(f"{text!r} is not a valid path: its parts between the dots must not be empty.")
-    return tokens
+    if "[" not in text and "*" not in tokens:
+        return tokens
+    return tuple(part for token in tokens for part in _selecting(token))
+
+
+def _selecting(token: str) -> Iterator[str]:
+    match = _SELECTOR.search(token)
+    if match is None or match.end() != len(token):
+        yield Wildcard(token) if token == "*" else token  # noqa: S105 (a part of a path)
+        return
+    if match.start():
+        yield token[: match.start()]
+    yield MemberSelector(match[1], match[2])
+
+
+def _split(text: str) -> Path:
+    """Return the parts between the dots outside of selections."""
+    inside = {place for match in _SELECTOR.finditer(text) for place in range(*match.span())}
+    dots = [place for place, letter in enumerate(text) if letter == "." and place not in inside]
+    return tuple(text[begin + 1 : end] for begin, end in pairwise([-1, *dots, len(text)]))
+
+
+def is_selecting(path: Path) -> bool:
+    """Return whether the path has a part that selects."""
+    return any(isinstance(token, Wildcard | MemberSelector) for token in path)
+
+
+def select(document: Any, path: Path) -> Iterator[tuple[Path, Path, Any]]:
+    """Yield (members that wildcards stand for, path without selecting parts, value) of each value at the path."""
+    index = next((number for number, token in enumerate(path) if isinstance(token, Wildcard | MemberSelector)), None)
+    if index is None:
+        value = find(document, path)
+        if value is not MISSING:
+            yield (), path, value
+        return
+    holder, token = find(document, path[:index]), path[index]
+    named: Iterable[tuple[str, Any]] = ()
+    if isinstance(holder, dict):
+        named = holder.items() if isinstance(token, Wildcard) else ()
+    elif isinstance(holder, list):
+        numbered = ((str(number), one) for number, one in enumerate(holder))
+        chosen = None if isinstance(token, Wildcard) else token.find(holder)  # type: ignore[attr-defined]
+        named = numbered if chosen is None else ((number, one) for number, one in numbered if one is chosen)
+    for name, below in named:
+        for members, plain, value in select(below, path[index + 1 :]) if path[index + 1 :] else [((), (), below)]:
+            matched = (name, *members) if isinstance(token, Wildcard) else members
+            yield matched, (*path[:index], name, *plain), value
 
 
 def find(document: Any, path: Path) -> Any:
@@ -57,6 +142,8 @@ def find(document: Any, path: Path) -> Any:
     for token in path:
         if isinstance(value, dict):
             value = value.get(token, MISSING)
+        elif isinstance(token, MemberSelector):
+            value = token.find(value)
         elif isinstance(value, list) and (index := array_index(token)) is not None and index < len(value):
             value = value[index]
         else:
@@ -81,8 +168,15 @@ def format_path(path: Path) -> str:
 
     `parse` reads it back.
     """
-    dotted = all(token and "." not in token for token in path) and not path[0].startswith("/")
-    return ".".join(path) if dotted else pointer(path)
+    dotted = all(isinstance(token, MemberSelector) or (token and "." not in token) for token in path)
+    if not dotted or path[0].startswith("/") or (not is_selecting(path) and _is_ambiguous(path)):
+        return pointer(path)
+    return ".".join(path)
+
+
+def _is_ambiguous(path: Path) -> bool:
+    """Return whether a path that does not select would be read as one that does."""
+    return "*" in path or _SELECTOR.search(".".join(path)) is not None
 
 
 def series_name(path: Path, taken: frozenset[str] = frozenset()) -> str:

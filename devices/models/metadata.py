@@ -191,7 +191,12 @@ class Metric(CountedModel, SpecInput):
     key = models.CharField(_("key"), max_length=63, validators=[validate_key])
     name = models.CharField(_("name"), max_length=80, blank=True)
     path = models.CharField(
-        _("path"), max_length=200, help_text=_("A dotted path (value.temp) or a JSON Pointer (/probes/0/t).")
+        _("path"),
+        max_length=200,
+        help_text=_(
+            "A dotted path (value.temp) or a JSON Pointer (/probes/0/t). A dotted path can select: "
+            "list[name=P1].value, tags.*.temp."
+        ),
     )
     value_type = models.CharField(_("value type"), max_length=8, choices=ValueType.choices, default=ValueType.NUMBER)
     unit = models.ForeignKey(
@@ -313,6 +318,8 @@ class Metric(CountedModel, SpecInput):
             first = paths.parse(self.path)[0]
         except ValueError as error:
             return {"path": str(error)}
+        if isinstance(first, paths.Wildcard | paths.MemberSelector):
+            return {"path": _("The path must begin with a name; a wildcard or a selection can follow.")}
         if first in paths.PROTOCOL_MEMBERS:
             return {"path": _("%(name)s is a member of the protocol and cannot be a metric.") % {"name": first}}
         return {}
@@ -339,9 +346,11 @@ class Metric(CountedModel, SpecInput):
             return {"unit": _("Choose the unit to convert to.")}
         if self.unit_path:
             try:
-                paths.parse(self.unit_path)
+                unit_path = paths.parse(self.unit_path)
             except ValueError as error:
                 return {"unit_path": str(error)}
+            if any(isinstance(part, paths.Wildcard) for part in unit_path):
+                return {"unit_path": _("The path of the unit must not have a wildcard.")}
             if self.unit_path == self.path and self.number_format == self.NumberFormat.JSON:
                 return {"unit_path": _("Only in a number sent as text can the unit be at the path of the value.")}
         try:

@@ -455,3 +455,25 @@ def test_numbers_and_switches_as_devices_write_them(
         ("any", 21.5), ("code", "204"), ("comma", -0.5), ("door", 0.0), ("mode", 1.0), ("out", 27.0),
     ]  # fmt: skip
     assert send((topic(device, "x"), v1(device, values | {"mode": "unavailable"}))).quarantined == 1
+
+
+def test_paths_that_select(tenant_a: Any, register: Any, send: Send, ingest: Any, kind: Any) -> None:
+    from devices.models import Metric, Unit
+
+    with schema_context(tenant_a.schema_name):
+        celsius = Unit.objects.get(symbol="°C")
+        for key, path in (("probe", "value.list[name=P2].v"), ("tag", "value.tags.*.t")):
+            metric = Metric(component_type=kind, key=key, path=path, unit=celsius)
+            metric.full_clean()
+            metric.save()
+    device = register(components={"x": kind.key}, hardware_model=None)
+    settle(ingest)
+    values = {"list": [{"name": "P1", "v": 1}, {"name": "P2", "v": "2.5"}], "tags": {"AA:BB": {"t": 3}, "CC": {"t": 4}}}
+    assert send((topic(device, "x"), v1(device, values))).stored == 1
+    assert send((topic(device, "x"), v1(device, {"list": [{"name": "P2", "v": 5}]}))).stored == 1
+    assert readings(device) == [("probe", 2.5), ("probe", 5.0), ("tag.AA:BB", 3.0), ("tag.CC", 4.0)]
+    assert {one[1:] for one in series(device)} == {("°C", "number")}
+    many = {"tags": {f"{number:03}": {"t": 1} for number in range(99)}}
+    assert send((topic(device, "x"), v1(device, many))).stored == 1
+    assert len(series(device)) == 100, "the bound on series that a device names"
+    assert [action for action, _ in history(device)] == ["values left out"]

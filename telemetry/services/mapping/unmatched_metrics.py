@@ -10,7 +10,7 @@ from devices.domain import paths, specs
 from devices.domain.metric_spec import MetricSpec
 from devices.models import ComponentType, Metric
 from devices.services.specs.loader import metric_spec
-from telemetry.services.pipeline import unmapped_values
+from telemetry.services.pipeline import entries, unmapped_values
 from telemetry.services.pipeline.normalization import normalize
 from telemetry.services.pipeline.results import Refusal
 
@@ -45,7 +45,7 @@ def find_unmatched(component_type: ComponentType) -> UnmatchedMetrics:
 
     Without a message no metric is unmatched: nothing is known then.
     """
-    messages = recent_messages(component_type)
+    messages = [_entries_of(message, component_type) for message in recent_messages(component_type)]
     metrics = list(component_type.metrics.select_related("unit"))
     known = [(metric, metric_spec(metric)) for metric in metrics]
     unmatched = [
@@ -57,10 +57,18 @@ def find_unmatched(component_type: ComponentType) -> UnmatchedMetrics:
     )
 
 
+def _entries_of(message: dict[str, Any], component_type: ComponentType) -> dict[str, Any]:
+    try:
+        return entries.sample(message, component_type.entries)
+    except Refusal:  # an invalid list has no values
+        return message
+
+
 def _has_value(spec: MetricSpec, message: dict[str, Any]) -> bool:
     """Return whether the metric finds a value in the message: a valid one, one that is refused, or null."""
     try:
-        if normalize(message, specs.ComponentSpec("", "", True, True, (spec,), specs.IGNORE)).measurements:
+        found = normalize(message, specs.ComponentSpec("", "", True, True, (spec,), specs.IGNORE))
+        if found.measurements or found.unmapped:  # those of a wildcard
             return True
     except Refusal:
         return True

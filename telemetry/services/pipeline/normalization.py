@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, NamedTuple
 
 from devices.domain import paths, text_values
@@ -14,6 +15,8 @@ from devices.domain.unit_spellings import spelled
 from . import form, payload_faults, unmapped_values
 from .results import Measurement, Refusal, RefusedValue, Value, quote_json
 
+# Values that a wildcard selects in a message.
+MAX_SELECTED = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS_FROM = 1e11
 # The length of the longest names of units.
@@ -84,11 +87,46 @@ def normalize(message: dict[str, Any], component: ComponentSpec, source: bytes =
     unmapped, is_cut = _NONE, False
     if has_more and component.unmapped != IGNORE:
         unmapped, is_cut = unmapped_values.collect(message, component, source)
+    if component.layout.selecting:
+        selected = _select(message, component, source)
+        measurements += selected.measurements
+        unmapped, is_cut = unmapped + selected.unmapped, is_cut or selected.cut
+        refused += selected.refused
     if refused and not measurements and not unmapped:
         refusal = Refusal(refused[0].reason, " ".join(value.detail for value in refused[:_NAMED]))
         refusal.values = refused
         raise refusal
     return _new(NormalizedValues, (measurements, unmapped, is_cut, refused))
+
+
+def _select(message: dict[str, Any], component: ComponentSpec, source: bytes) -> NormalizedValues:
+    """Return the values of metrics whose path selects.
+
+    Those of a wildcard are named by the metric and the members. The sender chooses these, so that storage bounds their
+    series as those of unmapped values.
+    """
+    found: tuple[list[Measurement], list[Measurement]] = [], []
+    refused: list[RefusedValue] = []
+    is_cut = False
+    for metric in component.layout.selecting:
+        selected = list(islice(paths.select(message, metric.path), MAX_SELECTED + 1))
+        is_cut = is_cut or len(selected) > MAX_SELECTED
+        for members, path, raw in selected[:MAX_SELECTED]:
+            if raw is None:
+                continue
+            name = paths.series_name((metric.key, *members)) if members else metric.key
+            try:
+                if metric.no_values is not None and raw in metric.no_values:
+                    _check_sentinel(raw, metric)
+                    continue
+                value = _convert(form.exact_number(raw, source, path), metric, message, b"")
+            except Refusal as refusal:
+                if component.invalid_values != REFUSE_VALUE:
+                    raise
+                refused.append(RefusedValue(metric.key, refusal.reason, refusal.detail))
+                continue
+            found[bool(members)].append(Measurement(name, value, metric.unit, metric.value_type))
+    return NormalizedValues(found[0], found[1], is_cut, tuple(refused))
 
 
 def read_timestamp(value: Any) -> datetime:

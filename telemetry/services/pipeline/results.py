@@ -1,6 +1,6 @@
 """Data types that the steps of ingest exchange: topics, measurements, refusals, messages, and a tenant's result."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -158,12 +158,6 @@ class ValidatedMessage:
     refused: Sequence[RefusedValue] = ()
     is_timed: bool = False  # the measurements are timed ones
     omitted: str = ""  # the bound by which values were left out, set when series are admitted
-
-    def times_of_readings(self) -> Iterable[datetime]:
-        """Return the times that the message and its readings are stored under."""
-        if not self.is_timed:
-            return (self.time,)
-        return {self.time, *(one.time for one in (*self.measurements, *self.unmapped))}  # type: ignore[attr-defined]
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ Every function may run inside a pipeline.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 
 import psycopg
@@ -14,6 +14,7 @@ from psycopg import sql
 from telemetry.services.pipeline.results import AcceptedItem, TenantResult
 from telemetry.services.rollups.aggregation import mark_late
 
+from .message_rows import own_times
 from .statements import per_schema, run
 
 # The worker rolls an hour up long after this.
@@ -43,18 +44,16 @@ ON CONFLICT (day, "limit", device_id) DO UPDATE SET times = h.times + EXCLUDED.t
 """
 
 
-def mark_late_hours(connection: psycopg.Connection, schema: str, stored: Iterable[AcceptedItem]) -> None:
+def mark_late_hours(connection: psycopg.Connection, schema: str, stored: Collection[AcceptedItem]) -> None:
     """Mark the hours of readings that arrived after their hour was rolled up, so that they are rolled up again.
 
     Must run after the readings were inserted, in their transaction.
     """
     settled = datetime.now(UTC) - _SETTLED_AFTER
-    late = {
-        (item.spec.device_id, moment)
-        for item in stored
-        for moment in item.result.times_of_readings()
-        if moment < settled
-    }
+    late = {(item.spec.device_id, item.result.time) for item in stored if item.result.time < settled}
+    for item in stored:
+        if item.result.is_timed:
+            late |= {(item.spec.device_id, moment) for moment in own_times(item.result) if moment < settled}
     if late:
         mark_late(connection, schema, late)
 

@@ -5,12 +5,13 @@ and readings also write the row of `ChangeBatch` that names them, which is the o
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
 
 from telemetry.models import ChangeBatch
-from telemetry.services.pipeline.results import AcceptedItem, ReadingRow
+from telemetry.services.pipeline.results import AcceptedItem, ReadingRow, ValidatedMessage
 
 from . import statements
 from .series import SeriesIds
@@ -101,6 +102,11 @@ _FIND_SEEN_COUNTERS = per_schema(
 def times_of(items: Iterable[AcceptedItem]) -> list[int]:
     """Return the messages' times in `statements.micros`."""
     return [statements.micros(item.result.time) for item in items]
+
+
+def own_times(message: ValidatedMessage) -> set[datetime]:
+    """Return the times of timed measurements."""
+    return {one.time for one in (*message.measurements, *message.unmapped)}  # type: ignore[attr-defined]
 
 
 def readings_of(items: Iterable[AcceptedItem], times: Iterable[int], series: SeriesIds) -> list[ReadingRow]:

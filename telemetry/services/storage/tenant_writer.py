@@ -12,7 +12,7 @@ from psycopg import sql
 from telemetry.services.pipeline.results import AcceptedItem, MessageResult, RefusedItem, TenantResult
 from telemetry.services.rollups.partitions import KEPT_MONTHS, Partitions
 
-from . import conflict_aware_writer, optimistic_writer, quarantine_rows, statements, unmapped_series
+from . import conflict_aware_writer, message_rows, optimistic_writer, quarantine_rows, statements, unmapped_series
 from .change_generations import ChangeGenerations
 from .optimistic_writer import PackedTenant
 from .series import SeriesIds
@@ -188,8 +188,12 @@ class TenantWriter:
         return series
 
 
-def _times(accepted: Iterable[AcceptedItem]) -> Iterable[datetime]:
-    return (moment for item in accepted for moment in item.result.times_of_readings())
+def _times(accepted: Sequence[AcceptedItem]) -> Iterable[datetime]:
+    times = [item.result.time for item in accepted]
+    for item in accepted:
+        if item.result.is_timed:
+            times.extend(message_rows.own_times(item.result))
+    return times
 
 
 def _split(schema: str, items: Sequence[MessageResult]) -> tuple[list[AcceptedItem], TenantResult]:
