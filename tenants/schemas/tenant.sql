@@ -54,6 +54,7 @@
 -- migration: devices 0034_waiting_publishers
 -- migration: devices 0035_entry_lists
 -- migration: devices 0036_device_omissions
+-- migration: devices 0037_path_help
 -- migration: django_q 0001_initial
 -- migration: django_q 0002_auto_20150630_1624
 -- migration: django_q 0003_auto_20150708_1326

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("devices", "0035_entry_lists"),
+        ("devices", "0036_device_omissions"),
     ]
 
     operations = [
