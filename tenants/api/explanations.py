@@ -82,7 +82,7 @@ def _of_error(field: Field, name: str, value: Any, error: Any) -> Any:
     limit = getattr(field, str(error.code), None)
     values = {"name": name, "value": shown(value), "limit": limit}
     if error.code in ("invalid", "not_a_list", "not_a_dict", "incorrect_type"):
-        return ErrorDetail(_of_type(field) % values, _type_code(field, value))
+        return ErrorDetail(type_refusal(field) % values, _type_code(field, value))
     if error.code == "invalid_choice":
         choices = ", ".join(str(choice) for choice in getattr(field, "choices", ()))
         text = _("%(name)r must be one of %(choices)s, not %(value)s.")
@@ -122,7 +122,8 @@ def _of_code(code: str, value: Any) -> str:
     return texts.get(code, "")
 
 
-def _of_type(field: Field) -> str:
+def type_refusal(field: Field) -> str:
+    """Return the text of an error that names the type of a field; its placeholders are `name` and `value`."""
     texts: tuple[tuple[Any, str], ...] = (
         (serializers.BooleanField, _("%(name)r must be true or false, not %(value)s.")),
         (serializers.UUIDField, _("%(name)r must be a UUID, not %(value)s.")),

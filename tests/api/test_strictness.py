@@ -67,3 +67,34 @@ def test_head_has_the_headers_of_get_and_no_body(api: Api, greenhouse: Any) -> N
         assert (head.status_code, head.content) == (200, b"")
         volatile = {"X-Request-ID", "RateLimit", "ETag"}
         assert {**head.headers, **dict.fromkeys(volatile)} == {**got.headers, **dict.fromkeys(volatile)}
+
+
+@pytest.mark.parametrize(
+    ("change", "member", "text"),
+    [
+        ({"description": 0}, "description", "'description' must be a text, not 0."),
+        ({"key": 5}, "key", "'key' must be a text, not 5."),
+        ({"expected_interval": "60"}, "expected_interval", "'expected_interval' must be a whole number, not '60'."),
+        ({"expected_interval": True}, "expected_interval", "'expected_interval' must be a whole number, not true."),
+    ],
+)
+def test_a_value_of_another_type_is_not_converted(api: Api, change: dict[str, Any], member: str, text: str) -> None:
+    answer = api.post("component-types/", {"key": "k", "name": "n"} | change)
+    assert answer.status_code == 400
+    assert problems(answer) == {member: text}
+    assert {error["code"] for error in problem_of(answer)["errors"]} == {"invalid_type"}
+
+
+def test_an_object_is_no_list(api: Api) -> None:
+    answer = api.post("hardware-models/", {"name": "n", "version": "1", "allowed_component_types": {}})
+    assert answer.status_code == 400
+    assert problems(answer) == {"allowed_component_types": "'allowed_component_types' must be a list, not {}."}
+
+
+def test_booleans_ids_and_entries_of_lists_are_not_converted_either(api: Api, greenhouse: Any) -> None:
+    model = api.get("hardware-models/").json()["results"][0]["id"]
+    for change in ({"active": "true"}, {"active": 1}, {"hardware_model": str(model)}, {"tags": ["a", 1]}, {"name": 7}):
+        answer = api.patch(f"devices/{greenhouse.uuid}/", change)
+        assert answer.status_code == 400, change
+        assert {str(name).split(".")[0] for name in problems(answer)} == set(change)
+    assert api.patch(f"devices/{greenhouse.uuid}/", {"active": True, "hardware_model": model}).status_code == 200

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from django.core.exceptions import ValidationError as ModelError
 from django.db import models
 from django.db.models import ManyToManyField, Model
+from django.utils.datastructures import MultiValueDict
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from drf_spectacular.types import OpenApiTypes
@@ -23,7 +24,7 @@ from rest_framework.request import Request
 from rest_framework.validators import UniqueValidator
 
 from tenants.api.error_items import model_error_detail
-from tenants.api.explanations import explain, shown
+from tenants.api.explanations import explain, shown, type_refusal
 from tenants.api.pagination import MAX_LIMIT, range_refusal
 from tenants.infrastructure.error_codes import ErrorCode
 
@@ -40,13 +41,39 @@ class ExplainedSerializer(serializers.Serializer):
 
 
 class StrictSerializer(ExplainedSerializer):
-    """Rejects members that are unknown or read-only instead of ignoring them."""
+    """Rejects members that are unknown or read-only instead of ignoring them, and JSON of another type.
+
+    REST framework reads `0` as the text "0", and "1" as a number or a boolean.
+    """
 
     def to_internal_value(self, data: Any) -> Any:
         """Return the value that the client sent; raises ValidationError."""
         if isinstance(data, Mapping):
             refuse_unwritable(data, self)
-        return super().to_internal_value(data)
+        value = super().to_internal_value(data)
+        if not isinstance(data, MultiValueDict):  # a form has only texts
+            errors = {
+                name: error for name, sent in data.items() if (error := _type_error(self.fields[name], name, sent))
+            }
+            if errors:
+                raise ValidationError(errors)
+        return value
+
+
+def _type_error(field: serializers.Field, name: str, value: Any) -> Any:
+    """Return the detail of an error where a value that the field accepts has another type in JSON; else None."""
+    child = getattr(field, "child_relation", None) or getattr(field, "child", None)
+    if isinstance(value, list) and isinstance(child, serializers.Field):
+        errors = ((number, _type_error(child, name, part)) for number, part in enumerate(value))
+        return {number: error for number, error in errors if error} or None
+    expected = next((types for kinds, types in _JSON_TYPES if isinstance(field, kinds)), None)
+    if (
+        value is None
+        or expected is None
+        or (isinstance(value, expected) and isinstance(value, bool) is (bool in expected))
+    ):
+        return None
+    return [ErrorDetail(type_refusal(field) % {"name": name, "value": shown(value)}, ErrorCode.INVALID_TYPE)]
 
 
 class QuickSerializer(serializers.Serializer):
@@ -189,6 +216,12 @@ class NumberedObjectField(_StrictRelation, serializers.PrimaryKeyRelatedField):
     """An object by its id."""
 
 
+_JSON_TYPES: tuple[tuple[Any, tuple[type, ...]], ...] = (
+    ((serializers.ListField, serializers.ManyRelatedField), (list,)),
+    (serializers.BooleanField, (bool,)),
+    ((serializers.IntegerField, serializers.FloatField, NumberedObjectField), (int, float)),
+    ((serializers.CharField, serializers.UUIDField, NamedObjectField), (str,)),
+)
 # In a URL an unescaped + is a space; a space before the offset can be nothing else.
 _SPACE_FOR_PLUS = re.compile(r"^([^ ]+[T ][0-9:.,]+) ([0-9]{2}:?[0-9]{2})$")
 
