@@ -5,7 +5,6 @@ from typing import Any
 from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django_filters import rest_framework as filters
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 
 from alarms.models import AlarmEpisode, AlarmRule
@@ -46,6 +45,6 @@ class AlarmFilter(OfDevice):
         model = AlarmEpisode
         fields: tuple[str, ...] = ()
 
-    @extend_schema_field(OpenApiTypes.STR)
+    @extend_schema_field({"type": "string", "enum": list(_STATES)})
     def in_state(self, queryset: QuerySet[AlarmEpisode], _name: str, state: str) -> QuerySet[AlarmEpisode]:
         return queryset.filter(**_STATES[state])

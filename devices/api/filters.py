@@ -133,7 +133,7 @@ def by_object(model: type[Model], refusal: str | Promise, **options: Any) -> Obj
     messages = {"invalid_choice": refusal, "invalid_pk_value": refusal}
     made = ObjectsFilter(queryset=model._default_manager.all(), error_messages=messages, **options)
     if "to_field_name" in options:
-        extend_schema_field({"type": "array", "items": {"type": "string"}})(made)
+        extend_schema_field({"type": "string"})(made)  # of one value: the parameter is a list of them
     return made
 
 
@@ -168,7 +168,7 @@ class DeviceFilter(filters.FilterSet):
         condition = sends_without_activity(timezone.now())
         return queryset.filter(condition) if refused else queryset.exclude(condition)
 
-    @extend_schema_field({"type": "array", "items": {"type": "string"}})
+    @extend_schema_field({"type": "string"})
     def in_place(self, queryset: QuerySet[Device], _name: str, places: list[Place]) -> QuerySet[Device]:
         return queryset.filter(within([place.path for place in places], "place__path")) if places else queryset
 
