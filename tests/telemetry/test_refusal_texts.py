@@ -181,7 +181,6 @@ def test_a_time_says_what_to_send(value: Any, words: str) -> None:
         (b"T=21.5 H=44.0", "begins with 'T=21.5 H=44.0', which is not a JSON object"),
         (b"T=21.5", "begins with 'T=21.5'"),
         (b"a=1.0 b=2.0 c=3.0", "which is not a JSON object"),
-        (b"21.5.3", "begins with '21.5.3'"),
         (b"weather,site=1 t=21.5,h=44.1 1795958635", "begins with 'weather,site=1 t…'"),
         ('{"unit": "°C"}'.encode("latin-1"), "byte 11 (0xB0) is not UTF-8 ('°' in Latin-1"),
         ('{"이름": "온도계"}'.encode("cp949"), "in CP949"),
@@ -257,6 +256,15 @@ def test_a_mistake_in_a_token_is_named(token: bytes, words: str) -> None:
     assert "the signature does not match" in found.detail
     assert words in found.detail
     assert ("The sender makes it" in found.detail) is bool(words)
+
+
+@pytest.mark.parametrize("payload", [b"21.5.3", b"a.b.c", b"..", b"=.=.="])
+def test_letters_of_a_token_without_a_header_are_named_as_both(payload: bytes) -> None:
+    found = refusal(lambda: verified(payload))
+    assert found.reason == "bad_signature"
+    assert found.detail.startswith("Version 2: the header must be ")
+    assert found.detail.endswith("A payload that is not a token must be a JSON object.")
+    assert not any(word in found.detail for word in ("Discontinuous", "padding not", "Incorrect"))
 
 
 def test_the_object_in_a_token_is_named_as_such() -> None:
