@@ -68,7 +68,8 @@ def _name_a_unit(device: Registered) -> tuple[str, bytes]:
     from devices.models import Component, ComponentType, Metric, Unit
 
     with schema_context(device.tenant.schema_name):
-        kind = ComponentType.objects.create(key=f"named-{uuid4().hex[:8]}", name="names its unit")
+        refuse = ComponentType.InvalidValues.REFUSE_MESSAGE
+        kind = ComponentType.objects.create(key=f"named-{uuid4().hex[:8]}", name="names it", invalid_values=refuse)
         unit = Unit.objects.get(symbol="°C")
         Metric.objects.create(component_type=kind, key="t", path="value.temp", unit=unit, unit_path="TempUnit")
         Component.objects.filter(device=device.device).update(component_type=kind)
