@@ -8,7 +8,16 @@ import pytest
 from django.db import transaction
 from django_tenants.utils import schema_context
 
-from devices.models import ApiKey, Component, Device, HardwareModel, MaintenanceWindow, Place
+from devices.models import (
+    ApiKey,
+    Component,
+    Device,
+    HardwareModel,
+    MaintenanceWindow,
+    Place,
+    RotationCampaign,
+    RotationMember,
+)
 from devices.services.provisioning import claims
 from devices.services.provisioning.registration import register_device
 from telemetry.models import Replay
@@ -48,10 +57,11 @@ _OWN = (
 _READ_ONLY = (
     *("", "presence-settings/", "component-types/", "component-types/{}/", "metrics/", "metrics/{}/", "units/"),
     *("units/{}/", "hardware-models/", "hardware-models/{}/", "places/", "places/{}/", "whoami/"),
+    *("key-rotations/", "key-rotations/{}/", "key-rotations/{}/devices/"),
 )
 _CLOSED = (
     *("devices/import/", "devices/import-template/", "device-imports/", "device-imports/{}/", "claims/", "totals/"),
-    *("device-imports/{}/credentials/", "key-rotations/", "key-rotations/{}/", "key-rotations/{}/devices/"),
+    *("device-imports/{}/credentials/",),
     *("key-rotations/{}/extend/", "key-rotations/{}/end/", "key-rotations/{}/roll-back/", "key-rotations/{}/tokens/"),
     *("alarm-rules/", "alarm-rules/{}/", "alarm-rules/preview/"),
     *("component-types/{}/metric-mapping/proposal/", "component-types/{}/metric-mapping/apply/", "limits/", "export/"),
@@ -137,6 +147,7 @@ def _own_objects(tenant: Any, ours: dict[str, str]) -> dict[str, str]:
             "replay": str(Replay.objects.create(device=device).pk),
             "alarm": test_isolation._alarm(device, 3_000, "of their own")["alarm"],
             "place": place.key,
+            "rotation": test_isolation._rotation(registered, 3_000, "own rotation"),
         }
 
 
@@ -236,6 +247,21 @@ def test_a_device_is_registered_and_changed_within_the_selector_only(limited: An
         assert (kept["tags"], kept["active"]) == (["own"], True)
     with schema_context(tenant_a.schema_name):
         assert not Device.objects.filter(name="outside").exists()
+
+
+def test_a_rotation_with_other_devices_is_not_found(made_world: World, limited: Any, tenant_a: Any) -> None:
+    own, clients = limited
+    root = f"/t/{tenant_a.slug}/api/v1/key-rotations/"
+    with schema_context(tenant_a.schema_name):
+        mixed = RotationCampaign.objects.create(name="mixed", deadline=T0)
+        RotationCampaign.objects.create(name="of no device", deadline=T0)
+        for name in (own["device"], made_world.ours["device"]):
+            RotationMember.objects.create(campaign=mixed, device=Device.objects.get(uuid=name))
+    for ask in clients.values():
+        assert [row["id"] for row in ask("GET", root).json()["results"]] == [int(own["rotation"])]
+        for foreign in (made_world.ours["rotation"], mixed.pk):
+            for path in (f"{root}{foreign}/", f"{root}{foreign}/devices/"):
+                assert ask("GET", path).status_code == 404
 
 
 def test_a_replay_must_name_a_device(limited: Any, tenant_a: Any) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db.models import Exists, OuterRef, QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action
@@ -9,12 +10,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from devices.api.serializers import rotation as serializers
-from devices.models import RotationCampaign
+from devices.api.visibility import selector_of
+from devices.models import RotationCampaign, RotationMember
 from devices.services.rotation import campaigns, tokens
 from devices.services.rotation.selection import DeviceSelection
+from devices.services.visibility import selected_devices
 from tenants.api.errors import ErrorSerializer
 from tenants.api.serializers.base import refuse_body
-from tenants.api.views.base import ObjectsView
+from tenants.api.views.base import DeviceScope, ObjectsView
 
 from .base import AuditedView
 
@@ -27,12 +30,22 @@ class RotationViewSet(
     """New keys for many devices, with overlap."""
 
     resource = "credentials"
+    device_scope = DeviceScope.SHARED
     http_method_names = ("get", "head", "post")
     lookup_value_converter = "int"
     lookup_field = "pk"
     lookup_url_kwarg = "id"
     queryset = RotationCampaign.objects.order_by("-id")
     serializer_class = serializers.RotationCampaignSerializer
+
+    def get_queryset(self) -> QuerySet[RotationCampaign]:
+        """Return the rotations; to a client with a device selector those of its devices alone."""
+        rows, selector = super().get_queryset(), selector_of(self.request)
+        if not selector:
+            return rows
+        members = RotationMember.objects.filter(campaign=OuterRef("pk"))
+        others = members.exclude(device__in=selected_devices(selector).order_by().values("pk"))
+        return rows.filter(Exists(members), ~Exists(others))
 
     def get_serializer_class(self) -> Any:
         """Return the serializer of the action."""
