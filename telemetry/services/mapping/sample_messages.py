@@ -82,7 +82,9 @@ def _device_samples(device: Device, named: set[str]) -> Iterator[SampleMessage]:
 
 def _refused_sample(device: Device, named: set[str]) -> Iterator[SampleMessage]:
     """Yield the newest refused message of the components, if there is one."""
-    refused = Quarantined.objects.filter(device=device).alias(size=Length("payload")).filter(size__lte=_MAX_PAYLOAD)
+    # A message of which single values are refused is stored.
+    whole = Quarantined.objects.filter(device=device, metric="")
+    refused = whole.alias(size=Length("payload")).filter(size__lte=_MAX_PAYLOAD)
     for row in refused[:_MAX_MESSAGES]:
         component = _component_of(row.topic)
         if component in named and (content := _content(row.payload)) is not None:
