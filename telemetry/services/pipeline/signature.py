@@ -146,8 +146,8 @@ def _verify_v2(payload: bytes, spec: DeviceSpec, keys: KeySource, now: datetime)
             raise Refusal("bad_signature", f"Key {key.version} of the device no longer exists.")
         content = _verified(payload, parts, kid, secret)
     except BadToken as error:
-        fault = BadToken(_NEWLINE) if payload[-1:].isspace() else error
-        raise _bad_token(payload, fault, secret, spec, now) from error
+        # Without a variable: a frame that refers to the error, which refers to the frame, would stay in memory.
+        raise _bad_token(payload, BadToken(_NEWLINE) if payload[-1:].isspace() else error, secret, spec, now) from error
     return _new(SignedMessage, (form.parse_object(content, "signed object"), content, 2, key.version))
 
 
