@@ -49,7 +49,8 @@ def recent_messages(component_type: ComponentType) -> list[dict[str, Any]]:
         for message in readings.messages(device, limit=_MAX_MESSAGES):
             if _component_of(message.topic) in named and (content := _content(message.payload)) is not None:
                 found.append(content)
-        found += [example.message for example in _refused_sample(device, named)]
+        # A value can be refused alone: its message is stored.
+        found += [example.message for example in _refused_sample(device, named) if example.message not in found]
     return found
 
 
