@@ -36,7 +36,7 @@ class MemberSelector(str):
         made.member, made.value = member, value
         return made
 
-    def find(self, holder: Any) -> Any:
+    def choose(self, holder: Any) -> Any:
         """Return the object, or MISSING. Numbers, true and false are compared by their JSON text."""
         for one in holder if isinstance(holder, list) else ():
             found = one.get(self.member) if isinstance(one, dict) else None
@@ -128,7 +128,7 @@ def select(document: Any, path: Path) -> Iterator[tuple[Path, Path, Any]]:
         named = holder.items() if isinstance(token, Wildcard) else ()
     elif isinstance(holder, list):
         numbered = ((str(number), one) for number, one in enumerate(holder))
-        chosen = None if isinstance(token, Wildcard) else token.find(holder)  # type: ignore[attr-defined]
+        chosen = token.choose(holder) if isinstance(token, MemberSelector) else None
         named = numbered if chosen is None else ((number, one) for number, one in numbered if one is chosen)
     for name, below in named:
         for members, plain, value in select(below, path[index + 1 :]) if path[index + 1 :] else [((), (), below)]:
@@ -143,7 +143,7 @@ def find(document: Any, path: Path) -> Any:
         if isinstance(value, dict):
             value = value.get(token, MISSING)
         elif isinstance(token, MemberSelector):
-            value = token.find(value)
+            value = token.choose(value)
         elif isinstance(value, list) and (index := array_index(token)) is not None and index < len(value):
             value = value[index]
         else:

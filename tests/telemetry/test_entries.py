@@ -44,7 +44,7 @@ def _at(**ago: float) -> datetime:
     return NOW - timedelta(**ago)
 
 
-ENTRIES = [{"ts": _at(minutes=ago).isoformat(), "values": {"t": 20 + ago}} for ago in (3, 2, 1)]
+ENTRIES: list[dict[str, Any]] = [{"ts": _at(minutes=ago).isoformat(), "values": {"t": 20 + ago}} for ago in (3, 2, 1)]
 EXPECTED = {("temp", 20.0 + ago, _at(minutes=ago)) for ago in (3, 2, 1)}
 
 

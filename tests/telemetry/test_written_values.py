@@ -82,7 +82,7 @@ def test_another_unit_needs_the_path_of_the_unit() -> None:
     assert refusal.reason == "unit_mismatch"
     assert "the string '°F' at v cannot be converted to °C" in refusal.detail
     assert "the metric's unit_path must be equal to its path" in refusal.detail
-    in_text = {"unit": "°C", "unit_path": ("v",), "conversions": CELSIUS}
+    in_text: dict[str, Any] = {"unit": "°C", "unit_path": ("v",), "conversions": CELSIUS}
     assert _values("70.7 °F", **in_text) == [21.5]
     assert _values("32F", **in_text) == [0.0]
     assert _values("294.65 K", **in_text) == [21.5]

@@ -29,7 +29,7 @@ class SpelledUnitField(NamedObjectField):
         try:
             return super().to_internal_value(data)
         except serializers.ValidationError:
-            found = [unit for unit in self.get_queryset() if isinstance(data, str) and _is_spelled(unit, data)]
+            found = [unit for unit in Unit.objects.all() if isinstance(data, str) and _is_spelled(unit, data)]
             if len(found) != 1:
                 raise
             return found[0]

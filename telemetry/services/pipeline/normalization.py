@@ -93,9 +93,9 @@ def normalize(message: dict[str, Any], component: ComponentSpec, source: bytes =
         unmapped, is_cut = unmapped + selected.unmapped, is_cut or selected.cut
         refused += selected.refused
     if refused and not measurements and not unmapped:
-        refusal = Refusal(refused[0].reason, " ".join(value.detail for value in refused[:_NAMED]))
-        refusal.values = refused
-        raise refusal
+        without_values = Refusal(refused[0].reason, " ".join(value.detail for value in refused[:_NAMED]))
+        without_values.values = refused
+        raise without_values
     return _new(NormalizedValues, (measurements, unmapped, is_cut, refused))
 
 
