@@ -50,7 +50,7 @@ class LevelsField(serializers.JSONField):
 class MetricKeyField(serializers.CharField):
     """A metric of the component type by its key."""
 
-    def to_representation(self, value: Metric) -> str:
+    def to_representation(self, value: Metric) -> str:  # type: ignore[override]  # of a metric, not of a text
         """Return the key."""
         return value.key
 

@@ -16,7 +16,7 @@ from tests.factories import issue_key, make_device, register_device
 
 from .client import Api, problems
 
-CONTRACT = {
+CONTRACT: dict[str, Any] = {
     "key": "tasmota-a1b2",
     "name": "Tasmota a1b2",
     "metrics": [

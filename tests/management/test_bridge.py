@@ -174,8 +174,8 @@ def test_a_gateway_is_killed_and_cut_off_for_an_hour(
     for (_dialect, name), child in house.children.items():
         once = [ONLINE, HIDDEN] if name == silent else [ONLINE, HIDDEN, ONLINE]
         assert house.changes(child) == once, "one cause, said once"
-    for child, boots in house.numbers().items():
-        assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in boots.values()), (child, boots)
+    for device, boots in house.numbers().items():
+        assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in boots.values()), (device, boots)
         assert sorted(map(len, boots.values()), reverse=True)[:2] == [3, 1]
     _let_the_timeout_pass(house.children["ruuvi", silent])
     wait_until(lambda: house.statuses()["TIMEOUT"] == 1, 300, lambda: str(house.statuses()))
@@ -314,11 +314,11 @@ def test_a_message_that_is_not_on_disk_is_not_acknowledged(make_bridge: Any, mon
 
     monkeypatch.setattr(bridge.gateway.outbox, "put", full)
     message = type("Message", (), {"topic": "tele/plug/SENSOR", "payload": SENSOR, "retain": False, "mid": 7, "qos": 1})
-    bridge._on_message(bridge.client, None, message)  # type: ignore[arg-type]
+    bridge._on_message(bridge.client, None, message)
     assert acknowledged == []
     monkeypatch.undo()
     monkeypatch.setattr(bridge.client, "ack", lambda mid, _qos: acknowledged.append(mid))
-    bridge._on_message(bridge.client, None, message)  # type: ignore[arg-type]
+    bridge._on_message(bridge.client, None, message)
     assert (acknowledged, bridge.gateway.taken) == ([7], 1)
 
 

@@ -255,7 +255,7 @@ def test_the_script_sends_a_signed_message_and_asks_for_the_latest_values(
         environment["PATH"] = path_without_mosquitto_pub(tmp_path / "bin")
     elif not shutil.which(program):
         pytest.skip("mosquitto_pub is of the package mosquitto-clients")
-    command = ["/bin/sh", SCRIPT, quickstart]
+    command = ["/bin/sh", str(SCRIPT), str(quickstart)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert ("sending with Python" in done.stdout) is (program == "python3")

@@ -105,7 +105,7 @@ def rows(live_db: None, made: RollupTenant) -> Iterator[list[Row]]:
 @pytest.fixture
 def keys(made: RollupTenant) -> dict[int, dict[str, list[Any]]]:
     """Series → the members by which it can be grouped, read without the code that is tested."""
-    found = {}
+    found: dict[int, dict[str, list[Any]]] = {}
     with schema_context(made.schema):
         for one in Series.objects.select_related("device__place", "device__hardware_model"):
             part = Component.objects.filter(device=one.device, key=one.component).first()

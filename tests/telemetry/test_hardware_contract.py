@@ -414,8 +414,9 @@ def test_the_migration_makes_rounded_conversions_exact(live_db: None, tenant_a: 
         Metric.objects.filter(pk=sent.pk).update(**rounded)
         Metric.objects.filter(pk=named.pk).update(conversions={"F": [0.5555555555555556, -17.77777777777777]})
         Metric.objects.filter(pk=plain.pk).update(factor="1", offset="0")
-        old = metric_spec(Metric.objects.get(pk=named.pk))
-        assert old.by_unit["F"].apply(212) == pytest.approx(100), "rows that are not computed again can be loaded"
+        old = metric_spec(Metric.objects.get(pk=named.pk)).by_unit["F"]
+        assert old
+        assert old.apply(212) == pytest.approx(100), "rows that are not computed again can be loaded"
         migration._compute(apps, None)
         for row in (sent, named, plain):
             row.refresh_from_db()
@@ -435,7 +436,7 @@ def test_numbers_and_switches_as_devices_write_them(
         kind.invalid_values = kind.InvalidValues.REFUSE_MESSAGE
         kind.save()
         celsius = Unit.objects.get(symbol="°C")
-        for key, settings in {
+        metrics: dict[str, dict[str, Any]] = {
             "out": {"unit": celsius},
             "comma": {"unit": celsius, "number_format": "comma"},
             "probe": {"unit": celsius, "sentinels": "-127, 85, N/A", "minimum": -55, "maximum": 125},
@@ -443,7 +444,8 @@ def test_numbers_and_switches_as_devices_write_them(
             "door": {"value_type": "boolean"},
             "mode": {"value_type": "boolean", "true_value": "heat, cool", "false_value": "idle"},
             "code": {"value_type": "text", "numbers_as_text": True},
-        }.items():
+        }
+        for key, settings in metrics.items():
             metric = Metric(component_type=kind, key=key, path=f"value.{key}", **settings)
             metric.full_clean()
             metric.save()

@@ -81,7 +81,7 @@ def expected(
                 sums = found[series].setdefault(number, [Fraction(0)] * 3)
                 sums[0] += seconds
                 sums[1] += rise * seconds / whole
-                sums[2] += sum(ends) / 2 * seconds
+                sums[2] += (ends[0] + ends[1]) / 2 * seconds
     return found
 
 

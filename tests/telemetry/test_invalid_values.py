@@ -223,7 +223,7 @@ def narrow(tenant: Any) -> None:
 def test_the_refused_value_is_replayed_alone(own: Any, register: Any, send: Send, version: int) -> None:
     narrow(own)
     device = probes(own, register)
-    values = {"t1": 21.5, "t2": -127, "t3": 300}
+    values: dict[str, Any] = {"t1": 21.5, "t2": -127, "t3": 300}
     if version == 1:
         sent = message(device, **values)
     else:

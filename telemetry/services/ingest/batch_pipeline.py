@@ -369,7 +369,10 @@ def presence_events_of(result: TenantResult) -> list[PresenceEvent]:
                 gateways[item.gateway.device_id] = item
     events += [_presence_event(item, "telemetry") for item in newest.values()]
     # What a gateway sends for a child is activity of both.
-    return events + [_presence_event(replace(item, spec=item.gateway), "telemetry") for item in gateways.values()]
+    for item in gateways.values():
+        if item.gateway is not None:
+            events.append(_presence_event(replace(item, spec=item.gateway), "telemetry"))
+    return events
 
 
 def _presence_event(item: AcceptedItem | LimitedItem, kind: EventKind) -> PresenceEvent:
