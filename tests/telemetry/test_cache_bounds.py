@@ -33,10 +33,14 @@ UNBOUNDED = {
 }
 BOUNDED_BY_COUNT = {
     "devices.domain.paths._short_series_name": "paths of at most 128 characters",
-    "devices.domain.units.parse": "UCUM codes of at most 100 characters",
+    "devices.domain.units._conversion": "UCUM codes of at most 100 characters",
+    "devices.domain.units._parsed": "UCUM codes of at most 100 characters",
+    "devices.domain.units.conversion": "UCUM codes of at most 100 characters",
     "devices.services.specs.loader._by_key": "registered components, which the specifications refer to anyway",
     "devices.services.specs.loader._metric_of": "registered metrics, which the specifications refer to anyway",
     "devices.services.specs.loader._shared": "parts of registered devices, which the specifications refer to anyway",
+    "telemetry.services.pipeline.form._exact_document": "one verified message of at most INGEST_MAX_PAYLOAD",
+    "telemetry.services.pipeline.times._zone": "64 names of time zones, which component types have",
     "telemetry.services.storage.statements.per_schema.<locals>.compose": "one statement for each of our schemas",
 }
 

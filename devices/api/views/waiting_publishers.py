@@ -15,6 +15,7 @@ from devices.api.serializers import waiting_publishers as serializers
 from devices.api.serializers.inventory import DeviceSerializer
 from devices.models import WaitingPublisher
 from devices.services.provisioning import waiting_publishers
+from tenants.api.entity_tags import TaggedObject
 from tenants.api.errors import ErrorSerializer
 from tenants.api.views.base import ObjectsView
 from tenants.services.roles import Role
@@ -38,7 +39,7 @@ class AnnouncementView(AuditedView):
 
 
 class WaitingPublisherViewSet(
-    mixins.RetrieveModelMixin, mixins.ListModelMixin, AuditedView, ObjectsView, viewsets.GenericViewSet
+    mixins.RetrieveModelMixin, mixins.ListModelMixin, TaggedObject, AuditedView, ObjectsView, viewsets.GenericViewSet
 ):
     """Publishers that wait at the gateways."""
 

@@ -14,6 +14,7 @@ from psycopg import sql
 from telemetry.services.pipeline.results import AcceptedItem, TenantResult
 from telemetry.services.rollups.aggregation import mark_late
 
+from . import contacts, omissions
 from .message_rows import own_times
 from .statements import per_schema, run
 
@@ -70,6 +71,14 @@ def raise_min_signature_versions(connection: psycopg.Connection, schema: str, st
             ),
             [sorted(upgraded_devices)],
         )
+
+
+def record_unusual(connection: psycopg.Connection, result: TenantResult) -> None:
+    """Record for the devices that messages were late or refused, or had more values than are stored; most have none."""
+    if result.quarantined or any(item.result.late for item in result.stored):
+        contacts.record(connection, result)
+    if any(item.result.omitted for item in result.stored):
+        omissions.record(connection, result)
 
 
 def add_totals(connection: psycopg.Connection, result: TenantResult) -> None:

@@ -20,7 +20,7 @@ from telemetry.services.pipeline.results import (
     VerifiedContact,
 )
 
-from . import bookkeeping, contacts, message_rows, omissions, quarantine_rows
+from . import bookkeeping, message_rows, quarantine_rows
 from .message_rows import MessageCounter, counter_of
 from .series import SeriesIds
 from .statements import Array, per_schema, run
@@ -60,8 +60,7 @@ def store(
     if refused := [*result.quarantined, *result.refused_values]:
         suppressor.load_day(connection, schema)
         quarantine_rows.add_quarantined(connection, schema, suppressor, refused)
-    contacts.record(connection, result)
-    omissions.record(connection, result)
+    bookkeeping.record_unusual(connection, result)
     bookkeeping.add_totals(connection, result)
 
 

@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 
 from telemetry.services.pipeline.results import AcceptedItem, TenantResult
 
-from . import bookkeeping, contacts, message_rows, omissions, quarantine_rows
+from . import bookkeeping, message_rows, quarantine_rows
 from .series import SeriesIds
 from .statements import run
 from .suppression import QuarantineSuppressor
@@ -47,7 +47,8 @@ def pack(accepted: list[AcceptedItem], result: TenantResult, series: SeriesIds) 
         return PackedTenant(result, ())
     times = message_rows.times_of(accepted)
     result.stored, result.readings = accepted, message_rows.readings_of(accepted, times, series)
-    result.refused_values = quarantine_rows.refused_values_of(accepted)
+    if any(item.result.refused for item in accepted):
+        result.refused_values = quarantine_rows.refused_values_of(accepted)
     counters = message_rows.counters_of(accepted)
     if len(set(counters)) != len(counters):
         raise AlreadyStored
@@ -136,7 +137,6 @@ def _write(connection: psycopg.Connection, tenants: Sequence[PackedTenant], supp
         if refused := [*result.quarantined, *result.refused_values]:
             quarantine_rows.add_quarantined(connection, result.schema, suppressor, refused)
     for tenant in tenants:
-        contacts.record(connection, tenant.result)
-        omissions.record(connection, tenant.result)
+        bookkeeping.record_unusual(connection, tenant.result)
     for tenant in tenants:
         bookkeeping.add_totals(connection, tenant.result)
