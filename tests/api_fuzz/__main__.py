@@ -62,7 +62,7 @@ def run(program: str, url: str, key: str, seconds: int, seed: int | None = None)
         command = [
             *(program, "--config-file", str(FOLDER / "schemathesis.toml"), "run", f"{url}api/schema/"),
             *("--header", f"Authorization: Bearer {key}", "--wait-for-schema", "180", "--max-time", str(seconds)),
-            *("--checks", "all", "--continue-on-failure", "--request-timeout", "30"),
+            *("--checks", "all", "--continue-on-failure", "--request-timeout", "30", "--output-truncate", "false"),
             *("--report", "json", "--report-json-path", str(report)),
             *(("--seed", str(seed)) if seed is not None else ()),
         ]
