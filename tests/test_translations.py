@@ -17,7 +17,7 @@ KO = ROOT / "locale" / "ko" / "LC_MESSAGES"
 ENTRIES = [entry for entry in read_po(KO / "django.po") if entry.text]
 HANGUL = re.compile(r"[가-힣]")
 # These are written the same in both languages.
-SAME = {"UUID", "Cron"}
+SAME = {"UUID", "Cron", "ISO 8601"}
 
 _PERCENT = re.compile(r"%(?:\(\w+\))?[#0 +-]*\d*(?:\.\d+)?[srdif]")
 _BRACES = re.compile(r"\{\w*(?::\w+)?\}")
