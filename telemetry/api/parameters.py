@@ -204,6 +204,11 @@ class AggregatesParameters(UnitParameters, GapParameters, IntervalParameters, Se
     )
 
 
+@extend_schema_field({"type": "number", "minimum": 0, "maximum": 100})
+class PercentField(serializers.FloatField):
+    """A number from 0 to 100; its parameter checks it."""
+
+
 class GroupAggregatesParameters(UnitParameters, GapParameters, IntervalParameters, SeriesRangeParameters):
     selects_all = True
 
@@ -234,7 +239,7 @@ class GroupAggregatesParameters(UnitParameters, GapParameters, IntervalParameter
         ),
     )
     percentile = serializers.ListField(
-        child=serializers.FloatField(),
+        child=PercentField(),
         required=False,
         max_length=MAX_PERCENTILES,
         help_text="A percentile of the readings, 0 to 100, for example 95; may be given several times.",
