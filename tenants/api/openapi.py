@@ -41,6 +41,7 @@ class ProblemAutoSchema(AutoSchema):
             described.setdefault("minItems", 1)
         if direction == "request" and isinstance(field, JSONField) and not field.allow_null:
             described.setdefault("type", ["object", "array", "string", "number", "boolean"])
+            described.setdefault("items", {})
         return described
 
     def _error(self, status: str) -> dict[str, Any]:
