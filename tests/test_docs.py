@@ -32,7 +32,8 @@ from tenants.models import Membership
 from tests.documents import FENCED, anchors, fenced, links, read, spans, table
 from tests.processes import ROOT
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "management").rglob("*.md")])
+FOLDERS = ("docs", "management", "devices")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.md"))])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 # The changelog also names what a release has removed or renamed.
 CURRENT = [name for name in NAMES if name != "CHANGELOG.md"]
