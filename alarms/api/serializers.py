@@ -14,7 +14,7 @@ from alarms.services.descriptions import describe
 from alarms.services.preview import MAX_DAYS
 from devices.api.serializers.selectors import SelectorSerializer
 from devices.models import ComponentType, Metric
-from tenants.api.serializers.base import StrictSerializer
+from tenants.api.serializers.base import NamedObjectField, StrictSerializer
 
 _STATES = ("active", "recovering", "acknowledged", "ended")
 TRANSITION_STATES = ("normal", "pending", "active", "recovering", "ended")
@@ -62,7 +62,7 @@ class AlarmRuleSerializer(StrictSerializer):
     name = serializers.CharField(max_length=120)
     description = serializers.CharField(max_length=2000, required=False, allow_blank=True)
     kind = serializers.ChoiceField(choices=AlarmRule.Kind.choices)
-    component_type = serializers.SlugRelatedField(
+    component_type = NamedObjectField(
         slug_field="key",
         queryset=ComponentType.objects.all(),
         error_messages={"does_not_exist": _("There is no component type {value}. component-types/ lists them.")},

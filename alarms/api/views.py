@@ -47,12 +47,16 @@ class AlarmRuleViewSet(TenantModelViewSet):
         """Remove the rule by its service, which writes the audit entry."""
         rules.remove_rule(instance, self.acting_user)
 
+    def needed_scope(self, reading: bool) -> str:
+        """Return the scopes that a key needs: a preview shows values of readings, and changes nothing."""
+        return "alarms:read readings:read" if self.action == "preview" else super().needed_scope(reading)
+
     @extend_schema(
         request=shapes.PreviewRequestSerializer,
         responses={200: shapes.PreviewAnswerSerializer, 400: ErrorSerializer},
         filters=False,
     )
-    @action(detail=False, methods=["post"], pagination_class=None)
+    @action(detail=False, methods=["post"], pagination_class=None, role_to_write=Role.VIEWER)
     def preview(self, request: Request) -> Response:
         """Return the alarms that a rule would have raised in a range of the past, without saving it."""
         wanted = shapes.PreviewRequestSerializer(data=request.data)

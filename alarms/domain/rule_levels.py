@@ -87,9 +87,17 @@ def _band(index: int, name: str, value: Any) -> Band:
 
 
 def _number(index: int, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidLevels("number", index, name=name, value=value)
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidLevels("range", index, name=name, value=value)
+    if int(number) != int(value):
+        raise InvalidLevels("exact", index, name=name, value=value)
+    return number
 
 
 def _delay(index: int, name: str, value: Any) -> timedelta:

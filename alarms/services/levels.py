@@ -6,6 +6,9 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
 
 from alarms.domain.rule_levels import InvalidLevels, parse_levels
+from tenants.infrastructure.error_values import shown
+
+_VALUES = ("value", "clear", "limit")
 
 
 def check_levels(kind: str, levels: Any) -> None:
@@ -13,7 +16,8 @@ def check_levels(kind: str, levels: Any) -> None:
     try:
         parse_levels(kind, levels)
     except InvalidLevels as error:
-        text = _texts()[error.code] % error.parameters
+        values = {name: shown(value) if name in _VALUES else value for name, value in error.parameters.items()}
+        text = _texts()[error.code] % values
         if error.index is not None:
             text = _("Level %(number)d: %(text)s") % {"number": error.index + 1, "text": text}
         raise ValidationError({"levels": text}) from error
@@ -25,12 +29,14 @@ def _texts() -> dict[str, str]:
         "object": _("it must be an object."),
         "unknown": _("'%(name)s' is not a known member. Members: %(known)s."),
         "required": _("'%(name)s' is missing."),
-        "severity": _("'severity' must be one of %(known)s, not %(value)r."),
+        "severity": _("'severity' must be one of %(known)s, not %(value)s."),
         "severity_twice": _("another level has the severity %(severity)s."),
-        "direction": _("'direction' must be above or below, not %(value)r."),
+        "direction": _("'direction' must be above or below, not %(value)s."),
         "directions": _("all levels of a rule must have the same 'direction'."),
-        "number": _("'%(name)s' must be a number, not %(value)r."),
-        "delay": _("'%(name)s' must be a whole number of seconds from 0 to %(most)d, not %(value)r."),
+        "number": _("'%(name)s' must be a number, not %(value)s."),
+        "range": _("'%(name)s' must be a number within the range of 64-bit floats, not %(value)s."),
+        "exact": _("'%(name)s' must be a number that a 64-bit float represents exactly, not %(value)s."),
+        "delay": _("'%(name)s' must be a whole number of seconds from 0 to %(most)d, not %(value)s."),
         "band": _("'%(name)s' must be a list of two numbers, the low and the high limit."),
         "band_order": _("the low limit of '%(name)s' must be less than the high one."),
         "clear": _("'clear' (%(clear)s) must lie on the safe side of 'raise' (%(limit)s)."),

@@ -121,13 +121,21 @@ class TenantAccess(MemberPermission):
 
     def _key_may(self, key: ApiKey, reading: bool, view: "APIView") -> bool:
         self.code = ErrorCode.SCOPE_REQUIRED
-        needed: str = view.needed_scope(reading) if hasattr(view, "needed_scope") else ""
+        needed: list[str] = view.needed_scope(reading).split() if hasattr(view, "needed_scope") else []
         if needed:
-            self.message = _("This requires an API key with the scope %(scope)s.") % {"scope": needed}
-            return needed == ANY_KEY or needed in key.granted
+            lacking = [scope for scope in needed if scope != ANY_KEY and scope not in key.granted]
+            self.message = _("This requires an API key with the scope %(scope)s.") % {"scope": ", ".join(lacking)}
+            return not lacking
         name = "read" if reading else "write"
         self.message = _("This requires an API key with the scope %(scope)s.") % {"scope": name}
         return SETS[name] <= key.granted
+
+
+def require_scope(request: Request, scope: str) -> None:
+    """Raise PermissionDenied (403) for an API key without the scope; members have roles instead."""
+    if isinstance(request.auth, ApiKey) and scope not in request.auth.granted:
+        text = _("This requires an API key with the scope %(scope)s.")
+        raise PermissionDenied(text % {"scope": scope}, ErrorCode.SCOPE_REQUIRED)
 
 
 @dataclass(frozen=True, slots=True)

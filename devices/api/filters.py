@@ -31,8 +31,8 @@ from devices.models import (
 from devices.models.places import within
 from devices.services.presence.contacts import sends_without_activity
 from tenants.api.errors import InvalidParameters
-from tenants.api.explanations import shown
 from tenants.infrastructure.error_codes import ErrorCode
+from tenants.infrastructure.error_values import shown
 from tenants.models import Membership
 from tenants.services.roles import Role
 

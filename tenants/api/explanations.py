@@ -10,9 +10,8 @@ from rest_framework.exceptions import APIException, ErrorDetail
 from rest_framework.fields import Field, empty
 
 from tenants.infrastructure.error_codes import ErrorCode
+from tenants.infrastructure.error_values import shown
 
-_SHOWN_CHARACTERS = 100
-_JSON_WORDS = {None: "null", True: "true", False: "false"}
 _PLACEHOLDER = re.compile(r"\\\{[^}]*\\\}")
 
 
@@ -36,14 +35,6 @@ def explain(fields: Mapping[str, Field], data: Any, detail: Any) -> Any:
     if not isinstance(detail, Mapping):
         return detail
     return {name: _of_member(fields.get(name), name, data, errors) for name, errors in detail.items()}
-
-
-def shown(value: Any) -> str:
-    """Return a value as an error shows it: shortened, and the constants of JSON in its own words."""
-    if value is None or isinstance(value, bool):
-        return _JSON_WORDS[value]
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def _of_member(field: Field | None, name: str, data: Any, errors: Any) -> Any:

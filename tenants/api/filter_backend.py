@@ -11,8 +11,8 @@ from rest_framework.exceptions import ErrorDetail
 from rest_framework.request import Request
 
 from tenants.api.errors import InvalidParameters
-from tenants.api.explanations import shown
 from tenants.infrastructure.error_codes import ErrorCode
+from tenants.infrastructure.error_values import shown
 
 
 class StrictFilterBackend(DjangoFilterBackend):

@@ -143,7 +143,18 @@ def test_an_alarm_is_shelved_for_seven_days_at_most(api: Api, recent: Greenhouse
         ({"levels": [WARNING, WARNING]}, "levels", "Level 2: another level has the severity warning."),
         ({"levels": [{**WARNING, "colour": "red"}]}, "levels", "'colour' is not a known member"),
         ({"levels": [{"severity": "warning", "raise": 30}]}, "levels", "'clear' is missing"),
-        ({"levels": [{**WARNING, "raise": "30"}]}, "levels", "'raise' must be a number"),
+        ({"levels": [{**WARNING, "raise": "30"}]}, "levels", "'raise' must be a number, not '30'"),
+        ({"levels": [{**WARNING, "raise": True}]}, "levels", "'raise' must be a number, not true"),
+        ({"levels": [{**WARNING, "raise": 10**400}]}, "levels", "within the range of 64-bit floats, not 10000"),
+        ({"levels": [{**WARNING, "clear": -(10**400)}]}, "levels", "within the range of 64-bit floats, not -1000"),
+        ({"levels": [{**WARNING, "raise": 2**53 + 1}]}, "levels", "represents exactly, not 9007199254740993"),
+        ({"levels": [{**WARNING, "severity": None}]}, "levels", "not null"),
+        (
+            {"kind": "outside", "levels": [{**WARNING, "raise": [-(10**400), 3], "clear": [1, 2]}]},
+            "levels",
+            "'raise' must be a number within the range",
+        ),
+        ({"component_type": 7}, "component_type", "There is no component type 7"),
         ({"levels": [{**WARNING, "severity": "loud"}]}, "levels", "one of info, warning"),
         ({"levels": [{**WARNING, "raise_after_seconds": 604801}]}, "levels", "from 0 to 604800"),
         ({"levels": [{**WARNING, "direction": "left"}]}, "levels", "above or below"),
@@ -228,12 +239,35 @@ def test_a_preview_has_the_episodes_of_a_whole_evaluation(api: Api, greenhouse: 
     [
         ({"from": "2026-11-30T00:00:00Z", "to": "2026-11-29T00:00:00Z"}, "from"),
         ({"from": "2020-11-30T00:00:00Z"}, "from"),
+        ({"from": "2026-11-22T00:00:00Z", "levels": [{**WARNING, "raise": 10**400}]}, "levels"),
         ({"from": "2026-11-22T00:00:00Z", "levels": [{**WARNING, "clear": 40}]}, "levels"),
     ],
 )
 def test_an_invalid_preview_is_refused(api: Api, change: Any, member: str) -> None:
     answer = post(api, "alarm-rules/preview/", RULE | change)
     assert (answer.status_code, list(problems(answer))) == (400, [member])
+
+
+@pytest.mark.parametrize(
+    ("scopes", "lacking"),
+    [
+        (["alarms:write"], "alarms:read, readings:read"),
+        (["alarms:write", "alarms:read"], "readings:read"),
+        (["readings:read"], "alarms:read"),
+        (["alarms:read", "readings:read"], ""),
+    ],
+)
+def test_a_preview_shows_readings_to_keys_that_read_them(
+    tenant: Any, greenhouse: Greenhouse, scopes: list[str], lacking: str
+) -> None:
+    greenhouse.store((1, 35))
+    client = Api(tenant.slug, key=issue_key(tenant, "custom", scopes=scopes))
+    answer = post(client, "alarm-rules/preview/", RULE | {"from": greenhouse.begin.isoformat()})
+    if lacking:
+        assert answer.status_code == 403
+        assert problems(answer)[None] == f"This requires an API key with the scope {lacking}."
+    else:
+        assert [one["value"] for one in answer.json()["results"]] == [35]
 
 
 def test_a_preview_reads_only_so_many_series(api: Api, greenhouse: Greenhouse, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,7 +199,7 @@ ROWS: list[Row] = [
     ("DELETE", "api/v1/members/{member}/", IN_PERSON, 204, None),
     ("GET", "api/v1/alarm-rules/", READ, 200, None),
     ("POST", "api/v1/alarm-rules/", OPERATE, 201, {**RULE, "name": "new"}),
-    ("POST", "api/v1/alarm-rules/preview/", OPERATE, 200, {**RULE, "from": "2026-11-22T00:00:00Z"}),
+    ("POST", "api/v1/alarm-rules/preview/", READ, 200, {**RULE, "from": "2026-11-22T00:00:00Z"}),
     ("GET", "api/v1/alarm-rules/{rule}/", READ, 200, None),
     ("PATCH", "api/v1/alarm-rules/{rule}/", OPERATE, 200, {"name": "renamed"}),
     ("DELETE", "api/v1/alarm-rules/{rule}/", OPERATE, 204, None),

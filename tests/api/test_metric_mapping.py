@@ -5,7 +5,7 @@ from typing import Any
 from django_tenants.utils import schema_context
 
 from tests.api.client import T0, Api, problems
-from tests.factories import add_quarantined, make_device
+from tests.factories import add_quarantined, issue_key, make_device
 
 
 def _type(api: Api) -> int:
@@ -80,3 +80,16 @@ def test_an_example_is_picked_from_what_was_received(api: Api, tenant_a: Any, te
     assert (
         api.post(f"component-types/{kind}/metric-mapping/proposal/", {"quarantine_id": row.pk + 999}).status_code == 404
     )
+
+
+def test_a_stored_message_is_shown_only_to_keys_that_read_such_messages(api: Api, tenant_a: Any) -> None:
+    address = f"component-types/{_type(api)}/metric-mapping/proposal/"
+    device = make_device(tenant_a, "a device", x="dht22")
+    writer = Api(tenant_a.slug, key=issue_key(tenant_a, "custom", scopes=["metadata:write"]))
+    assert writer.post(address, {"payload": {"co2": 400}}).status_code == 200
+    for body, scope in (({"device": str(device.uuid)}, "readings:read"), ({"quarantine_id": 1}, "quarantine:read")):
+        refused = writer.post(address, body)
+        assert (refused.status_code, refused.json()["code"]) == (403, "scope_required")
+        assert problems(refused)[None] == f"This requires an API key with the scope {scope}."
+        reader = Api(tenant_a.slug, key=issue_key(tenant_a, "custom", scopes=["metadata:write", scope]))
+        assert reader.post(address, body).status_code == 404

@@ -91,6 +91,23 @@ def test_an_object_is_no_list(api: Api) -> None:
     assert problems(answer) == {"allowed_component_types": "'allowed_component_types' must be a list, not {}."}
 
 
+NO_ID = [b"1e999", b"-1e999", b"1.5", b"1e300", b"1" * 400]
+
+
+@pytest.mark.parametrize("number", NO_ID)
+def test_a_number_that_is_no_id_is_refused(api: Api, greenhouse: Any, number: bytes) -> None:
+    for method, path, member in (
+        ("patch", f"devices/{greenhouse.uuid}/", b"hardware_model"),
+        ("post", "devices/", b"hardware_model"),
+        ("patch", f"devices/{greenhouse.uuid}/", b"place"),
+        ("post", "key-rotations/", b"hardware_model"),
+        ("post", "places/", b"parent"),
+    ):
+        answer = api.send(method, path, b'{"name": "n", "' + member + b'": ' + number + b"}")
+        assert answer.status_code == 400, (path, answer.content)
+        assert member.decode() in problems(answer)
+
+
 def test_booleans_ids_and_entries_of_lists_are_not_converted_either(api: Api, greenhouse: Any) -> None:
     model = api.get("hardware-models/").json()["results"][0]["id"]
     for change in ({"active": "true"}, {"active": 1}, {"hardware_model": str(model)}, {"tags": ["a", 1]}, {"name": 7}):

@@ -10,6 +10,7 @@ from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from devices.api.access import require_scope
 from devices.api.filters import device_by_uuid
 from devices.api.views.base import AuditedView
 from devices.models import ComponentType, Metric
@@ -17,6 +18,9 @@ from telemetry.api.serializers import metric_mapping as shapes
 from telemetry.models import Quarantined
 from telemetry.services.mapping import application, proposal, sample_messages, unmatched_metrics
 from tenants.api.errors import ErrorSerializer
+
+# What an API key must also be allowed to read where the example is a stored message.
+_SOURCE_SCOPES = {"device": "readings:read", "quarantine_id": "quarantine:read"}
 
 
 class MetricProposalView(AuditedView):
@@ -33,6 +37,9 @@ class MetricProposalView(AuditedView):
         """Propose metrics of the type from a message, with the readings that they would give. Changes nothing."""
         component_type = _type(id)
         wanted = _valid(shapes.ProposalSourceSerializer(data=request.data))
+        for member, scope in _SOURCE_SCOPES.items():
+            if member in wanted:
+                require_scope(request, scope)
         try:
             message = _example(request, component_type, wanted)
             given = wanted.get("metrics")

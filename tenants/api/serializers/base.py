@@ -24,9 +24,10 @@ from rest_framework.request import Request
 from rest_framework.validators import UniqueValidator
 
 from tenants.api.error_items import model_error_detail
-from tenants.api.explanations import explain, shown, type_refusal
+from tenants.api.explanations import explain, type_refusal
 from tenants.api.pagination import MAX_LIMIT, range_refusal
 from tenants.infrastructure.error_codes import ErrorCode
+from tenants.infrastructure.error_values import shown
 
 
 class ExplainedSerializer(serializers.Serializer):
@@ -214,6 +215,12 @@ class NamedObjectField(_StrictRelation, serializers.SlugRelatedField):
 
 class NumberedObjectField(_StrictRelation, serializers.PrimaryKeyRelatedField):
     """An object by its id."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Return the object. Raises ValidationError."""
+        if isinstance(data, float) and not data.is_integer():  # the library rounds 1.5, and fails for infinity
+            self.fail("incorrect_type", data_type="float")
+        return super().to_internal_value(data)
 
 
 _JSON_TYPES: tuple[tuple[Any, tuple[type, ...]], ...] = (

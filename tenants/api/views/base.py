@@ -127,7 +127,7 @@ class TenantView(StrictView):
     how_to_authenticate = _("Send an API key of this tenant (Authorization: Bearer <key>), or log in.")
 
     def needed_scope(self, reading: bool) -> str:
-        """Return the scope that an API key needs, `ANY_KEY`, or "" for all scopes of the set `read` or `write`."""
+        """Return the scopes that an API key needs, with spaces, `ANY_KEY`, or "" for the set `read` or `write`."""
         if self.resource in ("", ANY_KEY):
             return self.resource
         return f"{self.resource}:{'read' if reading else 'write'}"
