@@ -14,6 +14,7 @@ from devices.domain.specs import KEEP, REFUSE_VALUE, ComponentSpec
 from telemetry.services.pipeline import contract, entries
 from telemetry.services.pipeline.results import Refusal
 from telemetry.services.pipeline.times import read_time
+from tests.documents import fenced, read
 
 NOW = datetime(2026, 11, 30, 9, 0, tzinfo=UTC)
 CLOCK = contract.ClockTolerance(timedelta(minutes=5), timedelta(minutes=5), datetime(2024, 1, 1, tzinfo=UTC))
@@ -67,6 +68,19 @@ def test_lists_of_entries(listed: Any, layout: EntryList) -> None:
     del message["timestamp"]
     assert _found(message, layout) == EXPECTED
     assert _normalize(message, layout).time == _at(minutes=1), "the newest of the entries"
+
+
+def test_the_example_of_the_device_guide() -> None:
+    guide = read("docs/device-guide.md").split("### Several readings in one message")[1].split("\n### ")[0]
+    [example] = fenced(guide, "json")
+    layout = EntryList(("readings",), time_path=("at",))
+    temperature = MetricSpec("temperature", ("temp",), "number", "°C", number_format="comma", sentinels="-127")
+    found = _found(json.loads(example), layout, temperature, MetricSpec("door_open", ("door",), "boolean", ""))
+    assert found == {
+        ("temperature", 21.4, _at(minutes=10)),
+        ("door_open", False, _at(minutes=10)),
+        ("door_open", True, _at(minutes=5)),
+    }
 
 
 def test_a_list_deeper_in_the_message_and_values_beside_it() -> None:
