@@ -142,6 +142,11 @@ class SecretThrottle:
             failures = self._failures.read(address_group(address)).events
             return failures >= self._limit and self._fingerprint(secret) not in self._admitted
 
+    def is_admitted(self, secret: str) -> bool:
+        """Return whether the secret was valid lately."""
+        with self._lock:
+            return self._fingerprint(secret) in self._admitted
+
     def record(self, address: str, secret: str, valid: bool) -> bool:
         """Record a result. Return True when the address has just reached the limit."""
         fingerprint = self._fingerprint(secret)
@@ -157,6 +162,44 @@ class SecretThrottle:
     def _fingerprint(self, secret: str) -> bytes:
         """Return a hash with a random key of this process."""
         return hashlib.blake2b(secret.encode(), key=self._key, digest_size=16).digest()
+
+
+class SharedSecretThrottle:
+    """As `SecretThrottle`, with one count of an address's failures for all processes. `name` is that of the secret.
+
+    Only secrets that were not valid in this process lately cost a command of Redis.
+    """
+
+    def __init__(self, name: str, failures_per_minute: int) -> None:
+        self._name = name
+        self._limit = failures_per_minute
+        self._failures = RedisCounter(_MINUTE)
+        self._admitted = SecretThrottle(0)
+
+    def left(self, address: str, secret: str) -> int | None:
+        """Return how many more failures the address may cause with this secret; None: any number, without a limit."""
+        if not self._limit:
+            return None
+        if self._admitted.is_admitted(secret):
+            return self._limit
+        return max(0, self._limit - self._failures.read(self._key(address)).events)
+
+    def record(self, address: str, secret: str, *, failures: int, valid: bool) -> None:
+        """Record failures, and whether the secret is admitted from now on, as it is until the next failures."""
+        if not self._limit:
+            return
+        if failures:
+            self._failures.add(self._key(address), failures)
+        if failures or valid:
+            self._admitted.record(address, secret, valid)
+
+    def count(self, address: str) -> None:
+        """Count a failure of the address, which leaves its admitted secrets as they are."""
+        if self._limit:
+            self._failures.add(self._key(address))
+
+    def _key(self, address: str) -> str:
+        return f"{self._name}:{address_group(address)}"
 
 
 class WindowThrottle(BaseThrottle):

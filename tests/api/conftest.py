@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.utils import timezone
@@ -10,7 +11,7 @@ from django.utils import timezone
 from devices.api import access
 from telemetry.api.views import http_ingest as view
 from telemetry.services.ingest import http_ingest
-from tenants.infrastructure.throttling import SecretThrottle
+from tenants.infrastructure.throttling import SecretThrottle, SharedSecretThrottle
 from tests.factories import issue_key, make_device, make_user
 
 from .client import Api
@@ -49,7 +50,7 @@ def greenhouse(api: Api, tenant_a: Any) -> Any:
 @pytest.fixture(autouse=True)
 def own_ingest_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[http_ingest.HttpIngest]:
     """A thread for messages over HTTP that ends with the test, and no address that is blocked."""
-    monkeypatch.setattr(view, "failure_throttle", SecretThrottle(60))
+    monkeypatch.setattr(view, "failure_throttle", SharedSecretThrottle(f"test-{uuid4()}", 60))
     made = http_ingest.HttpIngest()
     monkeypatch.setattr(http_ingest, "http_ingest", made)
     yield made

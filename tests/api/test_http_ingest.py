@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -17,7 +18,7 @@ from psycopg import sql
 
 from telemetry.api.views import http_ingest as view
 from tenants.infrastructure.database import conninfo
-from tenants.infrastructure.throttling import SecretThrottle
+from tenants.infrastructure.throttling import SharedSecretThrottle
 from tenants.services.limits import set_limits
 from tests.api.client import Api, problem_of, problems
 from tests.devices.event_stream_client import Web
@@ -57,6 +58,11 @@ def send(device: Registered, *payloads: bytes, slug: str = "", **changes: Any) -
 def states(answer: Any) -> list[str]:
     assert answer.status_code == 202, answer.content
     return [row["state"] for row in answer.json()["results"]]
+
+
+def own_throttle(failures_per_minute: int) -> SharedSecretThrottle:
+    """A throttle without failures yet."""
+    return SharedSecretThrottle(f"test-{uuid4()}", failures_per_minute)
 
 
 def stored(device: Registered) -> int:
@@ -255,23 +261,25 @@ def test_a_message_over_a_rate_is_counted_and_names_the_limit(device: Registered
 def test_forged_messages_block_their_address_and_not_the_device(
     device: Registered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(view, "failure_throttle", SecretThrottle(30))
+    monkeypatch.setattr(view, "failure_throttle", own_throttle(30))
     neighbour = register_device(device.tenant)
     assert states(send(device, v2(device, VALUE, seq=1))) == ["stored"]
     # More than the rate of refusals of a device (20 a second with a burst of 10 s) in two requests.
     forged = [v2(neighbour, VALUE, seq=seq, secret="made up") for seq in range(1, 121)]
-    for begin in (0, 60):
-        send(neighbour, *forged[begin : begin + 60])
+    first = send(neighbour, *forged[:60])
+    assert [row["limit"] for row in first.json()["results"]] == [""] * 30 + ["address_failures"] * 30
+    assert sum(count for _reason, count in quarantined(neighbour)) == 30, "as many as the address may send"
+    assert send(neighbour, *forged[60:]).status_code == 429
     answer = send(neighbour, v2(neighbour, VALUE, seq=500))
     assert (answer.status_code, problem_of(answer)["code"]) == (429, "throttled")
     assert int(answer["Retry-After"]) > 0
     assert states(send(device, v2(device, VALUE, seq=2))) == ["stored"], "it sent a valid message from there before"
-    monkeypatch.setattr(view, "failure_throttle", SecretThrottle(30))
+    monkeypatch.setattr(view, "failure_throttle", own_throttle(30))
     assert states(send(neighbour, v2(neighbour, VALUE, seq=500))) == ["stored"], "another address: not braked"
 
 
 def test_refusals_of_the_device_itself_brake_it(device: Registered, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "failure_throttle", SecretThrottle(1))
+    monkeypatch.setattr(view, "failure_throttle", own_throttle(1))
     sent = 0
     while True:
         batch = [v2(device, VALUE, seq=sent + n, component="pump") for n in range(1, 101)]

@@ -63,7 +63,10 @@ class MessageReceiptSerializer(serializers.Serializer[Any]):
     detail = serializers.CharField(
         help_text="The correction that a quarantined message, or a refused value of a stored one, needs."
     )
-    limit = serializers.CharField(help_text="The limit that a limited message exceeds.")
+    limit = serializers.CharField(
+        help_text="The limit that a limited message exceeds; `address_failures`: that of messages without a valid "
+        "signature from one address."
+    )
     retry_after = serializers.FloatField(allow_null=True, help_text="Seconds; null unless the message is limited.")
 
 

@@ -21,9 +21,9 @@ from tenants.api.views.base import StrictView
 from tenants.infrastructure.client_address import address_group
 from tenants.infrastructure.database import current_schema
 from tenants.infrastructure.error_codes import ErrorCode
-from tenants.infrastructure.throttling import SecretThrottle
+from tenants.infrastructure.throttling import SharedSecretThrottle
 
-failure_throttle = SecretThrottle(settings.BROKER_FAILURES_PER_MINUTE)
+failure_throttle = SharedSecretThrottle("http-ingest", settings.BROKER_FAILURES_PER_MINUTE)
 _BLOCKED_SECONDS = 60
 
 
@@ -48,21 +48,34 @@ class DeviceMessagesView(StrictView):
         """
         address, schema = request.META.get("REMOTE_ADDR", ""), current_schema()
         device = f"{address_group(address)} {schema} {uuid}"
-        if failure_throttle.blocks(address, device):
+        left = failure_throttle.left(address, device)
+        if left == 0:
             raise Throttled(_BLOCKED_SECONDS, _("Too many messages without a valid signature from this address."))
         wanted = shapes.DeviceMessagesSerializer(data=request.data, context={"uuid": uuid})
         wanted.is_valid(raise_exception=True)
         messages = [(one["topic"], one["payload"].encode()) for one in wanted.validated_data["messages"]]
         try:
-            receipts = http_ingest.http_ingest.process(schema, uuid, messages)
+            receipts = http_ingest.http_ingest.process(schema, uuid, messages, left)
         except http_ingest.UnknownDevice as error:
-            failure_throttle.record(address, device, valid=False)
+            failure_throttle.record(address, device, failures=1, valid=False)
             raise NotFound(str(NO_SUCH_DEVICE).format(value=uuid)) from error
         except http_ingest.IngestUnavailable as error:
             raise _unavailable(error) from error
-        for receipt in receipts:
-            failure_throttle.record(address, device, valid=not receipt.is_unproven)
+        _record(address, device, receipts)
         return _answer(receipts)
+
+
+def _record(address: str, device: str, receipts: list[MessageReceipt]) -> None:
+    """Charge the address with the messages that do not prove their sender.
+
+    Copies of messages that came before count as one failure: a device may send them again after an answer was lost.
+    """
+    failures = sum(receipt.is_unproven for receipt in receipts)
+    is_proven = any(receipt.is_proven for receipt in receipts)
+    if failures or is_proven:
+        failure_throttle.record(address, device, failures=failures, valid=is_proven and not receipts[-1].is_unproven)
+    else:
+        failure_throttle.count(address)
 
 
 def _answer(receipts: list[MessageReceipt]) -> Response:

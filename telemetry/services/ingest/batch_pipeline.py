@@ -40,6 +40,7 @@ from .batch_preparation import BatchPreparer
 from .batch_writer import BatchWriter, messages_of
 from .batches import BatchResult, PreparedBatch
 from .blocked_tenants import BlockedTenantBuffer
+from .repeated_messages import RepeatedMessages
 from .tenant_queues import TenantQueues
 
 logger = logging.getLogger(__name__)
@@ -68,8 +69,12 @@ class BatchPipeline:
         latest: LatestRecorder,
         *,
         not_charged: frozenset[str] = frozenset(),
+        charge_repeats: bool = True,
     ) -> None:
-        """`not_charged`: reasons of refusals that do not brake their device, as in `BatchPreparer`."""
+        """`not_charged`: reasons of refusals that do not brake their device, as in `BatchPreparer`.
+
+        `charge_repeats`: whether messages that came before are charged to their device and its tenant.
+        """
         self.router = router
         self.keyring = keyring
         self.writer = writer
@@ -83,6 +88,7 @@ class BatchPipeline:
             self.refusals,
             lambda schema: self.deferred_schemas.add(schema),
             not_charged=not_charged,
+            repeats=None if charge_repeats else RepeatedMessages(writer),
         )
         self.admission = Admission(router, self.refusals, self.preparer.topics)
         self._blocked = BlockedTenantBuffer()
@@ -399,8 +405,10 @@ def _refused_birth(item: RefusedItem) -> PresenceEvent | None:
     return PresenceEvent("birth", schema, spec.device_id, uuid, at, spec.timeout_seconds, contact.session)
 
 
-def build_pipeline(*, role: str = "listener", not_charged: frozenset[str] = frozenset()) -> BatchPipeline:
-    """Return the pipeline on the configured servers. `role` is that in Vault; `not_charged` as in `BatchPreparer`."""
+def build_pipeline(
+    *, role: str = "listener", not_charged: frozenset[str] = frozenset(), charge_repeats: bool = True
+) -> BatchPipeline:
+    """Return the pipeline on the configured servers. `role` is that in Vault; the others as in `BatchPipeline`."""
     store, writer = SecretStore(role), TenantWriter(conninfo())
     return BatchPipeline(
         Router(ttl=settings.INGEST_SPEC_TTL, on_renamed_series=writer.forget),
@@ -410,4 +418,5 @@ def build_pipeline(*, role: str = "listener", not_charged: frozenset[str] = froz
         PresenceRecorder(grace_seconds=settings.PRESENCE_WILL_GRACE_SECONDS, flush_seconds=_PUBLISH_SECONDS),
         LatestRecorder(),
         not_charged=not_charged,
+        charge_repeats=charge_repeats,
     )

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -37,6 +37,7 @@ from . import broker_events
 from .batches import LockedMessage, PreparedBatch
 from .clock_limits import clock_tolerance
 from .message_ownership import UnprovenMessage
+from .repeated_messages import RepeatedMessages, like_first
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +59,12 @@ class BatchPreparer:
         on_deferred: Callable[[str], None],
         *,
         not_charged: frozenset[str] = frozenset(),
+        repeats: RepeatedMessages | None = None,
     ) -> None:
         """`on_deferred` is called with the schemas of messages whose key is unavailable.
 
         `not_charged`: further reasons of refusals that are not charged to the device, because anyone can cause them.
+        `repeats` finds messages that are charged to no limit, because anyone can send them who has captured them.
         """
         self._router = router
         self._keyring = keyring
@@ -69,6 +72,7 @@ class BatchPreparer:
         self._refusals = refusals
         self._on_deferred = on_deferred
         self._not_charged = _NOT_CHARGED | not_charged
+        self._repeats = repeats
         self._key_usage = KeyUsageRecorder()
         # A device publishes on the same few topics for its whole life: those of accepted messages are not parsed again.
         self.topics: ByteBoundedCache[str, Topic] = ByteBoundedCache(_TOPIC_CACHE_BYTES, _topic_size)
@@ -88,7 +92,10 @@ class BatchPreparer:
         else:
             items = self.validate(self._without_internal(messages, batch), batch.upgraded_devices)
         groups = self._by_schema(items, batch)
-        batch.groups = {schema: self.apply_limits(items, replayed=replayed) for schema, items in groups.items()}
+        if self._repeats is not None and not replayed:
+            batch.groups = self._apply_limits_once(groups, batch, self._repeats)
+        else:
+            batch.groups = {schema: self.apply_limits(items, replayed=replayed) for schema, items in groups.items()}
         if not replayed:
             self._charge_refusals(batch)
         return batch
@@ -176,9 +183,28 @@ class BatchPreparer:
         admitted = iter(_limited(accepted, exceeded))
         return [next(admitted) if isinstance(item, AcceptedItem) else item for item in items]
 
-    def release_limits(self, items: Sequence[MessageResult], *, replayed: bool) -> None:
+    def _apply_limits_once(
+        self, groups: Mapping[str, Sequence[MessageResult]], batch: PreparedBatch, repeats: RepeatedMessages
+    ) -> dict[str, list[MessageResult]]:
+        """As `apply_limits` for messages that came for the first time; a copy of one of these shares its result."""
+        limited = {}
+        for schema, items in groups.items():
+            first = repeats.find(schema, items)
+            batch.repeated |= first.keys()
+            charged = [item for item in items if item.incoming.mid not in first]
+            results = {item.incoming.mid: item for item in self.apply_limits(charged, replayed=False)}
+            limited[schema] = [
+                results.get(item.incoming.mid) or like_first(item, results.get(first[item.incoming.mid]))
+                for item in items
+            ]
+        return limited
+
+    def release_limits(self, items: Sequence[MessageResult], batch: PreparedBatch) -> None:
         """Return the limits' tokens of items that could not be stored, and will be validated again."""
-        self._limiter.release([item for item in items if isinstance(item, AcceptedItem)], replayed=replayed)
+        accepted = [item for item in items if isinstance(item, AcceptedItem)]
+        if batch.repeated:
+            accepted = [item for item in accepted if item.incoming.mid not in batch.repeated]
+        self._limiter.release(accepted, replayed=batch.replayed)
 
     def schema_of(self, item: MessageResult) -> str | None:
         """Return the schema of the message's device, never of a tenant that only its topic names; None: unrouted."""
@@ -212,18 +238,19 @@ class BatchPreparer:
     def _charge_refusals(self, batch: PreparedBatch) -> None:
         """Charge the refused messages of the batch to their publishers, and refund the accepted ones of braked ones."""
         for refused in batch.unrouted:
-            self._charge(refused)
+            self._charge(refused, batch)
         is_braking = self._refusals.is_braking
         for items in batch.groups.values():
             for item in items:
                 if isinstance(item, RefusedItem):
-                    self._charge(item)
+                    self._charge(item, batch)
                 elif is_braking and isinstance(item, AcceptedItem):
                     self._refusals.refund(_publisher_of(item))
 
-    def _charge(self, item: RefusedItem) -> None:
-        if item.result.reason not in self._not_charged:
-            self._refusals.charge(_publisher_of(item))
+    def _charge(self, item: RefusedItem, batch: PreparedBatch) -> None:
+        if item.result.reason in self._not_charged or item.incoming.mid in batch.repeated:
+            return
+        self._refusals.charge(_publisher_of(item))
 
     def _validate_one(
         self, incoming: Incoming, topic: Topic, route: Route, upgraded_devices: set[int]

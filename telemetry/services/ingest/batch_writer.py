@@ -62,7 +62,7 @@ class BatchWriter:
         for schema in self._blocked.schemas & batch.groups.keys():
             # Behind the messages that wait already.
             items = batch.groups.pop(schema)
-            self._preparer.release_limits(items, replayed=batch.replayed)
+            self._preparer.release_limits(items, batch)
             batch.waiting_counts += filter(_is_count, items)
             if messages := messages_of(items):
                 batch.locked[schema] = messages + batch.locked.get(schema, [])
@@ -87,7 +87,7 @@ class BatchWriter:
     def release_limits(self, batch: PreparedBatch) -> None:
         """Return the limits' tokens of a batch that is not known to be stored, and will be validated again."""
         for items in batch.groups.values():
-            self._preparer.release_limits(items, replayed=batch.replayed)
+            self._preparer.release_limits(items, batch)
 
     def _settle(self, batch: PreparedBatch, patience_ms: int | None) -> list[TenantResult]:
         try:
@@ -152,7 +152,7 @@ class BatchWriter:
 
     def _block(self, batch: PreparedBatch, schema: str, error: psycopg.Error) -> None:
         items = batch.groups.pop(schema)
-        self._preparer.release_limits(items, replayed=batch.replayed)
+        self._preparer.release_limits(items, batch)
         batch.waiting_counts += filter(_is_count, items)
         if messages := messages_of(items):
             self._blocked.add(schema, messages)

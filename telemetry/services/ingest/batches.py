@@ -31,6 +31,8 @@ class PreparedBatch:
     waiting_counts: list[LimitedItem] = field(default_factory=list)  # of blocked tenants
     unrouted_limited: int = 0  # braked messages of unregistered publishers whose count is stored
     replayed: bool = False  # as in `BatchPreparer.apply_limits`
+    # The ids (`mid`) of messages that came before, which are charged to no limit. Empty for messages over MQTT.
+    repeated: set[int] = field(default_factory=set)
     packed: PackedBatch | None = None
     error: Exception | None = None  # the reason why it could not be sent
 

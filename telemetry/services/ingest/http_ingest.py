@@ -10,11 +10,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from uuid import UUID
 
 from django.conf import settings
@@ -22,7 +23,17 @@ from django.db import connection
 
 from devices.services.presence import activity
 from telemetry.models import Reason
-from telemetry.services.pipeline.results import AcceptedItem, Incoming, LimitedItem, RefusedItem, TenantResult
+from telemetry.services.lookups.keyring import KeyUnavailable
+from telemetry.services.pipeline.results import (
+    AcceptedItem,
+    Incoming,
+    LimitedItem,
+    MessageResult,
+    Refusal,
+    RefusedItem,
+    TenantResult,
+)
+from telemetry.services.pipeline.signature import verify
 from telemetry.services.storage.tenant_writer import LOCK_TIMEOUT_MS
 from tenants.infrastructure.database import use_own_connection
 from tenants.infrastructure.retry import DATABASE_LOST, first_line
@@ -33,7 +44,7 @@ from .batches import PreparedBatch
 logger = logging.getLogger(__name__)
 
 # Refusals that anyone can cause who knows a device's UUID: over MQTT the broker's accounts prevent it. They brake the
-# address that sent them, and not the device.
+# address that sent them, and not the device. So do messages that came before, which anyone can have captured.
 UNPROVEN = frozenset(
     {
         Reason.MALFORMED.value,
@@ -41,10 +52,17 @@ UNPROVEN = frozenset(
         Reason.UNKNOWN_DEVICE.value,
         Reason.INACTIVE_DEVICE.value,
         Reason.WRONG_TENANT.value,
+        Reason.UNKNOWN_CHILD.value,
         Reason.BAD_SIGNATURE.value,
         Reason.DOWNGRADED_SIGNATURE.value,
     }
 )
+# What these say is only of the message itself; the others also of the device, and need a valid signature.
+_OF_THE_MESSAGE = frozenset({Reason.MALFORMED.value, Reason.TOO_LARGE.value})
+_NOT_SIGNED = "The message does not have a valid signature of the device."
+# The limit of an address's messages without a valid signature, beyond which they are not stored.
+ADDRESS_LIMIT = "address_failures"
+_ADDRESS_SECONDS = 60.0
 _TICK_SECONDS = 0.5
 # Requests beyond this number, and those that wait longer, are answered that the server is busy.
 _MOST_WAITING = 200
@@ -67,7 +85,8 @@ class MessageState(StrEnum):
 class MessageReceipt:
     """The answer for one message: `reason` and `detail` of a quarantined one, `limit` and seconds of a limited one.
 
-    A stored one has a `detail` where some of its values were refused.
+    A stored one has a `detail` where some of its values were refused. `is_proven`: its sender has the device's key, or
+    was the first to send it.
     """
 
     state: MessageState
@@ -75,11 +94,12 @@ class MessageReceipt:
     detail: str = ""
     limit: str = ""
     retry_after: float = 0.0
+    is_proven: bool = False
 
     @property
     def is_unproven(self) -> bool:
-        """Whether someone else than the device may have sent it."""
-        return self.reason in UNPROVEN
+        """Whether its sender may not even know a message of the device."""
+        return self.reason in UNPROVEN or self.limit == ADDRESS_LIMIT
 
 
 class UnknownDevice(Exception):
@@ -107,6 +127,7 @@ class _Request:
     schema: str
     uuid: UUID
     messages: list[Incoming]
+    most_unproven: int | None
     answer: "Future[list[MessageReceipt]]"
 
 
@@ -121,15 +142,18 @@ class HttpIngest:
         self._closing = threading.Event()
         self._blocked_until: dict[str, float] = {}
 
-    def process(self, schema: str, uuid: UUID, messages: Sequence[tuple[str, bytes]]) -> list[MessageReceipt]:
+    def process(
+        self, schema: str, uuid: UUID, messages: Sequence[tuple[str, bytes]], most_unproven: int | None = None
+    ) -> list[MessageReceipt]:
         """Store a device's messages (topic and payload), and return their receipts in the same order.
 
+        Of those that anyone can have made up, only `most_unproven` are quarantined; the others are limited.
         Raises UnknownDevice, IngestUnavailable, and the errors of a lost database. Some of the messages may be stored
         then, and are duplicates when they are sent again.
         """
         now = datetime.now(UTC)
         incoming = [Incoming(topic, payload, now, next(self._numbers)) for topic, payload in messages]
-        request = _Request(schema, uuid, incoming, Future())
+        request = _Request(schema, uuid, incoming, most_unproven, Future())
         self._submit(request)
         try:
             return request.answer.result(_WAIT_SECONDS)
@@ -162,7 +186,7 @@ class HttpIngest:
     def _work(self) -> None:
         use_own_connection(LOCK_TIMEOUT_MS)
         try:
-            pipeline = build_pipeline(role=settings.VAULT_ROLE, not_charged=UNPROVEN)
+            pipeline = build_pipeline(role=settings.VAULT_ROLE, not_charged=UNPROVEN, charge_repeats=False)
         except Exception as error:  # the next request starts another thread
             logger.exception("The thread for messages over HTTP cannot start")
             self._refuse_waiting(error)
@@ -256,15 +280,13 @@ def _store(pipeline: BatchPipeline, request: _Request) -> list[MessageReceipt]:
         pipeline.deferred_schemas.clear()
         pipeline.discard(batch)
         raise KeysUnavailable
-    receipts = _braked_receipts(batch, request.uuid)
+    receipts = _braked_receipts(batch, request.uuid) | _drop_unproven(batch, request.most_unproven)
     results, total = pipeline.store_prepared(batch, LOCK_TIMEOUT_MS)
     safe = {message.mid for message in total.to_acknowledge} | receipts.keys()
     if any(message.mid not in safe for message in request.messages):
         raise TenantBlocked
-    for refused in batch.unrouted:
-        receipts[refused.incoming.mid] = _quarantined(refused)
-    for result in results:
-        receipts |= _receipts_of(result)
+    for result in [TenantResult("", quarantined=batch.unrouted), *results]:
+        receipts |= _receipts_of(pipeline, result, batch.repeated)
     return [receipts[message.mid] for message in request.messages]
 
 
@@ -280,15 +302,40 @@ def _braked_receipts(batch: PreparedBatch, uuid: UUID) -> dict[int, MessageRecei
     return dict.fromkeys(batch.counts.mids, receipt)
 
 
-def _receipts_of(result: TenantResult) -> dict[int, MessageReceipt]:
+def _drop_unproven(batch: PreparedBatch, most: int | None) -> dict[int, MessageReceipt]:
+    """Remove what exceeds `most` of the messages that anyone can have made up, and return their receipts."""
+    if most is None:
+        return {}
+    items: Iterable[MessageResult] = itertools.chain(*batch.groups.values(), batch.unrouted)
+    refused = [item for item in items if _is_made_up(item)]
+    dropped = {item.incoming.mid for item in refused[most:]}
+    if not dropped:
+        return {}
+    batch.unrouted = [item for item in batch.unrouted if item.incoming.mid not in dropped]
+    for schema, group in batch.groups.items():
+        batch.groups[schema] = [item for item in group if item.incoming.mid not in dropped]
+    receipt = MessageReceipt(MessageState.LIMITED, limit=ADDRESS_LIMIT, retry_after=_ADDRESS_SECONDS)
+    return dict.fromkeys(dropped, receipt)
+
+
+def _is_made_up(item: MessageResult) -> bool:
+    return isinstance(item, RefusedItem) and item.result.contact is None and item.result.reason in UNPROVEN
+
+
+def _receipts_of(pipeline: BatchPipeline, result: TenantResult, repeated: Set[int]) -> dict[int, MessageReceipt]:
     # A message that PostgreSQL rejects is only in `items`; the others replace this.
     detail = "PostgreSQL cannot store the message."
     unstorable = MessageReceipt(MessageState.QUARANTINED, Reason.MALFORMED, detail)
     receipts = {item.incoming.mid: unstorable for item in result.items}
     for state, items in ((MessageState.STORED, result.stored), (MessageState.DUPLICATE, result.duplicates)):
         receipts |= {item.incoming.mid: MessageReceipt(state, detail=_details(item)) for item in items}
-    receipts |= {item.incoming.mid: _quarantined(item) for item in result.quarantined}
+    receipts |= {item.incoming.mid: _quarantined(pipeline, item) for item in result.quarantined}
     receipts |= {item.incoming.mid: _limited(item) for item in result.limited if item.result is not None}
+    verified = [item for item in result.quarantined if item.result.contact is not None]
+    proven: Iterable[MessageResult] = itertools.chain(result.stored, verified, result.limited)
+    for item in proven:
+        if (mid := item.incoming.mid) in receipts and mid not in repeated:
+            receipts[mid] = replace(receipts[mid], is_proven=True)
     return receipts
 
 
@@ -296,8 +343,25 @@ def _details(item: AcceptedItem) -> str:
     return " ".join(value.detail for value in item.result.refused)
 
 
-def _quarantined(item: RefusedItem) -> MessageReceipt:
-    return MessageReceipt(MessageState.QUARANTINED, item.result.reason, item.result.detail)
+def _quarantined(pipeline: BatchPipeline, item: RefusedItem) -> MessageReceipt:
+    """Return the receipt of a refused message. What it says of the device is for senders with the device's key."""
+    refusal = item.result
+    if refusal.contact is not None or refusal.reason not in UNPROVEN - _OF_THE_MESSAGE or _is_signed(pipeline, item):
+        return MessageReceipt(MessageState.QUARANTINED, refusal.reason, refusal.detail)
+    return MessageReceipt(MessageState.QUARANTINED, Reason.BAD_SIGNATURE, _NOT_SIGNED)
+
+
+def _is_signed(pipeline: BatchPipeline, item: RefusedItem) -> bool:
+    """Return whether a key of the device signed the message, in either version."""
+    signer = item.gateway or item.spec
+    if signer is None:
+        return False
+    keys = partial(pipeline.keyring.get, signer.tenant.schema, signer.uuid)
+    try:
+        verify(item.incoming.payload, replace(signer, min_signature_version=1), keys, item.incoming.received_at)
+    except (Refusal, KeyUnavailable):
+        return False
+    return True
 
 
 def _limited(item: LimitedItem) -> MessageReceipt:

@@ -64,6 +64,14 @@ def store(
     bookkeeping.add_totals(connection, result)
 
 
+def find_known(connection: psycopg.Connection, schema: str, accepted: Sequence[AcceptedItem]) -> set[int]:
+    """Return the ids (`mid`) of the messages that are stored, or whose counter was used. Locks nothing."""
+    known = _known_messages(connection, schema, accepted)
+    counters = sorted(set(message_rows.counters_of(accepted)))
+    seen = message_rows.find_seen(connection, schema, counters) if counters else set()
+    return {item.incoming.mid for item in accepted if _key(item) in known or counter_of(item) in seen}
+
+
 def _refuse_replayed(
     connection: psycopg.Connection, accepted: Sequence[AcceptedItem], result: TenantResult
 ) -> list[AcceptedItem]:

@@ -211,8 +211,16 @@ def lock_and_find_seen(
     """Lock the devices' boots in order, and return the counters that were seen before."""
     columns = counter_arrays(sorted(set(counters)))
     run(connection, _LOCK_BOOTS(schema), columns[:2])
-    rows = run(connection, _FIND_SEEN_COUNTERS(schema), columns)
-    return {MessageCounter(*row) for row in rows}
+    return _find_seen(connection, schema, columns)
+
+
+def find_seen(connection: psycopg.Connection, schema: str, counters: Sequence[MessageCounter]) -> set[MessageCounter]:
+    """Return the counters that were seen before, without a lock."""
+    return _find_seen(connection, schema, counter_arrays(counters))
+
+
+def _find_seen(connection: psycopg.Connection, schema: str, columns: Sequence[statements.Array]) -> set[MessageCounter]:
+    return {MessageCounter(*row) for row in run(connection, _FIND_SEEN_COUNTERS(schema), columns)}
 
 
 def add_counters(connection: psycopg.Connection, schema: str, counters: Iterable[MessageCounter]) -> None:

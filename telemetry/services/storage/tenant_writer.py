@@ -119,6 +119,10 @@ class TenantWriter:
                     after(connection, result)
         return result
 
+    def find_known(self, schema: str, accepted: Sequence[AcceptedItem]) -> set[int]:
+        """Return the ids (`mid`) of the messages that are stored, or whose counter was used. Raises psycopg.Error."""
+        return conflict_aware_writer.find_known(self.connect(), schema, accepted)
+
     def store_unrouted(self, refused: Sequence[RefusedItem], limited: int = 0) -> None:
         """Keep messages that belong to no tenant, for staff; `limited`: how many more are only counted."""
         quarantine_rows.add_unrouted(self.connect(), self._suppressor, refused, limited)
