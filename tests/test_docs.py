@@ -281,6 +281,13 @@ def test_the_architecture_lists_every_package(app: str) -> None:
     assert table(read("docs/architecture.md"), f"package of {app} | contains").keys() == packages(app)
 
 
+def test_the_picture_of_the_processes_has_every_process() -> None:
+    rows = re.findall(r"^\| [\w ]+ \| `(\w+)` \|", read("docs/architecture.md"), re.MULTILINE)
+    shown = re.findall(r"class=\"code\"[^>]*>(\w+)</text>", read("docs/images/processes.svg"))
+    assert "run_alarms" in rows
+    assert sorted(rows) == sorted(shown)
+
+
 def test_the_picture_of_the_data_has_every_table() -> None:
     shown = re.findall(
         r"class=\"code\"[^>]*>((?:tenants|devices|telemetry|alarms)_\w+)\b", read("docs/images/data.svg")
