@@ -91,18 +91,20 @@ api-lint: .venv/test.stamp
 # The clients of clients/, generated from the OpenAPI document, as packages in CLIENTS.
 CLIENTS ?= var/clients
 OPENAPI_PYTHON_CLIENT := openapi-python-client==0.29.1
-GENERATED := clients/python/src/gwanje_client/generated
 OPENAPI := $(VENV_PYTHON) manage.py spectacular --urlconf config.urls --format openapi-json --file
+# Generated and built in copies, so that the sources stay as they are.
 python-client: .venv/test.stamp
-	@mkdir -p "$(CLIENTS)" && $(OPENAPI) "$(CLIENTS)/openapi.json"
-	@rm -rf $(GENERATED) && $(UV) tool run --quiet --from $(OPENAPI_PYTHON_CLIENT) openapi-python-client generate \
-		--path "$(CLIENTS)/openapi.json" --config clients/python/generator.yaml --meta none --output-path $(GENERATED) >/dev/null
-	$(UV) build --quiet --wheel clients/python --out-dir "$(CLIENTS)"
+	@rm -rf "$(CLIENTS)/python" && mkdir -p "$(CLIENTS)" && cp -r clients/python "$(CLIENTS)/python"
+	@$(OPENAPI) "$(CLIENTS)/openapi.json"
+	@$(UV) tool run --quiet --from $(OPENAPI_PYTHON_CLIENT) openapi-python-client generate --meta none \
+		--path "$(CLIENTS)/openapi.json" --config clients/python/generator.yaml \
+		--output-path "$(CLIENTS)/python/src/gwanje_client/generated" >/dev/null
+	$(UV) build --quiet --wheel "$(CLIENTS)/python" --out-dir "$(CLIENTS)"
 
 typescript-client: .venv/test.stamp
-	@mkdir -p "$(CLIENTS)" && $(OPENAPI) "$(CLIENTS)/openapi.json"
-	cp "$(CLIENTS)/openapi.json" clients/typescript/openapi.json
-	cd clients/typescript && npm install --no-audit --no-fund --no-package-lock && npm run build && \
+	@rm -rf "$(CLIENTS)/typescript" && mkdir -p "$(CLIENTS)" && cp -r clients/typescript "$(CLIENTS)/typescript"
+	@$(OPENAPI) "$(CLIENTS)/typescript/openapi.json"
+	cd "$(CLIENTS)/typescript" && npm install --no-audit --no-fund --no-package-lock && npm run build && \
 		npm pack --pack-destination "$(abspath $(CLIENTS))"
 
 # All requests of the API as a collection for Bruno, with the variables baseUrl and token.
