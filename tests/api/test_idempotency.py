@@ -168,7 +168,8 @@ def test_the_rows_of_secrets_find_them() -> None:
 
 def test_posts_on_the_public_side_refuse_the_header(db: None) -> None:
     posts = {route for method, route in endpoints_of("config.urls_public") if method == "POST"}
-    assert posts == {"api/v1/tenants/", "api/v1/provisioning/credentials/"}
+    below = {f"api/v1/tenants/<str:slug>/{action}/" for action in ("suspend", "resume")}
+    assert posts == {"api/v1/tenants/", "api/v1/provisioning/credentials/", "api/v1/service-keys/", *below}
     headers = {"Idempotency-Key": "k"}
     answer = Client().post("/api/v1/provisioning/credentials/", {}, content_type="application/json", headers=headers)
     assert answer.status_code == 400

@@ -98,7 +98,7 @@ def test_tokens_are_downloaded_once(pages: Pages, tenant_a: Any) -> None:
     assert "Anyone with the file" in asked
     answer = pages.post(page_of(campaign, "hand-over"))
     assert "no-store" in answer["Cache-Control"]
-    rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
     assert [(row["name"], row["kid"]) for row in rows] == [("'=formula()", "2"), ("plain", "2")]
     assert {row["device"] for row in rows} == {str(device.uuid) for device in devices}
     again = pages.post(page_of(campaign, "hand-over"), follow=True).content.decode()

@@ -55,6 +55,7 @@ def modules() -> Iterator[Any]:
 
 def counted_caches() -> dict[str, Any]:
     """Every `lru_cache` of the apps, by its name: of modules, of classes, and of closures."""
+    gc.unfreeze()  # what a test froze, as processes do at their start, is not among the objects
     # `isinstance` would ask a weak proxy for the class of an object that may be gone.
     wrappers = [one for one in gc.get_objects() if type(one) is functools._lru_cache_wrapper]
     return {f"{one.__module__}.{one.__qualname__}": one for one in wrappers if str(one.__module__).startswith(APPS)}
