@@ -47,7 +47,7 @@ def _of_member(field: Field | None, name: str, data: Any, errors: Any) -> Any:
 def _of_whole(data: Any, error: Any) -> Any:
     if isinstance(data, Mapping) or getattr(error, "code", "") != "invalid":
         return error
-    text = _("The value must be a JSON object, a dictionary of members, not %(value)s.")
+    text = _("The value must be a JSON object, not %(value)s.")
     return ErrorDetail(text % {"value": shown(data)}, ErrorCode.INVALID_TYPE)
 
 
@@ -108,7 +108,7 @@ def _of_code(code: str, value: Any) -> str:
         "max_value": _("%(name)r must be at most %(limit)s, not %(value)s."),
         "min_value": _("%(name)r must be at least %(limit)s, not %(value)s."),
         "max_string_length": _("%(name)r has too many digits."),
-        "overflow": _("%(name)r is too large."),
+        "overflow": _("%(name)r is beyond the range of values that can be stored."),
     }
     return texts.get(code, "")
 

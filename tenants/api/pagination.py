@@ -8,6 +8,7 @@ from rest_framework.pagination import LimitOffsetPagination
 from rest_framework.request import Request
 
 from tenants.infrastructure.error_codes import ErrorCode
+from tenants.infrastructure.error_values import shown
 
 MAX_LIMIT = 1000
 _MAX_OFFSET = 10**9
@@ -60,5 +61,5 @@ def whole_number(request: Request, name: str, lowest: int, highest: int, default
 
 def range_refusal(name: str, lowest: int, highest: int, value: Any) -> str:
     """Return the error of a parameter that must be a whole number in a range."""
-    values = {"name": name, "lowest": lowest, "highest": highest, "value": value}
-    return _("%(name)r must be a whole number from %(lowest)d to %(highest)d, not %(value)r.") % values
+    values = {"name": name, "lowest": lowest, "highest": highest, "value": shown(value)}
+    return _("%(name)r must be a whole number from %(lowest)d to %(highest)d, not %(value)s.") % values

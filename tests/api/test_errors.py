@@ -34,13 +34,52 @@ def raw(api: Api, body: bytes, content_type: str = "application/json") -> Any:
         (b'{"name": NaN}', "JSON parse error"),
         (b'{"name": "\xff"}', "JSON parse error"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"x": ' + b"1" * 5000 + b"}", "JSON parse error"),
+        (b'{"x": ' + b"1" * 5000 + b"}", "JSON parse error - a number has more than 4300 digits"),
+        (b"null", "The body must be a JSON object, not null."),
+        (b'{"name": -Infinity}', "JSON parse error - -Infinity is not a JSON value"),
+        (b'["x"]', 'The value must be a JSON object, not ["x"].'),
+        (b"true", "The value must be a JSON object, not true."),
     ],
 )
 def test_a_body_that_is_no_json(api: Api, body: bytes, text: str) -> None:
     answer = raw(api, body)
     assert answer.status_code == 400
     assert text in problems(answer)[None]
+
+
+@pytest.mark.parametrize(
+    ("body", "errors"),
+    [
+        (b'{"name": "a", "name": "b"}', [("#/name", "repeated")]),
+        (rb'{"name": "a", "\u006eame": "a"}', [("#/name", "repeated")]),
+        (
+            b'{"name": "a", "components": [{"key": "x"}, {"key": "d", "key": "e"}]}',
+            [("#/components/1/key", "repeated")],
+        ),
+        (b'{"a/b": {"k": 1, "k": 2}, "x": 1, "x": 1}', [("#/x", "repeated"), ("#/a~1b/k", "repeated")]),
+        (b'{"hardware_model": -1e999}', [("#/hardware_model", "out_of_range")]),
+        (b'{"components": [{"sequence": ' + b"9" * 400 + b".0}]}", [("#/components/0/sequence", "out_of_range")]),
+    ],
+)
+def test_a_member_that_would_count_only_in_part_is_refused(
+    api: Api, body: bytes, errors: list[tuple[str, str]]
+) -> None:
+    answer = raw(api, body)
+    assert answer.status_code == 400
+    found = [(one["pointer"], one["code"]) for one in answer.json()["errors"]]
+    assert sorted(found) == sorted(errors)
+    assert api.get("devices/").json()["count"] == 0
+
+
+def test_of_very_many_repeated_members_the_first_are_named(api: Api) -> None:
+    body = b"{" + b", ".join(b'"m%d": 1, "m%d": 2' % (number, number) for number in range(20_000)) + b"}"
+    assert len(raw(api, body).json()["errors"]) == 20
+
+
+def test_the_messages_of_a_device_are_refused_with_a_repeated_member(api: Api) -> None:
+    body = b'{"messages": [{"topic": "a", "payload": "b", "payload": "c"}]}'
+    answer = api._client.post(f"{api.root}devices/{uuid4()}/messages/", body, content_type="application/json")
+    assert [(one["pointer"], one["code"]) for one in answer.json()["errors"]] == [("#/messages/0/payload", "repeated")]
 
 
 def test_a_body_that_is_too_large_is_not_read(api: Api, settings: Any) -> None:

@@ -59,6 +59,11 @@ def test_options_lists_the_methods_and_nothing_else(api: Api, greenhouse: Any) -
     of_one = api.send("options", f"devices/{greenhouse.uuid}/")
     assert set(of_one["Allow"].split(", ")) == {"GET", "HEAD", "PATCH", "DELETE", "OPTIONS"}
     assert Api("alpha").send("options", "devices/").status_code == 401
+    for path in ("alarm-rules/preview/", "claims/", "latest/", f"devices/{greenhouse.uuid}/messages/"):
+        methods = api.send("options", path)["Allow"].split(", ")
+        assert sorted(methods) == sorted(set(methods)), path
+    refused = api.get("alarm-rules/preview/")
+    assert (refused.status_code, refused["Allow"]) == (405, "POST, OPTIONS")
 
 
 def test_head_has_the_headers_of_get_and_no_body(api: Api, greenhouse: Any) -> None:

@@ -44,7 +44,7 @@ class StrictView(APIView):
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
         """Prepare the view; each answers OPTIONS."""
-        self.http_method_names = [*self.http_method_names, "options"]
+        self.http_method_names = list(dict.fromkeys([*self.http_method_names, "options"]))
         return super().initialize_request(request, *args, **kwargs)
 
     def options(self, request: Request, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
