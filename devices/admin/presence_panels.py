@@ -45,7 +45,7 @@ def head(request: HttpRequest, device: Device) -> SafeString:
         "known": known,
         "label": label_of(known.status.status),
         "badges": badges(known.flapping, known.in_maintenance),
-        "description": descriptions.describe_change(known.change) if known.change else "",
+        "description": descriptions.describe_change(known.change, known.status.session) if known.change else "",
         "suppression": descriptions.describe_suppression(known.change) if known.change else "",
         "contact": contacts.describe_contact(known.contact) if known.contact else "",
         "warnings": [warning.detail for warning in warnings.warnings_of(device, timezone.now())],

@@ -5,9 +5,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django_tenants.utils import schema_context
 
 from tests import payloads
-from tests.factories import Registered
+from tests.api.client import Api
+from tests.factories import Registered, issue_key
 from tests.payloads import topic, v1, v2
 from tests.telemetry.test_ingest import Send, ingest, refused, send, status
 
@@ -86,3 +88,51 @@ def test_a_birth_that_is_not_the_devices_begins_nothing(register: Any, send: Sen
     send((f"device/birth/{device.uuid}", message))
     assert status(device)[0] == "UNKNOWN"
     assert len(refused(device)) == 1
+
+
+def details(device: Registered) -> list[tuple[str, str]]:
+    from telemetry.models import Quarantined
+
+    with schema_context(device.tenant.schema_name):
+        return list(Quarantined.objects.filter(device=device.device).values_list("reason", "detail"))
+
+
+@pytest.fixture
+def api(live_db: None, tenant_a: Any) -> Api:
+    return Api(tenant_a.slug, key=issue_key(tenant_a, "read"))
+
+
+def signed_birth(device: Registered, **members: Any) -> tuple[str, bytes]:
+    body = {"device_uuid": device.uuid, "session": "boot1", "timestamp": payloads.timestamp(), **members}
+    return f"device/birth/{device.uuid}", payloads.token(body, device.secret, device.kid)
+
+
+def test_a_birth_without_the_serial_is_of_older_firmware_and_its_hardware_is_checked(register: Any, send: Send) -> None:
+    device = register()
+    send(signed_birth(device, hardware_version="another"))
+    assert (status(device)[0], [reason for reason, _ in details(device)]) == ("UNKNOWN", ["hardware_version_mismatch"])
+    send(signed_birth(device, seq=2, boot=1))
+    assert status(device)[0] == "ONLINE"
+
+
+def test_the_detail_of_a_birth_with_a_fast_clock_names_its_session(register: Any, send: Send) -> None:
+    device = register()
+    send(birth(device, "boot1", ago=-3600))
+    assert status(device)[0] == "ONLINE"
+    [(reason, detail)] = details(device)
+    assert reason == "future_timestamp"
+    assert detail.endswith(" Set the device's clock. The birth counts nevertheless: its session 'boot1' begins.")
+
+
+def test_the_description_names_the_session_whose_will_counts(register: Any, send: Send, api: Api) -> None:
+    device = register()
+
+    def described() -> str:
+        return str(api.get(f"devices/{device.uuid}/").json()["status_description"])
+
+    send(birth(device, "F1"))
+    assert described().endswith(" Session F1.")
+    send(birth(device, "P1"))
+    assert described().endswith(" Session F1; the current session is P1.")
+    send(will(device, "P1"))
+    assert described().endswith(" Session P1.")

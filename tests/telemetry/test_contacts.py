@@ -218,3 +218,10 @@ def test_contacts_cost_a_list_no_query(register: Any, send: Send, api: Api, coun
     before = count_queries(lambda: api.get("devices/", limit=200))
     send((topic(first), v1(first, {"temp": -127})))
     assert count_queries(lambda: api.get("devices/", limit=200)) == before
+
+
+def test_a_claim_in_the_future_says_nothing_of_a_clock_that_is_right(register: Any, send: Send) -> None:
+    device = register()
+    send((topic(device), v2(device, VALUE, seq=1, nbf=int(time.time()) + 2 * HOUR)))
+    assert contact(device).reason == "future_timestamp"
+    assert "The clock is" not in described(device)

@@ -122,6 +122,20 @@ def test_all_entries_are_stored_or_none(register: Any, send: Send, listed_type: 
         assert (refused.reason, refused.detail[:8]) == ("out_of_range", "Entry 2:")
 
 
+def test_the_clock_of_an_entry_is_what_its_refusal_speaks_of(register: Any, send: Send, listed_type: Any) -> None:
+    from devices.models import DeviceContact
+    from devices.services.presence import contacts
+
+    device = register(components={"x": listed_type.key}, hardware_model=None)
+    ahead = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
+    send(_message(device, [{"ts": datetime.now(UTC).isoformat(), "t": 20}, {"ts": ahead, "t": 20}], 1))
+    with schema_context(device.tenant.schema_name):
+        contact = DeviceContact.objects.get(device=device.device)
+    assert (contact.reason, contact.detail[:8]) == ("future_timestamp", "Entry 2:")
+    assert round(contacts.clock_offset(contact) or 0, -2) == 7200
+    assert contacts.describe_clock(contact) == "The clock is 2 h ahead: a time zone?"
+
+
 def test_a_type_may_store_the_other_entries(register: Any, send: Send, ingest: Any, listed_type: Any) -> None:
     from telemetry.models import Quarantined
 

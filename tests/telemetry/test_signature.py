@@ -136,3 +136,17 @@ def test_a_signature_that_is_none_is_refused(given_signature: Any) -> None:
     # A lone surrogate is not JSON.
     with pytest.raises(Refusal, match="JSON" if given_signature == "\ud800" else "hmac"):
         _verify({"timestamp": 1, "hmac": given_signature}, "secret")
+
+
+@pytest.mark.parametrize("typ", ["command+jws", "Command+JWS", "application/command+jws"])
+def test_a_message_with_the_type_of_commands_is_refused(typ: str) -> None:
+    assert _typed("telemetry+jws") == {}
+    with pytest.raises(signature.BadToken, match=r"typ must not be command\+jws"):
+        _typed(typ)
+
+
+def _typed(typ: str) -> dict[str, Any]:
+    header = base64.urlsafe_b64encode(json.dumps({"alg": "HS256", "kid": "1", "typ": typ}).encode()).rstrip(b"=")
+    signed = header + b".e30"
+    digest = base64.urlsafe_b64encode(hmac.digest(b"key", signed, "sha256")).rstrip(b"=")
+    return _verify_v2(signed + b"." + digest, b"key")

@@ -106,7 +106,7 @@ _component_serializer, _key_serializer = DeviceComponentSerializer(), DeviceKeyS
 
 def _status_description(device: Device) -> str | None:
     known = _overview(device)
-    sentences = [descriptions.describe_change(known.change)] if known.change else []
+    sentences = [descriptions.describe_change(known.change, known.status.session)] if known.change else []
     sentences += [contacts.describe_contact(known.contact)] if known.contact else []
     return " ".join(sentences) or None
 

@@ -55,6 +55,8 @@ def describe_clock(contact: DeviceContact) -> str:
     offset = clock_offset(contact)
     if offset is None or contact.reason not in (DeviceContact.LATE, "future_timestamp", "past_timestamp"):
         return ""
+    if (offset > 0) != (contact.reason == "future_timestamp"):
+        return ""  # another time is the cause, which the detail names
     if abs(offset + _EPOCH_2000) <= _DAY:
         return _("The clock counts from 2000 instead of 1970: add %(seconds)d seconds to the time.") % {
             "seconds": _EPOCH_2000

@@ -17,13 +17,19 @@ _IGNORED_REASONS: dict[str, Promise] = {
 }
 
 
-def describe_change(change: StatusChange) -> str:
-    """Return the cause of the change as a sentence with its times and session, in the reader's language."""
+def describe_change(change: StatusChange, current_session: str = "") -> str:
+    """Return the cause of the change as a sentence with its times and session, in the reader's language.
+
+    `current_session`: that of the device, whose will counts; a device may have connected again since the change.
+    """
     template = _sentence(change)
     # A page of devices has a sentence for each: only what it shows is formatted.
     values = {name: read(change) for name, read in _VALUES.items() if f"%({name})s" in template}
     sentence = template % values
-    if change.session:
+    if change.session and current_session and current_session != change.session:
+        values = {"session": change.session, "current": current_session}
+        sentence += " " + _("Session %(session)s; the current session is %(current)s.") % values
+    elif change.session:
         sentence += " " + _("Session %(session)s.") % {"session": change.session}
     return sentence
 

@@ -31,6 +31,11 @@ def check_board(message: dict[str, Any], spec: DeviceSpec) -> None:
     serial = message.get("cpu_serial")
     if spec.cpu_serial and serial != spec.cpu_serial and not _is_number(serial, spec.cpu_serial):
         raise _board_mismatch(serial, spec)
+    check_hardware_version(message, spec)
+
+
+def check_hardware_version(message: dict[str, Any], spec: DeviceSpec) -> None:
+    """Raise Refusal for another hardware version than the registered one; a message may omit it."""
     version = message.get("hardware_version")
     registered = spec.hardware_version
     if version is not None and registered and version != registered and not _is_number(version, registered):
@@ -127,8 +132,9 @@ def check_moment(moment: datetime, received_at: datetime, clock: ClockTolerance)
     """Return (the time, whether it is late). Raises Refusal for a time too far ahead, or too long ago."""
     is_late = -check_not_ahead(moment, received_at, clock) > clock.live
     if is_late and moment < clock.earliest:
-        raise Refusal(
+        raise _wrong_time(
             "past_timestamp",
+            moment,
             f"The timestamp {moment.isoformat()} is before {clock.earliest.date().isoformat()}, the earliest that the "
             "platform accepts. Set the device's clock.",
         )
@@ -155,12 +161,19 @@ def check_not_ahead(moment: datetime, received_at: datetime, clock: ClockToleran
     """Return how far the time is ahead of ours. Raises Refusal (`future_timestamp`) beyond the tolerance."""
     ahead = moment - received_at
     if ahead > clock.future:
-        raise Refusal(
+        raise _wrong_time(
             "future_timestamp",
+            moment,
             f"The timestamp {moment.isoformat()} is {ahead.total_seconds():.0f} s ahead of the server's clock; "
             f"the maximum is {clock.future.total_seconds():.0f} s. Set the device's clock.",
         )
     return ahead
+
+
+def _wrong_time(reason: str, moment: datetime, detail: str) -> Refusal:
+    refusal = Refusal(reason, detail)
+    refusal.time = moment
+    return refusal
 
 
 def _board_mismatch(serial: Any, spec: DeviceSpec) -> Refusal:

@@ -81,7 +81,7 @@ def normalize(
             found.add(entry.time, normalization.normalize(entry.message, component), f"Entry {entry.number}: ")
         except Refusal as refusal:
             if not refusal.values:
-                raise Refusal(refusal.reason, f"Entry {entry.number}: {refusal.detail}") from refusal
+                raise refusal.at(f"Entry {entry.number}") from refusal
             found.refuse(refusal.values, f"Entry {entry.number}: ")
     return TimedValues(*own, found.values(), is_timed=True)
 
@@ -180,7 +180,7 @@ def _entries(listed: Any, layout: EntryList, own: datetime | None) -> Iterator[_
         try:
             yield _Entry(number, read_time(value, layout.time_format, layout.zone), one)
         except Refusal as refusal:
-            raise Refusal(refusal.reason, f"Entry {number}: {refusal.detail}") from refusal
+            raise refusal.at(f"Entry {number}") from refusal
 
 
 def _objects(listed: Any, layout: EntryList) -> list[dict[str, Any]]:
@@ -248,7 +248,7 @@ def _senml_time(time: float, number: int, own: datetime | None) -> datetime | No
         try:
             return read_time(time, entry_lists.SECONDS, "")
         except Refusal as refusal:
-            raise Refusal(refusal.reason, f"Entry {number}: {refusal.detail}") from refusal
+            raise refusal.at(f"Entry {number}") from refusal
     if own is None:
         raise Refusal("malformed", f"Entry {number}: a relative time needs the message's timestamp.")
     try:

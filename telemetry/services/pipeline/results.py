@@ -55,10 +55,11 @@ class Refusal(Exception):
     """Why a message is quarantined: `reason` is one of `telemetry.models.Reason`, `detail` describes the correction.
 
     `limit` is the name of the tenant's limit that the message exceeds, or empty. `contact` is set where the signature
-    is valid.
+    is valid. `time` is the refused one of an entry or of the message; None where no time is the cause.
     """
 
     contact: VerifiedContact | None = None
+    time: datetime | None = None
     values: tuple[RefusedValue, ...] = ()  # where the message is refused because none of its values is valid
 
     def __init__(self, reason: str, detail: str, *, limit: str = "") -> None:
@@ -66,6 +67,12 @@ class Refusal(Exception):
         self.reason = reason
         self.detail = detail
         self.limit = limit
+
+    def at(self, place: str) -> "Refusal":
+        """Return the refusal with the place in the message before its detail."""
+        placed = Refusal(self.reason, f"{place}: {self.detail}", limit=self.limit)
+        placed.time = self.time
+        return placed
 
     def detached(self) -> "Refusal":
         """Return the refusal without the calls that raised it: they refer to the batch, and thereby to the refusal, so

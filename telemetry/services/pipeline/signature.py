@@ -33,6 +33,7 @@ _new = tuple.__new__
 _NEWLINE = "the token must not end with a newline or blank; send it without one (printf instead of echo)"
 # The encoded header of a token: algorithm and key take some 40 bytes.
 _MAX_HEADER = 1024
+_COMMAND_TYPE = "command+jws"
 # What senders call the signature besides hmac.
 _NAMES_OF_HMAC = frozenset({"hmac", "signature", "sig", "mac", "hash"})
 # `{"` in base64url.
@@ -297,9 +298,16 @@ def _header(encoded: bytes) -> dict[str, Any]:
         raise BadToken("the header must be a JSON object")
     if header.get("alg") != "HS256":
         raise BadToken("the header's alg must be HS256")
+    if _is_command(header.get("typ")):
+        raise BadToken("the header's typ must not be command+jws, which only the platform's commands have")
     if "crit" in header or "b64" in header:
         raise BadToken("the header must not have the members crit and b64")
     return header
+
+
+def _is_command(media_type: object) -> bool:
+    """Return whether it is the type of the platform's commands, which have the same key (RFC 7515, 4.1.9)."""
+    return isinstance(media_type, str) and media_type.casefold().removeprefix("application/") == _COMMAND_TYPE
 
 
 def _decode(encoded: bytes, part: str) -> bytes:

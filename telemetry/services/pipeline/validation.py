@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -67,6 +68,8 @@ def validate(
         else:
             if "cpu_serial" in message:
                 contract.check_board(message, spec)
+            else:  # old firmware's births have none
+                contract.check_hardware_version(message, spec)
             if version == 2 and not claims.VALIDITY.isdisjoint(message):
                 claims.check_validity(message, None, received_at, clock)
             session = _session(message)
@@ -74,7 +77,9 @@ def validate(
     except Refusal as refusal:
         # A valid signature of another topic says nothing of this device.
         if refusal.reason != "bad_signature":
-            refusal.contact = _contact_of(kind, message, refusal.reason)
+            refusal.contact = contact = _contact_of(kind, message, refusal)
+            if contact.session:
+                refusal.detail += f" The birth counts nevertheless: its session {quote(contact.session)} begins."
         raise
     return ValidatedMessage(
         topic,
@@ -188,13 +193,13 @@ def fingerprint(*parts: bytes) -> bytes:
     return hashlib.sha256(b"\x00".join(parts)).digest()[:16]
 
 
-def _contact_of(kind: TopicKind, message: dict[str, Any], reason: str) -> VerifiedContact:
+def _contact_of(kind: TopicKind, message: dict[str, Any], refused: Refusal) -> VerifiedContact:
     """Return what a refused message says of its device. The session of a birth whose clock alone is wrong begins."""
-    begins = kind is _BIRTH and reason in _CLOCK_REASONS
-    try:
-        moment = normalization.read_timestamp(message.get("timestamp"))
-    except Refusal:
-        moment = None
+    begins = kind is _BIRTH and refused.reason in _CLOCK_REASONS
+    moment = refused.time
+    if moment is None:
+        with suppress(Refusal):
+            moment = normalization.read_timestamp(message.get("timestamp"))
     return VerifiedContact(moment, _session(message) if begins else None)
 
 
