@@ -19,6 +19,7 @@ from django.db import connection
 from django.db.models import TextChoices
 from django.urls import Resolver404, resolve
 
+from alarms.domain.rule_levels import parse_levels
 from devices.models import Device
 from devices.models.presence import Cause, Status
 from devices.models.rotation import RotationCampaign, RotationMember
@@ -380,6 +381,12 @@ def test_tables_hold_what_the_models_hold(document: str, head: str, choices: typ
 
 def test_the_readme_shows_the_example_that_runs() -> None:
     assert read("docs/examples/send_v1.sh") in [code for _, code in FENCED.findall(read("README.md"))]
+
+
+def test_the_example_of_a_rule_is_valid() -> None:
+    (rule,) = map(json.loads, fenced(read("docs/alarms.md"), "json"))
+    levels = [(one.severity, one.raise_band.high) for one in parse_levels(rule["kind"], rule["levels"])]
+    assert levels == [("warning", 30), ("critical", 40)]
 
 
 def test_the_readme_shows_the_answer_as_it_is() -> None:
