@@ -14,7 +14,7 @@ from alarms.services.descriptions import describe
 from alarms.services.preview import MAX_DAYS
 from devices.api.serializers.selectors import SelectorSerializer
 from devices.models import ComponentType, Metric
-from tenants.api.serializers.base import NamedObjectField, StrictSerializer
+from tenants.api.serializers.base import NamedObjectField, StoredTimestamp, StrictSerializer, Timestamp
 
 _STATES = ("active", "recovering", "acknowledged", "ended")
 TRANSITION_STATES = ("normal", "pending", "active", "recovering", "ended")
@@ -124,8 +124,8 @@ class PreviewRequestSerializer(AlarmRuleSerializer):
     def get_fields(self) -> dict[str, serializers.Field]:
         """Return the serializer's fields; `from` is a keyword, which a class body cannot assign."""
         fields = super().get_fields()
-        fields["from"] = serializers.DateTimeField()
-        fields["to"] = serializers.DateTimeField(required=False, help_text="By default now.")
+        fields["from"] = Timestamp()
+        fields["to"] = Timestamp(required=False, help_text="By default now.")
         return fields
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +224,7 @@ class AcknowledgeSerializer(StrictSerializer):
 
 
 class ShelveSerializer(StrictSerializer):
-    until = serializers.DateTimeField(allow_null=True, help_text="At most 7 days from now; null: no longer shelved.")
+    until = StoredTimestamp(allow_null=True, help_text="At most 7 days from now; null: no longer shelved.")
     reason = serializers.CharField(max_length=1000, required=False, allow_blank=True, default="")
 
 

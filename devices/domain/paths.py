@@ -92,6 +92,21 @@ def parse(text: str) -> Path:
     return tuple(part for token in tokens for part in _selecting(token))
 
 
+def parse_entered(text: str) -> Path:
+    """Return the reference tokens of a path that a person has entered.
+
+    Raises ValueError also for a selection that is not complete, which `parse` takes for a part of a name.
+    """
+    path = parse(text)
+    for token in () if text.startswith("/") else path:
+        if not isinstance(token, MemberSelector) and "=" in token.partition("[")[2]:
+            raise ValueError(
+                f"{text!r} is not a valid path: a selection must have the form [member=value] and end its part;"
+                " a name with brackets needs a JSON Pointer, such as /a[b=c]."
+            )
+    return path
+
+
 def _selecting(token: str) -> Iterator[str]:
     match = _SELECTOR.search(token)
     if match is None or match.end() != len(token):

@@ -80,7 +80,7 @@ class EntryListFields(models.Model):
         errors: dict[str, Any] = {}
         for field in ("list_path", "time_path"):
             try:
-                first = paths.parse(getattr(self, field))[0] if getattr(self, field) else ""
+                first = paths.parse_entered(getattr(self, field))[0] if getattr(self, field) else ""
             except ValueError as error:
                 errors[field] = str(error)
             else:

@@ -315,7 +315,7 @@ class Metric(CountedModel, SpecInput):
 
     def _clean_path(self) -> dict[str, Any]:
         try:
-            first = paths.parse(self.path)[0]
+            first = paths.parse_entered(self.path)[0]
         except ValueError as error:
             return {"path": str(error)}
         if isinstance(first, paths.Wildcard | paths.MemberSelector):
@@ -346,7 +346,7 @@ class Metric(CountedModel, SpecInput):
             return {"unit": _("Choose the unit to convert to.")}
         if self.unit_path:
             try:
-                unit_path = paths.parse(self.unit_path)
+                unit_path = paths.parse_entered(self.unit_path)
             except ValueError as error:
                 return {"unit_path": str(error)}
             if any(isinstance(part, paths.Wildcard) for part in unit_path):

@@ -239,6 +239,10 @@ def test_a_preview_has_the_episodes_of_a_whole_evaluation(api: Api, greenhouse: 
     [
         ({"from": "2026-11-30T00:00:00Z", "to": "2026-11-29T00:00:00Z"}, "from"),
         ({"from": "2020-11-30T00:00:00Z"}, "from"),
+        ({"from": "2026-11-30"}, "from"),
+        ({"from": "2026-11-30T00:00:00"}, "from"),
+        ({"from": "0001-01-01T00:00:00Z"}, "from"),
+        ({"from": "2026-11-22T00:00:00Z\x00"}, "from"),
         ({"from": "2026-11-22T00:00:00Z", "levels": [{**WARNING, "raise": 10**400}]}, "levels"),
         ({"from": "2026-11-22T00:00:00Z", "levels": [{**WARNING, "clear": 40}]}, "levels"),
     ],

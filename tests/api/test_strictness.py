@@ -38,7 +38,66 @@ def test_years_1_and_9999_are_times(api: Api, greenhouse: Any) -> None:
         assert answer.status_code in (200, 400), (path, answer.content)
     for end in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00"):
         body = {"device": device, "starts_at": "2026-01-01T00:00:00Z", "ends_at": end}
-        assert api.post("maintenance-windows/", body).status_code in (201, 400)
+        assert api.post("maintenance-windows/", body).status_code == 400
+
+
+def test_a_time_with_a_nul_behind_it_is_none(api: Api, greenhouse: Any) -> None:
+    span = {"from": "2026-11-29T00:00:00Z\x00", "device": str(greenhouse.uuid)}
+    named = {**span, "component": "dht22", "metric": "temperature"}
+    for path, query in (
+        ("readings/", named),
+        ("readings/series/", span),
+        ("readings/chart/", span),
+        ("readings/aggregates/", {**span, "interval": "1h"}),
+        ("readings/export/", span),
+        (f"devices/{greenhouse.uuid}/history/", {"from": span["from"]}),
+        ("totals/", {"from": "2026-11-29\x00"}),
+    ):
+        answer = api.get(path, **query)
+        assert answer.status_code == 400, path
+        assert "from" in problems(answer), path
+
+
+EARLIEST, LATEST = "0001-01-03T00:00:00Z", "9999-12-29T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("member", "moment"),
+    [
+        ("starts_at", "0001-01-01T00:00:00Z"),
+        ("starts_at", "0001-01-01T00:00:00+14:00"),
+        ("ends_at", "9999-12-31T23:59:59Z"),
+        ("ends_at", "9999-12-31T23:59:59-12:00"),
+    ],
+)
+def test_a_stored_time_is_refused_where_it_would_be_moved(api: Api, greenhouse: Any, member: str, moment: str) -> None:
+    window = {"device": str(greenhouse.uuid), "starts_at": EARLIEST, "ends_at": LATEST}
+    refused = api.post("maintenance-windows/", {**window, member: moment})
+    assert (refused.status_code, problem_of(refused)["errors"][0]["code"]) == (400, "out_of_range")
+    assert problems(refused) == {member: f"'{member}' must be a time from {EARLIEST} to {LATEST}."}
+    stored = api.post("maintenance-windows/", window).json()
+    assert (stored["starts_at"], stored["ends_at"]) == (EARLIEST, LATEST)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_valid"),
+    [
+        ("values[name=P1.value", False),
+        ("values[name=P1]x.value", False),
+        ("values[=P1].value", False),
+        ("values[name=P1].value", True),
+        ("values[0].value", True),
+        ("/values[name=P1/value", True),
+    ],
+)
+def test_a_selection_that_is_not_complete_is_refused(api: Api, path: str, is_valid: bool) -> None:
+    kind = api.post("component-types/", {"key": "sds011", "name": "SDS011"}).json()["id"]
+    answer = api.post("metrics/", {"component_type": "sds011", "key": "pm10", "path": path, "value_type": "number"})
+    assert answer.status_code == (201 if is_valid else 400), answer.content
+    if not is_valid:
+        assert "a selection must have the form [member=value]" in problems(answer)["path"]
+    as_list = api.patch(f"component-types/{kind}/", {"list_path": path})
+    assert as_list.status_code == (200 if is_valid else 400), as_list.content
 
 
 @pytest.mark.parametrize("path", ["devices/{device}/release/", "devices/{device}/reset-credentials/"])

@@ -11,7 +11,7 @@ from devices.api.idempotency import NULL_WHEN_REPEATED
 from devices.domain.scopes import SCOPES, SET_NAMES, granted
 from devices.models import ApiKey
 from devices.services.api_keys import OVERLAP, default_end
-from tenants.api.serializers.base import StrictSerializer, Timestamp, WholeNumber
+from tenants.api.serializers.base import StoredTimestamp, StrictSerializer, WholeNumber
 
 from .attributes import NetworksField
 from .selectors import SelectorSerializer
@@ -72,7 +72,7 @@ class NewApiKeySerializer(StrictSerializer):
         help_text="Scopes, instead of a set's name.",
     )
     addresses = NetworksField(required=False)
-    expires_at = Timestamp(
+    expires_at = StoredTimestamp(
         required=False,
         allow_null=True,
         help_text="ISO 8601 with an offset; by default after `API_KEY_DEFAULT_DAYS`. null: it does not end.",

@@ -9,7 +9,7 @@ from devices.api.visibility import VisibleDeviceField
 from devices.models import MaintenanceWindow, PresenceSettings, StatusChange
 from devices.models.presence import Cause, Status, SuppressedBy
 from devices.services.presence import descriptions
-from tenants.api.serializers.base import StrictModelSerializer, Timestamp
+from tenants.api.serializers.base import StoredTimestamp, StrictModelSerializer, Timestamp
 
 
 class StatusChangeSerializer(serializers.Serializer[StatusChange]):
@@ -107,8 +107,8 @@ class MaintenanceWindowSerializer(StrictModelSerializer[MaintenanceWindow]):
     fixed = ("device",)
 
     device = VisibleDeviceField()
-    starts_at = Timestamp()
-    ends_at = Timestamp()
+    starts_at = StoredTimestamp()
+    ends_at = StoredTimestamp()
     description = serializers.CharField(
         source="reason", required=False, allow_blank=True, max_length=200, help_text="Purpose of the maintenance."
     )

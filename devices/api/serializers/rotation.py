@@ -8,7 +8,7 @@ from rest_framework import serializers
 from devices.api.idempotency import NULL_WHEN_REPEATED
 from devices.models import RotationCampaign, RotationMember
 from devices.services.rotation import campaigns
-from tenants.api.serializers.base import StrictSerializer, Timestamp
+from tenants.api.serializers.base import StoredTimestamp, StrictSerializer
 
 from .inventory import hardware_model_field
 
@@ -121,7 +121,7 @@ class NewRotationSerializer(StrictSerializer):
     """A key rotation to start. Devices that match all given conditions are selected; without conditions, all."""
 
     name = serializers.CharField(max_length=120)
-    deadline = Timestamp(help_text="Latest expiry of the old keys: ISO 8601 with an offset.")
+    deadline = StoredTimestamp(help_text="Latest expiry of the old keys: ISO 8601 with an offset.")
     deadline_action = serializers.ChoiceField(
         source="at_deadline",
         choices=RotationCampaign.AtDeadline.choices,
@@ -144,7 +144,7 @@ class NewRotationSerializer(StrictSerializer):
 class ExtensionSerializer(StrictSerializer):
     """Another deadline."""
 
-    deadline = Timestamp(help_text="ISO 8601 with an offset.")
+    deadline = StoredTimestamp(help_text="ISO 8601 with an offset.")
 
 
 class HandOverSerializer(StrictSerializer):

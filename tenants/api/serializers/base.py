@@ -252,13 +252,23 @@ class Timestamp(serializers.Field):
 
     def to_internal_value(self, data: Any) -> datetime.datetime:
         """Return the time in UTC. Raises ValidationError."""
+        # A NUL ends the text for Python's parser.
+        if not isinstance(data, str) or "\x00" in data:
+            raise self._refusal("invalid", data)
         try:
             value = datetime.datetime.fromisoformat(_SPACE_FOR_PLUS.sub(r"\1+\2", data))
-            if value.tzinfo is not None:
-                return min(max(value.astimezone(datetime.UTC), _EARLIEST), _LATEST)
-        except (TypeError, ValueError, OverflowError):
+        except ValueError:
             raise self._refusal("invalid", data) from None
-        raise self._refusal("naive", data)
+        if value.tzinfo is None:
+            raise self._refusal("naive", data)
+        return self._within_calendars(value)
+
+    def _within_calendars(self, value: datetime.datetime) -> datetime.datetime:
+        """Return the time in UTC, or the nearest one that every time zone's calendar has."""
+        try:
+            return min(max(value.astimezone(datetime.UTC), _EARLIEST), _LATEST)
+        except OverflowError:
+            return _EARLIEST if value.year == 1 else _LATEST
 
     def _refusal(self, code: str, data: Any) -> serializers.ValidationError:
         return serializers.ValidationError(
@@ -268,6 +278,20 @@ class Timestamp(serializers.Field):
     def to_representation(self, value: datetime.datetime) -> str:
         """Return the time as ISO 8601 with Z."""
         return time_text(value)
+
+
+@extend_schema_field(OpenApiTypes.DATETIME)
+class StoredTimestamp(Timestamp):
+    """A Timestamp that is stored as it was sent: one beyond all calendars is refused, not moved."""
+
+    def _within_calendars(self, value: datetime.datetime) -> datetime.datetime:
+        """Return the time in UTC. Raises ValidationError."""
+        nearest = super()._within_calendars(value)
+        if nearest != value:
+            text = _("%(name)r must be a time from %(earliest)s to %(latest)s.")
+            values = {"name": self.field_name, "earliest": time_text(_EARLIEST), "latest": time_text(_LATEST)}
+            raise serializers.ValidationError(text % values, ErrorCode.OUT_OF_RANGE)
+        return nearest
 
 
 def time_text(time: datetime.datetime) -> str:

@@ -7,7 +7,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 
-from tenants.api.serializers.base import StrictSerializer, Timestamp
+from tenants.api.serializers.base import StoredTimestamp, StrictSerializer
 from tenants.models import ServiceKey
 from tenants.models.service_keys import SERVICE_SCOPES
 
@@ -32,7 +32,9 @@ class NewServiceKeySerializer(StrictSerializer):
 
     name = serializers.CharField(max_length=120, help_text="Purpose of the key.")
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=SERVICE_SCOPES), min_length=1)
-    expires_at = Timestamp(required=False, allow_null=True, help_text="ISO 8601 with an offset; null: it does not end.")
+    expires_at = StoredTimestamp(
+        required=False, allow_null=True, help_text="ISO 8601 with an offset; null: it does not end."
+    )
 
     def validate_expires_at(self, value: datetime.datetime | None) -> datetime.datetime | None:
         """Return the time. Raises ValidationError for one that has passed."""
