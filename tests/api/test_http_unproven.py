@@ -139,3 +139,11 @@ def test_a_sender_with_the_key_is_told_what_to_correct(device: Registered) -> No
     assert (reason, "is not a child" in detail) == ("unknown_child", True)
     [(reason, detail)] = receipts(send(device, v2(device, VALUE, seq=3), topic=topic(device, "pump")))
     assert (reason, "signed component" in detail) == ("bad_signature", True)
+
+
+@pytest.mark.parametrize("left_out", ["a\x00b", 2**53 + 1])
+def test_a_stored_message_says_that_values_were_left_out(device: Registered, left_out: Any) -> None:
+    answer = send(device, v2(device, {**VALUE, "other": left_out}, seq=1))
+    assert states(answer) == ["stored"]
+    [(_, detail)] = receipts(answer)
+    assert detail == "Values were left out (message_limit): the warnings of the device name the bounds."

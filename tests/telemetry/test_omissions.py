@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django_tenants.utils import schema_context
 
+from devices.domain.layout import EXACT
 from devices.services.presence import warnings
 from telemetry.services.pipeline import unmapped_values
 from tests.api.client import Api
@@ -39,6 +40,7 @@ OMITTED: dict[str, Any] = {
     "a long text": {"text": "x" * 1001},
     "nine levels": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": 1}}}}}}}}},
     "a number that no float is equal to": {"serial": 2**53 + 1},
+    "a text with a NUL": {"text": "a\x00b"},
 }
 
 
@@ -114,3 +116,6 @@ def test_the_text_names_the_bounds() -> None:
     text = str(warnings._TEXTS["message_limit"])
     for bound in (unmapped_values.MAX_VALUES, unmapped_values.MAX_ITEMS, unmapped_values.MAX_LETTERS):
         assert f"{bound:,}" in text
+    assert f"{unmapped_values.MAX_DEPTH} levels" in text
+    assert "NUL" in text
+    assert f"{EXACT:.0f}" in text

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from devices.domain import entry_lists
 from devices.domain.metric_spec import MetricSpec
 from devices.domain.specs import ComponentSpec
-from telemetry.services.pipeline import contract, form, signature, signature_faults, validation
+from telemetry.services.pipeline import contract, form, signature, signature_faults, validation, wills
 from telemetry.services.pipeline.normalization import normalize, read_timestamp
 from telemetry.services.pipeline.results import Refusal
+from telemetry.services.pipeline.times import read_time
 from tests.fuzz import inputs, targets
 
 SECRET = inputs.SECRET
@@ -406,3 +408,22 @@ def test_a_session_is_named_with_its_type() -> None:
         )
     )
     assert "not the number 7" in found
+
+
+@pytest.mark.parametrize("stamp", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-01:00"])
+@pytest.mark.parametrize("read", [read_timestamp, lambda stamp: read_time(stamp, entry_lists.ISO, "")])
+def test_a_time_that_is_out_of_range_in_utc_says_so(read: Any, stamp: str) -> None:
+    assert detail(lambda: read(stamp)).endswith(": in UTC it is outside of the years 1 to 9999.")
+
+
+def test_a_time_of_an_entry_is_described_without_the_words_of_python() -> None:
+    text = detail(lambda: read_time("2026-13-01T00:00:00Z", entry_lists.ISO, ""))
+    assert text.endswith("cannot be read: it must be ISO 8601 such as 2026-11-30T09:00:00Z.")
+    text = detail(lambda: read_time("2026-11-30T09:00:00", entry_lists.ISO, ""))
+    assert text.endswith("cannot be read: it has no offset, and the component type no time zone.")
+
+
+def test_the_refusal_of_a_will_quotes_what_was_sent() -> None:
+    topic = form.parse_topic("device/lwt/6d1f2a52-6a9e-4a55-9d68-0a6f0c8a1f11")
+    assert "not the text 'Offline'" in detail(lambda: wills.parse_will(topic, b"Offline", text_wills=False))
+    assert ", not 'OnLine'. " in detail(lambda: wills.parse_will(topic, b"OnLine", text_wills=True))

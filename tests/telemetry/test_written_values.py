@@ -80,8 +80,8 @@ def test_the_stored_unit_may_follow_the_number(raw: str, unit: str, expected: fl
 def test_another_unit_needs_the_path_of_the_unit() -> None:
     refusal = _refused("70.7 °F", unit="°C")
     assert refusal.reason == "unit_mismatch"
-    assert "the string '°F' at v cannot be converted to °C" in refusal.detail
-    assert "the metric's unit_path must be equal to its path" in refusal.detail
+    assert "the unit '°F' in the value's text is not converted to °C, because the metric's unit_path" in refusal.detail
+    assert refusal.detail.endswith(" Set unit_path to v.")
     in_text: dict[str, Any] = {"unit": "°C", "unit_path": ("v",), "conversions": CELSIUS}
     assert _values("70.7 °F", **in_text) == [21.5]
     assert _values("32F", **in_text) == [0.0]

@@ -16,7 +16,8 @@ _RECENT = timedelta(days=1)
 _TEXTS: dict[str, Promise] = {
     "message_limit": _(
         "Values of the component %(component)s were left out: a message may have 64 values without a metric, an array "
-        "16 items, and a text 1,000 letters. Add metrics for them, or let the type ignore them."
+        "16 items, objects and arrays 8 levels, and a text 1,000 letters and no NUL character; a whole number must be "
+        "equal to a 64-bit float, as all up to 9007199254740992 are. Add metrics for them, or let the type ignore them."
     ),
     "series_limit": _(
         "Values of the component %(component)s were left out: it has %(series)d series or more, so that values without "

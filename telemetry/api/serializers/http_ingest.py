@@ -61,7 +61,8 @@ class MessageReceiptSerializer(serializers.Serializer[Any]):
     )
     reason = serializers.ChoiceField(choices=Reason.choices, allow_blank=True)
     detail = serializers.CharField(
-        help_text="The correction that a quarantined message, or a refused value of a stored one, needs."
+        help_text="The correction that a quarantined message, or a refused value of a stored one, needs; the bound by "
+        "which values of a stored one were left out."
     )
     limit = serializers.CharField(
         help_text="The limit that a limited message exceeds; `address_failures`: that of messages without a valid "

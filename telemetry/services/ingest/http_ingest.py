@@ -85,8 +85,8 @@ class MessageState(StrEnum):
 class MessageReceipt:
     """The answer for one message: `reason` and `detail` of a quarantined one, `limit` and seconds of a limited one.
 
-    A stored one has a `detail` where some of its values were refused. `is_proven`: its sender has the device's key, or
-    was the first to send it.
+    A stored one has a `detail` where some of its values were refused or left out. `is_proven`: its sender has the
+    device's key, or was the first to send it.
     """
 
     state: MessageState
@@ -340,7 +340,10 @@ def _receipts_of(pipeline: BatchPipeline, result: TenantResult, repeated: Set[in
 
 
 def _details(item: AcceptedItem) -> str:
-    return " ".join(value.detail for value in item.result.refused)
+    details = [value.detail for value in item.result.refused]
+    if item.result.omitted:
+        details.append(f"Values were left out ({item.result.omitted}): the warnings of the device name the bounds.")
+    return " ".join(details)
 
 
 def _quarantined(pipeline: BatchPipeline, item: RefusedItem) -> MessageReceipt:

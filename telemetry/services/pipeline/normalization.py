@@ -13,7 +13,7 @@ from devices.domain.specs import IGNORE, REFUSE_VALUE, ComponentSpec
 from devices.domain.unit_spellings import spelled
 
 from . import form, payload_faults, unmapped_values
-from .results import Measurement, Refusal, RefusedValue, Value, quote_json
+from .results import Measurement, Refusal, RefusedValue, Value, quote, quote_json
 
 # Values that a wildcard selects in a message.
 MAX_SELECTED = 100
@@ -146,7 +146,7 @@ def read_timestamp(value: Any) -> datetime:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return _EPOCH + timedelta(seconds=value / 1000 if value >= _MILLISECONDS_FROM else value)
     except (ValueError, OverflowError) as error:
-        fault = payload_faults.timestamp_fault(value) or "it must be ISO 8601 such as 2026-11-30T09:00:00Z"
+        fault = payload_faults.timestamp_fault(value, error) or "it must be ISO 8601 such as 2026-11-30T09:00:00Z"
         raise Refusal("malformed", f"The timestamp cannot be {quote_json(value)}: {fault}.") from error
     raise Refusal(
         "malformed",
@@ -241,18 +241,20 @@ def _conversion(metric: MetricSpec, message: dict[str, Any], unit: str) -> Conve
     if name not in metric.by_unit and len(name) <= _UNIT_NAME_LENGTH:
         name = spelled(name)
     if name not in metric.by_unit:
+        if unit and metric.unit_path != metric.path:
+            place = paths.format_path(metric.path)
+            raise Refusal(
+                "unit_mismatch",
+                f"{_name(metric)}: the unit {quote(unit, 40)} in the value's text is not converted to {metric.unit}, "
+                f"because the metric's unit_path is not equal to its path. Set unit_path to {place}.",
+            )
         known = ", ".join(name for name, _, _ in metric.conversions[:12])
         place = paths.format_path(metric.unit_path or metric.path)
-        advice = (
-            f"Known units are {known}, and others; correct the unit that the device sends, or add it to the tenant's "
-            "units."
-            if known
-            else "Where the unit is in the value's own text, the metric's unit_path must be equal to its path."
-        )
+        shown = quote(named, 40) if isinstance(named, str) else f"({quote_json(named, 40)})"
         raise Refusal(
             "unit_mismatch",
-            f"{_name(metric)}: the unit {quote_json(named, 40)} at {place} cannot be converted to "
-            f"{metric.unit}. {advice}",
+            f"{_name(metric)}: the unit {shown} at {place} cannot be converted to {metric.unit}. Known units are "
+            f"{known}, and others; correct the unit that the device sends, or add it to the tenant's units.",
         )
     return metric.by_unit[name]
 

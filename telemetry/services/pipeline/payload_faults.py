@@ -54,9 +54,11 @@ def json_fault(payload: bytes, error: ValueError) -> str:
     return _text_fault(text[:_MAX_TEXT]) or str(error)
 
 
-def timestamp_fault(value: object) -> str:
-    """Return what to change in a timestamp that cannot be read; empty where nothing is recognized."""
+def timestamp_fault(value: object, error: Exception | None = None) -> str:
+    """Return what to change in a timestamp that cannot be read, with this error; empty where nothing is recognized."""
     if isinstance(value, str):
+        if isinstance(error, OverflowError):
+            return "in UTC it is outside of the years 1 to 9999"
         return _text_time_fault(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         for name, count in (("microseconds", 10**6), ("nanoseconds", 10**9)):

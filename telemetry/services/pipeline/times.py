@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from devices.domain import entry_lists, text_values
 
+from . import payload_faults
 from .results import Refusal, quote_json
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,7 +31,8 @@ def read_time(value: Any, time_format: str, zone: str) -> datetime:
         if time_format in (entry_lists.ISO, entry_lists.AUTO) and isinstance(value, str):
             return _iso_time(value.strip(), zone)
     except (ValueError, OverflowError) as error:
-        raise Refusal("malformed", f"The time {quote_json(value)} cannot be read: {error}.") from error
+        fault = payload_faults.timestamp_fault(value, error) or "it must be ISO 8601 such as 2026-11-30T09:00:00Z"
+        raise Refusal("malformed", f"The time {quote_json(value)} cannot be read: {fault}.") from error
     expected = _EXPECTED.get(time_format, "a Unix time as a number")
     raise Refusal("malformed", f"The time must be {expected}, not {quote_json(value)}.")
 
@@ -52,7 +54,8 @@ def _iso_time(text: str, zone: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         if not zone:
-            raise ValueError("it has no offset, and the component type no time zone")
+            fault = "it has no offset, and the component type no time zone"
+            raise Refusal("malformed", f"The time {quote_json(text)} cannot be read: {fault}.")
         moment = moment.replace(tzinfo=_zone(zone))
     return moment.astimezone(UTC)
 

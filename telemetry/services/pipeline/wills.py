@@ -29,9 +29,10 @@ def parse_will(topic: Topic, payload: bytes, *, text_wills: bool) -> dict[str, A
 
     Raises Refusal: `malformed`, or `not_a_will` where the body does not say that the device is gone.
     """
-    word = _word_of(payload)
+    text = _text_of(payload)
+    word = None if text is None else text.casefold()
     if word is not None and (text_wills or not word or word in GONE_WORDS or word in _PRESENT_WORDS):
-        _check_text(topic, word, text_wills=text_wills)
+        _check_text(topic, text or "", text_wills=text_wills)
         return {}
     message = form.parse_object(payload)
     if str(message.get("device_uuid", topic.uuid)).lower() != str(topic.uuid):
@@ -40,26 +41,26 @@ def parse_will(topic: Topic, payload: bytes, *, text_wills: bool) -> dict[str, A
     return message
 
 
-def _word_of(payload: bytes) -> str | None:
-    """Return the word that is the whole body, in lower case and without quotes; None for any other body."""
+def _text_of(payload: bytes) -> str | None:
+    """Return the text that is the whole body, without quotes; None for any other body."""
     if len(payload) > _MAX_TEXT:
         return None
     try:
         text = payload.decode().strip(" \t\r\n\0")
     except UnicodeDecodeError:
         return None
-    return None if text.startswith(("{", "[")) else text.strip('"').strip().casefold()
+    return None if text.startswith(("{", "[")) else text.strip('"').strip()
 
 
-def _check_text(topic: Topic, word: str, *, text_wills: bool) -> None:
-    if word and word not in GONE_WORDS:
+def _check_text(topic: Topic, text: str, *, text_wills: bool) -> None:
+    if text and text.casefold() not in GONE_WORDS:
         raise Refusal(
-            "not_a_will", f"A will must say that the device is gone ({_NAMED}), not {quote(word)}. {_birth_of(topic)}"
+            "not_a_will", f"A will must say that the device is gone ({_NAMED}), not {quote(text)}. {_birth_of(topic)}"
         )
     if not text_wills:
         raise Refusal(
             "not_a_will",
-            f'A will must be a JSON object that says {{"status": "OFFLINE"}}, not the text {quote(word)}. Let the '
+            f'A will must be a JSON object that says {{"status": "OFFLINE"}}, not the text {quote(text)}. Let the '
             "hardware model of the device accept texts as wills if its firmware cannot send JSON.",
         )
 
