@@ -12,7 +12,7 @@ from django_redis import get_redis_connection
 
 from devices.domain.specs import DeviceSpec, LimitSpec, RateSpec, TenantSpec
 from telemetry.services.limits import backoff_notices
-from telemetry.services.limits.bucket_store import LISTENERS
+from telemetry.services.limits.bucket_store import LISTENERS, BucketStore
 from telemetry.services.limits.buckets import PREFIX
 from telemetry.services.limits.limiter import ExceededLimit, Limiter
 from telemetry.services.pipeline.form import check_size
@@ -237,7 +237,37 @@ def test_idle_leases_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _quota_keys() -> list[bytes]:
-    return list(get_redis_connection("default").keys(f"{PREFIX}:*:daily_quota:*"))
+    found = get_redis_connection("default").keys(f"{PREFIX}:*:daily_quota:*")
+    return [key for key in found if not key.endswith(b":unused")]
+
+
+def _used_quota() -> int:
+    [key] = _quota_keys()
+    return BucketStore().used_quota(key.decode())
+
+
+def test_what_is_used_of_a_quota_is_without_the_tokens_that_are_leased_ahead() -> None:
+    limiters = two_listeners()
+    fleet, sent = Fleet(LimitSpec(daily_quota=10_000)), 0
+    for count in (1, 7, 120, 33, 1):
+        for limiter in limiters:
+            limiter.admit(fleet.messages(count))
+            limiter.flush()
+            sent += count
+            assert _used_quota() == sent
+
+
+def test_what_a_stopped_listener_had_leased_is_used() -> None:
+    limiter, redis = Limiter(), get_redis_connection("default")
+    limiter.admit(Fleet(LimitSpec(daily_quota=10_000)).messages(100))
+    limiter.flush()
+    [key] = _quota_keys()
+    unused = key + b":unused"
+    [(name, recorded)] = redis.hgetall(unused).items()
+    left, at = recorded.split()
+    assert int(left) > 0
+    redis.hset(unused, name, b"%s %.6f" % (left, float(at) - 60))
+    assert _used_quota() == 100 + int(left) == int(redis.get(key))
 
 
 def test_without_redis_each_listener_keeps_the_limits_for_itself(settings: Any, caplog: Any) -> None:

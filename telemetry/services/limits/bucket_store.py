@@ -21,6 +21,8 @@ WINDOW_SECONDS = 10
 # A listener that has not flushed for this long has stopped.
 _LISTENER_SECONDS = 5
 _QUOTA_SECONDS = 2 * 86400
+# Behind a quota's key: a hash of the leased and unused tokens of each listener, and when they were recorded.
+_UNUSED = ":unused"
 
 _CLOCK = """
 local t = redis.call('TIME')
@@ -28,7 +30,8 @@ local now = t[1] + t[2] / 1000000
 """
 
 # KEYS: buckets. ARGV: for each rate (0: a quota), size, tokens returned (below 0: owed), tokens needed, tokens wanted
-# ahead. Answers for each how many are leased: of those wanted ahead, at most half of the rest, so that some are left
+# ahead, and those that the listener keeps besides the lease; then its name, under which a quota's unused tokens are
+# recorded. Answers for each how many are leased: of those wanted ahead, at most half of the rest, so that some are left
 # for other listeners.
 _EXCHANGE = (
     _CLOCK
@@ -36,9 +39,9 @@ _EXCHANGE = (
 local window = math.floor(now / {WINDOW_SECONDS})
 local answer = {{}}
 for i, key in ipairs(KEYS) do
-  local n = 5 * (i - 1)
+  local n = 6 * (i - 1)
   local rate, size, back = tonumber(ARGV[n + 1]), tonumber(ARGV[n + 2]), tonumber(ARGV[n + 3])
-  local need, ahead = tonumber(ARGV[n + 4]), tonumber(ARGV[n + 5])
+  local need, ahead, kept = tonumber(ARGV[n + 4]), tonumber(ARGV[n + 5]), tonumber(ARGV[n + 6])
   local tokens, taken, before
   if rate == 0 then
     tokens = size - math.max(0, tonumber(redis.call('GET', key) or '0') - back)
@@ -59,6 +62,8 @@ for i, key in ipairs(KEYS) do
   answer[i] = lease
   if rate == 0 then
     redis.call('SET', key, string.format('%.0f', size - tokens + lease), 'EX', {_QUOTA_SECONDS})
+    redis.call('HSET', key .. '{_UNUSED}', ARGV[#ARGV], string.format('%.0f %.6f', math.max(0, kept + lease), now))
+    redis.call('EXPIRE', key .. '{_UNUSED}', {_QUOTA_SECONDS})
   else
     redis.call('HSET', key, 'tokens', string.format('%.6f', tokens - lease), 'at', string.format('%.6f', now),
       'window', window, 'taken', taken - back + lease, 'before', before)
@@ -98,6 +103,20 @@ return answer
 )
 
 
+# KEYS: a quota's bucket. Answers how much of it is used: what is leased, less what running listeners have left of it.
+_USED = (
+    _CLOCK
+    + f"""
+local used = tonumber(redis.call('GET', KEYS[1]) or '0')
+for _, unused in ipairs(redis.call('HVALS', KEYS[1] .. '{_UNUSED}')) do
+  local count, at = string.match(unused, '(%d+) (.+)')
+  if now - tonumber(at) <= {_LISTENER_SECONDS} then used = used - tonumber(count) end
+end
+return math.max(0, used)
+"""
+)
+
+
 @dataclass(slots=True)
 class LeaseRequest:
     """The tokens that a bucket returns, needs, and wants ahead."""
@@ -109,33 +128,38 @@ class LeaseRequest:
 
 
 class BucketStore:
-    """The buckets in the configured Redis. Every method raises RedisError."""
+    """The buckets in the configured Redis, for the listener of this name. Every method raises RedisError."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        self._name = name
         self._redis: Any = get_redis_connection("default")
         self._exchange = self._redis.register_script(_EXCHANGE)
         self._register = self._redis.register_script(_REGISTER)
         self._rates = self._redis.register_script(_RATES)
+        self._used = self._redis.register_script(_USED)
 
     def exchange(self, requests: Sequence[LeaseRequest]) -> None:
         """Return and lease tokens in one round trip; the leased ones are added to each bucket's `left`."""
         arguments: list[object] = []
         for request in requests:
             bucket = request.bucket
-            arguments += (bucket.rate, bucket.size, request.returned - bucket.owed, request.needed, request.ahead)
+            # Where tokens are needed, those that are left are used with them.
+            kept = -request.needed if request.needed > 0 else bucket.left - request.returned
+            arguments += (bucket.rate, bucket.size, request.returned - bucket.owed, request.needed, request.ahead, kept)
+        arguments.append(self._name)
         leased = self._exchange(keys=[request.bucket.key for request in requests], args=arguments)
         for request, lease in zip(requests, leased, strict=True):
             request.bucket.left += lease - request.returned
             request.bucket.owed = 0
 
-    def register_listener(self, listener: str) -> int:
+    def register_listener(self) -> int:
         """Register this listener as running, and return the number of running listeners."""
-        return int(self._register(keys=[LISTENERS], args=[listener]))
+        return int(self._register(keys=[LISTENERS], args=[self._name]))
 
     def current_rates(self, keys: Sequence[str]) -> list[float]:
         """Return the messages a second, lately, of rates' buckets."""
         return [float(value) for value in self._rates(keys=list(keys))] if keys else []
 
     def used_quota(self, key: str) -> int:
-        """Return how much of a day's quota is used, or leased."""
-        return int(self._redis.get(key) or 0)
+        """Return how much of a day's quota is used, or was leased by a listener that has stopped since."""
+        return int(self._used(keys=[key]))

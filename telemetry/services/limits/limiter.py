@@ -62,9 +62,8 @@ class Limiter:
     """The limits as one listener applies them. Not shared between threads; `flush` must run about twice a second."""
 
     def __init__(self) -> None:
-        self._store = BucketStore()
+        self._store = BucketStore(secrets.token_hex(6))
         self._notices = BackoffNoticeQueue(settings.LIMIT_BACKOFF_SECONDS)
-        self._name = secrets.token_hex(6)
         self._tenants: dict[str, TenantBuckets] = {}
         self._listeners = 1
         self._retry_at = 0.0
@@ -115,7 +114,7 @@ class Limiter:
         if now >= self._retry_at:
             try:
                 if self._tenants:
-                    self._set_listeners(self._store.register_listener(self._name))
+                    self._set_listeners(self._store.register_listener())
                 if requests or self._returned:
                     self._store.exchange([*self._returned, *requests])
                     self._returned.clear()
@@ -283,7 +282,8 @@ def _request_of(bucket: TokenBucket, now: float, elapsed: float) -> LeaseRequest
         return LeaseRequest(bucket, ahead=max(1, min(ahead - bucket.left, int(bucket.size / 4))))
     if bucket.left > 4 * ahead and now - bucket.taken_at > _AHEAD_SECONDS:
         return LeaseRequest(bucket, returned=bucket.left - ahead)
-    return LeaseRequest(bucket) if bucket.owed else None
+    # What is left of a quota is recorded, too.
+    return LeaseRequest(bucket) if bucket.owed or (used and not bucket.rate) else None
 
 
 def _return_all(tenant: TenantBuckets) -> list[LeaseRequest]:
