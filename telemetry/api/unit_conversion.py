@@ -18,6 +18,8 @@ from telemetry.services.queries.aggregates import AggregateBucket
 from telemetry.services.queries.interpolation import InterpolatedAggregate
 from tenants.infrastructure.error_codes import ErrorCode
 
+_NO_TIMES = Fraction(0)
+
 
 @dataclass(frozen=True, slots=True)
 class UnitTarget:
@@ -44,31 +46,29 @@ class UnitTarget:
             return measured
         low, high = sorted((self.value(measured.min), self.value(measured.max)))
         last = self.value(measured.last) if isinstance(measured.last, float) else measured.last
-        return replace(measured, min=low, max=high, sum=self.sum(measured.sum, measured.count), last=last)
+        total = self._total(measured.sum, Fraction(measured.count))
+        mean = None if measured.avg is None else self.value(measured.avg)
+        return replace(measured, min=low, max=high, sum=total, last=last, mean=mean)
 
-    def sum(self, measured: float | None, count: int) -> float | None:
-        """Return the sum of `count` numbers in this unit; None where it is too large for a float."""
-        return None if measured is None else _float(Fraction(measured) * self.factor + count * self.offset)
+    def _total(self, measured: float | None, times: Fraction = _NO_TIMES) -> float | None:
+        """Return the total of numbers in this unit; None where it is too large for a float.
+
+        `times` is the number of offsets in it: the count of a sum, the seconds of an integral.
+        """
+        if measured is None:
+            return None
+        try:
+            return Conversion(self.factor, times * self.offset).apply(measured)
+        except OverflowError:
+            return None
 
     def line(self, measured: InterpolatedAggregate) -> InterpolatedAggregate:
         """Return the same in this unit; None where a number is too large for a float."""
         if self.conversion is None:
             return measured
-        delta, rate = (
-            None if value is None else _float(Fraction(value) * self.factor)
-            for value in (measured.delta, measured.rate)
-        )
-        integral = None
-        if measured.integral is not None:
-            integral = _float(Fraction(measured.integral) * self.factor + Fraction(measured.seconds) * self.offset)
+        delta, rate = self._total(measured.delta), self._total(measured.rate)
+        integral = self._total(measured.integral, Fraction(measured.seconds))
         return InterpolatedAggregate(measured.seconds, delta, rate, integral)
-
-
-def _float(number: Fraction) -> float | None:
-    try:
-        return float(number)
-    except OverflowError:
-        return None
 
 
 class UnitConverter:

@@ -68,6 +68,35 @@ def test_every_answer_has_the_numbers_in_the_unit(
     assert day["avg"] == pytest.approx(float(sum(exact) / len(exact)), rel=1e-12, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("values", "mean", "total", "median"),
+    [
+        ((23.5, 23.625, 23.75), 74.525, 223.575, 74.525),
+        ((0.1, 0.1, 0.1), 32.18, 96.54, 32.18),
+        ((23.0, 24.25), 74.525, 149.05, 74.525),
+    ],
+)
+def test_means_sums_and_percentiles_are_rounded_once(
+    ask: Callable[..., Any],
+    api: Api,
+    tenant_a: Any,
+    greenhouse: Any,
+    values: Any,
+    mean: float,
+    total: float,
+    median: float,
+) -> None:
+    rows = [(T0 + timedelta(minutes=number), value) for number, value in enumerate(values)]
+    add_readings(tenant_a, add_series(tenant_a, greenhouse, "dht22", "temperature", "°C"), *rows)
+    (series,) = ask("readings/aggregates/", unit="°F", interval="1d").json()["series"]
+    (group,) = api.get(
+        "readings/group-aggregates/", metric="temperature", unit="°F", interval="1d", percentile=50, **RANGE
+    ).json()["groups"]
+    for (row,) in (series["results"], group["results"]):
+        assert (row["avg"], row["sum"]) == (mean, total)
+    assert group["results"][0]["percentiles"] == [{"percent": 50.0, "value": median}]
+
+
 def test_filled_intervals_have_the_unit_too(ask: Callable[..., Any], tenant_a: Any, greenhouse: Any) -> None:
     add_readings(tenant_a, add_series(tenant_a, greenhouse, "dht22", "temperature", "°C"), (T0, 20.0))
     (series,) = ask("readings/aggregates/", unit="°F", interval="1h", fill="previous").json()["series"]

@@ -19,6 +19,7 @@ from telemetry.api.serializers import group_aggregates as shapes
 from telemetry.api.series_groups import SeriesGroup, group_series
 from telemetry.api.series_selection import TimeRange, query_budget, requested_edges, time_range
 from telemetry.api.unit_conversion import UnitConverter, UnitTarget, unit_converter
+from telemetry.models import Series
 from telemetry.services.queries import completeness
 from telemetry.services.queries.aggregates import AggregateBucket, ReadPlan
 from telemetry.services.queries.group_aggregates import (
@@ -114,6 +115,11 @@ class _GroupValues:
     lines: dict[int, InterpolatedAggregate]
 
 
+def _percentile_member(number: int, one: Series, target: UnitTarget, *, is_converted: bool) -> GroupMember:
+    factor, offset = (float(target.factor), float(target.offset)) if is_converted else (1.0, 0.0)
+    return GroupMember(number, one, factor, offset)
+
+
 class _GroupQuery:
     """The aggregates of groups: read by measured unit, then converted and merged."""
 
@@ -169,17 +175,28 @@ class _GroupQuery:
 
     def read_percentiles(self, percents: Sequence[float]) -> dict[int, dict[int, list[float]]]:
         """Return group → interval → percentiles, of groups of numbers. Raises ValidationError."""
-        members = [
-            GroupMember(number, one, float(target.factor), float(target.offset))
-            for number, group in enumerate(self.groups)
-            for one in group.series
-            if group.value_type == Number and (target := self._targets.get((number, one.unit)))
-        ]
+        members, later = [], {}
+        for number, group in enumerate(self.groups):
+            targets = {unit: target for (owner, unit), target in self._targets.items() if owner == number}
+            if len(targets) == 1:  # they are converted exactly afterwards; a conversion keeps the order of numbers
+                (later[number],) = targets.values()
+            members += [
+                _percentile_member(number, one, target, is_converted=number not in later)
+                for one in group.series
+                if group.value_type == Number and (target := targets.get(one.unit))
+            ]
         try:
-            return group_percentiles(members, self._edges, self._range.start, self._range.stop, percents)
+            found = group_percentiles(members, self._edges, self._range.start, self._range.stop, percents)
         except DataError:
             text = _("A value is too large to be converted.")
             raise ValidationError({"unit": ErrorDetail(text, ErrorCode.OUT_OF_RANGE)}) from None
+        return {
+            number: {
+                interval: [later[number].value(one) for one in values] if number in later else values
+                for interval, values in intervals.items()
+            }
+            for number, intervals in found.items()
+        }
 
     def _agree(self, number: int, group: SeriesGroup, measured: Sequence[str], converter: UnitConverter | None) -> None:
         """Note the group's unit and the targets of its measured units."""

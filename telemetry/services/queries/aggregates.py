@@ -41,10 +41,14 @@ class AggregateBucket:
     sum: float | None
     last: float | str
     last_at: datetime
+    # The mean where it is not the quotient: of a converted bucket the converted one, which is rounded once.
+    mean: float | None = None
 
     @property
     def avg(self) -> float | None:
         """Return the mean; for booleans the share of true."""
+        if self.mean is not None:
+            return self.mean
         return None if self.sum is None else self.sum / self.count
 
 
