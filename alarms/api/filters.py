@@ -14,6 +14,7 @@ from devices.models import ComponentType
 
 _STATES: dict[str, dict[str, Any]] = {
     "active": {"ended_at": None, "acknowledged_at": None},
+    "recovering": {"ended_at": None, "acknowledged_at": None, "state": AlarmEpisode.State.RECOVERING},
     "acknowledged": {"ended_at": None, "acknowledged_at__isnull": False},
     "ended": {"ended_at__isnull": False},
 }
@@ -35,7 +36,9 @@ class AlarmRuleFilter(filters.FilterSet):
 
 class AlarmFilter(OfDevice):
     state = filters.ChoiceFilter(
-        method="in_state", choices=[(name, name) for name in _STATES], label="active: open and not acknowledged."
+        method="in_state",
+        choices=[(name, name) for name in _STATES],
+        label="active: open and not acknowledged; recovering: those of them that are clear and wait to end.",
     )
     rule = by_object(AlarmRule, _("There is no alarm rule with this id."), label="A rule's id.")
     severity = filters.ChoiceFilter(choices=SEVERITY_CHOICES)

@@ -203,7 +203,7 @@ class AlarmTransitionSerializer(serializers.ModelSerializer[AlarmTransition]):
         fields: ClassVar = [
             *("id", "at", "recorded_at", "from_state", "to_state", "from_severity", "severity", "cause"),
             *("rule_version", "since", "value", "unit", "reading_at", "received_at", "fingerprint", "user", "note"),
-            *("late", "superseded_at", "description"),
+            *("shelved_until", "late", "superseded_at", "description"),
         ]
         read_only_fields = fields
 

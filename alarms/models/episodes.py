@@ -127,6 +127,7 @@ class AlarmTransition(models.Model):
         STILL_RAISED = "still_raised", _("the condition still holds")
         ACKNOWLEDGED = "acknowledged", _("acknowledged")
         SHELVED = "shelved", _("shelved")
+        UNSHELVED = "unshelved", _("no longer shelved")
         STORM = "storm", _("too many new alarms of the rule")
 
     id = models.BigAutoField(primary_key=True)
@@ -155,6 +156,8 @@ class AlarmTransition(models.Model):
     fingerprint = models.UUIDField(null=True)
     user_label = models.CharField(_("user"), max_length=150, blank=True)
     note = models.CharField(_("note"), max_length=1000, blank=True)
+    # Of a shelving.
+    shelved_until = models.DateTimeField(_("shelved until"), null=True)
     late = models.BooleanField(_("late"), default=False)
     superseded_at = models.DateTimeField(_("superseded"), null=True)
     # The state after it, from which late data is evaluated; null: the change is not of the evaluation.

@@ -43,7 +43,8 @@ def shelve(episode: AlarmEpisode, *, until: datetime | None, reason: str, acting
         episode = _lock_open(episode)
         episode.shelved_until = until
         episode.save(update_fields=["shelved_until"])
-        _record_action(episode, AlarmTransition.Cause.SHELVED, acting_user, reason)
+        cause = AlarmTransition.Cause.SHELVED if until else AlarmTransition.Cause.UNSHELVED
+        _record_action(episode, cause, acting_user, reason)
         audit.record(acting_user, "shelve", episode, f"{until:%Y-%m-%d %H:%M}" if until else "")
     return episode
 
@@ -87,4 +88,5 @@ def _record_action(episode: AlarmEpisode, cause: str, acting_user: audit.Actor, 
         rule_version=episode.rule_version,
         user_label=audit.label(acting_user),
         note=note,
+        shelved_until=episode.shelved_until if cause == AlarmTransition.Cause.SHELVED else None,
     )

@@ -1,5 +1,7 @@
 """Sentences about transitions, in the language of the reader."""
 
+from datetime import UTC
+
 from django.utils.translation import gettext as _
 
 from alarms.models import AlarmTransition
@@ -12,6 +14,7 @@ def describe(transition: AlarmTransition) -> str:
         "severity": transition.severity,
         "before": transition.from_severity,
         "user": transition.user_label,
+        "until": f"{transition.shelved_until.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if transition.shelved_until else "",
     }
     return _text(transition) % values
 
@@ -22,7 +25,11 @@ def _text(transition: AlarmTransition) -> str:
         case cause.ACKNOWLEDGED:
             return _("%(user)s acknowledged the alarm.")
         case cause.SHELVED:
-            return _("%(user)s changed the shelving of the alarm.")
+            if transition.shelved_until is None:  # recorded before the time was
+                return _("%(user)s changed the shelving of the alarm.")
+            return _("%(user)s shelved the alarm until %(until)s.")
+        case cause.UNSHELVED:
+            return _("%(user)s ended the shelving of the alarm.")
         case cause.ENDED_BY_USER:
             return _("%(user)s ended the alarm.")
         case cause.STORM:

@@ -45,6 +45,7 @@
 -- migration: devices 0026_exact_conversions
 -- migration: devices 0027_wills_and_sessions
 -- migration: alarms 0001_initial
+-- migration: alarms 0002_shelved_until
 -- migration: devices 0028_gateways
 -- migration: devices 0029_written_values
 -- migration: devices 0030_object_changes

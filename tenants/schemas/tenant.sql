@@ -45,6 +45,7 @@
 -- migration: devices 0026_exact_conversions
 -- migration: devices 0027_wills_and_sessions
 -- migration: alarms 0001_initial
+-- migration: alarms 0002_shelved_until
 -- migration: devices 0028_gateways
 -- migration: devices 0029_written_values
 -- migration: devices 0030_object_changes
@@ -463,6 +464,8 @@ CREATE INDEX "alarms_alarmtransition_episode_id_15d16fcc" ON "alarms_alarmtransi
 ALTER TABLE "alarms_episodeend" ADD CONSTRAINT "alarms_episodeend_series_id_b9b8ea7e_fk_alarms_alarmseries_id" FOREIGN KEY ("series_id") REFERENCES "alarms_alarmseries" ("id") DEFERRABLE INITIALLY DEFERRED;
 
 CREATE INDEX "alarms_episodeend_series_id_b9b8ea7e" ON "alarms_episodeend" ("series_id");
+
+ALTER TABLE "alarms_alarmtransition" ADD COLUMN "shelved_until" timestamp with time zone NULL;
 
 ALTER TABLE "devices_device" ADD COLUMN "gateway_id" bigint NULL CONSTRAINT "devices_device_gateway_id_95c8df4f_fk_devices_device_id" REFERENCES "devices_device"("id") DEFERRABLE INITIALLY DEFERRED; SET CONSTRAINTS "devices_device_gateway_id_95c8df4f_fk_devices_device_id" IMMEDIATE;
 

@@ -130,9 +130,28 @@ def test_an_alarm_is_shelved_for_seven_days_at_most(api: Api, recent: Greenhouse
     shelved = post(api, address, {"until": (now + timedelta(days=6)).isoformat(), "reason": "known"}).json()
     assert shelved["suppressed_by"] == "shelved"
     assert post(api, address, {"until": None}).json()["suppressed_by"] == ""
+    history = api.get(f"alarms/{alarm['id']}/history/").json()["results"][-2:]
+    until = datetime.fromisoformat(history[0]["shelved_until"])
+    assert [(one["cause"], one["note"]) for one in history] == [("shelved", "known"), ("unshelved", "")]
+    assert f"shelved the alarm until {until:%Y-%m-%d %H:%M} UTC." in history[0]["description"]
+    assert until == now + timedelta(days=6)
+    assert history[1]["description"].endswith(" ended the shelving of the alarm.")
+    assert history[1]["shelved_until"] is None
     for until in (now + timedelta(days=8), now - timedelta(hours=1)):
         refused = post(api, address, {"until": until.isoformat()})
         assert (refused.status_code, list(problems(refused))) == (400, ["until"])
+
+
+def test_recovering_alarms_are_selected_until_they_are_acknowledged(api: Api, recent: Greenhouse) -> None:
+    recent.add_rule({**WARNING, "clear_after_seconds": 3600})
+    recent.store((0.2, 35), (0.5, 20))
+    recent.evaluate()
+    [alarm] = api.get("alarms/", state="recovering").json()["results"]
+    assert (alarm["state"], api.get("alarms/", state="active").json()["count"]) == ("recovering", 1)
+    post(api, f"alarms/{alarm['id']}/acknowledge/", {})
+    assert api.get("alarms/", state="recovering").json()["count"] == 0
+    [acknowledged] = api.get("alarms/", state="acknowledged").json()["results"]
+    assert (acknowledged["id"], acknowledged["state"]) == (alarm["id"], "acknowledged")
 
 
 @pytest.mark.parametrize(
