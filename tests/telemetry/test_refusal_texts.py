@@ -423,6 +423,16 @@ def test_a_time_of_an_entry_is_described_without_the_words_of_python() -> None:
     assert text.endswith("cannot be read: it has no offset, and the component type no time zone.")
 
 
+@pytest.mark.parametrize(
+    ("members", "shown"), [({}, "null"), ({"gateway": True}, "true"), ({"gateway": 5}, "the number 5")]
+)
+def test_the_gateway_of_a_message_is_quoted_in_the_words_of_json(members: dict[str, Any], shown: str) -> None:
+    uuid = "6d1f2a52-6a9e-4a55-9d68-0a6f0c8a1f11"
+    topic = form.parse_topic(f"telemetry/demo/{uuid}/6d1f2a52-6a9e-4a55-9d68-0a6f0c8a1f12/dht22")
+    text = detail(lambda: contract.check_gateway(topic, members, 2))
+    assert text == f"The signed gateway must be the topic's, {uuid}, not {shown}."
+
+
 def test_the_refusal_of_a_will_quotes_what_was_sent() -> None:
     topic = form.parse_topic("device/lwt/6d1f2a52-6a9e-4a55-9d68-0a6f0c8a1f11")
     assert "not the text 'Offline'" in detail(lambda: wills.parse_will(topic, b"Offline", text_wills=False))

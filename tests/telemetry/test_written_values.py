@@ -221,3 +221,15 @@ def test_words_listed_once_mean_what_their_list_says(true: list[str], false: lis
     listed = text_values.split_words(",".join(true)), text_values.split_words(",".join(false))
     for word in set(listed[0]) - set(listed[1]):
         assert not any(listed) or words[word] is True
+
+
+def test_a_unit_needs_a_metric_with_a_unit() -> None:
+    refusal = _refused("70.7 x")
+    assert refusal.reason == "unit_mismatch"
+    assert "the value's text has the unit 'x', and the metric has none. " in refusal.detail
+
+
+def test_a_text_beyond_all_floats_is_described_in_words() -> None:
+    refusal = _refused("1e400")
+    assert refusal.reason == "wrong_type"
+    assert "expected a finite number, got a number beyond the range of 64-bit floats. " in refusal.detail

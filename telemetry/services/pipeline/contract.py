@@ -120,7 +120,9 @@ def check_gateway(topic: Topic, message: dict[str, Any], version: int) -> None:
         raise Refusal("bad_signature", "A gateway must sign the messages of other devices with version 2.")
     named = message.get("gateway")
     if not isinstance(named, str) or named.lower() != str(topic.uuid):
-        raise Refusal("bad_signature", f"The signed gateway must be the topic's, {topic.uuid}, not {quote(named)}.")
+        raise Refusal(
+            "bad_signature", f"The signed gateway must be the topic's, {topic.uuid}, not {quote_json(named)}."
+        )
 
 
 def check_time(message: dict[str, Any], received_at: datetime, clock: ClockTolerance) -> tuple[datetime, bool]:

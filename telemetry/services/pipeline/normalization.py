@@ -241,6 +241,12 @@ def _conversion(metric: MetricSpec, message: dict[str, Any], unit: str) -> Conve
     if name not in metric.by_unit and len(name) <= _UNIT_NAME_LENGTH:
         name = spelled(name)
     if name not in metric.by_unit:
+        if unit and not metric.unit:
+            raise Refusal(
+                "unit_mismatch",
+                f"{_name(metric)}: the value's text has the unit {quote(unit, 40)}, and the metric has none. Choose a "
+                "unit for the metric, or send the number alone.",
+            )
         if unit and metric.unit_path != metric.path:
             place = paths.format_path(metric.path)
             raise Refusal(

@@ -1,5 +1,6 @@
 """Data types that the steps of ingest exchange: topics, measurements, refusals, messages, and a tenant's result."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -95,6 +96,8 @@ def quote_json(value: object, limit: int = 80) -> str:
         return "null" if value is None else str(value).lower()
     if isinstance(value, str):
         return f"the string {quote(value, limit)}"
+    if isinstance(value, float) and math.isinf(value):  # of a text such as 1e400, or a sum
+        return "a number beyond the range of 64-bit floats"
     if isinstance(value, int | float):
         text = repr(value)
         return f"the number {text if len(text) <= limit else text[:limit] + '…'}"
