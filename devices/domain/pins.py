@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tenants.infrastructure.error_values import shown
+
 Pin = int | str
 Pins = dict[str, Pin]
 
@@ -23,14 +25,14 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,15}")
 def normalize(value: Any) -> Pins:
     """Return the pins in their stored form: GPIO4, "4" and 4 are one pin. Raises ValueError with the reason."""
     if not isinstance(value, Mapping):
-        raise ValueError(f'{value!r} is not an object of lines and pins, such as {{"data": 4}}.')
+        raise ValueError(f'{shown(value)} is not an object of lines and pins, such as {{"data": 4}}.')
     if len(value) > _MAX_LINES:
         raise ValueError(f"A component can have at most {_MAX_LINES} pins.")
     pins: Pins = {}
     for line, pin in value.items():
         name = str(line).strip().lower().replace(" ", "_")
         if not _LINE.fullmatch(name):
-            raise ValueError(f"{line!r} is not a valid name of a line: use 1 to 32 letters, digits and . _ -")
+            raise ValueError(f"{shown(line)} is not a valid name of a line: use 1 to 32 letters, digits and . _ -")
         if name in pins:
             raise ValueError(f"The line {name} must be listed only once.")
         pins[name] = normalize_pin(pin)
@@ -46,7 +48,7 @@ def normalize_pin(pin: Any) -> Pin:
         return int(number[1])
     if _NAME.fullmatch(text):
         return text.upper()
-    raise ValueError(f"{pin!r} is not a valid pin: use its GPIO number (4 or GPIO4) or its name (A0).")
+    raise ValueError(f"{shown(pin)} is not a valid pin: use its GPIO number (4 or GPIO4) or its name (A0).")
 
 
 def find_conflict(pins: Mapping[str, Pin], others: Mapping[str, Mapping[str, Pin]]) -> tuple[Pin, str] | None:

@@ -20,14 +20,14 @@ def test_a_pin_has_one_form(pin: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (None, "not an object"),
+        (None, "null is not an object"),
         ([4], "not an object"),
-        ({"data": True}, "not a valid pin"),
+        ({"data": True}, "true is not a valid pin"),
         ({"data": -1}, "not a valid pin"),
         ({"data": 1000}, "not a valid pin"),
         ({"data": 4.5}, "not a valid pin"),
         ({"data": ""}, "not a valid pin"),
-        ({"data": {"pin": 4}}, "not a valid pin"),
+        ({"data": {"pin": None}}, '{"pin": null} is not a valid pin'),
         ({"": 4}, "not a valid name of a line"),
         ({"a/b": 4}, "not a valid name of a line"),
         ({"data": 4, "DATA": 5}, "only once"),
