@@ -109,7 +109,7 @@ def test_who_registered_it_is_in_the_audit(admin_api: Api, tenant_a: Any) -> Non
             "given more than once: a",
         ),
         ({"name": "x\x00"}, "name", "Null characters"),
-        ([], None, "dictionary"),
+        ([], None, "must be a JSON object, not"),
     ],
 )
 def test_a_registration_that_is_wrong_says_what_to_mend(api: Api, body: Any, attr: str | None, text: str) -> None:
