@@ -261,14 +261,14 @@ class Timestamp(serializers.Field):
             raise self._refusal("invalid", data) from None
         if value.tzinfo is None:
             raise self._refusal("naive", data)
-        return self._within_calendars(value)
+        try:
+            return self._within_calendars(value)
+        except OverflowError:
+            raise self._refusal("invalid", data) from None
 
     def _within_calendars(self, value: datetime.datetime) -> datetime.datetime:
-        """Return the time in UTC, or the nearest one that every time zone's calendar has."""
-        try:
-            return min(max(value.astimezone(datetime.UTC), _EARLIEST), _LATEST)
-        except OverflowError:
-            return _EARLIEST if value.year == 1 else _LATEST
+        """Return the time in UTC, or the nearest one that every time zone's calendar has. Raises OverflowError."""
+        return min(max(value.astimezone(datetime.UTC), _EARLIEST), _LATEST)
 
     def _refusal(self, code: str, data: Any) -> serializers.ValidationError:
         return serializers.ValidationError(
@@ -286,12 +286,11 @@ class StoredTimestamp(Timestamp):
 
     def _within_calendars(self, value: datetime.datetime) -> datetime.datetime:
         """Return the time in UTC. Raises ValidationError."""
-        nearest = super()._within_calendars(value)
-        if nearest != value:
+        if not _EARLIEST <= value <= _LATEST:
             text = _("%(name)r must be a time from %(earliest)s to %(latest)s.")
             values = {"name": self.field_name, "earliest": time_text(_EARLIEST), "latest": time_text(_LATEST)}
             raise serializers.ValidationError(text % values, ErrorCode.OUT_OF_RANGE)
-        return nearest
+        return value.astimezone(datetime.UTC)
 
 
 def time_text(time: datetime.datetime) -> str:
