@@ -26,8 +26,13 @@ from tenants.infrastructure.database import conninfo
 from .processes import ROOT
 
 _KEPT = ROOT / "var" / "test-database"
+_APPS = ("tenants", "devices", "telemetry", "alarms")
 _SOURCES = (
-    *(f"{app}/{folder}" for app in ("tenants", "devices", "telemetry") for folder in ("migrations", "models")),
+    *(
+        f"{app}/{folder}"
+        for app in ("tenants", "devices", "telemetry", "alarms")
+        for folder in ("migrations", "models")
+    ),
     *("devices/domain", "management/quickstart", "platform", "tenants/services/lifecycle.py"),
     *("tests/conftest.py", "tests/database_template.py", "requirements.txt"),
 )

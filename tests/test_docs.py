@@ -20,6 +20,7 @@ from django.db.models import TextChoices
 from django.urls import Resolver404, resolve
 
 from alarms.domain.rule_levels import parse_levels
+from alarms.domain.silence import parse_silence_levels
 from devices.models import Device
 from devices.models.presence import Cause, Status
 from devices.models.rotation import RotationCampaign, RotationMember
@@ -383,8 +384,9 @@ def test_the_readme_shows_the_example_that_runs() -> None:
     assert read("docs/examples/send_v1.sh") in [code for _, code in FENCED.findall(read("README.md"))]
 
 
-def test_the_example_of_a_rule_is_valid() -> None:
-    (rule,) = map(json.loads, fenced(read("docs/alarms.md"), "json"))
+def test_the_examples_of_rules_are_valid() -> None:
+    rule, silence = map(json.loads, fenced(read("docs/alarms.md"), "json"))
+    assert [one.intervals for one in parse_silence_levels(silence["levels"])] == [3, 60]
     levels = [(one.severity, one.raise_band.high) for one in parse_levels(rule["kind"], rule["levels"])]
     assert levels == [("warning", 30), ("critical", 40)]
 

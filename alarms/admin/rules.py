@@ -34,7 +34,8 @@ class AlarmRuleForm(forms.ModelForm):
         widget=UnfoldAdminTextareaWidget,
         help_text=_(
             "A list of one to five levels. 'raise' is the limit, 'clear' the limit at which the alarm ends; of a band"
-            " both are lists of two numbers. 'direction' is above or below."
+            " both are lists of two numbers. 'direction' is above or below. A level of 'no data for too long' has only"
+            " 'severity' and either 'raise_after_seconds' or 'raise_after_intervals'."
         ),
     )
 
@@ -53,12 +54,17 @@ class AlarmRuleForm(forms.ModelForm):
         """Validate the fields together."""
         values = super().clean() or {}
         metric = values.get("metric", getattr(self.instance, "metric", None) if self.instance.pk else None)
+        rule_kind = values.get("kind") or self.instance.kind
+        if not self.instance.pk and rule_kind and (metric is None) != (rule_kind == AlarmRule.Kind.NO_DATA):
+            self.add_error("metric", _t("Choose a metric, or none for the kind 'no data for too long'."))
+        if rule_kind == AlarmRule.Kind.NO_DATA and values.get("max_gap_seconds") is not None:
+            self.add_error("max_gap_seconds", _t("Leave it empty for the kind 'no data for too long'."))
         kind = values.get("component_type")
         if metric is not None and kind is not None and metric.component_type_id != kind.pk:
             self.add_error("metric", _t("The metric must be one of the component type."))
         if "levels" in values:
             try:
-                check_levels(values.get("kind") or self.instance.kind, values["levels"])
+                check_levels(rule_kind, values["levels"])
             except ValidationError as error:
                 self.add_error(None, error)
         return values

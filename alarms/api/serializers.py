@@ -9,6 +9,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from alarms.domain.rules import MAX_LEVELS, SEVERITIES
+from alarms.domain.silence import MAX_INTERVALS, NO_DATA
 from alarms.models import AlarmEpisode, AlarmRule, AlarmTransition
 from alarms.services.descriptions import describe
 from alarms.services.preview import MAX_DAYS
@@ -30,13 +31,19 @@ _DELAY = {"type": "integer", "minimum": 0, "maximum": 7 * 86400, "default": 0}
         "maxItems": MAX_LEVELS,
         "items": {
             "type": "object",
-            "required": ["severity", "raise", "clear"],
+            "required": ["severity"],
             "additionalProperties": False,
             "properties": {
                 "severity": {"type": "string", "enum": list(SEVERITIES)},
                 "raise": {**_LIMIT, "description": "The limit; of the kind outside, the two limits of the band."},
                 "clear": {**_LIMIT, "description": "The limit at which it is cleared, on the safe side of raise."},
-                "raise_after_seconds": _DELAY,
+                "raise_after_seconds": {**_DELAY, "description": "Of the kind no_data: the length of the silence."},
+                "raise_after_intervals": {
+                    "type": "number",
+                    "minimum": 1,
+                    "maximum": MAX_INTERVALS,
+                    "description": "Of the kind no_data, instead of seconds: in expected intervals of the component.",
+                },
                 "clear_after_seconds": _DELAY,
                 "direction": {"type": "string", "enum": ["above", "below"], "default": "above"},
             },
@@ -44,7 +51,7 @@ _DELAY = {"type": "integer", "minimum": 0, "maximum": 7 * 86400, "default": 0}
     }
 )
 class LevelsField(serializers.JSONField):
-    """The levels of a rule; `alarms.services.levels` checks them."""
+    """The levels of a rule; `alarms.services.levels` checks them. Those of the kind no_data have no limits."""
 
 
 class MetricKeyField(serializers.CharField):
@@ -68,7 +75,12 @@ class AlarmRuleSerializer(StrictSerializer):
         error_messages={"does_not_exist": _("There is no component type {value}. component-types/ lists them.")},
         help_text="The key of a component type.",
     )
-    metric = MetricKeyField(max_length=63, help_text="The key of one of its metrics.")
+    metric = MetricKeyField(
+        max_length=63,
+        required=False,
+        allow_null=True,
+        help_text="The key of one of its metrics; null of the kind no_data, and required of the others.",
+    )
     levels = LevelsField(help_text="One to five levels, each with another severity.")
     selector = SelectorSerializer(required=False, help_text="The devices; without members all.")
     max_gap_seconds = serializers.IntegerField(
@@ -95,13 +107,13 @@ class AlarmRuleSerializer(StrictSerializer):
         return fields
 
     def get_unit(self, rule: AlarmRule) -> str:
-        return rule.metric.unit.symbol if rule.metric.unit else ""
+        return rule.metric.unit.symbol if rule.metric and rule.metric.unit else ""
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of the rule; raises ValidationError."""
         if "selector" in attrs:
             attrs["selector"] = attrs["selector"].stored()
-        if "metric" in attrs:
+        if attrs.get("metric") is not None:
             attrs["metric"] = _find_metric(attrs["component_type"], attrs["metric"])
         return attrs
 
@@ -131,6 +143,10 @@ class PreviewRequestSerializer(AlarmRuleSerializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of the rule with the range; raises ValidationError."""
         attrs = super().validate(attrs)
+        if attrs["kind"] == NO_DATA:
+            raise serializers.ValidationError({"kind": _t("Rules of the kind no_data have no preview.")})
+        if attrs.get("metric") is None:
+            raise serializers.ValidationError({"metric": _t("A rule of this kind needs a metric.")})
         attrs.setdefault("to", timezone.now())
         if attrs["from"] >= attrs["to"]:
             raise serializers.ValidationError({"from": _t("'from' must be earlier than 'to'.")})

@@ -40,6 +40,7 @@ class ChangeCause(StrEnum):
     RULE_CHANGED = "rule_changed"
     ENDED_BY_USER = "ended_by_user"
     STILL_RAISED = "still_raised"
+    SILENCE = "silence"
 
 
 class EventRank(IntEnum):

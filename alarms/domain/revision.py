@@ -139,7 +139,7 @@ def advance(
     newest = events[-1][0] if events else begin
     frontier = state.last.position if state.last is not None else begin
     confirmed = newest > frontier and newest not in arrivals.delayed and evaluation.state.is_open
-    result = _revise(open_episode, recorded, evaluation, frontier, arrivals.delayed)
+    result = revise(open_episode, recorded, evaluation, frontier, arrivals.delayed)
     return replace(result, confirmed=confirmed)
 
 
@@ -205,13 +205,14 @@ class _Span:
         return (self.end is None or other.begin <= self.end) and (other.end is None or self.begin <= other.end)
 
 
-def _revise(
+def revise(
     open_episode: int | None,
     recorded: Sequence[StoredChange],
     evaluation: Evaluation,
     frontier: EventPosition,
     delayed: Collection[EventPosition],
 ) -> Advance:
+    """Compare the evaluated changes with the recorded ones; return what must change in the record."""
     computed = evaluation.changes
     by_identity = {one.change.identity: one for one in recorded}
     spans = _spans(computed)

@@ -26,8 +26,7 @@ class InvalidLevels(ValueError):
 
 def parse_levels(kind: str, levels: Any) -> tuple[Level, ...]:
     """Return the levels, from the least severe. Raises InvalidLevels."""
-    if not isinstance(levels, Sequence) or isinstance(levels, str) or not 1 <= len(levels) <= MAX_LEVELS:
-        raise InvalidLevels("count", most=MAX_LEVELS)
+    check_count(levels)
     parsed = [_parse_level(kind, index, one) for index, one in enumerate(levels)]
     severities = [one.severity for one in parsed]
     for index, severity in enumerate(severities):
@@ -40,6 +39,21 @@ def parse_levels(kind: str, levels: Any) -> tuple[Level, ...]:
         if not one.raise_band.contains(milder.raise_band):
             raise InvalidLevels("order", parsed.index(one), severity=one.severity, milder=milder.severity)
     return tuple(ordered)
+
+
+def check_count(levels: Any) -> None:
+    """Raise InvalidLevels where this is not a list of one to five levels."""
+    if not isinstance(levels, Sequence) or isinstance(levels, str) or not 1 <= len(levels) <= MAX_LEVELS:
+        raise InvalidLevels("count", most=MAX_LEVELS)
+
+
+def parse_severity(index: int, level: Mapping[str, Any]) -> str:
+    """Return the severity of a level. Raises InvalidLevels."""
+    if "severity" not in level:
+        raise InvalidLevels("required", index, name="severity")
+    if level["severity"] not in SEVERITIES:
+        raise InvalidLevels("severity", index, value=level["severity"], known=", ".join(SEVERITIES))
+    return str(level["severity"])
 
 
 def _sides(level: Level) -> tuple[bool, bool]:
@@ -56,20 +70,19 @@ def _parse_level(kind: str, index: int, level: Any) -> Level:
     for name in _REQUIRED:
         if name not in level:
             raise InvalidLevels("required", index, name=name)
-    if level["severity"] not in SEVERITIES:
-        raise InvalidLevels("severity", index, value=level["severity"], known=", ".join(SEVERITIES))
-    delays = (_delay(index, name, level.get(name, 0)) for name in _DELAYS)
+    severity = parse_severity(index, level)
+    delays = (parse_delay(index, name, level.get(name, 0)) for name in _DELAYS)
     if kind == OUTSIDE:
         raise_band, clear_band = (_band(index, name, level[name]) for name in ("raise", "clear"))
     else:
         raise_band, clear_band = _limits(index, level)
     if not raise_band.contains(clear_band):
         raise InvalidLevels("clear", index, clear=level["clear"], limit=level["raise"])
-    return Level(level["severity"], raise_band, clear_band, *delays)
+    return Level(severity, raise_band, clear_band, *delays)
 
 
 def _limits(index: int, level: Mapping[str, Any]) -> tuple[Band, Band]:
-    limits = _number(index, "raise", level["raise"]), _number(index, "clear", level["clear"])
+    limits = parse_number(index, "raise", level["raise"]), parse_number(index, "clear", level["clear"])
     direction = level.get("direction", ABOVE)
     if direction not in (ABOVE, BELOW):
         raise InvalidLevels("direction", index, value=direction)
@@ -80,13 +93,14 @@ def _limits(index: int, level: Mapping[str, Any]) -> tuple[Band, Band]:
 def _band(index: int, name: str, value: Any) -> Band:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         raise InvalidLevels("band", index, name=name)
-    low, high = (_number(index, name, one) for one in value)
+    low, high = (parse_number(index, name, one) for one in value)
     if low >= high:
         raise InvalidLevels("band_order", index, name=name)
     return Band(low, high)
 
 
-def _number(index: int, name: str, value: Any) -> float:
+def parse_number(index: int, name: str, value: Any) -> float:
+    """Return a number of a level. Raises InvalidLevels."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidLevels("number", index, name=name, value=value)
     try:
@@ -100,8 +114,9 @@ def _number(index: int, name: str, value: Any) -> float:
     return number
 
 
-def _delay(index: int, name: str, value: Any) -> timedelta:
+def parse_delay(index: int, name: str, value: Any, least: int = 0) -> timedelta:
+    """Return the delay of a level. Raises InvalidLevels."""
     most = int(MAX_DELAY.total_seconds())
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise InvalidLevels("delay", index, name=name, value=value, most=most)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidLevels("delay", index, name=name, value=value, least=least, most=most)
     return timedelta(seconds=value)

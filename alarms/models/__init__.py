@@ -1,7 +1,7 @@
 """Models of a tenant's alarms: rules with their versions, episodes with their transitions, and the progress."""
 
 from .episodes import AlarmEpisode, AlarmSeries, AlarmTransition, EpisodeEnd
-from .rules import AlarmProgress, AlarmRule, AlarmRuleVersion
+from .rules import AlarmProgress, AlarmRule, AlarmRuleVersion, ListenerOutage
 
 __all__ = [
     "AlarmEpisode",
@@ -11,4 +11,5 @@ __all__ = [
     "AlarmSeries",
     "AlarmTransition",
     "EpisodeEnd",
+    "ListenerOutage",
 ]

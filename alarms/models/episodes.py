@@ -29,8 +29,14 @@ class AlarmSeries(models.Model):
     component = models.CharField(_("component"), max_length=63)
     # As `SeriesState.stored` returned it; null: nothing was evaluated.
     state = models.JSONField(null=True)
+    # Of the kind no_data: when the silence is long enough for the next level, at the earliest.
+    due_at = models.DateTimeField(null=True)
 
     class Meta:
+        indexes: ClassVar = [
+            # The silences to look at; a pass without any reads no row.
+            models.Index(fields=["due_at"], name="alarm_series_due", condition=Q(due_at__isnull=False)),
+        ]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["rule", "device", "component"], name="alarm_series_once"),
         ]
@@ -40,7 +46,10 @@ class AlarmSeries(models.Model):
 
 
 class AlarmEpisode(models.Model):
-    """An alarm of a component's metric, from its begin to its end; or a storm of a rule, without a device."""
+    """An alarm of a component's metric, from its begin to its end; or a storm of a rule, without a device.
+
+    Of the kind no_data, an alarm of a component has no metric, and one of a device neither metric nor component.
+    """
 
     class State(models.TextChoices):
         ACTIVE = "ACTIVE", _("active")
@@ -53,6 +62,7 @@ class AlarmEpisode(models.Model):
         MAINTENANCE = "maintenance", _("in a maintenance window")
         SHELVED = "shelved", _("shelved")
         STORM = "storm", _("part of a storm")
+        PARENT_OFFLINE = "parent_offline", _("its device is not online")
 
     id = models.BigAutoField(primary_key=True)
     rule = models.ForeignKey(AlarmRule, on_delete=models.CASCADE, related_name="episodes", verbose_name=_("rule"))
@@ -73,7 +83,7 @@ class AlarmEpisode(models.Model):
     late = models.BooleanField(_("late"), default=False)
     # Late data showed that it never was.
     retracted_at = models.DateTimeField(_("retracted"), null=True)
-    suppressed_by = models.CharField(_("suppressed by"), max_length=12, choices=AlarmSuppression.choices, blank=True)
+    suppressed_by = models.CharField(_("suppressed by"), max_length=16, choices=AlarmSuppression.choices, blank=True)
     acknowledged_at = models.DateTimeField(_("acknowledged"), null=True)
     acknowledged_by = models.CharField(_("acknowledged by"), max_length=150, blank=True)
     note = models.CharField(_("note"), max_length=1000, blank=True)
@@ -129,6 +139,8 @@ class AlarmTransition(models.Model):
         SHELVED = "shelved", _("shelved")
         UNSHELVED = "unshelved", _("no longer shelved")
         STORM = "storm", _("too many new alarms of the rule")
+        SILENCE = "silence", _("no data")
+        PARENT_OFFLINE = "parent_offline", _("the device is not online")
 
     id = models.BigAutoField(primary_key=True)
     episode = models.ForeignKey(

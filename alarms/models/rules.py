@@ -18,6 +18,7 @@ class AlarmRule(models.Model):
     class Kind(models.TextChoices):
         THRESHOLD = "threshold", _("above or below a limit")
         OUTSIDE = "outside", _("outside a band")
+        NO_DATA = "no_data", _("no data for too long")
 
     name = models.CharField(_("name"), max_length=120)
     description = models.TextField(_("description"), blank=True, max_length=2000)
@@ -25,7 +26,10 @@ class AlarmRule(models.Model):
     component_type = models.ForeignKey(
         ComponentType, on_delete=models.PROTECT, related_name="alarm_rules", verbose_name=_("component type")
     )
-    metric = models.ForeignKey(Metric, on_delete=models.PROTECT, related_name="alarm_rules", verbose_name=_("metric"))
+    # Null: of the kind no_data, which evaluates all metrics of a component together.
+    metric = models.ForeignKey(
+        Metric, on_delete=models.PROTECT, null=True, blank=True, related_name="alarm_rules", verbose_name=_("metric")
+    )
     # A stored device selector; empty: all devices.
     selector = models.JSONField(default=dict, db_default={})
     # As the API has them; see `alarms.domain.rule_levels`.
@@ -42,6 +46,10 @@ class AlarmRule(models.Model):
         constraints: ClassVar = [
             # Messages and lists name a rule by its name.
             models.UniqueConstraint(fields=["name"], condition=Q(removed_at__isnull=True), name="alarm_rule_name_once"),
+            models.CheckConstraint(
+                condition=Q(kind="no_data", metric__isnull=True) | (~Q(kind="no_data") & Q(metric__isnull=False)),
+                name="alarm_rule_has_metric",
+            ),
         ]
         verbose_name = _("alarm rule")
         verbose_name_plural = _("alarm rules")
@@ -85,6 +93,8 @@ class AlarmProgress(models.Model):
     # Counts the changes of rules: a process that has read the rules of this number need not read them again.
     rules_number = models.BigIntegerField(default=0)
     evaluated_at = models.DateTimeField(null=True)
+    # The newest sign of a listener, by Redis' clock. Null: silence was not evaluated yet.
+    listener_seen_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints: ClassVar = [
@@ -93,3 +103,20 @@ class AlarmProgress(models.Model):
 
     def __str__(self) -> str:
         return str(self.position)
+
+
+class ListenerOutage(models.Model):
+    """A time in which the tenant's messages could not be received or stored: no silence counts in it."""
+
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["starts_at", "id"]
+        indexes: ClassVar = [
+            # The newest one, which is extended, and those after the begin of a silence.
+            models.Index(fields=["ends_at"], name="listener_outage_end"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.starts_at} – {self.ends_at}"

@@ -55,7 +55,8 @@ def end(episode: AlarmEpisode, *, reason: str, acting_user: audit.Actor) -> Alar
     with transaction.atomic():
         lock_progress()
         episode = _lock_open(episode)
-        if episode.device_id is None:
+        if not episode.component:
+            # A storm, or an alarm of a device: it is raised again as long as its cause is there.
             AlarmEpisode.objects.filter(pk=episode.pk).update(state=AlarmEpisode.State.ENDED, ended_at=now)
             _record_action(episode, AlarmTransition.Cause.ENDED_BY_USER, acting_user, reason)
         else:

@@ -5,6 +5,7 @@ from datetime import UTC
 from django.utils.translation import gettext as _
 
 from alarms.models import AlarmTransition
+from devices.services.presence.descriptions import format_time
 
 
 def describe(transition: AlarmTransition) -> str:
@@ -15,6 +16,7 @@ def describe(transition: AlarmTransition) -> str:
         "before": transition.from_severity,
         "user": transition.user_label,
         "until": f"{transition.shelved_until.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if transition.shelved_until else "",
+        "since": format_time(transition.since) if transition.since else "–",
     }
     return _text(transition) % values
 
@@ -38,10 +40,22 @@ def _text(transition: AlarmTransition) -> str:
             return _("The condition still holds (%(value)s): raised again as %(severity)s.")
         case cause.RULE_CHANGED:
             return _("The rule was changed.")
+        case cause.SILENCE:
+            return _("No data since %(since)s: %(severity)s.")
+        case cause.PARENT_OFFLINE:
+            return _text_of_device(transition)
     return _text_of_reading(transition)
 
 
+def _text_of_device(transition: AlarmTransition) -> str:
+    if transition.to_state == "ENDED":
+        return _("The device is online again, or its components send data: the alarm has ended.")
+    return _("The device is not online and its components send no data: %(severity)s.")
+
+
 def _text_of_reading(transition: AlarmTransition) -> str:
+    if transition.value is None:
+        return _("Data came: the alarm has ended.")
     if transition.to_state == "ENDED":
         return _("The value %(value)s is clear: the alarm has ended.")
     if transition.from_state in ("NORMAL", "PENDING"):

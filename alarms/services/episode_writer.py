@@ -79,7 +79,7 @@ def _write_revision(
             return
         episode = _create(watched, revision, budget)
     else:
-        _update(episode, revision)
+        _update(watched, episode, revision)
     new = [one for one in revision.changes if one.id is None]
     AlarmTransition.objects.bulk_create([_row(watched, episode, one, evidence, user) for one in new])
     for one in revision.changes:
@@ -90,7 +90,7 @@ def _write_revision(
 
 def _create(watched: WatchedSeries, revision: EpisodeRevision, budget: AlarmBudget) -> int:
     first = revision.changes[0].change
-    fields = _episode_fields(revision)
+    fields = _episode_fields(revision, has_value=bool(watched.rule.metric))
     suppressed = "" if revision.late else budget.suppression(watched.rule, watched.device, fields["severity"])
     episode = AlarmEpisode.objects.create(
         rule_id=watched.rule.pk,
@@ -107,9 +107,9 @@ def _create(watched: WatchedSeries, revision: EpisodeRevision, budget: AlarmBudg
     return episode.pk
 
 
-def _update(episode: int, revision: EpisodeRevision) -> None:
+def _update(watched: WatchedSeries, episode: int, revision: EpisodeRevision) -> None:
     first = revision.changes[0].change
-    fields = _episode_fields(revision)
+    fields = _episode_fields(revision, has_value=bool(watched.rule.metric))
     if first.from_state not in OPEN_STATES:
         fields |= {"started_at": first.position.at, "rule_version": first.version}
     if revision.late:
@@ -117,7 +117,7 @@ def _update(episode: int, revision: EpisodeRevision) -> None:
     AlarmEpisode.objects.filter(pk=episode).update(**fields)
 
 
-def _episode_fields(revision: EpisodeRevision) -> dict[str, Any]:
+def _episode_fields(revision: EpisodeRevision, *, has_value: bool) -> dict[str, Any]:
     """Return the fields that follow from the changes; `value` only where a severity changed."""
     changes = [one.change for one in revision.changes]
     last = changes[-1]
@@ -128,7 +128,7 @@ def _episode_fields(revision: EpisodeRevision) -> dict[str, Any]:
         "ended_at": last.position.at if is_over else None,
     }
     for change in changes:
-        if change.severity not in ("", change.from_severity) and change.sample is not None:
+        if has_value and change.severity not in ("", change.from_severity) and change.sample is not None:
             fields["value"] = change.sample.value
     return fields
 
@@ -155,7 +155,8 @@ def _row(
         cause=str(change.cause),
         rule_version=change.version,
         since=change.since,
-        value=change.sample.value if change.sample else None,
+        # Silence has readings as evidence, but no value: it is of all metrics together.
+        value=change.sample.value if change.sample and watched.rule.metric else None,
         unit=watched.rule.unit,
         reading_at=change.sample.at if change.sample else None,
         received_at=received_at,

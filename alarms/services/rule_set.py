@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 
 from alarms.domain.rule_levels import parse_levels
 from alarms.domain.rules import RuleHistory, RuleVersion
+from alarms.domain.silence import NO_DATA, SilenceVersion, parse_silence_levels
 from alarms.models import AlarmEpisode, AlarmRule, AlarmSeries
 from devices.domain.selector import Selector
 from devices.models import ComponentType, Metric
@@ -31,16 +32,28 @@ WHERE c.component_type_id = %s AND s.metric = %s AND s.unit = %s AND s.value_typ
 GROUP BY c.device_id, c.key, 3
 """
 
+# All series of a component together: only devices that count as present can be silent.
+_SILENCE_COMPONENTS = """
+SELECT c.device_id, c.key, coalesce(c.expected_interval, t.expected_interval), array_agg(s.id ORDER BY s.id)
+FROM devices_component c
+JOIN devices_componenttype t ON t.id = c.component_type_id
+JOIN devices_device d ON d.id = c.device_id
+JOIN telemetry_series s ON s.device_id = c.device_id AND s.component = c.key
+WHERE c.component_type_id = %s AND c.attached AND d.active
+GROUP BY c.device_id, c.key, 3
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedRule:
-    """A rule with its versions, and the metric and unit of its series."""
+    """A rule with its versions, and the metric and unit of its series; of the kind no_data, `silence` has them."""
 
     pk: int
     history: RuleHistory
     metric: str
     unit: str
     number: int
+    silence: tuple[SilenceVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +66,23 @@ class WatchedSeries:
     component: str
     max_gap: timedelta
     ids: tuple[int, ...]
+    interval: timedelta = timedelta()
 
 
 @dataclass(slots=True)
 class RuleSet:
-    """The rules, and their series by the id of a series. `known` are ids of series that need no search."""
+    """The rules, and their series by the id of a series. `known` are ids of series that need no search.
+
+    `silences` are the components of rules of the kind no_data.
+    """
 
     number: int
     rules: dict[int, EvaluatedRule] = field(default_factory=dict)
     by_series: dict[int, list[WatchedSeries]] = field(default_factory=lambda: defaultdict(list))
     watched: dict[int, WatchedSeries] = field(default_factory=dict)
     known: set[int] = field(default_factory=set)
+    silences: dict[int, WatchedSeries] = field(default_factory=dict)
+    silences_by_series: dict[int, list[WatchedSeries]] = field(default_factory=lambda: defaultdict(list))
 
 
 def load_rule_set(number: int) -> RuleSet:
@@ -73,22 +92,33 @@ def load_rule_set(number: int) -> RuleSet:
     rules = AlarmRule.objects.filter(enabled=True, removed_at=None).select_related("metric__unit")
     for rule in rules.prefetch_related("versions"):
         evaluated = rule_set.rules[rule.pk] = evaluated_rule(rule)
-        key = (rule.component_type_id, evaluated.metric, evaluated.unit)
+        key = _key_of(rule, evaluated)
         if key not in components:
             components[key] = _read_components(key)
+        by_pk, by_series = rule_set.watched, rule_set.by_series
+        if evaluated.silence:
+            by_pk, by_series = rule_set.silences, rule_set.silences_by_series
         for watched in _watched(rule, evaluated, components[key]):
-            rule_set.watched[watched.pk] = watched
+            by_pk[watched.pk] = watched
             for series in watched.ids:
-                rule_set.by_series[series].append(watched)
-    rule_set.known.update(rule_set.by_series)
+                by_series[series].append(watched)
+    rule_set.known.update(rule_set.by_series, rule_set.silences_by_series)
     return rule_set
 
 
 def evaluated_rule(rule: AlarmRule) -> EvaluatedRule:
     """Return the rule with its versions, which are read if they are not yet."""
+    rows = sorted(rule.versions.all(), key=lambda one: one.number)
+    if rule.metric is None:
+        silence = tuple(
+            SilenceVersion(one.number, one.effective_at, parse_silence_levels(one.levels) if one.levels else ())
+            for one in rows
+        )
+        history = RuleHistory([RuleVersion(one.number, one.effective_at) for one in rows])
+        return EvaluatedRule(rule.pk, history, "", "", rule.version, silence)
     versions = [
         RuleVersion(one.number, one.effective_at, parse_levels(rule.kind, one.levels) if one.levels else ())
-        for one in sorted(rule.versions.all(), key=lambda one: one.number)
+        for one in rows
     ]
     unit = rule.metric.unit.symbol if rule.metric.unit else ""
     return EvaluatedRule(rule.pk, RuleHistory(versions), rule.metric.key, unit, rule.version)
@@ -97,10 +127,11 @@ def evaluated_rule(rule: AlarmRule) -> EvaluatedRule:
 def watched_of(rule: AlarmRule, series: AlarmSeries) -> WatchedSeries:
     """Return one series of a rule, also of a rule that is disabled or does not select it any more."""
     evaluated = evaluated_rule(rule)
-    for device, key, interval, ids in _read_components((rule.component_type_id, evaluated.metric, evaluated.unit)):
+    for device, key, interval, ids in _read_components(_key_of(rule, evaluated)):
         if (device, key) == (series.device_id, series.component):
-            return WatchedSeries(series.pk, evaluated, device, key, _max_gap(rule, interval), tuple(ids))
-    return WatchedSeries(series.pk, evaluated, series.device_id, series.component, _max_gap(rule, 60), ())
+            gap = _max_gap(rule, interval)
+            return WatchedSeries(series.pk, evaluated, device, key, gap, tuple(ids), _seconds(interval))
+    return WatchedSeries(series.pk, evaluated, series.device_id, series.component, _max_gap(rule, 60), (), _seconds(60))
 
 
 def unwatched_open_series(rule_set: RuleSet) -> list[AlarmSeries]:
@@ -110,15 +141,26 @@ def unwatched_open_series(rule_set: RuleSet) -> list[AlarmSeries]:
         .order_by()
         .values_list("rule", "device", "component")
     )
-    watched = {(one.rule.pk, one.device, one.component) for one in rule_set.watched.values()}
+    watched = {
+        (one.rule.pk, one.device, one.component) for one in [*rule_set.watched.values(), *rule_set.silences.values()]
+    }
     missing = open_ones - watched
     rows = AlarmSeries.objects.filter(device__in={device for _, device, _ in missing}).select_related("rule")
     return [row for row in rows if (row.rule_id, row.device_id, row.component) in missing]
 
 
+def _key_of(rule: AlarmRule, evaluated: EvaluatedRule) -> tuple[Any, ...]:
+    """Return what selects the components of a rule."""
+    return (
+        (rule.component_type_id, evaluated.metric, evaluated.unit)
+        if rule.kind != NO_DATA
+        else (rule.component_type_id,)
+    )
+
+
 def _read_components(key: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
-        cursor.execute(_COMPONENTS, key)
+        cursor.execute(_COMPONENTS if len(key) > 1 else _SILENCE_COMPONENTS, key)
         return list(cursor.fetchall())
 
 
@@ -135,7 +177,8 @@ def _watched(
         AlarmSeries.objects.bulk_create(missing, _ROWS_AT_ONCE, ignore_conflicts=True)
         numbers = {(device, key): pk for pk, device, key in rows.values_list("pk", "device", "component")}
     for device, key, interval, ids in wanted:
-        yield WatchedSeries(numbers[device, key], evaluated, device, key, _max_gap(rule, interval), tuple(ids))
+        gap = _max_gap(rule, interval)
+        yield WatchedSeries(numbers[device, key], evaluated, device, key, gap, tuple(ids), _seconds(interval))
 
 
 def _max_gap(rule: AlarmRule, interval: int) -> timedelta:

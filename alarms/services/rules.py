@@ -76,16 +76,30 @@ def lock_progress() -> AlarmProgress:
 
 
 def _check(rule: AlarmRule) -> None:
-    if rule.metric.component_type_id != rule.component_type_id:
-        text = _("The metric %(metric)s is not one of the component type %(type)s.")
-        raise ValidationError({"metric": text % {"metric": rule.metric.key, "type": rule.component_type.key}})
-    if rule.metric.value_type == Metric.ValueType.TEXT:
-        raise ValidationError({"metric": _("A rule cannot compare texts: choose a metric of numbers or booleans.")})
+    _check_metric(rule)
     check_levels(rule.kind, rule.levels)
     named = AlarmRule.objects.filter(name=rule.name, removed_at=None).exclude(pk=rule.pk)
     if named.exists():
         text = _("There is already an alarm rule with the name %(name)s.")
         raise ValidationError({"name": ValidationError(text % {"name": rule.name}, ErrorCode.EXISTS)})
+
+
+def _check_metric(rule: AlarmRule) -> None:
+    if rule.kind == AlarmRule.Kind.NO_DATA:
+        if rule.metric is not None:
+            text = _("A rule of the kind no_data evaluates all metrics of a component together: leave out 'metric'.")
+            raise ValidationError({"metric": text})
+        if rule.max_gap_seconds is not None:
+            text = _("A rule of the kind no_data has no longest gap: leave out 'max_gap_seconds'.")
+            raise ValidationError({"max_gap_seconds": text})
+        return
+    if rule.metric is None:
+        raise ValidationError({"metric": _("A rule of this kind needs a metric.")})
+    if rule.metric.component_type_id != rule.component_type_id:
+        text = _("The metric %(metric)s is not one of the component type %(type)s.")
+        raise ValidationError({"metric": text % {"metric": rule.metric.key, "type": rule.component_type.key}})
+    if rule.metric.value_type == Metric.ValueType.TEXT:
+        raise ValidationError({"metric": _("A rule cannot compare texts: choose a metric of numbers or booleans.")})
 
 
 def _add_version(rule: AlarmRule, acting_user: audit.Actor) -> None:

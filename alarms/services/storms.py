@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db.models import F, QuerySet
 
 from alarms.models import AlarmEpisode, AlarmTransition
-from devices.models import MaintenanceWindow
+from devices.models import DeviceStatus, MaintenanceWindow
 
 from .rule_set import EvaluatedRule
 
@@ -40,6 +40,12 @@ class AlarmBudget:
 
     def suppression(self, rule: EvaluatedRule, device: int, severity: str) -> str:
         """Return why people are not notified of a new episode; empty where they are."""
+        if rule.silence and not is_online(device):
+            return str(AlarmEpisode.AlarmSuppression.PARENT_OFFLINE)
+        return self.suppression_of_device(rule, device, severity)
+
+    def suppression_of_device(self, rule: EvaluatedRule, device: int, severity: str) -> str:
+        """Return the same, whether or not the device is online."""
         if rule.pk not in self._recent:
             self._recent[rule.pk] = _recent_episodes(rule.pk, self._now).filter(late=False).count()
         if self._recent[rule.pk] >= settings.ALARM_STORM_PER_MINUTE:
@@ -62,6 +68,11 @@ class AlarmBudget:
         self._storms[rule.pk] = rule, first, count + 1
 
 
+def is_online(device: int) -> bool:
+    """Return whether the device is online now."""
+    return DeviceStatus.objects.filter(device=device, status=DeviceStatus.Status.ONLINE).exists()
+
+
 def end_storms(now: datetime) -> int:
     """End the storms whose rule had fewer new episodes than the limit in the last minute; return their number."""
     ended = 0
@@ -74,7 +85,8 @@ def end_storms(now: datetime) -> int:
 
 
 def _recent_episodes(rule: int, now: datetime) -> QuerySet[AlarmEpisode]:
-    return AlarmEpisode.objects.filter(rule=rule, recorded_at__gt=now - _MINUTE, device__isnull=False).order_by()
+    rows = AlarmEpisode.objects.filter(rule=rule, recorded_at__gt=now - _MINUTE, device__isnull=False)
+    return rows.exclude(suppressed_by=AlarmEpisode.AlarmSuppression.PARENT_OFFLINE).order_by()
 
 
 def _count_in_storm(rule: EvaluatedRule, severity: str, count: int, now: datetime) -> None:

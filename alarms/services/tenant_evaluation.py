@@ -21,7 +21,9 @@ from telemetry.services.queries.change_positions import PositionLost
 from telemetry.services.queries.changes import ChangedItem, ChangeKind, ChangeSelection, changes_page
 from telemetry.services.work_lock import work_state
 
-from . import episode_writer, storms
+from . import episode_writer, silences, storms
+from .device_alarms import sync_devices
+from .hearing import Hearing, observe
 from .rule_set import RuleSet, WatchedSeries, load_rule_set, unwatched_open_series, watched_of
 from .series_record import DatabaseRecord, ReadingsRemoved
 
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _PAGE = 10_000
 _RULES_SECONDS = 60.0
+_SILENCE_SECONDS = 1.0
 _FAR = EventPosition(datetime.max.replace(tzinfo=UTC) - timedelta(days=1), EventRank.SAMPLE)
 _WRITE_STATES = """
 UPDATE alarms_alarmseries s SET state = v.state::jsonb
@@ -52,6 +55,8 @@ class RuleCache:
 
     rule_set: RuleSet | None = None
     valid_until: float = 0.0
+    # When silence is looked at again.
+    silence_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -84,19 +89,27 @@ def _evaluate_locked(cache: RuleCache, monotonic: float) -> StepOutcome:
         cache.rule_set = load_rule_set(progress.rules_number)
         cache.valid_until = monotonic + _RULES_SECONDS
         _apply_changed_rules(cache.rule_set, now)
-    return _evaluate_page(progress, cache, now)
+        silences.prepare(cache.rule_set, now)
+        cache.silence_at = 0.0
+    return _evaluate_page(progress, cache, now, monotonic)
 
 
-def _evaluate_page(progress: AlarmProgress, cache: RuleCache, now: datetime) -> StepOutcome:
+def _evaluate_page(progress: AlarmProgress, cache: RuleCache, now: datetime, monotonic: float) -> StepOutcome:
     selection = ChangeSelection(ChangeKind.READINGS)
+    # Before the page is read: what is not in it was stored later.
+    hearing = observe(progress) if cache.rule_set and cache.rule_set.silences else None
     try:
         page = changes_page(selection, after=progress.position, newest=progress.position is None, limit=_PAGE)
     except PositionLost as error:
         logger.warning("The position of the alarms is lost (%s): evaluating the stored readings from the states", error)
         page = changes_page(selection, newest=True, limit=_PAGE)
-        outcome = _catch_up(cache, now)
+        outcome = _catch_up(cache, now, hearing)
     else:
-        outcome = _evaluate_items(page.items, cache, now)
+        outcome = _evaluate_items(page.items, cache, now, hearing)
+    if monotonic >= cache.silence_at:
+        is_complete = not page.has_more and not page.behind_seconds
+        outcome.transitions += _evaluate_silence(cache, hearing, now, is_complete=is_complete)
+        cache.silence_at = monotonic + (_SILENCE_SECONDS if hearing else _RULES_SECONDS)
     storms.end_storms(now)
     if page.end != progress.position:
         progress.position = page.end
@@ -106,7 +119,17 @@ def _evaluate_page(progress: AlarmProgress, cache: RuleCache, now: datetime) -> 
     return outcome
 
 
-def _evaluate_items(items: list[ChangedItem], cache: RuleCache, now: datetime) -> StepOutcome:
+def _evaluate_silence(cache: RuleCache, hearing: Hearing | None, now: datetime, *, is_complete: bool) -> int:
+    """Raise alarms of silence if it counts, and bring those of devices up to date; return the transitions."""
+    rule_set = cache.rule_set
+    assert rule_set is not None  # noqa: S101 (for the type checker)
+    is_evidence = hearing is not None and hearing.is_heard and is_complete
+    raised = silences.advance_time(rule_set, hearing, now) if hearing is not None and is_evidence else 0
+    sync_devices(rule_set, now)
+    return raised
+
+
+def _evaluate_items(items: list[ChangedItem], cache: RuleCache, now: datetime, hearing: Hearing | None) -> StepOutcome:
     rule_set = cache.rule_set
     assert rule_set is not None  # noqa: S101 (for the type checker)
     unknown = {item.columns[0] for item in items} - rule_set.known
@@ -125,11 +148,14 @@ def _evaluate_items(items: list[ChangedItem], cache: RuleCache, now: datetime) -
             if item.stored_at - at > late:
                 batch.delayed[watched.pk].add(sample.position)
     outcome = _advance_all(rule_set, batch, now)
+    if rule_set.silences:
+        found = silences.collect(rule_set, items, late)
+        outcome.transitions += silences.advance_readings(rule_set, found, hearing or Hearing(now, is_heard=False), now)
     outcome.readings = len(items)
     return outcome
 
 
-def _catch_up(cache: RuleCache, now: datetime) -> StepOutcome:
+def _catch_up(cache: RuleCache, now: datetime, hearing: Hearing | None) -> StepOutcome:
     """Evaluate the stored readings after each state: the order of storing is lost, and with it only late readings."""
     rule_set = cache.rule_set
     assert rule_set is not None  # noqa: S101 (for the type checker)
@@ -140,7 +166,10 @@ def _catch_up(cache: RuleCache, now: datetime) -> StepOutcome:
         begin = max(state.position, EventPosition(work_state().readings_from or state.position.at, 0))
         batch.events[pk] = record.events(begin, _FAR)
         batch.delayed[pk] = {one.position for one in batch.events[pk]}
-    return _advance_all(rule_set, batch, now)
+    outcome = _advance_all(rule_set, batch, now)
+    if hearing is not None:
+        outcome.transitions += silences.advance_readings(rule_set, silences.missed(rule_set, now), hearing, now)
+    return outcome
 
 
 def _advance_all(rule_set: RuleSet, batch: _Batch, now: datetime) -> StepOutcome:
@@ -222,6 +251,9 @@ def end_series(
     rule = AlarmRule.objects.select_related("metric__unit").get(pk=row.rule_id)
     watched = watched_of(rule, row)
     row.refresh_from_db()
+    if watched.rule.silence:
+        silences.end_silence(watched, row, now, is_final=is_final, user_id=user_id, user=user)
+        return
     state = SeriesState.from_stored(row.state) if row.state else initial_state(watched.rule.history)
     # Behind everything that is evaluated: a device's clock may be ahead.
     at = max(now, state.position.at + timedelta(microseconds=1))

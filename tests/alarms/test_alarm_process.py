@@ -100,6 +100,35 @@ def test_a_transition_follows_within_moments_and_a_stopped_process_ends_cleanly(
     assert greenhouse.history() == ["0.5: ACTIVE warning", "0.6: ENDED"]
 
 
+def test_silence_raises_one_alarm_whatever_dies(greenhouse: Greenhouse, start: Callable[[], Process]) -> None:
+    from alarms.services.rules import add_rule
+    from devices.models import ComponentType
+    from devices.services.presence import activity
+
+    greenhouse.begin = datetime.now(UTC)
+    with schema_context(greenhouse.tenant.schema_name):
+        kind = ComponentType.objects.get(key="dht22")
+        levels = [{"severity": "minor", "raise_after_seconds": 1}]
+        add_rule(None, name="silent", kind="no_data", component_type=kind, levels=levels)
+    running = [start(), start()]
+    greenhouse.store((0, 20))
+
+    def is_raised() -> bool:
+        activity.record_listener_heartbeat()
+        return bool(greenhouse.episodes(state="ACTIVE"))
+
+    wait_until(is_raised, explain=lambda: running[0].output()[-3000:])
+    for process in running:
+        process.signal(signal.SIGKILL)
+    running = [start(), start()]
+    with schema_context(greenhouse.tenant.schema_name):
+        add_rule(None, name="again", kind="no_data", component_type=kind, levels=levels)
+    wait_until(
+        lambda: is_raised() and len(greenhouse.episodes(state="ACTIVE", component="dht22", rule__name="again")) == 1
+    )
+    assert len(greenhouse.transitions(episode__rule__name="silent", cause="silence")) == 1
+
+
 def test_the_metrics_have_the_lag_and_the_open_alarms(greenhouse: Greenhouse) -> None:
     from alarms.services.alarm_process import AlarmProcess
     from tenants.infrastructure import metrics

@@ -90,9 +90,31 @@ def test_a_rule_is_added_changed_and_removed(pages: Pages, tenant_a: Any) -> Non
         assert list(entries.values_list("action", flat=True)) == ["add", "change", "remove"]
 
 
+def test_a_rule_for_silence_has_no_metric(pages: Pages, tenant_a: Any) -> None:
+    levels = [{"severity": "minor", "raise_after_intervals": 3}]
+    given = form(tenant_a, kind="no_data", metric="", levels=json.dumps(levels))
+    assert pages.post("alarms/alarmrule/add/", given).status_code == 302
+    with schema_context(tenant_a.schema_name):
+        rule = AlarmRule.objects.get()
+        assert (rule.metric, rule.levels) == (None, levels)
+    assert pages.get("alarms/alarmrule/").status_code == 200
+    page = f"alarms/alarmrule/{rule.pk}/change/"
+    assert pages.get(page).status_code == 200
+    levels[0]["raise_after_intervals"] = 5
+    changed = {"name": "silent", "levels": json.dumps(levels), "enabled": "on", "max_gap_seconds": ""}
+    assert pages.post(page, changed).status_code == 302
+    with schema_context(tenant_a.schema_name):
+        rule.refresh_from_db()
+        assert (rule.version, rule.levels) == (2, levels)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
+        ({"kind": "no_data"}, "none for the kind"),
+        ({"metric": ""}, "Choose a metric"),
+        ({"kind": "no_data", "metric": "", "max_gap_seconds": "60"}, "Leave it empty"),
+        ({"kind": "no_data", "metric": ""}, "is not a known member"),
         ({"levels": json.dumps([{**LEVELS[0], "clear": 31}])}, "safe side"),
         ({"levels": "{"}, "valid JSON"),
         ({"levels": "3"}, "1 to 5 levels"),

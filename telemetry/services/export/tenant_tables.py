@@ -90,6 +90,7 @@ TABLES: tuple[ExportedTable, ...] = (
     ExportedTable(apps.get_model("alarms", "AlarmTransition"), frozenset({"after"})),
     ExportedTable(apps.get_model("alarms", "AlarmSeries"), frozenset({"state"})),
     ExportedTable(apps.get_model("alarms", "EpisodeEnd")),
+    ExportedTable(apps.get_model("alarms", "ListenerOutage")),
 )
 
 EXCLUDED: dict[type[Model], str] = {
