@@ -67,7 +67,8 @@ def test_a_publisher_waits_and_is_registered_with_one_request(api: Api, tenant_a
             ("temperature", "value.T", "°C", "value.TempUnit", ""),
         ]
         actions = AuditEntry.objects.filter(object_type__in=["devices.device", "devices.componenttype"])
-        assert list(actions.order_by("id").values_list("action", flat=True)) == ["add", "register"]
+        # Tests that commit may have left others before them.
+        assert list(actions.order_by("id").values_list("action", flat=True))[-2:] == ["add", "register"]
     assert api.post(f"waiting-publishers/{waiting['id']}/register/").status_code == 404
     assert api.post(address, announced()).json() == {"waiting": 0}, "a device does not wait"
 
