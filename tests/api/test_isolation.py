@@ -398,7 +398,7 @@ def test_what_belongs_to_another_tenant_is_not_found(row: Row, world: World, ten
         assert b"canary of beta" not in answer.content
 
 
-# A board that is free is nobody's; one that is taken: tests/api/test_claims.py. Accounts are the platform's.
+# A board that is free belongs to no tenant; one that is taken: tests/api/test_claims.py. Accounts are the platform's.
 _OF_THE_PLATFORM = ("api/v1/claims/", "api/v1/members/")
 
 

@@ -248,7 +248,7 @@ def test_a_key_gives_and_takes_only_roles_whose_scopes_it_has(db: None, tenant_a
     [
         ({}, 400, "username", "either 'username' or 'email'"),
         ({"username": "a", "email": "a@example.com"}, 400, "username", "either 'username' or 'email'"),
-        ({"username": "nobody"}, 400, "username", "There is no active account nobody"),
+        ({"username": "absent"}, 400, "username", "There is no active account absent"),
         ({"username": "left"}, 400, "username", "There is no active account left"),
         ({"email": "shared@example.com"}, 400, "email", "Several accounts"),
         ({"email": "no address"}, 400, "email", "There is no active account no address"),

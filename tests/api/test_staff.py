@@ -83,7 +83,7 @@ def test_who_reaches_it(root: Any, tenant_a: Any, row: Any) -> None:
     key, _text = issue_service_key(name="another", scopes=["tenants:read"], acting_user=root)
     ended = timezone.now() - timedelta(seconds=1)
     refused = {
-        "nobody": (Client(), 401),
+        "anonymous": (Client(), 401),
         "a key of a tenant": (bearer(issue_key(tenant_a)), 401),
         "a wrong key": (bearer("gws_unknown"), 401),
         "an expired key": (service(root, "tenants:read", "tenants:write", expires_at=ended), 401),

@@ -61,7 +61,7 @@ def test_a_member_is_added_limited_and_removed(members: Pages, tenant_a: Any, te
 @pytest.mark.parametrize(
     ("form", "text"),
     [
-        ({"account": "nobody"}, "There is no active account nobody"),
+        ({"account": "absent"}, "There is no active account absent"),
         ({"account": "free", "selector_tags": "Upper"}, "not a valid tag"),
         ({"account": "free", "selector_devices": "x"}, "These do not exist: x."),
         ({"account": "free", "role": "owner", "selector_tags": "own"}, ""),

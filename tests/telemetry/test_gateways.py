@@ -193,7 +193,7 @@ def test_neither_key_signs_in_the_others_place(send: Send, gateway: Registered, 
     assert (stored(child), status(child), status(gateway)) == ([], "UNKNOWN", "UNKNOWN")
 
 
-@pytest.mark.parametrize("victim", ["of another gateway", "without a gateway", "of another tenant", "of nobody"])
+@pytest.mark.parametrize("victim", ["of another gateway", "without a gateway", "of another tenant", "unregistered"])
 def test_a_gateway_speaks_for_its_own_children_only(
     send: Send, register: Any, gateway: Registered, tenant_b: Any, victim: str
 ) -> None:
@@ -203,7 +203,7 @@ def test_a_gateway_speaks_for_its_own_children_only(
         other = register(tenant=tenant_b, gateway=register(tenant=tenant_b).device, cpu_serial="")
     else:
         other = register(cpu_serial="")
-    uuid = str(uuid4()) if victim == "of nobody" else other.uuid
+    uuid = str(uuid4()) if victim == "unregistered" else other.uuid
     result = send((child_topic(gateway, uuid), signed(gateway, other, device_uuid=uuid)))
     assert (result.stored, result.quarantined, result.unrouted) == (0, 1, 0)
     assert refusals(gateway.tenant, uuid) == [("unknown_child", gateway.device.pk)]
