@@ -58,8 +58,8 @@ class GroupAggregatesView(ParametersView):
         A group has the readings of one metric of all selected devices, or of those with one place, tag, hardware
         model, component or component type: each reading counts once, whatever device it is of. All readings of a group
         must have one unit, or be convertible to `unit`. `delta`, `rate` and `integral` are the sums of those of the
-        series. They and percentiles are computed from the readings themselves, the
-        other values from rollups and readings; both are exact.
+        series. They and percentiles are computed from the readings themselves, the other values from rollups and
+        readings; both are exact.
         """
         wanted = self.valid_parameters()
         requested, converter = time_range(wanted), unit_converter(wanted)
